@@ -1,0 +1,32 @@
+"""Hardware-backed device identity on AWS IoT.
+
+The names below are the library; everything else is the command's own. They are loaded on first use, so
+that importing this package costs nothing (PEP 562).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hsm_enroll.enrollment import enroll
+    from hsm_enroll.errors import HsmEnrollError
+    from hsm_enroll.identity import Identity
+    from hsm_enroll.mqtt import connect
+
+__version__ = "0.1.0"
+__all__ = ["HsmEnrollError", "Identity", "__version__", "connect", "enroll"]
+
+_HOMES = {
+    "HsmEnrollError": "hsm_enroll.errors",
+    "Identity": "hsm_enroll.identity",
+    "connect": "hsm_enroll.mqtt",
+    "enroll": "hsm_enroll.enrollment",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,132 @@
+"""PKCS #10 certification requests (RFC 2986), built with asn1crypto, signed by whoever holds the key.
+
+Pure: bytes in, bytes out. The signer is two members and a key type; it may be a token, or anything else.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from asn1crypto import algos, core, csr, keys, pem, x509
+
+from hsm_enroll.errors import TokenRefusedError, UsageError
+from hsm_enroll.key import KeyType
+
+_SIGNATURE_ALGORITHMS = {
+    KeyType.EC_P256: "sha256_ecdsa",
+    KeyType.EC_P384: "sha384_ecdsa",
+}
+
+
+class Signer(Protocol):
+    """Someone who has a private key and signs with it."""
+
+    @property
+    def key_type(self) -> KeyType:
+        """Type of the key; it decides the signature algorithm."""
+
+    @property
+    def public_key_info(self) -> bytes:
+        """DER SubjectPublicKeyInfo (RFC 5280 §4.1.2.7)."""
+
+    def sign(self, message: bytes) -> bytes:
+        """Return the signature value over ``message`` as a BIT STRING of RFC 2986 §4.2 holds it."""
+
+
+def subject(common_name: str, additions: str | None = None) -> x509.Name:
+    """Build the subject: what ``additions`` says, then ``CN=common_name``.
+
+    Args:
+        common_name: the Thing's name, at most 64 characters (RFC 5280, ub-common-name), written as UTF8String.
+        additions: an RFC 4514 string such as ``OU=Line 3,O=Example,C=CH``, without a CN; None adds nothing.
+
+    Raises:
+        UsageError: the common name is too long for a certificate, or the additions cannot be read or hold a CN.
+    """
+    if not 0 < len(common_name) <= 64:
+        raise UsageError(f"a certificate's CN has 1 to 64 characters; {common_name!r} has {len(common_name)}")
+    own = x509.Name.build({"common_name": common_name}).chosen
+    names = [] if additions is None else list(_parsed(additions).chosen)
+    if any(attribute["type"].native == "common_name" for name in names for attribute in name):
+        raise UsageError("the subject's additions hold a CN; the CN is the Thing's name")
+    return x509.Name(name="", value=x509.RDNSequence([*names, *own]))
+
+
+def parse_subject(text: str) -> x509.Name:
+    """Read a whole subject from an RFC 4514 string, ``CN`` included or not.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    return _parsed(text)
+
+
+def build(signer: Signer, name: x509.Name) -> str:
+    """Build a certification request (RFC 2986 §4), have it signed, and verify the signature before it is returned.
+
+    No attributes: extensions are the issuer's business.
+
+    Args:
+        signer: the key's holder.
+        name: the subject.
+
+    Returns:
+        The request in PEM (RFC 7468 §7).
+
+    Raises:
+        TokenRefusedError: the signature does not verify with the public key.
+        HsmEnrollError: whatever the signer raises.
+    """
+    algorithm = algos.SignedDigestAlgorithm({"algorithm": _SIGNATURE_ALGORITHMS.get(signer.key_type, "sha256_rsa")})
+    information = csr.CertificationRequestInfo(
+        {
+            "version": "v1",
+            "subject": name,
+            "subject_pk_info": keys.PublicKeyInfo.load(signer.public_key_info),
+            "attributes": csr.CRIAttributes([]),
+        }
+    )
+    request = csr.CertificationRequest(
+        {
+            "certification_request_info": information,
+            "signature_algorithm": algorithm,
+            "signature": core.OctetBitString(signer.sign(information.dump())),
+        }
+    )
+    der = request.dump()
+    _verify(der)
+    return bytes(pem.armor("CERTIFICATE REQUEST", der)).decode("ascii")
+
+
+def public_key_info(request: str) -> bytes:
+    """Return the DER SubjectPublicKeyInfo of a request in PEM that :func:`build` made."""
+    _, _, der = pem.unarmor(request.encode("ascii"))
+    return bytes(csr.CertificationRequest.load(der)["certification_request_info"]["subject_pk_info"].dump())
+
+
+def _verify(der: bytes) -> None:
+    """Check the request with another library than the one that built it."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.x509 import load_der_x509_csr
+
+    try:
+        valid = load_der_x509_csr(der).is_signature_valid
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise TokenRefusedError(f"the token's public key or signature makes no valid CSR: {error}") from error
+    if not valid:
+        raise TokenRefusedError(
+            "the token's signature does not verify with its own public key",
+            hint="Do not use this token; if it is a new key, try once more with --new-key.",
+        )
+
+
+def _parsed(text: str) -> x509.Name:
+    from cryptography.x509 import Name
+
+    try:
+        parsed = Name.from_rfc4514_string(text)
+    except ValueError as error:
+        raise UsageError(
+            f"{text!r} is not an RFC 4514 name: {error}", hint="Write it like OU=Line 3,O=Example,C=CH."
+        ) from error
+    return x509.Name.load(parsed.public_bytes())

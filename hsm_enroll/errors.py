@@ -1,0 +1,305 @@
+"""One tree of errors: each has a stable code, an exit status and a hint for the person in front of it.
+
+Nothing here knows a library. The rooms that own one translate its exceptions into these with
+``raise … from``; the command line turns them into an exit status and a message, and nothing else does.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class HsmEnrollError(Exception):
+    """Base of everything this package raises on purpose.
+
+    Args:
+        message: what happened, on which object; one sentence, never a secret.
+        hint: what to do next; defaults to the class's own advice.
+
+    Attributes:
+        code: stable kebab-case name, the ``code`` of ``--json``.
+        exit_status: the process's exit status.
+        retryable: whether the same request may succeed later without anyone changing anything.
+    """
+
+    code: ClassVar[str] = "unexpected"
+    exit_status: ClassVar[int] = 1
+    retryable: ClassVar[bool] = False
+    default_hint: ClassVar[str] = ""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = self.default_hint if hint is None else hint
+
+
+class UsageError(HsmEnrollError):
+    """The command or the configuration asks for something that makes no sense."""
+
+    code = "usage"
+    exit_status = 2
+    default_hint = "Run the command with --help to see its options."
+
+
+class NotEnrolledError(HsmEnrollError):
+    """There is no identity on this device."""
+
+    code = "not-enrolled"
+    exit_status = 3
+    default_hint = "Run: hsm-enroll init"
+
+
+class ModuleMissingError(HsmEnrollError):
+    """The PKCS#11 module's file does not exist, or none is installed."""
+
+    code = "module-missing"
+    exit_status = 10
+    default_hint = "Install the token's PKCS#11 module, or name its file with --module."
+
+
+class ModuleUnusableError(HsmEnrollError):
+    """The file exists and is no PKCS#11 module that this machine can run."""
+
+    code = "module-unusable"
+    exit_status = 10
+    default_hint = "Check that the file is a PKCS#11 module built for this machine."
+
+
+class TokenNotFoundError(HsmEnrollError):
+    """No token matches what was asked for."""
+
+    code = "token-not-found"
+    exit_status = 11
+    default_hint = "Run hsm-enroll tokens to see what is there, or hsm-enroll token create to make one."
+
+
+class TokenAmbiguousError(HsmEnrollError):
+    """Several tokens match what was asked for."""
+
+    code = "token-ambiguous"
+    exit_status = 11
+    default_hint = "Name one of them by its serial: --token 'pkcs11:token=LABEL;serial=SERIAL'."
+
+
+class PinMissingError(HsmEnrollError):
+    """No PIN can be had from a file, a systemd credential, the environment or a person."""
+
+    code = "pin-missing"
+    exit_status = 12
+    default_hint = "Put the PIN into a file of mode 0600 and name it in HSM_ENROLL_PIN_FILE."
+
+
+class PinExposedError(HsmEnrollError):
+    """The PIN file can be read by others."""
+
+    code = "pin-file-exposed"
+    exit_status = 12
+    default_hint = "Close it: chmod 600 FILE. If others may have read it, change the PIN too."
+
+
+class PinWrongError(HsmEnrollError):
+    """The token refused the PIN. It was tried once and is not tried again."""
+
+    code = "pin-wrong"
+    exit_status = 12
+    default_hint = "It was tried once, and only once. Check the PIN before the next run: three wrong tries lock a TPM."
+
+
+class PinLockedError(HsmEnrollError):
+    """The token does not accept any PIN at the moment."""
+
+    code = "pin-locked"
+    exit_status = 13
+    default_hint = (
+        "On a TPM this may come from power cuts rather than from a wrong PIN, and it heals with time: "
+        "leave it powered and untouched. Any other token needs its SO PIN to be unlocked."
+    )
+
+
+class PinFinalTryError(HsmEnrollError):
+    """The next wrong PIN would lock the token, so none was tried."""
+
+    code = "pin-final-try"
+    exit_status = 13
+    default_hint = "Make sure of the PIN, log in once with the token's own tool to reset its counter, then run again."
+
+
+class KeyMissingError(HsmEnrollError):
+    """The token holds no such key, or half of one."""
+
+    code = "key-missing"
+    exit_status = 14
+    default_hint = "Run hsm-enroll tokens to see its keys, or hsm-enroll init --new-key to make a new one."
+
+
+class KeyAmbiguousError(HsmEnrollError):
+    """Several keys match; label and id have to be unique in a token."""
+
+    code = "key-ambiguous"
+    exit_status = 14
+    default_hint = "Delete or relabel the other key with the token's own tool."
+
+
+class KeyOriginError(HsmEnrollError):
+    """The key was not generated in the token, or can be taken out of it."""
+
+    code = "key-origin"
+    exit_status = 14
+    default_hint = "Use a key made in the token: hsm-enroll init --new-key."
+
+
+class TokenRefusedError(HsmEnrollError):
+    """The token cannot, or will not, do what was asked of it."""
+
+    code = "token-refused"
+    exit_status = 15
+    default_hint = "Run hsm-enroll doctor; unplug and reconnect the token if it can be."
+
+
+class BackendUnreachableError(HsmEnrollError):
+    """No answer came from the enrollment API."""
+
+    code = "backend-unreachable"
+    exit_status = 30
+    retryable = True
+    default_hint = "Check the network and the API's address, then run the same command again: it resumes."
+
+
+class BackendRefusedError(HsmEnrollError):
+    """The enrollment API refused the request; it will not succeed as it is.
+
+    Attributes:
+        problem_code: the stable ``code`` of the API's problem document, or "" when it had none.
+        request_id: what to tell the operator, or "".
+    """
+
+    code = "backend-refused"
+    exit_status = 31
+    default_hint = "Ask the operator of the backend; give them the request id."
+
+    def __init__(self, message: str, *, problem_code: str = "", request_id: str = "", hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.problem_code = problem_code
+        self.request_id = request_id
+
+
+class ThrottledError(HsmEnrollError):
+    """The enrollment API is busy."""
+
+    code = "throttled"
+    exit_status = 32
+    retryable = True
+    default_hint = "Wait a few minutes, then run the same command again: it resumes."
+
+
+class ForeignAnswerError(HsmEnrollError):
+    """What answered is not the enrollment API."""
+
+    code = "answer-not-ours"
+    exit_status = 33
+    default_hint = (
+        "Something between here and the API answers in its place: a captive portal, a proxy, a wrong address."
+    )
+
+
+class ForeignCertificateError(HsmEnrollError):
+    """The API's answer holds a certificate that is not for this device's key. It was not stored."""
+
+    code = "certificate-not-ours"
+    exit_status = 33
+    default_hint = "Nothing was stored. Check the API's address and tell the operator of the backend."
+
+
+class ApiTlsError(HsmEnrollError):
+    """The API's TLS certificate is not one this device trusts."""
+
+    code = "api-not-trusted"
+    exit_status = 33
+    default_hint = "Check the address and the clock; name a private CA in HSM_ENROLL_CA_FILE."
+
+
+class MqttError(HsmEnrollError):
+    """The MQTT connection failed, for a reason the broker did not tell."""
+
+    code = "mqtt-failed"
+    exit_status = 40
+    retryable = True
+    default_hint = "Run hsm-enroll doctor --online, then try again."
+
+
+class MqttUnreachableError(MqttError):
+    """No broker answers at the endpoint."""
+
+    code = "mqtt-unreachable"
+    default_hint = "Check that this network lets port 8883 out, and the endpoint's name."
+
+
+class MqttNotTrustedError(MqttError):
+    """The broker's TLS certificate is not one this device trusts."""
+
+    code = "mqtt-not-trusted"
+    retryable = False
+    default_hint = "Check the endpoint and the clock; name a private CA in HSM_ENROLL_CA_FILE."
+
+
+class MqttRefusedError(MqttError):
+    """The broker closed the door: the certificate is inactive, or its policy does not allow this."""
+
+    code = "mqtt-refused"
+    default_hint = "Ask the operator whether the certificate is active and its policy attached."
+
+
+class MqttTakenOverError(MqttError):
+    """Another connection uses this Thing's client id."""
+
+    code = "mqtt-taken-over"
+    default_hint = "AWS IoT allows one connection a Thing: stop the other program that uses this identity."
+
+
+class StateError(HsmEnrollError):
+    """A file of the state folder cannot be read or written."""
+
+    code = "state-unusable"
+    exit_status = 50
+    default_hint = "Check the folder's owner, its free space and whether it is mounted read-only."
+
+
+class StateCorruptError(HsmEnrollError):
+    """A file of the state folder is not what this program wrote."""
+
+    code = "state-corrupt"
+    exit_status = 50
+    default_hint = "Restore the file from a backup, or move it away and run hsm-enroll init again."
+
+
+class BusyError(HsmEnrollError):
+    """Another run holds the state folder's lock."""
+
+    code = "busy"
+    exit_status = 51
+    retryable = True
+    default_hint = "Wait until the other run has ended."
+
+
+class StateTooNewError(HsmEnrollError):
+    """The state was written by a newer version."""
+
+    code = "state-too-new"
+    exit_status = 52
+    default_hint = "Install the version of hsm-enroll that wrote it, or a newer one."
+
+
+class LocalCloudError(HsmEnrollError):
+    """The local cloud could not be started, found or stopped."""
+
+    code = "local-cloud"
+    default_hint = "Look at the logs in the local cloud's home."
+
+
+class InterruptedRunError(HsmEnrollError):
+    """A person ended the run; what was done is journalled and resumes."""
+
+    code = "interrupted"
+    exit_status = 130
+    retryable = True
+    default_hint = "Run the same command again: it resumes."

@@ -1,0 +1,129 @@
+"""What the device holds after enrollment: a certificate, its Thing, and where in which token its key lives.
+
+``identity.json`` is the truth and is replaced in one rename; ``certificate.pem`` beside it is a copy for other
+programs, written after it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hsm_enroll import settings, state
+from hsm_enroll.certificate import read_certificate
+from hsm_enroll.errors import ForeignCertificateError, NotEnrolledError, StateCorruptError
+from hsm_enroll.key import KeyOrigin, KeyType, TokenName
+from hsm_enroll.uri import Pkcs11Uri
+
+if TYPE_CHECKING:
+    from asn1crypto.x509 import Certificate
+
+_VERSION = 1
+_FILE = "identity.json"
+_CERTIFICATE_FILE = "certificate.pem"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One enrolled device.
+
+    Attributes:
+        thing_name: the AWS IoT Thing, which is also the MQTT client id.
+        certificate_id: AWS IoT's id of the certificate.
+        certificate_pem: the certificate, one PEM block.
+        token: where the key is.
+        key_label: CKA_LABEL of the key pair, unique in its token (awscrt selects by it alone).
+        key_id: CKA_ID of the key pair.
+        key_type: type of the key.
+        key_origin: what the token said of the key when it was enrolled.
+        api: base URL of the API that issued it.
+        mqtt_endpoint: host name of AWS IoT's device gateway.
+        mqtt_port: TCP port of it.
+        attested: whether the backend saw a proof that the key lives in a TPM.
+    """
+
+    thing_name: str
+    certificate_id: str
+    certificate_pem: str
+    token: TokenName
+    key_label: str
+    key_id: bytes
+    key_type: KeyType
+    key_origin: KeyOrigin
+    api: str
+    mqtt_endpoint: str
+    mqtt_port: int
+    attested: bool
+
+    @classmethod
+    def load(cls, folder: Path | None = None) -> Identity:
+        """Read the identity from a state folder.
+
+        Does *not* ask the token whether it still holds the key, nor whether the certificate is still active.
+
+        Args:
+            folder: the state folder; None is the one that the environment names.
+
+        Raises:
+            NotEnrolledError: there is none.
+            StateError, StateCorruptError, StateTooNewError: there is one that cannot be used.
+        """
+        folder = settings.load(os.environ, {}).state if folder is None else folder
+        document = state.read_document(folder / _FILE, _VERSION)
+        if document is None:
+            raise NotEnrolledError(f"this device is not enrolled: {folder} holds no identity")
+        try:
+            identity = cls._from_document(document)
+            identity.certificate  # noqa: B018 - reading it is the check
+        except (KeyError, TypeError, ValueError, ForeignCertificateError) as error:
+            raise StateCorruptError(f"{folder / _FILE} is damaged") from error
+        return identity
+
+    def save(self, folder: Path) -> None:
+        """Write ``identity.json``, then its copy ``certificate.pem``, each in one rename.
+
+        Raises:
+            StateError: the folder cannot be written; what was there is untouched.
+        """
+        state.write_document(folder / _FILE, _VERSION, self._to_document())
+        state.write(folder / _CERTIFICATE_FILE, self.certificate_pem, mode=0o644)
+
+    @property
+    def certificate(self) -> Certificate:
+        """The certificate, parsed."""
+        return read_certificate(self.certificate_pem)
+
+    @property
+    def key_uri(self) -> Pkcs11Uri:
+        """The private key's URI."""
+        return Pkcs11Uri(
+            token=self.token.label,
+            serial=self.token.serial or None,
+            manufacturer=self.token.manufacturer,
+            model=self.token.model,
+            object=self.key_label,
+            id=self.key_id,
+            type="private",
+        )
+
+    def _to_document(self) -> dict[str, Any]:
+        document = asdict(self)
+        document["token"]["module"] = str(self.token.module)
+        document["key_id"] = self.key_id.hex()
+        return document
+
+    @classmethod
+    def _from_document(cls, document: dict[str, Any]) -> Identity:
+        members = {field.name: document[field.name] for field in fields(cls)}
+        token = TokenName(**{**members.pop("token"), "module": Path(document["token"]["module"])})
+        origin = KeyOrigin(**members.pop("key_origin"))
+        key_id = bytes.fromhex(members.pop("key_id"))
+        key_type = KeyType(members.pop("key_type"))
+        return cls(**members, token=token, key_origin=origin, key_id=key_id, key_type=key_type)
+
+
+def certificate_file(folder: Path) -> Path:
+    """Return where the copy of the certificate for other programs lies."""
+    return folder / _CERTIFICATE_FILE

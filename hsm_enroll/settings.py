@@ -1,0 +1,136 @@
+"""Where the configuration comes from: an option, the environment, config.toml, a default; in that order."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hsm_enroll.errors import UsageError
+from hsm_enroll.key import KeyType
+from hsm_enroll.uri import Pkcs11Uri
+
+_SYSTEM_CONFIGURATION = Path("/etc/hsm-enroll")
+_SYSTEM_STATE = Path("/var/lib/hsm-enroll")
+_ENVIRONMENT_PREFIX = "HSM_ENROLL_"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything a command may be told, resolved. None means: not said.
+
+    Attributes:
+        state: the state folder.
+        module: file of the PKCS#11 module.
+        token: which token, and for some commands which key.
+        thing: name of the Thing, ``[a-zA-Z0-9:_-]{1,128}``.
+        api_url: base URL of the enrollment API.
+        ca_file: PEM file with the trust anchor of the API and of MQTT; None is the system's.
+        mqtt_endpoint: host name that overrides the one the API told.
+        mqtt_port: TCP port that overrides the one the API told.
+        pin_file: file that holds the PIN, mode 0600.
+        key_type: type of a new key.
+        subject: what the CSR's subject holds beside the CN, an RFC 4514 string.
+    """
+
+    state: Path
+    module: Path | None = None
+    token: Pkcs11Uri | None = None
+    thing: str | None = None
+    api_url: str | None = None
+    ca_file: Path | None = None
+    mqtt_endpoint: str | None = None
+    mqtt_port: int | None = None
+    pin_file: Path | None = None
+    key_type: KeyType = KeyType.EC_P256
+    subject: str | None = None
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 < port < 65536:
+        raise ValueError(text)
+    return port
+
+
+_READERS = {
+    "module": Path,
+    "token": Pkcs11Uri.parse,
+    "thing": str,
+    "api_url": str,
+    "ca_file": Path,
+    "mqtt_endpoint": str,
+    "mqtt_port": _port,
+    "pin_file": Path,
+    "key_type": KeyType,
+    "subject": str,
+}
+
+
+def load(environment: Mapping[str, str], options: Mapping[str, str | None]) -> Settings:
+    """Resolve the settings.
+
+    Args:
+        environment: normally ``os.environ``; ``HSM_ENROLL_`` and the key in upper case.
+        options: what the command line said, by configuration key; None is not said.
+
+    Raises:
+        UsageError: a value makes no sense, the file is not TOML or holds a key that is not one of ours; the
+            message names where the value came from.
+    """
+    file, written = _configuration(environment)
+    values: dict[str, Any] = {}
+    for key, read in _READERS.items():
+        variable = _ENVIRONMENT_PREFIX + key.upper()
+        for source, text in (
+            (f"--{key.replace('_', '-')}", options.get(key)),
+            (variable, environment.get(variable)),
+            (f"{file}: {key}", written.get(key)),
+        ):
+            if text is not None and text != "":
+                values[key] = _read(source, text, read)
+                break
+    return Settings(state=_state(environment), **values)
+
+
+def _read(source: str, text: str, read: Any) -> Any:
+    try:
+        return read(text)
+    except UsageError as error:
+        raise UsageError(f"{source}: {error.message}", hint=error.hint) from error
+    except ValueError as error:
+        choices = f"; one of {', '.join(KeyType)}" if read is KeyType else ""
+        raise UsageError(f"{source}: {text!r} is not a value for it{choices}") from error
+
+
+def _configuration(environment: Mapping[str, str]) -> tuple[Path, dict[str, str]]:
+    file = _folder(environment, _SYSTEM_CONFIGURATION, "XDG_CONFIG_HOME", ".config") / "config.toml"
+    try:
+        document = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return file, {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file} is not TOML: {error}", hint="Correct the file.") from error
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}", hint="Check its owner and mode.") from error
+    unknown = sorted(set(document) - set(_READERS))
+    if unknown:
+        raise UsageError(f"{file}: {unknown[0]!r} is no setting", hint=f"Settings: {', '.join(_READERS)}.")
+    return file, {key: str(value) for key, value in document.items()}
+
+
+def _state(environment: Mapping[str, str]) -> Path:
+    return _folder(environment, _SYSTEM_STATE, "XDG_STATE_HOME", ".local/state")
+
+
+def _folder(environment: Mapping[str, str], system: Path, variable: str, below_home: str) -> Path:
+    """Root, and whoever was given the system's folder, uses that one; everyone else their own."""
+    if home := environment.get("HSM_ENROLL_HOME"):
+        return Path(home)
+    if os.geteuid() == 0 or os.access(system, os.R_OK | os.X_OK):
+        return system
+    base = environment.get(variable)
+    return (Path(base) if base else Path.home() / below_home) / "hsm-enroll"

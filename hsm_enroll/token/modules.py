@@ -1,0 +1,57 @@
+"""Which PKCS#11 modules this machine has, and how one is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pkcs11
+from pkcs11.exceptions import PKCS11Error
+
+from hsm_enroll.errors import ModuleMissingError
+from hsm_enroll.token.translation import unusable_module
+
+if TYPE_CHECKING:
+    from pkcs11._pkcs11 import lib
+
+# Where vendors and distributions put their modules; the star is the multiarch triplet.
+_KNOWN = (
+    "usr/lib/softhsm/libsofthsm2.so",
+    "usr/lib/*/softhsm/libsofthsm2.so",
+    "usr/local/lib/softhsm/libsofthsm2.so",
+    "usr/lib/*/pkcs11/libtpm2_pkcs11.so",
+    "usr/lib/*/libtpm2_pkcs11.so.1",
+    "usr/lib/*/pkcs11/yubihsm_pkcs11.so",
+    "usr/lib/*/libykcs11.so",
+    "usr/lib/*/opensc-pkcs11.so",
+    "opt/cloudhsm/lib/libcloudhsm_pkcs11.so",
+)
+
+
+def discover(root: Path = Path("/")) -> list[Path]:
+    """Return the modules of known names below ``root``, each file once, in a stable order.
+
+    Does *not* load them.
+    """
+    found: dict[Path, Path] = {}
+    for pattern in _KNOWN:
+        for path in sorted(root.glob(pattern)):
+            found.setdefault(path.resolve(), path)
+    return list(found.values())
+
+
+def load(module: Path) -> lib:
+    """Load a module and initialise it (PKCS#11 v2.40 §5.4, C_Initialize), once a process.
+
+    A module is code: one that crashes takes the process with it (see ``inventory.inspect`` for a shield).
+
+    Raises:
+        ModuleMissingError: there is no such file.
+        ModuleUnusableError: it is no PKCS#11 module for this machine, or fails to initialise.
+    """
+    if not module.is_file():
+        raise ModuleMissingError(f"there is no PKCS#11 module {module}")
+    try:
+        return pkcs11.lib(str(module))
+    except PKCS11Error as error:
+        raise unusable_module(error, str(module)) from error

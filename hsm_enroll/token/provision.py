@@ -1,0 +1,79 @@
+"""Make a token: SoftHSM."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING
+
+from pkcs11 import TokenFlag
+
+from hsm_enroll.errors import TokenAmbiguousError, TokenRefusedError, UsageError
+from hsm_enroll.token import modules
+from hsm_enroll.token.inventory import TokenReport, list_tokens
+from hsm_enroll.token.translation import translated
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pkcs11 import Slot
+
+    from hsm_enroll.secret import Secret
+
+# PKCS#11 v2.40 §3.2: CK_TOKEN_INFO.label has 32 bytes, padded with blanks.
+_LABEL_BYTES = 32
+
+
+def create_softhsm_token(module: Path, label: str, *, so_pin: Secret, user_pin: Secret) -> TokenReport:
+    """Initialise SoftHSM's free slot as a new token and set its PINs (PKCS#11 v2.40 §5.5, C_InitToken, C_InitPIN).
+
+    An initialised token is never touched.
+
+    Args:
+        module: SoftHSM's module.
+        label: up to 32 bytes of UTF-8; no token of the module may have it yet, since awscrt selects by it alone.
+        so_pin: the security officer's PIN, 4 to 255 characters.
+        user_pin: the user's PIN, 4 to 255 characters.
+
+    Raises:
+        UsageError: the label is empty or too long.
+        TokenAmbiguousError: a token of that label exists.
+        TokenRefusedError: there is no free slot, or the module refuses.
+    """
+    encoded = label.encode("utf-8")
+    if not 0 < len(encoded) <= _LABEL_BYTES:
+        raise UsageError(f"a token's label has 1 to {_LABEL_BYTES} bytes; this one has {len(encoded)}")
+    if any(token.initialized and token.name.label == label for token in list_tokens(module)):
+        raise TokenAmbiguousError(
+            f"a token labelled {label!r} exists already",
+            hint="Choose another label, or use that token.",
+        )
+    slot = _free_slot(module)
+    with translated("initialise a token", str(module)):
+        _init_token(module, slot, so_pin, encoded)
+    # SoftHSM gives the token another slot id now, so it is looked up by its label.
+    library = modules.load(module)
+    with translated("set its PIN", f"token {label!r}"):
+        token = library.get_token(token_label=label)
+        with token.open(rw=True, so_pin=so_pin.reveal()) as session:
+            session.init_pin(user_pin.reveal())
+    return next(token for token in list_tokens(module) if token.name.label == label)
+
+
+def _free_slot(module: Path) -> Slot:
+    library = modules.load(module)
+    with translated("list its slots", str(module)):
+        for slot in library.get_slots(token_present=True):
+            if not slot.get_token().flags & TokenFlag.TOKEN_INITIALIZED:
+                return slot
+    raise TokenRefusedError(f"{module} has no free slot for a new token")
+
+
+def _init_token(module: Path, slot: Slot, so_pin: Secret, label: bytes) -> None:
+    """Call C_InitToken, which python-pkcs11 does not wrap; softhsm2-util would want the PINs in argv."""
+    init_token = ctypes.CDLL(str(module)).C_InitToken
+    init_token.argtypes = [ctypes.c_ulong, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
+    init_token.restype = ctypes.c_ulong
+    pin = so_pin.reveal().encode("utf-8")
+    status = init_token(slot.slot_id, pin, len(pin), label.ljust(_LABEL_BYTES))
+    if status != 0:
+        raise TokenRefusedError(f"{module} refused to initialise a token: CKR 0x{status:08x}")

@@ -1,0 +1,79 @@
+"""A session with one token, opened with one login at the most (PKCS#11 v2.40 §5.6)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from pkcs11 import PROTECTED_AUTH, TokenFlag
+from pkcs11.exceptions import PKCS11Error
+
+from hsm_enroll.errors import PinFinalTryError, PinLockedError, TokenNotFoundError
+from hsm_enroll.secret import Secret
+from hsm_enroll.token import modules
+from hsm_enroll.token.translation import translated
+
+if TYPE_CHECKING:
+    from pkcs11 import Session, Token
+
+    from hsm_enroll.key import TokenName
+
+PinSource = Callable[[], Secret]
+
+
+@contextmanager
+def opened(name: TokenName, pin: PinSource | None, *, writable: bool = False) -> Iterator[Session]:
+    """Open a session on a token; log in once, or not at all, and never try again.
+
+    A wrong PIN three times locks a whole TPM, so a token that says that the next try is its last is not tried.
+    Leaving the block logs the *process* out of the token: whatever else uses it in this process fails then.
+
+    Args:
+        name: which token.
+        pin: called for the PIN where the token wants one; None does not log in: private keys stay hidden.
+        writable: whether objects will be made or destroyed.
+
+    Raises:
+        ModuleMissingError, ModuleUnusableError: the module cannot be loaded.
+        TokenNotFoundError: the token is not there.
+        PinWrongError, PinLockedError, PinFinalTryError: the login.
+        TokenRefusedError: the token refuses the session.
+    """
+    token = _find(name)
+    credentials = None if pin is None else _credentials(token, pin)
+    with translated("open a session", _named(name)):
+        session = token.open(rw=writable, user_pin=credentials)
+    try:
+        yield session
+    finally:
+        # The work is done or has failed by now, and a token that was pulled out cannot be closed.
+        with suppress(PKCS11Error):
+            session.close()
+
+
+def _find(name: TokenName) -> Token:
+    library = modules.load(name.module)
+    with translated("list its slots", str(name.module)):
+        tokens = [slot.get_token() for slot in library.get_slots(token_present=True)]
+    for token in tokens:
+        if token.label == name.label and token.serial.decode("utf-8", "replace").rstrip("\0 ") == name.serial:
+            return token
+    raise TokenNotFoundError(f"{_named(name)} is not there")
+
+
+def _credentials(token: Token, pin: PinSource) -> str | object | None:
+    flags = token.flags
+    if not flags & TokenFlag.LOGIN_REQUIRED:
+        return None
+    if flags & TokenFlag.USER_PIN_LOCKED:
+        raise PinLockedError(f"token {token.label!r} is locked and accepts no PIN now")
+    if flags & TokenFlag.USER_PIN_FINAL_TRY:
+        raise PinFinalTryError(f"one more wrong PIN locks token {token.label!r}; it was not tried")
+    if flags & TokenFlag.PROTECTED_AUTHENTICATION_PATH:
+        return PROTECTED_AUTH
+    return pin().reveal()
+
+
+def _named(name: TokenName) -> str:
+    return f"token {name.label!r}"
