@@ -83,7 +83,8 @@ def inspect(module: Path, time_limit: float = _TIME_LIMIT_SECONDS) -> list[Token
     """
     if not module.is_file():
         raise ModuleMissingError(f"there is no PKCS#11 module {module}")
-    command = [sys.executable, "-m", __name__, str(module)]
+    # -P: a module in the current directory must not stand in for one of ours.
+    command = [sys.executable, "-P", "-m", __name__, str(module)]
     try:
         child = subprocess.run(command, capture_output=True, timeout=time_limit, check=False)
     except subprocess.TimeoutExpired as error:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from pkcs11 import PROTECTED_AUTH, TokenFlag
+from pkcs11 import PROTECTED_AUTH, Session, TokenFlag
 from pkcs11.exceptions import PKCS11Error
 
 from hsm_enroll.errors import PinFinalTryError, PinLockedError, TokenNotFoundError
@@ -15,9 +15,11 @@ from hsm_enroll.token import modules
 from hsm_enroll.token.translation import translated
 
 if TYPE_CHECKING:
-    from pkcs11 import Session, Token
+    from pkcs11 import Token
 
     from hsm_enroll.key import TokenName
+
+__all__ = ["PinSource", "Session", "opened"]
 
 PinSource = Callable[[], Secret]
 

@@ -59,14 +59,13 @@ def _translate(error: cryptoki.PKCS11Error, doing: str, token: str) -> HsmEnroll
         return PinLockedError(f"{token} is locked and accepts no PIN now")
     if isinstance(error, _TOKEN_GONE):
         return TokenNotFoundError(f"{token} is not there any more")
-    reason = _REASONS.get(type(error), _name(error))
-    return TokenRefusedError(f"{token} refused to {doing}: {reason}")
+    return TokenRefusedError(f"{token} refused to {doing}: {_reason(error)}")
 
 
 def unusable_module(error: cryptoki.PKCS11Error, module: str) -> ModuleUnusableError:
     """Return the error for a module that cannot be loaded or initialised."""
-    return ModuleUnusableError(f"{module} cannot be used as a PKCS#11 module: {error or _name(error)}")
+    return ModuleUnusableError(f"{module} cannot be used as a PKCS#11 module: {_reason(error)}")
 
 
-def _name(error: cryptoki.PKCS11Error) -> str:
-    return str(error) or type(error).__name__
+def _reason(error: cryptoki.PKCS11Error) -> str:
+    return _REASONS.get(type(error)) or str(error) or type(error).__name__

@@ -1,0 +1,62 @@
+"""``hsm-enroll csr``: a certificate request for Postman, curl or another CA, signed in the token."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import click
+
+from hsm_enroll import csr as requests
+from hsm_enroll import device_token
+from hsm_enroll.cli.invocation import Invocation, command, key_type_option, token_options
+from hsm_enroll.errors import UsageError
+from hsm_enroll.key import TokenName
+from hsm_enroll.token import keypair, session
+from hsm_enroll.uri import Pkcs11Uri
+
+if TYPE_CHECKING:
+    from asn1crypto.x509 import Name
+
+    from hsm_enroll.token.keypair import KeyPair
+    from hsm_enroll.token.session import Session
+
+
+@command("csr", example="hsm-enroll csr --subject 'CN=gateway-17,O=Example' > gateway-17.csr")
+@click.option("--subject", "whole_subject", metavar="DN", help="The subject (RFC 4514); default CN=<thing>.")
+@click.option("--key", metavar="PKCS11-URI", help="Use this key; without it a new one is made.")
+@token_options
+@key_type_option
+def csr(invocation: Invocation, *, whole_subject: str | None, key: str | None) -> None:
+    """Print a certificate request in PEM; the key's URI goes to stderr."""
+    wanted = None if key is None else Pkcs11Uri.parse(key)
+    if wanted is not None and wanted.object is None and wanted.id is None:
+        raise UsageError("--key names no key", hint="Give object=LABEL or id=%XX… in the URI.")
+    settings = invocation.settings
+    token = device_token.locate(settings if wanted is None else replace(settings, token=wanted))
+    terminal = invocation.terminal
+    with session.opened(token, lambda: invocation.pin(token), writable=wanted is None) as opened:
+        pair = _find_or_make(invocation, opened, wanted)
+        request = requests.build(pair, _subject(invocation, whole_subject, pair.label))
+    uri = str(_uri(token, pair))
+    terminal.say(f"key: {uri}")
+    terminal.result({"csr": request, "key": {"uri": uri, "type": pair.key_type.value}}, request)
+
+
+def _find_or_make(invocation: Invocation, opened: Session, wanted: Pkcs11Uri | None) -> KeyPair:
+    if wanted is not None:
+        return keypair.find(opened, label=wanted.object, key_id=wanted.id)
+    key_id = secrets.token_bytes(8)
+    with invocation.terminal.step("making the key in the token"):
+        return keypair.generate(opened, invocation.settings.key_type, label=f"hsm-enroll-{key_id.hex()}", key_id=key_id)
+
+
+def _subject(invocation: Invocation, whole: str | None, label: str) -> Name:
+    if whole is not None:
+        return requests.parse_subject(whole)
+    return requests.subject(invocation.settings.thing or label, invocation.settings.subject)
+
+
+def _uri(token: TokenName, pair: KeyPair) -> Pkcs11Uri:
+    return Pkcs11Uri(token=token.label, serial=token.serial or None, object=pair.label, id=pair.id, type="private")

@@ -1,0 +1,35 @@
+"""``hsm-enroll doctor``: every check with what it found and what to do."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+
+import click
+
+from hsm_enroll.cli.invocation import Invocation, command, token_options
+from hsm_enroll.doctor import Finding, Patient, Status, examine
+
+_FAILED_STATUS = 1
+
+
+@command("doctor", example="hsm-enroll doctor --online")
+@click.option("--online", is_flag=True, help="Also ask whether the API and the broker can be reached.")
+@token_options
+def doctor(invocation: Invocation, *, online: bool) -> None:
+    """Check everything, and say what to do; exit 1 if a check failed. It changes nothing and tries no PIN."""
+    findings = []
+    for finding in examine(Patient(invocation.settings, os.environ), online=online):
+        findings.append(finding)
+        if not invocation.terminal.as_json:
+            invocation.terminal.result(None, _line(finding))
+    failed = any(finding.status is Status.FAILED for finding in findings)
+    if invocation.terminal.as_json:
+        invocation.terminal.result({"ok": not failed, "checks": [asdict(finding) for finding in findings]}, "")
+    if failed:
+        raise click.exceptions.Exit(_FAILED_STATUS)
+
+
+def _line(finding: Finding) -> str:
+    line = f"{finding.status.value:<8} {finding.id:<24} {finding.message}"
+    return line if finding.status is Status.OK or not finding.hint else f"{line}\n{'':<33} {finding.hint}"

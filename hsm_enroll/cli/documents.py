@@ -1,0 +1,73 @@
+"""The JSON documents of the contract, and the same for a person to read."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from hsm_enroll.identity import Identity, certificate_file
+
+
+def identity_document(identity: Identity, folder: Path, *, matches_certificate: bool) -> dict[str, Any]:
+    """Return what ``init`` and ``status`` answer.
+
+    Args:
+        identity: what the device holds.
+        folder: the state folder.
+        matches_certificate: whether the token's public key is the certificate's, as seen in this run.
+    """
+    certificate = identity.certificate
+    origin = identity.key_origin
+    return {
+        "enrolled": True,
+        "thingName": identity.thing_name,
+        "certificate": {
+            "id": identity.certificate_id,
+            "sha256": hashlib.sha256(certificate.dump()).hexdigest(),
+            "subject": certificate.subject.human_friendly,
+            "notBefore": _instant(certificate.not_valid_before),
+            "notAfter": _instant(certificate.not_valid_after),
+            "file": str(certificate_file(folder)),
+        },
+        "key": {
+            "uri": str(identity.key_uri),
+            "type": identity.key_type.value,
+            "local": origin.local,
+            "sensitive": origin.sensitive,
+            "extractable": origin.extractable,
+            "neverExtractable": origin.never_extractable,
+            "alwaysSensitive": origin.always_sensitive,
+            "matchesCertificate": matches_certificate,
+        },
+        "token": {
+            "label": identity.token.label,
+            "serial": identity.token.serial,
+            "manufacturer": identity.token.manufacturer,
+            "model": identity.token.model,
+            "module": str(identity.token.module),
+        },
+        "api": identity.api,
+        "mqtt": {"endpoint": identity.mqtt_endpoint, "port": identity.mqtt_port},
+        "attested": identity.attested,
+    }
+
+
+def identity_text(document: dict[str, Any]) -> str:
+    """Return the same document for a person."""
+    certificate, key, mqtt = document["certificate"], document["key"], document["mqtt"]
+    born = "born in the token, cannot leave it" if not key["extractable"] and key["local"] else "NOT born in the token"
+    rows = {
+        "Thing": document["thingName"],
+        "Certificate": certificate["id"],
+        "": f"valid to {certificate['notAfter'][:10]}, in {certificate['file']}",
+        "Key": f"{key['type']}, {born}",
+        " ": key["uri"],
+        "MQTT": f"{mqtt['endpoint']}:{mqtt['port']}",
+    }
+    return "\n".join(f"{name:<12} {value}" for name, value in rows.items())
+
+
+def _instant(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

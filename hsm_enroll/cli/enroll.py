@@ -1,0 +1,122 @@
+"""``hsm-enroll init``: the whole way, each step shown with its time."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from hsm_enroll import device_token, enrollment
+from hsm_enroll.api import EnrollmentClient
+from hsm_enroll.cli.documents import identity_document, identity_text
+from hsm_enroll.cli.invocation import Invocation, command, key_type_option, token_options
+from hsm_enroll.errors import StateError, TokenNotFoundError, UsageError
+from hsm_enroll.identity import Identity
+from hsm_enroll.invite import Invite, parse
+from hsm_enroll.key import TokenName
+from hsm_enroll.secret import Secret
+from hsm_enroll.settings import Settings
+
+_DEFAULT_LABEL = "hsm-enroll"
+_DOING = {
+    "token": "looking for the token",
+    "key": "making the key in the token",
+    "csr": "signing the certificate request",
+    "certificate": "asking the API for a certificate",
+    "store": "checking and storing the certificate",
+    "message": "publishing the first message",
+}
+_NOTES = {"key": "(RSA in a TPM: up to half a minute)"}
+
+
+@command("init", example="hsm-enroll init --api https://API --thing gateway-17")
+@click.argument("invite", required=False, metavar="[INVITE]")
+@click.option("--thing", metavar="NAME", help="The Thing that this device becomes.")
+@click.option("--api", "api_url", metavar="URL", help="The enrollment API, where no invite names it.")
+@token_options
+@key_type_option
+@click.option("--create-token", is_flag=True, help="Make a SoftHSM token where there is none.")
+@click.option("--no-publish", is_flag=True, help="Do not publish the first message.")
+@click.option("--new-key", is_flag=True, help="Enroll anew with another key.")
+def init(invocation: Invocation, *, invite: str | None, create_token: bool, no_publish: bool, new_key: bool) -> None:
+    """Turn a key in this device's token into an AWS IoT identity.
+
+    INVITE is the URL you were given; - reads it from stdin, @FILE from a file. Run again after a failure, it goes on
+    where it stopped; with a valid identity in place it contacts nobody.
+    """
+    settings = invocation.settings
+    invitation = None if invite is None else _read_invite(invite)
+    ports = enrollment.Ports(
+        client=lambda: _client(settings, invitation),
+        locate=lambda: _locate(settings, create_token=create_token),
+        pin=invocation.pin,
+        publish=None if no_publish else lambda identity, pin: _publish_first_message(settings, identity, pin),
+    )
+    request = enrollment.Request(settings.thing, settings.key_type, settings.subject, new_key)
+
+    def progress(step: str) -> AbstractContextManager[None]:
+        return invocation.terminal.step(_DOING[step], _NOTES.get(step, ""))
+
+    outcome = enrollment.enroll(request, settings.state, ports, progress)
+    _show(invocation, outcome)
+
+
+def _client(settings: Settings, invitation: Invite | None) -> EnrollmentClient:
+    url = invitation.api_url if invitation else settings.api_url
+    if url is None:
+        raise UsageError("which API is to issue the certificate?", hint="Give an invite, or --api URL.")
+    return EnrollmentClient(url, code=invitation.code if invitation else None, ca_file=settings.ca_file)
+
+
+def _locate(settings: Settings, *, create_token: bool) -> TokenName:
+    try:
+        return device_token.locate(settings)
+    except TokenNotFoundError:
+        if not create_token:
+            raise
+    label = settings.token.token if settings.token and settings.token.token else _DEFAULT_LABEL
+    return device_token.create(settings.state, device_token.softhsm_module(settings), label, None)
+
+
+def _show(invocation: Invocation, outcome: enrollment.Outcome) -> None:
+    document = identity_document(outcome.identity, invocation.settings.state, matches_certificate=True)
+    text = identity_text(document)
+    if outcome.already_enrolled:
+        text = f"This device is enrolled already; nothing was contacted.\n\n{text}"
+    document["steps"] = [asdict(step) for step in outcome.steps]
+    invocation.terminal.say()
+    invocation.terminal.result(document, text)
+
+
+def _read_invite(argument: str) -> Invite:
+    if argument == "-":
+        return parse(sys.stdin.readline())
+    if not argument.startswith("@"):
+        return parse(argument)
+    file = Path(argument[1:])
+    try:
+        return parse(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StateError(f"the invite's file {file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file} does not hold an invite") from error
+
+
+def _publish_first_message(settings: Settings, identity: Identity, pin: Secret) -> None:
+    """In a process of its own: in this one python-pkcs11 has used the module, and awscrt cannot share it."""
+    from hsm_enroll.mqtt import publish_in_new_process
+
+    payload = json.dumps({"message": "hello", "thingName": identity.thing_name}).encode("utf-8")
+    publish_in_new_process(
+        identity,
+        pin,
+        f"certtest/{identity.thing_name}",
+        payload,
+        ca_file=settings.ca_file,
+        endpoint=settings.mqtt_endpoint,
+        port=settings.mqtt_port,
+    )

@@ -1,0 +1,110 @@
+"""What every command is given: how to speak, the settings, and where a PIN comes from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial, wraps
+from typing import Any
+
+import click
+
+from hsm_enroll import pin, settings
+from hsm_enroll.cli.terminal import Terminal, ask_secret, has_person
+from hsm_enroll.key import TokenName
+from hsm_enroll.secret import Secret
+from hsm_enroll.settings import Settings
+
+_SETTINGS_PARAMETERS = {"module", "token", "thing", "api_url", "key_type", "subject"}
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """One run of a command.
+
+    Attributes:
+        terminal: how to speak.
+        settings: option, environment, file and default, resolved.
+    """
+
+    terminal: Terminal
+    settings: Settings
+
+    def pin(self, token: TokenName) -> Secret:
+        """Return a token's PIN from the first source of the contract that has one.
+
+        Raises:
+            PinMissingError, PinExposedError, StateError: as ``pin.resolve``.
+        """
+        ask = None
+        if has_person() and not self.terminal.as_json:
+            ask = partial(_ask, f"PIN of token {token.label!r}: ")
+        made = partial(pin.made, self.settings.state, token)
+        return pin.resolve(self.settings.pin_file, os.environ, made_pin=made, ask=ask)
+
+
+def _ask(prompt: str) -> Secret:
+    return Secret(ask_secret(prompt))
+
+
+def command(name: str, *, example: str) -> Callable[[Callable[..., None]], click.Command]:
+    """Make a function a command with ``--json``, ``--verbose`` and ``--quiet``, called with an :class:`Invocation`.
+
+    Options named like a setting (``--module``, ``--api`` as ``api_url`` …) go into the settings, the others to the
+    function.
+
+    Args:
+        name: the command's name.
+        example: a line that works, for ``--help``.
+    """
+
+    def decorate(function: Callable[..., None]) -> click.Command:
+        @wraps(function)
+        def run(*, as_json: bool, verbose: bool, quiet: bool, **parameters: Any) -> None:
+            terminal = Terminal(as_json=as_json, verbose=verbose, quiet=quiet)
+            told = {key: parameters.pop(key) for key in _SETTINGS_PARAMETERS & parameters.keys()}
+            if label := parameters.pop("token_label", None):
+                told["token"] = _token_uri(label, told.get("token"))
+            function(Invocation(terminal, settings.load(os.environ, told)), **parameters)
+
+        decorated: Any = run
+        for option in (
+            click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, nothing else."),
+            click.option("-v", "--verbose", is_flag=True, help="Details, and a traceback with an error."),
+            click.option("--quiet", is_flag=True, help="Say nothing but errors."),
+        ):
+            decorated = option(decorated)
+        epilog = f"\b\nExample:\n  {example}"
+        return click.command(name, epilog=epilog, context_settings={"help_option_names": ["-h", "--help"]})(decorated)
+
+    return decorate
+
+
+def token_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that name a token: ``--token``, or ``--module`` and ``--token-label``."""
+    for option in (
+        click.option("--token-label", metavar="LABEL", help="The token's label."),
+        click.option("--module", metavar="PATH", help="The PKCS#11 module's file."),
+        click.option("--token", metavar="PKCS11-URI", help="The token, for instance pkcs11:token=gateway;serial=0a1b."),
+    ):
+        function = option(function)
+    return function
+
+
+def key_type_option(function: Callable[..., None]) -> Callable[..., None]:
+    """Add ``--key-type``."""
+    option = click.option(
+        "--key-type",
+        metavar="TYPE",
+        help="ec-p256 (default), ec-p384, rsa-2048, rsa-3072 or rsa-4096.",
+    )
+    return option(function)
+
+
+def _token_uri(label: str, uri: str | None) -> str:
+    from hsm_enroll.uri import Pkcs11Uri
+
+    if uri is not None:
+        raise click.UsageError("give --token or --token-label, not both")
+    return str(Pkcs11Uri(token=label))

@@ -1,0 +1,91 @@
+"""``hsm-enroll local``: a cloud on this machine."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hsm_enroll.cli.invocation import Invocation, command
+from hsm_enroll.errors import UsageError
+
+if TYPE_CHECKING:
+    from hsm_enroll.local.endpoints import Endpoints
+
+_DETACHED_START_SECONDS = 60.0
+_home_option = click.option(
+    "--home",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Its folder; default hsm-enroll/local in the user's state folder.",
+)
+
+
+@click.group("local")
+def local() -> None:
+    """A cloud on this machine, for demos, tests and offline work: AWS's APIs, the enrollment API, an MQTT broker."""
+    try:
+        import boto3  # noqa: F401
+        import moto  # noqa: F401
+    except ImportError as error:
+        raise UsageError(
+            f"the local cloud needs {error.name}, which is not installed",
+            hint="Install it with the extra: pip install 'hsm-enroll[local]'",
+        ) from error
+
+
+@command("up", example="hsm-enroll local up --detach")
+@_home_option
+@click.option("--detach", is_flag=True, help="Return when it is up; end it with hsm-enroll local down.")
+def up(invocation: Invocation, *, home: Path | None, detach: bool) -> None:
+    """Bring the cloud up, on loopback only; without --detach until Ctrl-C."""
+    from hsm_enroll.local import cloud
+
+    folder = home or cloud.default_home()
+    if detach:
+        with invocation.terminal.step("starting the local cloud"):
+            endpoints = cloud.detach(folder, _DETACHED_START_SECONDS)
+        _show(invocation, endpoints)
+        return
+    invocation.terminal.say("starting the local cloud; Ctrl-C ends it")
+    cloud.serve(folder, lambda endpoints: _show(invocation, endpoints))
+
+
+@command("env", example='eval "$(hsm-enroll local env)"')
+@_home_option
+def env(invocation: Invocation, *, home: Path | None) -> None:
+    """Print the exports that point hsm-enroll and AWS's own tools at the running cloud."""
+    from hsm_enroll.local import cloud
+
+    exports = cloud.running(home or cloud.default_home()).exports()
+    lines = (f"export {name}={shlex.quote(value)}" for name, value in exports.items())
+    invocation.terminal.result(exports, "\n".join(lines))
+
+
+@command("down", example="hsm-enroll local down")
+@_home_option
+def down(invocation: Invocation, *, home: Path | None) -> None:
+    """End the running cloud; none running is no error."""
+    from hsm_enroll.local import cloud
+
+    folder = home or cloud.default_home()
+    cloud.down(folder)
+    invocation.terminal.result({"home": str(folder), "running": False}, "the local cloud is down")
+
+
+def _show(invocation: Invocation, endpoints: Endpoints) -> None:
+    rows = {
+        "API": endpoints.api_url,
+        "MQTT": f"{endpoints.mqtt_endpoint}:{endpoints.mqtt_port}",
+        "CA": str(endpoints.ca_file),
+        "AWS": endpoints.aws_endpoint_url,
+        "Home": str(endpoints.home),
+        "Next": 'eval "$(hsm-enroll local env)"',
+    }
+    text = "\n".join(f"{name:<5} {value}" for name, value in rows.items())
+    invocation.terminal.result(endpoints.to_json(), text)
+
+
+for _command in (up, env, down):
+    local.add_command(_command)

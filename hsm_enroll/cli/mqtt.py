@@ -1,0 +1,54 @@
+"""``hsm-enroll publish`` and ``hsm-enroll subscribe``. They never load python-pkcs11: awscrt has the module alone."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from hsm_enroll.cli.invocation import Invocation, command
+from hsm_enroll.identity import Identity
+from hsm_enroll.mqtt import connect
+from hsm_enroll.mqtt.connection import Connection
+
+
+@command("publish", example="hsm-enroll publish gateway-17/temperature 21.5")
+@click.argument("topic")
+@click.argument("message", required=False)
+def publish(invocation: Invocation, *, topic: str, message: str | None) -> None:
+    """Publish one message, QoS 1, and wait until the broker has it. Without MESSAGE it is read from stdin."""
+    payload = sys.stdin.buffer.read() if message is None else message.encode("utf-8", "surrogateescape")
+    with _connected(invocation) as connection:
+        connection.publish(topic, payload)
+    text = f"published {len(payload)} bytes to {topic}"
+    invocation.terminal.result({"published": {"topic": topic, "bytes": len(payload)}}, text)
+
+
+@command("subscribe", example="hsm-enroll subscribe gateway-17/commands --count 1")
+@click.argument("topic")
+@click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after N messages.")
+def subscribe(invocation: Invocation, *, topic: str, count: int | None) -> None:
+    """Print the messages of a topic, a line each, until Ctrl-C or --count messages."""
+    received: list[dict[str, Any]] = []
+    with _connected(invocation) as connection:
+        invocation.terminal.say(f"subscribed to {topic}")
+        for message in connection.subscribe(topic):
+            text = message.payload.decode("utf-8", "replace")
+            received.append({"topic": message.topic, "payload": text})
+            if not invocation.terminal.as_json:
+                invocation.terminal.data(text + "\n")
+            if len(received) == count:
+                break
+    if invocation.terminal.as_json:
+        invocation.terminal.result({"messages": received}, "")
+
+
+def _connected(invocation: Invocation) -> Connection:
+    settings = invocation.settings
+    identity = Identity.load(settings.state)
+    pin = invocation.pin(identity.token)
+    with invocation.terminal.step(f"connecting to {settings.mqtt_endpoint or identity.mqtt_endpoint}"):
+        return connect(
+            identity, pin, ca_file=settings.ca_file, endpoint=settings.mqtt_endpoint, port=settings.mqtt_port
+        )

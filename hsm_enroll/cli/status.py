@@ -1,0 +1,29 @@
+"""``hsm-enroll status``: what this device holds. Reads files and the token's public side; never logs in."""
+
+from __future__ import annotations
+
+from hsm_enroll.cli.documents import identity_document, identity_text
+from hsm_enroll.cli.invocation import Invocation, command
+from hsm_enroll.identity import Identity
+
+
+@command("status", example="hsm-enroll status --json")
+def status(invocation: Invocation) -> None:
+    """Show what this device holds; exit 3 when it is not enrolled.
+
+    It looks at the token's public key and asks for no PIN: a monitor may call it often.
+    """
+    identity = Identity.load(invocation.settings.state)
+    matches = _matches(identity)
+    document = identity_document(identity, invocation.settings.state, matches_certificate=matches)
+    invocation.terminal.result(document, identity_text(document))
+    if not matches:
+        invocation.terminal.warn("the token's key is not the certificate's. Run: hsm-enroll doctor")
+
+
+def _matches(identity: Identity) -> bool:
+    from hsm_enroll.token import keypair, session
+
+    with session.opened(identity.token, None) as opened:
+        public = keypair.find_public(opened, label=identity.key_label, key_id=identity.key_id)
+    return public.public_key_info == bytes(identity.certificate.public_key.dump())

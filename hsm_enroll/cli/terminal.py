@@ -1,0 +1,125 @@
+"""Owns every character that a person or a script is shown.
+
+The rules:
+- data goes to stdout, and with ``--json`` exactly one JSON document and nothing else;
+- what is said to a person on the way goes to stderr; ``--quiet`` leaves only errors;
+- colour and a spinner only where stderr is a terminal, none with NO_COLOR, none with ``--json`` or ``--quiet``;
+- an error is what happened, then what to do next; never a traceback, unless ``--verbose`` asks for it;
+- a Secret is never given to any function here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from hsm_enroll.errors import HsmEnrollError
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """How this run speaks.
+
+    Attributes:
+        as_json: one JSON document on stdout.
+        quiet: errors only.
+        verbose: tracebacks and details.
+    """
+
+    as_json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+
+    def say(self, text: str = "") -> None:
+        """Tell a person something on the way."""
+        if not self.quiet and not self.as_json:
+            sys.stderr.write(text + "\n")
+
+    def warn(self, text: str) -> None:
+        """Tell a person something that they should act on; also shown with ``--json``, on stderr."""
+        if not self.quiet:
+            sys.stderr.write(f"warning: {text}\n")
+
+    def result(self, document: Any, text: str) -> None:
+        """Write the command's result: the document with ``--json``, else the text."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        elif not self.quiet:
+            sys.stdout.write(text.rstrip("\n") + "\n")
+        sys.stdout.flush()
+
+    def data(self, content: str) -> None:
+        """Write the command's data to stdout as it is, whatever the options."""
+        sys.stdout.write(content)
+        sys.stdout.flush()
+
+    def error(self, error: HsmEnrollError) -> None:
+        """Show an error: with ``--json`` the document of the contract on stdout, else message and hint on stderr."""
+        if self.verbose:
+            traceback.print_exception(error, file=sys.stderr)
+        if self.as_json:
+            self.data(json.dumps({"error": error_document(error)}, indent=2, ensure_ascii=False) + "\n")
+            return
+        label = "\x1b[1;31merror:\x1b[0m" if self._fancy() else "error:"
+        sys.stderr.write(f"{label} {error.message}\n")
+        if error.hint:
+            sys.stderr.write(f"  {error.hint}\n")
+
+    @contextmanager
+    def step(self, doing: str, note: str = "") -> Iterator[None]:
+        """Show that something takes its time: a spinner on a terminal, and a line with the seconds when it is done.
+
+        Args:
+            doing: what is done, as a present participle: ``"asking the API for a certificate"``.
+            note: what is normal, shown while it runs, for a step that may take long.
+        """
+        begin = time.monotonic()
+        with self._spinner(f"{doing} {note}".rstrip()):
+            yield
+        mark = "\x1b[32m✓\x1b[0m" if self._fancy() else "-"
+        self.say(f"{mark} {doing:<52} {time.monotonic() - begin:6.2f} s")
+
+    def _spinner(self, text: str) -> Any:
+        if not self._fancy():
+            return nullcontext()
+        from rich.console import Console
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        progress.add_task(text, total=None)
+        return progress
+
+    def _fancy(self) -> bool:
+        silent = self.as_json or self.quiet or "NO_COLOR" in os.environ
+        return not silent and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def error_document(error: HsmEnrollError) -> dict[str, Any]:
+    """Return an error as the contract's JSON object."""
+    return {
+        "code": error.code,
+        "exitStatus": error.exit_status,
+        "message": error.message,
+        "hint": error.hint,
+        "retryable": error.retryable,
+    }
+
+
+def ask_secret(prompt: str) -> str:
+    """Ask a person without echo, on the terminal itself and not on stdin, which may be a pipe."""
+    import getpass
+
+    return getpass.getpass(prompt, stream=sys.stderr)
+
+
+def has_person() -> bool:
+    """Whether somebody can be asked: stdin and stderr are a terminal."""
+    return sys.stdin.isatty() and sys.stderr.isatty()

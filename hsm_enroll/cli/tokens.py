@@ -1,0 +1,104 @@
+"""``hsm-enroll tokens`` and ``hsm-enroll token create``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hsm_enroll import device_token, pin, state
+from hsm_enroll.cli.invocation import Invocation, command
+from hsm_enroll.errors import HsmEnrollError, ModuleMissingError, PinMissingError
+from hsm_enroll.secret import Secret
+from hsm_enroll.token import inventory, modules
+from hsm_enroll.token.inventory import TokenReport
+
+
+@command("tokens", example="hsm-enroll tokens")
+@click.option("--module", metavar="PATH", help="Look into this module only.")
+def tokens(invocation: Invocation) -> None:
+    """List the PKCS#11 modules of this machine, their tokens, and the keys these show without a PIN."""
+    named = invocation.settings.module
+    paths = [named] if named else modules.discover()
+    if not paths:
+        raise ModuleMissingError("no PKCS#11 module was found on this machine")
+    reports = [_inspected(path) for path in paths]
+    invocation.terminal.result({"modules": reports}, "\n".join(line for report in reports for line in _lines(report)))
+
+
+def _inspected(module: Path) -> dict[str, Any]:
+    try:
+        found = inventory.inspect(module)
+    except HsmEnrollError as error:
+        return {"module": str(module), "error": error.message, "tokens": []}
+    return {"module": str(module), "error": None, "tokens": [_document(token) for token in found]}
+
+
+def _document(token: TokenReport) -> dict[str, Any]:
+    return {
+        "uri": str(token.name.uri) if token.initialized else None,
+        "label": token.name.label,
+        "serial": token.name.serial,
+        "manufacturer": token.name.manufacturer,
+        "model": token.name.model,
+        "slot": token.slot,
+        "initialized": token.initialized,
+        "loginRequired": token.login_required,
+        "pinCountLow": token.pin_count_low,
+        "pinFinalTry": token.pin_final_try,
+        "pinLocked": token.pin_locked,
+        "keys": list(token.public_keys),
+    }
+
+
+def _lines(report: dict[str, Any]) -> list[str]:
+    lines = [report["module"]]
+    if report["error"]:
+        return [*lines, f"  cannot be used: {report['error']}"]
+    for token in report["tokens"]:
+        if not token["initialized"]:
+            lines.append(f"  slot {token['slot']}: a free slot; hsm-enroll token create --label L makes a token")
+            continue
+        state_of_pin = "locked" if token["pinLocked"] else "one try left" if token["pinFinalTry"] else ""
+        lines.append(f"  {token['uri']}" + (f"  (PIN: {state_of_pin})" if state_of_pin else ""))
+        lines += [f"    {key}" for key in token["keys"]]
+    return lines if report["tokens"] else [*lines, "  no token"]
+
+
+@click.group("token")
+def token() -> None:
+    """Make a token."""
+
+
+@command("create", example="hsm-enroll token create --label gateway")
+@click.option("--label", required=True, metavar="LABEL", help="The new token's label, up to 32 bytes.")
+@click.option("--backend", type=click.Choice(["softhsm"]), default="softhsm", show_default=True)
+@click.option("--module", metavar="PATH", help="SoftHSM's module, where it is not found by itself.")
+def create(invocation: Invocation, *, label: str, backend: str) -> None:  # noqa: ARG001 - one backend so far
+    """Make a new token.
+
+    Its PIN is made here and kept in the state folder, readable by its owner alone, unless one is given in
+    HSM_ENROLL_PIN_FILE or HSM_ENROLL_PIN.
+    """
+    settings = invocation.settings
+    with state.locked(settings.state):
+        given = _given_pin(invocation)
+        name = device_token.create(settings.state, device_token.softhsm_module(settings), label, given)
+    kept = None if given else pin.made_pin_file(settings.state)
+    document = {"uri": str(name.uri), "label": name.label, "serial": name.serial, "module": str(name.module)}
+    text = f"{name.uri}\n" + (f"Its PIN is kept in {kept}" if kept else "Its PIN is the one you gave")
+    invocation.terminal.result({**document, "pinFile": str(kept) if kept else None}, text)
+
+
+def _given_pin(invocation: Invocation) -> Secret | None:
+    try:
+        return pin.resolve(invocation.settings.pin_file, os.environ, made_pin=lambda: None, ask=None)
+    except PinMissingError:
+        if invocation.settings.pin_file is not None:
+            raise
+        return None
+
+
+token.add_command(create)

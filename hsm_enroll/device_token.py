@@ -1,0 +1,76 @@
+"""This device's token: which one the settings mean, and how one is made with a PIN that no person has to know."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hsm_enroll import pin
+from hsm_enroll.errors import ModuleMissingError
+from hsm_enroll.key import TokenName
+from hsm_enroll.secret import Secret
+from hsm_enroll.settings import Settings
+from hsm_enroll.token import inventory, modules, provision, selection
+from hsm_enroll.uri import Pkcs11Uri
+
+_SOFTHSM = "libsofthsm2.so"
+
+
+def locate(settings: Settings) -> TokenName:
+    """Find the one token that the settings mean; no login.
+
+    Where they name no token, it is the one that :func:`create` made; where there is none, the only one there is.
+    Modules are looked into in child processes, since a module may hang or crash.
+
+    Raises:
+        ModuleMissingError, ModuleUnusableError, TokenNotFoundError, TokenAmbiguousError: see ``selection.choose``.
+    """
+    wanted = settings.token
+    module = settings.module or (wanted.module_path if wanted else None)
+    if wanted is None and module is None and (made := pin.made_for(settings.state)) is not None:
+        wanted, module = made.uri, made.module
+    return selection.choose([module] if module else modules.discover(), wanted or Pkcs11Uri(), inventory.inspect).name
+
+
+def softhsm_module(settings: Settings) -> Path:
+    """Return the module that the settings name, or the SoftHSM that this machine has.
+
+    Raises:
+        ModuleMissingError: there is none.
+    """
+    if settings.module is not None:
+        return settings.module
+    for module in modules.discover():
+        if module.name == _SOFTHSM:
+            return module
+    raise ModuleMissingError(
+        "SoftHSM is not installed", hint="Install it (Debian: softhsm2), or name it with --module."
+    )
+
+
+def create(folder: Path, module: Path, label: str, given_pin: Secret | None) -> TokenName:
+    """Make a SoftHSM token and keep its PIN in the state folder.
+
+    The PIN is on disk before the token exists; a run that died between the two is taken up again. The security
+    officer's PIN is made and forgotten: a token whose PIN is lost is replaced, not unlocked.
+
+    Args:
+        folder: the state folder, locked by the caller.
+        module: SoftHSM's module.
+        label: the token's label.
+        given_pin: a PIN that a person or the configuration gave, which is then not kept; None makes one.
+
+    Raises:
+        StateError: the folder keeps the PIN of another token already.
+        HsmEnrollError: as ``provision.create_softhsm_token``.
+    """
+    if given_pin is None:
+        left_over = pin.made_for(folder) is None and pin.made_pin_file(folder).exists()
+        user_pin = pin.read_file(pin.made_pin_file(folder)) if left_over else pin.make()
+        if not left_over:
+            pin.keep(folder, user_pin)
+    else:
+        user_pin = given_pin
+    token = provision.create_softhsm_token(module, label, so_pin=pin.make(), user_pin=user_pin).name
+    if given_pin is None:
+        pin.remember(folder, token)
+    return token

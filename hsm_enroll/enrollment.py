@@ -1,0 +1,291 @@
+"""The use case: a key born in a token becomes an AWS IoT identity, step by step, each of which may be the last.
+
+Power goes at any moment. What a step is about to do is journalled before it does it, so running the same enrolment
+again finds the key it made, sends the request it made, and never makes a second of either.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hsm_enroll import csr, journal, state
+from hsm_enroll.api import EnrollmentClient, Issued
+from hsm_enroll.certificate import read_certificate
+from hsm_enroll.errors import (
+    ForeignCertificateError,
+    KeyMissingError,
+    KeyOriginError,
+    NotEnrolledError,
+    UsageError,
+)
+from hsm_enroll.identity import Identity
+from hsm_enroll.journal import Attempt
+from hsm_enroll.key import KeyType, TokenName
+from hsm_enroll.secret import Secret
+from hsm_enroll.token import keypair, session
+from hsm_enroll.token.keypair import KeyPair
+
+if TYPE_CHECKING:
+    from asn1crypto.x509 import Name
+    from hsm_enroll.token.session import Session
+
+PinSource = Callable[[TokenName], Secret]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to enroll.
+
+    Attributes:
+        thing_name: name of the Thing, ``[a-zA-Z0-9:_-]{1,128}``; None takes that of the identity in place.
+        key_type: type of the key.
+        subject: RFC 4514 string that the CSR's subject holds beside ``CN=<thing>``.
+        new_key: leave the key that is there and make another.
+    """
+
+    thing_name: str | None
+    key_type: KeyType = KeyType.EC_P256
+    subject: str | None = None
+    new_key: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What the enrolment reaches the world through.
+
+    Attributes:
+        locate: finds, or makes, the token; no login.
+        pin: gives a token's PIN; called once at the most.
+        client: gives the enrollment API; called when one is needed at all, before anything is made.
+        publish: sends the first message, in a process of its own; None sends none.
+    """
+
+    locate: Callable[[], TokenName]
+    pin: PinSource
+    client: Callable[[], EnrollmentClient]
+    publish: Callable[[Identity, Secret], None] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step as it went.
+
+    Attributes:
+        name: ``token``, ``key``, ``csr``, ``certificate``, ``store`` or ``message``.
+        seconds: how long it took.
+        skipped: whether an earlier run had done it.
+    """
+
+    name: str
+    seconds: float
+    skipped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The identity, how it came about, and whether it was there before."""
+
+    identity: Identity
+    steps: tuple[Step, ...]
+    already_enrolled: bool
+
+
+Progress = Callable[[str], AbstractContextManager[None]]
+
+
+@dataclass(slots=True)
+class _Steps:
+    progress: Progress
+    done: list[Step] = field(default_factory=list)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        begin = time.monotonic()
+        with self.progress(name):
+            yield
+        self.done.append(Step(name, round(time.monotonic() - begin, 3), skipped=False))
+
+    def skip(self, name: str) -> None:
+        """Note that an earlier run did this step."""
+        self.done.append(Step(name, 0.0, skipped=True))
+
+
+def enroll(request: Request, folder: Path, ports: Ports, progress: Progress = lambda _: nullcontext()) -> Outcome:
+    """Enroll this device, or resume, or find that it is enrolled.
+
+    With a valid identity in place whose key the token holds, nobody is contacted and no PIN is asked for.
+
+    Args:
+        request: what to enroll.
+        folder: the state folder; made where it is missing, locked meanwhile.
+        ports: how to reach token, API and broker.
+        progress: called with a step's name, entered while the step runs.
+
+    Raises:
+        BusyError: another run holds the folder.
+        UsageError: the device is another Thing already, or an attempt under way wants another key.
+        HsmEnrollError: whatever a step raises; the next run resumes at that step.
+    """
+    with state.locked(folder):
+        steps = _Steps(progress)
+        attempt = Attempt.load(folder)
+        identity = _current(folder)
+        resumes = attempt is not None and (attempt.new_key or not request.new_key)
+        if identity is None or (request.new_key and not resumes):
+            return _enroll(request, attempt, identity, folder, ports, steps)
+        if attempt is None or attempt.key_id == identity.key_id:
+            _check_thing(identity, request)
+        if attempt is None:
+            _check_key(identity)
+            return Outcome(identity, (), already_enrolled=True)
+        if attempt.key_id == identity.key_id:
+            return _finish(identity, folder, ports, steps)
+        return _enroll(request, attempt, identity, folder, ports, steps)
+
+
+def _enroll(
+    request: Request, attempt: Attempt | None, identity: Identity | None, folder: Path, ports: Ports, steps: _Steps
+) -> Outcome:
+    thing_name = request.thing_name or (identity.thing_name if identity else None)
+    if thing_name is None:
+        raise UsageError("which Thing is this device to be?", hint="Give --thing NAME.")
+    client = ports.client()
+    subject = csr.subject(thing_name, request.subject)
+    with steps.step("token"):
+        token = ports.locate()
+    pin = _once(ports.pin)
+    with session.opened(token, lambda: pin(token), writable=True) as opened:
+        attempt = _continued(attempt, token, request, folder, opened)
+        key = _key(attempt, opened, steps)
+        certification_request = _csr(attempt, key, subject, folder, steps)
+    with steps.step("certificate"):
+        issued = client.enroll(certification_request, thing_name)
+    with steps.step("store"):
+        _check_issued(issued, key)
+        identity = Identity(
+            thing_name=issued.thing_name,
+            certificate_id=issued.certificate_id,
+            certificate_pem=issued.certificate_pem,
+            token=token,
+            key_label=key.label,
+            key_id=key.id,
+            key_type=key.key_type,
+            key_origin=key.origin,
+            api=client.base_url,
+            mqtt_endpoint=issued.mqtt_endpoint,
+            mqtt_port=issued.mqtt_port,
+            attested=issued.attested,
+        )
+        identity.save(folder)
+    return _finish(identity, folder, replace(ports, pin=pin), steps)
+
+
+def _finish(identity: Identity, folder: Path, ports: Ports, steps: _Steps) -> Outcome:
+    if ports.publish is None:
+        steps.skip("message")
+    else:
+        with steps.step("message"):
+            ports.publish(identity, ports.pin(identity.token))
+    journal.close(folder)
+    return Outcome(identity, tuple(steps.done), already_enrolled=False)
+
+
+def _current(folder: Path) -> Identity | None:
+    """Return the identity in place; one whose certificate has ended counts as none."""
+    try:
+        identity = Identity.load(folder)
+    except NotEnrolledError:
+        return None
+    return identity if identity.certificate.not_valid_after > datetime.now(UTC) else None
+
+
+def _check_thing(identity: Identity, request: Request) -> None:
+    if request.thing_name not in {None, identity.thing_name}:
+        raise UsageError(
+            f"this device is enrolled as {identity.thing_name!r}, not as {request.thing_name!r}",
+            hint="To make it another Thing, run hsm-enroll init --new-key --thing NAME.",
+        )
+
+
+def _check_key(identity: Identity) -> None:
+    with session.opened(identity.token, None) as opened:
+        public = keypair.find_public(opened, label=identity.key_label, key_id=identity.key_id)
+    if public.public_key_info != identity.certificate.public_key.dump():
+        raise KeyMissingError(
+            f"the key labelled {identity.key_label!r} is not the one that the certificate is for",
+            hint="Run hsm-enroll init --new-key to enroll with a new key.",
+        )
+
+
+def _continued(attempt: Attempt | None, token: TokenName, request: Request, folder: Path, opened: Session) -> Attempt:
+    """Return the attempt under way, or begin one; its key's name is durable before there is a key."""
+    if attempt is not None:
+        same_token = (attempt.token.label, attempt.token.serial) == (token.label, token.serial)
+        fits = same_token and attempt.key_type is request.key_type
+        if fits and (attempt.new_key or not request.new_key):
+            return attempt
+        if not request.new_key:
+            raise UsageError(
+                f"an enrolment with a key of type {attempt.key_type} in token {attempt.token.label!r} is under way",
+                hint="Run init with that token and key type to resume it, or with --new-key to give it up.",
+            )
+        if same_token:
+            keypair.destroy(opened, label=attempt.key_label, key_id=attempt.key_id)
+    begun = Attempt.begin(token, request.key_type, new_key=request.new_key)
+    begun.save(folder)
+    return begun
+
+
+def _key(attempt: Attempt, opened: Session, steps: _Steps) -> KeyPair:
+    try:
+        key = keypair.find(opened, label=attempt.key_label, key_id=attempt.key_id)
+    except KeyMissingError:
+        # A run that died while the token worked may have left one half of the pair; it is this attempt's own.
+        keypair.destroy(opened, label=attempt.key_label, key_id=attempt.key_id)
+        with steps.step("key"):
+            return keypair.generate(opened, attempt.key_type, label=attempt.key_label, key_id=attempt.key_id)
+    if not key.origin.is_hardware_born:
+        raise KeyOriginError(f"the key labelled {key.label!r} was not born in its token, or can leave it")
+    steps.skip("key")
+    return key
+
+
+def _csr(attempt: Attempt, key: KeyPair, subject: Name, folder: Path, steps: _Steps) -> str:
+    """Return the request that was journalled, so that a repeated request is the same one, or build it."""
+    if attempt.csr is not None and csr.has_subject(attempt.csr, subject):
+        steps.skip("csr")
+        return attempt.csr
+    with steps.step("csr"):
+        request = csr.build(key, subject)
+        replace(attempt, csr=request).save(folder)
+    return request
+
+
+def _check_issued(issued: Issued, key: KeyPair) -> None:
+    """Store nothing that is not a valid certificate for this very key."""
+    certificate = read_certificate(issued.certificate_pem)
+    if certificate.public_key.dump() != key.public_key_info:
+        raise ForeignCertificateError("the API answered with a certificate for another key")
+    if certificate.not_valid_after <= datetime.now(UTC):
+        raise ForeignCertificateError(
+            f"the API answered with a certificate that ended on {certificate.not_valid_after:%Y-%m-%d}",
+            hint="Check this device's clock, then tell the operator of the backend.",
+        )
+
+
+def _once(pin: PinSource) -> PinSource:
+    """Ask for the PIN at the first call only: a person types it once."""
+    known: list[Secret] = []
+
+    def source(token: TokenName) -> Secret:
+        if not known:
+            known.append(pin(token))
+        return known[0]
+
+    return source

@@ -1,0 +1,80 @@
+"""The journal of one enrolment under way: written before an effect, so that whatever dies, the next run resumes."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from hsm_enroll import state
+from hsm_enroll.errors import StateCorruptError
+from hsm_enroll.key import KeyType, TokenName
+
+_VERSION = 1
+_FILE = "journal.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One enrolment under way: until there is an identity with its key, and the first message is sent.
+
+    Attributes:
+        token: where its key is made.
+        key_type: what is made.
+        key_label: CKA_LABEL, chosen before the key exists.
+        key_id: CKA_ID, chosen before the key exists.
+        csr: PEM once it is built, kept so that a repeated request is the same request.
+    """
+
+    token: TokenName
+    key_type: KeyType
+    key_label: str
+    key_id: bytes
+    new_key: bool
+    csr: str | None = None
+
+    @classmethod
+    def begin(cls, token: TokenName, key_type: KeyType, *, new_key: bool) -> Attempt:
+        """Name a key that does not exist yet; label and id are random, so no key of the token has them."""
+        key_id = secrets.token_bytes(8)
+        return cls(token, key_type, f"hsm-enroll-{key_id.hex()}", key_id, new_key)
+
+    @classmethod
+    def load(cls, folder: Path) -> Attempt | None:
+        """Read the journal, or return None where no enrolment is under way.
+
+        Raises:
+            StateError, StateCorruptError, StateTooNewError: there is one that cannot be used.
+        """
+        document = state.read_document(folder / _FILE, _VERSION)
+        if document is None:
+            return None
+        try:
+            members: dict[str, Any] = {field.name: document[field.name] for field in fields(cls)}
+            members["token"] = TokenName(**{**members["token"], "module": Path(members["token"]["module"])})
+            members["key_type"] = KeyType(members["key_type"])
+            members["key_id"] = bytes.fromhex(members["key_id"])
+            return cls(**members)
+        except (KeyError, TypeError, ValueError) as error:
+            raise StateCorruptError(f"{folder / _FILE} is damaged") from error
+
+    def save(self, folder: Path) -> None:
+        """Write the journal; it is durable when this returns.
+
+        Raises:
+            StateError: it cannot be written.
+        """
+        document = asdict(self)
+        document["token"]["module"] = str(self.token.module)
+        document["key_id"] = self.key_id.hex()
+        state.write_document(folder / _FILE, _VERSION, document)
+
+
+def close(folder: Path) -> None:
+    """Remove the journal: nothing is under way any more.
+
+    Raises:
+        StateError: it cannot be removed.
+    """
+    state.remove(folder / _FILE)

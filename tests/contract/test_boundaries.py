@@ -1,0 +1,153 @@
+"""The rules of the house about imports, read from the import graph itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from functools import cache
+
+import grimp
+import pytest
+
+# Rule 2: one owner per library; "local" and "operator" reach AWS, and "cli" owns the terminal.
+_OWNERS = {
+    "pkcs11": ("hsm_enroll.token",),
+    "awscrt": ("hsm_enroll.mqtt",),
+    "awsiot": ("hsm_enroll.mqtt",),
+    "requests": ("hsm_enroll.api",),
+    "boto3": ("hsm_enroll.local", "hsm_enroll.operator"),
+    "botocore": ("hsm_enroll.local", "hsm_enroll.operator"),
+    "moto": ("hsm_enroll.local",),
+    "werkzeug": ("hsm_enroll.local",),
+    "click": ("hsm_enroll.cli",),
+    "rich": ("hsm_enroll.cli",),
+}
+
+# Rule 1: dependencies point one way; a room may use what stands to its right and nothing else.
+_MAY_USE = {
+    "cli": None,  # the top: anything
+    "local": {"errors"},
+    "doctor": {"api", "device_token", "errors", "identity", "pin", "settings", "token"},
+    "enrollment": {"api", "certificate", "csr", "errors", "identity", "journal", "key", "secret", "state", "token"},
+    "device_token": {"errors", "key", "pin", "secret", "settings", "token", "uri"},
+    "mqtt": {"certificate", "errors", "identity", "key", "secret", "uri"},
+    "token": {"errors", "key", "secret", "uri"},
+    "api": {"errors", "secret"},
+    "identity": {"certificate", "errors", "key", "settings", "state", "uri"},
+    "journal": {"errors", "key", "state"},
+    "pin": {"errors", "key", "secret", "state"},
+    "csr": {"errors", "key"},
+    "certificate": {"errors"},
+    "invite": {"errors", "secret"},
+    "settings": {"errors", "key", "uri"},
+    "state": {"errors"},
+    "key": {"uri"},
+    "uri": {"errors"},
+    "secret": set[str](),
+    "errors": set[str](),
+}
+_BACKEND_MAY_USE = {
+    "http": {"errors", "service", "csr_policy", "strict_json", "settings", "log"},
+    "service": {"errors", "csr_policy", "issuer", "settings"},
+    "csr_policy": {"errors"},
+    "issuer": {"errors", "csr_policy"},
+    "errors": set[str](),
+}
+
+
+@cache
+def _graph() -> grimp.ImportGraph:
+    return grimp.build_graph(
+        "hsm_enroll", "enrollment_backend", include_external_packages=True, exclude_type_checking_imports=True
+    )
+
+
+def _room(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+@pytest.mark.parametrize("library", _OWNERS)
+def test_a_library_is_imported_by_its_owner_alone(library: str) -> None:
+    """Rule 2: nobody but the owner of a library imports it."""
+    strangers = {
+        module
+        for module in _graph().find_modules_that_directly_import(library)
+        if not module.startswith(_OWNERS[library])
+    }
+    assert strangers == set()
+
+
+def test_every_owned_library_is_in_use() -> None:
+    """The table of owners names no library that the graph does not know, so that it cannot rot."""
+    later = {library for library in _OWNERS if library not in _graph().modules}
+    assert later == set()
+
+
+def test_every_room_has_its_row() -> None:
+    """Rule 1: a new room has to say what it may use."""
+    rooms = {_room(module) for module in _graph().modules if module.startswith("hsm_enroll.")}
+    assert rooms - {"__main__"} == set(_MAY_USE)
+
+
+@pytest.mark.parametrize("room", [room for room, uses in _MAY_USE.items() if uses is not None])
+def test_a_room_uses_only_what_it_may(room: str) -> None:
+    """Rule 1: dependencies of the client point one way."""
+    allowed = _MAY_USE[room]
+    assert allowed is not None
+    used = {
+        _room(imported)
+        for module in _graph().modules
+        if module.startswith("hsm_enroll.") and _room(module) == room
+        for imported in _graph().find_modules_directly_imported_by(module)
+        if imported.startswith("hsm_enroll.") and _room(imported) != room
+    }
+    assert used <= allowed
+
+
+@pytest.mark.parametrize("room", _BACKEND_MAY_USE)
+def test_a_backend_module_uses_only_what_it_may(room: str) -> None:
+    """Rule 1: dependencies of the backend point one way."""
+    used = {
+        _room(imported)
+        for imported in _graph().find_modules_directly_imported_by(f"enrollment_backend.{room}")
+        if imported.startswith("enrollment_backend.")
+    }
+    assert used <= _BACKEND_MAY_USE[room]
+
+
+def test_the_two_sides_share_no_code() -> None:
+    """Rule 3: the client never imports the backend, nor the backend the client."""
+    graph = _graph()
+    crossings = {
+        (importer, imported)
+        for importer in graph.modules
+        for imported in graph.find_modules_directly_imported_by(importer)
+        if {importer.split(".")[0], imported.split(".")[0]} == {"hsm_enroll", "enrollment_backend"}
+    }
+    assert crossings == set()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "heavy"),
+    [
+        (["status"], {"boto3", "awscrt", "awsiot", "rich", "requests", "moto", "cryptography"}),
+        (["--help"], {"boto3", "awscrt", "rich", "requests", "pkcs11", "asn1crypto", "moto"}),
+        (["publish", "--help"], {"boto3", "rich", "requests", "moto"}),
+    ],
+)
+def test_a_command_imports_only_what_it_uses(
+    arguments: list[str], heavy: set[str], tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule 4: a command does not pay for a library that it does not use."""
+    monkeypatch.setenv("HSM_ENROLL_HOME", str(tmp_path))
+    program = (
+        "import sys, atexit\n"
+        "atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
+        f"sys.argv = ['hsm-enroll', *{arguments!r}]\n"
+        "from hsm_enroll.cli import main\n"
+        "main()\n"
+    )
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    loaded = set(child.stderr.split())
+    assert "hsm_enroll.cli" in loaded
+    assert loaded & heavy == set()

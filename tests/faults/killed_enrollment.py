@@ -1,0 +1,86 @@
+"""One enrolment in a process of its own that may be killed at a chosen point: ``python -m … SPECIFICATION.json``.
+
+Everything is real but the API, whose requests are recorded and answered with certificates of a CA made for the test.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from hsm_enroll import device_token, enrollment, pin, settings
+from hsm_enroll.api import EnrollmentClient, Issued
+from hsm_enroll.key import KeyType, TokenName
+from hsm_enroll.secret import Secret
+from tests.client.mqtt.authority import Authority
+
+
+@dataclass
+class RecordingClient(EnrollmentClient):
+    """Answers as the API does and writes each CSR into a file first."""
+
+    folder: Path
+    answered: str
+
+    @property
+    def base_url(self) -> str:
+        return "https://api.example"
+
+    def enroll(self, csr: str, thing_name: str) -> Issued:
+        with (self.folder / "requests").open("a", encoding="utf-8") as requests:
+            requests.write(json.dumps(csr) + "\n")
+        request = x509.load_pem_x509_csr(csr.encode())
+        spki = request.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        certificate = Authority(self.folder / f"ca-{os.getpid()}").issue_client(spki, thing_name)
+        if self.answered == "no":
+            os.kill(os.getpid(), signal.SIGKILL)
+        pem = certificate.public_bytes(Encoding.PEM).decode()
+        return Issued(pem, "0a" * 32, thing_name, "localhost", 8883, attested=False)
+
+
+def main(specification: dict[str, Any]) -> None:
+    """Enroll as the specification says: ``kill`` is "STEP begin" or "STEP end"."""
+    home = Path(os.environ["HSM_ENROLL_HOME"])
+    resolved = settings.load(os.environ, {})
+    kill = specification.get("kill")
+
+    @contextmanager
+    def progress(step: str) -> Iterator[None]:
+        if kill == f"{step} begin":
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield
+        if kill == f"{step} end":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def token_pin(token: TokenName) -> Secret:
+        made = pin.made(home, token)
+        assert made is not None
+        return made
+
+    ports = enrollment.Ports(
+        locate=lambda: device_token.locate(resolved),
+        pin=token_pin,
+        client=lambda: RecordingClient(home.parent, specification.get("answered", "yes")),
+        publish=lambda *_: None,
+    )
+    request = enrollment.Request(
+        specification.get("thing", "gateway-17"),
+        KeyType(specification.get("keyType", "ec-p256")),
+        new_key=specification.get("newKey", False),
+    )
+    outcome = enrollment.enroll(request, home, ports, progress)
+    print(json.dumps({"id": outcome.identity.key_id.hex(), "already": outcome.already_enrolled}))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
