@@ -41,11 +41,15 @@ def subject(common_name: str, additions: str | None = None) -> x509.Name:
         additions: an RFC 4514 string such as ``OU=Line 3,O=Example,C=CH``, without a CN; None adds nothing.
 
     Raises:
-        UsageError: the common name is too long for a certificate, or the additions cannot be read or hold a CN.
+        UsageError: the common name is too long for a certificate or no Unicode text, or the additions cannot be
+            read or hold a CN.
     """
     if not 0 < len(common_name) <= 64:
         raise UsageError(f"a certificate's CN has 1 to 64 characters; {common_name!r} has {len(common_name)}")
-    own = x509.Name.build({"common_name": common_name}).chosen
+    try:
+        own = x509.Name.build({"common_name": common_name}).chosen
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{common_name!r} is no Unicode text, which a certificate's CN has to be") from error
     names = [] if additions is None else list(_parsed(additions).chosen)
     if any(attribute["type"].native == "common_name" for name in names for attribute in name):
         raise UsageError("the subject's additions hold a CN; the CN is the Thing's name")
@@ -78,11 +82,15 @@ def build(signer: Signer, name: x509.Name) -> str:
         HsmEnrollError: whatever the signer raises.
     """
     algorithm = algos.SignedDigestAlgorithm({"algorithm": _SIGNATURE_ALGORITHMS.get(signer.key_type, "sha256_rsa")})
+    try:
+        public_key_info = keys.PublicKeyInfo.load(signer.public_key_info, strict=True)
+    except ValueError as error:
+        raise TokenRefusedError(f"the token's public key is not one: {error}") from error
     information = csr.CertificationRequestInfo(
         {
             "version": "v1",
             "subject": name,
-            "subject_pk_info": keys.PublicKeyInfo.load(signer.public_key_info),
+            "subject_pk_info": public_key_info,
             "attributes": csr.CRIAttributes([]),
         }
     )
@@ -98,10 +106,15 @@ def build(signer: Signer, name: x509.Name) -> str:
     return bytes(pem.armor("CERTIFICATE REQUEST", der)).decode("ascii")
 
 
-def public_key_info(request: str) -> bytes:
-    """Return the DER SubjectPublicKeyInfo of a request in PEM that :func:`build` made."""
-    _, _, der = pem.unarmor(request.encode("ascii"))
-    return bytes(csr.CertificationRequest.load(der)["certification_request_info"]["subject_pk_info"].dump())
+def is_for(request: str, public_key_info: bytes, name: x509.Name) -> bool:
+    """Whether a request in PEM that :func:`build` made is for exactly this key and this subject; junk is not."""
+    try:
+        _, _, der = pem.unarmor(request.encode("ascii"))
+        information = csr.CertificationRequest.load(der)["certification_request_info"]
+        same_key = information["subject_pk_info"].dump() == public_key_info
+        return bool(same_key and information["subject"].dump() == name.dump())
+    except (ValueError, TypeError):
+        return False
 
 
 def _verify(der: bytes) -> None:
@@ -124,9 +137,21 @@ def _parsed(text: str) -> x509.Name:
     from cryptography.x509 import Name
 
     try:
-        parsed = Name.from_rfc4514_string(text)
+        name = x509.Name.load(Name.from_rfc4514_string(text).public_bytes())
+        _check_character_sets(name)
     except ValueError as error:
+        reason = f": {error}" if str(error) else ""
         raise UsageError(
-            f"{text!r} is not an RFC 4514 name: {error}", hint="Write it like OU=Line 3,O=Example,C=CH."
+            f"{text!r} is not an RFC 4514 name{reason}", hint="Write it like OU=Line 3,O=Example,C=CH."
         ) from error
-    return x509.Name.load(parsed.public_bytes())
+    return name
+
+
+def _check_character_sets(name: x509.Name) -> None:
+    """Refuse what ``cryptography`` writes all the same: UTF-8 in a string type of ASCII (C and DC are such)."""
+    for relative in name.chosen:
+        for attribute in relative:
+            value = attribute["value"]
+            text = value.chosen if isinstance(value, core.Choice) else value
+            if isinstance(text, core.PrintableString | core.IA5String) and not text.contents.isascii():
+                raise ValueError(f"{attribute['type'].human_friendly} holds a letter beyond ASCII")

@@ -229,10 +229,10 @@ def _api(patient: Patient) -> Finding:
 
 
 def _mqtt(patient: Patient) -> Finding:
-    name, identity, settings = "mqtt.reachable", patient.identity, patient.settings
-    known = isinstance(identity, Identity)
-    host = settings.mqtt_endpoint or (identity.mqtt_endpoint if known else None)
-    port = settings.mqtt_port or (identity.mqtt_port if known else None)
+    name, settings = "mqtt.reachable", patient.settings
+    identity = patient.identity if isinstance(patient.identity, Identity) else None
+    host = settings.mqtt_endpoint or (identity.mqtt_endpoint if identity else None)
+    port = settings.mqtt_port or (identity.mqtt_port if identity else None)
     if host is None or port is None:
         return Finding(name, Status.SKIPPED, "no broker is known before the device is enrolled")
     try:

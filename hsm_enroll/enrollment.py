@@ -33,6 +33,7 @@ from hsm_enroll.token.keypair import KeyPair
 
 if TYPE_CHECKING:
     from asn1crypto.x509 import Name
+
     from hsm_enroll.token.session import Session
 
 PinSource = Callable[[TokenName], Secret]
@@ -136,17 +137,16 @@ def enroll(request: Request, folder: Path, ports: Ports, progress: Progress = la
         steps = _Steps(progress)
         attempt = Attempt.load(folder)
         identity = _current(folder)
-        resumes = attempt is not None and (attempt.new_key or not request.new_key)
-        if identity is None or (request.new_key and not resumes):
+        unsent = attempt is not None and identity is not None and attempt.key_id == identity.key_id
+        if identity is None or (attempt is not None and not unsent):
             return _enroll(request, attempt, identity, folder, ports, steps)
-        if attempt is None or attempt.key_id == identity.key_id:
-            _check_thing(identity, request)
-        if attempt is None:
-            _check_key(identity)
-            return Outcome(identity, (), already_enrolled=True)
-        if attempt.key_id == identity.key_id:
+        if request.new_key and not (attempt is not None and attempt.new_key):
+            return _enroll(request, None, identity, folder, ports, steps)
+        _check_thing(identity, request)
+        if unsent:
             return _finish(identity, folder, ports, steps)
-        return _enroll(request, attempt, identity, folder, ports, steps)
+        _check_key(identity)
+        return Outcome(identity, (), already_enrolled=True)
 
 
 def _enroll(
@@ -159,9 +159,11 @@ def _enroll(
     subject = csr.subject(thing_name, request.subject)
     with steps.step("token"):
         token = ports.locate()
+    attempt = _continued(attempt, token, request)
+    # Durable before the key is; and a folder that cannot be written is found out before a login.
+    attempt.save(folder)
     pin = _once(ports.pin)
     with session.opened(token, lambda: pin(token), writable=True) as opened:
-        attempt = _continued(attempt, token, request, folder, opened)
         key = _key(attempt, opened, steps)
         certification_request = _csr(attempt, key, subject, folder, steps)
     with steps.step("certificate"):
@@ -223,30 +225,30 @@ def _check_key(identity: Identity) -> None:
         )
 
 
-def _continued(attempt: Attempt | None, token: TokenName, request: Request, folder: Path, opened: Session) -> Attempt:
-    """Return the attempt under way, or begin one; its key's name is durable before there is a key."""
-    if attempt is not None:
-        same_token = (attempt.token.label, attempt.token.serial) == (token.label, token.serial)
-        fits = same_token and attempt.key_type is request.key_type
-        if fits and (attempt.new_key or not request.new_key):
-            return attempt
-        if not request.new_key:
-            raise UsageError(
-                f"an enrolment with a key of type {attempt.key_type} in token {attempt.token.label!r} is under way",
-                hint="Run init with that token and key type to resume it, or with --new-key to give it up.",
-            )
-        if same_token:
-            keypair.destroy(opened, label=attempt.key_label, key_id=attempt.key_id)
-    begun = Attempt.begin(token, request.key_type, new_key=request.new_key)
-    begun.save(folder)
-    return begun
+def _continued(attempt: Attempt | None, token: TokenName, request: Request) -> Attempt:
+    """Return the attempt under way, or begin one; the key of one that is given up is replaced under its own name."""
+    if attempt is None:
+        return Attempt.begin(token, request.key_type, new_key=request.new_key)
+    same_token = (attempt.token.label, attempt.token.serial) == (token.label, token.serial)
+    if same_token and attempt.key_type is request.key_type:
+        return attempt
+    if not request.new_key:
+        raise UsageError(
+            f"an enrolment with a key of type {attempt.key_type} in token {attempt.token.label!r} is under way",
+            hint="Run init with that token and key type to resume it, or with --new-key to give it up.",
+        )
+    if same_token:
+        return replace(attempt, key_type=request.key_type)
+    return Attempt.begin(token, request.key_type, new_key=True)
 
 
 def _key(attempt: Attempt, opened: Session, steps: _Steps) -> KeyPair:
     try:
         key = keypair.find(opened, label=attempt.key_label, key_id=attempt.key_id)
     except KeyMissingError:
-        # A run that died while the token worked may have left one half of the pair; it is this attempt's own.
+        key = None
+    if key is None or key.key_type is not attempt.key_type:
+        # One half of a pair, left by a run that died while the token worked, or the key of an attempt given up.
         keypair.destroy(opened, label=attempt.key_label, key_id=attempt.key_id)
         with steps.step("key"):
             return keypair.generate(opened, attempt.key_type, label=attempt.key_label, key_id=attempt.key_id)
@@ -258,7 +260,7 @@ def _key(attempt: Attempt, opened: Session, steps: _Steps) -> KeyPair:
 
 def _csr(attempt: Attempt, key: KeyPair, subject: Name, folder: Path, steps: _Steps) -> str:
     """Return the request that was journalled, so that a repeated request is the same one, or build it."""
-    if attempt.csr is not None and csr.has_subject(attempt.csr, subject):
+    if attempt.csr is not None and csr.is_for(attempt.csr, key.public_key_info, subject):
         steps.skip("csr")
         return attempt.csr
     with steps.step("csr"):

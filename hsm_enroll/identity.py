@@ -23,6 +23,22 @@ if TYPE_CHECKING:
 _VERSION = 1
 _FILE = "identity.json"
 _CERTIFICATE_FILE = "certificate.pem"
+_MEMBERS = {
+    "thing_name": str,
+    "certificate_id": str,
+    "certificate_pem": str,
+    "token": dict,
+    "key_label": str,
+    "key_id": str,
+    "key_type": str,
+    "key_origin": dict,
+    "api": str,
+    "mqtt_endpoint": str,
+    "mqtt_port": int,
+    "attested": bool,
+}
+_TOKEN_MEMBERS = {field.name: str for field in fields(TokenName)}
+_ORIGIN_MEMBERS = {field.name: bool for field in fields(KeyOrigin)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +93,7 @@ class Identity:
         try:
             identity = cls._from_document(document)
             identity.certificate  # noqa: B018 - reading it is the check
-        except (KeyError, TypeError, ValueError, ForeignCertificateError) as error:
+        except (ValueError, ForeignCertificateError) as error:
             raise StateCorruptError(f"{folder / _FILE} is damaged") from error
         return identity
 
@@ -116,12 +132,13 @@ class Identity:
 
     @classmethod
     def _from_document(cls, document: dict[str, Any]) -> Identity:
-        members = {field.name: document[field.name] for field in fields(cls)}
-        token = TokenName(**{**members.pop("token"), "module": Path(document["token"]["module"])})
-        origin = KeyOrigin(**members.pop("key_origin"))
+        members = state.members(document, _MEMBERS)
+        token = state.members(members.pop("token"), _TOKEN_MEMBERS)
+        token_name = TokenName(**{**token, "module": Path(token["module"])})
+        origin = KeyOrigin(**state.members(members.pop("key_origin"), _ORIGIN_MEMBERS))
         key_id = bytes.fromhex(members.pop("key_id"))
         key_type = KeyType(members.pop("key_type"))
-        return cls(**members, token=token, key_origin=origin, key_id=key_id, key_type=key_type)
+        return cls(**members, token=token_name, key_origin=origin, key_id=key_id, key_type=key_type)
 
 
 def certificate_file(folder: Path) -> Path:

@@ -6,14 +6,19 @@ import os
 import secrets
 import stat
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from hsm_enroll import state
-from hsm_enroll.errors import PinExposedError, PinMissingError, StateError
+from hsm_enroll.errors import PinExposedError, PinMissingError, StateCorruptError, StateError
+from hsm_enroll.key import TokenName
 from hsm_enroll.secret import Secret
 
 _CREDENTIAL = "hsm-enroll.pin"
 _STATE_FILE = "pin"
+_OWNER_FILE = "token.json"
+_OWNER_VERSION = 1
+_OWNER_MEMBERS = {field.name: str for field in fields(TokenName)}
 # 20 characters of 32 are 100 bits; no letter that a person could misread.
 _ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
 _LENGTH = 21
@@ -41,17 +46,17 @@ def resolve(
     Raises:
         PinMissingError: there is no source, or it is empty.
         PinExposedError: the file can be read by group or others.
-        StateError: the file cannot be read.
+        StateError: the file, or the credential, cannot be read.
     """
     if pin_file is not None:
         return read_file(pin_file)
     if directory := environment.get("CREDENTIALS_DIRECTORY"):
-        credential = Path(directory) / _CREDENTIAL
-        if credential.exists():
-            # systemd guards the folder and sets the file's mode as it sees fit (systemd.exec, CREDENTIALS).
-            return _first_line(credential)
-    if value := environment.get("HSM_ENROLL_PIN"):
-        return Secret(value)
+        # systemd guards the folder and sets the file's mode as it sees fit (systemd.exec, CREDENTIALS).
+        credential = _first_line(Path(directory) / _CREDENTIAL)
+        if credential is not None:
+            return credential
+    if given := Secret(environment.get("HSM_ENROLL_PIN", "")):
+        return given
     if (made := made_pin()) is not None:
         return made
     if ask is not None and (answer := ask()):
@@ -64,7 +69,7 @@ def read_file(file: Path) -> Secret:
 
     Raises:
         PinExposedError: group or others may read it.
-        PinMissingError: it does not exist or is empty.
+        PinMissingError: it does not exist, is empty or is not text.
         StateError: it cannot be read.
     """
     try:
@@ -75,7 +80,9 @@ def read_file(file: Path) -> Secret:
         raise StateError(f"the PIN file {file} cannot be read: {error.strerror}") from error
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise PinExposedError(f"the PIN file {file} is open to others (mode {stat.S_IMODE(mode):04o})")
-    return _first_line(file)
+    if (pin := _first_line(file)) is None:
+        raise PinMissingError(f"the PIN file {file} does not exist")
+    return pin
 
 
 def make() -> Secret:
@@ -100,13 +107,61 @@ def keep(folder: Path, pin: Secret) -> Path:
             f"{file} holds the PIN of another token",
             hint="Move it away, or give the new token's PIN in HSM_ENROLL_PIN_FILE.",
         )
-    state.write(file, pin.reveal() + "\n")
+    state.write(file, lambda: pin.reveal() + "\n")
     return file
 
 
-def _first_line(file: Path) -> Secret:
-    text = state.read(file)
-    line = text.splitlines()[0].strip() if text and text.strip() else ""
-    if not line:
+def remember(folder: Path, token: TokenName) -> None:
+    """Note which token the kept PIN is for.
+
+    Raises:
+        StateError: it cannot be written.
+    """
+    state.write_document(folder / _OWNER_FILE, _OWNER_VERSION, {**asdict(token), "module": str(token.module)})
+
+
+def made_for(folder: Path) -> TokenName | None:
+    """Return the token whose PIN the state folder keeps, or None.
+
+    Raises:
+        StateError, StateCorruptError, StateTooNewError: the note cannot be used.
+    """
+    document = state.read_document(folder / _OWNER_FILE, _OWNER_VERSION)
+    if document is None:
+        return None
+    try:
+        members = state.members(document, _OWNER_MEMBERS)
+    except ValueError as error:
+        raise StateCorruptError(f"{folder / _OWNER_FILE} is damaged") from error
+    return TokenName(**{**members, "module": Path(members["module"])})
+
+
+def made(folder: Path, token: TokenName) -> Secret | None:
+    """Return the PIN that was made for this very token, or None: a wrong PIN may lock a chip, so no other is tried.
+
+    Raises:
+        StateError, StateCorruptError, PinExposedError, PinMissingError: it is there and cannot be used.
+    """
+    owner = made_for(folder)
+    if owner is None or (owner.label, owner.serial) != (token.label, token.serial):
+        return None
+    return read_file(made_pin_file(folder))
+
+
+def _first_line(file: Path) -> Secret | None:
+    """Return the first line without the blanks around it, or None where the file does not exist."""
+    try:
+        pin = _read_first_line(file)
+    except StateCorruptError:
+        # Without its cause, which repeats a byte of the PIN.
+        raise PinMissingError(f"the PIN file {file} is not text in UTF-8") from None
+    if pin is not None and not pin:
         raise PinMissingError(f"the PIN file {file} is empty")
-    return Secret(line)
+    return pin
+
+
+def _read_first_line(file: Path) -> Secret | None:
+    """Hold the text in no frame that is alive when something is raised (a traceback may show its locals)."""
+    text = state.read(file)
+    # Editors of another system put a byte order mark first; as a part of the PIN it would cost a try.
+    return None if text is None else Secret(text.removeprefix("\ufeff").partition("\n")[0].strip())

@@ -24,10 +24,16 @@ class Secret:
     def __repr__(self) -> str:
         return "[redacted]"
 
+    def __format__(self, specification: str) -> str:
+        return format(repr(self), specification)
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Secret):
             return NotImplemented
-        return hmac.compare_digest(self._value.encode(), other._value.encode())
+        # An environment variable that is not UTF-8 arrives with surrogates (PEP 383); they compare like the rest.
+        return hmac.compare_digest(
+            self._value.encode(errors="surrogatepass"), other._value.encode(errors="surrogatepass")
+        )
 
     __hash__ = None  # type: ignore[assignment]
 

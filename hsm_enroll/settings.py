@@ -49,6 +49,12 @@ class Settings:
     subject: str | None = None
 
 
+def _path(text: str) -> Path:
+    if "\0" in text:
+        raise ValueError(text)
+    return Path(text)
+
+
 def _port(text: str) -> int:
     port = int(text)
     if not 0 < port < 65536:
@@ -57,14 +63,14 @@ def _port(text: str) -> int:
 
 
 _READERS = {
-    "module": Path,
+    "module": _path,
     "token": Pkcs11Uri.parse,
     "thing": str,
     "api_url": str,
-    "ca_file": Path,
+    "ca_file": _path,
     "mqtt_endpoint": str,
     "mqtt_port": _port,
-    "pin_file": Path,
+    "pin_file": _path,
     "key_type": KeyType,
     "subject": str,
 }
@@ -110,7 +116,7 @@ def _configuration(environment: Mapping[str, str]) -> tuple[Path, dict[str, str]
     file = _folder(environment, _SYSTEM_CONFIGURATION, "XDG_CONFIG_HOME", ".config") / "config.toml"
     try:
         document = tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return file, {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{file} is not TOML: {error}", hint="Correct the file.") from error
@@ -119,6 +125,9 @@ def _configuration(environment: Mapping[str, str]) -> tuple[Path, dict[str, str]
     unknown = sorted(set(document) - set(_READERS))
     if unknown:
         raise UsageError(f"{file}: {unknown[0]!r} is no setting", hint=f"Settings: {', '.join(_READERS)}.")
+    for key, value in document.items():
+        if not isinstance(value, str) and not (key == "mqtt_port" and type(value) is int):
+            raise UsageError(f"{file}: {key} is not a string", hint="Write its value in quotation marks.")
     return file, {key: str(value) for key, value in document.items()}
 
 
@@ -132,5 +141,17 @@ def _folder(environment: Mapping[str, str], system: Path, variable: str, below_h
         return Path(home)
     if os.geteuid() == 0 or os.access(system, os.R_OK | os.X_OK):
         return system
-    base = environment.get(variable)
-    return (Path(base) if base else Path.home() / below_home) / "hsm-enroll"
+    base = Path(environment.get(variable, ""))
+    # A relative path is no path here (XDG Base Directory Specification, "Environment variables").
+    return (base if base.is_absolute() else _home(environment) / below_home) / "hsm-enroll"
+
+
+def _home(environment: Mapping[str, str]) -> Path:
+    if home := environment.get("HOME"):
+        return Path(home)
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        raise UsageError(
+            f"user id {os.geteuid()} has no home folder", hint="Name a folder for everything in HSM_ENROLL_HOME."
+        ) from error

@@ -10,12 +10,16 @@ import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from hsm_enroll.errors import BusyError, StateCorruptError, StateError, StateTooNewError
+
+_LOCK_FILE = "lock"
+# What may lie in a state folder before this program first works in it.
+_LAID_BY_HAND = {"config.toml"}
 
 
 @contextmanager
@@ -48,38 +52,55 @@ def _open_lock(folder: Path) -> int:
             )
         # Secrets lie beside the lock; a folder somebody made by hand is often 0755.
         if folder.stat().st_mode & 0o077:
-            folder.chmod(0o700)
-        return os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            _close_to_others(folder)
+        return os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise StateError(f"the state folder {folder} cannot be used: {error.strerror}") from error
 
 
-def write(file: Path, content: str, *, mode: int = 0o600) -> None:
+def _close_to_others(folder: Path) -> None:
+    """Take the folder from group and others, but only one that is this program's: HSM_ENROLL_HOME may name /etc."""
+    names = {entry.name for entry in folder.iterdir()}
+    if _LOCK_FILE not in names and names - _LAID_BY_HAND:
+        raise StateError(
+            f"{folder} is open to others and holds files that are not this program's",
+            hint="Name a folder of its own in HSM_ENROLL_HOME; or, if this is it, close it: chmod 700 FOLDER.",
+        )
+    folder.chmod(0o700)
+
+
+def write(file: Path, content: str | Callable[[], str], *, mode: int = 0o600) -> None:
     """Replace a file atomically and durably.
 
     Args:
         file: its folder exists.
-        content: written as UTF-8.
+        content: written as UTF-8; what is secret comes as a function, so that no traceback's locals hold it.
         mode: permission bits of the new file.
 
     Raises:
-        StateError: the disk is full, read-only or broken; the old content is untouched.
+        StateError: the disk is full, read-only or broken, or the content is no Unicode text; the old content is
+            untouched.
     """
     temporary = None
     try:
         descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             os.fchmod(descriptor, mode)
-            stream.write(content)
+            stream.write(content if isinstance(content, str) else content())
             stream.flush()
             os.fsync(descriptor)
         Path(temporary).replace(file)
+        temporary = None
         _sync_folder(file.parent)
     except OSError as error:
+        raise StateError(f"{file} cannot be written: {error.strerror}") from error
+    except UnicodeEncodeError:
+        # Without its cause, which repeats a part of what may be a secret.
+        raise StateError(f"{file} cannot be written: its content has no form in UTF-8") from None
+    finally:
         if temporary is not None:
             with suppress(OSError):
                 Path(temporary).unlink()
-        raise StateError(f"{file} cannot be written: {error.strerror}") from error
 
 
 def remove(file: Path) -> None:
@@ -103,7 +124,8 @@ def read(file: Path) -> str | None:
         StateCorruptError: it is not UTF-8.
     """
     try:
-        return file.read_text(encoding="utf-8")
+        # Decoded here and held by no name: a traceback that shows locals must not show what may be a secret.
+        return file.read_bytes().decode("utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -139,6 +161,20 @@ def read_document(file: Path, version: int) -> dict[str, Any] | None:
     if document["version"] > version:
         raise StateTooNewError(f"{file} has format {document['version']}; this version reads up to {version}")
     return document
+
+
+def members(document: object, kinds: Mapping[str, type]) -> dict[str, Any]:
+    """Return the named members of a JSON object, each of exactly the type it should have; others are left out.
+
+    Raises:
+        ValueError: it is not an object, or one of them is missing or of another type.
+    """
+    if not isinstance(document, dict):
+        raise ValueError("not a JSON object")  # noqa: TRY004 - foreign data, not a caller's mistake
+    for name, kind in kinds.items():
+        if type(document.get(name)) is not kind:
+            raise ValueError(f"{name} is missing or not of type {kind.__name__}")
+    return {name: document[name] for name in kinds}
 
 
 def _sync_folder(folder: Path) -> None:

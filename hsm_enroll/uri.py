@@ -6,6 +6,7 @@ Pure: a value that is parsed, compared and printed. Which token it finds is ``to
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
@@ -13,20 +14,24 @@ from urllib.parse import quote, unquote_to_bytes
 from hsm_enroll.errors import UsageError
 
 _SCHEME = "pkcs11:"
+# RFC 3986 §3.1: schemes are read in either case and written in lower case.
+_SCHEME_READ = re.compile(_SCHEME, re.IGNORECASE | re.ASCII)
 # RFC 7512 §2.3, pk11-path-res-avail and pk11-query-res-avail: what may stand unencoded in a value.
 _PATH_SAFE = ":[]@!$'()*+,=&"
 _QUERY_SAFE = ":[]@!$'()*+,=/?|"
 _VALUE = re.compile(r"(?:[A-Za-z0-9\-._~:\[\]@!$'()*+,=&/?|]|%[0-9A-Fa-f]{2})*")
 
-_PATH_FIELDS = {
-    "token": "token",
-    "manufacturer": "manufacturer",
-    "model": "model",
-    "serial": "serial",
-    "object": "object",
-    "type": "type",
-}
-_OBJECT_TYPES = {"private", "public", "cert", "secret-key", "data"}
+_TEXT_ATTRIBUTES = ("token", "manufacturer", "model", "serial", "object", "type")
+_PATH_ATTRIBUTES = {*_TEXT_ATTRIBUTES, "id"}
+_QUERY_ATTRIBUTES = {"module-path"}
+_PIN_ATTRIBUTES = {"pin-value", "pin-source"}
+# The other names of RFC 7512 §2.3; none of them is taken here.
+_OTHER_ATTRIBUTES = {
+    "library-description", "library-manufacturer", "library-version", "module-name", "slot-description", "slot-id",
+    "slot-manufacturer",
+}  # fmt: skip
+_STANDARD_ATTRIBUTES = _PATH_ATTRIBUTES | _QUERY_ATTRIBUTES | _PIN_ATTRIBUTES | _OTHER_ATTRIBUTES
+_OBJECT_TYPES = ("private", "public", "cert", "secret-key", "data")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +73,18 @@ class Pkcs11Uri:
         Raises:
             UsageError: it is no PKCS#11 URI, or has an attribute twice, or one that is not taken here.
         """
-        if not text.startswith(_SCHEME):
+        scheme = _SCHEME_READ.match(text)
+        if scheme is None:
             raise UsageError(f"not a PKCS#11 URI: it does not start with {_SCHEME!r}", hint=_EXAMPLE)
-        path, _, query = text.removeprefix(_SCHEME).partition("?")
-        values = _path_values(path)
-        object_type = values.get("type")
-        if object_type is not None and object_type not in _OBJECT_TYPES:
-            raise UsageError(f"PKCS#11 URI: type {object_type!r} is none of RFC 7512", hint=_EXAMPLE)
+        path, _, query = text[scheme.end() :].partition("?")
+        values = _attributes(path, ";", _PATH_ATTRIBUTES)
+        identifier = values.pop("id", None)
+        texts = {name: _text(name, value) for name, value in values.items()}
+        if texts.get("type", _OBJECT_TYPES[0]) not in _OBJECT_TYPES:
+            raise UsageError(f"PKCS#11 URI: the type is none of {', '.join(_OBJECT_TYPES)}", hint=_EXAMPLE)
         return cls(
-            **{field: values.get(name) for name, field in _PATH_FIELDS.items()},
-            id=_identifier(path),
+            **texts,
+            id=None if identifier is None else unquote_to_bytes(identifier),
             module_path=_module_path(query),
         )
 
@@ -85,8 +92,8 @@ class Pkcs11Uri:
         """Write the URI with the attributes that are set; CKA_ID percent-encoded whole, as RFC 7512 §2.3 asks."""
         parts = [
             f"{name}={quote(value, safe=_PATH_SAFE)}"
-            for name, field in _PATH_FIELDS.items()
-            if name != "type" and (value := getattr(self, field)) is not None
+            for name in _TEXT_ATTRIBUTES
+            if name != "type" and (value := getattr(self, name)) is not None
         ]
         if self.id is not None:
             parts.append("id=" + "".join(f"%{byte:02X}" for byte in self.id))
@@ -99,53 +106,47 @@ class Pkcs11Uri:
 _EXAMPLE = "Write it like pkcs11:token=gateway;serial=0123456789abcdef"
 
 
-def _attributes(component: str, separator: str) -> dict[str, str]:
+def _attributes(component: str, separator: str, taken: Collection[str]) -> dict[str, str]:
     """Split a component into raw values by name; a name may stand once (RFC 7512 §2.3)."""
     attributes: dict[str, str] = {}
-    for part in component.split(separator) if component else []:
+    component_name = "path" if separator == ";" else "query"
+    for position, part in enumerate(component.split(separator) if component else [], start=1):
         name, equals, value = part.partition("=")
-        if not equals or not name:
-            raise UsageError(f"PKCS#11 URI: {name!r} has no value", hint=_EXAMPLE)
+        # Only a name of the standard is repeated, and no value: a mistyped URI may hold a PIN anywhere.
+        shown = repr(name) if name in _STANDARD_ATTRIBUTES else f"attribute {position} of the {component_name}"
+        if not equals:
+            raise UsageError(f"PKCS#11 URI: {shown} has no value", hint=_EXAMPLE)
+        if name not in taken:
+            raise _not_taken(name, shown)
         if name in attributes:
-            raise UsageError(f"PKCS#11 URI: {name!r} stands twice", hint=_EXAMPLE)
-        # The value itself is not repeated: a mistyped URI may hold a PIN.
+            raise UsageError(f"PKCS#11 URI: {shown} stands twice", hint=_EXAMPLE)
         if not _VALUE.fullmatch(value):
-            raise UsageError(f"PKCS#11 URI: the value of {name!r} is not percent-encoded as it should be")
+            raise UsageError(f"PKCS#11 URI: the value of {shown} is not percent-encoded as it should be")
         attributes[name] = value
     return attributes
 
 
-def _path_values(path: str) -> dict[str, str]:
-    attributes = _attributes(path, ";")
-    attributes.pop("id", None)
-    unknown = sorted(set(attributes) - set(_PATH_FIELDS))
-    if unknown:
-        raise UsageError(
-            f"PKCS#11 URI: {unknown[0]!r} is not taken here; select by token, serial, manufacturer, model, "
-            "object, id or type",
-            hint=_EXAMPLE,
+def _not_taken(name: str, shown: str) -> UsageError:
+    if name in _PIN_ATTRIBUTES:
+        return UsageError(
+            f"PKCS#11 URI: {shown} is not taken here",
+            hint="Put the PIN into a file of mode 0600 and name it in HSM_ENROLL_PIN_FILE.",
         )
-    return {name: _text(name, value) for name, value in attributes.items()}
-
-
-def _identifier(path: str) -> bytes | None:
-    value = _attributes(path, ";").get("id")
-    return None if value is None else unquote_to_bytes(value)
+    return UsageError(
+        f"PKCS#11 URI: {shown} is not taken here; select by token, serial, manufacturer, model, object, id or type, "
+        "and ?module-path",
+        hint=_EXAMPLE,
+    )
 
 
 def _module_path(query: str) -> Path | None:
-    attributes = _attributes(query, "&")
-    for name in ("pin-value", "pin-source"):
-        if name in attributes:
-            raise UsageError(
-                f"PKCS#11 URI: {name} is not taken here",
-                hint="Put the PIN into a file of mode 0600 and name it in HSM_ENROLL_PIN_FILE.",
-            )
-    unknown = sorted(set(attributes) - {"module-path"})
-    if unknown:
-        raise UsageError(f"PKCS#11 URI: {unknown[0]!r} is not taken here; the query may hold module-path")
-    value = attributes.get("module-path")
-    return None if value is None else Path(_text("module-path", value))
+    value = _attributes(query, "&", _QUERY_ATTRIBUTES).get("module-path")
+    if value is None:
+        return None
+    path = _text("module-path", value)
+    if not path or "\0" in path:
+        raise UsageError("PKCS#11 URI: the value of 'module-path' is no file's path", hint=_EXAMPLE)
+    return Path(path)
 
 
 def _text(name: str, value: str) -> str:

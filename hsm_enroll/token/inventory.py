@@ -23,11 +23,10 @@ from pkcs11.exceptions import PKCS11Error
 from hsm_enroll.errors import HsmEnrollError, ModuleMissingError, ModuleUnusableError
 from hsm_enroll.key import TokenName
 from hsm_enroll.token import modules
-from hsm_enroll.token.translation import translated
 from hsm_enroll.uri import Pkcs11Uri
 
 if TYPE_CHECKING:
-    from pkcs11 import Token
+    from pkcs11 import Object, Token
 
 # C_Initialize of a TPM's module talks to the chip: seconds on real hardware, never half a minute.
 _TIME_LIMIT_SECONDS = 30.0
@@ -65,10 +64,7 @@ def list_tokens(module: Path) -> list[TokenReport]:
         ModuleMissingError, ModuleUnusableError: see ``modules.load``.
         TokenRefusedError: the module does not list its slots.
     """
-    library = modules.load(module)
-    with translated("list its slots", str(module)):
-        tokens = [slot.get_token() for slot in library.get_slots(token_present=True)]
-    return [_report(module, token) for token in tokens]
+    return [_report(module, token) for token in modules.tokens(module)]
 
 
 def inspect(module: Path, time_limit: float = _TIME_LIMIT_SECONDS) -> list[TokenReport]:
@@ -83,10 +79,11 @@ def inspect(module: Path, time_limit: float = _TIME_LIMIT_SECONDS) -> list[Token
     """
     if not module.is_file():
         raise ModuleMissingError(f"there is no PKCS#11 module {module}")
-    # -P: a module in the current directory must not stand in for one of ours.
+    # -P: a module in the current directory must not stand in for one of ours; the child looks where this process looks.
     command = [sys.executable, "-P", "-m", __name__, str(module)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     try:
-        child = subprocess.run(command, capture_output=True, timeout=time_limit, check=False)
+        child = subprocess.run(command, capture_output=True, timeout=time_limit, check=False, env=environment)
     except subprocess.TimeoutExpired as error:
         raise ModuleUnusableError(
             f"{module} does not answer: it was stopped after {time_limit:.0f} s",
@@ -112,11 +109,19 @@ def public_key_uris(token: Token, name: TokenName) -> Iterator[str]:
                 Pkcs11Uri(
                     token=name.label,
                     serial=name.serial or None,
-                    object=key[Attribute.LABEL],
+                    object=_label(key),
                     id=key[Attribute.ID],
                     type="public",
                 )
             )
+
+
+def _label(key: Object) -> str | None:
+    """Return CKA_LABEL, UTF-8 by PKCS#11 v2.40 §4.4; None where another program wrote other bytes."""
+    try:
+        return str(key[Attribute.LABEL])
+    except UnicodeDecodeError:
+        return None
 
 
 def _report(module: Path, token: Token) -> TokenReport:

@@ -131,7 +131,8 @@ def find(session: Session, *, label: str | None, key_id: bytes | None) -> KeyPai
         KeyOriginError: its type is not one of ``KeyType``.
     """
     private: PrivateKey = _one(session, ObjectClass.PRIVATE_KEY, label, key_id)
-    public = find_public(session, label=private.label, key_id=private.id)
+    label = _label(private)
+    public = find_public(session, label=label, key_id=private.id)
     with translated("tell a key's attributes", f"token {session.token.label!r}"):
         origin = KeyOrigin(
             local=private[Attribute.LOCAL],
@@ -141,7 +142,7 @@ def find(session: Session, *, label: str | None, key_id: bytes | None) -> KeyPai
             always_sensitive=private[Attribute.ALWAYS_SENSITIVE],
         )
     return KeyPair(
-        label=private.label,
+        label=label,
         id=private.id,
         key_type=public.key_type,
         public_key_info=public.public_key_info,
@@ -167,7 +168,7 @@ def find_public(session: Session, *, label: str | None, key_id: bytes | None) ->
     public: PublicKey = _one(session, ObjectClass.PUBLIC_KEY, label, key_id)
     with translated("tell a key's attributes", f"token {session.token.label!r}"):
         info = _public_key_info(public)
-    return PublicKeyReport(_key_type(info, public.label), bytes(info.dump()))
+    return PublicKeyReport(_key_type(info, _label(public)), bytes(info.dump()))
 
 
 def destroy(session: Session, *, label: str, key_id: bytes) -> None:
@@ -196,6 +197,16 @@ def _one(session: Session, object_class: ObjectClass, label: str | None, key_id:
     if len(found) > 1:
         raise KeyAmbiguousError(f"token {session.token.label!r} has {len(found)} {half} keys {wanted}")
     return found[0]
+
+
+def _label(key: PrivateKey | PublicKey) -> str:
+    try:
+        return key.label
+    except UnicodeDecodeError as error:
+        raise KeyMissingError(
+            f"the label of key {key.id.hex()} is not UTF-8, so that it cannot be named",
+            hint="Relabel it with the token's own tool.",
+        ) from error
 
 
 def _public_key_info(public: PublicKey) -> keys.PublicKeyInfo:

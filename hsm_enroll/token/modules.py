@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pkcs11
-from pkcs11.exceptions import PKCS11Error
+from pkcs11.exceptions import PKCS11Error, TokenNotPresent, TokenNotRecognised
 
 from hsm_enroll.errors import ModuleMissingError
-from hsm_enroll.token.translation import unusable_module
+from hsm_enroll.token.translation import translated, unusable_module
 
 if TYPE_CHECKING:
+    from pkcs11 import Token
     from pkcs11._pkcs11 import lib
 
 # Where vendors and distributions put their modules; the star is the multiarch triplet.
@@ -55,3 +57,21 @@ def load(module: Path) -> lib:
         return pkcs11.lib(str(module))
     except PKCS11Error as error:
         raise unusable_module(error, str(module)) from error
+
+
+def tokens(module: Path) -> list[Token]:
+    """Load a module and return the tokens in its slots, uninitialised ones included.
+
+    A slot whose token was pulled out meanwhile, or is none that the module knows, hides no other one.
+
+    Raises:
+        ModuleMissingError, ModuleUnusableError: see :func:`load`.
+        TokenRefusedError: the module does not list its slots.
+    """
+    found: list[Token] = []
+    library = load(module)
+    with translated("list its slots", str(module)):
+        for slot in library.get_slots(token_present=True):
+            with suppress(TokenNotPresent, TokenNotRecognised):
+                found.append(slot.get_token())
+    return found

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # PKCS#11 v2.40 §3.2: CK_TOKEN_INFO.label has 32 bytes, padded with blanks.
 _LABEL_BYTES = 32
+# SoftHSM's MIN_PIN_LEN and MAX_PIN_LEN, in bytes.
+_PIN_BYTES = range(4, 256)
 
 
 def create_softhsm_token(module: Path, label: str, *, so_pin: Secret, user_pin: Secret) -> TokenReport:
@@ -30,18 +32,24 @@ def create_softhsm_token(module: Path, label: str, *, so_pin: Secret, user_pin: 
 
     Args:
         module: SoftHSM's module.
-        label: up to 32 bytes of UTF-8; no token of the module may have it yet, since awscrt selects by it alone.
-        so_pin: the security officer's PIN, 4 to 255 characters.
-        user_pin: the user's PIN, 4 to 255 characters.
+        label: up to 32 bytes of UTF-8, printable, with no blank at its ends, since labels are padded with blanks; no
+            token of the module may have it yet, since awscrt selects by it alone.
+        so_pin: the security officer's PIN, 4 to 255 bytes of UTF-8.
+        user_pin: the user's PIN, 4 to 255 bytes of UTF-8.
 
     Raises:
-        UsageError: the label is empty or too long.
+        UsageError: the label or a PIN is empty, too long, or not of the form above.
         TokenAmbiguousError: a token of that label exists.
         TokenRefusedError: there is no free slot, or the module refuses.
     """
     encoded = label.encode("utf-8")
     if not 0 < len(encoded) <= _LABEL_BYTES:
         raise UsageError(f"a token's label has 1 to {_LABEL_BYTES} bytes; this one has {len(encoded)}")
+    if not label.isprintable() or label != label.strip():
+        raise UsageError(f"a token's label is printable and has no blank at its ends; {label!r} is not")
+    # Asked before anything is made: a token without a user PIN would keep its label and be of no use.
+    if any(len(pin.reveal().encode("utf-8")) not in _PIN_BYTES for pin in (so_pin, user_pin)):
+        raise UsageError(f"a PIN of SoftHSM has {_PIN_BYTES.start} to {_PIN_BYTES.stop - 1} bytes")
     if any(token.initialized and token.name.label == label for token in list_tokens(module)):
         raise TokenAmbiguousError(
             f"a token labelled {label!r} exists already",
@@ -60,11 +68,9 @@ def create_softhsm_token(module: Path, label: str, *, so_pin: Secret, user_pin: 
 
 
 def _free_slot(module: Path) -> Slot:
-    library = modules.load(module)
-    with translated("list its slots", str(module)):
-        for slot in library.get_slots(token_present=True):
-            if not slot.get_token().flags & TokenFlag.TOKEN_INITIALIZED:
-                return slot
+    for token in modules.tokens(module):
+        if not token.flags & TokenFlag.TOKEN_INITIALIZED:
+            return token.slot
     raise TokenRefusedError(f"{module} has no free slot for a new token")
 
 
@@ -73,7 +79,11 @@ def _init_token(module: Path, slot: Slot, so_pin: Secret, label: bytes) -> None:
     init_token = ctypes.CDLL(str(module)).C_InitToken
     init_token.argtypes = [ctypes.c_ulong, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
     init_token.restype = ctypes.c_ulong
-    pin = so_pin.reveal().encode("utf-8")
-    status = init_token(slot.slot_id, pin, len(pin), label.ljust(_LABEL_BYTES))
+    status = init_token(slot.slot_id, *_text(so_pin), label.ljust(_LABEL_BYTES))
     if status != 0:
         raise TokenRefusedError(f"{module} refused to initialise a token: CKR 0x{status:08x}")
+
+
+def _text(pin: Secret) -> tuple[bytes, int]:
+    """Return a PIN as CK_UTF8CHAR_PTR and length; keep it out of variables, which tracebacks may show."""
+    return pin.reveal().encode("utf-8"), len(pin.reveal().encode("utf-8"))

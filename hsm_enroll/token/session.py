@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pkcs11 import PROTECTED_AUTH, Session, TokenFlag
 from pkcs11.exceptions import PKCS11Error
 
-from hsm_enroll.errors import PinFinalTryError, PinLockedError, TokenNotFoundError
+from hsm_enroll.errors import PinFinalTryError, PinLockedError, TokenAmbiguousError, TokenNotFoundError
 from hsm_enroll.secret import Secret
 from hsm_enroll.token import modules
 from hsm_enroll.token.translation import translated
@@ -38,14 +38,14 @@ def opened(name: TokenName, pin: PinSource | None, *, writable: bool = False) ->
 
     Raises:
         ModuleMissingError, ModuleUnusableError: the module cannot be loaded.
-        TokenNotFoundError: the token is not there.
+        TokenNotFoundError, TokenAmbiguousError: the token is not there, or another one has its name.
         PinWrongError, PinLockedError, PinFinalTryError: the login.
         TokenRefusedError: the token refuses the session.
     """
     token = _find(name)
-    credentials = None if pin is None else _credentials(token, pin)
     with translated("open a session", _named(name)):
-        session = token.open(rw=writable, user_pin=credentials)
+        # The PIN has no name here: a traceback that shows local variables does not show it.
+        session = token.open(rw=writable, user_pin=None if pin is None else _credentials(token, pin))
     try:
         yield session
     finally:
@@ -55,13 +55,19 @@ def opened(name: TokenName, pin: PinSource | None, *, writable: bool = False) ->
 
 
 def _find(name: TokenName) -> Token:
-    library = modules.load(name.module)
-    with translated("list its slots", str(name.module)):
-        tokens = [slot.get_token() for slot in library.get_slots(token_present=True)]
-    for token in tokens:
-        if token.label == name.label and token.serial.decode("utf-8", "replace").rstrip("\0 ") == name.serial:
-            return token
-    raise TokenNotFoundError(f"{_named(name)} is not there")
+    found = [
+        token
+        for token in modules.tokens(name.module)
+        if token.label == name.label and token.serial.decode("utf-8", "replace").rstrip("\0 ") == name.serial
+    ]
+    if not found:
+        raise TokenNotFoundError(f"{_named(name)} is not there")
+    if len(found) > 1:
+        raise TokenAmbiguousError(
+            f"{len(found)} tokens are called {name.label!r} and have the serial number {name.serial!r}",
+            hint="Relabel one of them with the token's own tool.",
+        )
+    return found[0]
 
 
 def _credentials(token: Token, pin: PinSource) -> str | object | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
 _STEPS = ("token", "key", "csr", "certificate", "store", "message")
 
@@ -117,10 +118,13 @@ def test_another_key_type_is_refused_while_one_is_under_way(device: Device) -> N
     assert refused.returncode == 1
     assert "UsageError" in refused.stderr
     assert "under way" in refused.stderr
-    (first,) = device.keys()
     given_up = device.enroll(keyType="ec-p384", newKey=True)
     assert given_up.returncode == 0, given_up.stderr
-    assert device.keys() == [json.loads(given_up.stdout)["id"]] != [first]
+    assert device.keys() == [json.loads(given_up.stdout)["id"]]
+    (request,) = device.requests()
+    key = x509.load_pem_x509_csr(request.encode()).public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    assert key.key_size == 384
 
 
 @pytest.mark.parametrize("kill", ["key end", "certificate end", "store end", "message begin"])

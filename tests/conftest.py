@@ -1,0 +1,66 @@
+"""One local cloud for all tests that want the whole, and as many devices as they want."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.devices import Cloud, Device, Observer
+
+
+@pytest.fixture(scope="session")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    """``hsm-enroll local up --detach``, and down at the end."""
+    home = tmp_path_factory.mktemp("cloud")
+
+    def local(*arguments: str) -> dict[str, Any]:
+        command = [sys.executable, "-m", "hsm_enroll", "local", *arguments, "--json", "--home", str(home)]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert run.returncode == 0, run.stdout + run.stderr
+        document: dict[str, Any] = json.loads(run.stdout)
+        return document
+
+    document = local("up", "--detach")
+    yield Cloud(document, local("env"))
+    local("down")
+
+
+@pytest.fixture
+def new_device(cloud: Cloud, tmp_path: Path) -> Callable[[str], Device]:
+    """Makes devices by name."""
+    return lambda name: Device(tmp_path / name, cloud.environment)
+
+
+@pytest.fixture
+def device(new_device: Callable[[str], Device]) -> Device:
+    """A device with a token, not enrolled."""
+    made = new_device("device")
+    made.create_token()
+    return made
+
+
+@pytest.fixture
+def thing(request: pytest.FixtureRequest) -> str:
+    """A Thing's name of this test's own."""
+    return f"thing-{abs(hash(request.node.nodeid)):x}-{os.getpid()}"
+
+
+@pytest.fixture
+def observe(cloud: Cloud) -> Iterator[Callable[[str], Observer]]:
+    """Starts observers, and ends them."""
+    observers: list[Observer] = []
+
+    def start(topic: str) -> Observer:
+        observers.append(Observer(cloud.document, topic))
+        return observers[-1]
+
+    yield start
+    for observer in observers:
+        observer.close()

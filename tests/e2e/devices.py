@@ -1,0 +1,181 @@
+"""A device for the end-to-end tests: a state folder, a SoftHSM token, and the real command in real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_COMMAND = (sys.executable, "-m", "hsm_enroll")
+_TIME_LIMIT = 90
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """A running local cloud: its document, and the environment that points at it."""
+
+    document: dict[str, Any]
+    environment: dict[str, str]
+
+
+@dataclass
+class Device:
+    """One gateway.
+
+    Attributes:
+        folder: everything of it.
+        cloud: the environment that points it at the local cloud.
+    """
+
+    folder: Path
+    cloud: Mapping[str, str]
+    extra: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.tokens.mkdir(parents=True)
+        self.softhsm_configuration.write_text(
+            f"directories.tokendir = {self.tokens}\nobjectstore.backend = file\nlog.level = ERROR\n"
+        )
+
+    @property
+    def tokens(self) -> Path:
+        """Where SoftHSM keeps this device's tokens."""
+        return self.folder / "tokens"
+
+    @property
+    def home(self) -> Path:
+        """The state folder."""
+        return self.folder / "home"
+
+    @property
+    def softhsm_configuration(self) -> Path:
+        """SoftHSM's configuration file."""
+        return self.folder / "softhsm2.conf"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of every process on the device: nothing of the test's own but PATH."""
+        return {
+            "PATH": os.environ["PATH"] + ":/usr/sbin",
+            "HOME": str(self.folder),
+            "HSM_ENROLL_HOME": str(self.home),
+            "SOFTHSM2_CONF": str(self.softhsm_configuration),
+            **self.cloud,
+            **self.extra,
+        }
+
+    def run(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run ``hsm-enroll`` to its end."""
+        return subprocess.run(
+            [*_COMMAND, *arguments],
+            env=self.environment,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=_TIME_LIMIT,
+            check=False,
+        )
+
+    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+        """Start ``hsm-enroll`` and return while it runs."""
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+        return subprocess.Popen([*_COMMAND, *arguments], env=self.environment, text=True, **pipes)
+
+    def json(self, *arguments: str, status: int = 0) -> dict[str, Any]:
+        """Run with ``--json``, expect an exit status, and return the one document on stdout."""
+        run = self.run(*arguments, "--json")
+        assert run.returncode == status, run.stdout + run.stderr
+        document: dict[str, Any] = json.loads(run.stdout)
+        return document
+
+    def refused(self, *arguments: str) -> tuple[int, str]:
+        """Run with ``--json``, expect the contract's error document, and return exit status and code."""
+        run = self.run(*arguments, "--json")
+        error = json.loads(run.stdout)["error"]
+        assert set(error) == {"code", "exitStatus", "message", "hint", "retryable"}
+        assert error["hint"]
+        assert error["exitStatus"] == run.returncode
+        assert "Traceback" not in run.stderr
+        return run.returncode, error["code"]
+
+    def create_token(self, label: str = "gateway") -> dict[str, Any]:
+        """Make a token."""
+        return self.json("token", "create", "--label", label)
+
+    def pin(self) -> str:
+        """The PIN that the device keeps."""
+        return (self.home / "pin").read_text().strip()
+
+    def pkcs11_tool(self, *arguments: str) -> bytes:
+        """Ask another program about the token, logged in."""
+        module = json.loads((self.home / "token.json").read_text())["module"]
+        command = ["pkcs11-tool", "--module", module, "--login", "--pin", "env:PIN", *arguments]
+        environment = {**self.environment, "PIN": self.pin()}
+        return subprocess.run(command, env=environment, capture_output=True, timeout=_TIME_LIMIT, check=True).stdout
+
+
+class Observer:
+    """mosquitto_sub with the local cloud's observer identity; what it hears, line by line.
+
+    Args:
+        cloud: the document of ``local up --json``.
+        topic: what to subscribe to.
+    """
+
+    def __init__(self, cloud: Mapping[str, Any], topic: str) -> None:
+        command = ["stdbuf", "-oL", "mosquitto_sub", "-d", "-q", "1", "-F", "message: %t %p", "-t", topic]
+        self._process = subprocess.Popen(
+            [*command, *connection(cloud)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self._expect("Subscribed")
+
+    def message(self) -> tuple[str, str]:
+        """Wait for the next message and return its topic and payload."""
+        _, topic, payload = self._expect("message: ").split(" ", 2)
+        return topic, payload
+
+    def heard_nothing(self) -> bool:
+        """Whether no message has come so far."""
+        return self._lines.empty()
+
+    def close(self) -> None:
+        """End it."""
+        self._process.terminate()
+        self._process.wait(timeout=10)
+        self._reader.join(timeout=10)
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout:
+            for line in self._process.stdout:
+                if line.startswith(("Subscribed", "message: ")):
+                    self._lines.put(line.rstrip("\n"))
+
+    def _expect(self, start: str) -> str:
+        line = self._lines.get(timeout=30)
+        assert line.startswith(start)
+        return line
+
+
+def connection(cloud: Mapping[str, Any]) -> list[str]:
+    """The arguments with which mosquitto's clients connect as the observer."""
+    return [
+        "-h", "localhost", "-p", str(cloud["observerPort"]), "--cafile", cloud["caFile"],
+        "--cert", cloud["observerCertificate"], "--key", cloud["observerKey"],
+    ]  # fmt: skip
+
+
+def publish_as_observer(cloud: Mapping[str, Any], topic: str, message: str) -> None:
+    """Publish one message as somebody who is not the device."""
+    command = ["mosquitto_pub", "-q", "1", "-t", topic, "-m", message, *connection(cloud)]
+    subprocess.run(command, timeout=_TIME_LIMIT, capture_output=True, check=True)

@@ -1,0 +1,165 @@
+"""The main job, every part real: token, CSR, HTTPS, handler, AWS's API, broker with mutual TLS, another subscriber."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from tests.e2e.devices import Cloud, Device, Observer, publish_as_observer
+
+Observe = Callable[[str], Observer]
+
+
+@pytest.mark.parametrize("key_type", ["ec-p256", "ec-p384", "rsa-2048"])
+def test_init_ends_with_a_message_that_another_client_receives(
+    device: Device, thing: str, observe: Observe, key_type: str
+) -> None:
+    """One command makes the key, gets the certificate and publishes hello to certtest/<thing>."""
+    observer = observe(f"certtest/{thing}")
+    document = device.json("init", "--thing", thing, "--key-type", key_type)
+    topic, payload = observer.message()
+    assert topic == f"certtest/{thing}"
+    assert json.loads(payload) == {"message": "hello", "thingName": thing}
+    assert document["key"]["type"] == key_type
+
+
+def test_the_answer_of_init_is_the_contracts(device: Device, thing: str, cloud: Cloud) -> None:
+    """``init --json`` has the members of the contract, with what the token and the certificate themselves say."""
+    document = device.json("init", "--thing", thing)
+    certificate = x509.load_pem_x509_certificate(Path(document["certificate"]["file"]).read_bytes())
+    assert set(document) == {
+        "enrolled", "thingName", "certificate", "key", "token", "api", "mqtt", "attested", "steps",
+    }  # fmt: skip
+    assert document["enrolled"] is True
+    assert document["thingName"] == thing
+    assert document["attested"] is False
+    assert document["api"] == cloud.document["apiUrl"]
+    assert document["mqtt"] == {"endpoint": "localhost", "port": cloud.document["mqttPort"]}
+    assert certificate.subject.rfc4514_string() == f"CN={thing}"
+    not_after = datetime.strptime(document["certificate"]["notAfter"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    assert not_after == certificate.not_valid_after_utc
+    assert set(document["certificate"]) == {"id", "sha256", "subject", "notBefore", "notAfter", "file"}
+    key = document["key"]
+    assert (key["local"], key["sensitive"], key["extractable"]) == (True, True, False)
+    assert (key["neverExtractable"], key["alwaysSensitive"], key["matchesCertificate"]) == (True, True, True)
+    assert set(document["token"]) == {"label", "serial", "manufacturer", "model", "module"}
+    assert [step["name"] for step in document["steps"]] == ["token", "key", "csr", "certificate", "store", "message"]
+    assert all(step["seconds"] > 0 and step["skipped"] is False for step in document["steps"])
+
+
+def test_the_certificates_key_is_in_the_token_and_cannot_leave_it(device: Device, thing: str) -> None:
+    """Asked by pkcs11-tool: never extractable, always sensitive, made there; its public key is the certificate's."""
+    document = device.json("init", "--thing", thing)
+    private = device.pkcs11_tool("--list-objects", "--type", "privkey").decode()
+    access = re.search(r"Access:\s+(.*)", private)
+    assert access is not None
+    assert {part.strip() for part in access[1].split(",")} >= {
+        "sensitive", "always sensitive", "never extractable", "local",
+    }  # fmt: skip
+    assert "extractable" not in {part.strip() for part in access[1].split(",")}
+    identifier = re.search(r"ID:\s+([0-9a-f]+)", private)
+    assert identifier is not None
+    public = device.pkcs11_tool("--read-object", "--type", "pubkey", "--id", identifier[1])
+    certificate = x509.load_pem_x509_certificate(Path(document["certificate"]["file"]).read_bytes())
+    assert public == certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def test_without_the_token_there_is_no_key(device: Device, thing: str) -> None:
+    """With the token's folder moved away publish fails with exit 11; with it back it works: the key is there alone."""
+    device.json("init", "--thing", thing)
+    away = device.folder / "away"
+    shutil.move(device.tokens, away)
+    device.tokens.mkdir()
+    assert device.refused("publish", f"certtest/{thing}", "x") == (11, "token-not-found")
+    device.tokens.rmdir()
+    shutil.move(away, device.tokens)
+    assert device.json("publish", f"certtest/{thing}", "x")["published"]["bytes"] == 1
+
+
+def test_init_on_an_enrolled_device_contacts_nobody(device: Device, thing: str) -> None:
+    """With a valid identity init exits 0, asks for no PIN, and opens no connection to API or broker."""
+    first = device.json("init", "--thing", thing)
+    (device.home / "pin").unlink()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        port = str(listener.getsockname()[1])
+        device.extra = {
+            "HSM_ENROLL_API_URL": f"https://localhost:{port}",
+            "HSM_ENROLL_MQTT_ENDPOINT": "localhost",
+            "HSM_ENROLL_MQTT_PORT": port,
+        }
+        again = device.json("init", "--thing", thing)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+    assert again["steps"] == []
+    assert again["certificate"] == first["certificate"]
+    assert again["key"] == first["key"]
+    assert "enrolled already" in device.run("init").stdout
+
+
+def test_publish_and_subscribe_work_from_an_enrolled_identity(
+    new_device: Callable[[str], Device], cloud: Cloud, thing: str, observe: Observe
+) -> None:
+    """publish reaches another client, from argument and from stdin; subscribe prints what another client sends."""
+    device = new_device("device")
+    device.create_token()
+    device.json("init", "--thing", thing, "--no-publish")
+    observer = observe(f"{thing}/#")
+    assert device.run("publish", f"{thing}/temperature", "21.5").returncode == 0
+    assert observer.message() == (f"{thing}/temperature", "21.5")
+    assert device.run("publish", f"{thing}/temperature", stdin="22.5").returncode == 0
+    assert observer.message() == (f"{thing}/temperature", "22.5")
+
+    subscriber = device.start("subscribe", f"{thing}/commands", "--count", "2")
+    assert subscriber.stderr is not None
+    for line in subscriber.stderr:
+        if line.startswith("subscribed"):
+            break
+    publish_as_observer(cloud.document, f"{thing}/commands", "open")
+    publish_as_observer(cloud.document, f"{thing}/commands", "schließen")
+    stdout, _ = subscriber.communicate(timeout=60)
+    assert (subscriber.returncode, stdout) == (0, "open\nschließen\n")
+
+
+def test_the_subject_holds_what_the_configuration_adds(device: Device, thing: str) -> None:
+    """C, ST, L, O and OU of the configuration stand in the subject beside CN=<thing>, umlauts included."""
+    (device.home / "config.toml").write_text('subject = "OU=Linie 3,O=Müller & Söhne,L=Zürich,ST=ZH,C=CH"\n')
+    document = device.json("init", "--thing", thing)
+    certificate = x509.load_pem_x509_certificate(Path(document["certificate"]["file"]).read_bytes())
+    assert certificate.subject.rfc4514_string() == f"CN={thing},OU=Linie 3,O=Müller & Söhne,L=Zürich,ST=ZH,C=CH"
+
+
+def test_create_token_makes_the_token_too(new_device: Callable[[str], Device], thing: str) -> None:
+    """On a device without a token ``init --create-token`` makes one and enrolls with it."""
+    device = new_device("bare")
+    document = device.json("init", "--thing", thing, "--create-token")
+    assert document["token"]["label"] == "hsm-enroll"
+    assert device.json("status")["key"]["matchesCertificate"] is True
+
+
+def test_csr_prints_a_request_that_openssl_verifies(device: Device) -> None:
+    """``csr`` prints nothing but a PEM request on stdout; with --key it uses that key again."""
+    first = device.run("csr", "--subject", "CN=gateway-17,O=Müller")
+    verified = subprocess.run(
+        ["openssl", "req", "-verify", "-noout", "-subject", "-nameopt", "utf8,sep_comma_plus"],
+        input=first.stdout, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "verify OK" in verified.stderr + verified.stdout
+    assert "CN=gateway-17,O=Müller" in verified.stdout.replace(", ", ",").replace("O=Müller,CN", "CN") or (
+        "O=Müller" in verified.stdout and "CN=gateway-17" in verified.stdout
+    )
+    uri = first.stderr.strip().splitlines()[-1].removeprefix("key: ")
+    again = device.json("csr", "--key", uri, "--subject", "CN=other")
+    assert again["key"]["uri"] == uri
+    keys = [x509.load_pem_x509_csr(text.encode()).public_key() for text in (first.stdout, again["csr"])]
+    assert keys[0] == keys[1]

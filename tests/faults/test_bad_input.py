@@ -1,0 +1,358 @@
+"""Each fault has its own exit status, code, message and hint, loses nothing and leaves no extra key."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import boto3
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from tests.client.https_server import https_server, response
+from tests.client.mqtt.authority import Authority
+from tests.e2e.devices import Cloud, Device
+
+_SPY = "pkcs11-spy.so"
+
+
+def _module(device: Device) -> str:
+    module: str = device.json("tokens")["modules"][0]["module"]
+    return module
+
+
+def _keys(device: Device) -> int:
+    return device.pkcs11_tool("--list-objects", "--type", "privkey").count(b"Private Key Object")
+
+
+@pytest.fixture
+def spy(device: Device) -> Callable[[], int]:
+    """Put opensc's pkcs11-spy between the device and SoftHSM; counts the C_Login calls so far."""
+    (path,) = Path("/usr/lib").glob(f"*/pkcs11/{_SPY}")
+    log = device.folder / "spy.log"
+    device.extra.update(PKCS11SPY=_module(device), PKCS11SPY_OUTPUT=str(log), HSM_ENROLL_MODULE=str(path))
+
+    def logins() -> int:
+        return log.read_text(errors="replace").count(": C_Login\n") if log.exists() else 0
+
+    return logins
+
+
+@pytest.mark.parametrize("arguments", [("init", "--thing", "x", "--no-publish"), ("csr",)])
+def test_a_wrong_pin_is_tried_once(device: Device, spy: Callable[[], int], arguments: tuple[str, ...]) -> None:
+    """D1: a wrong PIN is one C_Login, exit 12, and no key; with the right PIN the same command then works."""
+    wrong = device.folder / "wrong"
+    wrong.write_text("123456-is-wrong\n")
+    wrong.chmod(0o600)
+    device.extra["HSM_ENROLL_PIN_FILE"] = str(wrong)
+    assert device.refused(*arguments) == (12, "pin-wrong")
+    assert spy() == 1
+    del device.extra["HSM_ENROLL_PIN_FILE"]
+    assert _keys(device) == 0
+    assert device.run(*arguments).returncode == 0
+    assert spy() == 2
+
+
+def test_status_doctor_and_tokens_try_no_pin(device: Device, spy: Callable[[], int], thing: str) -> None:
+    """D1: what a monitor calls every minute logs in to no token."""
+    device.json("init", "--thing", thing, "--no-publish")
+    before = spy()
+    assert before == 1
+    device.json("status")
+    device.json("doctor")
+    device.json("tokens")
+    assert spy() == before
+
+
+def test_a_pin_is_never_shown(device: Device, thing: str) -> None:
+    """D4: no command shows the PIN, not even with a traceback, and no file but its own holds it."""
+    shown = "".join(
+        run.stdout + run.stderr
+        for run in (
+            device.run("init", "--thing", thing, "--verbose"),
+            device.run("status", "--verbose"),
+            device.run("doctor", "--online", "--verbose"),
+            device.run("publish", "not/allowed", "x", "--verbose"),
+            device.run("csr", "--key", "pkcs11:object=none", "--verbose"),
+        )
+    )
+    assert "Traceback" in shown
+    assert device.pin() not in shown
+    holders = [file.name for file in device.home.iterdir() if device.pin().encode() in file.read_bytes()]
+    assert holders == ["pin"]
+
+
+def test_there_is_no_option_for_a_pin(device: Device) -> None:
+    """D4: a PIN cannot be given where every user of the machine reads it."""
+    assert device.refused("init", "--pin", "1234") == (2, "usage")
+
+
+def test_an_open_pin_file_is_refused(device: Device) -> None:
+    """D4: a PIN file that others can read is not used."""
+    exposed = device.folder / "exposed"
+    exposed.write_text(device.pin())
+    exposed.chmod(0o644)
+    device.extra["HSM_ENROLL_PIN_FILE"] = str(exposed)
+    assert device.refused("init", "--thing", "x") == (12, "pin-file-exposed")
+
+
+def test_no_pin_is_said(device: Device) -> None:
+    """D4: without a PIN and without a terminal the command says where it looks for one."""
+    (device.home / "pin").unlink()
+    (device.home / "token.json").unlink()
+    assert device.refused("init", "--thing", "x") == (12, "pin-missing")
+
+
+@pytest.mark.parametrize(
+    ("make", "code"),
+    [
+        pytest.param(lambda _: None, "module-missing", id="missing"),
+        pytest.param(lambda path: path.write_text("not a module"), "module-unusable", id="a text file"),
+        pytest.param(lambda path: path.mkdir(), "module-missing", id="a folder"),
+    ],
+)
+@pytest.mark.parametrize("command", ["init", "csr", "token create"])
+def test_a_module_that_is_none_is_said(device: Device, make: Callable[[Path], object], code: str, command: str) -> None:
+    """D5: a module that is missing, or no module, is exit 10."""
+    path = device.folder / "module.so"
+    make(path)
+    arguments = {"init": ("--thing", "x"), "csr": (), "token create": ("--label", "other")}[command]
+    assert device.refused(*command.split(), "--module", str(path), *arguments) == (10, code)
+
+
+def test_a_module_that_crashes_or_hangs_does_not_take_init_with_it(device: Device) -> None:
+    """D5: a module that crashes in C_Initialize is exit 10, and the other modules of ``tokens`` are still shown."""
+    source = device.folder / "crash.c"
+    source.write_text("unsigned long C_GetFunctionList(void *list) { (void)list; __builtin_trap(); }\n")
+    module = device.folder / "crash.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", module, source], check=True)
+    assert device.refused("init", "--thing", "x", "--module", str(module)) == (10, "module-unusable")
+    report = device.json("tokens", "--module", str(module))["modules"]
+    assert report[0]["module"] == str(module)
+    assert "crashed" in report[0]["error"]
+
+
+def test_no_such_token_lists_what_is_there(device: Device) -> None:
+    """D6: a label that no token has is exit 11, and the message names the tokens that are there."""
+    assert device.refused("init", "--thing", "x", "--token-label", "nowhere") == (11, "token-not-found")
+    assert "token=gateway" in device.run("init", "--thing", "x", "--token-label", "nowhere").stderr
+
+
+def test_two_tokens_of_one_label_are_told_apart_by_serial(device: Device, thing: str) -> None:
+    """D6: two tokens of one label are exit 11; the serial that the message tells chooses one of them."""
+    subprocess.run(
+        ["softhsm2-util", "--init-token", "--free", "--label", "gateway", "--so-pin", "5678", "--pin", "1234"],
+        env=device.environment, capture_output=True, check=True,
+    )  # fmt: skip
+    assert device.refused("init", "--thing", thing, "--token-label", "gateway") == (11, "token-ambiguous")
+    serial = json.loads((device.home / "token.json").read_text())["serial"]
+    enrolled = device.json("init", "--thing", thing, "--no-publish", "--token", f"pkcs11:token=gateway;serial={serial}")
+    assert enrolled["token"]["serial"] == serial
+
+
+def test_a_slot_that_changed_is_no_matter(device: Device, thing: str) -> None:
+    """D6: after another token was added, and slots were counted anew, the identity still finds its key."""
+    device.json("init", "--thing", thing)
+    subprocess.run(
+        ["softhsm2-util", "--init-token", "--free", "--label", "another", "--so-pin", "5678", "--pin", "1234"],
+        env=device.environment, capture_output=True, check=True,
+    )  # fmt: skip
+    assert device.json("status")["key"]["matchesCertificate"] is True
+    assert device.run("publish", f"certtest/{thing}", "x").returncode == 0
+
+
+def test_no_backend_is_exit_30_and_resumes(device: Device, thing: str) -> None:
+    """D15: with the backend down init exits 30, and run again when it is up it uses the key it made."""
+    device.extra["HSM_ENROLL_API_URL"] = "https://localhost:9"
+    assert device.refused("init", "--thing", thing) == (30, "backend-unreachable")
+    assert _keys(device) == 1
+    del device.extra["HSM_ENROLL_API_URL"]
+    steps = {step["name"]: step["skipped"] for step in device.json("init", "--thing", thing)["steps"]}
+    assert steps["key"] is True
+    assert steps["csr"] is True
+    assert _keys(device) == 1
+
+
+@contextmanager
+def _other_api(device: Device, answer: bytes) -> Iterator[None]:
+    authority = Authority(device.folder / "authority")
+    with https_server(authority, answer) as server:
+        device.extra.update(HSM_ENROLL_API_URL=server.url, HSM_ENROLL_CA_FILE=str(authority.certificate))
+        yield
+    del device.extra["HSM_ENROLL_API_URL"], device.extra["HSM_ENROLL_CA_FILE"]
+
+
+def test_a_captive_portal_is_exit_33(device: Device, thing: str) -> None:
+    """D17: a captive portal's page with status 200 is told from the API, and nothing is stored."""
+    with _other_api(device, response("200 OK", "<html>Accept our terms</html>", content_type="text/html")):
+        assert device.refused("init", "--thing", thing) == (33, "answer-not-ours")
+    assert device.refused("status") == (3, "not-enrolled")
+    assert device.run("init", "--thing", thing).returncode == 0
+
+
+def test_another_ca_is_exit_33(device: Device) -> None:
+    """D15: an API whose certificate is not trusted is not spoken to."""
+    device.extra["HSM_ENROLL_CA_FILE"] = str(Authority(device.folder / "authority").certificate)
+    assert device.refused("init", "--thing", "x") == (33, "api-not-trusted")
+
+
+@pytest.mark.parametrize("fault", ["another key", "expired", "two", "junk"])
+def test_a_certificate_that_is_not_ours_is_not_stored(device: Device, thing: str, fault: str) -> None:
+    """D18: a certificate for another key, an expired one, two of them and junk are exit 33 and never stored."""
+    authority = Authority(device.folder / "issuer")
+    if fault == "expired":
+        authority.now -= timedelta(days=400)
+    # The key of this very device, so that only the fault under test is wrong.
+    device.extra["HSM_ENROLL_API_URL"] = "https://localhost:9"
+    device.run("init", "--thing", thing)
+    del device.extra["HSM_ENROLL_API_URL"]
+    identifier = json.loads((device.home / "journal.json").read_text())["key_id"]
+    spki = device.pkcs11_tool("--read-object", "--type", "pubkey", "--id", identifier)
+    own = authority.issue_client(spki, thing).public_bytes(Encoding.PEM).decode()
+    other = authority.issue_pair("other").certificate.read_text()
+    pem = {"another key": other, "expired": own, "two": own + own, "junk": "junk"}[fault]
+    answer = {
+        "certificatePem": pem, "certificateId": "0a" * 32, "certificateArn": "arn", "thingName": thing,
+        "mqttEndpoint": "localhost", "mqttPort": 8883, "attested": False,
+    }  # fmt: skip
+    with _other_api(device, response("201 Created", json.dumps(answer))):
+        assert device.refused("init", "--thing", thing) == (33, "certificate-not-ours")
+    assert not (device.home / "certificate.pem").exists()
+    assert device.json("init", "--thing", thing)["enrolled"] is True
+    assert _keys(device) == 1
+
+
+def test_a_refusal_of_the_backend_is_exit_31(device: Device) -> None:
+    """What the backend refuses is exit 31 and names the reason."""
+    assert device.refused("init", "--thing", "bad name") == (31, "backend-refused")
+
+
+def test_an_inactive_certificate_is_exit_40(device: Device, thing: str, cloud: Cloud) -> None:
+    """D19: with its certificate switched off the device is refused by the broker, and let in again when it is on."""
+    identifier = device.json("init", "--thing", thing)["certificate"]["id"]
+    iot = boto3.client(
+        "iot", endpoint_url=cloud.document["awsEndpointUrl"], region_name=cloud.document["region"],
+        aws_access_key_id="x", aws_secret_access_key="x",
+    )  # fmt: skip
+    iot.update_certificate(certificateId=identifier, newStatus="INACTIVE")
+    assert device.refused("publish", f"certtest/{thing}", "x") == (40, "mqtt-refused")
+    iot.update_certificate(certificateId=identifier, newStatus="ACTIVE")
+    assert device.run("publish", f"certtest/{thing}", "x").returncode == 0
+
+
+def test_an_unreachable_broker_is_exit_40_and_init_resumes_there(device: Device, thing: str) -> None:
+    """D19: with the broker out of reach init has its certificate, exits 40, and run again only publishes."""
+    port = device.cloud["HSM_ENROLL_MQTT_PORT"]
+    device.extra["HSM_ENROLL_MQTT_PORT"] = "9"
+    assert device.refused("init", "--thing", thing) == (40, "mqtt-unreachable")
+    assert device.json("status")["thingName"] == thing
+    device.extra["HSM_ENROLL_MQTT_PORT"] = port
+    assert [step["name"] for step in device.json("init", "--thing", thing)["steps"]] == ["message"]
+    assert device.json("init", "--thing", thing)["steps"] == []
+
+
+def test_a_topic_of_another_is_exit_40(device: Device, thing: str) -> None:
+    """D19: what the policy does not allow is refused by the broker and said so."""
+    device.json("init", "--thing", thing)
+    assert device.refused("publish", "certtest/somebody-else", "x") == (40, "mqtt-refused")
+
+
+@pytest.mark.parametrize("fault", ["a file in its place", "another owner", "disk full"])
+def test_a_state_folder_that_cannot_be_used_is_exit_50(device: Device, fault: str) -> None:
+    """D11: a state folder that cannot be written is exit 50, before a key is made or a PIN is asked for."""
+    if fault == "a file in its place":
+        (device.folder / "file").write_text("")
+        device.extra["HSM_ENROLL_HOME"] = str(device.folder / "file")
+        assert device.refused("init", "--thing", "x", "--module", _module(device)) == (50, "state-unusable")
+    elif fault == "another owner":
+        os.chown(device.home, 65534, 65534)
+        assert device.refused("init", "--thing", "x") == (50, "state-unusable")
+        os.chown(device.home, os.geteuid(), os.getegid())
+    else:
+        run = subprocess.run(
+            ["bash", "-c", 'ulimit -f 0; trap "" XFSZ; exec "$@"', "-", *_arguments("init", "--thing", "x", "--json")],
+            env=device.environment, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert run.returncode == 50, run.stderr
+    assert _keys(device) == 0
+
+
+def _arguments(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "hsm_enroll", *arguments]
+
+
+def test_two_at_once_one_works_and_one_is_exit_51(device: Device, thing: str) -> None:
+    """D13: of two init at once one holds the lock and works; the other is exit 51 and changes nothing."""
+    first = device.start("init", "--thing", thing, "--key-type", "rsa-3072", stderr=subprocess.PIPE)
+    assert first.stderr is not None
+    # The first line is written while the lock is held, and the key takes its time after it.
+    first.stderr.readline()
+    assert device.refused("init", "--thing", thing) == (51, "busy")
+    first.communicate(timeout=90)
+    assert first.returncode == 0
+    assert _keys(device) == 1
+
+
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_init_resumes(device: Device, thing: str, sent: signal.Signals, status: int) -> None:
+    """D20: Ctrl-C and SIGTERM end init with their own status, and run again it goes on with the key it made."""
+    run = device.start("init", "--thing", thing)
+    assert run.stderr is not None
+    for line in run.stderr:
+        if "signing the certificate request" in line:
+            break
+    run.send_signal(sent)
+    run.communicate(timeout=60)
+    assert run.returncode == status
+    device.json("init", "--thing", thing)
+    assert _keys(device) == 1
+
+
+def _on_a_terminal(device: Device, *arguments: str, environment: dict[str, str] | None = None) -> str:
+    """Run on a pseudo-terminal of 80 columns and return all that a person would see."""
+    primary, secondary = pty.openpty()
+    child = subprocess.Popen(
+        _arguments(*arguments), stdin=secondary, stdout=secondary, stderr=secondary,
+        env={**device.environment, "TERM": "xterm-256color", "COLUMNS": "80", **(environment or {})},
+    )  # fmt: skip
+    os.close(secondary)
+    seen = b""
+    while select.select([primary], [], [], 60)[0]:
+        try:
+            seen += os.read(primary, 65536)
+        except OSError:
+            break
+    child.wait(timeout=60)
+    os.close(primary)
+    return seen.decode(errors="replace")
+
+
+def test_init_on_a_terminal_shows_each_step_with_its_time_and_a_spinner(device: Device, thing: str) -> None:
+    """On a terminal each step gets a line with its seconds, and a spinner turns while the token thinks."""
+    seen = _on_a_terminal(device, "init", "--thing", thing, "--key-type", "rsa-2048")
+    for step in ("looking for the token", "making the key in the token", "publishing the first message"):
+        assert f"✓\x1b[0m {step}" in seen
+    assert any(frame in seen for frame in "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏")
+    assert seen.count(" s\r\n") >= 6
+
+
+def test_no_color_means_neither_colour_nor_spinner(device: Device, thing: str) -> None:
+    """With NO_COLOR a terminal is shown plain lines."""
+    seen = _on_a_terminal(device, "init", "--thing", thing, environment={"NO_COLOR": "1"})
+    assert "publishing the first message" in seen
+    assert "\x1b" not in seen
+
+
+@pytest.mark.parametrize("arguments", [("init", "--nonsense"), ("nonsense",), ("csr", "--key-type", "rsa-1024")])
+def test_wrong_usage_is_exit_2(device: Device, arguments: tuple[str, ...]) -> None:
+    """Wrong usage is exit 2, as JSON too."""
+    assert device.refused(*arguments) == (2, "usage")
