@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hsm_enroll.enrollment import enroll
+    from hsm_enroll.assembly import enroll
     from hsm_enroll.errors import HsmEnrollError
     from hsm_enroll.identity import Identity
     from hsm_enroll.mqtt import connect
@@ -22,7 +22,7 @@ _HOMES = {
     "HsmEnrollError": "hsm_enroll.errors",
     "Identity": "hsm_enroll.identity",
     "connect": "hsm_enroll.mqtt",
-    "enroll": "hsm_enroll.enrollment",
+    "enroll": "hsm_enroll.assembly",
 }
 
 

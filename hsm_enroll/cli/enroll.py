@@ -5,23 +5,20 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
 
-from hsm_enroll import device_token, enrollment
-from hsm_enroll.api import EnrollmentClient
+from hsm_enroll import assembly, enrollment
 from hsm_enroll.cli.documents import identity_document, identity_text
 from hsm_enroll.cli.invocation import Invocation, command, key_type_option, token_options
-from hsm_enroll.errors import StateError, TokenNotFoundError, UsageError
+from hsm_enroll.errors import StateError, UsageError
 from hsm_enroll.identity import Identity
 from hsm_enroll.invite import Invite, parse
-from hsm_enroll.key import TokenName
 from hsm_enroll.secret import Secret
 from hsm_enroll.settings import Settings
 
-_DEFAULT_LABEL = "hsm-enroll"
 _DOING = {
     "token": "looking for the token",
     "key": "making the key in the token",
@@ -50,12 +47,9 @@ def init(invocation: Invocation, *, invite: str | None, create_token: bool, no_p
     """
     settings = invocation.settings
     invitation = None if invite is None else _read_invite(invite)
-    ports = enrollment.Ports(
-        client=lambda: _client(settings, invitation),
-        locate=lambda: _locate(settings, create_token=create_token),
-        pin=invocation.pin,
-        publish=None if no_publish else lambda identity, pin: _publish_first_message(settings, identity, pin),
-    )
+    ports = assembly.ports(settings, invitation, invocation.pin, create_token=create_token)
+    if not no_publish:
+        ports = replace(ports, publish=lambda identity, pin: _publish_first_message(settings, identity, pin))
     request = enrollment.Request(settings.thing, settings.key_type, settings.subject, new_key)
 
     def progress(step: str) -> AbstractContextManager[None]:
@@ -63,23 +57,6 @@ def init(invocation: Invocation, *, invite: str | None, create_token: bool, no_p
 
     outcome = enrollment.enroll(request, settings.state, ports, progress)
     _show(invocation, outcome)
-
-
-def _client(settings: Settings, invitation: Invite | None) -> EnrollmentClient:
-    url = invitation.api_url if invitation else settings.api_url
-    if url is None:
-        raise UsageError("which API is to issue the certificate?", hint="Give an invite, or --api URL.")
-    return EnrollmentClient(url, code=invitation.code if invitation else None, ca_file=settings.ca_file)
-
-
-def _locate(settings: Settings, *, create_token: bool) -> TokenName:
-    try:
-        return device_token.locate(settings)
-    except TokenNotFoundError:
-        if not create_token:
-            raise
-    label = settings.token.token if settings.token and settings.token.token else _DEFAULT_LABEL
-    return device_token.create(settings.state, device_token.softhsm_module(settings), label, None)
 
 
 def _show(invocation: Invocation, outcome: enrollment.Outcome) -> None:

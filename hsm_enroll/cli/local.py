@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from hsm_enroll.errors import UsageError
 if TYPE_CHECKING:
     from hsm_enroll.local.endpoints import Endpoints
 
+_NEEDED = ("boto3", "moto")
 _DETACHED_START_SECONDS = 60.0
 _home_option = click.option(
     "--home",
@@ -25,14 +27,12 @@ _home_option = click.option(
 @click.group("local")
 def local() -> None:
     """A cloud on this machine, for demos, tests and offline work: AWS's APIs, the enrollment API, an MQTT broker."""
-    try:
-        import boto3  # noqa: F401
-        import moto  # noqa: F401
-    except ImportError as error:
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
         raise UsageError(
-            f"the local cloud needs {error.name}, which is not installed",
+            f"the local cloud needs {' and '.join(missing)}, not installed here",
             hint="Install it with the extra: pip install 'hsm-enroll[local]'",
-        ) from error
+        )
 
 
 @command("up", example="hsm-enroll local up --detach")

@@ -59,7 +59,7 @@ def _enroll(
         code=Secret("THE-CODE"),
         ca_file=authority.certificate,
         deadline=deadline,
-        sleep=[].append if waits is None else waits.append,
+        sleep=([] if waits is None else waits).append,
     )
     return client.enroll("THE-CSR", "gateway-17")
 

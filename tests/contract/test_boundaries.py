@@ -15,13 +15,16 @@ _OWNERS = {
     "awscrt": ("hsm_enroll.mqtt",),
     "awsiot": ("hsm_enroll.mqtt",),
     "requests": ("hsm_enroll.api",),
-    "boto3": ("hsm_enroll.local", "hsm_enroll.operator"),
-    "botocore": ("hsm_enroll.local", "hsm_enroll.operator"),
+    "boto3": ("hsm_enroll.local", "enrollment_backend.issuer"),
+    "botocore": ("hsm_enroll.local", "enrollment_backend.issuer"),
     "moto": ("hsm_enroll.local",),
     "werkzeug": ("hsm_enroll.local",),
     "click": ("hsm_enroll.cli",),
     "rich": ("hsm_enroll.cli",),
 }
+
+# awsiotsdk brings awscrt; its own builders cannot set the TLS floor.
+_NOT_YET_IN_USE = {"awsiot"}
 
 # Rule 1: dependencies point one way; a room may use what stands to its right and nothing else.
 _MAY_USE = {
@@ -32,6 +35,18 @@ _MAY_USE = {
     "device_token": {"errors", "key", "pin", "secret", "settings", "token", "uri"},
     "mqtt": {"certificate", "errors", "identity", "key", "secret", "uri"},
     "token": {"errors", "key", "secret", "uri"},
+    "assembly": {
+        "api",
+        "device_token",
+        "enrollment",
+        "errors",
+        "identity",
+        "invite",
+        "key",
+        "pin",
+        "secret",
+        "settings",
+    },
     "api": {"errors", "secret"},
     "identity": {"certificate", "errors", "key", "settings", "state", "uri"},
     "journal": {"errors", "key", "state"},
@@ -47,10 +62,14 @@ _MAY_USE = {
     "errors": set[str](),
 }
 _BACKEND_MAY_USE = {
-    "http": {"errors", "service", "csr_policy", "strict_json", "settings", "log"},
-    "service": {"errors", "csr_policy", "issuer", "settings"},
-    "csr_policy": {"errors"},
-    "issuer": {"errors", "csr_policy"},
+    "http": {"errors", "log", "service", "strict_json"},
+    "service": {"csr_policy", "errors"},
+    "csr_policy": {"der", "errors"},
+    "issuer": {"csr_policy", "errors", "log"},
+    "settings": {"errors"},
+    "strict_json": {"errors"},
+    "der": set[str](),
+    "log": set[str](),
     "errors": set[str](),
 }
 
@@ -69,18 +88,14 @@ def _room(module: str) -> str:
 @pytest.mark.parametrize("library", _OWNERS)
 def test_a_library_is_imported_by_its_owner_alone(library: str) -> None:
     """Rule 2: nobody but the owner of a library imports it."""
-    strangers = {
-        module
-        for module in _graph().find_modules_that_directly_import(library)
-        if not module.startswith(_OWNERS[library])
-    }
-    assert strangers == set()
+    graph = _graph()
+    importers = graph.find_modules_that_directly_import(library) if library in graph.modules else set()
+    assert {module for module in importers if not module.startswith(_OWNERS[library])} == set()
 
 
-def test_every_owned_library_is_in_use() -> None:
-    """The table of owners names no library that the graph does not know, so that it cannot rot."""
-    later = {library for library in _OWNERS if library not in _graph().modules}
-    assert later == set()
+def test_the_owned_libraries_are_in_use() -> None:
+    """The table of owners names no library that nobody imports, so that it cannot rot."""
+    assert {library for library in _OWNERS if library not in _graph().modules} == _NOT_YET_IN_USE
 
 
 def test_every_room_has_its_row() -> None:

@@ -1,0 +1,87 @@
+"""Puts the enrolment together from the settings: which API, which token, whose PIN. The library's ``enroll``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from hsm_enroll import device_token, enrollment, pin, settings
+from hsm_enroll.api import EnrollmentClient
+from hsm_enroll.enrollment import Ports, Request
+from hsm_enroll.errors import TokenNotFoundError, UsageError
+from hsm_enroll.identity import Identity
+from hsm_enroll.invite import Invite, parse
+from hsm_enroll.key import TokenName
+from hsm_enroll.secret import Secret
+from hsm_enroll.settings import Settings
+
+_DEFAULT_LABEL = "hsm-enroll"
+
+
+def enroll(thing_name: str | None = None, *, invite: str | None = None, new_key: bool = False) -> Identity:
+    """Enroll this device as its configuration and environment say, as ``hsm-enroll init --no-publish`` does.
+
+    Resumes an enrolment under way; with a valid identity in place it contacts nobody. Asks nobody for a PIN and prints
+    nothing. The process is logged out of the token when this returns: connect in another process.
+
+    Args:
+        thing_name: name of the Thing, ``[a-zA-Z0-9:_-]{1,128}``; None takes it from the configuration.
+        invite: ``https://API/#CODE``; None enrolls at the configuration's ``api_url``, which has to be open.
+        new_key: leave the key that is there and enroll with another.
+
+    Returns:
+        The identity, also in the state folder.
+
+    Raises:
+        HsmEnrollError: one of its kinds; each tells what to do.
+    """
+    resolved = settings.load(os.environ, {"thing": thing_name})
+    request = Request(resolved.thing, resolved.key_type, resolved.subject, new_key)
+    invitation = None if invite is None else parse(invite)
+    return enrollment.enroll(request, resolved.state, ports(resolved, invitation, _unattended(resolved))).identity
+
+
+def ports(
+    resolved: Settings,
+    invitation: Invite | None,
+    pin_source: Callable[[TokenName], Secret],
+    *,
+    create_token: bool = False,
+) -> Ports:
+    """Return what an enrolment reaches the world through; the first message is left to the caller.
+
+    Args:
+        resolved: which API, token and trust anchor.
+        invitation: names the API and the code; None is the settings' API, without a code.
+        pin_source: gives a token's PIN.
+        create_token: make a SoftHSM token where none matches.
+    """
+    return Ports(
+        client=lambda: _client(resolved, invitation),
+        locate=lambda: _locate(resolved, create_token=create_token),
+        pin=pin_source,
+        publish=None,
+    )
+
+
+def _unattended(resolved: Settings) -> Callable[[TokenName], Secret]:
+    return lambda token: pin.resolve(
+        resolved.pin_file, os.environ, made_pin=lambda: pin.made(resolved.state, token), ask=None
+    )
+
+
+def _client(resolved: Settings, invitation: Invite | None) -> EnrollmentClient:
+    url = invitation.api_url if invitation else resolved.api_url
+    if url is None:
+        raise UsageError("which API is to issue the certificate?", hint="Give an invite, or --api URL.")
+    return EnrollmentClient(url, code=invitation.code if invitation else None, ca_file=resolved.ca_file)
+
+
+def _locate(resolved: Settings, *, create_token: bool) -> TokenName:
+    try:
+        return device_token.locate(resolved)
+    except TokenNotFoundError:
+        if not create_token:
+            raise
+    label = resolved.token.token if resolved.token and resolved.token.token else _DEFAULT_LABEL
+    return device_token.create(resolved.state, device_token.softhsm_module(resolved), label, None)

@@ -1,0 +1,38 @@
+"""``python -m hsm_enroll.local HOME FD``: the process behind `hsm_enroll.local.cloud.detach`.
+
+Writes one JSON document to the file descriptor, ``{"endpoints": …}`` or ``{"error": …}``, and closes it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from hsm_enroll.errors import LocalCloudError
+from hsm_enroll.local.cloud import Endpoints, serve
+
+
+def main(home: Path, descriptor: int) -> int:
+    """Run a local cloud until a signal ends it; return the exit status."""
+    announcement = os.fdopen(descriptor, "w")
+
+    def announce(endpoints: Endpoints) -> None:
+        with announcement:
+            json.dump({"endpoints": endpoints.to_json()}, announcement)
+
+    try:
+        serve(home, announce)
+    except LocalCloudError as error:
+        traceback.print_exc()
+        if not announcement.closed:
+            with announcement:
+                json.dump({"error": {"message": error.message, "hint": error.hint}}, announcement)
+        return error.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))

@@ -1,0 +1,255 @@
+"""A development CA (RFC 5280): certificates for devices' keys, for the local servers and for the observer, and CRLs.
+
+It stands in for AWS IoT's own CA and for the public CA of its endpoints, and is good for nothing but this machine.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+from collections.abc import Iterable
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from hsm_enroll.errors import LocalCloudError
+from hsm_enroll.local.home import Home, Pair, write
+
+OBSERVER = "local.observer"
+"""The observer's CN. No Thing can be called so: the dot is not among the characters of a Thing's name."""
+
+_SERVER_NAME = "localhost"
+_SERVER_ADDRESS = "127.0.0.1"
+_MIN_RSA_BITS = 2048
+_CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
+
+# What AWS IoT writes into the certificates it issues; the CA has to outlast them.
+_DEVICE_NOT_AFTER = dt.datetime(2049, 12, 31, 23, 59, 59, tzinfo=dt.UTC)
+_CA_NOT_AFTER = dt.datetime(2050, 12, 31, tzinfo=dt.UTC)
+_PAIR_LIFETIME = dt.timedelta(days=365)
+# A board without a clock battery may lag behind.
+_BACKDATED = dt.timedelta(days=1)
+# OpenSSL takes the CRL whose lastUpdate is later, and lastUpdate counts in seconds. Starting this far back leaves
+# room for one second more per CRL, however fast they follow each other, without ever reaching the future.
+_CRL_BACKDATED = dt.timedelta(days=365)
+
+
+_PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
+
+
+class CsrRefusedError(Exception):
+    """The CSR is not one that AWS IoT would issue a certificate for; the text says why."""
+
+
+class Authority:
+    """A CA whose key lies in a local cloud's home.
+
+    Attributes:
+        certificate: its self-signed certificate.
+        issued: the serial number of every device certificate it ever issued, also in earlier runs.
+
+    Not safe to use from several threads at once.
+    """
+
+    def __init__(
+        self, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey, record: Path, issued: Iterable[int]
+    ) -> None:
+        self.certificate = certificate
+        self.issued = set(issued)
+        self._key = key
+        self._record = record
+        self._crl_base = _now() - _CRL_BACKDATED
+        self._crl_number = 0
+
+    @classmethod
+    def of(cls, home: Home) -> Authority:
+        """Open the home's CA, or make one (EC P-256, key file of mode 0600) when there is none yet.
+
+        Raises:
+            LocalCloudError: the home's files are damaged.
+        """
+        if not home.ca_certificate.exists():
+            _make_ca(home)
+        try:
+            certificate = x509.load_pem_x509_certificate(home.ca_certificate.read_bytes())
+            key = load_pem_private_key(home.ca_key.read_bytes(), password=None)
+            issued = [int(line, 16) for line in home.issued.read_text().split()] if home.issued.exists() else []
+        except (OSError, ValueError, UnsupportedAlgorithm) as error:
+            raise _damaged(home) from error
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+            raise _damaged(home)
+        return cls(certificate, key, home.issued, issued)
+
+    def issue_device(self, csr: str) -> x509.Certificate:
+        """Issue a client certificate for a CSR's public key and subject, and remember its serial number.
+
+        Args:
+            csr: PKCS#10 in PEM.
+
+        Returns:
+            The certificate: valid to the end of 2049 as AWS IoT's are, for TLS client authentication.
+
+        Raises:
+            CsrRefusedError: it cannot be parsed, its signature does not fit, or AWS IoT does not take such a key
+                (RSA from 2,048 bits, P-256, P-384, P-521).
+
+        Not checked: who asks, the subject, requested extensions (none is taken over).
+        """
+        subject, public_key = _accepted(csr)
+        certificate = self._issue(subject, public_key, _DEVICE_NOT_AFTER, ExtendedKeyUsageOID.CLIENT_AUTH)
+        # On disk before anyone gets the certificate: a later run has to know of it to refuse it.
+        with self._record.open("a") as record:
+            record.write(f"{certificate.serial_number:x}\n")
+        self.issued.add(certificate.serial_number)
+        return certificate
+
+    def issue_server(self) -> Pair:
+        """Issue a certificate for ``localhost`` and 127.0.0.1, with a new P-256 key."""
+        names = [x509.DNSName(_SERVER_NAME), x509.IPAddress(ipaddress.ip_address(_SERVER_ADDRESS))]
+        return self._issue_pair(_SERVER_NAME, ExtendedKeyUsageOID.SERVER_AUTH, names)
+
+    def issue_observer(self) -> Pair:
+        """Issue the observer's client certificate, with a new P-256 key. No CRL ever names it."""
+        return self._issue_pair(OBSERVER, ExtendedKeyUsageOID.CLIENT_AUTH)
+
+    def revocation_list(self, held: Iterable[int]) -> bytes:
+        """Return a CRL in PEM that holds the serial numbers back, later than every one before it in this process.
+
+        The reason is certificateHold: any of them may come back (RFC 5280 §5.3.1).
+        """
+        self._crl_number += 1
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self.certificate.subject)
+            .last_update(self._crl_base + dt.timedelta(seconds=self._crl_number))
+            .next_update(_CA_NOT_AFTER)
+            .add_extension(x509.CRLNumber(self._crl_number), critical=False)
+            .add_extension(self._key_identifier(), critical=False)
+        )
+        for serial in sorted(held):
+            entry = (
+                x509.RevokedCertificateBuilder()
+                .serial_number(serial)
+                .revocation_date(self._crl_base)
+                .add_extension(x509.CRLReason(x509.ReasonFlags.certificate_hold), critical=False)
+            )
+            builder = builder.add_revoked_certificate(entry.build())
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+    def _issue_pair(
+        self, common_name: str, purpose: x509.ObjectIdentifier, names: list[x509.GeneralName] | None = None
+    ) -> Pair:
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = self._issue(_name(common_name), key.public_key(), _now() + _PAIR_LIFETIME, purpose, names)
+        return Pair(certificate.public_bytes(Encoding.PEM), _private_pem(key))
+
+    def _issue(
+        self,
+        subject: x509.Name,
+        public_key: _PublicKey,
+        not_after: dt.datetime,
+        purpose: x509.ObjectIdentifier,
+        names: list[x509.GeneralName] | None = None,
+    ) -> x509.Certificate:
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self.certificate.subject)
+            .public_key(public_key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(_now() - _BACKDATED)
+            .not_valid_after(not_after)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_key_usage(digital_signature=True), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+            .add_extension(self._key_identifier(), critical=False)
+        )
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        return builder.sign(self._key, hashes.SHA256())
+
+    def _key_identifier(self) -> x509.AuthorityKeyIdentifier:
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+
+
+def _make_ca(home: Home) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    # A name of its own for each, so that a program that meets the CA of another home does not mistake it for this one.
+    name = _name(f"hsm-enroll local CA {x509.random_serial_number() >> 128:08x}")
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(_now() - _BACKDATED)
+        .not_valid_after(_CA_NOT_AFTER)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(_key_usage(key_cert_sign=True, crl_sign=True), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    # The certificate last: where it lies, its key does.
+    write(home.ca_key, _private_pem(key))
+    write(home.ca_certificate, certificate.public_bytes(Encoding.PEM))
+
+
+def _accepted(csr: str) -> tuple[x509.Name, _PublicKey]:
+    try:
+        request = x509.load_pem_x509_csr(csr.encode())
+        subject, public_key, signed = request.subject, request.public_key(), request.is_signature_valid
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise CsrRefusedError("The CSR cannot be read.") from error
+    if not signed:
+        raise CsrRefusedError("The CSR's signature does not fit its key.")
+    if isinstance(public_key, rsa.RSAPublicKey) and public_key.key_size >= _MIN_RSA_BITS:
+        return subject, public_key
+    if isinstance(public_key, ec.EllipticCurvePublicKey) and isinstance(public_key.curve, _CURVES):
+        return subject, public_key
+    raise CsrRefusedError("AWS IoT takes RSA keys of 2,048 bits and more, P-256, P-384 and P-521.")
+
+
+def _damaged(home: Home) -> LocalCloudError:
+    return LocalCloudError(
+        f"The development CA in {home.folder} is damaged.",
+        hint=f"Remove the folder {home.folder}; what was enrolled with it has to be enrolled again.",
+    )
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+
+
+def _key_usage(
+    *, digital_signature: bool = False, key_cert_sign: bool = False, crl_sign: bool = False
+) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=digital_signature,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=key_cert_sign,
+        crl_sign=crl_sign,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)

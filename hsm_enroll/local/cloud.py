@@ -1,0 +1,169 @@
+"""The local cloud: AWS's APIs, the enrolment API and the broker, brought up and taken down as one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from hsm_enroll.errors import LocalCloudError
+from hsm_enroll.local.detached import detach, down, running
+from hsm_enroll.local.endpoints import ACCESS_KEY_ID, SECRET_ACCESS_KEY, Endpoints
+from hsm_enroll.local.home import Home, default_home
+
+__all__ = ["Endpoints", "LocalCloud", "default_home", "detach", "down", "running", "serve"]
+
+_MQTT_ENDPOINT = "localhost"
+
+
+class LocalCloud:
+    """A cloud that runs in this process, mosquitto beside it, from entering to leaving.
+
+    One process holds at most one at a time. While it runs, the process's AWS variables are the function's, and what the
+    handler writes goes to this process's standard output and error. AWS's side starts empty: a certificate issued in an
+    earlier run is unknown to it, and the broker refuses it.
+
+    Args:
+        home: its folder; made if missing, mode 0700. The CA in it outlives the run.
+        function: the Lambda function's folder with ``handler.py`` and ``template.yaml``; by default this package's own.
+
+    Attributes:
+        endpoints: where it listens, once entered.
+    """
+
+    endpoints: Endpoints
+
+    def __init__(self, home: Path, function: Path | None = None) -> None:
+        self._home = Home(home.absolute())
+        self._function = function
+
+    def __enter__(self) -> Self:
+        """Start.
+
+        Raises:
+            LocalCloudError: something is missing, damaged or already running; nothing is left behind.
+        """
+        with ExitStack() as stack:
+            self._start(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _value: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def wait(self) -> None:
+        """Wait for the broker to end.
+
+        Raises:
+            LocalCloudError: it did; a cloud without it is none.
+        """
+        self._broker.wait()
+        raise LocalCloudError(f"mosquitto ended by itself; see {self._home.logs / 'mosquitto.log'}.")
+
+    def _start(self, stack: ExitStack) -> None:
+        # Imported here: only a command that brings a cloud up pays for moto, boto3 and werkzeug.
+        from hsm_enroll.local.admission import Admission, close
+        from hsm_enroll.local.authority import Authority
+        from hsm_enroll.local.lambda_runtime import REGION, environment, lambda_folder, loaded_handler
+        from hsm_enroll.local.mosquitto import Mosquitto
+
+        home = self._home
+        home.prepare()
+        stack.enter_context(home.locked())
+        function = self._function or lambda_folder()
+        authority = Authority.of(home)
+        home.write_pair(home.server_certificate, home.server_key, authority.issue_server())
+        home.write_pair(home.observer_certificate, home.observer_key, authority.issue_observer())
+        close(home, authority)
+        self._broker = stack.enter_context(Mosquitto(home))
+
+        credentials = {"AWS_ACCESS_KEY_ID": ACCESS_KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY}
+        stack.enter_context(environment({"AWS_REGION": REGION, "AWS_DEFAULT_REGION": REGION, **credentials}))
+        # Only now: moto makes boto3 clients while it is imported, and a profile of the user's may not exist.
+        from hsm_enroll.local.aws import AwsApis, aws_server, deploy, fresh_account
+        from hsm_enroll.local.gateway import Gateway
+        from hsm_enroll.local.server import LoopbackServer, log_file
+
+        iot = stack.enter_context(fresh_account(authority))
+        apis = AwsApis()
+        aws = stack.enter_context(aws_server(apis, log_file(stack, home.logs / "aws.log")))
+        aws_endpoint_url = f"http://127.0.0.1:{aws.port}"
+        os.environ["AWS_ENDPOINT_URL"] = aws_endpoint_url
+        policy_name = deploy(function / "template.yaml")
+        apis.after_change = Admission(home, authority, self._broker, iot, policy_name).synchronise
+        apis.after_change()
+
+        os.environ |= {
+            "AUTH_MODE": "open",
+            "POLICY_NAME": policy_name,
+            "MQTT_ENDPOINT": _MQTT_ENDPOINT,
+            "MQTT_PORT": str(self._broker.device_port),
+        }
+        handler = stack.enter_context(loaded_handler(function))
+        log = log_file(stack, home.logs / "gateway.log")
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(home.server_certificate, home.server_key)
+        api = stack.enter_context(LoopbackServer(Gateway(handler, log), log, tls))
+
+        self.endpoints = Endpoints(
+            api_url=f"https://localhost:{api.port}",
+            mqtt_endpoint=_MQTT_ENDPOINT,
+            mqtt_port=self._broker.device_port,
+            observer_port=self._broker.observer_port,
+            ca_file=home.ca_certificate,
+            aws_endpoint_url=aws_endpoint_url,
+            region=REGION,
+            home=home.folder,
+            observer_certificate=home.observer_certificate,
+            observer_key=home.observer_key,
+        )
+        home.write_state(self.endpoints)
+
+
+def serve(home: Path, on_ready: Callable[[Endpoints], None]) -> None:
+    """Run a local cloud until SIGINT or SIGTERM, in the main thread.
+
+    Args:
+        home: its folder.
+        on_ready: called once everything answers. From then on, what the process writes to standard output and error is
+            the handler's, and goes to ``logs/handler.log``.
+
+    Raises:
+        LocalCloudError: it could not be started, or the broker ended by itself.
+    """
+    with _until_signalled(), LocalCloud(home) as cloud:
+        on_ready(cloud.endpoints)
+        log = (cloud.endpoints.home / "logs" / "handler.log").open("a", buffering=1)
+        with log, redirect_stdout(log), redirect_stderr(log):
+            cloud.wait()
+
+
+class _SignalledError(BaseException):
+    """SIGINT or SIGTERM came. No Exception: nothing on the way up may take it for a failure."""
+
+
+@contextmanager
+def _until_signalled() -> Iterator[None]:
+    """End the block when SIGINT or SIGTERM comes; a second one does not disturb the way down."""
+    signals = (signal.SIGINT, signal.SIGTERM)
+
+    def end(_number: int, _frame: object) -> None:
+        for number in signals:
+            signal.signal(number, signal.SIG_IGN)
+        raise _SignalledError
+
+    before = {number: signal.signal(number, end) for number in signals}
+    try:
+        yield
+    except _SignalledError:
+        return
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

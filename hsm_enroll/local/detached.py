@@ -1,0 +1,131 @@
+"""A local cloud in a process of its own: start it, find it, end it."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO
+
+from hsm_enroll.errors import LocalCloudError
+from hsm_enroll.local.endpoints import Endpoints
+from hsm_enroll.local.home import Home
+
+_STOP_LIMIT = 30.0  # seconds
+_IMPORT_ROOT = Path(__file__).parents[2]
+
+
+def detach(home: Path, timeout: float) -> Endpoints:
+    """Start a local cloud that outlives this process, and return once it answers.
+
+    Args:
+        home: its folder; its output goes to ``logs/supervisor.log`` there.
+        timeout: seconds it may take to come up; the first start on a machine takes the longest.
+
+    Raises:
+        LocalCloudError: it could not be started, or not in time; then it is gone again.
+    """
+    place = Home(home.absolute())
+    place.prepare()
+    log = place.logs / "supervisor.log"
+    with ExitStack() as undo:
+        process, announcement = _spawn(place, log)
+        undo.callback(_terminate, process)
+        with announcement:
+            text = _read_all(announcement, time.monotonic() + timeout)
+        if text is None:
+            raise LocalCloudError(f"The local cloud was not up after {timeout:g} seconds; see {log}.")
+        if not text:
+            raise LocalCloudError(f"The local cloud's process ended before it was up; see {log}.")
+        message = json.loads(text)
+        if "error" in message:
+            raise LocalCloudError(f"{message['error']['message']} Its log: {log}", hint=message["error"]["hint"])
+        undo.pop_all()
+    # So that it does not stay behind as a zombie should it end before this process.
+    threading.Thread(target=process.wait, daemon=True).start()
+    return Endpoints.from_json(message["endpoints"])
+
+
+def running(home: Path) -> Endpoints:
+    """Return where the local cloud in this folder listens.
+
+    Raises:
+        LocalCloudError: none is up there.
+    """
+    endpoints = Home(home.absolute()).read_state()
+    if endpoints is None:
+        raise LocalCloudError(f"No local cloud is up in {home}.", hint="Start one: hsm-enroll local up --detach")
+    return endpoints
+
+
+def down(home: Path) -> None:
+    """End the local cloud in this folder, and return once its process is gone. Does nothing when none runs.
+
+    Raises:
+        LocalCloudError: it does not end.
+    """
+    place = Home(home.absolute())
+    pid = place.holder()
+    if pid is None:
+        return
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    with os.fdopen(process):
+        # Asked again: had it ended before the descriptor was open, the number could be another process's by now.
+        if place.holder() != pid:
+            return
+        signal.pidfd_send_signal(process, signal.SIGTERM)
+        if not _readable(process, time.monotonic() + _STOP_LIMIT):
+            raise LocalCloudError(f"The local cloud's process {pid} does not end.", hint=f"kill -9 {pid}")
+
+
+def _spawn(place: Home, log: Path) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+    reading, writing = os.pipe()
+    announcement = os.fdopen(reading, "rb", buffering=0)
+    with os.fdopen(writing, "wb"), log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hsm_enroll.local", str(place.folder), str(writing)],
+            # Imports this very package, and nothing that happens to lie in the caller's working directory.
+            cwd=_IMPORT_ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=[writing],
+            start_new_session=True,
+        )
+    return process, announcement
+
+
+def _terminate(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(_STOP_LIMIT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _read_all(announcement: IO[bytes], deadline: float) -> bytes | None:
+    """Return what comes until the other end closes, or None if the deadline passes first."""
+    text = b""
+    while _readable(announcement.fileno(), deadline):
+        chunk = announcement.read(65536)
+        if not chunk:
+            return text
+        text += chunk
+    return None
+
+
+def _readable(descriptor: int, deadline: float) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))

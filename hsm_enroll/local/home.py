@@ -1,0 +1,186 @@
+"""The folder of one local cloud: its files, and the lock that says whether it runs."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from hsm_enroll.errors import LocalCloudError
+from hsm_enroll.local.endpoints import Endpoints
+
+
+def default_home() -> Path:
+    """Return ``$XDG_STATE_HOME/hsm-enroll/local``, or the same below ``~/.local/state`` (XDG Base Directory)."""
+    state = os.environ.get("XDG_STATE_HOME", "")
+    # "All paths set in these environment variables must be absolute", else they are to be ignored.
+    base = Path(state) if Path(state).is_absolute() else Path.home() / ".local" / "state"
+    return base / "hsm-enroll" / "local"
+
+
+class Pair(NamedTuple):
+    """A certificate and its private key, both in PEM."""
+
+    certificate: bytes
+    key: bytes
+
+
+@dataclass(frozen=True)
+class Home:
+    """The files of one local cloud.
+
+    Attributes:
+        folder: absolute path; mode 0700 once `prepare` has run.
+    """
+
+    folder: Path
+
+    @property
+    def lock_file(self) -> Path:
+        return self.folder / "lock"
+
+    @property
+    def state_file(self) -> Path:
+        return self.folder / "cloud.json"
+
+    @property
+    def ca_certificate(self) -> Path:
+        return self.folder / "ca.pem"
+
+    @property
+    def ca_key(self) -> Path:
+        return self.folder / "ca.key"
+
+    @property
+    def issued(self) -> Path:
+        return self.folder / "issued"
+
+    @property
+    def server_certificate(self) -> Path:
+        return self.folder / "server.pem"
+
+    @property
+    def server_key(self) -> Path:
+        return self.folder / "server.key"
+
+    @property
+    def observer_certificate(self) -> Path:
+        return self.folder / "observer.pem"
+
+    @property
+    def observer_key(self) -> Path:
+        return self.folder / "observer.key"
+
+    @property
+    def device_crl(self) -> Path:
+        return self.folder / "device-crl.pem"
+
+    @property
+    def observer_crl(self) -> Path:
+        return self.folder / "observer-crl.pem"
+
+    @property
+    def acl(self) -> Path:
+        return self.folder / "acl"
+
+    @property
+    def mosquitto_configuration(self) -> Path:
+        return self.folder / "mosquitto.conf"
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "logs"
+
+    def prepare(self) -> None:
+        """Create the folders, readable by their owner only.
+
+        Raises:
+            LocalCloudError: the folder cannot be made or is not ours.
+        """
+        try:
+            self.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.folder.chmod(0o700)
+        except OSError as error:
+            raise LocalCloudError(
+                f"The local cloud's home {self.folder} cannot be used: {error.strerror}.",
+                hint="Name a folder of your own as its home.",
+            ) from error
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the home for this process; the kernel lets go of it however the process ends.
+
+        Raises:
+            LocalCloudError: another local cloud holds it.
+        """
+        with self.lock_file.open("a") as lock:
+            if not _try_lock(lock, fcntl.LOCK_EX):
+                raise LocalCloudError(
+                    f"A local cloud already runs in {self.folder}.",
+                    hint="Use that one, end it with hsm-enroll local down, or choose another home.",
+                )
+            # A process that was killed left both behind.
+            lock.truncate(0)
+            self.state_file.unlink(missing_ok=True)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            try:
+                yield
+            finally:
+                self.state_file.unlink(missing_ok=True)
+                lock.truncate(0)
+
+    def holder(self) -> int | None:
+        """Return the id of the process that holds the home, or None: a process that was killed holds nothing."""
+        try:
+            with self.lock_file.open() as lock:
+                if _try_lock(lock, fcntl.LOCK_SH):
+                    return None
+                return int(lock.read() or "0") or None
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise LocalCloudError(f"{self.lock_file} cannot be read.") from error
+
+    def write_pair(self, certificate: Path, key: Path, pair: Pair) -> None:
+        """Write a certificate and its key."""
+        write(certificate, pair.certificate)
+        write(key, pair.key)
+
+    def write_state(self, endpoints: Endpoints) -> None:
+        """Record where this process's cloud listens."""
+        write(self.state_file, json.dumps(endpoints.to_json(), indent=2).encode() + b"\n")
+
+    def read_state(self) -> Endpoints | None:
+        """Return where the cloud that holds the home listens, or None when none is up.
+
+        Raises:
+            LocalCloudError: the record is not one of ours.
+        """
+        try:
+            return Endpoints.from_json(json.loads(self.state_file.read_bytes())) if self.holder() else None
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise LocalCloudError(f"{self.state_file} cannot be read.") from error
+
+
+def write(path: Path, content: bytes) -> None:
+    """Replace a file at one stroke, readable by its owner only: its reader never sees half of it."""
+    new = path.with_name(path.name + ".new")
+    new.touch(mode=0o600)
+    new.write_bytes(content)
+    new.replace(path)
+
+
+def _try_lock(lock: IO[str], kind: int) -> bool:
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,135 @@
+"""A threaded HTTP(S) server on a free loopback port."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
+
+WsgiApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+ADDRESS = "127.0.0.1"
+
+_IDLE_LIMIT = 30.0  # seconds without a byte, after which a connection is dropped
+_STOP_INTERVAL = 0.05  # seconds between two looks whether to stop
+_FINISH_LIMIT = 5.0  # seconds that requests under way get at the end
+_BACKLOG = 128
+
+
+class LoopbackServer:
+    """Serves a WSGI application while it is entered; requests under way at the end are finished, within a limit.
+
+    Args:
+        application: called in a thread of its own for each request.
+        log: takes a line a request, and the traceback of what escapes the application.
+        tls: makes it HTTPS.
+        request_handler: werkzeug's, or one derived from it.
+    """
+
+    def __init__(
+        self,
+        application: WsgiApplication,
+        log: logging.Logger,
+        tls: ssl.SSLContext | None = None,
+        request_handler: Any = WSGIRequestHandler,
+    ) -> None:
+        handler = type("RequestHandler", (_Logged, request_handler), {"log_to": log})
+        with socket.create_server((ADDRESS, 0), backlog=_BACKLOG) as listener:
+            # werkzeug duplicates the socket. Left to bind by itself it would end the process on a failure.
+            self._server = _Server(ADDRESS, 0, application, handler, fd=listener.fileno())
+        # Set only now: werkzeug would do the handshake in the thread that accepts, where one idle client stops all.
+        self._server.ssl_context = tls
+        self._server.log_to = log
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_STOP_INTERVAL,), name=log.name, daemon=True
+        )
+
+    @property
+    def port(self) -> int:
+        return int(self._server.port)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _value: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.wait_for_requests()
+
+
+def log_file(stack: ExitStack, path: Path) -> logging.Logger:
+    """Return a logger that appends to a file until the stack is left, apart from the process's other logging."""
+    log = logging.Logger(path.stem)  # noqa: LOG001 - several clouds may follow each other in one process
+    # Where a line goes that a request writes after the end.
+    log.addHandler(logging.NullHandler())
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    stack.callback(handler.close)
+    stack.callback(log.removeHandler, handler)
+    return log
+
+
+class _Server(ThreadedWSGIServer):
+    request_queue_size = _BACKLOG
+    log_to: logging.Logger
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._requests = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def request_under_way(self) -> Iterator[None]:
+        with self._changed:
+            self._requests += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._requests -= 1
+                self._changed.notify_all()
+
+    def wait_for_requests(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._requests == 0, _FINISH_LIMIT)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        connection, address = super().get_request()
+        if self.ssl_context is not None:
+            connection = self.ssl_context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        return connection, address
+
+    def log(self, type: str, message: str, *args: object) -> None:  # noqa: A002, ARG002 - werkzeug's own
+        self.log_to.error(message, *args)
+
+    def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002 - socketserver's own
+        self.log_to.error("%s: %s", client_address, traceback.format_exc())
+
+
+class _Logged(WSGIRequestHandler):
+    log_to: logging.Logger
+    server: _Server
+    timeout = _IDLE_LIMIT
+
+    def run_wsgi(self) -> None:
+        with self.server.request_under_way():
+            super().run_wsgi()
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:  # noqa: ARG002 - werkzeug's own
+        self.log_to.info("%s %r %s", self.address_string(), self.requestline, code)
+
+    def log(self, type: str, message: str, *args: object) -> None:  # noqa: A002 - werkzeug's own
+        self.log_to.log(logging.ERROR if type == "error" else logging.INFO, message, *args)

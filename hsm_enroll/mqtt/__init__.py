@@ -1,0 +1,29 @@
+"""The MQTT room: the only one that imports ``awscrt``.
+
+Its names are loaded on first use (PEP 562), so that importing this package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hsm_enroll.mqtt.connection import Connection, connect
+    from hsm_enroll.mqtt.inbox import Message
+    from hsm_enroll.mqtt.new_process import publish_in_new_process
+
+__all__ = ["Connection", "Message", "connect", "publish_in_new_process"]
+
+_HOMES = {
+    "Connection": "hsm_enroll.mqtt.connection",
+    "Message": "hsm_enroll.mqtt.inbox",
+    "connect": "hsm_enroll.mqtt.connection",
+    "publish_in_new_process": "hsm_enroll.mqtt.new_process",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,150 @@
+"""Publish from a process of its own.
+
+python-pkcs11 and awscrt cannot share one: when a session that python-pkcs11 logged in is closed, the module logs the
+whole process out and the next handshake fails. Nor may awscrt be forked. ``python -m hsm_enroll.mqtt.new_process``
+is the other process: its request, with the PIN, comes on stdin and its outcome leaves on stdout, each one JSON object.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hsm_enroll.errors import HsmEnrollError, MqttError
+from hsm_enroll.mqtt.target import Target
+from hsm_enroll.secret import Secret
+
+if TYPE_CHECKING:
+    from hsm_enroll.identity import Identity
+
+_TIMEOUT_SECONDS = 20.0
+# Beside the network: an interpreter, a module that talks to its chip in C_Initialize, a slow signature.
+_MODULE_SECONDS = 30.0
+_PIN_VARIABLE = "HSM_ENROLL_PIN"
+
+
+def publish_in_new_process(
+    identity: Identity,
+    pin: Secret | None,
+    topic: str,
+    payload: bytes,
+    *,
+    ca_file: Path | None = None,
+    endpoint: str | None = None,
+    port: int | None = None,
+    timeout: float = _TIMEOUT_SECONDS,
+) -> None:
+    """Connect, publish one message with QoS 1, wait for its PUBACK and disconnect, all in a process of its own.
+
+    The PIN is in neither the arguments nor the environment of that process.
+
+    Args:
+        identity, pin, ca_file, endpoint, port: as for :func:`hsm_enroll.mqtt.connect`.
+        topic, payload: as for :meth:`hsm_enroll.mqtt.Connection.publish`.
+        timeout: seconds until CONNACK, and again until the PUBACK. The process as a whole gets half a minute more.
+
+    Raises:
+        HsmEnrollError: what ``connect`` and ``publish`` raise, with the same class.
+        MqttError: also where the process crashes or has to be killed.
+    """
+    target = Target.of(identity, ca_file=ca_file, endpoint=endpoint, port=port)
+    output, ending = _run(_request(target, pin, topic, payload, timeout), 2 * timeout + _MODULE_SECONDS)
+    outcome = _parsed(output)
+    if outcome is None:
+        raise MqttError(
+            f"the MQTT process {ending}",
+            hint="The token's PKCS#11 module runs in that process: run hsm-enroll doctor, then try again.",
+        )
+    _settle(outcome)
+
+
+def _run(request: bytes, limit: float) -> tuple[bytes, str]:
+    """Return what the process wrote and how it ended.
+
+    Raises nothing: the traceback of what ``subprocess`` raises has the request, and the PIN in it, among its locals.
+    """
+    # -P: without it a module in the current directory would stand in for one of ours, and be given the PIN.
+    command = [sys.executable, "-P", "-m", __name__]
+    environment = {name: value for name, value in os.environ.items() if name != _PIN_VARIABLE}
+    try:
+        child = subprocess.run(
+            command, input=request, stdout=subprocess.PIPE, timeout=limit, env=environment, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        return error.stdout or b"", f"did not end and was killed after {limit:g} s"
+    except OSError as error:
+        return b"", f"could not be started: {error.strerror}"
+    if child.returncode < 0:
+        return child.stdout, f"crashed: {signal.strsignal(-child.returncode)}"
+    return child.stdout, f"ended without an outcome, with exit status {child.returncode}"
+
+
+def _request(target: Target, pin: Secret | None, topic: str, payload: bytes, timeout: float) -> bytes:
+    request = {
+        "target": asdict(target),
+        "pin": None if pin is None else pin.reveal(),
+        "topic": topic,
+        "payload": base64.b64encode(payload).decode("ascii"),
+        "timeout": timeout,
+    }
+    return json.dumps(request, default=str).encode()
+
+
+def _parsed(output: bytes) -> dict[str, Any] | None:
+    try:
+        outcome = json.loads(output)
+    except ValueError:
+        return None
+    return outcome if isinstance(outcome, dict) else None
+
+
+def _settle(outcome: dict[str, Any]) -> None:
+    error = outcome.get("error")
+    if error is None:
+        return
+    kind = {kind.code: kind for kind in _kinds(HsmEnrollError)}[error["code"]]
+    raise kind(error["message"], hint=error["hint"])
+
+
+def _kinds(kind: type[HsmEnrollError]) -> Iterator[type[HsmEnrollError]]:
+    yield kind
+    for narrower in kind.__subclasses__():
+        yield from _kinds(narrower)
+
+
+def _child() -> None:
+    # Ctrl-C reaches both processes; the parent is the one to say so.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    outcomes = os.fdopen(os.dup(1), "w", encoding="ascii")
+    # Some modules print to stdout; from here on that is stderr.
+    os.dup2(2, 1)
+    try:
+        _publish(json.load(sys.stdin))
+    except HsmEnrollError as error:
+        json.dump({"error": {"code": error.code, "message": error.message, "hint": error.hint}}, outcomes)
+    else:
+        json.dump({"published": True}, outcomes)
+    outcomes.close()
+
+
+def _publish(request: dict[str, Any]) -> None:
+    from hsm_enroll.mqtt.connection import connect_to
+
+    pin = request.pop("pin")
+    secret = None if pin is None else Secret(pin)
+    paths = {name: request["target"][name] for name in ("module", "ca_file")}
+    target = Target(**request["target"] | {name: value and Path(value) for name, value in paths.items()})
+    with connect_to(target, secret, request["timeout"]) as connection:
+        connection.publish(request["topic"], base64.b64decode(request["payload"]), timeout=request["timeout"])
+
+
+if __name__ == "__main__":
+    _child()

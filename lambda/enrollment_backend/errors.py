@@ -1,0 +1,267 @@
+"""One tree of domain errors: each has a stable code and a sentence that may be shown to anyone.
+
+Nothing here knows HTTP or AWS's libraries. `http` turns each kind into a status, and only `http` does.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class EnrollmentError(Exception):
+    """Base of everything the backend raises on purpose.
+
+    Attributes:
+        code: stable kebab-case name; scripts and devices depend on it.
+        detail: one sentence for the caller. It never repeats what the caller sent.
+        facts: what the log may add to it. Never a code, a CSR or a certificate.
+    """
+
+    code: ClassVar[str] = "internal"
+    detail: ClassVar[str] = "Something went wrong that is not the request's fault."
+
+    def __init__(self, **facts: str) -> None:
+        super().__init__(self.detail)
+        self.facts = facts
+
+
+class ConfigurationError(EnrollmentError):
+    """The function's environment lacks a variable, or holds one that makes no sense. Says which in `facts`."""
+
+
+# --- who asks -------------------------------------------------------------------------------------------------------
+
+
+class InviteRequiredError(EnrollmentError):
+    """The deployment does not let just anyone enrol."""
+
+    code = "invite-required"
+    detail = "This deployment needs an invite."
+
+
+# --- what is asked --------------------------------------------------------------------------------------------------
+
+
+class RequestRefusedError(EnrollmentError):
+    """Base of all that is wrong with the request itself: sent again as it is, it fails again."""
+
+
+class BodyEmptyError(RequestRefusedError):
+    """There is no body."""
+
+    code = "body-empty"
+    detail = "The request has no body; a JSON object is expected."
+
+
+class BodyNotUtf8Error(RequestRefusedError):
+    """RFC 8259 §8.1: JSON travels as UTF-8."""
+
+    code = "body-not-utf8"
+    detail = "The body is not UTF-8."
+
+
+class JsonMalformedError(RequestRefusedError):
+    """The body does not follow the grammar of RFC 8259."""
+
+    code = "json-malformed"
+    detail = "The body is not JSON."
+
+
+class JsonTooDeepError(RequestRefusedError):
+    """The JSON is nested beyond what the parser follows."""
+
+    code = "json-too-deep"
+    detail = "The JSON is nested too deeply."
+
+
+class JsonDuplicateKeyError(RequestRefusedError):
+    """A name occurs twice in an object: parsers disagree on which one counts (RFC 8259 §4)."""
+
+    code = "json-duplicate-key"
+    detail = "A name occurs twice in a JSON object."
+
+
+class JsonNumberError(RequestRefusedError):
+    """NaN, Infinity, or a number that other parsers could not represent (RFC 8259 §6)."""
+
+    code = "json-number-invalid"
+    detail = "A JSON number is not finite, or has too many digits."
+
+
+class JsonSurrogateError(RequestRefusedError):
+    r"""A ``\ud800``-like escape without its partner: no Unicode text (RFC 8259 §8.2)."""
+
+    code = "json-lone-surrogate"
+    detail = "A JSON string holds half of a surrogate pair."
+
+
+class JsonNotObjectError(RequestRefusedError):
+    """The JSON is no object."""
+
+    code = "json-not-object"
+    detail = "The body must be a JSON object."
+
+
+class FieldUnknownError(RequestRefusedError):
+    """The object has a field that this request does not know."""
+
+    code = "field-unknown"
+    detail = "The JSON object has a field that this request does not know."
+
+
+class FieldMissingError(RequestRefusedError):
+    """The object lacks a field."""
+
+    code = "field-missing"
+    detail = "The JSON object lacks a field; csr and thingName are needed."
+
+
+class FieldTypeError(RequestRefusedError):
+    """A field has another type than the contract says."""
+
+    code = "field-type"
+    detail = "A field has the wrong type; csr and thingName are strings."
+
+
+class ThingNameError(RequestRefusedError):
+    """The name cannot be that of a Thing (AWS IoT CreateThing, `thingName`)."""
+
+    code = "thing-name-invalid"
+    detail = "A Thing's name is 1 to 128 characters of a-z, A-Z, 0-9, colon, underscore and dash."
+
+
+# --- the CSR --------------------------------------------------------------------------------------------------------
+
+
+class CsrRefusedError(RequestRefusedError):
+    """Base of all that is wrong with the CSR."""
+
+
+class CsrTooLargeError(CsrRefusedError):
+    """AWS IoT CreateCertificateFromCsr takes at most 4,096 characters."""
+
+    code = "csr-too-large"
+    detail = "The CSR is longer than 4,096 characters."
+
+
+class CsrPemError(CsrRefusedError):
+    """It is not one PEM block in the strict form of RFC 7468 §3."""
+
+    code = "csr-pem-invalid"
+    detail = (
+        "The CSR must be exactly one PEM block labelled CERTIFICATE REQUEST, "
+        "in lines of 64 base64 characters, with nothing before or after it."
+    )
+
+
+class CsrDerError(CsrRefusedError):
+    """It is not the DER of a PKCS#10 request, or an encoding of one other than the canonical one."""
+
+    code = "csr-der-invalid"
+    detail = "The CSR is not a PKCS#10 request in canonical DER."
+
+
+class CsrKeyError(CsrRefusedError):
+    """The key is of a kind or size that gets no certificate here."""
+
+    code = "csr-key-not-allowed"
+    detail = "The CSR's key must be EC P-256 or P-384, or RSA of 2048, 3072 or 4096 bits with exponent 65537."
+
+
+class CsrSignatureAlgorithmError(CsrRefusedError):
+    """The signature algorithm is weak, unknown, or not the key's."""
+
+    code = "csr-signature-algorithm-not-allowed"
+    detail = "The CSR must be signed with SHA-256, SHA-384 or SHA-512, by ECDSA or RSA PKCS #1 v1.5 as its key is."
+
+
+class CsrAttributesError(CsrRefusedError):
+    """The CSR asks for extensions or carries other attributes (RFC 2986 §4.1)."""
+
+    code = "csr-attributes-not-allowed"
+    detail = "The CSR must not request extensions or carry any other attribute."
+
+
+class CsrSignatureError(CsrRefusedError):
+    """The signature was not made by the key in the CSR over this CSR."""
+
+    code = "csr-signature-invalid"
+    detail = "The CSR's signature does not verify."
+
+
+class CsrSubjectError(CsrRefusedError):
+    """The subject holds a value that is no text, or in a kind of string that RFC 5280 §4.1.2.4 has retired."""
+
+    code = "csr-subject-invalid"
+    detail = "The CSR's subject must consist of text, as UTF8String, PrintableString or IA5String."
+
+
+class CsrCommonNameError(CsrRefusedError):
+    """The subject names something other than the Thing, or several, or nothing."""
+
+    code = "csr-common-name-mismatch"
+    detail = "The CSR's subject must hold exactly one common name, equal to the Thing's name."
+
+
+class CsrCommonNameLengthError(CsrRefusedError):
+    """The common name exceeds ub-common-name (RFC 5280, appendix A.1)."""
+
+    code = "csr-common-name-too-long"
+    detail = "The CSR's common name is longer than 64 characters."
+
+
+# --- AWS IoT --------------------------------------------------------------------------------------------------------
+
+
+class AwsError(EnrollmentError):
+    """Base of all that AWS answers, or fails to answer.
+
+    Args:
+        operation: AWS API name, such as ``CreateThing``.
+        cause: AWS's error code, or the name of the library's exception.
+    """
+
+    def __init__(self, operation: str, cause: str) -> None:
+        super().__init__(operation=operation, cause=cause)
+
+
+class ThingExistsError(AwsError):
+    """A Thing of that name exists with another configuration."""
+
+    code = "thing-exists"
+    detail = "A Thing of that name exists already and is not this one."
+
+
+class RetryableAwsError(AwsError):
+    """Base of what may pass by itself. `retry_after` is in seconds."""
+
+    retry_after: ClassVar[int] = 5
+
+
+class ThrottledError(RetryableAwsError):
+    """AWS IoT counts its limits per second and account."""
+
+    code = "throttled"
+    detail = "AWS IoT is being asked too often; try again later."
+
+
+class AwsUnavailableError(RetryableAwsError):
+    """AWS IoT failed, or did not answer in time. The call may have been carried out nevertheless."""
+
+    code = "aws-unavailable"
+    detail = "AWS IoT does not answer at the moment; try again later."
+    retry_after = 10
+
+
+class AwsRefusedError(AwsError):
+    """AWS IoT refused the call for a reason that no retry cures: permissions, a missing policy, its own rules."""
+
+    code = "aws-refused"
+    detail = "AWS IoT refused to issue the certificate; the operator finds the reason in the log."
+
+
+class CertificateForeignError(AwsError):
+    """AWS IoT answered with a certificate that is not for the CSR's key."""
+
+    code = "certificate-not-for-key"
+    detail = "AWS IoT answered with a certificate for another key; it was not passed on."

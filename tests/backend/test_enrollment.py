@@ -1,0 +1,98 @@
+"""The whole way through the real handler, with moto as AWS IoT."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from tests.backend.csr_factory import THING, ec_key, pem_of, request, rsa_key, spki_of
+from tests.backend.deployment import POLICY, Deployment, assert_hidden, deployed, event
+
+
+def spki_in(certificate_pem: str) -> bytes:
+    """Return the DER public key of a certificate."""
+    certificate = x509.load_pem_x509_certificate(certificate_pem.encode("ascii"))
+    return certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [ec_key(), ec_key(ec.SECP384R1), rsa_key(2048), rsa_key(3072), rsa_key(4096)],
+    ids=["ec-p256", "ec-p384", "rsa-2048", "rsa-3072", "rsa-4096"],
+)
+def test_a_good_csr_becomes_an_active_attached_certificate(
+    backend: Deployment, key: CertificateIssuerPrivateKeyTypes
+) -> None:
+    """Each allowed key gets an active certificate for itself, attached to its Thing and to the device policy."""
+    answer = backend.enroll(pem_of(request(key)), THING)
+
+    assert (answer.status, answer.headers["content-type"]) == (201, "application/json")
+    issued = answer.json
+    assert spki_in(issued["certificatePem"]) == spki_of(key)
+    assert (issued["thingName"], issued["attested"]) == (THING, False)
+    assert (issued["mqttEndpoint"], issued["mqttPort"]) == ("mqtt.example.com", 8883)
+    held = backend.iot.describe_certificate(certificateId=issued["certificateId"])["certificateDescription"]
+    assert (held["certificateArn"], held["status"]) == (issued["certificateArn"], "ACTIVE")
+    assert backend.iot.list_thing_principals(thingName=THING)["principals"] == [issued["certificateArn"]]
+    attached = backend.iot.list_attached_policies(target=issued["certificateArn"])["policies"]
+    assert [policy["policyName"] for policy in attached] == [POLICY]
+
+
+def test_it_takes_four_calls_in_two_rounds(backend: Deployment) -> None:
+    """The calls of the first round all start before those of the second, and none is made twice."""
+    backend.enroll(pem_of(request()), THING)
+    assert set(backend.calls[:2]) == {"CreateThing", "CreateCertificateFromCsr"}
+    assert set(backend.calls[2:]) == {"AttachPolicy", "AttachThingPrincipal"}
+    assert len(backend.calls) == 4
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "application/x-www-form-urlencoded", None])
+@pytest.mark.parametrize("encoded", [False, True])
+def test_the_original_articles_request_gets_the_bare_pem(
+    backend: Deployment, content_type: str | None, encoded: bool
+) -> None:
+    """POST /getCertificate answers 200 and text/plain, whatever a plain client declares (curl -d comes in base64)."""
+    body = json.dumps({"thingName": THING, "csr": pem_of(request())})
+    if encoded:
+        body = base64.b64encode(body.encode("utf-8")).decode("ascii")
+    answer = backend.send(event("POST", "/getCertificate", body, content_type=content_type, encoded=encoded))
+    assert (answer.status, answer.headers["content-type"]) == (200, "text/plain")
+    assert spki_in(answer.body) == spki_of(ec_key())
+
+
+def test_windows_line_ends_and_a_missing_last_one_are_fine(backend: Deployment) -> None:
+    """RFC 7468 leaves the line end open; what goes to AWS IoT is the same either way."""
+    text = pem_of(request())
+    for variant in (text.replace("\n", "\r\n"), text.removesuffix("\n")):
+        assert backend.enroll(variant, THING).status == 201
+
+
+@pytest.mark.parametrize("mode", [None, "", "invite", "OPEN", "open ", "opened", "true"])
+@pytest.mark.parametrize("path", ["/v1/certificates", "/getCertificate"])
+def test_only_an_open_deployment_lets_anyone_in(mode: str | None, path: str) -> None:
+    """Anything but AUTH_MODE=open is 401 before the CSR or the name is looked at."""
+    with deployed({"AUTH_MODE": mode}) as backend:
+        answer = backend.post(path, {"csr": "not even a CSR", "thingName": "../x"})
+        assert backend.refused(answer, 401, "invite-required")
+        assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_the_log_says_what_happened_and_nothing_secret(backend: Deployment) -> None:
+    """One JSON line per request with its id, route and status; neither CSR nor certificate."""
+    csr = pem_of(request())
+    answer = backend.enroll(csr, THING)
+    (line,) = backend.log_lines()
+    assert line == {
+        "level": "INFO",
+        "event": "request",
+        "requestId": "JKJaXmPLvHcESHA=",
+        "route": "/v1/certificates",
+        "status": 201,
+    }
+    assert_hidden(backend.log.getvalue(), csr, answer.json["certificatePem"])

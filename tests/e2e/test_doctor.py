@@ -1,0 +1,139 @@
+"""The doctor finds each fault that is put before it, and only that one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.devices import Device
+
+
+def _findings(device: Device, *arguments: str) -> tuple[int, dict[str, str]]:
+    run = device.run("doctor", "--json", *arguments)
+    document = json.loads(run.stdout)
+    statuses = {check["id"]: check["status"] for check in document["checks"]}
+    assert document["ok"] is (run.returncode == 0)
+    for check in document["checks"]:
+        assert set(check) == {"id", "status", "message", "hint"}
+        assert check["hint"] or check["status"] in {"ok", "skipped"}
+    return run.returncode, statuses
+
+
+@pytest.fixture
+def enrolled(device: Device, thing: str) -> Device:
+    """An enrolled device."""
+    device.json("init", "--thing", thing, "--no-publish")
+    return device
+
+
+def test_a_healthy_device_has_no_finding(enrolled: Device) -> None:
+    """On an enrolled device with a cloud every check is ok, and the exit status is 0."""
+    status, statuses = _findings(enrolled, "--online")
+    assert status == 0
+    assert set(statuses.values()) == {"ok"}
+    assert set(statuses) == {
+        "clock", "state.folder", "token", "token.pin-tries", "pin.source", "identity", "certificate.dates",
+        "key.matches-certificate", "key.origin", "api.reachable", "mqtt.reachable",
+    }  # fmt: skip
+
+
+def test_a_device_that_is_not_enrolled_is_told_so_and_is_not_ill(device: Device) -> None:
+    """Not being enrolled is a warning with the next command, and the exit status is 0."""
+    status, statuses = _findings(device)
+    assert status == 0
+    assert statuses["identity"] == "warning"
+    assert "hsm-enroll init" in device.run("doctor").stdout
+
+
+def _no_token(device: Device) -> None:
+    shutil.rmtree(device.tokens)
+    device.tokens.mkdir()
+
+
+def _no_key(device: Device) -> None:
+    identifier = json.loads((device.home / "identity.json").read_text())["key_id"]
+    device.pkcs11_tool("--delete-object", "--type", "pubkey", "--id", identifier)
+
+
+def _exposed_pin(device: Device) -> None:
+    (device.home / "pin").chmod(0o644)
+
+
+def _damaged_identity(device: Device) -> None:
+    (device.home / "identity.json").write_text("{}")
+
+
+def _key_that_can_leave(device: Device) -> None:
+    file = device.home / "identity.json"
+    document = json.loads(file.read_text())
+    document["key_origin"]["extractable"] = True
+    file.write_text(json.dumps(document))
+
+
+def _no_backend(device: Device) -> None:
+    file = device.home / "identity.json"
+    document = json.loads(file.read_text())
+    document["api"] = "https://localhost:9"
+    file.write_text(json.dumps(document))
+
+
+def _no_broker(device: Device) -> None:
+    device.extra["HSM_ENROLL_MQTT_PORT"] = "9"
+
+
+def _no_name(device: Device) -> None:
+    device.extra["HSM_ENROLL_MQTT_ENDPOINT"] = "no-such-host.invalid"
+
+
+@pytest.mark.parametrize(
+    ("fault", "check"),
+    [
+        (_no_token, "token"),
+        (_no_key, "key.matches-certificate"),
+        (_exposed_pin, "pin.source"),
+        (_damaged_identity, "identity"),
+        (_key_that_can_leave, "key.origin"),
+        (_no_backend, "api.reachable"),
+        (_no_broker, "mqtt.reachable"),
+        (_no_name, "mqtt.reachable"),
+    ],
+)
+def test_a_fault_fails_its_check_alone(enrolled: Device, fault: Callable[[Device], None], check: str) -> None:
+    """Each fault fails its own check, with what to do, and the exit status is 1."""
+    fault(enrolled)
+    status, statuses = _findings(enrolled, "--online")
+    assert status == 1
+    assert [name for name, found in statuses.items() if found == "failed"] == [check]
+
+
+def test_an_open_state_folder_is_a_warning(enrolled: Device) -> None:
+    """A state folder that others can enter is told, with the command that closes it."""
+    enrolled.home.chmod(0o755)
+    status, statuses = _findings(enrolled)
+    assert (status, statuses["state.folder"]) == (0, "warning")
+    assert f"chmod 700 {enrolled.home}" in enrolled.run("doctor").stdout
+
+
+def test_a_wrong_pin_that_was_given_is_told(enrolled: Device) -> None:
+    """D1: after a wrong PIN the doctor says that one was given, and tries none itself."""
+    wrong = enrolled.folder / "wrong"
+    wrong.write_text("wrong-pin\n")
+    wrong.chmod(0o600)
+    enrolled.extra["HSM_ENROLL_PIN_FILE"] = str(wrong)
+    assert enrolled.refused("csr") == (12, "pin-wrong")
+    for _ in range(2):
+        status, statuses = _findings(enrolled)
+        assert (status, statuses["token.pin-tries"], statuses["pin.source"]) == (0, "warning", "ok")
+
+
+@pytest.mark.parametrize("shift", ["-1800000000s", "+1000000000s"])
+def test_a_wrong_clock_is_told(enrolled: Device, shift: str) -> None:
+    """D14: a clock in 1969 or past 2049 fails the clock's own check."""
+    (library,) = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
+    enrolled.extra.update(LD_PRELOAD=str(library), FAKETIME=shift)
+    status, statuses = _findings(enrolled)
+    assert (status, statuses["clock"]) == (1, "failed")

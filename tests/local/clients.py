@@ -1,0 +1,216 @@
+"""The other side of a local cloud: devices with OpenSSL key files, mosquitto's clients, and a look at processes."""
+
+from __future__ import annotations
+
+import os
+import queue
+import select
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import boto3
+import requests
+
+from hsm_enroll.local.cloud import Endpoints
+
+if TYPE_CHECKING:
+    from mypy_boto3_iot import IoTClient
+
+TIME_LIMIT = 60.0
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A certificate and a key as files."""
+
+    certificate: Path
+    key: Path
+
+
+@dataclass(frozen=True)
+class Device:
+    """A Thing with a key file made by OpenSSL."""
+
+    thing: str
+    folder: Path
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True)
+        openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", self.identity.key)
+        openssl("req", "-new", "-key", self.identity.key, "-subj", f"/CN={self.thing}", "-out", self.folder / "csr.pem")
+
+    @property
+    def identity(self) -> Identity:
+        """Where certificate and key lie; the certificate once it is stored."""
+        return Identity(self.folder / "device.pem", self.folder / "device.key")
+
+    @property
+    def csr(self) -> str:
+        """PKCS#10 in PEM."""
+        return (self.folder / "csr.pem").read_text()
+
+    def store(self, certificate: str) -> None:
+        """Keep the certificate."""
+        self.identity.certificate.write_text(certificate)
+
+    def enroll(self, cloud: Endpoints) -> None:
+        """Do as the original article's client does."""
+        answer = requests.post(
+            f"{cloud.api_url}/getCertificate",
+            json={"thingName": self.thing, "csr": self.csr},
+            verify=str(cloud.ca_file),
+            timeout=TIME_LIMIT,
+        )
+        assert answer.status_code == 200, answer.text
+        self.store(answer.text)
+
+
+class Observer:
+    """mosquitto_sub with the observer's identity; what it hears, line by line."""
+
+    def __init__(self, cloud: Endpoints) -> None:
+        tls = _tls(cloud, Identity(cloud.observer_certificate, cloud.observer_key))
+        options = ["-d", "-q", "1", "-F", "message: %t %p", "-t", "#"]
+        self._process = subprocess.Popen(
+            ["stdbuf", "-oL", "mosquitto_sub", "-p", str(cloud.observer_port), *tls, *options],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+        self._next("Subscribed")
+
+    def message(self) -> tuple[str, str]:
+        """Wait for the next message and return topic and payload."""
+        topic, payload = self._next("message: ").removeprefix("message: ").split(" ", 1)
+        return topic, payload
+
+    def close(self) -> None:
+        """End it."""
+        self._process.terminate()
+        self._process.wait(TIME_LIMIT)
+        self._thread.join(TIME_LIMIT)
+
+    def _next(self, start: str) -> str:
+        while True:
+            line = self._lines.get(timeout=TIME_LIMIT)
+            if line.startswith(start):
+                return line
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout:
+            for line in self._process.stdout:
+                self._lines.put(line.rstrip("\n"))
+
+
+def openssl(*arguments: str | Path) -> str:
+    """Run OpenSSL and return what it prints."""
+    return subprocess.run(["openssl", *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def publish(
+    cloud: Endpoints, identity: Identity, topic: str, payload: str, options: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Publish with QoS 1 over MQTT 5, on the devices' port; ``RC:`` in the output is the PUBACK's reason code."""
+    command = ["mosquitto_pub", "-d", "-V", "5", "-q", "1", "-t", topic, "-m", payload, "-p", str(cloud.mqtt_port)]
+    return subprocess.run(
+        [*command, *_tls(cloud, identity), *options], capture_output=True, text=True, timeout=TIME_LIMIT, check=False
+    )
+
+
+def receive(cloud: Endpoints, identity: Identity, topic: str) -> subprocess.Popen[str]:
+    """Subscribe as a device, for one message of at most a minute; returns once the subscription stands."""
+    options = ["-d", "-q", "1", "-C", "1", "-W", "60", "-F", "message: %t %p", "-t", topic]
+    process = subprocess.Popen(
+        ["stdbuf", "-oL", "mosquitto_sub", "-p", str(cloud.mqtt_port), *_tls(cloud, identity), *options],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    while not process.stdout.readline().startswith("Subscribed"):
+        assert process.poll() is None
+    return process
+
+
+def handshake(cloud: Endpoints, identity: Identity | None) -> str:
+    """Shake hands in TLS 1.2, where the server's verdict falls before the end; return ``ok`` or the alert's name."""
+    context = ssl.create_default_context(cafile=cloud.ca_file)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    if identity is not None:
+        context.load_cert_chain(identity.certificate, identity.key)
+    try:
+        with (
+            socket.create_connection(("127.0.0.1", cloud.mqtt_port), TIME_LIMIT) as plain,
+            context.wrap_socket(plain, server_hostname="localhost"),
+        ):
+            return "ok"
+    except ssl.SSLError as error:
+        return str(error.reason)
+
+
+def iot(cloud: Endpoints) -> IoTClient:
+    """Return AWS's own client for AWS IoT, pointed at the local cloud by what ``exports`` gives and nothing else."""
+    exports = cloud.exports()
+    return boto3.session.Session().client(
+        "iot",
+        endpoint_url=exports["AWS_ENDPOINT_URL"],
+        region_name=exports["AWS_REGION"],
+        aws_access_key_id=exports["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=exports["AWS_SECRET_ACCESS_KEY"],
+    )
+
+
+def children(pid: int) -> list[int]:
+    """Return the ids of a process's children, whichever of its threads started them."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
+def supervisor(cloud: Endpoints) -> int:
+    """Return the id of the process that runs a cloud."""
+    return int((cloud.home / "lock").read_text())
+
+
+class Watched:
+    """A process that can be waited for without being its parent."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._descriptor = os.pidfd_open(pid)
+
+    def is_gone(self, timeout: float = TIME_LIMIT) -> bool:
+        """Wait until it has ended; False if it does not."""
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLIN)
+        return bool(poll.poll(timeout * 1000))
+
+    def close(self) -> None:
+        """Stop watching."""
+        os.close(self._descriptor)
+
+
+def is_listening(port: int) -> bool:
+    """Say whether somebody takes connections on a loopback port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def ports(cloud: Endpoints) -> list[int]:
+    """Return every port a cloud names."""
+    urls = (cloud.api_url, cloud.aws_endpoint_url)
+    return [cloud.mqtt_port, cloud.observer_port, *(int(url.rpartition(":")[2]) for url in urls)]
+
+
+def _tls(cloud: Endpoints, identity: Identity) -> list[str]:
+    return [
+        *("-h", cloud.mqtt_endpoint, "--cafile", str(cloud.ca_file)),
+        *("--cert", str(identity.certificate), "--key", str(identity.key)),
+    ]

@@ -1,0 +1,341 @@
+"""Up, down, and everything that may come between: no process, no port and no lock stays behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import requests
+from moto.core.config import default_user_config
+from moto.iot.models import IoTBackend
+
+from hsm_enroll.errors import LocalCloudError
+from hsm_enroll.local import mosquitto
+from hsm_enroll.local.cloud import Endpoints, LocalCloud, default_home, detach, down, running
+from hsm_enroll.local.lambda_runtime import lambda_folder
+from tests.local.clients import (
+    TIME_LIMIT,
+    Device,
+    Observer,
+    Watched,
+    children,
+    handshake,
+    is_listening,
+    ports,
+    publish,
+    supervisor,
+)
+
+Watch = Callable[[Endpoints], list[Watched]]
+Foreground = Callable[[], "tuple[subprocess.Popen[bytes], Endpoints]"]
+ROOT = Path(mosquitto.__file__).parents[2]
+
+
+@pytest.fixture
+def foreground(home: Path) -> Iterator[Foreground]:
+    """Starts ``serve`` in a process that is this one's child, and waits until it is up."""
+    with ExitStack() as started:
+
+        def start() -> tuple[subprocess.Popen[bytes], Endpoints]:
+            reading, writing = os.pipe()
+            command = [sys.executable, "-m", "hsm_enroll.local", str(home), str(writing)]
+            process = started.enter_context(
+                subprocess.Popen(
+                    command, cwd=ROOT, pass_fds=[writing], stderr=subprocess.DEVNULL, start_new_session=True
+                )
+            )
+            started.callback(process.kill)
+            os.close(writing)
+            with os.fdopen(reading) as announcement:
+                assert '"endpoints"' in announcement.read()
+            return process, running(home)
+
+        yield start
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_everything(foreground: Foreground, watch: Watch, home: Path, number: signal.Signals) -> None:
+    """Ctrl-C and SIGTERM: exit status 0, no process, no port, no record, and the home is free."""
+    process, endpoints = foreground()
+    watched = watch(endpoints)
+    os.killpg(process.pid, number)  # as a terminal does: to the whole process group
+    assert process.wait(TIME_LIMIT) == 0
+    _assert_gone(endpoints, watched)
+    with pytest.raises(LocalCloudError, match="No local cloud is up"):
+        running(home)
+
+
+def test_a_second_signal_does_not_disturb_the_way_down(foreground: Foreground, watch: Watch) -> None:
+    """An impatient second and third Ctrl-C change nothing."""
+    process, endpoints = foreground()
+    watched = watch(endpoints)
+    for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+        process.send_signal(number)
+    assert process.wait(TIME_LIMIT) == 0
+    _assert_gone(endpoints, watched)
+
+
+def test_sigkill_leaves_no_process(foreground: Foreground, watch: Watch, home: Path) -> None:
+    """Killed outright, the supervisor takes mosquitto along; what it left is stale and known as such."""
+    process, endpoints = foreground()
+    watched = watch(endpoints)
+    process.kill()
+    process.wait(TIME_LIMIT)
+    _assert_gone(endpoints, watched)
+    assert (home / "cloud.json").exists()
+    with pytest.raises(LocalCloudError, match="No local cloud is up"):
+        running(home)
+    down(home)
+    again = detach(home, TIME_LIMIT)
+    assert running(home) == again
+
+
+def test_a_stale_process_id_is_nobodys(foreground: Foreground, home: Path) -> None:
+    """After a kill the recorded number may belong to another process: ``down`` leaves that one alone."""
+    process, _ = foreground()
+    process.kill()
+    process.wait(TIME_LIMIT)
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as innocent:
+        (home / "lock").write_text(str(innocent.pid))
+        down(home)
+        assert innocent.poll() is None
+
+
+def test_without_its_broker_a_cloud_ends(foreground: Foreground, watch: Watch, home: Path) -> None:
+    """When mosquitto dies by itself the supervisor fails, rather than stay up as half a cloud."""
+    process, endpoints = foreground()
+    watched = watch(endpoints)
+    os.kill(watched[1].pid, signal.SIGKILL)
+    assert process.wait(TIME_LIMIT) == 1
+    _assert_gone(endpoints, watched)
+    assert not (home / "cloud.json").exists()
+
+
+def test_detach_run_down(home: Path, watch: Watch) -> None:
+    """A detached cloud answers when ``detach`` returns, is found, and is gone when ``down`` returns; twice is fine."""
+    endpoints = detach(home, TIME_LIMIT)
+    watched = watch(endpoints)
+    assert running(home) == endpoints
+    health = requests.get(endpoints.api_url + "/v1/health", verify=str(endpoints.ca_file), timeout=TIME_LIMIT)
+    assert health.status_code == 200
+    down(home)
+    _assert_gone(endpoints, watched, timeout=0)
+    down(home)
+
+
+def test_down_where_nothing_ever_ran(tmp_path: Path) -> None:
+    """Neither a missing nor an empty folder is an error, and nothing is made of it."""
+    down(tmp_path / "missing")
+    down(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_cloud_in_the_same_home_is_refused(home: Path) -> None:
+    """The error says what runs there, and the first is not disturbed."""
+    endpoints = detach(home, TIME_LIMIT)
+    pid = supervisor(endpoints)
+    with pytest.raises(LocalCloudError, match="already runs") as caught:
+        detach(home, TIME_LIMIT)
+    assert "down" in caught.value.hint
+    assert running(home) == endpoints
+    assert supervisor(endpoints) == pid
+
+
+def test_two_clouds_at_once(cloud: Endpoints, home: Path, device: Device) -> None:
+    """They share no port and no CA: a device of the one is a stranger to the other."""
+    other = detach(home, TIME_LIMIT)
+    assert set(ports(cloud)).isdisjoint(ports(other))
+    device.enroll(other)
+    assert handshake(other, device.identity) == "ok"
+    with pytest.raises(requests.exceptions.SSLError):
+        requests.get(other.api_url + "/v1/health", verify=str(cloud.ca_file), timeout=TIME_LIMIT)
+
+
+def test_only_loopback_is_listened_on(cloud: Endpoints, watch: Watch) -> None:
+    """Every listening socket of supervisor and mosquitto is bound to 127.0.0.1, and they are the four that are told."""
+    sockets = {inode for process in watch(cloud) for inode in _socket_inodes(process.pid)}
+    listening = [
+        fields[1].split(":")
+        for table in ("tcp", "tcp6")
+        for fields in map(str.split, Path(f"/proc/net/{table}").read_text().splitlines()[1:])
+        if fields[3] == "0A" and fields[9] in sockets
+    ]
+    assert {address for address, _ in listening} == {socket.inet_aton("127.0.0.1")[::-1].hex().upper()}
+    assert sorted(int(port, 16) for _, port in listening) == sorted(ports(cloud))
+
+
+def test_the_ca_survives_and_old_certificates_do_not(home: Path, device: Device) -> None:
+    """Up again on the same home: the same trust anchor; what was enrolled before is unknown, and refused."""
+    first = detach(home, TIME_LIMIT)
+    anchor = first.ca_file.read_bytes()
+    device.enroll(first)
+    assert handshake(first, device.identity) == "ok"
+    down(home)
+    again = detach(home, TIME_LIMIT)
+    assert again.ca_file.read_bytes() == anchor
+    assert handshake(again, device.identity) == "SSLV3_ALERT_CERTIFICATE_REVOKED"
+    device.enroll(again)
+    assert handshake(again, device.identity) == "ok"
+
+
+def test_in_this_process(home: Path, device: Device) -> None:
+    """As a context manager: it works, refuses a second one, and leaves moto, environment and modules as they were."""
+    before = (_children(), dict(os.environ), IoTBackend.create_certificate_from_csr, dict(default_user_config["iot"]))
+    for _ in range(2):
+        with LocalCloud(home) as cloud:
+            with pytest.raises(LocalCloudError, match="already"), LocalCloud(home.with_name("second")):
+                pass
+            device_of_this_run = Device(device.thing, device.folder / str(cloud.endpoints.mqtt_port))
+            device_of_this_run.enroll(cloud.endpoints)
+            observer = Observer(cloud.endpoints)
+            publish(cloud.endpoints, device_of_this_run.identity, f"certtest/{device.thing}", "hello")
+            assert observer.message() == (f"certtest/{device.thing}", "hello")
+            observer.close()
+        assert not any(map(is_listening, ports(cloud.endpoints)))
+    after = (_children(), dict(os.environ), IoTBackend.create_certificate_from_csr, dict(default_user_config["iot"]))
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("template.yaml", "{", "cannot be deployed"),
+        ("template.yaml", '{"Resources": {"Bucket": {"Type": "AWS::S3::Bucket"}}}', "its outputs are"),
+        ("handler.py", "import no_such_module", "cannot be loaded"),
+    ],
+)
+def test_a_start_that_fails_leaves_nothing(home: Path, tmp_path: Path, name: str, content: str, message: str) -> None:
+    """A broken template or handler, met when broker and AWS are already up: all is taken down, and the home is free."""
+    before = (_children(), dict(os.environ))
+    function = tmp_path / "function"
+    shutil.copytree(lambda_folder(), function)
+    (function / name).write_text(content)
+    with pytest.raises(LocalCloudError, match=message), LocalCloud(home, function):
+        pass
+    assert (_children(), dict(os.environ)) == before
+    with LocalCloud(home):
+        pass
+
+
+def test_a_detached_start_that_fails_says_why(home: Path) -> None:
+    """The error is the child's own, and names its log."""
+    home.mkdir()
+    (home / "ca.pem").write_text("junk")
+    with pytest.raises(LocalCloudError, match="damaged") as caught:
+        detach(home, TIME_LIMIT)
+    assert str(home / "logs" / "supervisor.log") in caught.value.message
+    assert str(home) in caught.value.hint
+
+
+def test_a_detached_start_that_takes_too_long_is_ended(home: Path) -> None:
+    """The time limit is kept, and the process that was starting is gone."""
+    before = _children()
+    began = time.monotonic()
+    with pytest.raises(LocalCloudError, match=r"not up after 0\.2 seconds"):
+        detach(home, 0.2)
+    assert time.monotonic() - began < TIME_LIMIT / 2
+    assert _children() == before
+    with pytest.raises(LocalCloudError, match="No local cloud is up"):
+        running(home)
+
+
+@pytest.mark.parametrize(("program", "package"), [("mosquitto", "mosquitto"), ("setpriv", "util-linux")])
+def test_a_missing_program_is_named_with_its_package(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, package: str
+) -> None:
+    """Without mosquitto there is no cloud, and the hint says what to install."""
+    binaries = tmp_path / "bin"
+    binaries.mkdir()
+    for other in {"mosquitto", "setpriv"} - {program}:
+        (binaries / other).symlink_to(shutil.which(other, path="/usr/bin:/usr/sbin") or "")
+    monkeypatch.setenv("PATH", str(binaries))
+    monkeypatch.setattr(mosquitto, "_ADMINISTRATION_PATH", str(binaries))
+    with pytest.raises(LocalCloudError, match=f"{program} is not installed") as caught, LocalCloud(home):
+        pass
+    assert f"apt-get install {package}" in caught.value.hint
+
+
+def test_mosquitto_is_found_outside_the_path(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian puts it into /usr/sbin, which is not on every user's PATH."""
+    monkeypatch.setenv("PATH", "/usr/bin")
+    with LocalCloud(home) as cloud:
+        assert is_listening(cloud.endpoints.mqtt_port)
+
+
+def test_a_taken_port_is_not_the_end(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Should another program take mosquitto's port first, other ports are tried."""
+    choose = mosquitto._free_ports
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        choices = iter([(taken.getsockname()[1], choose()[0]), (choose()[0], taken.getsockname()[1])])
+        monkeypatch.setattr(mosquitto, "_free_ports", lambda: next(choices, None) or choose())
+        with LocalCloud(home) as cloud:
+            assert taken.getsockname()[1] not in ports(cloud.endpoints)
+            assert is_listening(cloud.endpoints.mqtt_port)
+
+
+def test_a_broker_that_does_not_start_names_its_log(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A configuration that mosquitto refuses is an error at once, and nothing is left."""
+    before = _children()
+    monkeypatch.setattr(mosquitto, "_TLS", "no_such_option true\n")
+    with pytest.raises(LocalCloudError, match=r"mosquitto\.log"), LocalCloud(home):
+        pass
+    assert _children() == before
+    assert "no_such_option" in (home / "logs" / "mosquitto.log").read_text()
+
+
+def test_a_home_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    """A file in its place is named in the error."""
+    (tmp_path / "file").touch()
+    with pytest.raises(LocalCloudError, match="cannot be used"):
+        detach(tmp_path / "file" / "home", TIME_LIMIT)
+
+
+def test_everything_in_the_home_is_its_owners_alone(cloud: Endpoints) -> None:
+    """The folder has mode 0700; keys have mode 0600."""
+    assert cloud.home.stat().st_mode & 0o777 == 0o700
+    keys = [*cloud.home.glob("*.key")]
+    assert {key.name for key in keys} == {"ca.key", "server.key", "observer.key"}
+    assert {key.stat().st_mode & 0o777 for key in keys} == {0o600}
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [("/var/state", "/var/state"), ("", "{home}/.local/state"), ("relative", "{home}/.local/state")],
+)
+def test_the_default_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, expected: str) -> None:
+    """XDG Base Directory: the state folder, where it is given as an absolute path."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_STATE_HOME", state)
+    assert default_home() == Path(expected.format(home=tmp_path)) / "hsm-enroll" / "local"
+
+
+def test_asking_for_a_cloud_imports_nothing_heavy() -> None:
+    """``local env`` and ``local down`` need neither AWS's libraries nor a web server."""
+    program = "import sys, hsm_enroll.local.cloud; print(*sys.modules)"
+    output = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {"boto3", "moto", "werkzeug", "cryptography"}.isdisjoint(output.stdout.split())
+
+
+def _assert_gone(endpoints: Endpoints, watched: list[Watched], timeout: float = TIME_LIMIT) -> None:
+    assert all(process.is_gone(timeout) for process in watched)
+    assert not any(map(is_listening, ports(endpoints)))
+
+
+def _children() -> set[int]:
+    return set(children(os.getpid()))
+
+
+def _socket_inodes(pid: int) -> Iterator[str]:
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        target = str(descriptor.readlink())
+        if target.startswith("socket:["):
+            yield target[len("socket:[") : -1]

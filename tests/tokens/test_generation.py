@@ -1,0 +1,131 @@
+"""Keys that are born in a token, and keys that were not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_der_public_key,
+)
+
+from hsm_enroll.errors import KeyMissingError, KeyOriginError, TokenRefusedError
+from hsm_enroll.key import KeyOrigin, KeyType
+from hsm_enroll.token import keypair, session
+from tests.tokens.softhsm import SoftHsm
+from tests.tokens.under_test import KeyName, TokenUnderTest
+
+# What every token here can do; SoftHSM's larger RSA keys are in test_signing, where they are made once.
+_COMMON = [KeyType.EC_P256, KeyType.EC_P384, KeyType.RSA_2048]
+
+_HARDWARE_BORN = KeyOrigin(local=True, sensitive=True, extractable=False, never_extractable=True, always_sensitive=True)
+_CKA_SENSITIVE, _CKA_EXTRACTABLE = 0x103, 0x162
+
+
+@pytest.mark.parametrize("key_type", _COMMON)
+def test_a_generated_key_is_born_in_the_token_and_stays_there(
+    token: TokenUnderTest, key: KeyName, key_type: KeyType
+) -> None:
+    """A key is of the type, label and id asked for, hardware-born, and the same key in the next session."""
+    with token.opened() as opened:
+        made = keypair.generate(opened, key_type, label=key.label, key_id=key.id)
+    with token.opened() as opened:
+        found = keypair.find(opened, label=key.label, key_id=key.id)
+    assert (made.label, made.id, made.key_type, made.origin) == (key.label, key.id, key_type, _HARDWARE_BORN)
+    assert made.origin.is_hardware_born
+    assert replace(found, _private=None) == replace(made, _private=None)
+    public = load_der_public_key(made.public_key_info)
+    if isinstance(public, ec.EllipticCurvePublicKey):
+        assert public.curve.name == {KeyType.EC_P256: "secp256r1", KeyType.EC_P384: "secp384r1"}[key_type]
+    else:
+        assert isinstance(public, rsa.RSAPublicKey)
+        assert (public.key_size, public.public_numbers().e) == (key_type.bits, 65537)
+
+
+@pytest.mark.parametrize("key_type", _COMMON)
+def test_another_program_sees_the_same_key(
+    token: TokenUnderTest, key: KeyName, key_type: KeyType, tmp_path: Path
+) -> None:
+    """OpenSC's pkcs11-tool calls the private key born in the token and closed, and reads the same public key."""
+    with token.opened() as opened:
+        made = keypair.generate(opened, key_type, label=key.label, key_id=key.id)
+    printed = token.pkcs11_tool("--list-objects", "--type", "privkey")
+    assert _line(printed, key, "Access:") == "sensitive, always sensitive, never extractable, local"
+    public = load_der_public_key(made.public_key_info)
+    if isinstance(public, ec.EllipticCurvePublicKey):
+        # It reads no P-384 key out as a file (OpenSC 0.23), but prints the point, a DER OCTET STRING.
+        printed = token.pkcs11_tool("--list-objects", "--type", "pubkey")
+        point = public.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+        assert _line(printed, key, "EC_POINT:") == f"04{len(point):02x}{point.hex()}"
+    else:
+        file = tmp_path / "public.der"
+        token.pkcs11_tool("--read-object", "--type", "pubkey", "--id", key.id.hex(), "--output-file", str(file))
+        assert load_der_public_key(file.read_bytes()) == public
+
+
+def test_an_imported_key_is_told_from_a_born_one(token: TokenUnderTest, key: KeyName, tmp_path: Path) -> None:
+    """A key that came from a file is found, and its origin says that it was not born in the token."""
+    file = tmp_path / "imported.pem"
+    imported = ec.generate_private_key(ec.SECP256R1())
+    file.write_bytes(imported.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    token.import_key(file, key)
+    # tpm2-pkcs11 reads its store when it is initialised, so a fresh copy of the module is asked.
+    name = replace(token.name, module=token.module_copy(tmp_path))
+    with session.opened(name, token.ask_pin) as opened:
+        found = keypair.find(opened, label=key.label, key_id=None)
+    assert load_der_public_key(found.public_key_info) == imported.public_key()
+    assert not found.origin.local
+    assert not found.origin.is_hardware_born
+
+
+@pytest.mark.parametrize("key_type", ["EC:prime256v1", "rsa:2048"])
+def test_d8_an_extractable_key_is_told_from_a_closed_one(softhsm: SoftHsm, key: KeyName, key_type: str) -> None:
+    """D8: a key that was born in the token and may be taken out of it is found, and is not hardware-born."""
+    named = ["--label", key.label, "--id", key.id.hex()]
+    softhsm.pkcs11_tool("--keypairgen", "--key-type", key_type, *named, "--usage-sign", "--extractable")
+    with softhsm.opened() as opened:
+        origin = keypair.find(opened, label=key.label, key_id=key.id).origin
+    assert origin.local
+    assert origin.extractable
+    assert not origin.is_hardware_born
+
+
+@pytest.mark.parametrize(
+    ("key_type", "attribute", "flaw"),
+    [
+        (KeyType.EC_P256, _CKA_SENSITIVE, "not sensitive"),
+        (KeyType.EC_P256, _CKA_EXTRACTABLE, "extractable"),
+        (KeyType.RSA_2048, _CKA_EXTRACTABLE, "extractable"),
+    ],
+)
+def test_a_token_that_makes_another_key_than_asked_is_refused(
+    softhsm: SoftHsm, key: KeyName, key_type: KeyType, attribute: int, flaw: str
+) -> None:
+    """A token that answers CKR_OK and makes a key that could leave it gets an error, and the key is destroyed."""
+    name = replace(softhsm.name, module=softhsm.faulty_module(LEAK=attribute))
+    with session.opened(name, softhsm.ask_pin, writable=True) as opened:
+        with pytest.raises(KeyOriginError, match=rf"\({flaw}[,)].*destroyed"):
+            keypair.generate(opened, key_type, label=key.label, key_id=key.id)
+        assert list(opened.get_objects()) == []
+
+
+def test_a_read_only_session_makes_no_key(token: TokenUnderTest, key: KeyName) -> None:
+    """D7: a session that was not opened for writing makes no key and says why."""
+    with session.opened(token.name, token.ask_pin) as opened:
+        with pytest.raises(TokenRefusedError, match=r"generate a key of type ec-p256: .*ReadOnly"):
+            keypair.generate(opened, KeyType.EC_P256, label=key.label, key_id=key.id)
+        with pytest.raises(KeyMissingError):
+            keypair.find(opened, label=key.label, key_id=key.id)
+
+
+def _line(printed: str, key: KeyName, title: str) -> str:
+    """Return what pkcs11-tool prints after a title in its paragraph about one key."""
+    [paragraph] = [paragraph for paragraph in printed.split(" Key Object; ") if key.id.hex() in paragraph]
+    [line] = [line for line in paragraph.splitlines() if line.strip().startswith(title)]
+    return line.partition(title)[2].strip()

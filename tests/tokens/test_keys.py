@@ -1,0 +1,170 @@
+"""Keys by label and id: none, several, or half of one is an error, and none is ever overwritten (D8)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import pytest
+from pkcs11 import Attribute, ObjectClass
+
+from hsm_enroll.errors import KeyAmbiguousError, KeyMissingError, KeyOriginError, TokenRefusedError
+from hsm_enroll.key import KeyType
+from hsm_enroll.token import inventory, keypair, session
+from hsm_enroll.uri import Pkcs11Uri
+from tests.tokens.softhsm import SoftHsm
+from tests.tokens.under_test import KeyName, TokenUnderTest
+
+
+def test_d8_a_key_that_is_not_there(token: TokenUnderTest, key: KeyName) -> None:
+    """D8: neither half of a key that no one made is found, and the error says what was looked for."""
+    with token.opened() as opened:
+        with pytest.raises(KeyMissingError, match=f"no private key labelled '{key.label}'") as caught:
+            keypair.find(opened, label=key.label, key_id=key.id)
+        with pytest.raises(KeyMissingError, match=f"no public key of id {key.id.hex()}"):
+            keypair.find_public(opened, label=None, key_id=key.id)
+    assert caught.value.exit_status == 14
+
+
+def test_a_taken_label_or_id_is_not_overwritten(token: TokenUnderTest, key: KeyName) -> None:
+    """A label or an id that a key has already makes no other key, and the first one stays as it was."""
+    free = KeyName("free-" + key.label, key.id[::-1])
+    with token.opened() as opened:
+        first = keypair.generate(opened, KeyType.EC_P256, label=key.label, key_id=key.id)
+        for label, key_id in ((key.label, free.id), (free.label, key.id), key):
+            with pytest.raises(KeyAmbiguousError) as caught:
+                keypair.generate(opened, KeyType.EC_P256, label=label, key_id=key_id)
+            assert caught.value.exit_status == 14
+        assert keypair.find(opened, label=key.label, key_id=key.id).public_key_info == first.public_key_info
+        for attribute, value in ((Attribute.LABEL, free.label), (Attribute.ID, free.id)):
+            assert list(opened.get_objects({attribute: value})) == []
+
+
+def test_label_and_id_have_to_match_both(token: TokenUnderTest, key: KeyName) -> None:
+    """A key is found by its label, by its id, and by both, and not by its label with another key's id."""
+    other = KeyName("other-" + key.label, key.id[::-1])
+    with token.opened() as opened:
+        made = keypair.generate(opened, KeyType.EC_P256, label=key.label, key_id=key.id)
+        keypair.generate(opened, KeyType.EC_P256, label=other.label, key_id=other.id)
+        for label, key_id in ((key.label, None), (None, key.id), key):
+            assert keypair.find(opened, label=label, key_id=key_id).public_key_info == made.public_key_info
+            found = keypair.find_public(opened, label=label, key_id=key_id)
+            assert (found.public_key_info, found.key_type) == (made.public_key_info, KeyType.EC_P256)
+        for label, key_id in ((key.label, other.id), (other.label, key.id)):
+            with pytest.raises(KeyMissingError):
+                keypair.find(opened, label=label, key_id=key_id)
+
+
+def test_the_public_half_shows_without_a_login(token: TokenUnderTest, key: KeyName) -> None:
+    """Without a login the public key is found and the private one is not."""
+    with token.opened() as opened:
+        made = keypair.generate(opened, KeyType.EC_P384, label=key.label, key_id=key.id)
+    with session.opened(token.name, None) as opened:
+        found = keypair.find_public(opened, label=key.label, key_id=key.id)
+        with pytest.raises(KeyMissingError):
+            keypair.find(opened, label=key.label, key_id=key.id)
+    assert (found.public_key_info, found.key_type) == (made.public_key_info, KeyType.EC_P384)
+
+
+def test_destroy_removes_both_halves_and_may_be_repeated(token: TokenUnderTest, key: KeyName) -> None:
+    """After ``destroy`` nothing of the key is left, a second time is no error, and another key is not touched."""
+    other = KeyName("other-" + key.label, key.id[::-1])
+    with token.opened() as opened:
+        keypair.generate(opened, KeyType.EC_P256, label=key.label, key_id=key.id)
+        keypair.generate(opened, KeyType.EC_P256, label=other.label, key_id=other.id)
+        keypair.destroy(opened, label=key.label, key_id=other.id)
+        assert keypair.find(opened, label=key.label, key_id=key.id).id == key.id
+        keypair.destroy(opened, label=key.label, key_id=key.id)
+        assert list(opened.get_objects({Attribute.LABEL: key.label})) == []
+        keypair.destroy(opened, label=key.label, key_id=key.id)
+    with token.opened() as opened:
+        assert list(opened.get_objects({Attribute.ID: key.id})) == []
+        assert keypair.find(opened, label=other.label, key_id=other.id).id == other.id
+
+
+def test_a_destroyed_name_is_free_again(token: TokenUnderTest, key: KeyName) -> None:
+    """A label and an id whose key was destroyed may name a new one, which is another key."""
+    with token.opened() as opened:
+        first = keypair.generate(opened, KeyType.EC_P256, label=key.label, key_id=key.id)
+        keypair.destroy(opened, label=key.label, key_id=key.id)
+        second = keypair.generate(opened, KeyType.EC_P256, label=key.label, key_id=key.id)
+    assert first.public_key_info != second.public_key_info
+
+
+@pytest.mark.parametrize(
+    ("lost", "missing"), [(ObjectClass.PUBLIC_KEY, "no public key"), (ObjectClass.PRIVATE_KEY, "no private key")]
+)
+def test_d8_half_a_key_is_missing(softhsm: SoftHsm, key: KeyName, lost: ObjectClass, missing: str) -> None:
+    """D8: a public key without its private one, or the other way round, is a missing key; the half is named."""
+    with softhsm.opened() as opened:
+        keypair.generate(opened, KeyType.EC_P256, label=key.label, key_id=key.id)
+        [half] = list(opened.get_objects({Attribute.CLASS: lost}))
+        half.destroy()
+        with pytest.raises(KeyMissingError, match=missing):
+            keypair.find(opened, label=key.label, key_id=key.id)
+        with pytest.raises(KeyAmbiguousError):
+            keypair.generate(opened, KeyType.EC_P256, label=key.label, key_id=key.id)
+        keypair.destroy(opened, label=key.label, key_id=key.id)
+        assert list(opened.get_objects()) == []
+
+
+def test_d8_two_keys_of_one_label(softhsm: SoftHsm, key: KeyName) -> None:
+    """D8: a label that two keys have finds neither half, and each id finds its own key."""
+    other = key.id[::-1]
+    for key_id in (key.id, other):
+        named = ["--label", key.label, "--id", key_id.hex()]
+        softhsm.pkcs11_tool("--keypairgen", "--key-type", "EC:prime256v1", "--usage-sign", *named)
+    with softhsm.opened() as opened:
+        for find in (keypair.find, keypair.find_public):
+            with pytest.raises(KeyAmbiguousError, match=r"2 .* keys labelled"):
+                find(opened, label=key.label, key_id=None)
+        found = [keypair.find(opened, label=key.label, key_id=key_id) for key_id in (key.id, other)]
+        assert [pair.id for pair in found] == [key.id, other]
+        assert found[0].public_key_info != found[1].public_key_info
+
+
+def test_d8_two_keys_of_one_label_and_id(softhsm: SoftHsm, key: KeyName) -> None:
+    """D8: SoftHSM lets two keys share label and id; neither is used, by whatever name."""
+    for _ in range(2):
+        named = ["--label", key.label, "--id", key.id.hex()]
+        softhsm.pkcs11_tool("--keypairgen", "--key-type", "EC:prime256v1", "--usage-sign", *named)
+    with softhsm.opened() as opened:
+        for label, key_id in ((key.label, None), (None, key.id), key):
+            with pytest.raises(KeyAmbiguousError):
+                keypair.find(opened, label=label, key_id=key_id)
+
+
+@pytest.mark.parametrize("key_type", ["rsa:1024", "EC:secp256k1", "EC:secp521r1", "EC:brainpoolP256r1"])
+def test_a_key_type_that_is_of_no_use_here(softhsm: SoftHsm, key: KeyName, key_type: str) -> None:
+    """A key of a type that AWS IoT or its MQTT client cannot use is found and refused as such."""
+    named = ["--label", key.label, "--id", key.id.hex()]
+    softhsm.pkcs11_tool("--keypairgen", "--key-type", key_type, "--usage-sign", *named)
+    with softhsm.opened() as opened, pytest.raises(KeyOriginError, match="of a type that"):
+        keypair.find(opened, label=key.label, key_id=key.id)
+
+
+def test_a_label_that_is_no_utf_8(softhsm: SoftHsm, key: KeyName) -> None:
+    """A key that another program gave a label in Latin-1 is listed by its id, and hides no other key."""
+    with softhsm.opened() as opened:
+        made = keypair.generate(opened, KeyType.EC_P256, label=key.label, key_id=key.id)
+    named = ["--label", os.fsdecode("Größe".encode("latin-1")), "--id", "77"]
+    softhsm.pkcs11_tool("--keypairgen", "--key-type", "EC:prime256v1", "--usage-sign", *named)
+    [report] = [report for report in inventory.inspect(softhsm.module) if report.initialized]
+    uris = [Pkcs11Uri.parse(uri) for uri in report.public_keys]
+    assert {(uri.object, uri.id) for uri in uris} == {(key.label, key.id), (None, b"\x77")}
+    with softhsm.opened() as opened:
+        assert keypair.find(opened, label=key.label, key_id=None).public_key_info == made.public_key_info
+        with pytest.raises(KeyMissingError, match="UTF-8"):
+            keypair.find(opened, label=None, key_id=b"\x77")
+
+
+def test_a_token_that_keeps_a_key(softhsm: SoftHsm, key: KeyName) -> None:
+    """A token that does not destroy a key is an error, and the key is still there."""
+    ckr_action_prohibited = 0x1B
+    module = softhsm.faulty_module(FAILING="DESTROY_OBJECT", RETURNING=ckr_action_prohibited)
+    with softhsm.opened() as opened:
+        keypair.generate(opened, KeyType.EC_P256, label=key.label, key_id=key.id)
+    with session.opened(replace(softhsm.name, module=module), softhsm.ask_pin, writable=True) as opened:
+        with pytest.raises(TokenRefusedError, match="refused to destroy a key"):
+            keypair.destroy(opened, label=key.label, key_id=key.id)
+        assert keypair.find(opened, label=key.label, key_id=key.id).id == key.id

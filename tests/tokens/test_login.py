@@ -1,0 +1,211 @@
+"""One login at the most, and a PIN that shows nowhere (D1, D2, D4)."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hsm_enroll.errors import PinFinalTryError, PinLockedError, PinMissingError, PinWrongError, TokenRefusedError
+from hsm_enroll.key import TokenName
+from hsm_enroll.secret import Secret
+from hsm_enroll.token import inventory, provision, session
+from tests.tokens.softhsm import SoftHsm
+from tests.tokens.tpm2 import Tpm2
+from tests.tokens.under_test import TokenUnderTest
+
+# PKCS#11 v2.40 section 3.2, CK_TOKEN_INFO.
+_CKF_LOGIN_REQUIRED = 0x4
+_CKF_USER_PIN_FINAL_TRY = 0x20000
+_CKF_USER_PIN_LOCKED = 0x40000
+
+
+@pytest.fixture
+def spied(token: TokenUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    """Put OpenSC's pkcs11-spy in front of the token's module; give what C_Login returned, call by call."""
+    spies = sorted(Path("/usr/lib").glob("*/pkcs11-spy.so"))
+    if not spies:
+        pytest.fail("the token tests need pkcs11-spy.so, from the Debian package opensc-pkcs11", pytrace=False)
+    log = tmp_path / "spy.log"
+    (tmp_path / "spied").mkdir()
+    monkeypatch.setenv("PKCS11SPY", str(token.module_copy(tmp_path / "spied")))
+    monkeypatch.setenv("PKCS11SPY_OUTPUT", str(log))
+    (tmp_path / "pkcs11-spy.so").write_bytes(spies[0].read_bytes())
+
+    def logins() -> list[str]:
+        calls = re.split(r"^\d+: ", log.read_text(), flags=re.MULTILINE)
+        answers = [call.partition("Returned:")[2].split() for call in calls if call.startswith("C_Login\n")]
+        return [answer[1] for answer in answers]
+
+    return logins
+
+
+def test_d1_a_wrong_pin_is_tried_once(
+    token: TokenUnderTest, wrong_pin: Secret, spied: Callable[[], list[str]], tmp_path: Path
+) -> None:
+    """D1: a wrong PIN is one C_Login and then an error with exit status 12; after it the right PIN still works."""
+    name = replace(token.name, module=tmp_path / "pkcs11-spy.so")
+    with (
+        pytest.raises(PinWrongError, match="'gateway' refused the PIN") as caught,
+        session.opened(name, lambda: wrong_pin),
+    ):
+        pass
+    assert caught.value.exit_status == 12
+    assert spied() == ["CKR_PIN_INCORRECT"]
+    with session.opened(name, token.ask_pin):
+        pass
+    assert spied() == ["CKR_PIN_INCORRECT", "CKR_OK"]
+
+
+def test_d1_the_right_pin_is_given_once(token: TokenUnderTest, spied: Callable[[], list[str]], tmp_path: Path) -> None:
+    """D1: a session takes one C_Login, and listing the tokens takes none."""
+    module = tmp_path / "pkcs11-spy.so"
+    inventory.list_tokens(module)
+    assert spied() == []
+    with session.opened(replace(token.name, module=module), token.ask_pin, writable=True):
+        pass
+    assert spied() == ["CKR_OK"]
+
+
+def test_d1_the_tpm_counts_one_try(tpm: Tpm2) -> None:
+    """D1: by the TPM's own count a wrong PIN is one failed authorisation, and the right one is none."""
+    assert tpm.wrong_pins() == 0
+    with tpm.opened():
+        pass
+    assert tpm.wrong_pins() == 0
+    try:
+        with pytest.raises(PinWrongError), session.opened(tpm.name, lambda: Secret("wrong-1234")):
+            pass
+        assert tpm.wrong_pins() == 1
+        with tpm.opened():
+            pass
+    finally:
+        tpm.forget_wrong_pins()
+
+
+def test_d2_a_locked_tpm_says_that_it_may_heal(tpm: Tpm2) -> None:
+    """D2: a TPM that has had its three wrong PINs refuses the right one too; the error tells that time heals it."""
+    try:
+        for _ in range(3):
+            with pytest.raises(PinWrongError), session.opened(tpm.name, lambda: Secret("wrong-1234")):
+                pass
+        with pytest.raises(PinLockedError) as caught, tpm.opened():
+            pass
+        assert caught.value.exit_status == 13
+        assert "heals with time" in caught.value.hint
+    finally:
+        tpm.forget_wrong_pins()
+    with tpm.opened():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("flag", "error", "member"),
+    [
+        (_CKF_USER_PIN_FINAL_TRY, PinFinalTryError, "pin_final_try"),
+        (_CKF_USER_PIN_LOCKED, PinLockedError, "pin_locked"),
+        (_CKF_USER_PIN_FINAL_TRY | _CKF_USER_PIN_LOCKED, PinLockedError, "pin_locked"),
+    ],
+    ids=["final-try", "locked", "both"],
+)
+def test_d1_a_warning_token_is_not_logged_in_to(
+    softhsm: SoftHsm, tmp_path: Path, flag: int, error: type[PinFinalTryError | PinLockedError], member: str
+) -> None:
+    """D1: a token that says its next try is the last, or that it is locked, gets no C_Login, not even a right one."""
+    log = tmp_path / "logins"
+    module = softhsm.faulty_module(SET_FLAGS=hex(flag), LOGIN_LOG=f'"{log}"')
+    [report] = [report for report in inventory.inspect(module) if report.initialized]
+    assert getattr(report, member)
+    asked: list[TokenName] = []
+
+    def pin() -> Secret:
+        asked.append(report.name)
+        return softhsm.pin
+
+    with pytest.raises(error) as caught, session.opened(report.name, pin):
+        pass
+    assert caught.value.exit_status == 13
+    assert not log.exists()
+    assert asked == []
+
+
+def test_the_shim_counts_logins(softhsm: SoftHsm, tmp_path: Path) -> None:
+    """The counter that the test above trusts does count: without the flags there is one C_Login."""
+    log = tmp_path / "logins"
+    name = replace(softhsm.name, module=softhsm.faulty_module(LOGIN_LOG=f'"{log}"'))
+    with session.opened(name, softhsm.ask_pin):
+        pass
+    assert len(log.read_text().splitlines()) == 1
+
+
+def test_a_token_that_wants_no_login_gets_none(softhsm: SoftHsm, tmp_path: Path) -> None:
+    """A token without CKF_LOGIN_REQUIRED is opened without a C_Login, and nobody is asked for a PIN."""
+    log = tmp_path / "logins"
+    name = replace(
+        softhsm.name, module=softhsm.faulty_module(CLEAR_FLAGS=hex(_CKF_LOGIN_REQUIRED), LOGIN_LOG=f'"{log}"')
+    )
+
+    def pin() -> Secret:
+        pytest.fail("a PIN was asked for")
+
+    with session.opened(name, pin) as opened:
+        assert opened.token.label == "gateway"
+    assert not log.exists()
+
+
+def test_d1_a_warning_shows_before_the_login(softhsm: SoftHsm) -> None:
+    """D1: after a wrong PIN, SoftHSM's warning is in the report, and the right PIN takes it away."""
+    with pytest.raises(PinWrongError), session.opened(softhsm.name, lambda: Secret("wrong-1234")):
+        pass
+    assert [report.pin_count_low for report in inventory.inspect(softhsm.module)] == [True, False]
+    with softhsm.opened():
+        pass
+    assert [report.pin_count_low for report in inventory.inspect(softhsm.module)] == [False, False]
+
+
+def test_d4_a_pin_that_cannot_be_had_is_no_login(token: TokenUnderTest) -> None:
+    """D4: where the PIN's source fails, its error comes through unchanged, and the token is usable afterwards."""
+
+    def no_pin() -> Secret:
+        raise PinMissingError("there is none")
+
+    with pytest.raises(PinMissingError, match="there is none"), session.opened(token.name, no_pin):
+        pass
+    with token.opened():
+        pass
+
+
+def test_d4_a_wrong_pin_shows_nowhere(token: TokenUnderTest, wrong_pin: Secret) -> None:
+    """D4: the error of a wrong PIN holds it neither in its text nor in a traceback that shows local variables."""
+    try:
+        with session.opened(token.name, lambda: wrong_pin):
+            pytest.fail("a wrong PIN was taken")
+    except PinWrongError as error:
+        shown = _everything_that_shows(error)
+    assert "refused the PIN" in shown
+    assert wrong_pin.reveal() not in shown
+
+
+def test_d4_pins_show_nowhere_when_a_token_cannot_be_made(empty_softhsm: SoftHsm) -> None:
+    """D4: where SoftHSM refuses to initialise a token, neither PIN is in the error or the locals of its traceback."""
+    so_pin, user_pin = Secret("officer-secret"), Secret("user-secret")
+    ckr_function_failed = 0x6
+    module = empty_softhsm.faulty_module(INIT_TOKEN_RETURNS=ckr_function_failed)
+    try:
+        provision.create_softhsm_token(module, "new", so_pin=so_pin, user_pin=user_pin)
+        pytest.fail("a token was made")
+    except TokenRefusedError as error:
+        shown = _everything_that_shows(error)
+    assert "refused to initialise a token" in shown
+    assert so_pin.reveal() not in shown
+    assert user_pin.reveal() not in shown
+
+
+def _everything_that_shows(error: BaseException) -> str:
+    """Format an exception as crash reporters do, with its causes and the local variables of every frame."""
+    trace = traceback.TracebackException.from_exception(error, capture_locals=True)
+    return "".join(trace.format()) + "".join(traceback.format_exception(error)) + repr(error)

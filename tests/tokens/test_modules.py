@@ -1,0 +1,115 @@
+"""PKCS#11 modules that are missing, broken or hostile: the process that asks for them survives (D5)."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from hsm_enroll.errors import ModuleMissingError, ModuleUnusableError
+from hsm_enroll.token import inventory, modules
+from tests.tokens.processes import program, run
+from tests.tokens.softhsm import SoftHsm
+from tests.tokens.under_test import LABEL
+
+_EM_S390 = 22  # <elf.h>: a machine that is not this one
+
+
+def test_the_modules_of_this_machine_are_discovered() -> None:
+    """Both modules that the token tests need are found where Debian puts them, each once."""
+    names = [path.name for path in modules.discover()]
+    assert names.count("libsofthsm2.so") == 1
+    assert len([name for name in names if name.startswith("libtpm2_pkcs11.so")]) == 1
+
+
+def test_d5_a_module_that_is_missing(tmp_path: Path) -> None:
+    """D5: a file that does not exist, and a folder of that name, are a missing module, here and through a child."""
+    for path in (tmp_path / "nowhere.so", tmp_path):
+        for ask in (inventory.inspect, inventory.list_tokens):
+            with pytest.raises(ModuleMissingError, match=str(path)) as caught:
+                ask(path)
+            assert caught.value.exit_status == 10
+
+
+def test_d5_a_file_that_is_no_library(tmp_path: Path) -> None:
+    """D5: a text file and an empty file are no modules, and the error names the file."""
+    for content in ("no module\n", ""):
+        path = tmp_path / "module.so"
+        path.write_text(content)
+        with pytest.raises(ModuleUnusableError, match=str(path)) as caught:
+            inventory.inspect(path)
+        assert caught.value.exit_status == 10
+
+
+def test_d5_a_library_that_is_no_module(tmp_path: Path) -> None:
+    """D5: a shared library without C_GetFunctionList is no module."""
+    source = tmp_path / "answer.c"
+    source.write_text("int answer(void) { return 42; }\n")
+    library = tmp_path / "answer.so"
+    run([program("gcc", package="gcc"), "-shared", "-fPIC", "-o", str(library), str(source)])
+    with pytest.raises(ModuleUnusableError, match="cannot be used as a PKCS#11 module"):
+        inventory.inspect(library)
+
+
+def test_d5_a_module_for_another_architecture(empty_softhsm: SoftHsm) -> None:
+    """D5: a module that was built for another machine is unusable."""
+    module = empty_softhsm.module
+    header = bytearray(module.read_bytes())
+    header[18:20] = _EM_S390.to_bytes(2, "little")
+    module.write_bytes(header)
+    with pytest.raises(ModuleUnusableError, match="cannot be used as a PKCS#11 module"):
+        inventory.inspect(module)
+
+
+def test_d5_a_module_that_hangs_is_stopped_in_time(softhsm: SoftHsm, tmp_path: Path) -> None:
+    """D5: a module that does not return from C_Initialize is given up at the time limit, and its process is gone."""
+    mark = tmp_path / "hanging"
+    module = softhsm.faulty_module(HANGING=f'"{mark}"')
+    begin = time.monotonic()
+    with pytest.raises(ModuleUnusableError, match="stopped after 3 s"):
+        inventory.inspect(module, time_limit=3)
+    assert 3 <= time.monotonic() - begin < 10
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(mark.read_text()), 0)
+
+
+def test_d5_a_module_that_crashes(softhsm: SoftHsm) -> None:
+    """D5: a module that crashes in C_Initialize takes a child with it, and the error names the signal."""
+    with pytest.raises(ModuleUnusableError, match=r"crashed .*\(SIGSEGV\)"):
+        inventory.inspect(softhsm.faulty_module(CRASHING=1))
+
+
+def test_d5_a_module_that_ends_the_process(softhsm: SoftHsm) -> None:
+    """D5: a module that calls exit in C_Initialize, with status 0, is unusable rather than a module without tokens."""
+    with pytest.raises(ModuleUnusableError, match="ended the process"):
+        inventory.inspect(softhsm.faulty_module(EXITING=1))
+
+
+def test_d5_a_module_that_refuses_to_start(softhsm: SoftHsm) -> None:
+    """D5: a module whose C_Initialize fails is unusable, here and through a child."""
+    ckr_general_error = 0x5
+    module = softhsm.faulty_module(FAILING="INITIALIZE", RETURNING=ckr_general_error)
+    for ask in (inventory.inspect, inventory.list_tokens):
+        with pytest.raises(ModuleUnusableError, match="general failure"):
+            ask(module)
+
+
+def test_a_module_that_prints_does_not_disturb(softhsm: SoftHsm, capfd: pytest.CaptureFixture[str]) -> None:
+    """What a module prints when it is loaded and initialised is neither taken for the answer nor passed on."""
+    [report, _] = inventory.inspect(softhsm.faulty_module(CHATTY=1))
+    assert report.name.label == LABEL
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_child_imports_nothing_from_the_current_directory(
+    softhsm: SoftHsm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file in the current directory that is called like a library is not run, perhaps as root, by ``inspect``."""
+    mark = tmp_path / "was-run"
+    for name in ("json", "pkcs11", "hsm_enroll"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(mark)!r}, 'w').close()\n")
+    monkeypatch.chdir(tmp_path)
+    assert [report.name.label for report in inventory.inspect(softhsm.module) if report.initialized] == [LABEL]
+    assert not mark.exists()
