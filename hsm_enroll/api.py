@@ -153,9 +153,9 @@ class EnrollmentClient:
             wait = random.uniform(0, longest)  # noqa: S311 - spreads load, guards nothing
             try:
                 answer = send()
-            except _NotSentError as error:
-                if last:
-                    raise BackendUnreachableError(error.message) from error
+            except BackendUnreachableError as error:
+                if last or error.sent:
+                    raise
             else:
                 if answer.status != 429 or last:
                     return answer
@@ -234,7 +234,7 @@ class EnrollmentClient:
         text = f"{self._base_url} cannot be reached"
         for kind, meaning in _NOT_CONNECTED.items():
             if isinstance(reason, kind):
-                return _NotSentError(f"{text}: {meaning}")
+                return BackendUnreachableError(f"{text}: {meaning}", sent=False)
         return BackendUnreachableError(f"{text}: the connection broke before an answer came")
 
     def _limited(self, response: requests.Response) -> bytes:
@@ -308,10 +308,6 @@ class EnrollmentClient:
 
     def _foreign(self, why: str) -> ForeignAnswerError:
         return ForeignAnswerError(f"what {self._base_url} answered is not an enrollment API's answer: {why}")
-
-
-class _NotSentError(BackendUnreachableError):
-    """No connection stood, so the request certainly had no effect."""
 
 
 def _checked(url: str) -> str:

@@ -146,6 +146,7 @@ def enroll(request: Request, folder: Path, ports: Ports, progress: Progress = la
         if unsent:
             return _finish(identity, folder, ports, steps)
         _check_key(identity)
+        identity.save_copy(folder)
         return Outcome(identity, (), already_enrolled=True)
 
 

@@ -157,12 +157,20 @@ class TokenRefusedError(HsmEnrollError):
 
 
 class BackendUnreachableError(HsmEnrollError):
-    """No answer came from the enrollment API."""
+    """No answer came from the enrollment API.
+
+    Attributes:
+        sent: whether the request may have reached it, and been carried out.
+    """
 
     code = "backend-unreachable"
     exit_status = 30
     retryable = True
     default_hint = "Check the network and the API's address, then run the same command again: it resumes."
+
+    def __init__(self, message: str, *, sent: bool = True, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.sent = sent
 
 
 class BackendRefusedError(HsmEnrollError):

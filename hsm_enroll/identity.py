@@ -104,7 +104,17 @@ class Identity:
             StateError: the folder cannot be written; what was there is untouched.
         """
         state.write_document(folder / _FILE, _VERSION, self._to_document())
-        state.write(folder / _CERTIFICATE_FILE, self.certificate_pem, mode=0o644)
+        self.save_copy(folder)
+
+    def save_copy(self, folder: Path) -> None:
+        """Write ``certificate.pem`` where it is missing, or not this certificate: power may have gone before it was.
+
+        Raises:
+            StateError, StateCorruptError: the file cannot be read or written.
+        """
+        file = folder / _CERTIFICATE_FILE
+        if state.read(file) != self.certificate_pem:
+            state.write(file, self.certificate_pem, mode=0o644)
 
     @property
     def certificate(self) -> Certificate:

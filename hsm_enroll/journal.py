@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from hsm_enroll import state
 from hsm_enroll.errors import StateCorruptError
@@ -13,6 +12,8 @@ from hsm_enroll.key import KeyType, TokenName
 
 _VERSION = 1
 _FILE = "journal.json"
+_TOKEN_MEMBERS = {field.name: str for field in fields(TokenName)}
+_MEMBERS = {"token": dict, "key_type": str, "key_label": str, "key_id": str, "new_key": bool, "csr": str}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +52,17 @@ class Attempt:
         if document is None:
             return None
         try:
-            members: dict[str, Any] = {field.name: document[field.name] for field in fields(cls)}
-            members["token"] = TokenName(**{**members["token"], "module": Path(members["token"]["module"])})
-            members["key_type"] = KeyType(members["key_type"])
-            members["key_id"] = bytes.fromhex(members["key_id"])
-            return cls(**members)
-        except (KeyError, TypeError, ValueError) as error:
+            members = state.members(document, _MEMBERS)
+            token = state.members(members["token"], _TOKEN_MEMBERS)
+            return cls(
+                token=TokenName(**{**token, "module": Path(token["module"])}),
+                key_type=KeyType(members["key_type"]),
+                key_label=members["key_label"],
+                key_id=bytes.fromhex(members["key_id"]),
+                new_key=members["new_key"],
+                csr=members["csr"] or None,
+            )
+        except ValueError as error:
             raise StateCorruptError(f"{folder / _FILE} is damaged") from error
 
     def save(self, folder: Path) -> None:
@@ -68,6 +74,7 @@ class Attempt:
         document = asdict(self)
         document["token"]["module"] = str(self.token.module)
         document["key_id"] = self.key_id.hex()
+        document["csr"] = self.csr or ""
         state.write_document(folder / _FILE, _VERSION, document)
 
 

@@ -56,12 +56,19 @@ def resolve(
         if credential is not None:
             return credential
     if given := Secret(environment.get("HSM_ENROLL_PIN", "")):
-        return given
+        return _utf8(given)
     if (made := made_pin()) is not None:
         return made
     if ask is not None and (answer := ask()):
         return answer
     raise PinMissingError("the token wants a PIN and none was given")
+
+
+def _utf8(pin: Secret) -> Secret:
+    """Refuse a PIN that is not UTF-8, as PKCS#11 v2.40 §5.6 wants it; the environment gives it with surrogates."""
+    if any("\ud800" <= character <= "\udfff" for character in pin.reveal()):
+        raise PinMissingError("the PIN in HSM_ENROLL_PIN is not text in UTF-8")
+    return pin
 
 
 def read_file(file: Path) -> Secret:

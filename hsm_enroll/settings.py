@@ -15,6 +15,7 @@ from hsm_enroll.uri import Pkcs11Uri
 
 _SYSTEM_CONFIGURATION = Path("/etc/hsm-enroll")
 _SYSTEM_STATE = Path("/var/lib/hsm-enroll")
+_CONFIGURATION = "config.toml"
 _ENVIRONMENT_PREFIX = "HSM_ENROLL_"
 
 
@@ -113,7 +114,7 @@ def _read(source: str, text: str, read: Any) -> Any:
 
 
 def _configuration(environment: Mapping[str, str]) -> tuple[Path, dict[str, str]]:
-    file = _folder(environment, _SYSTEM_CONFIGURATION, "XDG_CONFIG_HOME", ".config") / "config.toml"
+    file = _configuration_file(environment)
     try:
         document = tomllib.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -131,16 +132,25 @@ def _configuration(environment: Mapping[str, str]) -> tuple[Path, dict[str, str]
     return file, {key: str(value) for key, value in document.items()}
 
 
+def _configuration_file(environment: Mapping[str, str]) -> Path:
+    if home := environment.get("HSM_ENROLL_HOME"):
+        return Path(home) / _CONFIGURATION
+    system = _SYSTEM_CONFIGURATION / _CONFIGURATION
+    if system.exists():
+        return system
+    return _own(environment, "XDG_CONFIG_HOME", ".config") / _CONFIGURATION
+
+
 def _state(environment: Mapping[str, str]) -> Path:
-    return _folder(environment, _SYSTEM_STATE, "XDG_STATE_HOME", ".local/state")
-
-
-def _folder(environment: Mapping[str, str], system: Path, variable: str, below_home: str) -> Path:
     """Root, and whoever was given the system's folder, uses that one; everyone else their own."""
     if home := environment.get("HSM_ENROLL_HOME"):
         return Path(home)
-    if os.geteuid() == 0 or os.access(system, os.R_OK | os.X_OK):
-        return system
+    if os.geteuid() == 0 or os.access(_SYSTEM_STATE, os.R_OK | os.X_OK):
+        return _SYSTEM_STATE
+    return _own(environment, "XDG_STATE_HOME", ".local/state")
+
+
+def _own(environment: Mapping[str, str], variable: str, below_home: str) -> Path:
     base = Path(environment.get(variable, ""))
     # A relative path is no path here (XDG Base Directory Specification, "Environment variables").
     return (base if base.is_absolute() else _home(environment) / below_home) / "hsm-enroll"

@@ -18,6 +18,7 @@ from typing import Any
 from hsm_enroll.errors import BusyError, StateCorruptError, StateError, StateTooNewError
 
 _LOCK_FILE = "lock"
+_TEMPORARY = ".tmp"
 # What may lie in a state folder before this program first works in it.
 _LAID_BY_HAND = {"config.toml"}
 
@@ -36,6 +37,7 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise BusyError(f"another hsm-enroll is at work on {folder}") from error
+        _sweep(folder)
         yield
     finally:
         os.close(descriptor)
@@ -69,6 +71,13 @@ def _close_to_others(folder: Path) -> None:
     folder.chmod(0o700)
 
 
+def _sweep(folder: Path) -> None:
+    """Remove what a run that was killed in the middle of a write has left; under the lock nobody else writes."""
+    for left_over in folder.glob(f".*{_TEMPORARY}"):
+        with suppress(OSError):
+            left_over.unlink()
+
+
 def write(file: Path, content: str | Callable[[], str], *, mode: int = 0o600) -> None:
     """Replace a file atomically and durably.
 
@@ -83,7 +92,7 @@ def write(file: Path, content: str | Callable[[], str], *, mode: int = 0o600) ->
     """
     temporary = None
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+        descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.", suffix=_TEMPORARY)
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             os.fchmod(descriptor, mode)
             stream.write(content if isinstance(content, str) else content())

@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Self
 
@@ -41,6 +42,8 @@ class LocalCloud:
     def __init__(self, home: Path, function: Path | None = None) -> None:
         self._home = Home(home.absolute())
         self._function = function
+        # SimpleQueue.put is reentrant, which makes it fit for a signal handler; an Event's set is not.
+        self._stops: SimpleQueue[bool] = SimpleQueue()
 
     def __enter__(self) -> Self:
         """Start.
@@ -48,9 +51,12 @@ class LocalCloud:
         Raises:
             LocalCloudError: something is missing, damaged or already running; nothing is left behind.
         """
-        with ExitStack() as stack:
-            self._start(stack)
-            self._stack = stack.pop_all()
+        try:
+            with ExitStack() as stack:
+                self._start(stack)
+                self._stack = stack.pop_all()
+        except OSError as error:
+            raise LocalCloudError(f"The local cloud in {self._home.folder} cannot be started: {error}.") from error
         return self
 
     def __exit__(
@@ -59,13 +65,17 @@ class LocalCloud:
         self._stack.close()
 
     def wait(self) -> None:
-        """Wait for the broker to end.
+        """Return once `stop` has been called, also if that was before.
 
         Raises:
-            LocalCloudError: it did; a cloud without it is none.
+            LocalCloudError: the broker ended by itself; a cloud without it is none.
         """
-        self._broker.wait()
-        raise LocalCloudError(f"mosquitto ended by itself; see {self._home.logs / 'mosquitto.log'}.")
+        if not self._stops.get():
+            raise LocalCloudError(f"mosquitto ended by itself; see {self._home.logs / 'mosquitto.log'}.")
+
+    def stop(self) -> None:
+        """Have `wait` return. Any thread may call it, and a signal handler too."""
+        self._stops.put(True)
 
     def _start(self, stack: ExitStack) -> None:
         # Imported here: only a command that brings a cloud up pays for moto, boto3 and werkzeug.
@@ -82,7 +92,7 @@ class LocalCloud:
         home.write_pair(home.server_certificate, home.server_key, authority.issue_server())
         home.write_pair(home.observer_certificate, home.observer_key, authority.issue_observer())
         close(home, authority)
-        self._broker = stack.enter_context(Mosquitto(home))
+        self._broker = stack.enter_context(Mosquitto(home, lambda: self._stops.put(False)))
 
         credentials = {"AWS_ACCESS_KEY_ID": ACCESS_KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY}
         stack.enter_context(environment({"AWS_REGION": REGION, "AWS_DEFAULT_REGION": REGION, **credentials}))
@@ -130,6 +140,9 @@ class LocalCloud:
 def serve(home: Path, on_ready: Callable[[Endpoints], None]) -> None:
     """Run a local cloud until SIGINT or SIGTERM, in the main thread.
 
+    The first signal takes it down in order, once it is up. A second one ends the process at once, which leaves no
+    other process and no lock behind either.
+
     Args:
         home: its folder.
         on_ready: called once everything answers. From then on, what the process writes to standard output and error is
@@ -138,32 +151,28 @@ def serve(home: Path, on_ready: Callable[[Endpoints], None]) -> None:
     Raises:
         LocalCloudError: it could not be started, or the broker ended by itself.
     """
-    with _until_signalled(), LocalCloud(home) as cloud:
+    cloud = LocalCloud(home)
+    with _on_signal(cloud.stop), cloud:
         on_ready(cloud.endpoints)
         log = (cloud.endpoints.home / "logs" / "handler.log").open("a", buffering=1)
         with log, redirect_stdout(log), redirect_stderr(log):
             cloud.wait()
 
 
-class _SignalledError(BaseException):
-    """SIGINT or SIGTERM came. No Exception: nothing on the way up may take it for a failure."""
-
-
 @contextmanager
-def _until_signalled() -> Iterator[None]:
-    """End the block when SIGINT or SIGTERM comes; a second one does not disturb the way down."""
+def _on_signal(stop: Callable[[], None]) -> Iterator[None]:
+    """Call ``stop`` on the first SIGINT or SIGTERM, and have any further one end the process."""
     signals = (signal.SIGINT, signal.SIGTERM)
 
-    def end(_number: int, _frame: object) -> None:
+    # Raises nothing: an exception from a signal handler is lost when it meets a destructor.
+    def handle(_number: int, _frame: object) -> None:
         for number in signals:
-            signal.signal(number, signal.SIG_IGN)
-        raise _SignalledError
+            signal.signal(number, signal.SIG_DFL)
+        stop()
 
-    before = {number: signal.signal(number, end) for number in signals}
+    before = {number: signal.signal(number, handle) for number in signals}
     try:
         yield
-    except _SignalledError:
-        return
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

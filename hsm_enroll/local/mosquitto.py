@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
@@ -60,15 +61,19 @@ class Mosquitto:
 
     A context manager: runs from entering to leaving.
 
+    Args:
+        home: its files.
+        on_end: called, in a thread of its own, once a broker that had started has ended, asked to or not.
+
     Attributes:
         device_port: MQTT for devices, on 127.0.0.1.
         observer_port: MQTT for the observer.
     """
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, on_end: Callable[[], None]) -> None:
         self._home = home
+        self._on_end = on_end
         self._log = home.logs / "mosquitto.log"
-        self._ended = threading.Event()
 
     def __enter__(self) -> Self:
         """Start on free ports.
@@ -87,10 +92,6 @@ class Mosquitto:
     ) -> None:
         self._control.close()
         self._end()
-
-    def wait(self) -> None:
-        """Return when mosquitto has ended, which it does not do unless asked to."""
-        self._ended.wait()
 
     def reload(self) -> None:
         """Have CRLs and ACL read again; connections made from now on, and messages, meet the new ones.
@@ -119,7 +120,6 @@ class Mosquitto:
         )
         write(self._home.mosquitto_configuration, configuration.encode())
 
-        self._ended.clear()
         self._reloads: SimpleQueue[bytes] = SimpleQueue()
         self._running: Future[bool] = Future()
         started: Future[subprocess.Popen[bytes]] = Future()
@@ -172,11 +172,12 @@ class Mosquitto:
                     self._reloads.put(text)
                 if text.endswith(b" running") and not self._running.done():
                     self._running.set_result(True)
-        if not self._running.done() and taken:
+        if self._running.done():
+            self._on_end()
+        elif taken:
             self._running.set_result(False)
-        elif not self._running.done():
+        else:
             self._running.set_exception(self._failure(f"ended with status {process.returncode}"))
-        self._ended.set()
 
     def _end(self) -> None:
         self._process.terminate()

@@ -21,6 +21,7 @@ from tests.client.software_signer import SoftwareSigner, public_key_info, softwa
 _UTF8_STRING = 0x0C
 _PRINTABLE_STRING = 0x13
 
+_P256 = public_key_info(software_key(KeyType.EC_P256))
 _TOKEN_PULLED_OUT = HsmEnrollError("the token is gone")
 
 
@@ -173,7 +174,9 @@ def test_a_country_is_a_printable_string_and_the_rest_is_utf_8() -> None:
     assert bytes([_UTF8_STRING, 7]) + b"Example" in name
 
 
-@pytest.mark.parametrize("additions", ["CN=b", "CN=b,O=Example", "O=Example+CN=b", "2.5.4.3=b", "O=a,CN=gateway-7"])
+@pytest.mark.parametrize(
+    "additions", ["CN=b", "CN=b,O=Example", "O=Example+CN=b", "O=a+CN=longer", "2.5.4.3=b", "O=a,CN=gateway-7"]
+)
 def test_additions_hold_no_common_name(additions: str) -> None:
     """The CN is the Thing's name; another one, also in a multi-valued part or as an OID, is refused."""
     with pytest.raises(UsageError, match="hold a CN"):
@@ -276,7 +279,7 @@ def test_a_signature_over_something_else_is_refused() -> None:
         csr.build(Distracted(), csr.subject("gateway-7"))
 
 
-@pytest.mark.parametrize("junk", [b"", b"junk", b"\x30\x00", public_key_info(software_key(KeyType.EC_P256))[:-1]])
+@pytest.mark.parametrize("junk", [b"", b"junk", b"\x30\x00", _P256[:-1], _P256 + b"\x00"])
 def test_a_public_key_that_is_none_is_refused(junk: bytes) -> None:
     """D9: a token that shows something else as its public key is refused, whatever it signs."""
     signer = SoftwareSigner()

@@ -20,7 +20,8 @@ from moto.iot.models import IoTBackend
 
 from hsm_enroll.errors import LocalCloudError
 from hsm_enroll.local import mosquitto
-from hsm_enroll.local.cloud import Endpoints, LocalCloud, default_home, detach, down, running
+from hsm_enroll.local.cloud import Endpoints, LocalCloud, default_home, detach, down, running, serve
+from hsm_enroll.local.home import Home
 from hsm_enroll.local.lambda_runtime import lambda_folder
 from tests.local.clients import (
     TIME_LIMIT,
@@ -74,14 +75,31 @@ def test_a_signal_ends_everything(foreground: Foreground, watch: Watch, home: Pa
         running(home)
 
 
-def test_a_second_signal_does_not_disturb_the_way_down(foreground: Foreground, watch: Watch) -> None:
-    """An impatient second and third Ctrl-C change nothing."""
+def test_an_impatient_second_signal_leaves_nothing_either(foreground: Foreground, watch: Watch, home: Path) -> None:
+    """Further signals end the process at once or find it gone; mosquitto goes with it, and the home is free."""
     process, endpoints = foreground()
     watched = watch(endpoints)
     for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
         process.send_signal(number)
-    assert process.wait(TIME_LIMIT) == 0
+    process.wait(TIME_LIMIT)
     _assert_gone(endpoints, watched)
+    with pytest.raises(LocalCloudError, match="No local cloud is up"):
+        running(home)
+
+
+def test_a_signal_during_the_start_is_not_lost(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told to end while it comes up, a cloud goes down as soon as it is up; afterwards signals mean what they did."""
+    prepare, handlers = Home.prepare, [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+    def interrupted(place: Home) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        prepare(place)
+
+    monkeypatch.setattr(Home, "prepare", interrupted)
+    announced: list[Endpoints] = []
+    serve(home, announced.append)
+    assert not any(map(is_listening, ports(announced[0])))
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
 def test_sigkill_leaves_no_process(foreground: Foreground, watch: Watch, home: Path) -> None:
@@ -297,6 +315,16 @@ def test_a_home_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(LocalCloudError, match="cannot be used"):
         detach(tmp_path / "file" / "home", TIME_LIMIT)
+
+
+def test_a_file_that_cannot_be_written_is_an_error(home: Path) -> None:
+    """Whichever file of the home it is: the error names it, and the home is free again."""
+    (home / "acl").mkdir(parents=True)
+    with pytest.raises(LocalCloudError, match="acl"), LocalCloud(home):
+        pass
+    (home / "acl").rmdir()
+    with Home(home).locked():
+        pass
 
 
 def test_everything_in_the_home_is_its_owners_alone(cloud: Endpoints) -> None:

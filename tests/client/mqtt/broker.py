@@ -35,8 +35,8 @@ class Log:
             return found[0]
 
     def end(self) -> None:
-        """Terminate the process and read what is left."""
-        self._process.terminate()
+        """Kill the process and read what is left; mosquitto misses a SIGTERM that comes right after its start."""
+        self._process.kill()
         self._process.wait(_TIME_LIMIT)
         self._thread.join(_TIME_LIMIT)
 

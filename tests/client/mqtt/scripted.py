@@ -87,17 +87,22 @@ def _wrapped(connection: socket.socket, context: ssl.SSLContext | None) -> socke
 
 
 def _read(connection: socket.socket) -> Packet | None:
-    head = connection.recv(1)
-    if not head:
-        return None
-    length = shift = 0
-    while True:
-        byte = connection.recv(1)[0]
-        length |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            break
-    body = b""
-    while len(body) < length:
-        body += connection.recv(length - len(body))
+    """Return the next packet, or None where the connection ends before one is whole (MQTT 5.0 §1.5.5, §2.1)."""
+    with connection.makefile("rb", buffering=0) as stream:
+        head = stream.read(1)
+        length = shift = 0
+        more = True
+        while more:
+            byte = stream.read(1)
+            if not byte:
+                return None
+            length |= (byte[0] & 0x7F) << shift
+            shift += 7
+            more = byte[0] >= 0x80
+        body = b""
+        while len(body) < length:
+            part = stream.read(length - len(body))
+            if not part:
+                return None
+            body += part
     return Packet(head[0] >> 4, body)

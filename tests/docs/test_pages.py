@@ -1,0 +1,186 @@
+"""The pages keep their word: what they tell a reader to type is typed, and what they show is what comes."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from hsm_enroll import settings
+from tests.docs.pages import PAGES, README, ROOT, Block, Command, Page, commands
+from tests.docs.shell import Shell
+from tests.docs.shown import matches
+
+# What pip needs to reach its packages here, whatever that takes.
+_PIP = re.compile(r"(pip_.*|https?_proxy|ssl_cert_.*|requests_ca_bundle)", re.IGNORECASE)
+
+# Shell blocks that no test types as they stand, and the page they are on; each has a test of its own.
+_NOT_TYPED = {
+    ("README.md", "scripts/demo\nscripts/test\n"),  # test_scripts runs the one, and is a part of the other
+    ("README.md", "apt-get install python3-venv softhsm2\n"),  # needs root and changes the machine
+    ("CONTRIBUTING.md", "scripts/test\nscripts/test tests/client -k uri\n"),  # as above
+}
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    """A reader's shell in a checkout: a home of its own, an empty token folder, no setting made.
+
+    Python's packages are at hand as scripts/setup has installed them, so that ``pip install`` has to make this
+    project's own wheel and nothing more.
+    """
+    home = tmp_path / "home"
+    tokens = home / "tokens"
+    tokens.mkdir(parents=True)
+    (tmp_path / "softhsm2.conf").write_text(f"directories.tokendir = {tokens}\n")
+    environment = {
+        **{name: value for name, value in os.environ.items() if _PIP.fullmatch(name)},
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "HOME": str(home),
+        "LANG": "C.UTF-8",
+        "NO_PROXY": "localhost,127.0.0.1",
+        "PIP_CACHE_DIR": os.environ.get("PIP_CACHE_DIR") or str(Path.home() / ".cache" / "pip"),
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PYTHONPATH": sysconfig.get_path("purelib"),
+        # A page that forgot to say where shall not touch this machine's own.
+        "HSM_ENROLL_HOME": str(tmp_path / "state"),
+        "SOFTHSM2_CONF": str(tmp_path / "softhsm2.conf"),
+    }
+    with Shell(ROOT, environment) as opened:
+        yield opened
+        opened.run(f"{sys.executable} -m hsm_enroll local down")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.blocks_of("console")], ids=lambda page: page.name)
+def test_what_a_page_tells_to_type_does_what_it_shows(page: Page, shell: Shell, tmp_path: Path) -> None:
+    """Every command succeeds, or fails with the status that ``echo $?`` shows, and writes what is shown."""
+    home = tmp_path / "home"
+    programs: set[str] = set()
+    for block in page.blocks:
+        if block.language == "python":
+            name = _program(block)
+            (home / name).write_text(block.text)
+            programs.add(name)
+        if block.language == "console":
+            typed = commands(block)
+            _type(block, typed, shell, str(home))
+            programs -= {command.text.removeprefix("python ") for command in typed}
+    assert programs == set(), "Python on the page that is never run"
+
+
+def _program(block: Block) -> str:
+    """The name of the file that a Python block goes into, which is its first line."""
+    named = re.match(r"# (\w+\.py)\n", block.text)
+    assert named, f"{block} does not begin with the name of its file"
+    return named[1]
+
+
+def _type(block: Block, typed: list[Command], shell: Shell, home: str) -> None:
+    behind = None  # what a command in the background has written since it was ready
+    for number, command in enumerate(typed):
+        status, output = shell.run(command.text)
+        if command.text.endswith("&"):
+            output += shell.wait_for(_shown_after(output, command.shown, home))
+            behind = ""
+        elif behind is not None:
+            behind += output
+            output = behind
+        following = typed[number + 1].text if number + 1 < len(typed) else ""
+        assert status == 0 or following == "echo $?", f"{block}: $ {command.text}\n{output}"
+        assert matches(command.shown, output, home), f"{block}: $ {command.text}\n{output}\nis not\n{command.shown}"
+        if command.text == "wait":
+            behind = None
+
+
+def _shown_after(begun: str, shown: str, home: str) -> Callable[[str], bool]:
+    return lambda more: matches(shown, begun + more, home)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_block_is_of_a_kind_that_a_test_knows(page: Page) -> None:
+    """No block escapes: what is typed is ``console``, what is not is known by name."""
+    assert {block.language for block in page.blocks} <= {"console", "python", "sh", "text", "toml"}
+    assert {(page.name, block.text) for block in page.blocks_of("sh")} == {
+        (name, text) for name, text in _NOT_TYPED if name == page.name
+    }
+
+
+def test_the_contributors_example_selects_tests() -> None:
+    """The arguments of ``scripts/test`` that CONTRIBUTING shows go to pytest, which finds tests by them."""
+    collected = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "tests/client", "-k", "uri"],
+        cwd=ROOT, capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert "tests/client/test_uri.py::" in collected.stdout
+
+
+def test_the_configurations_example_is_read(tmp_path: Path) -> None:
+    """The README's ``config.toml`` is one, each line of it."""
+    (block,) = README.blocks_of("toml")
+    (tmp_path / "config.toml").write_text(block.text)
+    read = settings.load({"HSM_ENROLL_HOME": str(tmp_path)}, {})
+    assert (read.api_url, read.thing) == ("https://api.example.com", "gateway-17")
+    assert read.token is not None
+    assert read.token.token == "gateway"
+    assert read.subject == "OU=Line 3,O=Example,C=CH"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_within_the_project_leads_somewhere(page: Page) -> None:
+    """A relative link names a file that is there, and a heading that is in it."""
+    for target in page.links:
+        if target.startswith("https://"):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (page.folder / name).resolve() if name else ROOT / page.name
+        assert file.is_relative_to(ROOT), target
+        assert file.exists(), target
+        if anchor:
+            (linked,) = [other for other in PAGES if ROOT / other.name == file]
+            assert anchor in linked.anchors, target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_that_is_set_as_code_is_there(page: Page) -> None:
+    """A path of the project in the prose, such as ``cli/terminal.py``, is one that exists."""
+    named = re.findall(r"`((?:cli|lambda|scripts|tests|hsm_enroll|docs)/[\w./]+)`", page.prose)
+    assert [path for path in named if not _exists(path)] == []
+
+
+def _exists(path: str) -> bool:
+    return (ROOT / path).exists() or (ROOT / "hsm_enroll" / path).exists()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_page_depends_on_where_it_was_written(page: Page) -> None:
+    """A page names no folder of this machine and no package registry."""
+    assert str(ROOT) not in page.text
+    assert re.search(r"\bpypi\b", page.text, re.IGNORECASE) is None
+
+
+@pytest.mark.parametrize(
+    ("shown", "written", "expected"),
+    [
+        ("", "whatever\n", True),
+        ("a\n", "a\n", True),
+        ("a\n", "a\nb\n", False),
+        ("a\n…\n", "a\nb\nc\n", True),
+        ("a … c\n", "a b c\n", True),
+        ("a … c\n", "a b\nc\n", False),
+        ("✓ making  0.10 s\n", "- making 12.30 s\n", True),
+        ("at localhost:1\n", "at localhost:22\n", True),
+        ("at localhost:1\n", "at example.com:1\n", False),
+        ("/home/you/a\n", "/scratch/a\n", True),
+        ("serial=0123456789abcdef\n", "serial=fedcba9876543210\n", True),
+        ("published 4 bytes\n", "published 5 bytes\n", False),
+    ],
+)
+def test_only_what_varies_is_forgiven(shown: str, written: str, expected: bool) -> None:
+    """Times, ports, serials and the home folder may differ between page and run; nothing else may."""
+    assert matches(shown, written, "/scratch") is expected

@@ -1,0 +1,121 @@
+"""The tables of the pages against the code they describe, both ways."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from functools import cache
+
+from hsm_enroll.errors import HsmEnrollError
+from hsm_enroll.settings import Settings
+from tests.contract.test_boundaries import _MAY_USE
+from tests.docs.pages import README, ROOT, code, page
+
+_TERMINATED = 143
+_HELP_ROW = re.compile(r"^  (?P<name>[a-z]+)  +\S", re.MULTILINE)
+
+
+def _kinds(kind: type[HsmEnrollError] = HsmEnrollError) -> Iterator[type[HsmEnrollError]]:
+    yield kind
+    for narrower in kind.__subclasses__():
+        if narrower.__module__ == HsmEnrollError.__module__:
+            yield from _kinds(narrower)
+
+
+def test_the_exit_codes_are_those_of_the_errors() -> None:
+    """Each error has its row, with its code, and each row an error; but for success and SIGTERM."""
+    documented = {int(status): set(code(codes)) for status, codes, *_ in README.table("exit")}
+    raised: dict[int, set[str]] = {0: set(), _TERMINATED: set()}
+    for kind in _kinds():
+        raised.setdefault(kind.exit_status, set()).add(kind.code)
+    assert documented == raised
+
+
+def test_every_failure_says_what_to_do() -> None:
+    """No row of the exit codes leaves the reader alone."""
+    for status, _, meaning, advice in README.table("exit"):
+        assert meaning
+        assert advice != "-" or status == "0"
+
+
+def test_the_variables_are_those_that_the_program_reads() -> None:
+    """Each setting has its variable in the table, and the table names no variable that nothing reads."""
+    documented = {code(row[0])[0] for row in README.table("variable")}
+    settings = {f"HSM_ENROLL_{field.name.upper()}" for field in fields(Settings) if field.name != "state"}
+    named = set[str]()
+    for source in (ROOT / "hsm_enroll").rglob("*.py"):
+        named.update(re.findall(r"\bHSM_ENROLL_[A-Z_]*[A-Z]\b", source.read_text(encoding="utf-8")))
+    assert settings <= documented
+    assert documented <= settings | named
+    assert named <= documented
+
+
+def test_the_configurations_keys_and_options_are_the_settings() -> None:
+    """Beside each variable stands its key of ``config.toml`` and an option that a command really has."""
+    helps = "".join(_help(*name.split()) for name in _command_names())
+    keys = set()
+    for variable, key, options, _ in README.table("variable"):
+        if key == "-":
+            assert options == "-"
+            continue
+        assert code(key)[0] == code(variable)[0].removeprefix("HSM_ENROLL_").lower()
+        keys.add(code(key)[0])
+        assert [option for option in code(options) if f"  {option} " not in helps] == []
+    assert keys == {field.name for field in fields(Settings)} - {"state"}
+
+
+def test_the_commands_are_those_of_the_help() -> None:
+    """The table lists every command that ``--help`` lists, those of groups by their whole name, and no other."""
+    documented = {
+        code(row[0])[0].removeprefix("hsm-enroll ").removesuffix(" [INVITE]") for row in README.table("command")
+    }
+    assert documented == _command_names()
+
+
+def test_each_option_in_the_command_table_is_the_commands_own() -> None:
+    """An option that the table mentions with a command stands in that command's help."""
+    for row in README.table("command"):
+        name = code(row[0])[0].removeprefix("hsm-enroll ").removesuffix(" [INVITE]")
+        for option in (piece for piece in code(row[1]) if piece.startswith("-")):
+            assert f"  {option} " in _help(*name.split())
+
+
+def test_the_packages_to_install_are_among_those_of_setup() -> None:
+    """What the README has a technician install is what ``scripts/setup`` knows, so that the demo proves it enough."""
+    (line,) = re.findall(r"^apt-get install (.+)$", README.text, re.MULTILINE)
+    (known,) = re.findall(r"^packages=\((.+)\)$", (ROOT / "scripts/setup").read_text(), re.MULTILINE)
+    assert set(line.split()) <= set(known.split())
+
+
+def test_the_rooms_are_those_of_the_boundaries() -> None:
+    """The architecture's table of rooms is the one that the import test enforces."""
+    everything = {"everything": None, "nothing": set[str]()}
+    documented = {
+        code(room)[0]: everything[uses] if uses in everything else set(code(uses))
+        for room, _, uses in page("docs/architecture.md").table("room")
+    }
+    assert documented == _MAY_USE
+
+
+def _command_names() -> set[str]:
+    names = set[str]()
+    for name in _listed(_help()):
+        group = _listed(_help(name))
+        names |= {f"{name} {member}" for member in group} or {name}
+    return names
+
+
+def _listed(text: str) -> list[str]:
+    _, _, rows = text.partition("\nCommands:\n")
+    return [found["name"] for found in _HELP_ROW.finditer(rows)]
+
+
+@cache
+def _help(*names: str) -> str:
+    run = subprocess.run(
+        [sys.executable, "-m", "hsm_enroll", *names, "--help"], capture_output=True, text=True, timeout=60, check=True
+    )
+    return run.stdout
