@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def device(new_device: Callable[[str], Device]) -> Device:
 @pytest.fixture
 def thing(request: pytest.FixtureRequest) -> str:
     """A Thing's name of this test's own."""
-    return f"thing-{abs(hash(request.node.nodeid)):x}-{os.getpid()}"
+    return f"thing-{zlib.crc32(request.node.nodeid.encode()):08x}-{os.getpid()}"
 
 
 @pytest.fixture

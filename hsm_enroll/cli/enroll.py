@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from hsm_enroll import assembly, enrollment
+from hsm_enroll import assembly, device_token, enrollment
 from hsm_enroll.cli.documents import identity_document, identity_text
 from hsm_enroll.cli.invocation import Invocation, command, key_type_option, token_options
 from hsm_enroll.errors import StateError, UsageError
@@ -87,6 +87,7 @@ def _publish_first_message(settings: Settings, identity: Identity, pin: Secret) 
     """In a process of its own: in this one python-pkcs11 has used the module, and awscrt cannot share it."""
     from hsm_enroll.mqtt import publish_in_new_process
 
+    device_token.check_ready(identity.token)
     payload = json.dumps({"message": "hello", "thingName": identity.thing_name}).encode("utf-8")
     publish_in_new_process(
         identity,

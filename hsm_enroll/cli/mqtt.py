@@ -1,4 +1,7 @@
-"""``hsm-enroll publish`` and ``hsm-enroll subscribe``. They never load python-pkcs11: awscrt has the module alone."""
+"""``hsm-enroll publish`` and ``hsm-enroll subscribe``.
+
+In their process awscrt has the PKCS#11 module alone; what python-pkcs11 would ask of it is asked in a child process.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Any
 
 import click
 
+from hsm_enroll import device_token
 from hsm_enroll.cli.invocation import Invocation, command
 from hsm_enroll.identity import Identity
 from hsm_enroll.mqtt import connect
@@ -47,6 +51,7 @@ def subscribe(invocation: Invocation, *, topic: str, count: int | None) -> None:
 def _connected(invocation: Invocation) -> Connection:
     settings = invocation.settings
     identity = Identity.load(settings.state)
+    device_token.check_ready(identity.token)
     pin = invocation.pin(identity.token)
     with invocation.terminal.step(f"connecting to {settings.mqtt_endpoint or identity.mqtt_endpoint}"):
         return connect(

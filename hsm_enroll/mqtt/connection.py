@@ -165,7 +165,7 @@ class Connection:
         return self._messages(stream)
 
     def close(self) -> None:
-        """Send DISCONNECT, close the connection and the token's session; again does nothing."""
+        """Send DISCONNECT and close the connection; the token's session is closed right after. Again does nothing."""
         _settle(self._ended, None)
         native, self._client = self._client, None
         if native is None:

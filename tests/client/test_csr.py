@@ -279,7 +279,11 @@ def test_a_signature_over_something_else_is_refused() -> None:
         csr.build(Distracted(), csr.subject("gateway-7"))
 
 
-@pytest.mark.parametrize("junk", [b"", b"junk", b"\x30\x00", _P256[:-1], _P256 + b"\x00"])
+@pytest.mark.parametrize(
+    "junk",
+    [b"", b"junk", b"\x30\x00", _P256[:-1], _P256 + b"\x00"],
+    ids=["nothing", "text", "empty", "cut off", "trailing byte"],
+)
 def test_a_public_key_that_is_none_is_refused(junk: bytes) -> None:
     """D9: a token that shows something else as its public key is refused, whatever it signs."""
     signer = SoftwareSigner()

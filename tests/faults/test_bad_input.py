@@ -159,6 +159,16 @@ def test_two_tokens_of_one_label_are_told_apart_by_serial(device: Device, thing:
     assert enrolled["token"]["serial"] == serial
 
 
+def test_a_second_token_of_the_label_stops_publish(device: Device, thing: str) -> None:
+    """D6: MQTT selects by label alone, so publish is exit 11 when another token has taken it, before any login."""
+    device.json("init", "--thing", thing, "--no-publish")
+    subprocess.run(
+        ["softhsm2-util", "--init-token", "--free", "--label", "gateway", "--so-pin", "5678", "--pin", "1234"],
+        env=device.environment, capture_output=True, check=True,
+    )  # fmt: skip
+    assert device.refused("publish", f"certtest/{thing}", "x") == (11, "token-ambiguous")
+
+
 def test_a_slot_that_changed_is_no_matter(device: Device, thing: str) -> None:
     """D6: after another token was added, and slots were counted anew, the identity still finds its key."""
     device.json("init", "--thing", thing)
@@ -356,3 +366,27 @@ def test_no_color_means_neither_colour_nor_spinner(device: Device, thing: str) -
 def test_wrong_usage_is_exit_2(device: Device, arguments: tuple[str, ...]) -> None:
     """Wrong usage is exit 2, as JSON too."""
     assert device.refused(*arguments) == (2, "usage")
+
+
+def test_the_copy_of_the_certificate_is_restored(device: Device, thing: str) -> None:
+    """D10, D12: certificate.pem, which is a copy, is put right by the next init."""
+    device.json("init", "--thing", thing, "--no-publish")
+    copy = device.home / "certificate.pem"
+    content = copy.read_text()
+    for damage in ("", "another certificate"):
+        copy.write_text(damage)
+        assert device.json("init")["steps"] == []
+        assert copy.read_text() == content
+
+
+def test_what_a_killed_write_left_is_swept(device: Device, thing: str) -> None:
+    """D10: a temporary file of a run that was killed while it wrote does not stay."""
+    (device.home / ".pin.abcdefgh.tmp").write_text("left over")
+    device.json("init", "--thing", thing, "--no-publish")
+    assert [file.name for file in device.home.iterdir() if file.name.startswith(".")] == []
+
+
+def test_a_pin_that_is_not_utf8_is_said(device: Device) -> None:
+    """D4: a PIN in the environment that is not UTF-8 is refused by name and not tried."""
+    device.extra["HSM_ENROLL_PIN"] = os.fsdecode(b"\xff\xfe")
+    assert device.refused("init", "--thing", "x") == (12, "pin-missing")

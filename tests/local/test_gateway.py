@@ -125,7 +125,7 @@ def test_an_answer_becomes_a_response(answer: object, status: int, content_type:
         {"statusCode": 200, "headers": {"a": ["b"]}},
         {"statusCode": 200, "headers": {"a": "b\r\nc: d"}},
         {"statusCode": 200, "body": b"bytes"},
-        object(),
+        pytest.param(object(), id="no JSON value"),
     ],
     ids=str,
 )

@@ -88,7 +88,9 @@ def test_d6_two_tokens_of_one_label_are_told_apart_by_serial(softhsm: SoftHsm) -
     for twin in twins:
         assert str(twin.uri) in caught.value.message
         assert choose([softhsm.module], Pkcs11Uri(token=LABEL, serial=twin.serial), inventory.inspect).name == twin
-        with session.opened(replace(twin, module=softhsm.module_copy(softhsm.module.parent)), softhsm.ask_pin) as opened:
+        with session.opened(
+            replace(twin, module=softhsm.module_copy(softhsm.module.parent)), softhsm.ask_pin
+        ) as opened:
             assert opened.token.serial.decode() == twin.serial
 
 
