@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import socket
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from queue import SimpleQueue
 from types import TracebackType
 from typing import Self
 
@@ -42,8 +43,6 @@ class LocalCloud:
     def __init__(self, home: Path, function: Path | None = None) -> None:
         self._home = Home(home.absolute())
         self._function = function
-        # SimpleQueue.put is reentrant, which makes it fit for a signal handler; an Event's set is not.
-        self._stops: SimpleQueue[bool] = SimpleQueue()
 
     def __enter__(self) -> Self:
         """Start.
@@ -64,18 +63,15 @@ class LocalCloud:
     ) -> None:
         self._stack.close()
 
-    def wait(self) -> None:
-        """Return once `stop` has been called, also if that was before.
+    def wait(self, other: socket.socket) -> None:
+        """Wait until something can be read from another socket.
 
         Raises:
-            LocalCloudError: the broker ended by itself; a cloud without it is none.
+            LocalCloudError: the broker ended by itself before that; a cloud without it is none.
         """
-        if not self._stops.get():
+        readable, _, _ = select.select([other, self._broker], [], [])
+        if other not in readable:
             raise LocalCloudError(f"mosquitto ended by itself; see {self._home.logs / 'mosquitto.log'}.")
-
-    def stop(self) -> None:
-        """Have `wait` return. Any thread may call it, and a signal handler too."""
-        self._stops.put(True)
 
     def _start(self, stack: ExitStack) -> None:
         # Imported here: only a command that brings a cloud up pays for moto, boto3 and werkzeug.
@@ -92,7 +88,7 @@ class LocalCloud:
         home.write_pair(home.server_certificate, home.server_key, authority.issue_server())
         home.write_pair(home.observer_certificate, home.observer_key, authority.issue_observer())
         close(home, authority)
-        self._broker = stack.enter_context(Mosquitto(home, lambda: self._stops.put(False)))
+        self._broker = stack.enter_context(Mosquitto(home))
 
         credentials = {"AWS_ACCESS_KEY_ID": ACCESS_KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY}
         stack.enter_context(environment({"AWS_REGION": REGION, "AWS_DEFAULT_REGION": REGION, **credentials}))
@@ -151,28 +147,34 @@ def serve(home: Path, on_ready: Callable[[Endpoints], None]) -> None:
     Raises:
         LocalCloudError: it could not be started, or the broker ended by itself.
     """
-    cloud = LocalCloud(home)
-    with _on_signal(cloud.stop), cloud:
+    with _ending_signals() as signals, LocalCloud(home) as cloud:
         on_ready(cloud.endpoints)
         log = (cloud.endpoints.home / "logs" / "handler.log").open("a", buffering=1)
         with log, redirect_stdout(log), redirect_stderr(log):
-            cloud.wait()
+            cloud.wait(signals)
 
 
 @contextmanager
-def _on_signal(stop: Callable[[], None]) -> Iterator[None]:
-    """Call ``stop`` on the first SIGINT or SIGTERM, and have any further one end the process."""
-    signals = (signal.SIGINT, signal.SIGTERM)
+def _ending_signals() -> Iterator[socket.socket]:
+    """Yield a socket that becomes readable on the first SIGINT or SIGTERM; any further one ends the process.
 
-    # Raises nothing: an exception from a signal handler is lost when it meets a destructor.
+    Not by an exception of the handler, which is lost when it meets a destructor; nor by a lock or queue it releases,
+    since a signal just before the wait for those wakes nobody. A byte in a socket stays.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
     def handle(_number: int, _frame: object) -> None:
-        for number in signals:
+        for number in numbers:
             signal.signal(number, signal.SIG_DFL)
-        stop()
 
-    before = {number: signal.signal(number, handle) for number in signals}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    reading, writing = socket.socketpair()
+    with reading, writing:
+        writing.setblocking(False)
+        wakeup = signal.set_wakeup_fd(writing.fileno())
+        before = {number: signal.signal(number, handle) for number in numbers}
+        try:
+            yield reading
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(wakeup)

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
@@ -61,18 +60,13 @@ class Mosquitto:
 
     A context manager: runs from entering to leaving.
 
-    Args:
-        home: its files.
-        on_end: called, in a thread of its own, once a broker that had started has ended, asked to or not.
-
     Attributes:
         device_port: MQTT for devices, on 127.0.0.1.
         observer_port: MQTT for the observer.
     """
 
-    def __init__(self, home: Home, on_end: Callable[[], None]) -> None:
+    def __init__(self, home: Home) -> None:
         self._home = home
-        self._on_end = on_end
         self._log = home.logs / "mosquitto.log"
 
     def __enter__(self) -> Self:
@@ -92,6 +86,10 @@ class Mosquitto:
     ) -> None:
         self._control.close()
         self._end()
+
+    def fileno(self) -> int:
+        """Return a file descriptor that becomes readable when mosquitto ends (pidfd_open(2))."""
+        return self._exit
 
     def reload(self) -> None:
         """Have CRLs and ACL read again; connections made from now on, and messages, meet the new ones.
@@ -158,6 +156,7 @@ class Mosquitto:
         except OSError as error:
             started.set_exception(error)
             return
+        self._exit = os.pidfd_open(process.pid)
         started.set_result(process)
         taken = False
         with process, self._log.open("ab", buffering=0) as log:
@@ -172,11 +171,9 @@ class Mosquitto:
                     self._reloads.put(text)
                 if text.endswith(b" running") and not self._running.done():
                     self._running.set_result(True)
-        if self._running.done():
-            self._on_end()
-        elif taken:
+        if not self._running.done() and taken:
             self._running.set_result(False)
-        else:
+        elif not self._running.done():
             self._running.set_exception(self._failure(f"ended with status {process.returncode}"))
 
     def _end(self) -> None:
@@ -186,6 +183,7 @@ class Mosquitto:
         except subprocess.TimeoutExpired:
             self._process.kill()
         self._thread.join()
+        os.close(self._exit)
 
     def _failure(self, what: str) -> LocalCloudError:
         return LocalCloudError(f"mosquitto {what}; see {self._log}.")

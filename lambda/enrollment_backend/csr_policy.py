@@ -71,10 +71,12 @@ class AcceptedCsr:
     Attributes:
         pem: the one PEM block, LF line ends, none after the last line.
         spki: DER SubjectPublicKeyInfo of its key (RFC 5280 §4.1.2.7).
+        common_name: its one common name.
     """
 
     pem: str
     spki: bytes
+    common_name: str
 
 
 @dataclass(frozen=True)
@@ -90,12 +92,12 @@ class _Parts:
     algorithm: bytes
 
 
-def accept(text: str, thing_name: str) -> AcceptedCsr:
+def accept(text: str, thing_name: str | None) -> AcceptedCsr:
     """Decide whether a PKCS#10 request (RFC 2986 §4) may get a certificate for a Thing.
 
     Args:
         text: the CSR in PEM, line ends LF or CRLF, the last one optional.
-        thing_name: the Thing, its name already checked.
+        thing_name: the Thing; None leaves the name to the CSR, whose common name the caller then has to check.
 
     Returns:
         The CSR in the one form that goes to AWS IoT.
@@ -122,11 +124,12 @@ def accept(text: str, thing_name: str) -> AcceptedCsr:
         raise CsrDerError  # a compressed point, say
     if not csr.is_signature_valid:
         raise CsrSignatureError
-    if _common_names(parts.subject) != [thing_name]:
+    names = _common_names(parts.subject)
+    if len(names) != 1 or thing_name not in {None, *names}:
         raise CsrCommonNameError
-    if len(thing_name) > _MAX_COMMON_NAME:
+    if len(names[0]) > _MAX_COMMON_NAME:
         raise CsrCommonNameLengthError
-    return AcceptedCsr(pem, parts.spki)
+    return AcceptedCsr(pem, parts.spki, names[0])
 
 
 def _only_block(pem: str) -> bytes:

@@ -32,6 +32,7 @@ from enrollment_backend.service import EnrollmentRequest, Issued
 from enrollment_backend.strict_json import parse_object
 
 MAX_BODY_BYTES = 16 * 1024
+_PEM_BEGIN = b"-----BEGIN "
 _MAX_BASE64_CHARACTERS = (MAX_BODY_BYTES + 2) // 3 * 4
 
 Event = Mapping[str, Any]
@@ -159,7 +160,7 @@ def internal_error(request_id: str) -> Answer:
 def _certificates(event: Event, enroll: Enroll) -> _Reply:
     if _media_type(event) != "application/json":
         raise MediaTypeError
-    issued = enroll(_enrollment_request(event))
+    issued = enroll(_enrollment_request(_body(event)))
     return _json(
         HTTPStatus.CREATED,
         {
@@ -175,8 +176,9 @@ def _certificates(event: Event, enroll: Enroll) -> _Reply:
 
 
 def _get_certificate(event: Event, enroll: Enroll) -> _Reply:
-    # Any Content-Type will do: clients written for the original article post JSON as whatever their tool declares.
-    issued = enroll(_enrollment_request(event))
+    # Any Content-Type will do: clients written for the original article post as whatever their tool declares.
+    body = _body(event)
+    issued = enroll(_raw_csr(body) if body.startswith(_PEM_BEGIN) else _enrollment_request(body))
     return _Reply(HTTPStatus.OK, "text/plain", issued.certificate.pem)
 
 
@@ -184,8 +186,13 @@ def _health(_event: Event, _enroll: Enroll) -> _Reply:
     return _json(HTTPStatus.OK, {"status": "ok", "version": __version__})
 
 
-def _enrollment_request(event: Event) -> EnrollmentRequest:
-    fields = parse_object(_body(event))
+def _raw_csr(body: bytes) -> EnrollmentRequest:
+    # What is not ASCII becomes a character that no PEM has, for the CSR's own check to refuse.
+    return EnrollmentRequest(thing_name=None, csr=body.decode("ascii", "replace"))
+
+
+def _enrollment_request(body: bytes) -> EnrollmentRequest:
+    fields = parse_object(body)
     if not fields.keys() <= {"csr", "thingName"}:
         raise FieldUnknownError
     return EnrollmentRequest(thing_name=_string(fields, "thingName"), csr=_string(fields, "csr"))

@@ -23,11 +23,11 @@ class EnrollmentRequest:
     """What a device asks for, exactly as it came: nothing in it has been checked.
 
     Attributes:
-        thing_name: the Thing it wants to be.
+        thing_name: the Thing it wants to be; None is the one that the CSR's common name says.
         csr: PKCS#10 in PEM.
     """
 
-    thing_name: str
+    thing_name: str | None
     csr: str
 
 
@@ -79,12 +79,14 @@ class EnrollmentService:
         """
         if self.auth_mode != _OPEN:
             raise InviteRequiredError
-        if not _THING_NAME.fullmatch(request.thing_name):
+        if request.thing_name is not None and not _THING_NAME.fullmatch(request.thing_name):
             raise ThingNameError
         csr = accept(request.csr, request.thing_name)
+        if not _THING_NAME.fullmatch(csr.common_name):
+            raise ThingNameError
         return Issued(
-            certificate=self.issue(request.thing_name, csr),
-            thing_name=request.thing_name,
+            certificate=self.issue(csr.common_name, csr),
+            thing_name=csr.common_name,
             mqtt_endpoint=self.mqtt_endpoint,
             mqtt_port=self.mqtt_port,
             attested=False,

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from tests.backend.csr_factory import THING, of_length, pem_of, request
 from tests.backend.deployment import Answer, Deployment, deployed, event
@@ -240,3 +241,38 @@ def test_health_says_ok_and_the_version_and_contacts_nobody(backend: Deployment)
     assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
     assert answer.json == {"status": "ok", "version": "0.1.0"}
     assert backend.calls == []
+
+
+def test_a_bare_csr_is_for_the_thing_of_its_common_name(backend: Deployment) -> None:
+    """POST /getCertificate with nothing but a CSR in PEM issues for the Thing that its common name says."""
+    answer = backend.post_bytes("/getCertificate", CSR.encode())
+    assert answer.status == 200
+    certificate = x509.load_pem_x509_certificate(answer.body.encode())
+    assert certificate.public_key() == x509.load_pem_x509_csr(CSR.encode()).public_key()
+    assert len(backend.iot.list_thing_principals(thingName=THING)["principals"]) == 1
+
+
+@pytest.mark.parametrize("name", ["a b", "../x", "pr\u0435ss-17", "${iot:ClientId}"])
+def test_s10_s11_a_bare_csr_names_a_thing_or_is_refused(backend: Deployment, name: str) -> None:
+    """S10, S11: a common name that no Thing can have is refused when it has to be the Thing's name."""
+    csr = pem_of(request(None, name))
+    assert backend.refused(backend.post_bytes("/getCertificate", csr.encode()), 400, "thing-name-invalid", csr)
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (CSR.encode() + CSR.encode(), "csr-pem-invalid"),
+        (CSR.replace("CERTIFICATE REQUEST", "CERTIFICATE").encode(), "csr-pem-invalid"),
+        (b"-----BEGIN \xff" + CSR.encode(), "csr-pem-invalid"),
+        (CSR.encode() + b" " * 4096, "csr-too-large"),
+    ],
+)
+def test_s3_s4_a_bare_csr_is_one_clean_block(backend: Deployment, body: bytes, code: str) -> None:
+    """S3, S4: a bare CSR is held to the same rules as one in JSON."""
+    assert backend.refused(backend.post_bytes("/getCertificate", body), 400, code)
+
+
+def test_a_bare_csr_is_taken_at_the_articles_path_alone(backend: Deployment) -> None:
+    """POST /v1/certificates takes JSON and nothing else."""
+    assert backend.refused(backend.post_bytes("/v1/certificates", CSR.encode()), 400, "json-malformed", CSR)

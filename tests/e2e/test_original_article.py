@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import requests
 
 from tests.e2e.devices import Cloud, Observer
@@ -65,18 +66,21 @@ def test_the_original_client_publishes(
     assert observer.message() == (f"certtest/{thing}", "from the article")
 
 
-def test_a_raw_csr_posted_with_curl_gives_a_certificate(
-    cloud: Cloud, tmp_path: Path, thing: str, observe: Callable[[str], Observer]
+@pytest.mark.parametrize("body", ["the CSR itself", "JSON"])
+def test_a_csr_posted_with_curl_gives_a_certificate(
+    cloud: Cloud, tmp_path: Path, thing: str, observe: Callable[[str], Observer], body: str
 ) -> None:
-    """What the article does with Postman works with curl: JSON in a file, the certificate on stdout."""
+    """A raw CSR, or the article's JSON, posted with curl to /getCertificate gives a PEM that MQTT accepts."""
     key, csr = _key_and_csr(tmp_path, thing)
-    body = tmp_path / "body.json"
-    body.write_text(json.dumps({"thingName": thing, "csr": csr.read_text()}))
+    posted = csr
+    if body == "JSON":
+        posted = tmp_path / "body.json"
+        posted.write_text(json.dumps({"thingName": thing, "csr": csr.read_text()}))
     certificate = tmp_path / "device.pem"
     subprocess.run(
         [
             "curl", "--silent", "--show-error", "--fail", "--cacert", cloud.document["caFile"], "--noproxy", "*",
-            "--data", f"@{body}", "--output", certificate, cloud.document["apiUrl"] + "/getCertificate",
+            "--data-binary", f"@{posted}", "--output", certificate, cloud.document["apiUrl"] + "/getCertificate",
         ],
         capture_output=True, timeout=60, check=True,
     )  # fmt: skip
