@@ -10,10 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hsm_enroll.assembly import enroll
+    from hsm_enroll.assembly import connect, enroll
     from hsm_enroll.errors import HsmEnrollError
     from hsm_enroll.identity import Identity
-    from hsm_enroll.mqtt import connect
 
 __version__ = "0.1.0"
 __all__ = ["HsmEnrollError", "Identity", "__version__", "connect", "enroll"]
@@ -21,7 +20,7 @@ __all__ = ["HsmEnrollError", "Identity", "__version__", "connect", "enroll"]
 _HOMES = {
     "HsmEnrollError": "hsm_enroll.errors",
     "Identity": "hsm_enroll.identity",
-    "connect": "hsm_enroll.mqtt",
+    "connect": "hsm_enroll.assembly",
     "enroll": "hsm_enroll.assembly",
 }
 

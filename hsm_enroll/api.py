@@ -1,7 +1,7 @@
 """The HTTP side: the enrollment API's contract as one client (``INTERFACE``: HTTP API; RFC 9457 for its errors).
 
 Everything that is not exactly an answer of ours is refused by name: a captive portal's page, a redirect, an answer
-that is too long or never ends. Redirects are not followed, so an enrolment code is never sent to another host.
+that is too long or never ends. Redirects are not followed, so an enrollment code is never sent to another host.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class EnrollmentClient:
 
     Args:
         base_url: ``https://…``, with or without a trailing slash.
-        code: the enrolment code, sent as a bearer token (RFC 6750 §2.1); None in an open deployment.
+        code: the enrollment code, sent as a bearer token (RFC 6750 §2.1); None in an open deployment.
         ca_file: PEM trust anchors; None is the system's (or what ``REQUESTS_CA_BUNDLE`` names).
         deadline: seconds until a single request is given up, however slowly its answer trickles in.
         sleep: waits between tries; an argument so that tests need not wait.

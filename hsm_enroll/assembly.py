@@ -1,9 +1,10 @@
-"""Puts the enrolment together from the settings: which API, which token, whose PIN. The library's ``enroll``."""
+"""Puts enrollment and connection together from the settings: which API, which token, whose PIN. The library."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from hsm_enroll import device_token, enrollment, pin, settings
 from hsm_enroll.api import EnrollmentClient
@@ -15,13 +16,16 @@ from hsm_enroll.key import TokenName
 from hsm_enroll.secret import Secret
 from hsm_enroll.settings import Settings
 
+if TYPE_CHECKING:
+    from hsm_enroll.mqtt import Connection
+
 _DEFAULT_LABEL = "hsm-enroll"
 
 
 def enroll(thing_name: str | None = None, *, invite: str | None = None, new_key: bool = False) -> Identity:
     """Enroll this device as its configuration and environment say, as ``hsm-enroll init --no-publish`` does.
 
-    Resumes an enrolment under way; with a valid identity in place it contacts nobody. Asks nobody for a PIN and prints
+    Resumes an enrollment under way; with a valid identity in place it contacts nobody. Asks nobody for a PIN and prints
     nothing. The process is logged out of the token when this returns: connect in another process.
 
     Args:
@@ -41,6 +45,33 @@ def enroll(thing_name: str | None = None, *, invite: str | None = None, new_key:
     return enrollment.enroll(request, resolved.state, ports(resolved, invitation, _unattended(resolved))).identity
 
 
+def connect(identity: Identity) -> Connection:
+    """Connect to the broker as this device's configuration and environment say, as ``hsm-enroll publish`` does.
+
+    Asks nobody for a PIN. Must not be called in a process that has enrolled: closing a session there logs it out.
+
+    Args:
+        identity: what the device holds.
+
+    Returns:
+        An open connection, a context manager.
+
+    Raises:
+        HsmEnrollError: as ``hsm_enroll.mqtt.connect``, and where no PIN is to be had.
+    """
+    from hsm_enroll import mqtt
+
+    resolved = settings.load(os.environ, {})
+    device_token.check_ready(identity.token)
+    return mqtt.connect(
+        identity,
+        _unattended(resolved)(identity.token),
+        ca_file=resolved.ca_file,
+        endpoint=resolved.mqtt_endpoint,
+        port=resolved.mqtt_port,
+    )
+
+
 def ports(
     resolved: Settings,
     invitation: Invite | None,
@@ -48,7 +79,7 @@ def ports(
     *,
     create_token: bool = False,
 ) -> Ports:
-    """Return what an enrolment reaches the world through; the first message is left to the caller.
+    """Return what an enrollment reaches the world through; the first message is left to the caller.
 
     Args:
         resolved: which API, token and trust anchor.

@@ -86,8 +86,8 @@ def create(folder: Path, module: Path, label: str, given_pin: Secret | None) -> 
         StateError: the folder keeps the PIN of another token already.
         HsmEnrollError: as ``provision.create_softhsm_token``.
     """
-    # Asked in a child process first: a module that is none, or crashes, costs no PIN file.
-    inventory.inspect(module)
+    # Asked in a child process first: a module that is none, or a label that is taken, costs no PIN file.
+    provision.refuse_taken_label(inventory.inspect(module), label)
     if given_pin is None:
         left_over = pin.made_for(folder) is None and pin.made_pin_file(folder).exists()
         user_pin = pin.read_file(pin.made_pin_file(folder)) if left_over else pin.make()

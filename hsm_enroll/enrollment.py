@@ -1,6 +1,6 @@
 """The use case: a key born in a token becomes an AWS IoT identity, step by step, each of which may be the last.
 
-Power goes at any moment. What a step is about to do is journalled before it does it, so running the same enrolment
+Power goes at any moment. What a step is about to do is journalled before it does it, so running the same enrollment
 again finds the key it made, sends the request it made, and never makes a second of either.
 """
 
@@ -58,7 +58,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """What the enrolment reaches the world through.
+    """What the enrollment reaches the world through.
 
     Attributes:
         locate: finds, or makes, the token; no login.
@@ -235,7 +235,7 @@ def _continued(attempt: Attempt | None, token: TokenName, request: Request) -> A
         return attempt
     if not request.new_key:
         raise UsageError(
-            f"an enrolment with a key of type {attempt.key_type} in token {attempt.token.label!r} is under way",
+            f"an enrollment with a key of type {attempt.key_type} in token {attempt.token.label!r} is under way",
             hint="Run init with that token and key type to resume it, or with --new-key to give it up.",
         )
     if same_token:

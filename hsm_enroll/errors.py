@@ -62,7 +62,10 @@ class ModuleUnusableError(HsmEnrollError):
 
     code = "module-unusable"
     exit_status = 10
-    default_hint = "Check that the file is a PKCS#11 module built for this machine."
+    default_hint = (
+        "Check that the file is a PKCS#11 module built for this machine, and that its own configuration can be read "
+        "(for SoftHSM the file that SOFTHSM2_CONF names)."
+    )
 
 
 class TokenNotFoundError(HsmEnrollError):

@@ -16,7 +16,7 @@ class Invite:
 
     Attributes:
         api_url: base URL of the enrollment API.
-        code: the enrolment code, as it was written.
+        code: the enrollment code, as it was written.
     """
 
     api_url: str

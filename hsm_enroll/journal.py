@@ -1,4 +1,4 @@
-"""The journal of one enrolment under way: written before an effect, so that whatever dies, the next run resumes."""
+"""The journal of one enrollment under way: written before an effect, so that whatever dies, the next run resumes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MEMBERS = {"token": dict, "key_type": str, "key_label": str, "key_id": str, "ne
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One enrolment under way: until there is an identity with its key, and the first message is sent.
+    """One enrollment under way: until there is an identity with its key, and the first message is sent.
 
     Attributes:
         token: where its key is made.
@@ -43,7 +43,7 @@ class Attempt:
 
     @classmethod
     def load(cls, folder: Path) -> Attempt | None:
-        """Read the journal, or return None where no enrolment is under way.
+        """Read the journal, or return None where no enrollment is under way.
 
         Raises:
             StateError, StateCorruptError, StateTooNewError: there is one that cannot be used.

@@ -19,8 +19,8 @@ from hsm_enroll.errors import BusyError, StateCorruptError, StateError, StateToo
 
 _LOCK_FILE = "lock"
 _TEMPORARY = ".tmp"
-# What may lie in a state folder before this program first works in it.
-_LAID_BY_HAND = {"config.toml"}
+# What may lie in a state folder before this program first works in it: a configuration, a local cloud.
+_LAID_BEFORE = {"config.toml", "local"}
 
 
 @contextmanager
@@ -63,7 +63,7 @@ def _open_lock(folder: Path) -> int:
 def _close_to_others(folder: Path) -> None:
     """Take the folder from group and others, but only one that is this program's: HSM_ENROLL_HOME may name /etc."""
     names = {entry.name for entry in folder.iterdir()}
-    if _LOCK_FILE not in names and names - _LAID_BY_HAND:
+    if _LOCK_FILE not in names and names - _LAID_BEFORE:
         raise StateError(
             f"{folder} is open to others and holds files that are not this program's",
             hint="Name a folder of its own in HSM_ENROLL_HOME; or, if this is it, close it: chmod 700 FOLDER.",

@@ -73,6 +73,9 @@ def _run(arguments: list[str]) -> int:
     except HsmEnrollError as error:
         terminal.error(error)
         return error.exit_status
+    except click.exceptions.NoArgsIsHelpError as error:
+        sys.stderr.write(error.format_message() + "\n")
+        return UsageError.exit_status
     except click.ClickException as error:
         hint = error.ctx.get_usage() if isinstance(error, click.UsageError) and error.ctx else None
         terminal.error(UsageError(error.format_message(), hint=hint))

@@ -41,7 +41,10 @@ def csr(invocation: Invocation, *, whole_subject: str | None, key: str | None) -
         request = requests.build(pair, _subject(invocation, whole_subject, pair.label))
     uri = str(_uri(token, pair))
     terminal.say(f"key: {uri}")
-    terminal.result({"csr": request, "key": {"uri": uri, "type": pair.key_type.value}}, request)
+    if terminal.as_json:
+        terminal.result({"csr": request, "key": {"uri": uri, "type": pair.key_type.value}}, "")
+    else:
+        terminal.data(request)
 
 
 def _find_or_make(invocation: Invocation, opened: Session, wanted: Pkcs11Uri | None) -> KeyPair:

@@ -65,7 +65,9 @@ def _show(invocation: Invocation, outcome: enrollment.Outcome) -> None:
     if outcome.already_enrolled:
         text = f"This device is enrolled already; nothing was contacted.\n\n{text}"
     document["steps"] = [asdict(step) for step in outcome.steps]
-    invocation.terminal.say()
+    if outcome.steps:
+        skipped = [_DOING[step.name] for step in outcome.steps if step.skipped and step.name != "message"]
+        invocation.terminal.say(f"- done in an earlier run: {', '.join(skipped)}\n" if skipped else "")
     invocation.terminal.result(document, text)
 
 

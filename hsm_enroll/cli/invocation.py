@@ -68,15 +68,16 @@ def command(name: str, *, example: str) -> Callable[[Callable[..., None]], click
                 told["token"] = _token_uri(label, told.get("token"))
             function(Invocation(terminal, settings.load(os.environ, told)), **parameters)
 
-        decorated: Any = run
-        for option in (
-            click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, nothing else."),
-            click.option("-v", "--verbose", is_flag=True, help="Details, and a traceback with an error."),
-            click.option("--quiet", is_flag=True, help="Say nothing but errors."),
-        ):
-            decorated = option(decorated)
         epilog = f"\b\nExample:\n  {example}"
-        return click.command(name, epilog=epilog, context_settings={"help_option_names": ["-h", "--help"]})(decorated)
+        settings_ = {"help_option_names": ["-h", "--help"]}
+        decorated = click.command(name, epilog=epilog, context_settings=settings_)(run)
+        # Behind the command's own options, also in --help.
+        decorated.params += [
+            click.Option(["--json", "as_json"], is_flag=True, help="One JSON document on stdout, nothing else."),
+            click.Option(["-v", "--verbose"], is_flag=True, help="Details, and a traceback with an error."),
+            click.Option(["--quiet"], is_flag=True, help="Say nothing but errors."),
+        ]
+        return decorated
 
     return decorate
 

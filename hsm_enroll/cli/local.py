@@ -31,7 +31,7 @@ def local() -> None:
     if missing:
         raise UsageError(
             f"the local cloud needs {' and '.join(missing)}, not installed here",
-            hint="Install it with the extra: pip install 'hsm-enroll[local]'",
+            hint="Install hsm-enroll with its extra 'local'.",
         )
 
 
@@ -55,12 +55,18 @@ def up(invocation: Invocation, *, home: Path | None, detach: bool) -> None:
 @command("env", example='eval "$(hsm-enroll local env)"')
 @_home_option
 def env(invocation: Invocation, *, home: Path | None) -> None:
-    """Print the exports that point hsm-enroll and AWS's own tools at the running cloud."""
+    """Print the exports for a shell.
+
+    They point hsm-enroll and AWS's own tools at the running cloud.
+    """
     from hsm_enroll.local import cloud
 
     exports = cloud.running(home or cloud.default_home()).exports()
-    lines = (f"export {name}={shlex.quote(value)}" for name, value in exports.items())
-    invocation.terminal.result(exports, "\n".join(lines))
+    if invocation.terminal.as_json:
+        invocation.terminal.result(exports, "")
+    else:
+        lines = (f"export {name}={shlex.quote(value)}\n" for name, value in exports.items())
+        invocation.terminal.data("".join(lines))
 
 
 @command("down", example="hsm-enroll local down")

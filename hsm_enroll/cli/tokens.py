@@ -54,9 +54,9 @@ def _document(token: TokenReport) -> dict[str, Any]:
 
 
 def _lines(report: dict[str, Any]) -> list[str]:
-    lines = [report["module"]]
+    lines: list[str] = [report["module"]]
     if report["error"]:
-        return [*lines, f"  cannot be used: {report['error']}"]
+        return [*lines, f"  {report['error']}"]
     for token in report["tokens"]:
         if not token["initialized"]:
             lines.append(f"  slot {token['slot']}: a free slot; hsm-enroll token create --label L makes a token")

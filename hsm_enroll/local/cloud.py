@@ -1,4 +1,4 @@
-"""The local cloud: AWS's APIs, the enrolment API and the broker, brought up and taken down as one."""
+"""The local cloud: AWS's APIs, the enrollment API and the broker, brought up and taken down as one."""
 
 from __future__ import annotations
 
@@ -69,8 +69,10 @@ class LocalCloud:
         Raises:
             LocalCloudError: the broker ended by itself before that; a cloud without it is none.
         """
-        readable, _, _ = select.select([other, self._broker], [], [])
-        if other not in readable:
+        poll = select.poll()
+        poll.register(other, select.POLLIN)
+        poll.register(self._broker, select.POLLIN)
+        if other.fileno() not in {descriptor for descriptor, _ in poll.poll()}:
             raise LocalCloudError(f"mosquitto ended by itself; see {self._home.logs / 'mosquitto.log'}.")
 
     def _start(self, stack: ExitStack) -> None:

@@ -15,7 +15,7 @@ class Endpoints:
     """A running local cloud.
 
     Attributes:
-        api_url: the enrolment API, ``https://localhost:PORT``, without a trailing slash.
+        api_url: the enrollment API, ``https://localhost:PORT``, without a trailing slash.
         mqtt_endpoint: host name of the broker, as its certificate names it.
         mqtt_port: MQTT with mutual TLS, for devices. A client's id is its certificate's CN, whatever it asks for.
         observer_port: the same broker for the observer alone: any number of clients, each under its own client id.

@@ -117,7 +117,7 @@ def of_connecting(error: BaseException, reason: str | None, target: Target) -> H
     if name in _NO_ANSWER or name.startswith(_DNS):
         return MqttUnreachableError(f"no broker answers at {target.broker} ({name})")
     if name == _TLS_FAILED:
-        return MqttRefusedError(f"the TLS handshake with {target.broker} failed, and not for want of trust ({name})")
+        return MqttRefusedError(f"{target.broker} ended the TLS handshake: it does not want this certificate ({name})")
     if name in _DOOR_CLOSED:
         return MqttRefusedError(f"{target.broker} closed the connection before it was established ({name})")
     return MqttError(f"the connection to {target.broker} failed ({name})")
@@ -143,6 +143,11 @@ def of_request(error: BaseException, what: str, target: Target) -> HsmEnrollErro
 
 def of_acknowledgement(reason: str, what: str, target: Target) -> HsmEnrollError:
     """Translate a reason code of 0x80 or more in a PUBACK or SUBACK (MQTT 5.0 §3.4.2.1, §3.9.3)."""
+    if reason == "NOT_AUTHORIZED":
+        return MqttRefusedError(
+            f"{target.broker} refused {what}: it is not allowed (NOT_AUTHORIZED)",
+            hint=f"The policy of a device allows certtest/{target.client_id} and what is below {target.client_id}/.",
+        )
     return _of_reason(reason, f"{target.broker} refused {what}")
 
 

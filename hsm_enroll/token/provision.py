@@ -50,11 +50,7 @@ def create_softhsm_token(module: Path, label: str, *, so_pin: Secret, user_pin: 
     # Asked before anything is made: a token without a user PIN would keep its label and be of no use.
     if any(len(pin.reveal().encode("utf-8")) not in _PIN_BYTES for pin in (so_pin, user_pin)):
         raise UsageError(f"a PIN of SoftHSM has {_PIN_BYTES.start} to {_PIN_BYTES.stop - 1} bytes")
-    if any(token.initialized and token.name.label == label for token in list_tokens(module)):
-        raise TokenAmbiguousError(
-            f"a token labelled {label!r} exists already",
-            hint="Choose another label, or use that token.",
-        )
+    refuse_taken_label(list_tokens(module), label)
     slot = _free_slot(module)
     with translated("initialise a token", str(module)):
         _init_token(module, slot, so_pin, encoded)
@@ -65,6 +61,19 @@ def create_softhsm_token(module: Path, label: str, *, so_pin: Secret, user_pin: 
         with token.open(rw=True, so_pin=so_pin.reveal()) as session:
             session.init_pin(user_pin.reveal())
     return next(token for token in list_tokens(module) if token.name.label == label)
+
+
+def refuse_taken_label(tokens: list[TokenReport], label: str) -> None:
+    """See that no token has a label.
+
+    Raises:
+        TokenAmbiguousError: one has.
+    """
+    if any(token.initialized and token.name.label == label for token in tokens):
+        raise TokenAmbiguousError(
+            f"a token labelled {label!r} exists already",
+            hint="Choose another label, or use that token.",
+        )
 
 
 def _free_slot(module: Path) -> Slot:

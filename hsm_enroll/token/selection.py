@@ -37,6 +37,8 @@ def choose(modules: Iterable[Path], wanted: Pkcs11Uri, list_tokens: Callable[[Pa
             if len(paths) == 1:
                 raise
     matching = [token for token in tokens if token.initialized and matches(token, wanted)]
+    if not any(token.initialized for token in tokens):
+        raise TokenNotFoundError("this machine has no token")
     if not matching:
         raise TokenNotFoundError(f"no token matches {_described(wanted)}; {_listed(tokens)}")
     if len(matching) > 1:
@@ -64,4 +66,4 @@ def _described(wanted: Pkcs11Uri) -> str:
 
 def _listed(tokens: Iterable[TokenReport]) -> str:
     uris = [str(token.name.uri) for token in tokens if token.initialized]
-    return "these are there: " + ", ".join(uris) if uris else "there is no initialised token"
+    return "these are there: " + ", ".join(uris)

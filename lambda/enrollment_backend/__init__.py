@@ -1,4 +1,4 @@
-"""The enrolment backend: a verified CSR in, an AWS IoT certificate out. HTTP at one edge, AWS at the other."""
+"""The enrollment backend: a verified CSR in, an AWS IoT certificate out. HTTP at one edge, AWS at the other."""
 
 from __future__ import annotations
 

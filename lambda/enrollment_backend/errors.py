@@ -33,7 +33,7 @@ class ConfigurationError(EnrollmentError):
 
 
 class InviteRequiredError(EnrollmentError):
-    """The deployment does not let just anyone enrol."""
+    """The deployment does not let just anyone enroll."""
 
     code = "invite-required"
     detail = "This deployment needs an invite."

@@ -55,7 +55,7 @@ class EnrollmentService:
     """The use cases of a device.
 
     Args:
-        auth_mode: who may enrol. Anything but ``open`` lets nobody in.
+        auth_mode: who may enroll. Anything but ``open`` lets nobody in.
         issue: has a certificate issued for a Thing and a CSR; a function, since nothing else of AWS is needed here.
         mqtt_endpoint: host name handed to devices.
         mqtt_port: port handed to devices.

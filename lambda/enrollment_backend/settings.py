@@ -17,7 +17,7 @@ class Settings:
     """What a deployment decides.
 
     Attributes:
-        auth_mode: who may enrol; only ``open`` means anyone.
+        auth_mode: who may enroll; only ``open`` means anyone.
         policy_name: the AWS IoT policy every device gets.
         mqtt_endpoint: host name of the account's AWS IoT data endpoint, without scheme and port.
         mqtt_port: its port for MQTT with mutual TLS.

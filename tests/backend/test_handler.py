@@ -72,7 +72,7 @@ def test_every_line_carries_its_own_request_id() -> None:
 
 
 def test_a_refused_request_and_the_health_check_load_no_aws_library() -> None:
-    """boto3 is a sixth of a second: only an enrolment that has passed every guard pays for it."""
+    """boto3 is a sixth of a second: only an enrollment that has passed every guard pays for it."""
     program = """
 import json, os, sys
 os.environ.update(POLICY_NAME="p", MQTT_ENDPOINT="m")

@@ -1,4 +1,4 @@
-"""What the device holds after enrolment: written whole, read with suspicion."""
+"""What the device holds after enrollment: written whole, read with suspicion."""
 
 from __future__ import annotations
 

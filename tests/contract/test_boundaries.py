@@ -43,6 +43,7 @@ _MAY_USE = {
         "identity",
         "invite",
         "key",
+        "mqtt",
         "pin",
         "secret",
         "settings",

@@ -1,4 +1,4 @@
-"""One enrolment in a process of its own that may be killed at a chosen point: ``python -m … SPECIFICATION.json``.
+"""One enrollment in a process of its own that may be killed at a chosen point: ``python -m … SPECIFICATION.json``.
 
 Everything is real but the API, whose requests are recorded and answered with certificates of a CA made for the test.
 """

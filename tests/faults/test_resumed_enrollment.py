@@ -1,4 +1,4 @@
-"""Power goes at any moment: an enrolment that was killed, and run again, makes one key and one request."""
+"""Power goes at any moment: an enrollment that was killed, and run again, makes one key and one request."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Device:
     environment: dict[str, str]
 
     def enroll(self, **specification: Any) -> subprocess.CompletedProcess[str]:
-        """Run one enrolment in a process of its own."""
+        """Run one enrollment in a process of its own."""
         command = [sys.executable, "-m", "tests.faults.killed_enrollment", json.dumps(specification)]
         return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60, check=False)
 

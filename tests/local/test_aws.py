@@ -1,4 +1,4 @@
-"""AWS's APIs and the enrolment API of a local cloud, seen by AWS's own client and by plain HTTPS."""
+"""AWS's APIs and the enrollment API of a local cloud, seen by AWS's own client and by plain HTTPS."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_body_that_is_no_text_is_refused_by_the_handler(cloud: Endpoints) -> N
 
 
 def test_ten_devices_at_once(cloud: Endpoints, new_device: Callable[[str], Device]) -> None:
-    """Simultaneous enrolments all succeed, and every device connects as soon as it has its answer."""
+    """Simultaneous enrollments all succeed, and every device connects as soon as it has its answer."""
 
     def enroll(device: Device) -> str:
         device.enroll(cloud)

@@ -72,9 +72,9 @@ def test_d6_an_uninitialised_token_is_not_chosen(token: TokenUnderTest) -> None:
 
 
 def test_d6_a_module_with_no_token_says_so(empty_softhsm: SoftHsm) -> None:
-    """D6: a module whose only token is uninitialised has none to choose, and the error says that none is there."""
+    """D6: a module whose only token is uninitialised has none to choose, and the error says so."""
     assert [report.initialized for report in inventory.inspect(empty_softhsm.module)] == [False]
-    with pytest.raises(TokenNotFoundError, match="there is no initialised token"):
+    with pytest.raises(TokenNotFoundError, match="this machine has no token"):
         choose([empty_softhsm.module], Pkcs11Uri(token=""), inventory.inspect)
 
 

@@ -136,7 +136,7 @@ def test_importing_the_room_loads_no_library() -> None:
         "import sys; from hsm_enroll.mqtt import publish_in_new_process\n"
         "loaded = {name.partition('.')[0] for name in sys.modules}\n"
         "assert loaded.isdisjoint({'awscrt', 'awsiot', '_awscrt', 'pkcs11', 'asn1crypto'}), loaded\n"
-        "from hsm_enroll import connect\n"
+        "from hsm_enroll.mqtt import connect\n"
         "assert 'awscrt' in sys.modules and connect.__module__ == 'hsm_enroll.mqtt.connection'\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=_TIME_LIMIT)

@@ -101,7 +101,7 @@ def test_a_refused_subscription_is_an_error(identity: Identity, authority: Autho
 
     with scripted.serving(script, context) as port:
         identity = dataclasses.replace(identity, mqtt_port=port)
-        with pytest.raises(MqttRefusedError, match=r"'plant/#' \(NOT_AUTHORIZED\)"):
+        with pytest.raises(MqttRefusedError, match=r"'plant/#': it is not allowed \(NOT_AUTHORIZED\)"):
             apart(_subscribe, identity, authority.certificate, "plant/#")
 
 
