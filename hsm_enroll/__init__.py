@@ -9,12 +9,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from hsm_enroll.version import __version__
+
 if TYPE_CHECKING:
     from hsm_enroll.assembly import connect, enroll
     from hsm_enroll.errors import HsmEnrollError
     from hsm_enroll.identity import Identity
 
-__version__ = "0.1.0"
 __all__ = ["HsmEnrollError", "Identity", "__version__", "connect", "enroll"]
 
 _HOMES = {

@@ -21,7 +21,6 @@ import requests
 from requests import exceptions as http
 from urllib3 import exceptions as transport
 
-from hsm_enroll import __version__
 from hsm_enroll.errors import (
     ApiTlsError,
     BackendRefusedError,
@@ -32,6 +31,7 @@ from hsm_enroll.errors import (
     UsageError,
 )
 from hsm_enroll.secret import Secret
+from hsm_enroll.version import __version__
 
 CERTIFICATES = "/v1/certificates"
 HEALTH = "/v1/health"

@@ -9,9 +9,9 @@ from types import FrameType
 
 import click
 
-from hsm_enroll import __version__
 from hsm_enroll.cli.terminal import Terminal
 from hsm_enroll.errors import HsmEnrollError, InterruptedRunError, UsageError
+from hsm_enroll.version import __version__
 
 # name: module, and what --help says of it without loading the module.
 _COMMANDS = {

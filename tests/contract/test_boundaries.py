@@ -48,7 +48,7 @@ _MAY_USE = {
         "secret",
         "settings",
     },
-    "api": {"errors", "secret"},
+    "api": {"errors", "secret", "version"},
     "identity": {"certificate", "errors", "key", "settings", "state", "uri"},
     "journal": {"errors", "key", "state"},
     "pin": {"errors", "key", "secret", "state"},
@@ -61,6 +61,7 @@ _MAY_USE = {
     "uri": {"errors"},
     "secret": set[str](),
     "errors": set[str](),
+    "version": set[str](),
 }
 _BACKEND_MAY_USE = {
     "http": {"errors", "log", "service", "strict_json"},

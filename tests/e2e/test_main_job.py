@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -163,3 +165,44 @@ def test_csr_prints_a_request_that_openssl_verifies(device: Device) -> None:
     assert again["key"]["uri"] == uri
     keys = [x509.load_pem_x509_csr(text.encode()).public_key() for text in (first.stdout, again["csr"])]
     assert keys[0] == keys[1]
+
+
+def test_status_of_an_enrolled_device_imports_nothing_heavy(device: Device, thing: str) -> None:
+    """Rule 4: status, its token looked at, loads neither an AWS library nor an HTTP client, rich or cryptography."""
+    device.json("init", "--thing", thing, "--no-publish")
+    program = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
+        "sys.argv = ['hsm-enroll', 'status', '--json']\n"
+        "from hsm_enroll.cli import main\n"
+        "main()\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], env=device.environment, capture_output=True, text=True, check=True
+    )
+    assert json.loads(run.stdout)["key"]["matchesCertificate"] is True
+    loaded = set(run.stderr.split())
+    assert {"pkcs11", "asn1crypto.x509"} <= loaded
+    assert loaded & {"boto3", "botocore", "awscrt", "awsiot", "rich", "requests", "moto", "cryptography"} == set()
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_a_cloud_in_the_foreground_ends_on_a_signal(tmp_path: Path, ending: signal.Signals) -> None:
+    """``local up`` without --detach serves until Ctrl-C or SIGTERM, exits 0, and nothing listens any more."""
+    device = Device(tmp_path / "device", {})
+    cloud = device.start("local", "up", "--json", "--home", str(tmp_path / "cloud"))
+    assert cloud.stdout is not None
+    lines = []
+    for line in cloud.stdout:
+        lines.append(line)
+        if line == "}\n":
+            break
+    document = json.loads("".join(lines))
+    socket.create_connection(("localhost", document["mqttPort"])).close()
+    cloud.send_signal(ending)
+    cloud.communicate(timeout=60)
+    assert cloud.returncode == 0
+    for port in ("mqttPort", "observerPort"):
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", document[port]))
+    assert device.refused("local", "env", "--home", str(tmp_path / "cloud")) == (1, "local-cloud")
