@@ -29,7 +29,7 @@ def enroll(thing_name: str | None = None, *, invite: str | None = None, new_key:
     nothing. The process is logged out of the token when this returns: connect in another process.
 
     Args:
-        thing_name: name of the Thing, ``[a-zA-Z0-9:_-]{1,128}``; None takes it from the configuration.
+        thing_name: name of the Thing, ``[a-zA-Z0-9:_-]{1,64}``; None takes it from the configuration.
         invite: ``https://API/#CODE``; None enrolls at the configuration's ``api_url``, which has to be open.
         new_key: leave the key that is there and enroll with another.
 
@@ -115,4 +115,5 @@ def _locate(resolved: Settings, *, create_token: bool) -> TokenName:
         if not create_token:
             raise
     label = resolved.token.token if resolved.token and resolved.token.token else _DEFAULT_LABEL
-    return device_token.create(resolved.state, device_token.softhsm_module(resolved), label, None)
+    given = pin.given(resolved.pin_file, os.environ)
+    return device_token.create(resolved.state, device_token.softhsm_module(resolved), label, given)

@@ -26,8 +26,10 @@ def locate(settings: Settings) -> TokenName:
     """
     wanted = settings.token
     module = settings.module or (wanted.module_path if wanted else None)
+    # An identity names its module for every later run, from whichever folder that starts.
+    module = module and module.absolute()
     if wanted is None and module is None and (made := pin.made_for(settings.state)) is not None:
-        wanted, module = made.uri, made.module
+        wanted, module = Pkcs11Uri(token=made.label, serial=made.serial or None), made.module
     return selection.choose([module] if module else modules.discover(), wanted or Pkcs11Uri(), inventory.inspect).name
 
 
@@ -61,7 +63,7 @@ def softhsm_module(settings: Settings) -> Path:
         ModuleMissingError: there is none.
     """
     if settings.module is not None:
-        return settings.module
+        return settings.module.absolute()
     for module in modules.discover():
         if module.name == _SOFTHSM:
             return module
@@ -87,15 +89,23 @@ def create(folder: Path, module: Path, label: str, given_pin: Secret | None) -> 
         HsmEnrollError: as ``provision.create_softhsm_token``.
     """
     # Asked in a child process first: a module that is none, or a label that is taken, costs no PIN file.
-    provision.refuse_taken_label(inventory.inspect(module), label)
-    if given_pin is None:
-        left_over = pin.made_for(folder) is None and pin.made_pin_file(folder).exists()
-        user_pin = pin.read_file(pin.made_pin_file(folder)) if left_over else pin.make()
-        if not left_over:
-            pin.keep(folder, user_pin)
-    else:
-        user_pin = given_pin
+    tokens = inventory.inspect(module)
+    begun = pin.made_for(folder)
+    unfinished = begun is not None and not begun.serial
+    if given_pin is not None:
+        provision.refuse_taken_label(tokens, label)
+        return provision.create_softhsm_token(module, label, so_pin=pin.make(), user_pin=given_pin).name
+    made = [token.name for token in tokens if token.initialized and token.name.label == label]
+    if made and unfinished and begun is not None and begun.label == label:
+        pin.remember(folder, made[0])
+        return made[0]
+    provision.refuse_taken_label(tokens, label)
+    left_over = (begun is None or unfinished) and pin.made_pin_file(folder).exists()
+    user_pin = pin.read_file(pin.made_pin_file(folder)) if left_over else pin.make()
+    if not left_over:
+        pin.keep(folder, user_pin)
+    # Without a serial, which nobody knows yet: the label was free, so a token that has it is the one begun here.
+    pin.remember(folder, TokenName(module, label, serial="", manufacturer="", model=""))
     token = provision.create_softhsm_token(module, label, so_pin=pin.make(), user_pin=user_pin).name
-    if given_pin is None:
-        pin.remember(folder, token)
+    pin.remember(folder, token)
     return token

@@ -110,6 +110,8 @@ def _state_folder(patient: Patient) -> Finding:
     name, folder = "state.folder", patient.settings.state
     if not folder.exists():
         return Finding(name, Status.SKIPPED, f"{folder} does not exist yet", "hsm-enroll init makes it.")
+    if not folder.is_dir():
+        return Finding(name, Status.FAILED, f"{folder} is not a folder", "Name a folder in HSM_ENROLL_HOME.")
     found = folder.stat()
     if found.st_uid != os.geteuid():
         hint = "Run hsm-enroll as that user."
@@ -237,7 +239,7 @@ def _mqtt(patient: Patient) -> Finding:
         return Finding(name, Status.SKIPPED, "no broker is known before the device is enrolled")
     try:
         socket.create_connection((host, port), timeout=_CONNECT_SECONDS).close()
-    except socket.gaierror:
+    except (socket.gaierror, UnicodeError):
         return Finding(name, Status.FAILED, f"the name {host} cannot be resolved", "Check the network's DNS.")
     except OSError as error:
         hint = f"Does this network let port {port} out?"

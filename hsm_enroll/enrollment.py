@@ -6,6 +6,7 @@ again finds the key it made, sends the request it made, and never makes a second
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,7 +21,6 @@ from hsm_enroll.certificate import read_certificate
 from hsm_enroll.errors import (
     ForeignCertificateError,
     KeyMissingError,
-    KeyOriginError,
     NotEnrolledError,
     UsageError,
 )
@@ -28,7 +28,7 @@ from hsm_enroll.identity import Identity
 from hsm_enroll.journal import Attempt
 from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.secret import Secret
-from hsm_enroll.token import keypair, session
+from hsm_enroll.token import inventory, keypair, session
 from hsm_enroll.token.keypair import KeyPair
 
 if TYPE_CHECKING:
@@ -38,13 +38,16 @@ if TYPE_CHECKING:
 
 PinSource = Callable[[TokenName], Secret]
 
+# AWS IoT's CreateThing takes 128 characters; as a certificate's CN it has 64 (RFC 5280, ub-common-name).
+_THING_NAME = re.compile(r"[a-zA-Z0-9:_-]{1,64}")
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """What to enroll.
 
     Attributes:
-        thing_name: name of the Thing, ``[a-zA-Z0-9:_-]{1,128}``; None takes that of the identity in place.
+        thing_name: name of the Thing, ``[a-zA-Z0-9:_-]{1,64}``; None takes that of the identity in place.
         key_type: type of the key.
         subject: RFC 4514 string that the CSR's subject holds beside ``CN=<thing>``.
         new_key: leave the key that is there and make another.
@@ -80,7 +83,7 @@ class Step:
     Attributes:
         name: ``token``, ``key``, ``csr``, ``certificate``, ``store`` or ``message``.
         seconds: how long it took.
-        skipped: whether an earlier run had done it.
+        skipped: whether it was not done in this run: an earlier one had, or it was not wanted.
     """
 
     name: str
@@ -138,11 +141,13 @@ def enroll(request: Request, folder: Path, ports: Ports, progress: Progress = la
         attempt = Attempt.load(folder)
         identity = _current(folder)
         unsent = attempt is not None and identity is not None and attempt.key_id == identity.key_id
-        if identity is None or (attempt is not None and not unsent):
-            return _enroll(request, attempt, identity, folder, ports, steps)
-        if request.new_key and not (attempt is not None and attempt.new_key):
+        if identity is not None and not request.new_key:
+            _check_thing(identity, request)
+        if identity is None or _has_ended(identity) or (attempt is not None and not unsent):
+            return _enroll(request, None if unsent else attempt, identity, folder, ports, steps)
+        same = unsent and attempt is not None and attempt.new_key and attempt.key_type is request.key_type
+        if request.new_key and not same:
             return _enroll(request, None, identity, folder, ports, steps)
-        _check_thing(identity, request)
         if unsent:
             return _finish(identity, folder, ports, steps)
         _check_key(identity)
@@ -156,6 +161,11 @@ def _enroll(
     thing_name = request.thing_name or (identity.thing_name if identity else None)
     if thing_name is None:
         raise UsageError("which Thing is this device to be?", hint="Give --thing NAME.")
+    if not _THING_NAME.fullmatch(thing_name):
+        raise UsageError(
+            f"{thing_name!r} is no name for a Thing",
+            hint="It has 1 to 64 letters, digits, colons, underscores and dashes.",
+        )
     client = ports.client()
     subject = csr.subject(thing_name, request.subject)
     with steps.step("token"):
@@ -190,6 +200,7 @@ def _enroll(
 
 
 def _finish(identity: Identity, folder: Path, ports: Ports, steps: _Steps) -> Outcome:
+    identity.save_copy(folder)
     if ports.publish is None:
         steps.skip("message")
     else:
@@ -200,12 +211,14 @@ def _finish(identity: Identity, folder: Path, ports: Ports, steps: _Steps) -> Ou
 
 
 def _current(folder: Path) -> Identity | None:
-    """Return the identity in place; one whose certificate has ended counts as none."""
     try:
-        identity = Identity.load(folder)
+        return Identity.load(folder)
     except NotEnrolledError:
         return None
-    return identity if identity.certificate.not_valid_after > datetime.now(UTC) else None
+
+
+def _has_ended(identity: Identity) -> bool:
+    return bool(identity.certificate.not_valid_after <= datetime.now(UTC))
 
 
 def _check_thing(identity: Identity, request: Request) -> None:
@@ -217,6 +230,8 @@ def _check_thing(identity: Identity, request: Request) -> None:
 
 
 def _check_key(identity: Identity) -> None:
+    # A module that hangs or crashes does so in a child process first.
+    inventory.inspect(identity.token.module)
     with session.opened(identity.token, None) as opened:
         public = keypair.find_public(opened, label=identity.key_label, key_id=identity.key_id)
     if public.public_key_info != identity.certificate.public_key.dump():
@@ -248,13 +263,11 @@ def _key(attempt: Attempt, opened: Session, steps: _Steps) -> KeyPair:
         key = keypair.find(opened, label=attempt.key_label, key_id=attempt.key_id)
     except KeyMissingError:
         key = None
-    if key is None or key.key_type is not attempt.key_type:
-        # One half of a pair, left by a run that died while the token worked, or the key of an attempt given up.
+    if key is None or key.key_type is not attempt.key_type or not key.origin.is_hardware_born:
+        # Half a pair, or one whose origin was not yet checked, left by a run that died; or that of an attempt given up.
         keypair.destroy(opened, label=attempt.key_label, key_id=attempt.key_id)
         with steps.step("key"):
             return keypair.generate(opened, attempt.key_type, label=attempt.key_label, key_id=attempt.key_id)
-    if not key.origin.is_hardware_born:
-        raise KeyOriginError(f"the key labelled {key.label!r} was not born in its token, or can leave it")
     steps.skip("key")
     return key
 

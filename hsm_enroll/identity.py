@@ -110,10 +110,14 @@ class Identity:
         """Write ``certificate.pem`` where it is missing, or not this certificate: power may have gone before it was.
 
         Raises:
-            StateError, StateCorruptError: the file cannot be read or written.
+            StateError: the file cannot be read or written.
         """
         file = folder / _CERTIFICATE_FILE
-        if state.read(file) != self.certificate_pem:
+        try:
+            current = state.read(file)
+        except StateCorruptError:
+            current = None
+        if current != self.certificate_pem:
             state.write(file, self.certificate_pem, mode=0o644)
 
     @property

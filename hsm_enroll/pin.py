@@ -64,6 +64,20 @@ def resolve(
     raise PinMissingError("the token wants a PIN and none was given")
 
 
+def given(pin_file: Path | None, environment: Mapping[str, str]) -> Secret | None:
+    """Return the PIN that the configuration or the environment gives, or None; nobody is asked.
+
+    Raises:
+        PinMissingError, PinExposedError, StateError: as :func:`resolve`, where a source is there.
+    """
+    try:
+        return resolve(pin_file, environment, made_pin=lambda: None, ask=None)
+    except PinMissingError:
+        if pin_file is not None or environment.get("HSM_ENROLL_PIN"):
+            raise
+        return None
+
+
 def _utf8(pin: Secret) -> Secret:
     """Refuse a PIN that is not UTF-8, as PKCS#11 v2.40 §5.6 wants it; the environment gives it with surrogates."""
     if any("\ud800" <= character <= "\udfff" for character in pin.reveal()):
@@ -150,7 +164,7 @@ def made(folder: Path, token: TokenName) -> Secret | None:
         StateError, StateCorruptError, PinExposedError, PinMissingError: it is there and cannot be used.
     """
     owner = made_for(folder)
-    if owner is None or (owner.label, owner.serial) != (token.label, token.serial):
+    if owner is None or owner.label != token.label or owner.serial not in {"", token.serial}:
         return None
     return read_file(made_pin_file(folder))
 

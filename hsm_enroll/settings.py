@@ -27,7 +27,7 @@ class Settings:
         state: the state folder.
         module: file of the PKCS#11 module.
         token: which token, and for some commands which key.
-        thing: name of the Thing, ``[a-zA-Z0-9:_-]{1,128}``.
+        thing: name of the Thing, ``[a-zA-Z0-9:_-]{1,64}``.
         api_url: base URL of the enrollment API.
         ca_file: PEM file with the trust anchor of the API and of MQTT; None is the system's.
         mqtt_endpoint: host name that overrides the one the API told.
@@ -136,7 +136,7 @@ def _configuration_file(environment: Mapping[str, str]) -> Path:
     if home := environment.get("HSM_ENROLL_HOME"):
         return Path(home) / _CONFIGURATION
     system = _SYSTEM_CONFIGURATION / _CONFIGURATION
-    if system.exists():
+    if os.access(system, os.R_OK):
         return system
     return _own(environment, "XDG_CONFIG_HOME", ".config") / _CONFIGURATION
 

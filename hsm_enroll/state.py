@@ -135,7 +135,7 @@ def read(file: Path) -> str | None:
     try:
         # Decoded here and held by no name: a traceback that shows locals must not show what may be a secret.
         return file.read_bytes().decode("utf-8")
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return None
     except OSError as error:
         raise StateError(f"{file} cannot be read: {error.strerror}") from error

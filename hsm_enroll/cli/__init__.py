@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 from types import FrameType
 
 import click
@@ -57,8 +59,25 @@ def app() -> None:
 
 def main() -> None:
     """Run the command line and end the process with the contract's exit status."""
+    _open_standard_streams()
     signal.signal(signal.SIGTERM, _terminated)
     sys.exit(_run(sys.argv[1:]))
+
+
+def _open_standard_streams() -> None:
+    """Give what a caller has closed (``>&-``) to nobody, so that no file of ours gets a standard stream's number."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+    sys.stdin = sys.stdin or os.fdopen(0)
+    sys.stdout = sys.stdout or os.fdopen(1, "w")
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
+    for stream in (sys.stdout, sys.stderr):
+        # A path that is not text in this locale is shown escaped.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _run(arguments: list[str]) -> int:
@@ -84,6 +103,8 @@ def _run(arguments: list[str]) -> int:
         terminal.error(InterruptedRunError("interrupted"))
         return InterruptedRunError.exit_status
     except BrokenPipeError:
+        # Whoever read the output has seen enough; what is still buffered has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:  # noqa: BLE001 - the very top: a person is shown a sentence, and the rest on request
         unexpected = HsmEnrollError(

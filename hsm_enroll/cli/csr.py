@@ -13,6 +13,7 @@ from hsm_enroll import device_token
 from hsm_enroll.cli.invocation import Invocation, command, key_type_option, token_options
 from hsm_enroll.errors import UsageError
 from hsm_enroll.key import TokenName
+from hsm_enroll.settings import Settings
 from hsm_enroll.token import keypair, session
 from hsm_enroll.uri import Pkcs11Uri
 
@@ -33,8 +34,9 @@ def csr(invocation: Invocation, *, whole_subject: str | None, key: str | None) -
     wanted = None if key is None else Pkcs11Uri.parse(key)
     if wanted is not None and wanted.object is None and wanted.id is None:
         raise UsageError("--key names no key", hint="Give object=LABEL or id=%XX… in the URI.")
-    settings = invocation.settings
-    token = device_token.locate(settings if wanted is None else replace(settings, token=wanted))
+    # Before a key is made: a subject that cannot be read costs none.
+    _subject(invocation, whole_subject, "label")
+    token = device_token.locate(_settings(invocation.settings, wanted))
     terminal = invocation.terminal
     with session.opened(token, lambda: invocation.pin(token), writable=wanted is None) as opened:
         pair = _find_or_make(invocation, opened, wanted)
@@ -45,6 +47,15 @@ def csr(invocation: Invocation, *, whole_subject: str | None, key: str | None) -
         terminal.result({"csr": request, "key": {"uri": uri, "type": pair.key_type.value}}, "")
     else:
         terminal.data(request)
+
+
+def _settings(told: Settings, key: Pkcs11Uri | None) -> Settings:
+    """Return the settings with the token that the key's URI names, where it names one."""
+    if key is None:
+        return told
+    if key.token or key.serial or key.manufacturer or key.model:
+        return replace(told, token=key)
+    return replace(told, module=told.module or key.module_path)
 
 
 def _find_or_make(invocation: Invocation, opened: Session, wanted: Pkcs11Uri | None) -> KeyPair:

@@ -13,7 +13,7 @@ import click
 from hsm_enroll import assembly, device_token, enrollment
 from hsm_enroll.cli.documents import identity_document, identity_text
 from hsm_enroll.cli.invocation import Invocation, command, key_type_option, token_options
-from hsm_enroll.errors import StateError, UsageError
+from hsm_enroll.errors import UsageError
 from hsm_enroll.identity import Identity
 from hsm_enroll.invite import Invite, parse
 from hsm_enroll.secret import Secret
@@ -72,17 +72,14 @@ def _show(invocation: Invocation, outcome: enrollment.Outcome) -> None:
 
 
 def _read_invite(argument: str) -> Invite:
-    if argument == "-":
-        return parse(sys.stdin.readline())
-    if not argument.startswith("@"):
+    if argument != "-" and not argument.startswith("@"):
         return parse(argument)
-    file = Path(argument[1:])
     try:
-        return parse(file.read_text(encoding="utf-8"))
+        return parse(sys.stdin.readline() if argument == "-" else Path(argument[1:]).read_text(encoding="utf-8"))
     except OSError as error:
-        raise StateError(f"the invite's file {file} cannot be read: {error.strerror}") from error
+        raise UsageError(f"the invite's file {argument[1:]} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{file} does not hold an invite") from error
+        raise UsageError("what was given as an invite is not text") from error
 
 
 def _publish_first_message(settings: Settings, identity: Identity, pin: Secret) -> None:

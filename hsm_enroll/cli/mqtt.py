@@ -6,12 +6,14 @@ In their process awscrt has the PKCS#11 module alone; what python-pkcs11 would a
 from __future__ import annotations
 
 import sys
+from itertools import islice
 from typing import Any
 
 import click
 
 from hsm_enroll import device_token
 from hsm_enroll.cli.invocation import Invocation, command
+from hsm_enroll.errors import InterruptedRunError
 from hsm_enroll.identity import Identity
 from hsm_enroll.mqtt import connect
 from hsm_enroll.mqtt.connection import Connection
@@ -35,17 +37,23 @@ def publish(invocation: Invocation, *, topic: str, message: str | None) -> None:
 def subscribe(invocation: Invocation, *, topic: str, count: int | None) -> None:
     """Print the messages of a topic, a line each, until Ctrl-C or --count messages."""
     received: list[dict[str, Any]] = []
+    terminal, ended = invocation.terminal, False
     with _connected(invocation) as connection:
-        invocation.terminal.say(f"subscribed to {topic}")
-        for message in connection.subscribe(topic):
-            text = message.payload.decode("utf-8", "replace")
-            received.append({"topic": message.topic, "payload": text})
-            if not invocation.terminal.as_json:
-                invocation.terminal.data(text + "\n")
-            if len(received) == count:
-                break
-    if invocation.terminal.as_json:
-        invocation.terminal.result({"messages": received}, "")
+        messages = connection.subscribe(topic)
+        terminal.say(f"subscribed to {topic}")
+        try:
+            for message in islice(messages, count):
+                text = message.payload.decode("utf-8", "replace")
+                received.append({"topic": message.topic, "payload": text})
+                if not terminal.as_json:
+                    terminal.data(text + "\n")
+        except KeyboardInterrupt:
+            # The ordinary end without --count: what came is not lost.
+            ended = True
+    if terminal.as_json:
+        terminal.result({"messages": received}, "")
+    if ended:
+        raise click.exceptions.Exit(InterruptedRunError.exit_status)
 
 
 def _connected(invocation: Invocation) -> Connection:

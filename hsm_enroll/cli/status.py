@@ -22,8 +22,10 @@ def status(invocation: Invocation) -> None:
 
 
 def _matches(identity: Identity) -> bool:
-    from hsm_enroll.token import keypair, session
+    from hsm_enroll.token import inventory, keypair, session
 
+    # A module that hangs or crashes does so in a child process first.
+    inventory.inspect(identity.token.module)
     with session.opened(identity.token, None) as opened:
         public = keypair.find_public(opened, label=identity.key_label, key_id=identity.key_id)
     return public.public_key_info == bytes(identity.certificate.public_key.dump())

@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hsm_enroll.errors import HsmEnrollError
@@ -50,7 +51,7 @@ class Terminal:
     def result(self, document: Any, text: str) -> None:
         """Write the command's result: the document with ``--json``, else the text."""
         if self.as_json:
-            sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+            sys.stdout.write(json.dumps(document, indent=2) + "\n")
         elif not self.quiet:
             sys.stdout.write(text.rstrip("\n") + "\n")
         sys.stdout.flush()
@@ -65,7 +66,7 @@ class Terminal:
         if self.verbose:
             traceback.print_exception(error, file=sys.stderr)
         if self.as_json:
-            self.data(json.dumps({"error": error_document(error)}, indent=2, ensure_ascii=False) + "\n")
+            self.data(json.dumps({"error": error_document(error)}, indent=2) + "\n")
             return
         label = "\x1b[1;31merror:\x1b[0m" if self._fancy() else "error:"
         sys.stderr.write(f"{label} {error.message}\n")
@@ -121,5 +122,9 @@ def ask_secret(prompt: str) -> str:
 
 
 def has_person() -> bool:
-    """Whether somebody can be asked: stdin and stderr are a terminal."""
-    return sys.stdin.isatty() and sys.stderr.isatty()
+    """Whether somebody can be asked: there is a terminal, and stderr is shown on it; stdin may be a pipe."""
+    try:
+        Path("/dev/tty").open("rb").close()
+    except OSError:
+        return False
+    return sys.stderr.isatty()

@@ -10,8 +10,7 @@ import click
 
 from hsm_enroll import device_token, pin, state
 from hsm_enroll.cli.invocation import Invocation, command
-from hsm_enroll.errors import HsmEnrollError, ModuleMissingError, PinMissingError
-from hsm_enroll.secret import Secret
+from hsm_enroll.errors import HsmEnrollError, ModuleMissingError
 from hsm_enroll.token import inventory, modules
 from hsm_enroll.token.inventory import TokenReport
 
@@ -21,7 +20,7 @@ from hsm_enroll.token.inventory import TokenReport
 def tokens(invocation: Invocation) -> None:
     """List the PKCS#11 modules of this machine, their tokens, and the keys these show without a PIN."""
     named = invocation.settings.module
-    paths = [named] if named else modules.discover()
+    paths = [named.absolute()] if named else modules.discover()
     if not paths:
         raise ModuleMissingError("no PKCS#11 module was found on this machine")
     reports = [_inspected(path) for path in paths]
@@ -84,21 +83,12 @@ def create(invocation: Invocation, *, label: str, backend: str) -> None:  # noqa
     """
     settings = invocation.settings
     with state.locked(settings.state):
-        given = _given_pin(invocation)
+        given = pin.given(settings.pin_file, os.environ)
         name = device_token.create(settings.state, device_token.softhsm_module(settings), label, given)
     kept = None if given else pin.made_pin_file(settings.state)
     document = {"uri": str(name.uri), "label": name.label, "serial": name.serial, "module": str(name.module)}
     text = f"{name.uri}\n" + (f"Its PIN is kept in {kept}" if kept else "Its PIN is the one you gave")
     invocation.terminal.result({**document, "pinFile": str(kept) if kept else None}, text)
-
-
-def _given_pin(invocation: Invocation) -> Secret | None:
-    try:
-        return pin.resolve(invocation.settings.pin_file, os.environ, made_pin=lambda: None, ask=None)
-    except PinMissingError:
-        if invocation.settings.pin_file is not None:
-            raise
-        return None
 
 
 token.add_command(create)

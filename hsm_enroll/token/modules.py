@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,7 +52,7 @@ def load(module: Path) -> lib:
         ModuleMissingError: there is no such file.
         ModuleUnusableError: it is no PKCS#11 module for this machine, or fails to initialise.
     """
-    if not module.is_file():
+    if not os.path.isfile(module):  # noqa: PTH113 - unlike is_file it never raises
         raise ModuleMissingError(f"there is no PKCS#11 module {module}")
     try:
         return pkcs11.lib(str(module))

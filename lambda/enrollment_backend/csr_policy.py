@@ -15,13 +15,14 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import CertificateSigningRequest, InvalidVersion, load_der_x509_csr
 
-from enrollment_backend import der
+from enrollment_backend import der, weak_keys
 from enrollment_backend.errors import (
     CsrAttributesError,
     CsrCommonNameError,
     CsrCommonNameLengthError,
     CsrDerError,
     CsrKeyError,
+    CsrKeyWeakError,
     CsrPemError,
     CsrSignatureAlgorithmError,
     CsrSignatureError,
@@ -105,8 +106,8 @@ def accept(text: str, thing_name: str | None) -> AcceptedCsr:
     Raises:
         CsrRefusedError: one of its classes for each rule.
 
-    Does not check whether the key was used before, whether it is one of the known weak ones (shared or close
-    primes, ROCA), where it lives, or what the subject says beside the common name.
+    Does not check whether the key was used before, whether others have it or one of its primes too, where it lives, or
+    what the subject says beside the common name. Of an ECDSA signature's two values of s it takes either.
     """
     if len(text) > MAX_CSR_CHARACTERS:
         raise CsrTooLargeError
@@ -179,8 +180,11 @@ def _allowed_key(csr: CertificateSigningRequest) -> rsa.RSAPublicKey | ec.Ellipt
     except (ValueError, UnsupportedAlgorithm) as error:
         raise CsrKeyError from error
     if isinstance(key, rsa.RSAPublicKey):
-        if key.key_size not in _RSA_BITS or key.public_numbers().e != _RSA_EXPONENT:
+        numbers = key.public_numbers()
+        if key.key_size not in _RSA_BITS or numbers.e != _RSA_EXPONENT:
             raise CsrKeyError
+        if weakness := weak_keys.weakness_of(numbers.n):
+            raise CsrKeyWeakError(weakness=weakness)
         return key
     if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, _CURVES):
         return key

@@ -168,6 +168,15 @@ class CsrKeyError(CsrRefusedError):
     detail = "The CSR's key must be EC P-256 or P-384, or RSA of 2048, 3072 or 4096 bits with exponent 65537."
 
 
+class CsrKeyWeakError(CsrRefusedError):
+    """Anyone can compute the private key. Says how in `facts`, under `weakness`."""
+
+    code = "csr-key-weak"
+    detail = (
+        "The CSR's RSA key can be computed from its public half: small factor, close primes, or ROCA. Make another."
+    )
+
+
 class CsrSignatureAlgorithmError(CsrRefusedError):
     """The signature algorithm is weak, unknown, or not the key's."""
 

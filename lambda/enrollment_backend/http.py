@@ -195,7 +195,9 @@ def _enrollment_request(body: bytes) -> EnrollmentRequest:
     fields = parse_object(body)
     if not fields.keys() <= {"csr", "thingName"}:
         raise FieldUnknownError
-    return EnrollmentRequest(thing_name=_string(fields, "thingName"), csr=_string(fields, "csr"))
+    return EnrollmentRequest(
+        thing_name=_string(fields, "thingName") if "thingName" in fields else None, csr=_string(fields, "csr")
+    )
 
 
 def _string(fields: dict[str, Any], name: str) -> str:

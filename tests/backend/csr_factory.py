@@ -33,6 +33,14 @@ def rsa_key(bits: int = 2048, exponent: int = 65537) -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(exponent if exponent == 3 else 65537, bits)
 
 
+def rsa_key_of(p: int, q: int) -> rsa.RSAPrivateKey:
+    """Return the key of two numbers that need be no more than coprime to 65537, however weak it is."""
+    d = pow(65537, -1, (p - 1) * (q - 1))
+    public = rsa.RSAPublicNumbers(65537, p * q)
+    numbers = rsa.RSAPrivateNumbers(p, q, d, d % (p - 1), d % (q - 1), rsa.rsa_crt_iqmp(p, q), public)
+    return numbers.private_key(unsafe_skip_rsa_key_validation=True)
+
+
 def spki_of(key: Any) -> bytes:
     """Return a private key's public half as DER SubjectPublicKeyInfo."""
     spki: bytes = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -109,10 +117,15 @@ def rsa_spki(modulus: int, exponent: int) -> bytes:
     return spki
 
 
+def spki(algorithm: str, parameters: bytes, key: bytes) -> bytes:
+    """Return a SubjectPublicKeyInfo of any algorithm (an OID), parameters (DER or nothing) and key."""
+    identifier = tlv(0x30, core.ObjectIdentifier(algorithm).dump() + parameters)
+    return tlv(0x30, identifier + core.OctetBitString(key).dump())
+
+
 def ec_spki(parameters: bytes, point: bytes) -> bytes:
     """Return an EC SubjectPublicKeyInfo with any parameters (DER) and any point."""
-    algorithm = tlv(0x30, core.ObjectIdentifier("1.2.840.10045.2.1").dump() + parameters)
-    return tlv(0x30, algorithm + core.OctetBitString(point).dump())
+    return spki("1.2.840.10045.2.1", parameters, point)
 
 
 def indefinite_length(der: bytes) -> bytes:

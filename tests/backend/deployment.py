@@ -7,6 +7,7 @@ import importlib
 import io
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -48,6 +49,7 @@ ENVIRONMENT = {
     "AWS_SECRET_ACCESS_KEY": "testing",
 }
 
+_ONE_CALL_AT_A_TIME = threading.RLock()
 _OBSERVER = "observer"  # marks the test's own client, whose calls are not the backend's
 
 Fault = Callable[[Any], AWSResponse | None]
@@ -250,7 +252,12 @@ def _failing(faults: dict[str, Fault]) -> Iterator[None]:
     def answer(stubber: Any, event_name: str, request: Any, **arguments: Any) -> AWSResponse | None:
         fault = faults.get(event_name.rpartition(".")[2])
         answered = fault(request) if fault is not None else None
-        return original(stubber, event_name, request, **arguments) if answered is None else answered
+        if answered is not None:
+            return answered
+        # moto in one process is made for one thread; the handler's calls overlap.
+        with _ONE_CALL_AT_A_TIME:
+            answered = original(stubber, event_name, request, **arguments)
+        return answered
 
     with mock.patch.object(BotocoreStubber, "__call__", answer):
         yield

@@ -1,16 +1,18 @@
-"""S4 to S7, S9, S10: which CSRs get no certificate. Every case goes through the real handler."""
+"""S4 to S10: which CSRs get no certificate. Every case goes through the real handler."""
 
 from __future__ import annotations
 
 import base64
 import random
 from collections.abc import Callable
+from math import prod
 
 import pytest
 from asn1crypto import core, keys
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, padding
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, padding, x25519
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
@@ -138,8 +140,6 @@ def without_attributes_field() -> bytes:
             make.forged(algorithm={"algorithm": "sha256_ecdsa", "parameters": core.Null()})
         ),
         "a signature of broken octets": lambda: pem(unused_bits()),
-        "a curve spelled out": lambda: pem(make.forged(spki=make.ec_spki(explicit_parameters(), POINT))),
-        "a key without its curve": lambda: pem(make.forged(spki=make.ec_spki(b"", POINT))),
         "a relative name that is a sequence": lambda: pem(GOOD_DER.replace(b"\x31\x11", b"\x30\x11", 1)),
         "an integer with a leading zero": lambda: pem(GOOD_DER.replace(b"\x02\x01\x00", b"\x02\x02\x00\x00", 1)),
     }
@@ -267,6 +267,10 @@ GOOD_MODULUS = make.rsa_key().public_key().public_numbers().n
         "8192 bits": lambda: pem(make.forged(spki=make.rsa_spki(1 << 8191 | 1, 65537))),
         "exponent 1": lambda: pem(make.forged(spki=make.rsa_spki(GOOD_MODULUS, 1))),
         "exponent 3": lambda: pem_of(request(make.rsa_key(2048, exponent=3))),
+        "exponent 2": lambda: pem(make.forged(spki=make.rsa_spki(GOOD_MODULUS, 2))),
+        "exponent 0": lambda: pem(make.forged(spki=make.rsa_spki(GOOD_MODULUS, 0))),
+        "exponent 65539": lambda: pem(make.forged(spki=make.rsa_spki(GOOD_MODULUS, 65539))),
+        "exponent as large as the modulus": lambda: pem(make.forged(spki=make.rsa_spki(GOOD_MODULUS, GOOD_MODULUS))),
         "exponent even": lambda: pem(make.forged(spki=make.rsa_spki(GOOD_MODULUS, 65536))),
         "exponent huge": lambda: pem(make.forged(spki=make.rsa_spki(GOOD_MODULUS, 2**256 + 1))),
         "exponent negative": lambda: pem(make.forged(spki=make.rsa_spki(GOOD_MODULUS, -65537))),
@@ -277,6 +281,52 @@ GOOD_MODULUS = make.rsa_key().public_key().public_numbers().n
 def test_s6_an_rsa_key_of_another_size_or_exponent_is_refused(backend: Deployment, text_of: Callable[[], str]) -> None:
     """S6: 2048, 3072 or 4096 bits with e = 65537, and nothing else."""
     check(backend, text_of(), "csr-key-not-allowed")
+
+
+SMALL_FACTOR = (3, (1 << 2048) // 3 - (1 << 2036) + 2050)
+LAST_SMALL_FACTOR = (751, (1 << 2048) // 751 - (1 << 2036) + 1556)
+CLOSE_PRIMES = ((3 << 1022) + 1037, (3 << 1022) + 1697)
+
+
+def roca_primes() -> tuple[int, int]:
+    """Return two primes as RSALib made them for 2048 bits: k*M + (65537^a mod M), M the product of 126 primes."""
+    product = prod(number for number in range(2, 702) if all(number % divisor for divisor in range(2, number)))
+    return (
+        8408526390557360 * product + pow(65537, 11481595129689428283, product),
+        8590944234681743 * product + pow(65537, 15865903013163565114, product),
+    )
+
+
+@pytest.mark.parametrize(
+    ("primes", "weakness"),
+    [
+        pytest.param(lambda: SMALL_FACTOR, "small-factor", id="divisible by 3"),
+        pytest.param(lambda: LAST_SMALL_FACTOR, "small-factor", id="divisible by 751"),
+        pytest.param(lambda: CLOSE_PRIMES, "close-primes", id="close primes"),
+        pytest.param(roca_primes, "roca", id="roca"),
+    ],
+)
+def test_s6_a_weak_rsa_key_is_refused(
+    backend: Deployment, primes: Callable[[], tuple[int, int]], weakness: str
+) -> None:
+    """S6: the key is of the right size, it signs its CSR, and it is anybody's. The log says why."""
+    key = make.rsa_key_of(*primes())
+    csr = request(key)
+    assert (key.key_size, csr.is_signature_valid) == (2048, True)
+    check(backend, pem_of(csr), "csr-key-weak")
+    assert backend.log_lines()[0]["weakness"] == weakness
+
+
+def test_s6_an_even_modulus_is_refused(backend: Deployment) -> None:
+    """S6: the smallest factor there is; no signature goes with it."""
+    check(backend, pem(make.forged(spki=make.rsa_spki(GOOD_MODULUS - 1, 65537))), "csr-key-weak")
+
+
+@pytest.mark.parametrize("bits", [2048, 3072, 4096])
+def test_s6_an_honest_rsa_key_is_taken(backend: Deployment, bits: int) -> None:
+    """S6: each size on the list gets its certificate."""
+    answer = backend.enroll(pem_of(request(make.rsa_key(bits))), THING)
+    assert answer.status == 201, backend.log.getvalue()
 
 
 def test_s6_an_rsa_key_of_16384_bits_does_not_fit(backend: Deployment) -> None:
@@ -311,12 +361,20 @@ def explicit_parameters() -> bytes:
     return parameters
 
 
+def unreduced_point() -> bytes:
+    """Return the point of P-256 with x = 0, its x written as p: the same number to who reduces it."""
+    prime = 2**256 - 2**224 + 2**192 + 2**96 - 1
+    b = 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
+    return b"\x04" + prime.to_bytes(32) + pow(b, (prime + 1) // 4, prime).to_bytes(32)
+
+
 @cases(
     {
         "p-224": lambda: pem_of(request(make.ec_key(ec.SECP224R1))),
         "p-521": lambda: pem_of(request(make.ec_key(ec.SECP521R1))),
         "secp256k1": lambda: pem_of(request(make.ec_key(ec.SECP256K1))),
         "brainpoolP256r1": lambda: pem_of(request(make.ec_key(ec.BrainpoolP256R1))),
+        "brainpoolP384r1": lambda: pem_of(request(make.ec_key(ec.BrainpoolP384R1))),
         "null parameters": lambda: pem(make.forged(spki=make.ec_spki(b"\x05\x00", POINT))),
         "off the curve": lambda: pem(
             make.forged(spki=make.ec_spki(P256, POINT[:-1] + bytes((POINT[-1] ^ 1,))))
@@ -326,6 +384,14 @@ def explicit_parameters() -> bytes:
         "another curve's point": lambda: pem(make.forged(spki=make.ec_spki(
             P256, make.ec_key(ec.SECP384R1).public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
         ))),
+        "no point": lambda: pem(make.forged(spki=make.ec_spki(P256, b""))),
+        "a byte short": lambda: pem(make.forged(spki=make.ec_spki(P256, POINT[:-1]))),
+        "a byte long": lambda: pem(make.forged(spki=make.ec_spki(P256, POINT + b"\x00"))),
+        "x not reduced": lambda: pem(make.forged(spki=make.ec_spki(P256, unreduced_point()))),
+        "ec for agreement only": lambda: pem(make.forged(spki=make.spki("1.3.132.1.12", P256, POINT))),
+        "unknown algorithm": lambda: pem(make.forged(spki=make.spki("1.2.3.4", b"", POINT))),
+        "x25519": lambda: pem(make.forged(spki=make.spki_of(x25519.X25519PrivateKey.generate()))),
+        "ed448": lambda: pem_of(request(ed448.Ed448PrivateKey.generate(), algorithm=None)),
         "ed25519": lambda: pem_of(request(ed25519.Ed25519PrivateKey.generate(), algorithm=None)),
         "dsa": lambda: pem_of(request(dsa.generate_private_key(2048))),
     }
@@ -333,6 +399,71 @@ def explicit_parameters() -> bytes:
 def test_s7_any_other_kind_of_key_is_refused(backend: Deployment, text_of: Callable[[], str]) -> None:
     """S7: P-256 and P-384 by name, with a point on them; no other curve, no other algorithm."""
     check(backend, text_of(), "csr-key-not-allowed")
+
+
+@cases(
+    {
+        "explicit parameters": lambda: pem(make.forged(spki=make.ec_spki(explicit_parameters(), POINT))),
+        "no parameters": lambda: pem(make.forged(spki=make.ec_spki(b"", POINT))),
+        "hybrid point": lambda: pem(make.forged(spki=make.ec_spki(P256, bytes((6 | POINT[-1] & 1,)) + POINT[1:]))),
+    }
+)
+def test_s7_a_curve_or_point_written_in_another_way_is_refused(backend: Deployment, text_of: Callable[[], str]) -> None:
+    """S7: a curve goes by its name (RFC 5480 §2.1.1), a point by its two coordinates (§2.2)."""
+    check(backend, text_of(), "csr-der-invalid")
+
+
+ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of P-256: SP 800-186 §3.2.1.3
+
+
+def resigned(write: Callable[[int, int], bytes]) -> str:
+    """Return a CSR whose signature is a good one's r and s, written in some way."""
+    return pem(make.forged(sign=lambda message: write(*decode_dss_signature(make.ecdsa_sha256(message)))))
+
+
+def pair(*numbers: int) -> bytes:
+    """Return an ECDSA-Sig-Value (RFC 3279 §2.2.3) with these numbers in it."""
+    return make.tlv(0x30, b"".join(core.Integer(number).dump() for number in numbers))
+
+
+@cases(
+    {
+        "r is 0": lambda: resigned(lambda _, s: pair(0, s)),
+        "s is 0": lambda: resigned(lambda r, _: pair(r, 0)),
+        "both are 0": lambda: resigned(lambda _r, _s: pair(0, 0)),
+        "r is n": lambda: resigned(lambda _, s: pair(ORDER, s)),
+        "s is n": lambda: resigned(lambda r, _: pair(r, ORDER)),
+        "r plus n": lambda: resigned(lambda r, s: pair(r + ORDER, s)),
+        "s plus n": lambda: resigned(lambda r, s: pair(r, s + ORDER)),
+        "r negative": lambda: resigned(lambda r, s: pair(-r, s)),
+        "s negative": lambda: resigned(lambda r, s: pair(r, -s)),
+        "r minus n": lambda: resigned(lambda r, s: pair(r - ORDER, s)),
+        "r padded": lambda: resigned(lambda r, s: make.tlv(
+            0x30, make.tlv(2, b"\x00\x00" + r.to_bytes(32)) + core.Integer(s).dump()
+        )),
+        "s padded": lambda: resigned(lambda r, s: make.tlv(
+            0x30, core.Integer(r).dump() + make.tlv(2, b"\x00\x00" + s.to_bytes(32))
+        )),
+        "length not the shortest": lambda: resigned(lambda r, s: make.overlong_length(pair(r, s))),
+        "length indefinite": lambda: resigned(lambda r, s: make.indefinite_length(pair(r, s))),
+        "a byte behind": lambda: resigned(lambda r, s: pair(r, s) + b"\x00"),
+        "a third number": lambda: resigned(lambda r, s: pair(r, s, 1)),
+        "one number": lambda: resigned(lambda r, _: pair(r)),
+        "no numbers": lambda: resigned(lambda _r, _s: pair()),
+        "a set": lambda: resigned(lambda r, s: b"\x31" + pair(r, s)[1:]),
+        "swapped": lambda: resigned(lambda r, s: pair(s, r)),
+        "raw, as in IEEE P1363": lambda: resigned(lambda r, s: r.to_bytes(32) + s.to_bytes(32)),
+        "twice": lambda: resigned(lambda r, s: pair(r, s) * 2),
+    }
+)  # fmt: skip
+def test_s8_an_ecdsa_signature_in_another_form_is_refused(backend: Deployment, text_of: Callable[[], str]) -> None:
+    """S8: two numbers from 1 to n - 1, in DER; whatever libraries forgive elsewhere."""
+    check(backend, text_of(), "csr-signature-invalid")
+
+
+def test_s8_either_of_the_two_values_of_s_is_taken(backend: Deployment) -> None:
+    """S8: with s, n - s verifies as well (SEC 1 §4.1.4); no rule says which a CSR has, and tokens give either."""
+    assert backend.enroll(resigned(lambda r, s: pair(r, ORDER - s)), THING).status == 201
 
 
 def asking(*extensions: tuple[x509.ExtensionType, bool]) -> str:
@@ -366,6 +497,9 @@ KEY_CERT_SIGN = x509.KeyUsage(
         "keyCertSign": lambda: asking((KEY_CERT_SIGN, True)),
         "extended key usage": lambda: asking((x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), False)),
         "subject alternative name": lambda: asking((x509.SubjectAlternativeName([x509.DNSName("x.example")]), False)),
+        "in microsoft's attribute": lambda: pem(
+            make.forged(attributes=make.attribute("1.3.6.1.4.1.311.2.1.14", b"\x30\x00"))
+        ),
         "unknown critical": lambda: raw_extensions("1.2.3.4"),
         "the same twice": lambda: raw_extensions("2.5.29.19", "2.5.29.19"),
         "none at all": lambda: raw_extensions(),
@@ -403,6 +537,13 @@ def named(value: core.Asn1Value) -> str:
         "newline behind": lambda: named(core.UTF8String(THING + "\n")),
         "look-alike letters": lambda: pem_of(request(None, "pr\u0435ss-17")),
         "wide letters": lambda: pem_of(request(None, "\uff50ress-17")),
+        "letters composed": lambda: pem_of(request(None, "pre\u0301ss-17")),
+        "a hyphen that is none": lambda: pem_of(request(None, "press\u201117")),
+        "a digit of another script": lambda: pem_of(request(None, "press-1\u0667")),
+        "a blank without width": lambda: pem_of(request(None, THING + "\u200b")),
+        "an override of direction": lambda: pem_of(request(None, "\u202e" + THING)),
+        "empty": lambda: named(core.UTF8String("")),
+        "only a part": lambda: pem_of(request(None, THING[:-1])),
         "only in another attribute": lambda: pem_of(request(None, "other", units=(THING,))),
     }
 )
@@ -423,6 +564,9 @@ def test_s10_a_common_name_of_65_characters_is_refused_even_if_it_is_the_things(
         "broken UTF-8": lambda: named(core.UTF8String(contents=b"press-1\xff")),
         "BMPString": lambda: named(core.BMPString(THING)),
         "TeletexString": lambda: named(core.TeletexString(THING)),
+        "UniversalString": lambda: named(core.UniversalString(THING)),
+        "NumericString": lambda: named(core.NumericString("17")),
+        "VisibleString": lambda: named(core.VisibleString(THING)),
         "BIT STRING": lambda: named(core.OctetBitString(THING.encode("ascii"))),
         "INTEGER": lambda: named(core.Integer(17)),
         "SEQUENCE": lambda: named(core.Sequence.load(b"\x30\x00")),

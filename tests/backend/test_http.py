@@ -81,7 +81,6 @@ def test_s1_a_body_that_is_no_json_object_is_refused(path: str, body: bytes, cod
         (body_of(evidence={}), "field-unknown"),
         (body_of(CSR="x"), "field-unknown"),
         (body_of(csr=...), "field-missing"),
-        (body_of(thingName=...), "field-missing"),
         ("{}", "field-missing"),
         *[(body_of(csr=value), "field-type") for value in NO_STRINGS],
         *[(body_of(thingName=value), "field-type") for value in NO_STRINGS],
@@ -271,6 +270,12 @@ def test_s10_s11_a_bare_csr_names_a_thing_or_is_refused(backend: Deployment, nam
 def test_s3_s4_a_bare_csr_is_one_clean_block(backend: Deployment, body: bytes, code: str) -> None:
     """S3, S4: a bare CSR is held to the same rules as one in JSON."""
     assert backend.refused(backend.post_bytes("/getCertificate", body), 400, code)
+
+
+def test_without_a_name_the_common_name_is_the_things(backend: Deployment) -> None:
+    """``thingName`` may be left out: the CSR's common name says which Thing it is."""
+    answer = backend.post(V1, {"csr": CSR})
+    assert (answer.status, answer.json["thingName"]) == (201, THING)
 
 
 def test_a_bare_csr_is_taken_at_the_articles_path_alone(backend: Deployment) -> None:

@@ -376,7 +376,7 @@ def test_what_cannot_be_removed_is_an_error(tmp_path: Path) -> None:
         state.remove(tmp_path / "journal.json")
 
 
-@pytest.mark.parametrize("name", ["missing", "missing/identity.json", "identity.json/below"])
+@pytest.mark.parametrize("name", ["missing", "missing/identity.json"])
 def test_a_file_that_is_not_there_reads_as_none(file: Path, name: str) -> None:
     """No file, no folder, or a file in the folder's place: there is nothing to read."""
     assert state.read(file.parent / name) is None

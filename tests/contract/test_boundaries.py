@@ -66,10 +66,11 @@ _MAY_USE = {
 _BACKEND_MAY_USE = {
     "http": {"errors", "log", "service", "strict_json"},
     "service": {"csr_policy", "errors"},
-    "csr_policy": {"der", "errors"},
+    "csr_policy": {"der", "errors", "weak_keys"},
     "issuer": {"csr_policy", "errors", "log"},
     "settings": {"errors"},
     "strict_json": {"errors"},
+    "weak_keys": set[str](),
     "der": set[str](),
     "log": set[str](),
     "errors": set[str](),

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.client.https_server import https_server, response
 from tests.client.mqtt.authority import Authority
-from tests.e2e.devices import Cloud, Device
+from tests.e2e.devices import Cloud, Device, publish_as_observer
 
 _SPY = "pkcs11-spy.so"
 
@@ -241,9 +241,18 @@ def test_a_certificate_that_is_not_ours_is_not_stored(device: Device, thing: str
     assert _keys(device) == 1
 
 
-def test_a_refusal_of_the_backend_is_exit_31(device: Device) -> None:
+def test_a_refusal_of_the_backend_is_exit_31(device: Device, thing: str) -> None:
     """What the backend refuses is exit 31 and names the reason."""
-    assert device.refused("init", "--thing", "bad name") == (31, "backend-refused")
+    problem = json.dumps({"detail": "no", "code": "csr-key-not-allowed", "requestId": "r"})
+    with _other_api(device, response("400 Bad Request", problem, content_type="application/problem+json")):
+        assert device.refused("init", "--thing", thing) == (31, "backend-refused")
+
+
+@pytest.mark.parametrize("name", ["bad name", "../x", "x" * 65, "*"])
+def test_a_name_that_no_thing_can_have_costs_no_key(device: Device, name: str) -> None:
+    """S11: a name that no Thing with a certificate can have is refused before a key is made."""
+    assert device.refused("init", "--thing", name) == (2, "usage")
+    assert _keys(device) == 0
 
 
 def test_an_inactive_certificate_is_exit_40(device: Device, thing: str, cloud: Cloud) -> None:
@@ -373,8 +382,8 @@ def test_the_copy_of_the_certificate_is_restored(device: Device, thing: str) -> 
     device.json("init", "--thing", thing, "--no-publish")
     copy = device.home / "certificate.pem"
     content = copy.read_text()
-    for damage in ("", "another certificate"):
-        copy.write_text(damage)
+    for damage in (b"", b"another certificate", b"\xff"):
+        copy.write_bytes(damage)
         assert device.json("init")["steps"] == []
         assert copy.read_text() == content
 
@@ -390,3 +399,150 @@ def test_a_pin_that_is_not_utf8_is_said(device: Device) -> None:
     """D4: a PIN in the environment that is not UTF-8 is refused by name and not tried."""
     device.extra["HSM_ENROLL_PIN"] = os.fsdecode(b"\xff\xfe")
     assert device.refused("init", "--thing", "x") == (12, "pin-missing")
+
+
+def test_a_copy_that_is_missing_is_written_when_init_resumes(device: Device, thing: str) -> None:
+    """D10: power that went between identity.json and certificate.pem costs no certificate.pem."""
+    device.extra["HSM_ENROLL_MQTT_PORT"] = "9"
+    assert device.refused("init", "--thing", thing) == (40, "mqtt-unreachable")
+    (device.home / "certificate.pem").unlink()
+    del device.extra["HSM_ENROLL_MQTT_PORT"]
+    assert Path(device.json("init")["certificate"]["file"]).exists()
+
+
+@pytest.mark.parametrize("fatal", ["pause();", "__builtin_trap();"], ids=["hangs", "crashes"])
+@pytest.mark.parametrize("command", ["status", "init"])
+def test_an_enrolled_device_whose_module_fails_says_so(device: Device, thing: str, fatal: str, command: str) -> None:
+    """D5: a module that hangs or crashes since takes neither status nor init with it."""
+    device.json("init", "--thing", thing, "--no-publish")
+    (device.folder / "bad.c").write_text(
+        "#include <unistd.h>\nunsigned long C_GetFunctionList(void *list) { (void)list; for (;;) " + fatal + " }\n"
+    )
+    module = device.folder / "bad.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", module, device.folder / "bad.c"], check=True)
+    file = device.home / "identity.json"
+    document = json.loads(file.read_text())
+    document["token"]["module"] = str(module)
+    file.write_text(json.dumps(document))
+    assert device.refused(command) == (10, "module-unusable")
+
+
+@pytest.mark.parametrize("source", ["HSM_ENROLL_PIN", "HSM_ENROLL_PIN_FILE"])
+def test_create_token_takes_the_pin_that_is_given(device: Device, thing: str, source: str) -> None:
+    """A PIN that is given is the new token's: init --create-token logs in with it and burns no try."""
+    given = device.folder / "given"
+    given.write_text("2468-given\n")
+    given.chmod(0o600)
+    device.extra[source] = str(given) if source.endswith("FILE") else "2468-given"
+    document = device.json("init", "--thing", thing, "--create-token", "--token-label", "another", "--no-publish")
+    assert document["token"]["label"] == "another"
+
+
+@pytest.mark.parametrize("moment", ["provision.create_softhsm_token", "pin.remember"])
+def test_a_token_whose_making_was_killed_is_taken_up(device: Device, thing: str, moment: str) -> None:
+    """D10: killed before, or right after, the token was made, token create and init go on with the PIN that is kept."""
+    for name in ("pin", "token.json"):
+        (device.home / name).unlink()
+    program = (
+        "import os, sys\n"
+        "from hsm_enroll import device_token\n"
+        "module, name = sys.argv[1].split('.')\n"
+        "holder = getattr(device_token, module)\n"
+        "original, calls = getattr(holder, name), []\n"
+        "def killed(*arguments, **options):\n"
+        "    calls.append(name)\n"
+        "    if name != 'remember' or len(calls) == 2: os._exit(9)\n"
+        "    return original(*arguments, **options)\n"
+        "setattr(holder, name, killed)\n"
+        "sys.argv = ['hsm-enroll', 'token', 'create', '--label', 'fresh']\n"
+        "from hsm_enroll.cli import main\n"
+        "main()\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program, moment], env=device.environment, timeout=60, check=False)
+    assert run.returncode == 9
+    device.create_token("fresh")
+    assert device.json("init", "--thing", thing, "--no-publish")["token"]["label"] == "fresh"
+
+
+def test_a_relative_module_is_remembered_whole(device: Device, thing: str) -> None:
+    """A module that was named relative to a folder is found from every other one."""
+    module = Path(_module(device))
+    command = _arguments("init", "--thing", thing, "--no-publish", "--module", module.name, "--token-label", "gateway")
+    subprocess.run(command, env=device.environment, cwd=module.parent, capture_output=True, timeout=60, check=True)
+    assert device.json("status")["token"]["module"] == str(module)
+
+
+def test_a_wrong_subject_costs_no_key(device: Device) -> None:
+    """A subject that cannot be read is found before csr makes a key."""
+    assert device.refused("csr", "--subject", "garbage") == (2, "usage")
+    assert _keys(device) == 0
+
+
+def test_a_key_named_without_its_token_is_looked_for_in_the_token_that_is_named(device: Device) -> None:
+    """``csr --key`` with a URI that names no token keeps what --token-label says."""
+    made = device.json("csr")["key"]["uri"]
+    subprocess.run(
+        ["softhsm2-util", "--init-token", "--free", "--label", "another", "--so-pin", "5678", "--pin", "1234"],
+        env=device.environment, capture_output=True, check=True,
+    )  # fmt: skip
+    label = next(part for part in made.removeprefix("pkcs11:").split(";") if part.startswith("object="))
+    again = device.json("csr", "--token-label", "gateway", "--key", f"pkcs11:{label}")
+    assert again["key"]["uri"] == made
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("HSM_ENROLL_API_URL", "https://a..b"), ("HTTPS_PROXY", "socks5://127.0.0.1:1"), ("REQUESTS_CA_BUNDLE", "/none")],
+)
+def test_an_address_that_cannot_be_used_is_said_at_once(device: Device, variable: str, value: str) -> None:
+    """D15: a host that is none, a proxy of an unknown kind and a missing CA bundle are errors of ours, at once."""
+    device.extra[variable] = value
+    if variable == "REQUESTS_CA_BUNDLE":
+        device.cloud = {name: text for name, text in device.cloud.items() if name != "HSM_ENROLL_CA_FILE"}
+    run = device.run("init", "--thing", "x", "--no-publish")
+    assert run.returncode in {2, 30}
+    assert "Traceback" not in run.stderr
+    assert "did not finish its answer" not in run.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full"])
+def test_a_closed_standard_stream_is_no_fault(device: Device, thing: str, closed: str) -> None:
+    """A caller that closes a standard stream, or gives a full one, gets the command done and no traceback."""
+    script = f'"$@" {closed}'
+    run = subprocess.run(
+        ["bash", "-c", script, "-", *_arguments("init", "--thing", thing, "--no-publish")],
+        env=device.environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert "Traceback" not in run.stderr
+    assert (device.home / "identity.json").exists()
+
+
+def test_a_path_that_is_not_text_is_shown_escaped(device: Device) -> None:
+    """``--json`` gives its one document in every locale, also for a path that is no text in it."""
+    device.extra.update(HSM_ENROLL_HOME=os.fsdecode(b"/tmp/\xff"), PYTHONIOENCODING="utf-8")
+    assert device.refused("status") == (3, "not-enrolled")
+
+
+def test_an_ended_certificate_keeps_its_thing(device: Device, thing: str) -> None:
+    """D14: with a clock past the certificate's end init asks for no other name and takes none without --new-key."""
+    device.json("init", "--thing", thing, "--no-publish")
+    (library,) = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
+    device.extra.update(LD_PRELOAD=str(library), FAKETIME="+800000000s", HSM_ENROLL_API_URL="https://localhost:9")
+    assert device.refused("init", "--thing", "another") == (2, "usage")
+    assert device.refused("init") == (30, "backend-unreachable")
+
+
+def test_subscribe_ended_by_ctrl_c_is_exit_130_and_keeps_what_came(device: Device, thing: str, cloud: Cloud) -> None:
+    """``subscribe`` until Ctrl-C prints what came before it and exits 130 without an error."""
+    device.json("init", "--thing", thing, "--no-publish")
+    subscriber = device.start("subscribe", f"{thing}/commands")
+    assert subscriber.stderr is not None
+    assert subscriber.stdout is not None
+    for line in subscriber.stderr:
+        if line.startswith("subscribed"):
+            break
+    publish_as_observer(cloud.document, f"{thing}/commands", "open")
+    assert subscriber.stdout.readline() == "open\n"
+    subscriber.send_signal(signal.SIGINT)
+    _, stderr = subscriber.communicate(timeout=60)
+    assert (subscriber.returncode, stderr) == (130, "")

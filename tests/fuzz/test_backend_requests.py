@@ -1,15 +1,20 @@
-"""S1 to S5 by the thousand: whatever is sent, the answer is a 4xx with a code, and AWS hears nothing of it."""
+"""S1 to S10 by the ten thousand: whatever is sent, the answer is a 4xx with a code, and AWS hears nothing of it."""
 
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from asn1crypto import core
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from enrollment_backend.csr_policy import accept
+from enrollment_backend.errors import CsrRefusedError
+from tests.backend import csr_factory as make
 from tests.backend.csr_factory import THING, der_of, pem, pem_of, request, rsa_key
 from tests.backend.deployment import Answer, Deployment, deployed, event
 
@@ -17,6 +22,9 @@ PATHS = st.sampled_from(["/v1/certificates", "/getCertificate"])
 CSRS = [der_of(request()), der_of(request(rsa_key()))]
 CSR = pem_of(request())
 FUZZ = settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+P256 = core.ObjectIdentifier("1.2.840.10045.3.1.7").dump()
+POINTS = st.binary(max_size=70) | st.binary(min_size=64, max_size=64).map(lambda octets: b"\x04" + octets)
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just(CSR) | st.just(THING),
@@ -97,6 +105,92 @@ def test_s4_s5_a_changed_csr_is_refused(backend: Deployment, data: st.DataObject
     if bytes(der) in CSRS:
         der[-1] ^= 1
     assert_refused(backend, backend.enroll(pem(bytes(der)), THING))
+
+
+def spoilt(der: bytes, random_: random.Random) -> bytes:
+    """Return the bytes with a run of them flipped, cut out, doubled, moved, or put in from another request."""
+    at = random_.randrange(len(der))
+    until = min(len(der), at + random_.choice((1, 1, 1, 2, 4, 16, 64)))
+    other = random_.choice(CSRS)
+    to = random_.randrange(len(other))
+    replacement = random_.choice(
+        (
+            bytes((der[at] ^ 1 << random_.randrange(8),)) + der[at + 1 : until],
+            random_.randbytes(until - at),
+            b"",
+            der[at:until] * 2,
+            other[to : to + until - at],
+            der[at:until][::-1],
+        )
+    )
+    return der[:at] + replacement + der[until:]
+
+
+def test_s4_s5_twenty_thousand_spoilt_csrs_are_refused(backend: Deployment) -> None:
+    """S4, S5: the same twenty thousand each time, spoilt once to three times over."""
+    random_ = random.Random(10)
+    for _ in range(20_000):
+        der = random_.choice(CSRS)
+        for _ in range(random_.randint(1, 3)):
+            der = spoilt(der, random_) or b"\x00"
+        if der not in CSRS:
+            assert_refused(backend, backend.enroll(pem(der), THING))
+
+
+@FUZZ
+@given(data=st.data())
+def test_s4_s9_s10_a_changed_and_signed_again_csr_says_what_it_said(data: st.DataObject) -> None:
+    """S4, S9, S10: with the signature out of the way, what passes still is the Thing's, the key's, and asks nothing."""
+    changed = bytearray(request().tbs_certrequest_bytes)
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(changed) - 1))
+        until = data.draw(st.integers(at, min(at + 2, len(changed))))
+        changed[at:until] = data.draw(st.binary(max_size=2))
+    signature = core.OctetBitString(make.ecdsa_sha256(bytes(changed))).dump()
+    der = make.tlv(0x30, bytes(changed) + bytes.fromhex("300a06082a8648ce3d040302") + signature)
+    try:
+        accepted = accept(pem(der), THING)
+    except CsrRefusedError:
+        return
+    assert (accepted.common_name, accepted.spki) == (THING, make.spki_of(make.ec_key()))
+    assert der.count(b"\xa0\x00") == 1
+
+
+@FUZZ
+@given(modulus=st.integers() | st.integers(1 << 2047, (1 << 2048) - 1), exponent=st.just(65537) | st.integers())
+def test_s6_arbitrary_rsa_numbers_are_refused(backend: Deployment, modulus: int, exponent: int) -> None:
+    """S6: no numbers bring the arithmetic down, and none get a certificate without their signature."""
+    assert_refused(backend, backend.enroll(pem(make.forged(spki=make.rsa_spki(modulus, exponent))), THING))
+
+
+@FUZZ
+@given(parameters=st.just(P256) | st.binary(max_size=12), point=POINTS)
+def test_s7_arbitrary_points_are_refused(backend: Deployment, parameters: bytes, point: bytes) -> None:
+    """S7: nor do any octets in the place of a curve and a point."""
+    assert_refused(backend, backend.enroll(pem(make.forged(spki=make.ec_spki(parameters, point))), THING))
+
+
+@FUZZ
+@given(numbers=st.lists(st.integers() | st.integers(1, 1 << 256), max_size=3), rest=st.binary(max_size=2))
+def test_s8_arbitrary_signature_numbers_are_refused(backend: Deployment, numbers: list[int], rest: bytes) -> None:
+    """S8: nor do any numbers, of any sign, size and count, in the place of a signature's two."""
+    signature = make.tlv(0x30, b"".join(core.Integer(number).dump() for number in numbers)) + rest
+    assert_refused(backend, backend.enroll(pem(make.forged(sign=lambda _: signature)), THING))
+
+
+@FUZZ
+@given(attributes=st.binary(min_size=1, max_size=40), oid=st.none() | st.just("1.2.840.113549.1.9.14"))
+def test_s9_arbitrary_attributes_are_refused(backend: Deployment, attributes: bytes, oid: str | None) -> None:
+    """S9: nor do any octets where a request for extensions goes, correctly signed."""
+    content = attributes if oid is None else make.attribute(oid, attributes)
+    assert_refused(backend, backend.enroll(pem(make.forged(attributes=content)), THING))
+
+
+@FUZZ
+@given(name=st.text(max_size=80).filter(lambda name: name != THING))
+def test_s10_arbitrary_names_are_refused(backend: Deployment, name: str) -> None:
+    """S10: no text but the Thing's name is the Thing's name."""
+    assert_refused(backend, backend.enroll(pem(make.forged(common_name=core.UTF8String(name))), THING))
 
 
 @FUZZ
