@@ -247,7 +247,7 @@ def _recorded(calls: list[str]) -> Iterator[None]:
 
 @contextmanager
 def _failing(faults: dict[str, Fault]) -> Iterator[None]:
-    original = BotocoreStubber.__call__
+    original: Callable[..., AWSResponse | None] = BotocoreStubber.__call__
 
     def answer(stubber: Any, event_name: str, request: Any, **arguments: Any) -> AWSResponse | None:
         fault = faults.get(event_name.rpartition(".")[2])
@@ -256,8 +256,7 @@ def _failing(faults: dict[str, Fault]) -> Iterator[None]:
             return answered
         # moto in one process is made for one thread; the handler's calls overlap.
         with _ONE_CALL_AT_A_TIME:
-            answered = original(stubber, event_name, request, **arguments)
-        return answered
+            return original(stubber, event_name, request, **arguments)
 
     with mock.patch.object(BotocoreStubber, "__call__", answer):
         yield
