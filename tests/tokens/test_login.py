@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hsm_enroll import device_token
 from hsm_enroll.errors import PinFinalTryError, PinLockedError, PinMissingError, PinWrongError, TokenRefusedError
 from hsm_enroll.key import TokenName
 from hsm_enroll.secret import Secret
@@ -129,6 +130,9 @@ def test_d1_a_warning_token_is_not_logged_in_to(
     with pytest.raises(error) as caught, session.opened(report.name, pin):
         pass
     assert caught.value.exit_status == 13
+    # What MQTT asks before awscrt logs in, which looks at no flag itself.
+    with pytest.raises(error):
+        device_token.check_ready(report.name)
     assert not log.exists()
     assert asked == []
 
