@@ -1,9 +1,8 @@
-"""Certificates as this device sees them: parsed strictly, compared by their public key."""
+"""Certificates as this device sees them: parsed strictly."""
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import re
 
 from asn1crypto import x509
@@ -34,8 +33,3 @@ def read_certificate(text: str) -> x509.Certificate:
         # The last two are what asn1crypto makes of an unknown key algorithm and of a type without a value.
         raise ForeignCertificateError("what was given as a certificate is not one PEM certificate") from error
     return certificate
-
-
-def spki_sha256(public_key_info: bytes) -> str:
-    """Return the SHA-256 of a DER SubjectPublicKeyInfo in base64, the form that names a key in this project."""
-    return base64.b64encode(hashlib.sha256(public_key_info).digest()).decode("ascii")

@@ -6,9 +6,9 @@ import base64
 from functools import cache
 
 import pytest
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 
-from hsm_enroll.certificate import read_certificate, spki_sha256
+from hsm_enroll.certificate import read_certificate
 from hsm_enroll.errors import ForeignCertificateError
 from hsm_enroll.key import KeyType
 from tests.client.self_signed import armoured, der, pem, self_signed
@@ -122,13 +122,3 @@ def test_a_file_cut_at_any_character_is_refused() -> None:
     for length in range(len(_pem().rstrip())):
         with pytest.raises(ForeignCertificateError):
             read_certificate(_pem()[:length])
-
-
-@pytest.mark.parametrize("key_type", KeyType)
-def test_a_key_is_named_by_the_hash_of_its_spki(key_type: KeyType) -> None:
-    """The name of a key is SHA-256 over its SubjectPublicKeyInfo, in base64."""
-    key = software_key(key_type)
-    digest = hashes.Hash(hashes.SHA256())
-    digest.update(public_key_info(key))
-
-    assert base64.b64decode(spki_sha256(public_key_info(key)), validate=True) == digest.finalize()
