@@ -1,42 +1,53 @@
 """Where Lambda enters: builds the adapters once, hands over, and lets nothing escape.
 
-Environment: AUTH_MODE, POLICY_NAME, MQTT_ENDPOINT, MQTT_PORT (see `enrollment_backend.settings`), and what AWS's
-library reads by itself (AWS_REGION, AWS_ENDPOINT_URL, credentials).
+Environment: AUTH_MODE, POLICY_NAME, TABLE_NAME, MQTT_ENDPOINT, MQTT_PORT (see `enrollment_backend.settings`), and what
+AWS's library reads by itself (AWS_REGION, AWS_ENDPOINT_URL, credentials).
 """
 
 from __future__ import annotations
 
 import os
+import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from enrollment_backend import http, log
+from enrollment_backend import device_api, http, log, operator_api
 from enrollment_backend.errors import ConfigurationError
 from enrollment_backend.service import EnrollmentService
 from enrollment_backend.settings import Settings
 
 if TYPE_CHECKING:
-    from enrollment_backend.csr_policy import AcceptedCsr
-    from enrollment_backend.issuer import IssuedCertificate, Issuer
+    from enrollment_backend.aws import Clients
+    from enrollment_backend.issuer import Issuer
+    from enrollment_backend.ledger import Ledger
+    from enrollment_backend.operator import Operator
+    from enrollment_backend.sweep import Sweeper
+
+_SCHEDULED_SWEEP = {"hsm-enroll": "sweep"}  # what the template's schedule sends; API Gateway sends nothing like it
+_PAGE_OF_A_SWEEP_MILLISECONDS = 10_000
 
 
-def lambda_handler(event: Mapping[str, Any], context: object) -> dict[str, Any]:
-    """Answer one API Gateway HTTP API event (payload format 2.0), whatever happens.
+def lambda_handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
+    """Answer one API Gateway HTTP API event (payload format 2.0), whatever happens; or do what the schedule asks for.
 
     Args:
         event: the request.
-        context: Lambda's context; only its `aws_request_id` is used, and it may lack it.
+        context: Lambda's context. Of a request it may be None.
 
     Returns:
         The answer in payload format 2.0. A failure nobody foresaw is a 500 that says nothing, and a log line that
         says where it came from, without the exception's text: that may quote what the caller sent.
     """
+    if event == _SCHEDULED_SWEEP:
+        log.begin(context.aws_request_id)
+        _sweeper().go_on(lambda: context.get_remaining_time_in_millis() > _PAGE_OF_A_SWEEP_MILLISECONDS)
+        return {}
     request_id = http.request_id_of(event, context)
-    log.request_id.set(request_id)
+    log.begin(request_id)
     try:
-        return http.handle(event, _service().enroll, request_id)
+        return http.handle(event, _routes(), request_id)
     except ConfigurationError as error:
         log.error("configuration-error", **error.facts)
     except Exception as error:  # noqa: BLE001 - the outermost layer: nothing stands behind it
@@ -50,18 +61,64 @@ def _where(error: Exception) -> str:
 
 
 @cache
-def _service() -> EnrollmentService:
-    settings = Settings.from_environment(os.environ)
-
-    def issue(thing_name: str, csr: AcceptedCsr) -> IssuedCertificate:
-        return _issuer(settings.policy_name).issue(thing_name, csr)
-
-    return EnrollmentService(settings.auth_mode, issue, settings.mqtt_endpoint, settings.mqtt_port)
+def _routes() -> http.Routes:
+    settings = _settings()
+    service = EnrollmentService(
+        auth_mode=settings.auth_mode,
+        ledger=_ledger,
+        issuer=_issuer,
+        concurrently=_concurrently,
+        mqtt_endpoint=settings.mqtt_endpoint,
+        mqtt_port=settings.mqtt_port,
+    )
+    return {**device_api.routes(service.enroll), **operator_api.routes(_operator, _sweeper, time.time)}
 
 
 @cache
-def _issuer(policy_name: str) -> Issuer:
-    # Not at the top: a refused request, and the health check, need none of AWS's library.
-    from enrollment_backend.issuer import Issuer, connect
+def _settings() -> Settings:
+    return Settings.from_environment(os.environ)
 
-    return Issuer(connect(), policy_name)
+
+# From here on nothing is imported at the top: a refused request, and the health check, need none of AWS's library.
+
+
+@cache
+def _clients() -> Clients:
+    from enrollment_backend.aws import connect
+
+    return connect()
+
+
+def _concurrently(*calls: Callable[[], Any]) -> list[Any]:
+    from enrollment_backend.aws import concurrently
+
+    return concurrently(*calls)
+
+
+@cache
+def _issuer() -> Issuer:
+    from enrollment_backend.issuer import Issuer
+
+    return Issuer(_clients(), _settings().policy_name)
+
+
+@cache
+def _ledger() -> Ledger:
+    from enrollment_backend.ledger import Ledger
+    from enrollment_backend.table import Table
+
+    return Ledger(Table(_clients().dynamodb, _settings().table_name), time.time, time.sleep)
+
+
+@cache
+def _operator() -> Operator:
+    from enrollment_backend.operator import Operator
+
+    return Operator(_ledger(), _issuer(), time.time)
+
+
+@cache
+def _sweeper() -> Sweeper:
+    from enrollment_backend.sweep import Sweeper
+
+    return Sweeper(_ledger(), _issuer(), time.time)

@@ -18,7 +18,7 @@ class EnrollmentError(Exception):
     """
 
     code: ClassVar[str] = "internal"
-    detail: ClassVar[str] = "Something went wrong that is not the request's fault."
+    detail: str = "Something went wrong that is not the request's fault."
 
     def __init__(self, **facts: str) -> None:
         super().__init__(self.detail)
@@ -37,6 +37,85 @@ class InviteRequiredError(EnrollmentError):
 
     code = "invite-required"
     detail = "This deployment needs an invite."
+
+
+class InviteInvalidError(EnrollmentError):
+    """The code is malformed, unknown, expired, used up, revoked, or for another Thing: one answer for all of them.
+
+    Says which in `facts`, under `reason`: that is the operator's to know.
+    """
+
+    code = "invite-invalid"
+    detail = "The invite is not valid for this request; the operator can make a new one."
+
+
+class AttestationRequiredError(EnrollmentError):
+    """The invite is for one TPM, and the request does not prove that its key lives there."""
+
+    code = "attestation-required"
+    detail = "This invite needs proof that the key lives in a TPM."
+
+
+class OperatorRequiredError(EnrollmentError):
+    """API Gateway did not say which IAM identity calls an operator's route."""
+
+    code = "operator-required"
+    detail = "This path is the operator's: requests to it are signed with AWS credentials."
+
+
+# --- what stands in the ledger --------------------------------------------------------------------------------------
+
+
+class ConflictError(EnrollmentError):
+    """Base of what the ledger says no to: the request is sound, and contradicts what was issued before."""
+
+
+class ThingEnrolledError(ConflictError):
+    """The Thing is enrolled with another key."""
+
+    code = "thing-enrolled"
+    detail = "The Thing is enrolled with another key; the operator can revoke it."
+
+
+class KeyEnrolledError(ConflictError):
+    """The key is, or was, another Thing's."""
+
+    code = "key-enrolled"
+    detail = "The key belongs to another Thing; make a new one."
+
+
+class ThingRevokedError(ConflictError):
+    """The Thing was revoked. A new key may follow, with an invite made after that."""
+
+    code = "thing-revoked"
+    detail = "The Thing was revoked; a new key and a new invite are needed."
+
+
+class ThingUnknownError(EnrollmentError):
+    """The ledger has no Thing of that name."""
+
+    code = "thing-unknown"
+    detail = "The ledger has no Thing of that name."
+
+
+class InviteUnknownError(EnrollmentError):
+    """There is no invite of that id."""
+
+    code = "invite-unknown"
+    detail = "There is no invite of that id."
+
+
+class RetryableError(EnrollmentError):
+    """Base of what may pass by itself. `retry_after` is in seconds."""
+
+    retry_after: ClassVar[int] = 5
+
+
+class EnrollmentInProgressError(RetryableError):
+    """Another request for the same Thing and key is at work, and has not finished within the time there is."""
+
+    code = "enrollment-in-progress"
+    detail = "The same enrollment is under way already; try again in some seconds."
 
 
 # --- what is asked --------------------------------------------------------------------------------------------------
@@ -121,6 +200,20 @@ class FieldTypeError(RequestRefusedError):
 
     code = "field-type"
     detail = "A field has the wrong type; csr and thingName are strings."
+
+
+class FieldInvalidError(RequestRefusedError):
+    """A field or parameter of an operator's request has a value that makes no sense.
+
+    Args:
+        field: its name; `detail` then says it.
+    """
+
+    code = "field-invalid"
+
+    def __init__(self, field: str) -> None:
+        super().__init__(field=field)
+        self.detail = f"The value of {field} makes no sense."
 
 
 class ThingNameError(RequestRefusedError):
@@ -219,7 +312,7 @@ class CsrCommonNameLengthError(CsrRefusedError):
     detail = "The CSR's common name is longer than 64 characters."
 
 
-# --- AWS IoT --------------------------------------------------------------------------------------------------------
+# --- AWS ------------------------------------------------------------------------------------------------------------
 
 
 class AwsError(EnrollmentError):
@@ -241,32 +334,33 @@ class ThingExistsError(AwsError):
     detail = "A Thing of that name exists already and is not this one."
 
 
-class RetryableAwsError(AwsError):
-    """Base of what may pass by itself. `retry_after` is in seconds."""
-
-    retry_after: ClassVar[int] = 5
-
-
-class ThrottledError(RetryableAwsError):
-    """AWS IoT counts its limits per second and account."""
+class ThrottledError(AwsError, RetryableError):
+    """AWS counts its limits per second and account."""
 
     code = "throttled"
-    detail = "AWS IoT is being asked too often; try again later."
+    detail = "AWS is being asked too often; try again later."
 
 
-class AwsUnavailableError(RetryableAwsError):
-    """AWS IoT failed, or did not answer in time. The call may have been carried out nevertheless."""
+class AwsUnavailableError(AwsError, RetryableError):
+    """AWS failed, or did not answer in time. The call may have been carried out nevertheless."""
 
     code = "aws-unavailable"
-    detail = "AWS IoT does not answer at the moment; try again later."
+    detail = "AWS does not answer at the moment; try again later."
     retry_after = 10
 
 
 class AwsRefusedError(AwsError):
-    """AWS IoT refused the call for a reason that no retry cures: permissions, a missing policy, its own rules."""
+    """AWS refused the call for a reason that no retry cures: permissions, a missing policy, its own rules."""
 
     code = "aws-refused"
-    detail = "AWS IoT refused to issue the certificate; the operator finds the reason in the log."
+    detail = "AWS refused what the backend asked for; the operator finds the reason in the log."
+
+
+class ConditionFailedError(AwsError, RetryableError):
+    """DynamoDB found the items other than a conditional write expects them. Nothing was written."""
+
+    code = "enrollment-in-progress"
+    detail = EnrollmentInProgressError.detail
 
 
 class CertificateForeignError(AwsError):

@@ -1,7 +1,7 @@
-"""API Gateway HTTP API, payload format 2.0, on one side; the use cases on the other. Only this module knows HTTP.
+"""API Gateway HTTP API, payload format 2.0: the event taken apart, the answer put together, errors as problems.
 
 A refusal is `application/problem+json` (RFC 9457 §3). Its `type` is ``about:blank`` (§4.2.1): what tells problems apart
-is the extension member `code`, which is stable.
+is the extension member `code`, which is stable. Which routes there are is not known here.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
-from enrollment_backend import __version__, log
+from enrollment_backend import log
 from enrollment_backend.errors import (
+    AttestationRequiredError,
     AwsRefusedError,
     CertificateForeignError,
+    ConflictError,
     EnrollmentError,
-    FieldMissingError,
-    FieldTypeError,
-    FieldUnknownError,
+    InviteInvalidError,
     InviteRequiredError,
+    InviteUnknownError,
+    OperatorRequiredError,
     RequestRefusedError,
-    RetryableAwsError,
+    RetryableError,
     ThingExistsError,
+    ThingUnknownError,
     ThrottledError,
 )
-from enrollment_backend.service import EnrollmentRequest, Issued
 from enrollment_backend.strict_json import parse_object
 
 MAX_BODY_BYTES = 16 * 1024
-_PEM_BEGIN = b"-----BEGIN "
 _MAX_BASE64_CHARACTERS = (MAX_BODY_BYTES + 2) // 3 * 4
 
 Event = Mapping[str, Any]
 Answer = dict[str, Any]
-Enroll = Callable[[EnrollmentRequest], Issued]
 
 
 class NotFoundError(EnrollmentError):
@@ -83,28 +83,45 @@ class BodyBase64Error(RequestRefusedError):
 _STATUS: dict[type[EnrollmentError], HTTPStatus] = {
     RequestRefusedError: HTTPStatus.BAD_REQUEST,
     InviteRequiredError: HTTPStatus.UNAUTHORIZED,
+    InviteInvalidError: HTTPStatus.UNAUTHORIZED,
+    AttestationRequiredError: HTTPStatus.FORBIDDEN,
+    OperatorRequiredError: HTTPStatus.FORBIDDEN,
     NotFoundError: HTTPStatus.NOT_FOUND,
+    ThingUnknownError: HTTPStatus.NOT_FOUND,
+    InviteUnknownError: HTTPStatus.NOT_FOUND,
     MethodNotAllowedError: HTTPStatus.METHOD_NOT_ALLOWED,
+    ConflictError: HTTPStatus.CONFLICT,
     ThingExistsError: HTTPStatus.CONFLICT,
     BodyTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     MediaTypeError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     ThrottledError: HTTPStatus.TOO_MANY_REQUESTS,
     AwsRefusedError: HTTPStatus.BAD_GATEWAY,
     CertificateForeignError: HTTPStatus.BAD_GATEWAY,
-    RetryableAwsError: HTTPStatus.SERVICE_UNAVAILABLE,
+    RetryableError: HTTPStatus.SERVICE_UNAVAILABLE,
     EnrollmentError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 
 
 @dataclass(frozen=True)
-class _Reply:
+class Reply:
+    """An answer that is no problem.
+
+    Attributes:
+        status: of HTTP.
+        media_type: of the body.
+        body: text.
+        headers: beside those that every answer has.
+    """
+
     status: HTTPStatus
-    media_type: str
-    body: str
+    media_type: str = "application/json"
+    body: str = ""
     headers: dict[str, str] = field(default_factory=dict)
 
 
-_Endpoint = Callable[[Event, Enroll], _Reply]
+Endpoint = Callable[[Event], Reply]
+Routes = Mapping[str, Mapping[str, Endpoint]]
+"""Path, then method."""
 
 
 def request_id_of(event: Event, context: object) -> str:
@@ -115,12 +132,12 @@ def request_id_of(event: Event, context: object) -> str:
     return str(getattr(context, "aws_request_id", "unknown"))
 
 
-def handle(event: Event, enroll: Enroll, request_id: str) -> Answer:
+def handle(event: Event, routes: Routes, request_id: str) -> Answer:
     """Answer one request.
 
     Args:
         event: API Gateway HTTP API event, payload format 2.0.
-        enroll: the use case.
+        routes: what to call.
         request_id: shown in problems, so that a caller can name the request to the operator.
 
     Returns:
@@ -129,11 +146,6 @@ def handle(event: Event, enroll: Enroll, request_id: str) -> Answer:
     Raises:
         Exception: only what nobody foresaw.
     """
-    routes: dict[str, dict[str, _Endpoint]] = {
-        "/v1/certificates": {"POST": _certificates},
-        "/getCertificate": {"POST": _get_certificate},
-        "/v1/health": {"GET": _health},
-    }
     route = "none"
     try:
         path, method = str(event.get("rawPath")), _method(event)
@@ -142,13 +154,13 @@ def handle(event: Event, enroll: Enroll, request_id: str) -> Answer:
         route = path
         if method not in routes[path]:
             raise MethodNotAllowedError(allow=", ".join(routes[path]))
-        reply = routes[path][method](event, enroll)
+        reply = routes[path][method](event)
     except EnrollmentError as error:
         reply = _problem(error, request_id)
-        write = log.error if reply.status >= HTTPStatus.INTERNAL_SERVER_ERROR else log.info
-        write("request", route=route, status=reply.status.value, code=error.code, **error.facts)
+        failed = reply.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        log.request(route=route, status=reply.status.value, outcome=error.code, failed=failed, **error.facts)
     else:
-        log.info("request", route=route, status=reply.status.value)
+        log.request(route=route, status=reply.status.value, outcome="ok", failed=False)
     return _answer(reply)
 
 
@@ -157,56 +169,20 @@ def internal_error(request_id: str) -> Answer:
     return _answer(_problem(EnrollmentError(), request_id))
 
 
-def _certificates(event: Event, enroll: Enroll) -> _Reply:
+def json_reply(status: HTTPStatus, content: dict[str, Any]) -> Reply:
+    """Return a reply whose body is a JSON object."""
+    return Reply(status, body=json.dumps(content))
+
+
+def json_body(event: Event) -> dict[str, Any]:
+    """Return the body of a request that is declared to be JSON, a strict object.
+
+    Raises:
+        MediaTypeError, BodyTooLargeError, RequestRefusedError: it is not.
+    """
     if _media_type(event) != "application/json":
         raise MediaTypeError
-    issued = enroll(_enrollment_request(_body(event)))
-    return _json(
-        HTTPStatus.CREATED,
-        {
-            "certificatePem": issued.certificate.pem,
-            "certificateId": issued.certificate.certificate_id,
-            "certificateArn": issued.certificate.arn,
-            "thingName": issued.thing_name,
-            "mqttEndpoint": issued.mqtt_endpoint,
-            "mqttPort": issued.mqtt_port,
-            "attested": issued.attested,
-        },
-    )
-
-
-def _get_certificate(event: Event, enroll: Enroll) -> _Reply:
-    # Any Content-Type will do: clients written for the original article post as whatever their tool declares.
-    body = _body(event)
-    issued = enroll(_raw_csr(body) if body.startswith(_PEM_BEGIN) else _enrollment_request(body))
-    return _Reply(HTTPStatus.OK, "text/plain", issued.certificate.pem)
-
-
-def _health(_event: Event, _enroll: Enroll) -> _Reply:
-    return _json(HTTPStatus.OK, {"status": "ok", "version": __version__})
-
-
-def _raw_csr(body: bytes) -> EnrollmentRequest:
-    # What is not ASCII becomes a character that no PEM has, for the CSR's own check to refuse.
-    return EnrollmentRequest(thing_name=None, csr=body.decode("ascii", "replace"))
-
-
-def _enrollment_request(body: bytes) -> EnrollmentRequest:
-    fields = parse_object(body)
-    if not fields.keys() <= {"csr", "thingName"}:
-        raise FieldUnknownError
-    return EnrollmentRequest(
-        thing_name=_string(fields, "thingName") if "thingName" in fields else None, csr=_string(fields, "csr")
-    )
-
-
-def _string(fields: dict[str, Any], name: str) -> str:
-    if name not in fields:
-        raise FieldMissingError
-    value = fields[name]
-    if not isinstance(value, str):
-        raise FieldTypeError
-    return value
+    return parse_object(body_of(event))
 
 
 def _request_context(event: Event) -> Mapping[str, Any]:
@@ -219,17 +195,44 @@ def _method(event: Event) -> str:
     return str(http.get("method", "")) if isinstance(http, Mapping) else ""
 
 
+def header(event: Event, wanted: str) -> str | None:
+    """Return a header's value; its name is given in lower case."""
+    headers = event.get("headers") or {}
+    return next((str(value) for name, value in headers.items() if name.lower() == wanted), None)
+
+
+def parameter(event: Event, name: str) -> str | None:
+    """Return a query parameter's value, decoded; one that is there several times, joined by commas."""
+    parameters = event.get("queryStringParameters") or {}
+    value = parameters.get(name)
+    return None if value is None else str(value)
+
+
+def operator_of(event: Event) -> str:
+    """Return the ARN of the IAM identity that signed the request, which API Gateway has verified.
+
+    Raises:
+        OperatorRequiredError: it has verified none.
+    """
+    authorizer = _request_context(event).get("authorizer")
+    identity = authorizer.get("iam") if isinstance(authorizer, Mapping) else None
+    arn = identity.get("userArn") if isinstance(identity, Mapping) else None
+    if not isinstance(arn, str) or not arn:
+        raise OperatorRequiredError
+    return arn
+
+
 def _media_type(event: Event) -> str:
     """Return the media type without its parameters: none is defined for JSON (RFC 8259 §11)."""
-    headers = event.get("headers") or {}
-    for name, value in headers.items():
-        if name.lower() == "content-type":
-            return str(value).partition(";")[0].strip().lower()
-    return ""
+    return (header(event, "content-type") or "").partition(";")[0].strip().lower()
 
 
-def _body(event: Event) -> bytes:
-    """Return the body's bytes. What is too long is refused before anything is done with it."""
+def body_of(event: Event) -> bytes:
+    """Return the body's bytes. What is too long is refused before anything is done with it.
+
+    Raises:
+        BodyTooLargeError, BodyBase64Error: it is no body of ours.
+    """
     body = event.get("body") or ""
     if event.get("isBase64Encoded"):
         if len(body) > _MAX_BASE64_CHARACTERS:
@@ -248,11 +251,7 @@ def _body(event: Event) -> bytes:
     return content
 
 
-def _json(status: HTTPStatus, content: dict[str, Any]) -> _Reply:
-    return _Reply(status, "application/json", json.dumps(content))
-
-
-def _problem(error: EnrollmentError, request_id: str) -> _Reply:
+def _problem(error: EnrollmentError, request_id: str) -> Reply:
     status = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
     content = {
         "type": "about:blank",
@@ -262,23 +261,24 @@ def _problem(error: EnrollmentError, request_id: str) -> _Reply:
         "code": error.code,
         "requestId": request_id,
     }
-    return _Reply(status, "application/problem+json", json.dumps(content), _problem_headers(error))
+    return Reply(status, "application/problem+json", json.dumps(content), _problem_headers(error))
 
 
 def _problem_headers(error: EnrollmentError) -> dict[str, str]:
-    if isinstance(error, RetryableAwsError):
+    if isinstance(error, RetryableError):
         return {"retry-after": str(error.retry_after)}  # seconds, RFC 9110 §10.2.3
     if isinstance(error, MethodNotAllowedError):
         return {"allow": error.allow}  # RFC 9110 §15.5.6
-    if isinstance(error, InviteRequiredError):
+    if isinstance(error, InviteRequiredError | InviteInvalidError):
         return {"www-authenticate": "Bearer"}  # RFC 9110 §15.5.2
     return {}
 
 
-def _answer(reply: _Reply) -> Answer:
+def _answer(reply: Reply) -> Answer:
+    typed = {"content-type": reply.media_type} if reply.body else {}
     return {
         "statusCode": reply.status.value,
-        "headers": {"content-type": reply.media_type, "cache-control": "no-store", **reply.headers},
+        "headers": {**typed, "cache-control": "no-store", **reply.headers},
         "body": reply.body,
         "isBase64Encoded": False,
     }

@@ -1,121 +1,43 @@
-"""AWS IoT: Thing, certificate and policy, in two rounds of two calls that do not depend on each other.
-
-    CreateThing             ∥  CreateCertificateFromCsr
-    AttachThingPrincipal    ∥  AttachPolicy
-
-API Gateway waits 30 seconds for the function. The time-outs below keep both rounds, and the withdrawal after a failure,
-within that.
-"""
+"""AWS IoT: Things, certificates and what they are attached to."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import ClientError, HTTPClientError
-from botocore.exceptions import ConnectionError as AwsConnectionError
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import load_pem_x509_certificates
 
 from enrollment_backend import log
-from enrollment_backend.errors import (
-    AwsError,
-    AwsRefusedError,
-    AwsUnavailableError,
-    CertificateForeignError,
-    ThingExistsError,
-    ThrottledError,
-)
+from enrollment_backend.aws import Clients, call, concurrently
+from enrollment_backend.claims import Certificate
+from enrollment_backend.errors import AwsError, CertificateForeignError, ThingExistsError
 
 if TYPE_CHECKING:
-    from mypy_boto3_iot import IoTClient
-
     from enrollment_backend.csr_policy import AcceptedCsr
 
-# Error codes, never statuses: AWS IoT throttles with 400 and reports a limit with 410.
-_THROTTLED = frozenset(
-    {
-        "LimitExceededException",
-        "RequestLimitExceeded",
-        "Throttling",
-        "ThrottlingException",
-        "TooManyRequestsException",
-    }
-)
-# The numbers are what botocore makes of an answer that has no code, such as a load balancer's page.
-_UNAVAILABLE = frozenset(
-    {
-        "500",
-        "502",
-        "503",
-        "504",
-        "InternalException",
-        "InternalFailure",
-        "InternalFailureException",
-        "InternalServerError",
-        "ServiceUnavailable",
-        "ServiceUnavailableException",
-    }
-)
+CLAIM_ATTRIBUTE = "hsm-enroll"  # of a Thing: the claim that it was made for
+
+_PAGE = 100  # certificates; BatchGetItem takes as many keys
+_NEWEST_PAGES = 10
 
 
 @dataclass(frozen=True)
-class IssuedCertificate:
-    """A certificate that AWS IoT holds as active, attached to its Thing and to the device policy.
+class Listed:
+    """A certificate as ListCertificates shows it.
 
     Attributes:
-        pem: X.509 in PEM.
-        certificate_id: AWS IoT's identifier, 64 hexadecimal digits.
-        arn: its ARN.
+        certificate_id, arn: as AWS IoT names it.
+        active: whether its status is ACTIVE.
+        created: when it was registered.
     """
 
-    pem: str
     certificate_id: str
     arn: str
-
-
-@dataclass(frozen=True)
-class IotClients:
-    """The same API twice, since a client's retries are fixed when it is made.
-
-    Attributes:
-        repeating: for calls that may be carried out twice without harm.
-        single: one attempt only, for CreateCertificateFromCsr: asked twice, AWS IoT issues two certificates.
-    """
-
-    repeating: IoTClient
-    single: IoTClient
-
-
-def connect() -> IotClients:
-    """Make the clients from AWS's own environment variables (AWS_REGION, AWS_ENDPOINT_URL, credentials).
-
-    Sends nothing yet.
-    """
-    session = boto3.session.Session()  # boto3's default session is not safe to share between threads
-    return IotClients(
-        repeating=session.client(
-            "iot",
-            config=Config(
-                connect_timeout=1,
-                read_timeout=3,
-                retries={"mode": "standard", "total_max_attempts": 2},
-            ),
-        ),
-        single=session.client(
-            "iot",
-            config=Config(
-                connect_timeout=1,
-                read_timeout=8,
-                retries={"total_max_attempts": 1},
-            ),
-        ),
-    )
+    active: bool
+    created: datetime
 
 
 @dataclass(frozen=True)
@@ -123,107 +45,159 @@ class Issuer:
     """Has certificates issued.
 
     Args:
-        iot: see `connect`.
+        aws: see `aws.connect`.
         policy_name: the AWS IoT policy every certificate gets.
+
+    Every method raises the errors of `aws.call`.
     """
 
-    iot: IotClients
+    aws: Clients
     policy_name: str
 
-    def issue(self, thing_name: str, csr: AcceptedCsr) -> IssuedCertificate:
-        """Create the Thing if it is missing, a certificate for the CSR's key, and attach it to Thing and policy.
+    def issue(
+        self, thing_name: str, claim_id: str, csr: AcceptedCsr, may_exist: Callable[[], bool]
+    ) -> tuple[Certificate, bool]:
+        """Create the Thing, and at the same time an active certificate for the CSR's key.
 
         Args:
             thing_name: a checked name.
+            claim_id: stands in the Thing as an attribute. CreateThing with the same attribute succeeds again, and with
+                another one it fails: so a Thing that is not this claim's is never taken for one that is.
             csr: a checked CSR.
+            may_exist: asked, only where the Thing is another's, whether it may be used nevertheless.
 
         Returns:
-            The active certificate; its key is the CSR's.
+            The certificate, attached to nothing yet, so that it can do nothing; and whether the Thing is another's.
 
         Raises:
-            ThrottledError, AwsUnavailableError: it may work later.
-            ThingExistsError: the name is taken by a Thing of another configuration.
+            ThingExistsError: it is, and may not be used.
             CertificateForeignError: AWS IoT answered with a certificate for another key.
-            AwsRefusedError: AWS IoT will not do it.
 
-        If anything fails once the certificate is known, it is made INACTIVE again; should that fail too, the log
-        names it. A certificate whose answer was lost stays behind: active, but with neither policy nor Thing, so
-        that it can do nothing.
+        If it fails after AWS IoT has answered with a certificate, that one is made INACTIVE.
         """
-        with ThreadPoolExecutor(max_workers=2) as pool, ExitStack() as undo:
-            thing = pool.submit(self._create_thing, thing_name)
-            creation = pool.submit(self._create_certificate, csr)
-            certificate = creation.result()
-            undo.callback(self._withdraw, certificate)
-            thing.result()
+        certificate: Certificate | None = None
+
+        def create() -> None:
+            nonlocal certificate
+            certificate = self._create_certificate(csr)
             _refuse_foreign(certificate, csr)
 
-            attachments = (
-                pool.submit(self._attach_policy, certificate),
-                pool.submit(self._attach_thing, certificate, thing_name),
-            )
-            for attachment in attachments:
-                attachment.result()
-            undo.pop_all()
-        return certificate
-
-    def _create_thing(self, thing_name: str) -> None:
-        with _translated("CreateThing"):
-            self.iot.repeating.create_thing(thingName=thing_name)
-
-    def _create_certificate(self, csr: AcceptedCsr) -> IssuedCertificate:
-        with _translated("CreateCertificateFromCsr"):
-            answer = self.iot.single.create_certificate_from_csr(certificateSigningRequest=csr.pem, setAsActive=True)
-        return IssuedCertificate(
-            pem=answer["certificatePem"], certificate_id=answer["certificateId"], arn=answer["certificateArn"]
-        )
-
-    def _attach_policy(self, certificate: IssuedCertificate) -> None:
-        with _translated("AttachPolicy"):
-            self.iot.repeating.attach_policy(policyName=self.policy_name, target=certificate.arn)
-
-    def _attach_thing(self, certificate: IssuedCertificate, thing_name: str) -> None:
-        with _translated("AttachThingPrincipal"):
-            self.iot.repeating.attach_thing_principal(thingName=thing_name, principal=certificate.arn)
-
-    def _withdraw(self, certificate: IssuedCertificate) -> None:
         try:
-            with _translated("UpdateCertificate"):
-                self.iot.repeating.update_certificate(certificateId=certificate.certificate_id, newStatus="INACTIVE")
+            _, adopted = concurrently(create, lambda: self._create_thing(thing_name, claim_id, may_exist))
+        except AwsError:
+            if certificate is not None:
+                self.withdraw(certificate)
+            raise
+        assert certificate is not None  # noqa: S101 - `create` has returned
+        return certificate, adopted
+
+    def ensure_thing(self, thing_name: str, claim_id: str, may_exist: Callable[[], bool]) -> bool:
+        """Create the Thing alone; as `issue`."""
+        return self._create_thing(thing_name, claim_id, may_exist)
+
+    def attach_policy(self, certificate: Certificate) -> None:
+        """Let the certificate do what the device policy says (AttachPolicy)."""
+        with call("AttachPolicy"):
+            self.aws.iot.attach_policy(policyName=self.policy_name, target=certificate.arn)
+
+    def attach_thing(self, certificate: Certificate, thing_name: str) -> None:
+        """Make it the Thing's (AttachThingPrincipal)."""
+        with call("AttachThingPrincipal"):
+            self.aws.iot.attach_thing_principal(thingName=thing_name, principal=certificate.arn)
+
+    def activate(self, certificate: Certificate) -> None:
+        """Make it ACTIVE (UpdateCertificate)."""
+        self._update(certificate.certificate_id, "ACTIVE")
+
+    def deactivate(self, certificate_id: str) -> None:
+        """Make it INACTIVE (UpdateCertificate): AWS IoT ends its connections and lets it make no other."""
+        self._update(certificate_id, "INACTIVE")
+
+    def withdraw(self, certificate: Certificate) -> None:
+        """Deactivate a certificate that nobody will get; if that fails, the log names it, and `sweep` will find it."""
+        try:
+            self.deactivate(certificate.certificate_id)
         except AwsError as error:
             log.error("certificate-left-active", certificateId=certificate.certificate_id, **error.facts)
         else:
             log.info("certificate-withdrawn", certificateId=certificate.certificate_id)
 
+    def newest(self) -> Iterator[list[Listed]]:
+        """Yield the account's certificates in pages, the newest first, up to a thousand."""
+        marker: str | None = None
+        for _ in range(_NEWEST_PAGES):
+            page, marker = self.page(marker, newest_first=True)
+            yield page
+            if marker is None:
+                return
 
-def _refuse_foreign(certificate: IssuedCertificate, csr: AcceptedCsr) -> None:
+    def page(self, marker: str | None, *, newest_first: bool) -> tuple[list[Listed], str | None]:
+        """Return one page of the account's certificates, and the marker of the next; None at the end."""
+        more = {} if marker is None else {"marker": marker}
+        with call("ListCertificates"):
+            answer = self.aws.iot.list_certificates(pageSize=_PAGE, ascendingOrder=not newest_first, **more)
+        listed = [
+            Listed(found["certificateId"], found["certificateArn"], found["status"] == "ACTIVE", found["creationDate"])
+            for found in answer["certificates"]
+        ]
+        return listed, answer.get("nextMarker")
+
+    def for_key(self, certificate_ids: Iterable[str], spki: bytes) -> list[Certificate]:
+        """Return those of some certificates whose public key is this one (DescribeCertificate)."""
+        found = []
+        for certificate_id in certificate_ids:
+            with call("DescribeCertificate"):
+                described = self.aws.iot.describe_certificate(certificateId=certificate_id)["certificateDescription"]
+            certificate = Certificate(
+                described["certificatePem"], described["certificateId"], described["certificateArn"]
+            )
+            if _is_for(certificate, spki):
+                found.append(certificate)
+        return found
+
+    def policies_and_things(self, certificate_arn: str) -> tuple[set[str], set[str]]:
+        """Return the policies and the Things that a certificate is attached to, by name, up to a hundred of each."""
+        with call("ListAttachedPolicies"):
+            policies = self.aws.iot.list_attached_policies(target=certificate_arn, pageSize=_PAGE)["policies"]
+        with call("ListPrincipalThings"):
+            things = self.aws.iot.list_principal_things(principal=certificate_arn, maxResults=_PAGE)["things"]
+        return {policy["policyName"] for policy in policies}, set(things)
+
+    def _create_thing(self, thing_name: str, claim_id: str, may_exist: Callable[[], bool]) -> bool:
+        try:
+            with call("CreateThing"):
+                self.aws.iot.create_thing(
+                    thingName=thing_name, attributePayload={"attributes": {CLAIM_ATTRIBUTE: claim_id}}
+                )
+        except ThingExistsError:
+            if not may_exist():
+                raise
+            return True
+        return False
+
+    def _create_certificate(self, csr: AcceptedCsr) -> Certificate:
+        with call("CreateCertificateFromCsr"):
+            answer = self.aws.iot_once.create_certificate_from_csr(certificateSigningRequest=csr.pem, setAsActive=True)
+        return Certificate(
+            pem=answer["certificatePem"], certificate_id=answer["certificateId"], arn=answer["certificateArn"]
+        )
+
+    def _update(self, certificate_id: str, status: str) -> None:
+        with call("UpdateCertificate"):
+            self.aws.iot.update_certificate(certificateId=certificate_id, newStatus=status)  # type: ignore[arg-type]
+
+
+def _refuse_foreign(certificate: Certificate, csr: AcceptedCsr) -> None:
+    if not _is_for(certificate, csr.spki):
+        raise CertificateForeignError("CreateCertificateFromCsr", "not one certificate with the CSR's public key")
+
+
+def _is_for(certificate: Certificate, spki: bytes) -> bool:
     """Compare public keys as DER SubjectPublicKeyInfo (RFC 5280 §4.1.2.7). Checks neither issuer nor dates."""
     try:
-        spkis = [
-            parsed.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-            for parsed in load_pem_x509_certificates(certificate.pem.encode("utf-8"))
-        ]
-    except ValueError as error:
-        raise CertificateForeignError("CreateCertificateFromCsr", "unreadable certificate") from error
-    if spkis != [csr.spki]:
-        raise CertificateForeignError("CreateCertificateFromCsr", "another public key")
-
-
-@contextmanager
-def _translated(operation: str) -> Iterator[None]:
-    try:
-        yield
-    except ClientError as error:
-        raise _domain_error(operation, error.response.get("Error", {}).get("Code", "")) from error
-    except (HTTPClientError, AwsConnectionError) as error:
-        raise AwsUnavailableError(operation, type(error).__name__) from error
-
-
-def _domain_error(operation: str, aws_code: str) -> AwsError:
-    if aws_code in _THROTTLED:
-        return ThrottledError(operation, aws_code)
-    if aws_code in _UNAVAILABLE:
-        return AwsUnavailableError(operation, aws_code)
-    if operation == "CreateThing" and aws_code == "ResourceAlreadyExistsException":
-        return ThingExistsError(operation, aws_code)
-    return AwsRefusedError(operation, aws_code)
+        parsed = load_pem_x509_certificates(certificate.pem.encode("utf-8"))
+    except ValueError:
+        return False
+    return [found.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) for found in parsed] == [
+        spki
+    ]

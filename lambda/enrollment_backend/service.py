@@ -1,21 +1,38 @@
-"""The use cases. No HTTP and no AWS library: what they need from outside comes in as arguments."""
+"""The use case of a device: enroll. No HTTP and no AWS library: what it needs from outside comes in as arguments.
+
+    claim                                        the ledger binds Thing, key and invite, or says no
+    CreateThing  ∥  CreateCertificateFromCsr     the certificate is active, and attached to nothing
+    record  ∥  AttachPolicy  ∥  AttachThing      now it may connect
+
+Three rounds, whatever dies in between; a later request for the same takes over where this one stopped.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from enrollment_backend.csr_policy import AcceptedCsr, accept
-from enrollment_backend.errors import InviteRequiredError, ThingNameError
+from enrollment_backend import invites, log
+from enrollment_backend.claims import Applicant
+from enrollment_backend.csr_policy import accept
+from enrollment_backend.errors import AwsError, InviteInvalidError, InviteRequiredError, ThingNameError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from enrollment_backend.issuer import IssuedCertificate
+    from enrollment_backend.claims import Certificate, Claim
+    from enrollment_backend.csr_policy import AcceptedCsr
+    from enrollment_backend.issuer import Issuer
+    from enrollment_backend.ledger import Claimed, Ledger
 
-_THING_NAME = re.compile(r"[a-zA-Z0-9:_-]{1,128}")  # AWS IoT CreateThing, thingName
+THING_NAME = re.compile(r"[a-zA-Z0-9:_-]{1,128}")  # AWS IoT CreateThing, thingName
 _OPEN = "open"
+_CLOCKS_DIFFER_BY = timedelta(minutes=5)  # at the most: the ledger's time is ours, a certificate's is AWS IoT's
+
+_MOST_DESCRIBED = 100  # certificates; each takes a call
 
 
 @dataclass(frozen=True)
@@ -23,10 +40,12 @@ class EnrollmentRequest:
     """What a device asks for, exactly as it came: nothing in it has been checked.
 
     Attributes:
+        code: the enrollment code; None if there was none.
         thing_name: the Thing it wants to be; None is the one that the CSR's common name says.
         csr: PKCS#10 in PEM.
     """
 
+    code: str | None
     thing_name: str | None
     csr: str
 
@@ -36,58 +55,151 @@ class Issued:
     """What a device needs to connect.
 
     Attributes:
-        certificate: see `issuer.IssuedCertificate`.
+        certificate: see `claims.Certificate`.
         thing_name: the Thing, which is also the MQTT client id the policy admits.
         mqtt_endpoint: host name for MQTT.
         mqtt_port: port for MQTT with mutual TLS.
         attested: whether the key was proven to live in a TPM.
+        repeated: whether an earlier request had the certificate issued.
     """
 
-    certificate: IssuedCertificate
+    certificate: Certificate
     thing_name: str
     mqtt_endpoint: str
     mqtt_port: int
     attested: bool
+    repeated: bool
 
 
 @dataclass(frozen=True)
 class EnrollmentService:
-    """The use cases of a device.
+    """Enrolls devices.
 
     Args:
-        auth_mode: who may enroll. Anything but ``open`` lets nobody in.
-        issue: has a certificate issued for a Thing and a CSR; a function, since nothing else of AWS is needed here.
+        auth_mode: ``open`` admits anyone; anything else only who has an invite.
+        ledger: gives the ledger when it is needed: a request that is refused before that pays for no AWS library.
+        issuer: gives the issuer, likewise.
+        concurrently: see `aws.concurrently`.
         mqtt_endpoint: host name handed to devices.
         mqtt_port: port handed to devices.
     """
 
     auth_mode: str
-    issue: Callable[[str, AcceptedCsr], IssuedCertificate]
+    ledger: Callable[[], Ledger]
+    issuer: Callable[[], Issuer]
+    concurrently: Callable[..., list[object]]
     mqtt_endpoint: str
     mqtt_port: int
 
     def enroll(self, request: EnrollmentRequest) -> Issued:
-        """Give a Thing its certificate.
+        """Give a Thing its certificate; the one it has, if the same key asks again with the same invite.
 
         Raises:
-            InviteRequiredError: the deployment is not open; nothing of the request was looked at.
+            InviteRequiredError, InviteInvalidError, AttestationRequiredError: the caller may not enroll.
             ThingNameError: the name cannot be that of a Thing.
             CsrRefusedError: the CSR is not acceptable, see `csr_policy.accept`.
-            AwsError: from `issue`.
-
-        Does not check whether the Thing has a certificate already: each call makes a new one.
+            ConflictError, EnrollmentInProgressError: from the ledger.
+            AwsError: from AWS. A later request for the same goes on from there.
         """
-        if self.auth_mode != _OPEN:
-            raise InviteRequiredError
-        if request.thing_name is not None and not _THING_NAME.fullmatch(request.thing_name):
+        code_sha256 = self._code_sha256(request.code)
+        if request.thing_name is not None and not THING_NAME.fullmatch(request.thing_name):
             raise ThingNameError
         csr = accept(request.csr, request.thing_name)
-        if not _THING_NAME.fullmatch(csr.common_name):
+        if not THING_NAME.fullmatch(csr.common_name):
             raise ThingNameError
+        applicant = Applicant(csr.common_name, hashlib.sha256(csr.spki).hexdigest(), code_sha256)
+        log.note(thing=applicant.thing, spkiSha256=applicant.spki_sha256)
+        claimed = self.ledger().claim(applicant)
+        repeated = claimed.claim.certificate is not None
+        certificate = self._again(claimed.claim) if repeated else self._issue(claimed, csr)
+        log.note(enrollment="repeated" if repeated else "new", certificateId=certificate.certificate_id)
         return Issued(
-            certificate=self.issue(csr.common_name, csr),
-            thing_name=csr.common_name,
+            certificate=certificate,
+            thing_name=applicant.thing,
             mqtt_endpoint=self.mqtt_endpoint,
             mqtt_port=self.mqtt_port,
             attested=False,
+            repeated=repeated,
         )
+
+    def _code_sha256(self, code: str | None) -> str | None:
+        if code is None:
+            if self.auth_mode != _OPEN:
+                raise InviteRequiredError
+            return None
+        code_sha256 = invites.code_sha256(code)
+        if code_sha256 is None:
+            raise InviteInvalidError(reason="malformed")
+        log.note(inviteId=invites.invite_id(code_sha256))
+        return code_sha256
+
+    def _again(self, claim: Claim) -> Certificate:
+        """Attach what an earlier request had issued: it may have stopped before that. Twice does no harm."""
+        certificate, issuer = claim.certificate, self.issuer()
+        assert certificate is not None  # noqa: S101 - that is what brought us here
+        self.concurrently(
+            lambda: issuer.attach_policy(certificate), lambda: issuer.attach_thing(certificate, claim.thing)
+        )
+        return certificate
+
+    def _issue(self, claimed: Claimed, csr: AcceptedCsr) -> Certificate:
+        """Have the certificate issued, recorded and attached; or give the claim up for the next request."""
+        ledger, issuer, claim = self.ledger(), self.issuer(), claimed.claim
+        certificate: Certificate | None = None
+
+        def may_exist() -> bool:
+            return ledger.admits_existing_thing(claim)
+
+        try:
+            if claimed.resumed:
+                certificate = self._lost(claim, csr)
+            if certificate is None:
+                certificate, adopted = issuer.issue(claim.thing, claim.claim_id, csr, may_exist)
+            else:
+                adopted = issuer.ensure_thing(claim.thing, claim.claim_id, may_exist)
+            issued, entry = certificate, replace(claim, adopted=adopted)
+            self.concurrently(
+                lambda: ledger.record(entry, issued),
+                lambda: issuer.attach_policy(issued),
+                lambda: issuer.attach_thing(issued, claim.thing),
+            )
+        except AwsError:
+            self._give_up(claim, certificate)
+            raise
+        return certificate
+
+    def _lost(self, claim: Claim, csr: AcceptedCsr) -> Certificate | None:
+        """Find the certificate that was issued for this key, and whose answer was lost; make it the only active one.
+
+        Looks at the certificates of since the claim was made, the newest thousand of the account at the most. Does not
+        find what AWS IoT does not list yet; `sweep` does, later.
+        """
+        ledger, issuer = self.ledger(), self.issuer()
+        since = datetime.fromtimestamp(claim.claimed, UTC) - _CLOCKS_DIFFER_BY
+        unknown: list[str] = []
+        for page in issuer.newest():
+            candidates = [listed.certificate_id for listed in page if listed.created >= since]
+            known = ledger.standing(candidates)
+            unknown += [certificate_id for certificate_id in candidates if certificate_id not in known]
+            if len(candidates) < len(page):
+                break
+        found = issuer.for_key(unknown[:_MOST_DESCRIBED], csr.spki)
+        for superfluous in found[1:]:
+            issuer.deactivate(superfluous.certificate_id)
+        if not found:
+            return None
+        issuer.activate(found[0])
+        return found[0]
+
+    def _give_up(self, claim: Claim, certificate: Certificate | None) -> None:
+        """Let the next request go on at once; a certificate that certainly is not in the ledger is switched off.
+
+        Where even that fails, the lease ends by itself, and `sweep` finds the certificate.
+        """
+        try:
+            unrecorded = self.ledger().release(claim)
+        except AwsError as error:
+            log.error("claim-not-released", **error.facts)
+            return
+        if unrecorded and certificate is not None:
+            self.issuer().withdraw(certificate)

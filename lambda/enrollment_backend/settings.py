@@ -19,18 +19,20 @@ class Settings:
     Attributes:
         auth_mode: who may enroll; only ``open`` means anyone.
         policy_name: the AWS IoT policy every device gets.
+        table_name: the ledger's DynamoDB table.
         mqtt_endpoint: host name of the account's AWS IoT data endpoint, without scheme and port.
         mqtt_port: its port for MQTT with mutual TLS.
     """
 
     auth_mode: str
     policy_name: str
+    table_name: str
     mqtt_endpoint: str
     mqtt_port: int
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
-        """Read AUTH_MODE, POLICY_NAME, MQTT_ENDPOINT and MQTT_PORT (default 8883).
+        """Read AUTH_MODE, POLICY_NAME, TABLE_NAME, MQTT_ENDPOINT and MQTT_PORT (default 8883).
 
         A missing AUTH_MODE is no error: it is the deployment that lets nobody in.
 
@@ -43,6 +45,7 @@ class Settings:
         return cls(
             auth_mode=environment.get("AUTH_MODE", ""),
             policy_name=_required(environment, "POLICY_NAME"),
+            table_name=_required(environment, "TABLE_NAME"),
             mqtt_endpoint=_required(environment, "MQTT_ENDPOINT"),
             mqtt_port=int(port),
         )

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -32,15 +33,20 @@ from cryptography.x509.oid import NameOID
 from moto import mock_aws
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.core.botocore_stubber import BotocoreStubber
-from moto.iot.models import IoTBackend, iot_backends
+from moto.iot.models import iot_backends
+
+from hsm_enroll.local.fidelity import faithful_iot
 
 LAMBDA = Path(__file__).parents[2] / "lambda"
 REGION = "eu-central-1"
 POLICY = "hsm-enroll-device"
+TABLE = "ledger"
+OPERATOR = "arn:aws:iam::123456789012:user/operator"
 REQUEST_ID = "JKJaXmPLvHcESHA="
 ENVIRONMENT = {
     "AUTH_MODE": "open",
     "POLICY_NAME": POLICY,
+    "TABLE_NAME": TABLE,
     "MQTT_ENDPOINT": "mqtt.example.com",
     "AWS_REGION": REGION,
     "AWS_CONFIG_FILE": os.devnull,
@@ -56,6 +62,26 @@ Fault = Callable[[Any], AWSResponse | None]
 """Takes the request botocore is about to send."""
 
 
+class Death(BaseException):
+    """The function was killed: nothing of it runs any more, no handler of exceptions either."""
+
+
+class Clock:
+    """The time as the handler sees it: the real one, and what was added to it."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def time(self) -> float:
+        """Return seconds since the epoch."""
+        return time.time() + self.ahead
+
+    def sleep(self, seconds: float) -> None:
+        """Let that much time pass at once, and others run."""
+        self.ahead += seconds
+        time.sleep(0.001)
+
+
 def event(
     method: str,
     path: str,
@@ -63,6 +89,7 @@ def event(
     *,
     content_type: str | None = "application/json",
     encoded: bool | None = False,
+    code: str | None = None,
 ) -> dict[str, Any]:
     """Return an API Gateway HTTP API event, payload format 2.0; `encoded` None leaves `isBase64Encoded` out."""
     made: dict[str, Any] = {
@@ -77,6 +104,8 @@ def event(
             "stage": "$default",
         },
     }
+    if code is not None:
+        made["headers"]["authorization"] = f"Bearer {code}"
     if body is not None:
         made["body"] = body
     if encoded is not None:
@@ -105,12 +134,17 @@ class Deployment:
 
     Attributes:
         calls: operations the handler has called in AWS, in the order of their start.
+        clock: the handler's.
+        interrupt: called with ``before`` or ``after`` and the operation when one of the handler's requests goes to AWS
+            and when its answer has come back; what it raises is what the handler gets in the answer's place.
     """
 
     handler: Any
     log: io.StringIO
+    clock: Clock
     calls: list[str] = field(default_factory=list)
     faults: dict[str, Fault] = field(default_factory=dict)
+    interrupt: Callable[[str, str], None] = lambda _phase, _operation: None
 
     def send(self, made: dict[str, Any]) -> Answer:
         """Call the handler with an event."""
@@ -118,17 +152,39 @@ class Deployment:
         assert answer["isBase64Encoded"] is False
         return Answer(answer["statusCode"], answer["headers"], answer["body"])
 
-    def post(self, path: str, body: object) -> Answer:
+    def post(self, path: str, body: object, code: str | None = None) -> Answer:
         """POST a JSON document."""
-        return self.send(event("POST", path, json.dumps(body)))
+        return self.send(event("POST", path, json.dumps(body), code=code))
 
     def post_bytes(self, path: str, body: bytes) -> Answer:
         """POST bytes as API Gateway passes on what it does not take for text."""
         return self.send(event("POST", path, base64.b64encode(body).decode("ascii"), encoded=True))
 
-    def enroll(self, csr: str, thing_name: str) -> Answer:
+    def enroll(self, csr: str, thing_name: str, code: str | None = None) -> Answer:
         """POST to /v1/certificates."""
-        return self.post("/v1/certificates", {"csr": csr, "thingName": thing_name})
+        return self.post("/v1/certificates", {"csr": csr, "thingName": thing_name}, code)
+
+    def operate(self, method: str, path: str, body: object = None, **query: str) -> Answer:
+        """Send an operator's request, as API Gateway passes it on once IAM has let it through."""
+        made = event(method, f"/v1/operator/{path}", None if body is None else json.dumps(body))
+        made["requestContext"]["authorizer"] = {"iam": {"userArn": OPERATOR, "accountId": DEFAULT_ACCOUNT_ID}}
+        if query:
+            made["queryStringParameters"] = query
+        return self.send(made)
+
+    def invite(self, thing: str, **more: object) -> str:
+        """Have the backend make an invite, and return its code."""
+        answer = self.operate("POST", "invites", {"invites": [{"thing": thing, **more}]})
+        assert answer.status == 201, answer.body
+        code: str = answer.json["invites"][0]["code"]
+        return code
+
+    def items(self, kind: str) -> dict[str, dict[str, Any]]:
+        """Return the ledger's items of a kind by their ids, with DynamoDB's types taken off."""
+        client = boto3.client("dynamodb", region_name=REGION, config=Config(user_agent_extra=_OBSERVER))
+        found = client.scan(TableName=TABLE)["Items"]
+        plain = [{name: next(iter(value.values())) for name, value in item.items()} for item in found]
+        return {item["id"]: item for item in plain if item["kind"] == kind}
 
     def log_lines(self) -> list[dict[str, Any]]:
         """Return the log, each of its lines parsed."""
@@ -138,7 +194,7 @@ class Deployment:
         """Assert what holds for every refused request: a complete problem, no AWS call, and nothing repeated."""
         assert_problem(answer, status, code)
         assert self.calls == []
-        assert [(line["status"], line["code"]) for line in self.log_lines()] == [(status, code)]
+        assert [(line["status"], line["outcome"]) for line in self.log_lines()] == [(status, code)]
         assert_hidden(self.log.getvalue() + answer.body, *secrets)
         return True
 
@@ -196,16 +252,26 @@ def deployed(
         certificates_for_csr: whether certificates are for the CSR's key, as AWS's are, or for a key of moto's own.
     """
     variables = {name: value for name, value in {**ENVIRONMENT, **(environment or {})}.items() if value is not None}
-    log = io.StringIO()
+    log, clock = io.StringIO(), Clock()
     with mock.patch.dict(os.environ, variables, clear=True), mock_aws(), _logging_to(log), _models_kept():
         iot_backends[DEFAULT_ACCOUNT_ID][REGION].create_policy(POLICY, {})
-        deployment = Deployment(handler=load_handler(), log=log)
+        _create_table()
+        deployment = Deployment(handler=load_handler(), log=log, clock=clock)
         with (
+            mock.patch.object(deployment.handler, "time", clock),
             _recorded(deployment.calls),
-            _failing(deployment.faults),
-            _issuing() if certificates_for_csr else nullcontext(),
+            _intercepted(deployment),
+            faithful_iot(_AUTHORITY) if certificates_for_csr else nullcontext(),
         ):
             yield deployment
+
+
+def _create_table() -> None:
+    attributes: Any = [{"AttributeName": name, "AttributeType": "S"} for name in ("kind", "id")]
+    keys: Any = [{"AttributeName": "kind", "KeyType": "HASH"}, {"AttributeName": "id", "KeyType": "RANGE"}]
+    boto3.client("dynamodb", region_name=REGION).create_table(
+        TableName=TABLE, AttributeDefinitions=attributes, KeySchema=keys, BillingMode="PAY_PER_REQUEST"
+    )
 
 
 def load_handler() -> Any:
@@ -246,39 +312,45 @@ def _recorded(calls: list[str]) -> Iterator[None]:
 
 
 @contextmanager
-def _failing(faults: dict[str, Fault]) -> Iterator[None]:
+def _intercepted(deployment: Deployment) -> Iterator[None]:
     original: Callable[..., AWSResponse | None] = BotocoreStubber.__call__
 
     def answer(stubber: Any, event_name: str, request: Any, **arguments: Any) -> AWSResponse | None:
-        fault = faults.get(event_name.rpartition(".")[2])
-        answered = fault(request) if fault is not None else None
-        if answered is not None:
-            return answered
         # moto in one process is made for one thread; the handler's calls overlap.
         with _ONE_CALL_AT_A_TIME:
-            return original(stubber, event_name, request, **arguments)
+            if _OBSERVER in str(request.headers.get("User-Agent")):
+                return original(stubber, event_name, request, **arguments)
+            operation = event_name.rpartition(".")[2]
+            deployment.interrupt("before", operation)
+            fault = deployment.faults.get(operation)
+            answered = fault(request) if fault is not None else None
+            if answered is None:
+                answered = original(stubber, event_name, request, **arguments)
+            deployment.interrupt("after", operation)
+            return answered
 
     with mock.patch.object(BotocoreStubber, "__call__", answer):
         yield
 
 
-@contextmanager
-def _issuing() -> Iterator[None]:
-    """Have moto's AWS IoT certify the key in the CSR; left alone, it certifies a fresh key of its own."""
+class _Authority:
+    """A development CA; its certificates are valid to the day AWS IoT's are valid to."""
 
-    def create(backend: Any, csr: str, set_as_active: bool) -> Any:
-        certificate = certificate_for(x509.load_pem_x509_csr(csr.encode("ascii")))
-        return backend.register_certificate(
-            certificate, ca_certificate_pem=None, set_as_active=set_as_active, status="INACTIVE"
-        )
+    def issue_device(self, csr: str) -> x509.Certificate:
+        """Issue for the CSR's key."""
+        return _certificate(x509.load_pem_x509_csr(csr.encode("ascii")))
 
-    with mock.patch.object(IoTBackend, "create_certificate_from_csr", create):
-        yield
+
+_AUTHORITY: Any = _Authority()
 
 
 def certificate_for(csr: x509.CertificateSigningRequest) -> str:
-    """Issue for the CSR's key from a development CA, valid to the day AWS IoT's certificates are valid to."""
-    certificate = (
+    """Issue for the CSR's key from the development CA."""
+    return _certificate(csr).public_bytes(Encoding.PEM).decode("ascii")
+
+
+def _certificate(csr: x509.CertificateSigningRequest) -> x509.Certificate:
+    return (
         x509.CertificateBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "AWS IoT Certificate")]))
         .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "development CA")]))
@@ -288,7 +360,6 @@ def certificate_for(csr: x509.CertificateSigningRequest) -> str:
         .not_valid_after(datetime(2049, 12, 31, 23, 59, 59, tzinfo=UTC))
         .sign(_authority(), hashes.SHA256())
     )
-    return certificate.public_bytes(Encoding.PEM).decode("ascii")
 
 
 @cache

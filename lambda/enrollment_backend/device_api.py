@@ -1,0 +1,91 @@
+"""The routes of devices: what their requests say, and how the answers look."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from http import HTTPStatus
+from typing import Any
+
+from enrollment_backend import __version__
+from enrollment_backend.errors import FieldMissingError, FieldTypeError, FieldUnknownError, InviteInvalidError
+from enrollment_backend.http import Event, Reply, Routes, body_of, header, json_body, json_reply
+from enrollment_backend.service import EnrollmentRequest, Issued
+from enrollment_backend.strict_json import parse_object
+
+_PEM_BEGIN = b"-----BEGIN "
+_BEARER = "bearer"  # RFC 6750 §2.1; schemes are compared without regard to case (RFC 9110 §11.1)
+
+Enroll = Callable[[EnrollmentRequest], Issued]
+
+
+def routes(enroll: Enroll) -> Routes:
+    """Return the routes that lead to the use case."""
+    return {
+        "/v1/certificates": {"POST": partial(_certificates, enroll)},
+        "/getCertificate": {"POST": partial(_get_certificate, enroll)},
+        "/v1/health": {"GET": _health},
+    }
+
+
+def _certificates(enroll: Enroll, event: Event) -> Reply:
+    issued = enroll(_enrollment_request(event, json_body(event)))
+    return json_reply(
+        HTTPStatus.OK if issued.repeated else HTTPStatus.CREATED,
+        {
+            "certificatePem": issued.certificate.pem,
+            "certificateId": issued.certificate.certificate_id,
+            "certificateArn": issued.certificate.arn,
+            "thingName": issued.thing_name,
+            "mqttEndpoint": issued.mqtt_endpoint,
+            "mqttPort": issued.mqtt_port,
+            "attested": issued.attested,
+        },
+    )
+
+
+def _get_certificate(enroll: Enroll, event: Event) -> Reply:
+    # Any Content-Type will do: clients written for the original article post as whatever their tool declares.
+    body = body_of(event)
+    bare = body.startswith(_PEM_BEGIN)
+    issued = enroll(_raw_csr(event, body) if bare else _enrollment_request(event, parse_object(body)))
+    return Reply(HTTPStatus.OK, "text/plain", issued.certificate.pem)
+
+
+def _health(_event: Event) -> Reply:
+    return json_reply(HTTPStatus.OK, {"status": "ok", "version": __version__})
+
+
+def _raw_csr(event: Event, body: bytes) -> EnrollmentRequest:
+    # What is not ASCII becomes a character that no PEM has, for the CSR's own check to refuse.
+    return EnrollmentRequest(code=_code(event), thing_name=None, csr=body.decode("ascii", "replace"))
+
+
+def _enrollment_request(event: Event, fields: dict[str, Any]) -> EnrollmentRequest:
+    if not fields.keys() <= {"csr", "thingName"}:
+        raise FieldUnknownError
+    return EnrollmentRequest(
+        code=_code(event),
+        thing_name=_string(fields, "thingName") if "thingName" in fields else None,
+        csr=_string(fields, "csr"),
+    )
+
+
+def _code(event: Event) -> str | None:
+    """Return the enrollment code of the Authorization header; None if there is no such header."""
+    value = header(event, "authorization")
+    if value is None:
+        return None
+    scheme, _, code = value.strip().partition(" ")
+    if scheme.lower() != _BEARER:
+        raise InviteInvalidError(reason="malformed")
+    return code.strip()
+
+
+def _string(fields: dict[str, Any], name: str) -> str:
+    if name not in fields:
+        raise FieldMissingError
+    value = fields[name]
+    if not isinstance(value, str):
+        raise FieldTypeError
+    return value

@@ -1,0 +1,192 @@
+"""The routes of the operator: what the requests say, and how the answers look. IAM has let their callers through."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from enrollment_backend.errors import FieldInvalidError
+from enrollment_backend.http import Event, Reply, Routes, json_body, json_reply, operator_of, parameter
+
+if TYPE_CHECKING:
+    from enrollment_backend.claims import Claim
+    from enrollment_backend.invites import Invite
+    from enrollment_backend.operator import InviteRequest, Operator
+    from enrollment_backend.sweep import Sweeper
+
+_MOST_INVITES = 100  # of one request
+_PATTERN = re.compile(r"[a-zA-Z0-9:_-]{1,128}|[a-zA-Z0-9:_-]{0,127}\*")
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+_MOST_USES = 1_000_000
+_SHORTEST_TTL, _LONGEST_TTL, _USUAL_TTL = 60, 365 * 24 * 3600, 24 * 3600  # seconds
+_FIELDS = {"thing", "uses", "ttlSeconds", "existingThing", "ekSha256"}
+_MOST_PARAMETER = 2048  # characters
+
+
+def routes(operator: Callable[[], Operator], sweeper: Callable[[], Sweeper], now: Callable[[], float]) -> Routes:
+    """Return the routes that lead to the use cases.
+
+    Args:
+        operator: gives the use cases when they are needed.
+        sweeper: likewise.
+        now: the time, in seconds since the epoch.
+    """
+    return {
+        "/v1/operator/invites": {
+            "POST": partial(_create_invites, operator),
+            "GET": partial(_list_invites, operator, now),
+            "DELETE": partial(_revoke_invite, operator),
+        },
+        "/v1/operator/fleet": {
+            "GET": partial(_fleet, operator),
+            "DELETE": partial(_revoke_thing, operator),
+        },
+        "/v1/operator/sweep": {"POST": partial(_sweep, sweeper)},
+    }
+
+
+def _create_invites(operator: Callable[[], Operator], event: Event) -> Reply:
+    caller = operator_of(event)
+    fields = json_body(event)
+    wanted = fields.get("invites")
+    if fields.keys() != {"invites"} or not isinstance(wanted, list) or not 1 <= len(wanted) <= _MOST_INVITES:
+        raise FieldInvalidError("invites")
+    made = operator().create_invites([_invite_request(entry) for entry in wanted], caller)
+    invites = [
+        {
+            "id": invite.id,
+            "code": code,
+            "thing": invite.thing,
+            "uses": invite.uses,
+            "expires": _instant(invite.expires),
+        }
+        for code, invite in made
+    ]
+    return json_reply(HTTPStatus.CREATED, {"invites": invites})
+
+
+def _list_invites(operator: Callable[[], Operator], now: Callable[[], float], event: Event) -> Reply:
+    operator_of(event)
+    invites, following = operator().list_invites(_parameter(event, "next"))
+    return json_reply(HTTPStatus.OK, {"invites": [_invite(invite, now()) for invite in invites], "next": following})
+
+
+def _revoke_invite(operator: Callable[[], Operator], event: Event) -> Reply:
+    operator().revoke_invite(_required(event, "id"), operator_of(event))
+    return Reply(HTTPStatus.NO_CONTENT)
+
+
+def _fleet(operator: Callable[[], Operator], event: Event) -> Reply:
+    operator_of(event)
+    name = _parameter(event, "thing")
+    if name is not None:
+        return json_reply(HTTPStatus.OK, {"thing": _thing(operator().show_thing(name))})
+    claims, following = operator().list_things(_parameter(event, "next"))
+    return json_reply(HTTPStatus.OK, {"things": [_thing(claim) for claim in claims], "next": following})
+
+
+def _revoke_thing(operator: Callable[[], Operator], event: Event) -> Reply:
+    operator().revoke_thing(_required(event, "thing"), operator_of(event))
+    return Reply(HTTPStatus.NO_CONTENT)
+
+
+def _sweep(sweeper: Callable[[], Sweeper], event: Event) -> Reply:
+    operator_of(event)
+    fields = json_body(event)
+    marker = fields.get("next")
+    if not fields.keys() <= {"next"} or not (marker is None or isinstance(marker, str)):
+        raise FieldInvalidError("next")
+    swept = sweeper().page(marker)
+    disabled = [
+        {"certificateId": found.certificate_id, "created": _instant(found.created.timestamp())}
+        for found in swept.disabled
+    ]
+    content = {"checked": swept.checked, "disabled": disabled, "foreign": swept.foreign, "next": swept.next}
+    return json_reply(HTTPStatus.OK, content)
+
+
+def _invite_request(entry: object) -> InviteRequest:
+    from enrollment_backend.operator import InviteRequest
+
+    if not isinstance(entry, dict) or not entry.keys() <= _FIELDS:
+        raise FieldInvalidError("invites")
+    thing, fingerprint = entry.get("thing"), entry.get("ekSha256")
+    if not isinstance(thing, str) or not _PATTERN.fullmatch(thing):
+        raise FieldInvalidError("thing")
+    if fingerprint is not None and not (isinstance(fingerprint, str) and _FINGERPRINT.fullmatch(fingerprint)):
+        raise FieldInvalidError("ekSha256")
+    existing_thing = entry.get("existingThing", False)
+    if not isinstance(existing_thing, bool):
+        raise FieldInvalidError("existingThing")
+    return InviteRequest(
+        thing=thing,
+        uses=_number(entry, "uses", 1, 1, _MOST_USES),
+        ttl_seconds=_number(entry, "ttlSeconds", _USUAL_TTL, _SHORTEST_TTL, _LONGEST_TTL),
+        existing_thing=existing_thing,
+        ek_sha256=fingerprint,
+    )
+
+
+def _number(entry: dict[str, Any], name: str, usual: int, lowest: int, highest: int) -> int:
+    value = entry.get(name, usual)
+    if type(value) is not int or not lowest <= value <= highest:  # a truth value is an int too
+        raise FieldInvalidError(name)
+    return value
+
+
+def _parameter(event: Event, name: str) -> str | None:
+    value = parameter(event, name)
+    if value is not None and not 1 <= len(value) <= _MOST_PARAMETER:
+        raise FieldInvalidError(name)
+    return value
+
+
+def _required(event: Event, name: str) -> str:
+    value = _parameter(event, name)
+    if value is None:
+        raise FieldInvalidError(name)
+    return value
+
+
+def _invite(invite: Invite, now: float) -> dict[str, Any]:
+    status = "open"
+    if invite.revoked:
+        status = "revoked"
+    elif invite.uses_left < 1:
+        status = "used"
+    elif invite.expires <= now:
+        status = "expired"
+    fingerprint = {} if invite.ek_sha256 is None else {"ekSha256": invite.ek_sha256}
+    return {
+        "id": invite.id,
+        "thing": invite.thing,
+        "uses": invite.uses,
+        "usesLeft": invite.uses_left,
+        "expires": _instant(invite.expires),
+        "created": _instant(invite.created),
+        "createdBy": invite.created_by,
+        "status": status,
+        "existingThing": invite.existing_thing,
+        **fingerprint,
+    }
+
+
+def _thing(claim: Claim) -> dict[str, Any]:
+    return {
+        "thing": claim.thing,
+        "status": claim.status,
+        "spkiSha256": claim.spki_sha256,
+        "certificateId": claim.certificate.certificate_id if claim.certificate else None,
+        "claimed": _instant(claim.claimed),
+        "enrolled": None if claim.enrolled is None else _instant(claim.enrolled),
+        "revoked": None if claim.revoked is None else _instant(claim.revoked),
+        "inviteId": None if claim.code_sha256 is None else claim.code_sha256[:16],
+    }
+
+
+def _instant(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
