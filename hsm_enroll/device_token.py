@@ -9,7 +9,7 @@ from hsm_enroll.errors import ModuleMissingError, PinFinalTryError, PinLockedErr
 from hsm_enroll.key import TokenName
 from hsm_enroll.secret import Secret
 from hsm_enroll.settings import Settings
-from hsm_enroll.token import inventory, modules, provision, selection
+from hsm_enroll.token import inventory, lockout, modules, provision, selection
 from hsm_enroll.uri import Pkcs11Uri
 
 _SOFTHSM = "libsofthsm2.so"
@@ -54,6 +54,7 @@ def check_ready(token: TokenName) -> None:
         raise PinLockedError(f"token {token.label!r} is locked and accepts no PIN now")
     if report.pin_final_try:
         raise PinFinalTryError(f"one more wrong PIN locks token {token.label!r}; it was not tried")
+    lockout.refuse_last_try(report.name)
 
 
 def softhsm_module(settings: Settings) -> Path:

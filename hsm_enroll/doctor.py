@@ -16,7 +16,7 @@ from hsm_enroll.api import EnrollmentClient
 from hsm_enroll.errors import HsmEnrollError, NotEnrolledError, PinMissingError
 from hsm_enroll.identity import Identity
 from hsm_enroll.settings import Settings
-from hsm_enroll.token import inventory, keypair, session
+from hsm_enroll.token import inventory, keypair, lockout, session
 from hsm_enroll.token.inventory import TokenReport
 
 # No gateway runs this program before it was written; a clock that says so has lost its battery.
@@ -144,7 +144,23 @@ def _pin_tries(patient: Patient) -> Finding:
         return Finding(
             name, Status.WARNING, "a wrong PIN was given since the last login", "Check where the PIN is kept."
         )
+    tries = lockout.read(token.name)
+    if tries is not None:
+        return _tpm_tries(tries)
     return Finding(name, Status.OK, "no wrong PIN since the last login")
+
+
+def _tpm_tries(tries: lockout.FailedTries) -> Finding:
+    name = "token.pin-tries"
+    if tries.failed_tries == 0:
+        return Finding(name, Status.OK, "the TPM counts no failed try")
+    counted = f"the TPM counts {tries.counted}"
+    if tries.locked:
+        return Finding(name, Status.FAILED, f"the PIN is locked: {counted}", f"{tries.healing} {tries.waiting}")
+    if tries.one_before_lockout:
+        message = f"one more wrong PIN locks the token: {counted}"
+        return Finding(name, Status.FAILED, message, f"{tries.healing} {tries.waiting}")
+    return Finding(name, Status.WARNING, counted, f"{tries.healing} If it was a PIN, check where that is kept.")
 
 
 def _pin_source(patient: Patient) -> Finding:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from pkcs11 import Token
     from pkcs11._pkcs11 import lib
 
+    from hsm_enroll.key import TokenName
+
 # Where vendors and distributions put their modules; the star is the multiarch triplet.
 _KNOWN = (
     "usr/lib/softhsm/libsofthsm2.so",
@@ -29,6 +31,10 @@ _KNOWN = (
     "usr/lib/*/opensc-pkcs11.so",
     "opt/cloudhsm/lib/libcloudhsm_pkcs11.so",
 )
+
+# tpm2-pkcs11 gives every token this serial number, and as manufacturer its TPM's: TPM_PT_MANUFACTURER, four bytes.
+_TPM2_PKCS11_SERIAL = "0" * 16
+_TPM_MANUFACTURER_LENGTHS = range(1, 5)
 
 
 def discover(root: Path = Path("/")) -> list[Path]:
@@ -58,6 +64,14 @@ def load(module: Path) -> lib:
         return pkcs11.lib(str(module))
     except PKCS11Error as error:
         raise unusable_module(error, str(module)) from error
+
+
+def is_tpm2_pkcs11(token: TokenName) -> bool:
+    """Whether a token is one of tpm2-pkcs11, by what it says of itself: a module may be renamed, or be behind another.
+
+    Its TPM counts wrong PINs, and its flags are silent about them.
+    """
+    return token.serial == _TPM2_PKCS11_SERIAL and len(token.manufacturer.rstrip("\0 ")) in _TPM_MANUFACTURER_LENGTHS
 
 
 def tokens(module: Path) -> list[Token]:

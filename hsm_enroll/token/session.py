@@ -11,7 +11,7 @@ from pkcs11.exceptions import PKCS11Error
 
 from hsm_enroll.errors import PinFinalTryError, PinLockedError, TokenAmbiguousError, TokenNotFoundError
 from hsm_enroll.secret import Secret
-from hsm_enroll.token import modules
+from hsm_enroll.token import lockout, modules
 from hsm_enroll.token.translation import translated
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ PinSource = Callable[[], Secret]
 def opened(name: TokenName, pin: PinSource | None, *, writable: bool = False) -> Iterator[Session]:
     """Open a session on a token; log in once, or not at all, and never try again.
 
-    A wrong PIN three times locks a whole TPM, so a token that says that the next try is its last is not tried.
+    A wrong PIN three times locks a whole TPM, so a token is not tried where it, or its TPM, says that the next try is
+    its last.
     Leaving the block logs the *process* out of the token: whatever else uses it in this process fails then.
 
     Args:
@@ -45,7 +46,7 @@ def opened(name: TokenName, pin: PinSource | None, *, writable: bool = False) ->
     token = _find(name)
     with translated("open a session", _named(name)):
         # The PIN has no name here: a traceback that shows local variables does not show it.
-        session = token.open(rw=writable, user_pin=None if pin is None else _credentials(token, pin))
+        session = token.open(rw=writable, user_pin=None if pin is None else _credentials(token, name, pin))
     try:
         yield session
     finally:
@@ -70,7 +71,7 @@ def _find(name: TokenName) -> Token:
     return found[0]
 
 
-def _credentials(token: Token, pin: PinSource) -> str | object | None:
+def _credentials(token: Token, name: TokenName, pin: PinSource) -> str | object | None:
     flags = token.flags
     if not flags & TokenFlag.LOGIN_REQUIRED:
         return None
@@ -78,6 +79,7 @@ def _credentials(token: Token, pin: PinSource) -> str | object | None:
         raise PinLockedError(f"token {token.label!r} is locked and accepts no PIN now")
     if flags & TokenFlag.USER_PIN_FINAL_TRY:
         raise PinFinalTryError(f"one more wrong PIN locks token {token.label!r}; it was not tried")
+    lockout.refuse_last_try(name)
     if flags & TokenFlag.PROTECTED_AUTHENTICATION_PATH:
         return PROTECTED_AUTH
     return pin().reveal()

@@ -11,6 +11,7 @@ its environment once, when it is initialised, and stays loaded; so each token br
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -98,6 +99,26 @@ def wrong_pin(token: TokenUnderTest) -> Iterator[Secret]:
     """Provide a PIN that is not the token's, and make the token forget that it was tried."""
     yield Secret("wrong-" + secrets.token_hex(4))
     token.forget_wrong_pins()
+
+
+@pytest.fixture
+def spied(token: TokenUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    """Put OpenSC's pkcs11-spy in front of the token's module; give what C_Login returned, call by call."""
+    spies = sorted(Path("/usr/lib").glob("*/pkcs11-spy.so"))
+    if not spies:
+        pytest.fail("the token tests need pkcs11-spy.so, from the Debian package opensc-pkcs11", pytrace=False)
+    log = tmp_path / "spy.log"
+    (tmp_path / "spied").mkdir()
+    monkeypatch.setenv("PKCS11SPY", str(token.module_copy(tmp_path / "spied")))
+    monkeypatch.setenv("PKCS11SPY_OUTPUT", str(log))
+    (tmp_path / "pkcs11-spy.so").write_bytes(spies[0].read_bytes())
+
+    def logins() -> list[str]:
+        calls = re.split(r"^\d+: ", log.read_text(), flags=re.MULTILINE)
+        answers = [call.partition("Returned:")[2].split() for call in calls if call.startswith("C_Login\n")]
+        return [answer[1] for answer in answers]
+
+    return logins
 
 
 @pytest.fixture(autouse=True)

@@ -64,10 +64,38 @@ class Tpm2(TokenUnderTest):
 
     def wrong_pins(self) -> int:
         """Ask the TPM for its count of failed authorisations (TPM 2.0 Part 2, TPM_PT_LOCKOUT_COUNTER)."""
+        return self._property("LOCKOUT_COUNTER")
+
+    def wrong_pins_that_lock(self) -> int:
+        """Ask the TPM how many failed authorisations lock it (TPM_PT_MAX_AUTH_FAIL)."""
+        return self._property("MAX_AUTH_FAIL")
+
+    def seconds_to_forget_one(self) -> int:
+        """Ask the TPM in which time it forgets one failed authorisation (TPM_PT_LOCKOUT_INTERVAL)."""
+        return self._property("LOCKOUT_INTERVAL")
+
+    @contextmanager
+    def locking_after(self, wrong_pins: int, *, seconds_to_forget_one: int) -> Iterator[None]:
+        """Set the TPM's limit and interval inside the block, and its count to nought before and after."""
+        before = self.wrong_pins_that_lock(), self.seconds_to_forget_one()
+        self._set_limits(wrong_pins, seconds_to_forget_one)
+        self.forget_wrong_pins()
+        try:
+            yield
+        finally:
+            self._set_limits(*before)
+            self.forget_wrong_pins()
+
+    def _set_limits(self, tries: int, seconds: int) -> None:
+        tool = program("tpm2_dictionarylockout", package="tpm2-tools")
+        limits = [f"--max-tries={tries}", f"--recovery-time={seconds}", f"--lockout-recovery-time={seconds}"]
+        run([tool, "--setup-parameters", *limits], self.environment)
+
+    def _property(self, name: str) -> int:
         properties = run([program("tpm2_getcap", package="tpm2-tools"), "properties-variable"], self.environment)
-        counter = re.search(r"^TPM2_PT_LOCKOUT_COUNTER: (0x[0-9A-Fa-f]+)$", properties, re.MULTILINE)
-        assert counter, properties
-        return int(counter[1], 16)
+        value = re.search(rf"^TPM2_PT_{name}: (0x[0-9A-Fa-f]+)$", properties, re.MULTILINE)
+        assert value, properties
+        return int(value[1], 16)
 
     def _ptool(self, verb: str, *arguments: str) -> None:
         tool = program("tpm2_ptool", package="libtpm2-pkcs11-tools")
