@@ -49,8 +49,32 @@ _MAXIMUM_ANSWER_BYTES = 64 * 1024
 _CONNECT_SECONDS = 10.0
 _READ_SECONDS = 35.0  # API Gateway ends an integration after 30 s
 _TRIES = 4
+# By status, the first try included; every other answer is final. A fault of the API's own (500) is rarely gone in a
+# second, unless the runtime died under it.
+_TRIES_AT_STATUS = {429: _TRIES, 500: 2, 502: _TRIES, 503: _TRIES, 504: _TRIES}
 _BACKOFF_SECONDS = 0.5
 _LONGEST_WAIT_SECONDS = 20.0
+
+# What a technician can do about a refusal, by the API's problem code; any other is the operator's to explain.
+_REFUSAL_HINTS = {
+    "invite-required": "Give the invite: hsm-enroll init INVITE. If you have none, ask the operator for one.",
+    "invite-invalid": "Ask the operator for a new invite: this one is used, has expired, or is for another Thing.",
+    "attestation-required": (
+        "This version cannot give that proof. Ask the operator for an invite that is not bound to a TPM."
+    ),
+    "thing-enrolled": (
+        "If this device is to take that Thing's place, ask the operator to run hsm-enroll fleet revoke THING and to "
+        "give you a new invite; then run the same command again with it."
+    ),
+    "key-enrolled": (
+        "Give the Thing's name that this key was enrolled for, or make a new key: hsm-enroll init --new-key INVITE."
+    ),
+    "thing-revoked": "Ask the operator for a new invite, then run: hsm-enroll init --new-key INVITE.",
+    "thing-exists": (
+        "Check the Thing's name. If it is right, ask the operator for an invite that may take over an existing Thing."
+    ),
+}
+_IN_PROGRESS_HINT = "Wait a minute, then run the same command again: it resumes."
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +130,7 @@ class EnrollmentClient:
         self._code = code
         self._deadline = deadline
         self._sleep = sleep
+        self._is_abandoned = False
 
     @property
     def base_url(self) -> str:
@@ -115,8 +140,12 @@ class EnrollmentClient:
     def enroll(self, csr: str, thing_name: str) -> Issued:
         """Ask for a certificate (``POST /v1/certificates``).
 
-        Tried again, with full jitter, only where nothing can have happened: no connection, or 429. A request whose
-        answer was lost is not repeated here; it may have been carried out.
+        The API answers the same code, Thing and key with the same certificate, so a request whose answer was lost is
+        repeated as it was: four tries in all where nothing or half an answer came, and after 429, 502, 503 and 504; two
+        after 500. Between them it waits for what Retry-After asks, and a random time on top that doubles its limit each
+        time (full jitter). A Retry-After of more than 20 s is not waited for. One request is under way at a time: one
+        that the deadline gave up is not repeated, since it may yet arrive. Never repeated: a redirect, a page that is
+        none of ours, a server that is not trusted.
 
         Args:
             csr: PEM.
@@ -148,23 +177,19 @@ class EnrollmentClient:
         return version
 
     def _retried(self, send: Callable[[], _Answer]) -> _Answer:
-        for attempt in range(_TRIES):
-            last = attempt == _TRIES - 1
-            longest = min(_LONGEST_WAIT_SECONDS, _BACKOFF_SECONDS * 2**attempt)
-            wait = random.uniform(0, longest)  # noqa: S311 - spreads load, guards nothing
+        for attempt in range(1, _TRIES + 1):
+            asked = 0.0
             try:
                 answer = send()
-            except BackendUnreachableError as error:
-                if last or error.sent:
+            except BackendUnreachableError:
+                if attempt == _TRIES or self._is_abandoned:
                     raise
             else:
-                if answer.status != 429 or last:
-                    return answer
                 asked = _seconds(answer.retry_after)
-                if asked > _LONGEST_WAIT_SECONDS:
+                if attempt >= _TRIES_AT_STATUS.get(answer.status, 0) or asked > _LONGEST_WAIT_SECONDS:
                     return answer
-                wait += asked
-            self._sleep(wait)
+            longest = min(_LONGEST_WAIT_SECONDS, _BACKOFF_SECONDS * 2 ** (attempt - 1))
+            self._sleep(asked + random.uniform(0, longest))  # noqa: S311 - spreads load, guards nothing
         raise AssertionError("the last try returns or raises")
 
     def _request(self, method: str, path: str, body: object) -> _Answer:
@@ -181,6 +206,7 @@ class EnrollmentClient:
         try:
             result = outcome.get(timeout=self._deadline)
         except queue.Empty as error:
+            self._is_abandoned = True
             raise BackendUnreachableError(
                 f"{self._base_url} did not finish its answer within {self._deadline:.0f} s"
             ) from error
@@ -257,13 +283,16 @@ class EnrollmentClient:
         problem = self._problem(answer)
         detail = f"{problem['detail']} ({problem['code']})" if problem else f"status {answer.status}"
         if answer.status >= 500:
-            return BackendUnreachableError(f"{self._base_url} has a fault of its own: {detail}")
+            busy = bool(problem) and problem["code"] == "enrollment-in-progress"
+            hint = _IN_PROGRESS_HINT if busy else None
+            return BackendUnreachableError(f"{self._base_url} cannot do it at the moment: {detail}", hint=hint)
         if not problem:
             return self._foreign(f"it refuses with status {answer.status} and no reason of ours")
         return BackendRefusedError(
             f"{self._base_url} refused: {detail}",
             problem_code=problem["code"],
             request_id=problem["requestId"],
+            hint=_REFUSAL_HINTS.get(problem["code"]),
         )
 
     def _problem(self, answer: _Answer) -> dict[str, str]:

@@ -77,6 +77,7 @@ def ports(
     invitation: Invite | None,
     pin_source: Callable[[TokenName], Secret],
     *,
+    ask_invite: Callable[[], Invite] | None = None,
     create_token: bool = False,
 ) -> Ports:
     """Return what an enrollment reaches the world through; the first message is left to the caller.
@@ -85,10 +86,12 @@ def ports(
         resolved: which API, token and trust anchor.
         invitation: names the API and the code; None is the settings' API, without a code.
         pin_source: gives a token's PIN.
+        ask_invite: asks a person, once an API is needed and neither invitation nor settings name one; None where there
+            is nobody.
         create_token: make a SoftHSM token where none matches.
     """
     return Ports(
-        client=lambda: _client(resolved, invitation),
+        client=lambda: _client(resolved, invitation, ask_invite),
         locate=lambda: _locate(resolved, create_token=create_token),
         pin=pin_source,
         publish=None,
@@ -101,10 +104,15 @@ def _unattended(resolved: Settings) -> Callable[[TokenName], Secret]:
     )
 
 
-def _client(resolved: Settings, invitation: Invite | None) -> EnrollmentClient:
+def _client(resolved: Settings, invitation: Invite | None, ask_invite: Callable[[], Invite] | None) -> EnrollmentClient:
+    if invitation is None and resolved.api_url is None and ask_invite is not None:
+        invitation = ask_invite()
     url = invitation.api_url if invitation else resolved.api_url
     if url is None:
-        raise UsageError("which API is to issue the certificate?", hint="Give an invite, or --api URL.")
+        raise UsageError(
+            "which API is to issue the certificate?",
+            hint="Give the invite: hsm-enroll init INVITE. An open deployment needs only --api URL.",
+        )
     return EnrollmentClient(url, code=invitation.code if invitation else None, ca_file=resolved.ca_file)
 
 

@@ -19,6 +19,7 @@ from hsm_enroll import csr, journal, state
 from hsm_enroll.api import EnrollmentClient, Issued
 from hsm_enroll.certificate import read_certificate
 from hsm_enroll.errors import (
+    BackendRefusedError,
     ForeignCertificateError,
     KeyMissingError,
     NotEnrolledError,
@@ -40,6 +41,9 @@ PinSource = Callable[[TokenName], Secret]
 
 # AWS IoT's CreateThing takes 128 characters; as a certificate's CN it has 64 (RFC 5280, ub-common-name).
 _THING_NAME = re.compile(r"[a-zA-Z0-9:_-]{1,64}")
+
+# The API's problem codes that hold for a key for ever; with a new invite only another key gets on.
+_KEY_IS_SPENT = {"key-enrolled", "thing-revoked"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +97,16 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The identity, how it came about, and whether it was there before."""
+    """The identity, how it came about, and whether it was there before.
+
+    Attributes:
+        replacement_open: whether an earlier run with ``new_key`` has stopped half-way, and waits for another.
+    """
 
     identity: Identity
     steps: tuple[Step, ...]
     already_enrolled: bool
+    replacement_open: bool = False
 
 
 Progress = Callable[[str], AbstractContextManager[None]]
@@ -123,7 +132,8 @@ class _Steps:
 def enroll(request: Request, folder: Path, ports: Ports, progress: Progress = lambda _: nullcontext()) -> Outcome:
     """Enroll this device, or resume, or find that it is enrolled.
 
-    With a valid identity in place whose key the token holds, nobody is contacted and no PIN is asked for.
+    With a valid identity in place whose key the token holds, nobody is contacted and no PIN is asked for, also where a
+    replacement of it has stopped half-way or was refused: only ``new_key`` goes on with that.
 
     Args:
         request: what to enroll.
@@ -143,16 +153,14 @@ def enroll(request: Request, folder: Path, ports: Ports, progress: Progress = la
         unsent = attempt is not None and identity is not None and attempt.key_id == identity.key_id
         if identity is not None and not request.new_key:
             _check_thing(identity, request)
-        if identity is None or _has_ended(identity) or (attempt is not None and not unsent):
-            return _enroll(request, None if unsent else attempt, identity, folder, ports, steps)
         same = unsent and attempt is not None and attempt.new_key and attempt.key_type is request.key_type
-        if request.new_key and not same:
-            return _enroll(request, None, identity, folder, ports, steps)
+        if identity is None or _has_ended(identity) or (request.new_key and not same):
+            return _enroll(request, None if unsent else attempt, identity, folder, ports, steps)
         if unsent:
             return _finish(identity, folder, ports, steps)
         _check_key(identity)
         identity.save_copy(folder)
-        return Outcome(identity, (), already_enrolled=True)
+        return Outcome(identity, (), already_enrolled=True, replacement_open=attempt is not None)
 
 
 def _enroll(
@@ -175,10 +183,15 @@ def _enroll(
     attempt.save(folder)
     pin = _once(ports.pin)
     with session.opened(token, lambda: pin(token), writable=True) as opened:
-        key = _key(attempt, opened, steps)
+        key = _key(attempt, opened, steps, is_given_up=request.new_key and attempt.is_spent)
         certification_request = _csr(attempt, key, subject, folder, steps)
     with steps.step("certificate"):
-        issued = client.enroll(certification_request, thing_name)
+        try:
+            issued = client.enroll(certification_request, thing_name)
+        except BackendRefusedError as error:
+            if error.problem_code in _KEY_IS_SPENT:
+                replace(attempt, csr=certification_request, is_spent=True).save(folder)
+            raise
     with steps.step("store"):
         _check_issued(issued, key)
         identity = Identity(
@@ -258,12 +271,12 @@ def _continued(attempt: Attempt | None, token: TokenName, request: Request) -> A
     return Attempt.begin(token, request.key_type, new_key=True)
 
 
-def _key(attempt: Attempt, opened: Session, steps: _Steps) -> KeyPair:
+def _key(attempt: Attempt, opened: Session, steps: _Steps, *, is_given_up: bool) -> KeyPair:
     try:
         key = keypair.find(opened, label=attempt.key_label, key_id=attempt.key_id)
     except KeyMissingError:
         key = None
-    if key is None or key.key_type is not attempt.key_type or not key.origin.is_hardware_born:
+    if key is None or is_given_up or key.key_type is not attempt.key_type or not key.origin.is_hardware_born:
         # Half a pair, or one whose origin was not yet checked, left by a run that died; or that of an attempt given up.
         keypair.destroy(opened, label=attempt.key_label, key_id=attempt.key_id)
         with steps.step("key"):
@@ -279,7 +292,7 @@ def _csr(attempt: Attempt, key: KeyPair, subject: Name, folder: Path, steps: _St
         return attempt.csr
     with steps.step("csr"):
         request = csr.build(key, subject)
-        replace(attempt, csr=request).save(folder)
+        replace(attempt, csr=request, is_spent=False).save(folder)
     return request
 
 

@@ -13,7 +13,15 @@ from hsm_enroll.key import KeyType, TokenName
 _VERSION = 1
 _FILE = "journal.json"
 _TOKEN_MEMBERS = {field.name: str for field in fields(TokenName)}
-_MEMBERS = {"token": dict, "key_type": str, "key_label": str, "key_id": str, "new_key": bool, "csr": str}
+_MEMBERS = {
+    "token": dict,
+    "key_type": str,
+    "key_label": str,
+    "key_id": str,
+    "new_key": bool,
+    "csr": str,
+    "is_spent": bool,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +33,9 @@ class Attempt:
         key_type: what is made.
         key_label: CKA_LABEL, chosen before the key exists.
         key_id: CKA_ID, chosen before the key exists.
+        new_key: whether it replaces the key of an identity, on request.
         csr: PEM once it is built, kept so that a repeated request is the same request.
+        is_spent: whether the API has said that it will never enroll this key.
     """
 
     token: TokenName
@@ -34,6 +44,7 @@ class Attempt:
     key_id: bytes
     new_key: bool
     csr: str | None = None
+    is_spent: bool = False
 
     @classmethod
     def begin(cls, token: TokenName, key_type: KeyType, *, new_key: bool) -> Attempt:
@@ -52,7 +63,8 @@ class Attempt:
         if document is None:
             return None
         try:
-            members = state.members(document, _MEMBERS)
+            # A journal of before this member came may still be there.
+            members = state.members({"is_spent": False, **document}, _MEMBERS)
             token = state.members(members["token"], _TOKEN_MEMBERS)
             return cls(
                 token=TokenName(**{**token, "module": Path(token["module"])}),
@@ -61,6 +73,7 @@ class Attempt:
                 key_id=bytes.fromhex(members["key_id"]),
                 new_key=members["new_key"],
                 csr=members["csr"] or None,
+                is_spent=members["is_spent"],
             )
         except ValueError as error:
             raise StateCorruptError(f"{folder / _FILE} is damaged") from error

@@ -13,6 +13,7 @@ import click
 from hsm_enroll import assembly, device_token, enrollment
 from hsm_enroll.cli.documents import identity_document, identity_text
 from hsm_enroll.cli.invocation import Invocation, command, key_type_option, token_options
+from hsm_enroll.cli.terminal import ask_secret, has_person
 from hsm_enroll.errors import UsageError
 from hsm_enroll.identity import Identity
 from hsm_enroll.invite import Invite, parse
@@ -28,6 +29,7 @@ _DOING = {
     "message": "publishing the first message",
 }
 _NOTES = {"key": "(RSA in a TPM: up to half a minute)"}
+_LONGEST_INVITE = 4096  # characters; more is no invite, and may never end
 
 
 @command("init", example="hsm-enroll init --api https://API --thing gateway-17")
@@ -42,12 +44,15 @@ _NOTES = {"key": "(RSA in a TPM: up to half a minute)"}
 def init(invocation: Invocation, *, invite: str | None, create_token: bool, no_publish: bool, new_key: bool) -> None:
     """Turn a key in this device's token into an AWS IoT identity.
 
-    INVITE is the URL you were given; - reads it from stdin, @FILE from a file. Run again after a failure, it goes on
-    where it stopped; with a valid identity in place it contacts nobody.
+    INVITE is the URL you were given; - reads it from stdin, @FILE from a file; on a terminal it is asked for where
+    nothing names an API. Run again after a failure, it goes on where it stopped, and wants the invite again; with a
+    valid identity in place it contacts nobody.
     """
     settings = invocation.settings
     invitation = None if invite is None else _read_invite(invite)
-    ports = assembly.ports(settings, invitation, invocation.pin, create_token=create_token)
+    _check_one_api(invitation, click.get_current_context().params["api_url"])
+    ask_invite = _ask_invite if has_person() and not invocation.terminal.as_json else None
+    ports = assembly.ports(settings, invitation, invocation.pin, ask_invite=ask_invite, create_token=create_token)
     if not no_publish:
         ports = replace(ports, publish=lambda identity, pin: _publish_first_message(settings, identity, pin))
     request = enrollment.Request(settings.thing, settings.key_type, settings.subject, new_key)
@@ -64,6 +69,8 @@ def _show(invocation: Invocation, outcome: enrollment.Outcome) -> None:
     text = identity_text(document)
     if outcome.already_enrolled:
         text = f"This device is enrolled already; nothing was contacted.\n\n{text}"
+    if outcome.replacement_open:
+        invocation.terminal.say("Another key was to replace this one: hsm-enroll init --new-key goes on with that.\n")
     document["steps"] = [asdict(step) for step in outcome.steps]
     if outcome.steps:
         skipped = [_DOING[step.name] for step in outcome.steps if step.skipped and step.name != "message"]
@@ -75,11 +82,30 @@ def _read_invite(argument: str) -> Invite:
     if argument != "-" and not argument.startswith("@"):
         return parse(argument)
     try:
-        return parse(sys.stdin.readline() if argument == "-" else Path(argument[1:]).read_text(encoding="utf-8"))
+        if argument == "-":
+            return parse(sys.stdin.readline(_LONGEST_INVITE))
+        # An editor of another system puts a byte order mark first.
+        with Path(argument[1:]).open(encoding="utf-8-sig") as file:
+            return parse(file.read(_LONGEST_INVITE))
     except OSError as error:
         raise UsageError(f"the invite's file {argument[1:]} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError("what was given as an invite is not text") from error
+    except UnicodeDecodeError:
+        # Without its cause, which holds what was read.
+        raise UsageError("what was given as an invite is not text") from None
+
+
+def _ask_invite() -> Invite:
+    """Ask without echo, as for a PIN: what is pasted stays out of the scrollback; the check character finds a slip."""
+    try:
+        return parse(ask_secret("Invite (not shown as you paste it): "))
+    except EOFError as error:
+        raise UsageError("no invite was given", hint="Run: hsm-enroll init INVITE") from error
+
+
+def _check_one_api(invitation: Invite | None, option: str | None) -> None:
+    """Refuse an invite and an ``--api`` that contradict each other; a merely configured API yields to the invite."""
+    if invitation is not None and option and option.rstrip("/") != invitation.api_url:
+        raise UsageError("the invite and --api name different APIs", hint="Give the invite alone: it names its API.")
 
 
 def _publish_first_message(settings: Settings, identity: Identity, pin: Secret) -> None:

@@ -116,6 +116,7 @@ class EnrollmentInProgressError(RetryableError):
 
     code = "enrollment-in-progress"
     detail = "The same enrollment is under way already; try again in some seconds."
+    retry_after = 10  # some of which outlast the lease of a request that died
 
 
 # --- what is asked --------------------------------------------------------------------------------------------------

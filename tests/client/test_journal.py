@@ -24,9 +24,10 @@ def test_no_journal_is_no_attempt(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("csr", [None, "-----BEGIN CERTIFICATE REQUEST-----\n"])
 @pytest.mark.parametrize("new_key", [True, False])
-def test_an_attempt_is_read_as_it_was_written(tmp_path: Path, csr: str | None, new_key: bool) -> None:
+@pytest.mark.parametrize("is_spent", [True, False])
+def test_an_attempt_is_read_as_it_was_written(tmp_path: Path, csr: str | None, new_key: bool, is_spent: bool) -> None:
     """Every member of an attempt survives, and a closed journal is gone."""
-    attempt = replace(Attempt.begin(_TOKEN, KeyType.RSA_2048, new_key=new_key), csr=csr)
+    attempt = replace(Attempt.begin(_TOKEN, KeyType.RSA_2048, new_key=new_key), csr=csr, is_spent=is_spent)
     attempt.save(tmp_path)
     assert Attempt.load(tmp_path) == attempt
     journal.close(tmp_path)
@@ -56,6 +57,20 @@ def test_a_damaged_member_is_said(tmp_path: Path, member: str, value: object) ->
         Attempt.load(tmp_path)
     del document[member]
     file.write_text(json.dumps(document))
+    with pytest.raises(StateCorruptError):
+        Attempt.load(tmp_path)
+
+
+def test_a_journal_that_does_not_know_spent_keys_is_read(tmp_path: Path) -> None:
+    """D12: an attempt begun before the journal had that member resumes; a member of another type is damage."""
+    attempt = Attempt.begin(_TOKEN, KeyType.EC_P256, new_key=False)
+    attempt.save(tmp_path)
+    file = tmp_path / "journal.json"
+    document = json.loads(file.read_text())
+    del document["is_spent"]
+    file.write_text(json.dumps(document))
+    assert Attempt.load(tmp_path) == attempt
+    file.write_text(json.dumps({**document, "is_spent": "no"}))
     with pytest.raises(StateCorruptError):
         Attempt.load(tmp_path)
 

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hsm_enroll import device_token, enrollment, pin, settings
 from hsm_enroll.api import EnrollmentClient, Issued
+from hsm_enroll.errors import BackendRefusedError
 from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.secret import Secret
 from tests.client.mqtt.authority import Authority
@@ -30,7 +31,7 @@ class RecordingClient(EnrollmentClient):
     """Answers as the API does and writes each CSR into a file first."""
 
     folder: Path
-    answered: str
+    answered: str  # "yes", "no" (the process dies first), or a problem code
 
     @property
     def base_url(self) -> str:
@@ -39,6 +40,8 @@ class RecordingClient(EnrollmentClient):
     def enroll(self, csr: str, thing_name: str) -> Issued:
         with (self.folder / "requests").open("a", encoding="utf-8") as requests:
             requests.write(json.dumps(csr) + "\n")
+        if self.answered not in {"yes", "no"}:
+            raise BackendRefusedError("refused", problem_code=self.answered)
         request = x509.load_pem_x509_csr(csr.encode())
         spki = request.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         certificate = Authority(self.folder / f"ca-{os.getpid()}").issue_client(spki, thing_name)
@@ -79,7 +82,8 @@ def main(specification: dict[str, Any]) -> None:
         new_key=specification.get("newKey", False),
     )
     outcome = enrollment.enroll(request, home, ports, progress)
-    print(json.dumps({"id": outcome.identity.key_id.hex(), "already": outcome.already_enrolled}))  # noqa: T201
+    answer = {"already": outcome.already_enrolled, "open": outcome.replacement_open}
+    print(json.dumps({"id": outcome.identity.key_id.hex(), **answer}))  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -136,3 +136,59 @@ def test_a_replacement_that_was_killed_resumes_too(device: Device, kill: str) ->
     assert again.returncode == 0, again.stderr
     assert sorted(device.keys()) == sorted([first, json.loads(again.stdout)["id"]])
     assert len(set(device.requests())) == 2
+
+
+@pytest.mark.parametrize("code", ["thing-enrolled", "thing-revoked", "invite-required"])
+def test_a_refused_replacement_leaves_the_identity_as_it_was(device: Device, code: str) -> None:
+    """D10: after a refused init --new-key a plain init is enrolled with the old key and asks nobody."""
+    first = json.loads(device.enroll().stdout)["id"]
+    refused = device.enroll(newKey=True, answered=code)
+    assert "BackendRefusedError" in refused.stderr
+    asked = len(device.requests())
+    for _ in range(2):
+        plain = device.enroll(answered=code)
+        assert json.loads(plain.stdout) == {"id": first, "already": True, "open": True}
+    assert len(device.requests()) == asked
+
+
+@pytest.mark.parametrize("code", ["thing-enrolled", "thing-revoked"])
+def test_a_refused_replacement_goes_on_with_new_key(device: Device, code: str) -> None:
+    """D10: init --new-key after its refusal makes one new key in all, whatever the refusal was."""
+    first = json.loads(device.enroll().stdout)["id"]
+    device.enroll(newKey=True, answered=code)
+    again = device.enroll(newKey=True)
+    second = json.loads(again.stdout)["id"]
+    assert sorted(device.keys()) == sorted([first, second])
+    assert json.loads(device.enroll().stdout) == {"id": second, "already": True, "open": False}
+
+
+def test_a_killed_replacement_leaves_the_identity_as_it_was(device: Device) -> None:
+    """D10: power that went during init --new-key does not make a plain init contact anybody."""
+    first = json.loads(device.enroll().stdout)["id"]
+    assert device.enroll(newKey=True, kill="csr end").returncode == -signal.SIGKILL
+    assert json.loads(device.enroll().stdout) == {"id": first, "already": True, "open": True}
+    assert len(device.requests()) == 1
+
+
+@pytest.mark.parametrize("code", ["thing-revoked", "key-enrolled"])
+def test_a_key_that_the_api_never_takes_is_replaced_on_request(device: Device, code: str) -> None:
+    """A device whose key is spent is not stuck with it: --new-key makes another in its place, plain init does not."""
+    for _ in range(2):
+        assert "BackendRefusedError" in device.enroll(answered=code).stderr
+    first, second = device.requests()
+    assert first == second
+    assert device.enroll(newKey=True, kill="key end").returncode == -signal.SIGKILL
+    again = device.enroll()
+    assert again.returncode == 0, again.stderr
+    assert device.keys() == [json.loads(again.stdout)["id"]]
+    spent, other = (x509.load_pem_x509_csr(csr.encode()).public_key() for csr in sorted({*device.requests()}))
+    assert spent != other
+
+
+@pytest.mark.parametrize("code", ["thing-enrolled", "invite-required"])
+def test_a_key_that_the_api_may_take_later_is_kept(device: Device, code: str) -> None:
+    """D16: with another invite the very same request is sent, also with --new-key: it may have been carried out."""
+    device.enroll(answered=code)
+    assert device.enroll(newKey=True).returncode == 0
+    first, second = device.requests()
+    assert first == second
