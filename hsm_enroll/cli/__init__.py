@@ -25,6 +25,9 @@ _COMMANDS = {
     "csr": ("csr", "Print a certificate request signed in the token."),
     "publish": ("mqtt", "Publish one message."),
     "subscribe": ("mqtt", "Print the messages of a topic."),
+    "backend": ("backend", "Deploy the backend into an AWS account, look at it, delete it."),
+    "invite": ("invite", "Make, list and revoke invites."),
+    "fleet": ("fleet", "List the enrolled Things, show one, revoke one, sweep."),
     "local": ("local", "A cloud on this machine, for demos, tests and offline work."),
 }
 _SIGTERM_STATUS = 143

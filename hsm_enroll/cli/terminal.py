@@ -15,7 +15,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +84,34 @@ class Terminal:
         begin = time.monotonic()
         with self._spinner(f"{doing} {note}".rstrip()):
             yield
+        self._done(doing, begin)
+
+    @contextmanager
+    def progress(self, doing: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Show how far something is: a bar on a terminal, and a line with the seconds when it is done.
+
+        Args:
+            doing: what is done, as for :meth:`step`.
+            total: how many of it there are.
+
+        Yields:
+            what to call with the number of those that were just done.
+        """
+        if not self._fancy():
+            with self.step(doing):
+                yield lambda _: None
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        begin = time.monotonic()
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(doing, total=total)
+            yield lambda done: bar.advance(task, done)
+        self._done(doing, begin)
+
+    def _done(self, doing: str, begin: float) -> None:
         mark = "\x1b[32m✓\x1b[0m" if self._fancy() else "-"
         self.say(f"{mark} {doing:<52} {time.monotonic() - begin:6.2f} s")
 
@@ -119,6 +147,14 @@ def ask_secret(prompt: str) -> str:
     import getpass
 
     return getpass.getpass(prompt, stream=sys.stderr)
+
+
+def confirm(question: str) -> bool:
+    """Ask a person a question whose answer is no unless they say yes, on the terminal itself as :func:`ask_secret`."""
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    with Path("/dev/tty").open(encoding="utf-8", errors="replace") as keyboard:
+        return keyboard.readline().strip().lower() in {"y", "yes"}
 
 
 def has_person() -> bool:

@@ -15,12 +15,13 @@ _OWNERS = {
     "awscrt": ("hsm_enroll.mqtt",),
     "awsiot": ("hsm_enroll.mqtt",),
     "requests": ("hsm_enroll.api",),
-    "boto3": ("hsm_enroll.local", "enrollment_backend.issuer"),
-    "botocore": ("hsm_enroll.local", "enrollment_backend.issuer"),
+    "boto3": ("hsm_enroll.local", "hsm_enroll.operator", "enrollment_backend.aws"),
+    "botocore": ("hsm_enroll.local", "hsm_enroll.operator", "enrollment_backend.aws"),
     "moto": ("hsm_enroll.local",),
     "werkzeug": ("hsm_enroll.local",),
     "click": ("hsm_enroll.cli",),
     "rich": ("hsm_enroll.cli",),
+    "segno": ("hsm_enroll.cli",),
 }
 
 # awsiotsdk brings awscrt; its own builders cannot set the TLS floor.
@@ -29,7 +30,9 @@ _NOT_YET_IN_USE = {"awsiot"}
 # Rule 1: dependencies point one way; a room may use what stands to its right and nothing else.
 _MAY_USE = {
     "cli": None,  # the top: anything
-    "local": {"errors"},
+    "local": {"backend_folder", "errors"},
+    "operator": {"backend_folder", "errors", "secret", "version"},
+    "backend_folder": {"errors"},
     "doctor": {"api", "device_token", "errors", "identity", "pin", "settings", "token"},
     "enrollment": {"api", "certificate", "csr", "errors", "identity", "journal", "key", "secret", "state", "token"},
     "device_token": {"errors", "key", "pin", "secret", "settings", "token", "uri"},
@@ -64,10 +67,19 @@ _MAY_USE = {
     "version": set[str](),
 }
 _BACKEND_MAY_USE = {
-    "http": {"errors", "log", "service", "strict_json"},
-    "service": {"csr_policy", "errors"},
+    "device_api": {"errors", "http", "service", "strict_json"},
+    "operator_api": {"errors", "http", "operator"},
+    "http": {"errors", "log", "strict_json"},
+    "service": {"claims", "csr_policy", "errors", "invites", "log"},
+    "operator": {"claims", "errors", "invites", "issuer", "ledger", "log", "table"},
+    "sweep": {"issuer", "ledger", "log"},
+    "ledger": {"claims", "errors", "invites", "table"},
+    "table": {"aws", "errors"},
+    "issuer": {"aws", "claims", "errors", "log"},
+    "aws": {"errors", "log"},
+    "claims": {"errors", "invites"},
+    "invites": set[str](),
     "csr_policy": {"der", "errors", "weak_keys"},
-    "issuer": {"csr_policy", "errors", "log"},
     "settings": {"errors"},
     "strict_json": {"errors"},
     "weak_keys": set[str](),

@@ -1,0 +1,219 @@
+"""``hsm-enroll invite``: hand out the right to enroll.
+
+Here alone is a code shown, and only on stdout or in the file of ``--output``: it is the command's result.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hsm_enroll import state
+from hsm_enroll.cli.invocation import Invocation, command
+from hsm_enroll.cli.operator_client import api_options, minute, operator_client, require_extra
+from hsm_enroll.errors import UsageError
+from hsm_enroll.operator import batch, records
+from hsm_enroll.operator.batch import Batch, MadeInvite, made_invite
+from hsm_enroll.operator.invites import DEFAULT_TTL_SECONDS, NewInvite, ttl_seconds
+
+_LARGEST_TABLE_BYTES = 32 * 1024 * 1024
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.group("invite")
+def invite() -> None:
+    """Make, list and revoke invites: the right to enroll, handed to a technician as one URL."""
+    require_extra("boto3")
+
+
+@command("create", example="hsm-enroll invite create --thing gateway-17 --ttl 7d")
+@click.option("--thing", "name", metavar="NAME", help="The Thing; a name that ends in * is a prefix of names.")
+@click.option("--uses", type=int, help="How many Things of a prefix it may enroll; default 1.")
+@click.option("--ttl", metavar="TIME", help="How long it is valid, like 30m, 24h (default) or 7d.")
+@click.option("--ek-sha256", metavar="HEX", help="Only for the TPM whose endorsement key certificate has this SHA-256.")
+@click.option("--existing-thing", is_flag=True, help="It may take over a Thing that AWS IoT has already.")
+@click.option("--qr", is_flag=True, help="Draw it as a QR code too.")
+@click.option("--from", "source", type=_FILE, metavar="CSV", help="A table with a row for each invite.")
+@click.option("--output", type=_FILE, metavar="FILE", help="Where the table goes with its invites; default stdout.")
+@api_options
+def create(
+    invocation: Invocation,
+    *,
+    name: str | None,
+    source: Path | None,
+    output: Path | None,
+    qr: bool,
+    stack: str | None,
+    **asked: Any,
+) -> None:
+    """Make an invite for a Thing, or one for each row of a table.
+
+    The table is CSV with a header: thing, and where wanted uses, ttl, ek_sha256, existing_thing. It comes out with the
+    columns invite, id and expires. Rows that have their invite are left alone, so that a run that broke off goes on
+    with its own output as the next input.
+    """
+    if (name is None) == (source is None):
+        raise click.UsageError("give either --thing or --from")
+    if source is None:
+        if output is not None:
+            raise click.UsageError("--output belongs to --from")
+        _create_one(invocation, name or "", stack, qr=qr, **asked)
+        return
+    if qr or any(value is not None and value is not False for value in asked.values()):
+        raise click.UsageError("with --from, what is asked for stands in the table's columns")
+    _create_batch(invocation, source, output, stack)
+
+
+def _create_one(
+    invocation: Invocation,
+    name: str,
+    stack: str | None,
+    *,
+    uses: int | None,
+    ttl: str | None,
+    ek_sha256: str | None,
+    existing_thing: bool,
+    qr: bool,
+) -> None:
+    terminal = invocation.terminal
+    seconds = DEFAULT_TTL_SECONDS if ttl is None else ttl_seconds(ttl)
+    asked = NewInvite(name, 1 if uses is None else uses, seconds, ek_sha256, existing_thing)
+    if qr:
+        if terminal.as_json:
+            raise click.UsageError("give --qr or --json, not both")
+        require_extra("segno")
+    client = operator_client(invocation, stack)
+    made = made_invite(client.create_invites([asked])[0], client.api_url)
+    if terminal.as_json:
+        terminal.result(made.to_json(asked), "")
+        return
+    terminal.data(made.url.reveal() + "\n")
+    if qr:
+        _draw(invocation, made)
+    number = "1 use" if asked.uses == 1 else f"{asked.uses} uses"
+    terminal.say(f"- invite {made.id}: {number}, valid until {made.expires}")
+
+
+def _draw(invocation: Invocation, made: MadeInvite) -> None:
+    import segno
+
+    code = segno.make_qr(made.url.reveal(), error="l")
+    width, columns = code.symbol_size()[0], shutil.get_terminal_size().columns
+    if width > columns:
+        invocation.terminal.warn(f"no QR code is drawn: it takes {width} columns, and there are {columns}")
+        return
+    drawing = io.StringIO()
+    code.terminal(drawing, compact=True)
+    invocation.terminal.data(drawing.getvalue())
+
+
+def _create_batch(invocation: Invocation, source: Path, output: Path | None, stack: str | None) -> None:
+    terminal = invocation.terminal
+    if terminal.as_json and output is None:
+        raise click.UsageError("with --json a table needs --output, which keeps what a broken run has made")
+    table = batch.read(_table(source))
+    keeps = _Keeper(output, source)
+    client = operator_client(invocation, stack)
+    keeps.keep(table)
+    total = table.left
+    try:
+        with terminal.progress("making invites", total) as advance:
+            for done in batch.create(table, client.create_invites, client.api_url):
+                keeps.keep(done)
+                advance(table.left - done.left)
+                table = done
+    finally:
+        # Also where it broke off, by a fault or by a person: what was made is not lost.
+        if output is None:
+            terminal.data(table.to_csv())
+        if table.left:
+            keeps.discard_if(nothing_made=table.left == total)
+            terminal.warn(_how_to_go_on(total - table.left, total, output))
+    if terminal.as_json:
+        terminal.result(table.to_json(), "")
+    elif output is not None:
+        terminal.say(f"- {total} invites were made; all {len(table.rows)} are in {output}")
+
+
+class _Keeper:
+    """Keeps a batch in its file, whole at any moment, and readable by its owner alone: it holds codes."""
+
+    def __init__(self, output: Path | None, source: Path) -> None:
+        self._output = output
+        self._fresh = output is not None and not os.path.lexists(output)
+        if output is None or self._fresh or _is_same(output, source):
+            return
+        raise UsageError(
+            f"{output} exists, and may hold invites",
+            hint="Name another file; to go on with a broken run, give that run's output as --from and --output.",
+        )
+
+    def keep(self, table: Batch) -> None:
+        if self._output is not None:
+            state.write(self._output, table.to_csv)
+
+    def discard_if(self, *, nothing_made: bool) -> None:
+        """Remove a file that holds no invite, so that the same command can be given again."""
+        if nothing_made and self._fresh and self._output is not None:
+            state.remove(self._output)
+
+
+def _is_same(output: Path, source: Path) -> bool:
+    try:
+        return output.samefile(source)
+    except OSError:
+        return False
+
+
+def _how_to_go_on(made: int, total: int, output: Path | None) -> str:
+    told = f"{made} of {total} invites were made"
+    if not made:
+        return f"{told}; run the same command again"
+    if output is None:
+        return f"{told} and are in the output; go on with it as --from"
+    file = shlex.quote(str(output))
+    return f"{told}; go on with: hsm-enroll invite create --from {file} --output {file}"
+
+
+def _table(source: Path) -> bytes:
+    try:
+        with source.open("rb") as stream:
+            content = stream.read(_LARGEST_TABLE_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"{source} cannot be read: {error.strerror}", hint="Check --from.") from error
+    if len(content) > _LARGEST_TABLE_BYTES:
+        raise UsageError(f"{source} is larger than {_LARGEST_TABLE_BYTES} bytes", hint="Split the table.")
+    return content
+
+
+@command("list", example="hsm-enroll invite list")
+@api_options
+def list_(invocation: Invocation, *, stack: str | None) -> None:
+    """List the invites, without their codes, which the backend does not know. Times are in UTC."""
+    found = list(operator_client(invocation, stack).list_invites())
+    lines = [f"{'ID':<16}  {'STATUS':<7}  {'USES':<5}  {'EXPIRES (UTC)':<16}  THING"]
+    lines += [
+        f"{one.id}  {one.status:<7}  {f'{one.uses - one.uses_left}/{one.uses}':<5}  {minute(one.expires)}  {one.thing}"
+        for one in found
+    ]
+    text = "\n".join(lines) if found else "there are no invites"
+    invocation.terminal.result({"invites": [records.to_json(one) for one in found]}, text)
+
+
+@command("revoke", example="hsm-enroll invite revoke 3fb1c94de2a07758")
+@click.argument("invite_id", metavar="ID")
+@api_options
+def revoke(invocation: Invocation, *, invite_id: str, stack: str | None) -> None:
+    """Make an invite invalid; ID is what invite list shows. What it has enrolled stays as it is."""
+    operator_client(invocation, stack).revoke_invite(invite_id)
+    invocation.terminal.result({"id": invite_id, "revoked": True}, f"invite {invite_id} is revoked")
+
+
+for _command in (create, list_, revoke):
+    invite.add_command(_command)

@@ -1,0 +1,103 @@
+"""What an invite may be asked for: the rules of the contract, checked before anybody is called."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hsm_enroll.errors import UsageError
+
+MOST_IN_A_REQUEST = 100
+LARGEST_BODY_BYTES = 16 * 1024  # of any request (INTERFACE, HTTP API)
+DEFAULT_TTL_SECONDS = 24 * 3600
+
+# A Thing's name is its certificate's CN, of at most 64 characters (RFC 5280, upper bound ub-common-name).
+_THING = re.compile(r"[a-zA-Z0-9:_-]{1,64}|[a-zA-Z0-9:_-]{0,63}\*")
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+_TTL = re.compile(r"([0-9]{1,9})([mhd])")
+_UNIT_SECONDS = {"m": 60, "h": 3600, "d": 86400}
+_SHORTEST_SECONDS = 60
+_LONGEST_SECONDS = 365 * 86400
+_MOST_USES = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class NewInvite:
+    """An invite to be made.
+
+    Args:
+        thing: a Thing's name ``[a-zA-Z0-9:_-]{1,64}``, or a prefix of names followed by ``*``.
+        uses: how many Things it may enroll.
+        ttl_seconds: how long it is valid, one minute to 365 days.
+        ek_sha256: fingerprint of the one TPM's endorsement key certificate that it is for, in hexadecimal; None is any.
+        existing_thing: whether it may take over a Thing that AWS IoT has and the backend does not know.
+
+    Raises:
+        UsageError: it breaks one of these rules; the values are not repeated.
+    """
+
+    thing: str
+    uses: int = 1
+    ttl_seconds: int = DEFAULT_TTL_SECONDS
+    ek_sha256: str | None = None
+    existing_thing: bool = False
+
+    def __post_init__(self) -> None:
+        if not _THING.fullmatch(self.thing):
+            raise UsageError(
+                "thing is no Thing's name",
+                hint="A name has 1 to 64 of the characters a-z A-Z 0-9 : _ -, a prefix of names ends in *.",
+            )
+        if not 1 <= self.uses <= _MOST_USES:
+            raise UsageError("uses is no number from 1 on", hint=f"Up to {_MOST_USES}.")
+        if self.uses > 1 and not self.thing.endswith("*"):
+            raise UsageError(
+                "uses of more than 1 need a prefix of names", hint="One Thing needs one use; write the prefix with *."
+            )
+        if not _SHORTEST_SECONDS <= self.ttl_seconds <= _LONGEST_SECONDS:
+            raise UsageError("ttl is not between 1m and 365d", hint="Write a time like 30m, 24h or 7d.")
+        if self.ek_sha256 is not None and not _SHA256.fullmatch(self.ek_sha256):
+            raise UsageError("ek_sha256 is no SHA-256", hint="It has 64 hexadecimal digits, without colons.")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return one member of the request's ``invites``."""
+        members: dict[str, Any] = {"thing": self.thing, "uses": self.uses, "ttlSeconds": self.ttl_seconds}
+        if self.ek_sha256 is not None:
+            members["ekSha256"] = self.ek_sha256.lower()
+        if self.existing_thing:
+            members["existingThing"] = True
+        return members
+
+
+def body(invites: Sequence[NewInvite]) -> bytes:
+    """Return the request's body. Does *not* check its size; :func:`fitting` does."""
+    return _compact({"invites": [invite.to_json() for invite in invites]})
+
+
+def fitting(invites: Sequence[NewInvite]) -> int:
+    """Return how many of the first invites one request can hold: 100, and fewer where their body grew too large."""
+    size = len(body([]))
+    for count, invite in enumerate(invites[:MOST_IN_A_REQUEST]):
+        size += len(_compact(invite.to_json())) + 1
+        if size > LARGEST_BODY_BYTES:
+            return count
+    return min(len(invites), MOST_IN_A_REQUEST)
+
+
+def _compact(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode("utf-8")
+
+
+def ttl_seconds(text: str) -> int:
+    """Read a time like ``30m``, ``24h`` or ``7d``. Does *not* check its bounds; :class:`NewInvite` does.
+
+    Raises:
+        UsageError: it is none.
+    """
+    match = _TTL.fullmatch(text)
+    if match is None:
+        raise UsageError("ttl is no time", hint="Write a time like 30m, 24h or 7d.")
+    return int(match[1]) * _UNIT_SECONDS[match[2]]

@@ -1,0 +1,274 @@
+"""What the operator's routes answer, as values; pure readers that take nothing on trust.
+
+A member that is missing, or not of the form that the contract gives it, is a ValueError that names the member and never
+repeats its value. Members that are not known here are left out: the contract may grow.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from hsm_enroll.secret import Secret
+
+_INSTANT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
+_CODE = re.compile(r"[0-9A-HJKMNP-TV-Z]{5}(?:-[0-9A-HJKMNP-TV-Z]{5}){4}")
+_LARGEST_COUNT = 2**53 - 1  # what every JSON reader can hold (RFC 8259 §6)
+_LONGEST_TOKEN = 4096
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedInvite:
+    """A new invite. Its code is told this once; the backend keeps only a hash.
+
+    Attributes:
+        id: names the invite; tells nothing of the code.
+        code: the enrollment code.
+        thing: a Thing's name, or a prefix and ``*``.
+        uses: how many Things it may enroll.
+        expires: when it stops being valid, UTC.
+    """
+
+    id: str
+    code: Secret
+    thing: str
+    uses: int
+    expires: datetime
+
+    def url(self, api_url: str) -> Secret:
+        """Return the whole invite, ``https://API/#CODE``."""
+        return Secret(f"{api_url}/#{self.code.reveal()}")
+
+
+@dataclass(frozen=True, slots=True)
+class InviteRecord:
+    """An invite as the ledger knows it, without its code.
+
+    Attributes:
+        status: ``open``, ``used``, ``expired`` or ``revoked``; a later backend may have more.
+        created_by: ARN of the IAM identity that made it.
+        ek_sha256: fingerprint of the TPM's endorsement key certificate that it is bound to, in hexadecimal, or None.
+    """
+
+    id: str
+    thing: str
+    uses: int
+    uses_left: int
+    expires: datetime
+    created: datetime
+    created_by: str
+    status: str
+    existing_thing: bool
+    ek_sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ThingRecord:
+    """A Thing as the ledger knows it.
+
+    Attributes:
+        status: ``claimed``, ``issued`` or ``revoked``; a later backend may have more.
+        spki_sha256: of the device's public key, in hexadecimal.
+        certificate_id: of AWS IoT; None until one was issued.
+        claimed: when its enrollment began, UTC.
+        enrolled: when its certificate was recorded.
+        revoked: when it was revoked.
+        invite_id: of the invite that it used; None in an open deployment.
+    """
+
+    thing: str
+    status: str
+    spki_sha256: str
+    certificate_id: str | None
+    claimed: datetime
+    enrolled: datetime | None
+    revoked: datetime | None
+    invite_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DisabledCertificate:
+    """A certificate that no ledger entry knows, and that a sweep made inactive."""
+
+    certificate_id: str
+    created: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SweepReport:
+    """One part of a sweep.
+
+    Attributes:
+        checked: certificates that were looked at.
+        disabled: those that fell through, now inactive.
+        foreign: those that are another system's, and were left alone.
+    """
+
+    checked: int
+    disabled: tuple[DisabledCertificate, ...]
+    foreign: int
+
+
+def hide_code(members: dict[str, Any]) -> dict[str, Any]:
+    """Put a JSON object's ``code`` into a Secret: an ``object_hook`` for ``json.loads``."""
+    if isinstance(members.get("code"), str):
+        members["code"] = Secret(members["code"])
+    return members
+
+
+def instant(moment: datetime) -> str:
+    """Return a time as the contract writes it: ``2026-11-24T10:00:00Z``."""
+    return f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='seconds')}Z"
+
+
+def to_json(record: InviteRecord | ThingRecord | DisabledCertificate) -> dict[str, Any]:
+    """Return a record as the contract writes it."""
+    return {
+        _camel_case(name): instant(value) if isinstance(value, datetime) else value
+        for name, value in asdict(record).items()
+    }
+
+
+def created_invite(value: object) -> CreatedInvite:
+    """Read one member of ``invites`` of an answer to POST, whose codes went through :func:`hide_code`."""
+    members = _object(value)
+    return CreatedInvite(
+        id=_required(members, "id", _ID),
+        code=_required(members, "code", _code),
+        thing=_required(members, "thing", _PATTERN),
+        uses=_required(members, "uses", _count),
+        expires=_required(members, "expires", _moment),
+    )
+
+
+def invite_record(value: object) -> InviteRecord:
+    """Read one member of ``invites`` of an answer to GET."""
+    members = _object(value)
+    return InviteRecord(
+        id=_required(members, "id", _ID),
+        thing=_required(members, "thing", _PATTERN),
+        uses=_required(members, "uses", _count),
+        uses_left=_required(members, "usesLeft", _count),
+        expires=_required(members, "expires", _moment),
+        created=_required(members, "created", _moment),
+        created_by=_required(members, "createdBy", _ARN),
+        status=_required(members, "status", _WORD),
+        existing_thing=_required(members, "existingThing", _flag),
+        ek_sha256=_optional(members, "ekSha256", _SHA256),
+    )
+
+
+def thing_record(value: object) -> ThingRecord:
+    """Read ``thing``, or one member of ``things``."""
+    members = _object(value)
+    return ThingRecord(
+        thing=_required(members, "thing", _THING),
+        status=_required(members, "status", _WORD),
+        spki_sha256=_required(members, "spkiSha256", _SHA256),
+        certificate_id=_optional(members, "certificateId", _SHA256),
+        claimed=_required(members, "claimed", _moment),
+        enrolled=_optional(members, "enrolled", _moment),
+        revoked=_optional(members, "revoked", _moment),
+        invite_id=_optional(members, "inviteId", _ID),
+    )
+
+
+def sweep_report(value: object) -> SweepReport:
+    """Read an answer to a sweep, but for its ``next``."""
+    members = _object(value)
+    return SweepReport(
+        checked=_required(members, "checked", _count),
+        disabled=tuple(listed(members, "disabled", _disabled)),
+        foreign=_required(members, "foreign", _count),
+    )
+
+
+def listed(value: object, name: str, read: Callable[[object], T]) -> list[T]:
+    """Read each member of an object's list."""
+    found = _object(value).get(name)
+    if not isinstance(found, list):
+        raise ValueError(f"{name} is no list")  # noqa: TRY004 - foreign data, not a caller's mistake
+    return [read(one) for one in found]
+
+
+def next_token(value: object) -> str | None:
+    """Read ``next``: where the following page begins, or None."""
+    return _optional(_object(value), "next", _TOKEN)
+
+
+def _camel_case(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(map(str.capitalize, others))
+
+
+def _disabled(value: object) -> DisabledCertificate:
+    members = _object(value)
+    return DisabledCertificate(
+        certificate_id=_required(members, "certificateId", _SHA256), created=_required(members, "created", _moment)
+    )
+
+
+def _object(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("a member is no JSON object")  # noqa: TRY004 - foreign data, not a caller's mistake
+    return value
+
+
+def _required(members: dict[str, Any], name: str, read: Callable[[object], T]) -> T:
+    try:
+        return read(members.get(name))
+    except ValueError as error:
+        raise ValueError(f"{name} is missing or not what it should be") from error
+
+
+def _optional(members: dict[str, Any], name: str, read: Callable[[object], T]) -> T | None:
+    return None if members.get(name) is None else _required(members, name, read)
+
+
+def _text(pattern: str) -> Callable[[object], str]:
+    compiled = re.compile(pattern)
+
+    def read(value: object) -> str:
+        if not isinstance(value, str) or not compiled.fullmatch(value):
+            raise ValueError(pattern)
+        return value
+
+    return read
+
+
+_ID = _text("[0-9a-f]{16}")
+_SHA256 = _text("[0-9a-f]{64}")
+_THING = _text("[a-zA-Z0-9:_-]{1,128}")
+_PATTERN = _text(r"[a-zA-Z0-9:_-]{1,128}|[a-zA-Z0-9:_-]{0,127}\*")
+_WORD = _text("[a-z-]{1,20}")
+_ARN = _text("[!-~]{1,2048}")
+_TOKEN = _text(f"[!-~]{{1,{_LONGEST_TOKEN}}}")
+
+
+def _code(value: object) -> Secret:
+    if not isinstance(value, Secret) or not _CODE.fullmatch(value.reveal()):
+        raise ValueError("no code")
+    return value
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or not 0 <= value <= _LARGEST_COUNT:
+        raise ValueError("no count")
+    return value
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("no flag")  # noqa: TRY004 - foreign data, not a caller's mistake
+    return value
+
+
+def _moment(value: object) -> datetime:
+    if not isinstance(value, str) or not _INSTANT.fullmatch(value):
+        raise ValueError("no time")
+    return datetime.strptime(value, "%Y-%m-%dT%H:%M:%S%z")

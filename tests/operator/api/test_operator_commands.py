@@ -1,0 +1,466 @@
+"""``hsm-enroll invite`` and ``hsm-enroll fleet`` as an operator sees them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pty
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from hsm_enroll import cli
+from tests.client.mqtt.authority import Authority
+from tests.operator.api.stand_in import REGION, Backend, json_reply, problem
+
+_ROOT = Path(cli.__file__).parents[2]
+_PROGRAM = (
+    "from hsm_enroll import cli; "
+    "cli._COMMANDS.update(invite=('invite', ''), fleet=('fleet', '')); "  # until both are registered
+    "cli.main()"
+)
+
+
+@dataclass
+class Result:
+    """What a run of the command left."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        """The JSON document on stdout."""
+        return json.loads(self.out)
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(
+    backend: Backend,
+    authority: Authority,
+    operator_credentials: None,  # noqa: ARG001 - the environment comes first
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Run:
+    """The command line, pointed at the stand-in; also checks that no code is on stderr."""
+    monkeypatch.setenv("HSM_ENROLL_API_URL", backend.url)
+    monkeypatch.setenv("HSM_ENROLL_CA_FILE", str(authority.certificate))
+    monkeypatch.setitem(cli._COMMANDS, "invite", ("invite", ""))
+    monkeypatch.setitem(cli._COMMANDS, "fleet", ("fleet", ""))
+    # What is waited for between tries is tested with the client.
+    monkeypatch.setattr("hsm_enroll.operator.api._BACKOFF_SECONDS", 0.0)
+
+    def start(*arguments: object) -> Result:
+        status = cli._run([*map(str, arguments)])
+        shown = capsys.readouterr()
+        assert not [code for code in backend.codes if code in shown.err]
+        return Result(status, shown.out, shown.err)
+
+    return start
+
+
+def _rows(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(text.splitlines()))
+
+
+@contextmanager
+def _on_a_terminal(*arguments: str) -> Iterator[tuple[int, int]]:
+    """Run the command on a terminal of its own; gives its process id and the terminal's other end."""
+    process, terminal = pty.fork()
+    if process == 0:  # the child
+        os.chdir(_ROOT)
+        os.execv(sys.executable, [sys.executable, "-c", _PROGRAM, *arguments])  # noqa: S606
+    try:
+        yield process, terminal
+    finally:
+        os.close(terminal)
+
+
+def _table(folder: Path, count: int) -> Path:
+    file = folder / "things.csv"
+    file.write_text("thing\n" + "".join(f"gateway-{number}\n" for number in range(count)))
+    return file
+
+
+def test_an_invite_is_one_line(run: Run, backend: Backend) -> None:
+    """stdout holds the invite and nothing else; id, uses and expiry are said on stderr."""
+    result = run("invite", "create", "--thing", "line3-*", "--uses", "3", "--ttl", "7d", "--existing-thing")
+    assert (result.status, result.out) == (0, f"{backend.url}/#{backend.codes[0]}\n")
+    (invite_id,) = backend.invites
+    assert result.err == f"- invite {invite_id}: 3 uses, valid until 2026-11-24T10:00:00Z\n"
+    asked = {"thing": "line3-*", "uses": 3, "ttlSeconds": 604800, "existingThing": True}
+    assert backend.received[0].body == {"invites": [asked]}
+
+
+def test_an_invite_is_the_contracts_document(run: Run, backend: Backend) -> None:
+    """--json gives invite, thing, uses, expires and id; --quiet still gives the invite."""
+    result = run("invite", "create", "--thing", "gateway-17", "--ek-sha256", "AB" * 32, "--json")
+    (invite_id,) = backend.invites
+    assert result.document == {
+        "invite": f"{backend.url}/#{backend.codes[0]}",
+        "thing": "gateway-17",
+        "uses": 1,
+        "expires": "2026-11-24T10:00:00Z",
+        "id": invite_id,
+    }
+    assert result.err == ""
+    quiet = run("invite", "create", "--thing", "gateway-18", "--quiet")
+    assert (quiet.out, quiet.err) == (f"{backend.url}/#{backend.codes[1]}\n", "")
+
+
+def test_a_qr_code_fits_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--qr draws the invite below it, in 80 columns; where it does not fit, it says so and the invite stands."""
+    monkeypatch.setenv("COLUMNS", "80")
+    drawn = run("invite", "create", "--thing", "gateway-17", "--qr").out.splitlines()
+    assert drawn[0].startswith("https://")
+    assert len(drawn) > 15
+    assert {len(line) for line in drawn[1:]} == {len(drawn[1])}
+    assert len(drawn[1]) <= 80
+    assert set("".join(drawn[1:])) <= set(" \u2580\u2584\u2588")
+    monkeypatch.setenv("COLUMNS", "20")
+    narrow = run("invite", "create", "--thing", "gateway-17", "--qr")
+    assert (narrow.status, len(narrow.out.splitlines())) == (0, 1)
+    assert "no QR code is drawn" in narrow.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "give either --thing or --from"),
+        (["--thing", "a", "--from", "t.csv"], "give either --thing or --from"),
+        (["--thing", "a", "--output", "o.csv"], "--output belongs to --from"),
+        (["--from", "t.csv", "--ttl", "7d"], "stands in the table's columns"),
+        (["--from", "t.csv", "--uses", "0"], "stands in the table's columns"),
+        (["--from", "t.csv", "--qr"], "stands in the table's columns"),
+        (["--from", "t.csv", "--json"], "needs --output"),
+        (["--from", "t.csv"], "t.csv cannot be read"),
+        (["--thing", "a", "--qr", "--json"], "--qr or --json"),
+        (["--thing", "a", "--api", "https://a", "--stack", "s"], "--api or --stack"),
+        (["--thing", "a b"], "thing is no Thing's name"),
+        (["--thing", "a", "--uses", "2"], "need a prefix"),
+        (["--thing", "a", "--uses", "0"], "uses is no number"),
+        (["--thing", "a", "--ttl", "1w"], "ttl is no time"),
+        (["--thing", "a", "--ttl", ""], "ttl is no time"),
+        (["--thing", "a", "--ek-sha256", "zz"], "ek_sha256 is no SHA-256"),
+    ],
+)
+def test_wrong_usage_calls_nobody(
+    run: Run, backend: Backend, arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Options that contradict each other or hold no valid value end with status 2 before any request."""
+    monkeypatch.chdir(tmp_path)
+    result = run("invite", "create", *arguments)
+    assert result.status == 2
+    assert said in result.err + result.out
+    assert backend.received == []
+
+
+@pytest.mark.parametrize(("library", "arguments"), [("boto3", ["list"]), ("segno", ["create", "--thing", "a", "--qr"])])
+def test_a_missing_extra_is_named(
+    run: Run, backend: Backend, monkeypatch: pytest.MonkeyPatch, library: str, arguments: list[str]
+) -> None:
+    """Without a library of the extra the command says which extra to install, before any request."""
+    monkeypatch.setattr("hsm_enroll.cli.operator_client.find_spec", lambda name: None if name == library else object())
+    result = run("invite", *arguments)
+    assert result.status == 2
+    assert f"needs {library}" in result.err
+    assert "extra 'operator'" in result.err
+    assert backend.received == []
+
+
+def test_ten_thousand_invites_come_in_requests_of_a_hundred(run: Run, backend: Backend, tmp_path: Path) -> None:
+    """A table of 10,000 rows takes 100 requests and bounded time, and its file is the owner's alone."""
+    output = tmp_path / "invites.csv"
+    begin = time.monotonic()
+    result = run("invite", "create", "--from", _table(tmp_path, 10_000), "--output", output)
+    assert time.monotonic() - begin < 60
+    assert (result.status, result.out) == (0, "")
+    assert "10000 invites were made" in result.err
+    assert [len(request.body["invites"]) for request in backend.received] == [100] * 100
+    rows = _rows(output.read_text())
+    assert [row["thing"] for row in rows] == [f"gateway-{number}" for number in range(10_000)]
+    assert [row["invite"] for row in rows] == [f"{backend.url}/#{code}" for code in backend.codes]
+    assert [row["id"] for row in rows] == list(backend.invites)
+    assert output.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_request_never_grows_too_large(run: Run, backend: Backend, tmp_path: Path) -> None:
+    """S3: rows with the longest values go in requests of fewer than 100, since a body has at most 16 KiB."""
+    table = tmp_path / "things.csv"
+    rows = [f"{number:063}*,1000000,365d,{'ab' * 32},true" for number in range(250)]
+    table.write_text("\n".join(["thing,uses,ttl,ek_sha256,existing_thing", *rows]))
+    result = run("invite", "create", "--from", table)
+    assert (result.status, backend.refused) == (0, 0)
+    sizes = [len(request.body["invites"]) for request in backend.received]
+    assert sum(sizes) == 250
+    assert max(sizes) < 100
+    assert [row["invite"] for row in _rows(result.out)] == [f"{backend.url}/#{code}" for code in backend.codes]
+
+
+def test_a_table_goes_to_stdout_without_a_file(run: Run, backend: Backend, tmp_path: Path) -> None:
+    """Without --output the table is the data on stdout; with --json and --output it is a list of documents too."""
+    result = run("invite", "create", "--from", _table(tmp_path, 2))
+    assert [row["invite"] for row in _rows(result.out)] == [f"{backend.url}/#{code}" for code in backend.codes]
+    output = tmp_path / "out.csv"
+    documents = run("invite", "create", "--from", _table(tmp_path, 2), "--output", output, "--json").document
+    rows = _rows(output.read_text())
+    assert [(one["invite"], one["id"], one["uses"]) for one in documents] == [(r["invite"], r["id"], 1) for r in rows]
+
+
+@pytest.mark.parametrize("to_file", [True, False])
+def test_a_batch_that_breaks_off_goes_on(run: Run, backend: Backend, tmp_path: Path, to_file: bool) -> None:
+    """What was made before a failure is kept and counted; its output as input makes the rest and nothing twice."""
+    backend.replies = {2: problem(500, "internal")}
+    output = tmp_path / "out 1.csv"
+    option = ["--output", output] if to_file else []
+    broken = run("invite", "create", "--from", _table(tmp_path, 350), *option)
+    assert broken.status == 30
+    assert "200 of 350 invites were made" in broken.err
+    if to_file:
+        file = f"'{output}'"
+        assert f"go on with: hsm-enroll invite create --from {file} --output {file}" in broken.err
+    else:
+        output.write_text(broken.out)
+    assert sum(bool(row["invite"]) for row in _rows(output.read_text())) == 200
+
+    assert run("invite", "create", "--from", output, "--output", output).status == 0
+    rows = _rows(output.read_text())
+    assert [row["thing"] for row in rows] == [f"gateway-{number}" for number in range(350)]
+    assert [row["invite"] for row in rows] == [f"{backend.url}/#{code}" for code in backend.codes]
+    assert len(backend.invites) == 350
+
+
+def test_a_batch_that_made_nothing_leaves_nothing(run: Run, backend: Backend, tmp_path: Path) -> None:
+    """When the first request fails, no file stands in the way of the same command."""
+    backend.replies = {0: problem(403, "operator-required")}
+    command = ("invite", "create", "--from", _table(tmp_path, 3), "--output", tmp_path / "out.csv")
+    refused = run(*command)
+    assert (refused.status, "run the same command again" in refused.err) == (31, True)
+    assert run(*command).status == 0
+
+
+def test_an_interrupted_batch_keeps_what_was_made(
+    run: Run, backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D20: Ctrl-C in the middle leaves the invites so far in the file, and exit status 130."""
+    from hsm_enroll.operator.api import OperatorClient
+
+    create = OperatorClient.create_invites
+
+    def interrupted(self: OperatorClient, invites: Any) -> Any:
+        if backend.codes:
+            raise KeyboardInterrupt
+        return create(self, invites)
+
+    monkeypatch.setattr(OperatorClient, "create_invites", interrupted)
+    output = tmp_path / "out.csv"
+    result = run("invite", "create", "--from", _table(tmp_path, 150), "--output", output)
+    assert result.status == 130
+    assert "100 of 150 invites were made" in result.err
+    assert sum(bool(row["invite"]) for row in _rows(output.read_text())) == 100
+
+
+def test_a_bar_shows_how_far_a_batch_is(
+    run: Run,  # noqa: ARG001 - sets the environment
+    backend: Backend,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a terminal a bar counts the invites up; no code is shown there when they go to a file."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    output = tmp_path / "out.csv"
+    arguments = ("invite", "create", "--from", str(_table(tmp_path, 250)), "--output", str(output))
+    shown = ""
+    with _on_a_terminal(*arguments) as (process, terminal), suppress(OSError):  # a terminal that hung up is an EIO
+        while received := os.read(terminal, 4096):
+            shown += received.decode(errors="replace")
+    _, ended = os.waitpid(process, 0)
+    assert os.waitstatus_to_exitcode(ended) == 0
+    assert "making invites" in shown
+    assert "/250" in shown
+    assert not [code for code in backend.codes if code in shown]
+
+
+def test_a_file_that_may_hold_invites_is_not_replaced(run: Run, backend: Backend, tmp_path: Path) -> None:
+    """An output that exists and is not the input is refused before any request, and stays as it was."""
+    output = tmp_path / "out.csv"
+    output.write_text("precious")
+    result = run("invite", "create", "--from", _table(tmp_path, 3), "--output", output)
+    assert (result.status, output.read_text(), backend.received) == (2, "precious", [])
+    assert "may hold invites" in result.err
+
+
+def test_an_output_that_cannot_be_written_costs_no_invite(run: Run, backend: Backend, tmp_path: Path) -> None:
+    """D11: the file is written once before the first request, so that a bad folder is found out in time."""
+    result = run("invite", "create", "--from", _table(tmp_path, 3), "--output", tmp_path / "missing" / "out.csv")
+    assert (result.status, backend.received) == (50, [])
+
+
+def test_invites_are_listed_in_80_columns(run: Run, backend: Backend) -> None:
+    """The table shows id, status, uses and expiry, never a code; --json has the contract's members."""
+    backend.page = 2
+    for number in range(5):
+        run("invite", "create", "--thing", f"gateway-{number}", "--quiet")
+    lines = run("invite", "list").out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(backend.invites)
+    assert lines[1].split()[1:] == ["open", "0/1", "2026-11-24", "10:00", "gateway-0"]
+    assert max(map(len, lines)) <= 80
+    listed = run("invite", "list", "--json").document["invites"]
+    assert [{k: v for k, v in one.items() if k != "ekSha256"} for one in listed] == list(backend.invites.values())
+
+
+def test_an_invite_is_revoked(run: Run, backend: Backend) -> None:
+    """A known id is revoked; an unknown one is status 31 with the API's own code."""
+    run("invite", "create", "--thing", "gateway-17")
+    (invite_id,) = backend.invites
+    assert run("invite", "revoke", invite_id, "--json").document == {"id": invite_id, "revoked": True}
+    assert backend.invites[invite_id]["status"] == "revoked"
+    unknown = run("invite", "revoke", "0" * 16, "--json")
+    assert (unknown.status, unknown.document["error"]["code"]) == (31, "backend-refused")
+    assert "invite-unknown" in unknown.document["error"]["message"]
+
+
+def test_the_fleet_is_listed_in_80_columns(run: Run, backend: Backend) -> None:
+    """The table shows status, since when, and the whole name; --json has the contract's members."""
+    names = ["g" * 50, "gateway-2", "gateway-3"]
+    for name, status in zip(names, ["claimed", "issued", "revoked"], strict=True):
+        backend.add_thing(name, status)
+    lines = run("fleet", "list").out.splitlines()
+    assert [line.split() for line in lines[1:]] == [
+        ["claimed", "2026-11-23", "09:59", names[0]],
+        ["issued", "2026-11-23", "10:00", names[1]],
+        ["revoked", "2026-11-23", "11:30", names[2]],
+    ]
+    assert max(map(len, lines)) <= 80
+    assert run("fleet", "list", "--json").document == {"things": list(backend.things.values())}
+
+
+def test_an_empty_fleet_says_so(run: Run) -> None:
+    """No Thing and no invite are sentences, and empty lists in JSON."""
+    assert run("fleet", "list").out == "no Thing is enrolled\n"
+    assert run("invite", "list").out == "there are no invites\n"
+    assert run("fleet", "list", "--json").document == {"things": []}
+
+
+def test_a_thing_is_shown(run: Run, backend: Backend) -> None:
+    """One Thing is shown with its certificate and its key's hash, within 80 columns."""
+    backend.add_thing("gateway-17")
+    shown = run("fleet", "show", "gateway-17").out
+    assert backend.things["gateway-17"]["certificateId"] in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    assert run("fleet", "show", "gateway-17", "--json").document == {"thing": backend.things["gateway-17"]}
+
+
+@pytest.mark.parametrize("name", ["nobody", "", "a b", "a+b", "../x?y=1&z#", "\u00fc", "\udcff", "%2f", "*"])
+def test_any_name_that_is_not_there_is_unknown(run: Run, backend: Backend, name: str) -> None:
+    """Whatever characters a name has, its request is signed rightly and means that name."""
+    result = run("fleet", "show", "--json", "--", name)
+    assert (result.status, backend.refused) == (31, 0)
+    assert "thing-unknown" in result.document["error"]["message"]
+    assert backend.received[0].query == {"thing": name.replace("\udcff", "?")}
+
+
+def test_a_thing_is_revoked_with_yes_only(run: Run, backend: Backend) -> None:
+    """Where nobody can be asked, revoking without --yes is refused and changes nothing."""
+    backend.add_thing("gateway-17")
+    refused = run("fleet", "revoke", "gateway-17", "--json")
+    assert (refused.status, "--yes" in refused.document["error"]["hint"]) == (2, True)
+    assert backend.received == []
+    assert run("fleet", "revoke", "gateway-17", "--yes").out == "gateway-17 is revoked\n"
+    assert backend.things["gateway-17"]["status"] == "revoked"
+
+
+@pytest.mark.parametrize(("answer", "status"), [("y\n", 0), ("yes\n", 0), ("n\n", 130), ("\n", 130), ("maybe\n", 130)])
+def test_a_person_is_asked_before_revoking(
+    run: Run,  # noqa: ARG001 - sets the environment
+    backend: Backend,
+    answer: str,
+    status: int,
+) -> None:
+    """On a terminal the question is asked there, and only yes revokes."""
+    backend.add_thing("gateway-17")
+    with _on_a_terminal("fleet", "revoke", "gateway-17") as (process, terminal):
+        shown = b""
+        while b"[y/N]" not in shown:
+            shown += os.read(terminal, 4096)
+        os.write(terminal, answer.encode())
+        _, ended = os.waitpid(process, 0)
+    assert os.waitstatus_to_exitcode(ended) == status
+    assert backend.things["gateway-17"]["status"] == ("revoked" if status == 0 else "issued")
+
+
+def test_aws_credentials_alone_find_the_api(run: Run, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a URL the stack hsm-enroll is asked for its API; a stack that is named goes before the environment."""
+    backend.add_thing("gateway-17")
+    with mock_aws(config={"core": {"mock_credentials": False}}):
+        cloudformation = boto3.client("cloudformation", region_name=REGION)
+        template: dict[str, Any] = {"Resources": {"Queue": {"Type": "AWS::SQS::Queue"}}}
+        template["Outputs"] = {"ApiUrl": {"Value": backend.url}}
+        for name in ("hsm-enroll", "staging"):
+            cloudformation.create_stack(StackName=name, TemplateBody=json.dumps(template))
+        monkeypatch.setenv("HSM_ENROLL_API_URL", "https://elsewhere.invalid")
+        assert "gateway-17" in run("fleet", "list", "--stack", "staging").out
+        monkeypatch.delenv("HSM_ENROLL_API_URL")
+        assert "gateway-17" in run("fleet", "list").out
+        missing = run("fleet", "list", "--stack", "production")
+    assert (missing.status, "there is no stack 'production'" in missing.err) == (2, True)
+
+
+def test_a_sweep_says_what_it_disabled(run: Run, backend: Backend) -> None:
+    """S21: the parts are summed up, and every disabled certificate is named, also on the way."""
+    certificate = {"certificateId": "0b" * 32, "created": "2026-11-23T08:00:00Z"}
+    backend.sweeps = [
+        {"checked": 250, "disabled": [certificate], "foreign": 2},
+        {"checked": 9, "disabled": [], "foreign": 1},
+    ]
+    result = run("fleet", "sweep")
+    assert result.out == "259 certificates checked, 1 disabled, 3 not of this deployment\n"
+    assert f"disabled {certificate['certificateId']}" in result.err
+    assert run("fleet", "sweep", "--json").document == {"checked": 259, "disabled": [certificate], "foreign": 3}
+
+
+@pytest.mark.parametrize(
+    ("reply", "status", "code"),
+    [
+        (problem(400, "field-invalid"), 31, "backend-refused"),
+        (problem(403, "operator-required"), 31, "backend-refused"),
+        (problem(404, "thing-unknown"), 31, "backend-refused"),
+        (problem(429, "throttled", Retry_After="3600"), 32, "throttled"),
+        (problem(500, "internal"), 30, "backend-unreachable"),
+        (json_reply(404, {"message": "Not Found"}), 33, "answer-not-ours"),
+        ((200, {"Content-Type": "text/html"}, b"<html>"), 33, "answer-not-ours"),
+        ((302, {"Location": "https://elsewhere.example"}, b""), 33, "answer-not-ours"),
+    ],
+)
+def test_every_problem_has_its_exit_status(run: Run, backend: Backend, reply: Any, status: int, code: str) -> None:
+    """The API's refusals become the contract's exit statuses."""
+    backend.replies = {0: reply}
+    result = run("fleet", "show", "gateway-17", "--json")
+    assert (result.status, result.document["error"]["code"]) == (status, code)
+
+
+@pytest.mark.parametrize("arguments", [["invite", "--help"], ["fleet", "sweep", "--help"], ["invite", "create", "-h"]])
+def test_help_loads_no_aws_library(arguments: list[str]) -> None:
+    """Rule 4: help does not pay for botocore, rich or segno."""
+    program = f"import sys, atexit; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); {_PROGRAM}"
+    child = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True, cwd=_ROOT
+    )
+    loaded = set(child.stderr.split())
+    assert "hsm_enroll.cli.operator_client" in loaded
+    assert loaded & {"boto3", "botocore", "rich", "segno", "requests", "urllib3", "moto"} == set()
