@@ -307,6 +307,20 @@ class LocalCloudError(HsmEnrollError):
     default_hint = "Look at the logs in the local cloud's home."
 
 
+class AwsError(HsmEnrollError):
+    """AWS refused what an operator asked of it, or carried it out in vain."""
+
+    code = "aws-failed"
+    default_hint = "Look at what AWS says above; your AWS identity may lack a permission."
+
+
+class PackageError(HsmEnrollError):
+    """The Lambda function's zip could not be built."""
+
+    code = "package-failed"
+    default_hint = "Building it takes pip, and a package index that it can reach."
+
+
 class InterruptedRunError(HsmEnrollError):
     """A person ended the run; what was done is journalled and resumes."""
 

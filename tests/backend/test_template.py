@@ -1,10 +1,15 @@
-"""The template as CloudFormation deploys it: what a device may do, and nothing beyond it."""
+"""The template: what a device may do, what the function may do, and what is made around them, and nothing beyond it."""
 
 from __future__ import annotations
 
 import ast
+import json
 import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -12,12 +17,20 @@ import boto3
 import pytest
 from moto import mock_aws
 
+from hsm_enroll.operator import package
 from tests.backend.csr_factory import THING as THING_NAME
 from tests.backend.csr_factory import pem_of, request
-from tests.backend.deployment import ENVIRONMENT, LAMBDA, POLICY, REGION, deployed
+from tests.backend.deployment import ENVIRONMENT, LAMBDA, REGION, deployed, load_handler
+from tests.backend.stack import TEMPLATE, UNKNOWN_TO_MOTO, deploy, template
 
 ARN = f"arn:aws:iot:{REGION}:123456789012"
 THING = "${iot:Connection.Thing.ThingName}"
+# Service Authorization Reference, AWS IoT: neither has a resource type, so that "*" is all that can be said.
+WITHOUT_RESOURCE_LEVEL = {"iot:CreateCertificateFromCsr", "iot:ListCertificates"}
+# CreateStack's TemplateBody, in bytes; a larger one would have to lie in S3.
+LARGEST_BODY = 51_200
+
+pytestmark = pytest.mark.filterwarnings(UNKNOWN_TO_MOTO)
 
 
 @pytest.fixture
@@ -27,16 +40,16 @@ def account() -> Iterator[None]:
         yield
 
 
-def deploy(**parameters: str) -> dict[str, str]:
-    """Deploy the template and return the stack's outputs."""
-    cloudformation = boto3.client("cloudformation", region_name=REGION)
-    cloudformation.create_stack(
-        StackName="backend",
-        TemplateBody=(LAMBDA / "template.yaml").read_text("utf-8"),
-        Parameters=[{"ParameterKey": name, "ParameterValue": value} for name, value in parameters.items()],
-    )
-    (stack,) = cloudformation.describe_stacks(StackName="backend")["Stacks"]
-    return {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+def resources(kind: str) -> dict[str, Any]:
+    """Return the template's resources of a type, by name: their properties."""
+    found = template()["Resources"].items()
+    return {name: resource.get("Properties", {}) for name, resource in found if resource["Type"] == kind}
+
+
+def the(kind: str) -> Any:
+    """Return the properties of the only resource of a type."""
+    (properties,) = resources(kind).values()
+    return properties
 
 
 def policy_document(name: str) -> dict[str, Any]:
@@ -46,34 +59,45 @@ def policy_document(name: str) -> dict[str, Any]:
     return document
 
 
-@pytest.mark.usefixtures("account")
-def test_the_policy_has_the_name_that_was_asked_for() -> None:
-    """The name is a parameter with a default, and an output: the function's POLICY_NAME."""
-    assert deploy() == {"PolicyName": POLICY}
-    assert policy_document(POLICY)["Version"] == "2012-10-17"
+def test_cfn_lint_finds_nothing() -> None:
+    """The template is what CloudFormation understands, warnings included."""
+    linter = Path(sys.executable).with_name("cfn-lint")
+    run = subprocess.run([linter, TEMPLATE], capture_output=True, text=True, timeout=120, check=False)
+    assert (run.returncode, run.stdout + run.stderr) == (0, "")
+
+
+def test_the_template_can_be_sent_as_it_is() -> None:
+    """It needs no bucket of its own."""
+    assert TEMPLATE.stat().st_size < LARGEST_BODY
 
 
 @pytest.mark.usefixtures("account")
-def test_another_name_can_be_chosen() -> None:
-    """Two deployments can share an account."""
-    assert deploy(PolicyName="other") == {"PolicyName": "other"}
-    assert policy_document("other")["Statement"]
+def test_the_outputs_name_what_was_made() -> None:
+    """API, policy, table and function: what an operator, and the operator's commands, need to know."""
+    outputs = deploy()
+    assert outputs.keys() == {"ApiUrl", "PolicyName", "TableName", "FunctionName"}
+    assert policy_document(outputs["PolicyName"])["Version"] == "2012-10-17"
+    assert boto3.client("dynamodb", region_name=REGION).list_tables()["TableNames"] == [outputs["TableName"]]
 
 
 def test_an_enrolled_device_gets_the_deployed_policy() -> None:
     """What the stack says is what the function is given, and what the certificate ends up with."""
-    with deployed({"POLICY_NAME": "other"}) as backend:
-        deploy(PolicyName="other")
-        answer = backend.enroll(pem_of(request()), THING_NAME)
+    with deployed() as backend:
+        outputs = deploy()
+        (function,) = boto3.client("lambda", region_name=REGION).list_functions()["Functions"]
+        given = function["Environment"]["Variables"]
+        with mock.patch.dict(os.environ, given | {"AUTH_MODE": "open"}):
+            backend.handler = load_handler()
+            answer = backend.enroll(pem_of(request()), THING_NAME)
         attached = backend.iot.list_attached_policies(target=answer.json["certificateArn"])["policies"]
-        assert [policy["policyName"] for policy in attached] == ["other"]
+        assert [policy["policyName"] for policy in attached] == [outputs["PolicyName"]]
+        assert answer.json["mqttEndpoint"] == "mqtt.example.com"
 
 
 @pytest.mark.usefixtures("account")
 def test_a_device_connects_as_its_own_thing_only_and_only_if_attached() -> None:
     """The client id is the attached Thing's name; AWS IoT's variables reach AWS IoT as they are."""
-    deploy()
-    connect = policy_document(POLICY)["Statement"][0]
+    connect = policy_document(deploy()["PolicyName"])["Statement"][0]
     assert connect == {
         "Effect": "Allow",
         "Action": "iot:Connect",
@@ -85,8 +109,7 @@ def test_a_device_connects_as_its_own_thing_only_and_only_if_attached() -> None:
 @pytest.mark.usefixtures("account")
 def test_a_device_speaks_and_listens_under_its_own_name_only() -> None:
     """Publish and receive on its topics, subscribe to the same as filters, and no fourth statement."""
-    deploy()
-    _, speak, listen = policy_document(POLICY)["Statement"]
+    _, speak, listen = policy_document(deploy()["PolicyName"])["Statement"]
     own = [f"certtest/{THING}", f"{THING}/*"]
     assert speak["Action"] == ["iot:Publish", "iot:Receive"]
     assert speak["Resource"] == [f"{ARN}:topic/{name}" for name in own]
@@ -97,9 +120,181 @@ def test_a_device_speaks_and_listens_under_its_own_name_only() -> None:
 @pytest.mark.usefixtures("account")
 def test_every_resource_is_bound_to_the_thing() -> None:
     """Least privilege: no resource and no action is a wildcard beyond the Thing's own name."""
-    deploy()
-    for statement in policy_document(POLICY)["Statement"]:
-        resources = statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
-        assert all(THING in resource for resource in resources)
-        assert all("*" not in resource.partition(THING)[0] for resource in resources)
+    for statement in policy_document(deploy()["PolicyName"])["Statement"]:
+        targets = statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
+        assert all(THING in target for target in targets)
+        assert all("*" not in target.partition(THING)[0] for target in targets)
         assert "*" not in str(statement["Action"])
+
+
+def role_statements() -> list[dict[str, Any]]:
+    """Return the statements of the function's role."""
+    (policy,) = the("AWS::IAM::Role")["Policies"]
+    statements: list[dict[str, Any]] = policy["PolicyDocument"]["Statement"]
+    return statements
+
+
+def test_the_role_has_a_wildcard_resource_only_where_aws_knows_no_other() -> None:
+    """Everything else is bound to this account's Things and certificates, to the table, to the log group."""
+    unbound = set()
+    for statement in role_statements():
+        assert statement["Effect"] == "Allow"
+        assert [action for action in statement["Action"] if "*" in action] == []
+        if statement["Resource"] == "*":
+            unbound |= set(statement["Action"])
+            continue
+        told = json.dumps(statement["Resource"])
+        bound = re.fullmatch(
+            r'{"Fn::Sub": "arn:\${AWS::Partition}:iot:\${AWS::Region}:\${AWS::AccountId}:(thing|cert)/\*"}'
+            r'|{"Fn::GetAtt": \["(Ledger|LogGroup)", "Arn"\]}',
+            told,
+        )
+        assert bound, told
+    assert unbound == WITHOUT_RESOURCE_LEVEL
+
+
+def test_the_role_has_no_policy_of_aws_own() -> None:
+    """Managed policies allow more than this function needs."""
+    assert "ManagedPolicyArns" not in the("AWS::IAM::Role")
+
+
+def test_policy_and_ledger_outlast_the_stack() -> None:
+    """Enrolled devices live on them; nothing else stays, and neither has a name that the next stack would run into."""
+    found = template()["Resources"]
+    retained = {name for name, resource in found.items() if resource.get("DeletionPolicy") == "Retain"}
+    assert retained == {"DevicePolicy", "Ledger"}
+    assert {found[name]["UpdateReplacePolicy"] for name in retained} == {"Retain"}
+    assert "PolicyName" not in found["DevicePolicy"]["Properties"]
+    assert "TableName" not in found["Ledger"]["Properties"]
+
+
+def test_the_ledger_is_kept_safe() -> None:
+    """Keys, time to live, point-in-time recovery, encryption with a key that AWS manages in this account."""
+    ledger = the("AWS::DynamoDB::Table")
+    assert ledger["KeySchema"] == [
+        {"AttributeName": "kind", "KeyType": "HASH"},
+        {"AttributeName": "id", "KeyType": "RANGE"},
+    ]
+    assert {entry["AttributeType"] for entry in ledger["AttributeDefinitions"]} == {"S"}
+    assert ledger["TimeToLiveSpecification"] == {"AttributeName": "ttl", "Enabled": True}
+    assert ledger["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+    assert ledger["SSESpecification"] == {"SSEEnabled": True}
+    assert ledger["BillingMode"] == "PAY_PER_REQUEST"
+
+
+def test_the_function_is_the_one_that_the_zip_is_built_for() -> None:
+    """Architecture and Python are those of the wheels, and the handler is there."""
+    function = the("AWS::Lambda::Function")
+    assert function["Architectures"] == [package.ARCHITECTURE]
+    assert function["Runtime"] == f"python{package.PYTHON}"
+    module, _, name = function["Handler"].partition(".")
+    assert f"def {name}(" in (LAMBDA / f"{module}.py").read_text("utf-8")
+
+
+def test_the_function_has_an_end_before_api_gateway_has() -> None:
+    """API Gateway waits 30 seconds; and the function's concurrency is its own."""
+    function = the("AWS::Lambda::Function")
+    assert function["Timeout"] < 30
+    assert template()["Parameters"]["ReservedConcurrency"]["Default"] == 10
+    assert "ReservedConcurrentExecutions" in function
+
+
+@pytest.mark.usefixtures("account")
+def test_a_deployment_is_closed_unless_it_says_otherwise() -> None:
+    """Without a word about it, only an invite gets anybody in."""
+    deploy()
+    (function,) = boto3.client("lambda", region_name=REGION).list_functions()["Functions"]
+    assert function["Environment"]["Variables"]["AUTH_MODE"] == "invite"
+    assert template()["Parameters"]["AuthMode"]["AllowedValues"] == ["invite", "open"]
+
+
+def routes() -> dict[str, str]:
+    """Return the API's routes, and who decides who gets through."""
+    found = resources("AWS::ApiGatewayV2::Route").values()
+    return {route["RouteKey"]: route["AuthorizationType"] for route in found}
+
+
+def test_operators_routes_need_iam_and_devices_routes_do_not() -> None:
+    """API Gateway lets no unsigned request near an operator's route; there is no catch-all."""
+    assert routes() == {
+        "POST /v1/certificates": "NONE",
+        "POST /getCertificate": "NONE",
+        "GET /v1/health": "NONE",
+        "POST /v1/operator/invites": "AWS_IAM",
+        "GET /v1/operator/invites": "AWS_IAM",
+        "DELETE /v1/operator/invites": "AWS_IAM",
+        "GET /v1/operator/fleet": "AWS_IAM",
+        "DELETE /v1/operator/fleet": "AWS_IAM",
+        "POST /v1/operator/sweep": "AWS_IAM",
+    }
+
+
+def test_the_routes_are_those_of_the_handler() -> None:
+    """Each method of each path that the handler knows has its route, and each route is one that the handler knows."""
+    with deployed() as backend:
+        known = {f"{method} {path}" for path, methods in backend.handler._routes().items() for method in methods}
+    assert routes().keys() == known
+
+
+def test_the_api_is_throttled_and_logs_neither_headers_nor_queries() -> None:
+    """An invite travels in a header, an operator's tokens in the query: neither gets into the access log."""
+    stage = the("AWS::ApiGatewayV2::Stage")
+    assert stage["DefaultRouteSettings"].keys() == {"ThrottlingRateLimit", "ThrottlingBurstLimit"}
+    logged = json.loads(stage["AccessLogSettings"]["Format"])
+    assert set(logged.values()) == {
+        "$context.requestId",
+        "$context.requestTime",
+        "$context.identity.sourceIp",
+        "$context.routeKey",
+        "$context.status",
+        "$context.responseLatency",
+        "$context.responseLength",
+        "$context.error.responseType",
+    }
+    assert the("AWS::ApiGatewayV2::Integration")["PayloadFormatVersion"] == "2.0"
+
+
+def test_logs_end_some_day() -> None:
+    """Every log group has a retention."""
+    groups = resources("AWS::Logs::LogGroup")
+    assert len(groups) == 2
+    assert all(group["RetentionInDays"] == 90 for group in groups.values())
+
+
+def test_there_is_an_alarm_for_errors_for_throttles_and_for_5xx() -> None:
+    """Each watches what this stack made; silence is no alarm."""
+    alarms = resources("AWS::CloudWatch::Alarm").values()
+    watched = {
+        (
+            alarm["Namespace"],
+            alarm["MetricName"],
+            alarm["Dimensions"][0]["Name"],
+            alarm["Dimensions"][0]["Value"]["Ref"],
+        )
+        for alarm in alarms
+    }
+    assert watched == {
+        ("AWS/Lambda", "Errors", "FunctionName", "Function"),
+        ("AWS/Lambda", "Throttles", "FunctionName", "Function"),
+        ("AWS/ApiGateway", "5xx", "ApiId", "Api"),
+    }
+    assert {alarm["TreatMissingData"] for alarm in alarms} == {"notBreaching"}
+
+
+def test_the_schedule_sends_what_the_handler_takes_for_a_sweep() -> None:
+    """Once an hour the function is told to sweep, in the words that it knows."""
+    rule = the("AWS::Events::Rule")
+    (target,) = rule["Targets"]
+    assert rule["ScheduleExpression"] == "rate(1 hour)"
+    assert json.loads(target["Input"]) == load_handler()._SCHEDULED_SWEEP
+
+
+def test_only_this_api_and_this_schedule_may_invoke_the_function() -> None:
+    """Each permission names its source; another account's API or rule gets nowhere."""
+    permissions = resources("AWS::Lambda::Permission").values()
+    assert {permission["Principal"] for permission in permissions} == {
+        "apigateway.amazonaws.com",
+        "events.amazonaws.com",
+    }
+    sources = [json.dumps(permission["SourceArn"]) for permission in permissions]
+    assert all("${Api}" in source or '["SweepSchedule", "Arn"]' in source for source in sources)

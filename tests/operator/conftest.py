@@ -1,0 +1,69 @@
+"""An empty AWS account for the operator's tests, kept by moto in this process."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+from unittest import mock
+
+import pytest
+from botocore.loaders import JSONFileLoader
+from moto import mock_aws
+
+from hsm_enroll.operator import package, stack
+
+REGION = "eu-central-1"
+ACCOUNT_ID = "123456789012"  # moto's
+
+
+@pytest.fixture
+def aws_environment() -> Iterator[None]:
+    """An operator's environment: credentials and a region, and nothing of this machine's own."""
+    variables = {
+        "PATH": os.environ["PATH"],
+        "HOME": os.environ.get("HOME", "/"),
+        "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7EXAMPLE",
+        "AWS_SECRET_ACCESS_KEY": "any",
+        "AWS_REGION": REGION,
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }
+    with mock.patch.dict(os.environ, variables, clear=True):
+        yield
+
+
+@pytest.fixture
+def account(aws_environment: None) -> Iterator[None]:  # noqa: ARG001 - the environment comes first
+    """An account that holds nothing."""
+    # Each session reads AWS's API models anew; that would take most of the tests' time.
+    with mock.patch.object(JSONFileLoader, "load_file", lambda _, path: _model(path)), mock_aws():
+        yield
+
+
+@pytest.fixture
+def quick_build(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Have a zip at hand instead of building it, for tests to exchange; and no waiting between two looks at a stack."""
+    content = [code()]
+    monkeypatch.setattr(package, "build", lambda _source: content[0])
+    monkeypatch.setattr(stack, "_POLL_SECONDS", 0)
+    return content
+
+
+def code(content: bytes = b"def lambda_handler(event, context): ...") -> bytes:
+    """Return a zip of one file."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.writestr(zipfile.ZipInfo("handler.py"), content)
+    return archive.getvalue()
+
+
+_load_file = JSONFileLoader.load_file
+
+
+@cache
+def _model(path: str) -> Any:
+    return _load_file(JSONFileLoader(), path)

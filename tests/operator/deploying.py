@@ -1,0 +1,76 @@
+"""Deploying quickly, looking at the account, and AWS answering as a test wants it to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import boto3
+import pytest
+from botocore.client import BaseClient
+from botocore.exceptions import ClientError
+
+from hsm_enroll.operator import deployment
+from tests.operator.conftest import ACCOUNT_ID, REGION
+
+BUCKET = f"hsm-enroll-code-{ACCOUNT_ID}-{REGION}"
+UNKNOWN_TO_MOTO = "ignore:Tried to parse .* not supported:UserWarning"
+"""Filter of warnings: moto says so of API Gateway and of alarms."""
+
+
+@contextmanager
+def silent(_doing: str) -> Iterator[None]:
+    """Be a step that shows nothing."""
+    yield
+
+
+def ignore(_line: str) -> None:
+    """Be a report that nobody reads."""
+
+
+def deploy(auth: deployment.AuthMode = "invite", report: Callable[[str], None] = ignore) -> deployment.Deployed:
+    """Deploy, and say nothing."""
+    return deployment.deploy("hsm-enroll", auth, silent, report)
+
+
+def client(service: str) -> Any:
+    """Look at the account."""
+    return boto3.client(service, region_name=REGION)  # type: ignore[call-overload]
+
+
+def objects() -> list[str]:
+    """Return the keys in the code bucket."""
+    return [found["Key"] for found in client("s3").list_objects_v2(Bucket=BUCKET)["Contents"]]
+
+
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Note the operations that are asked of AWS from now on."""
+    names: list[str] = []
+    original: Any = vars(BaseClient)["_make_api_call"]
+
+    def record(self: BaseClient, operation: str, arguments: dict[str, Any]) -> Any:
+        names.append(operation)
+        return original(self, operation, arguments)
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", record)
+    return names
+
+
+def answers(monkeypatch: pytest.MonkeyPatch, wanted: str, answer: dict[str, Any] | Exception) -> None:
+    """Have AWS answer one operation like this."""
+    original: Any = vars(BaseClient)["_make_api_call"]
+
+    def call(self: BaseClient, operation: str, arguments: dict[str, Any]) -> Any:
+        if operation != wanted:
+            return original(self, operation, arguments)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", call)
+
+
+def refusal(aws_code: str, operation: str = "DescribeStacks") -> ClientError:
+    """Return what botocore raises for an error's code."""
+    return ClientError({"Error": {"Code": aws_code, "Message": "because\nof that"}}, operation)

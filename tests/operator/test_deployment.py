@@ -1,0 +1,320 @@
+"""The backend in an AWS account: from nothing, again, changed, failed, deleted."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import Any
+
+import pytest
+from botocore.client import BaseClient
+from botocore.exceptions import ClientError
+from moto.cloudformation.models import Event, Stack, cloudformation_backends
+
+from hsm_enroll.errors import AwsError
+from hsm_enroll.operator import deployment, stack
+from tests.operator.conftest import ACCOUNT_ID, REGION, code
+from tests.operator.deploying import (
+    BUCKET,
+    UNKNOWN_TO_MOTO,
+    answers,
+    calls,
+    client,
+    deploy,
+    ignore,
+    objects,
+    refusal,
+    silent,
+)
+
+NOTHING_TO_DO = "No updates are to be performed."
+
+pytestmark = [
+    pytest.mark.usefixtures("account", "quick_build"),
+    pytest.mark.filterwarnings(UNKNOWN_TO_MOTO),
+]
+
+
+def the_function() -> dict[str, Any]:
+    """Return the only function that there is."""
+    (function,) = client("lambda").list_functions()["Functions"]
+    return dict(function)
+
+
+def test_from_nothing_to_a_backend() -> None:
+    """One call makes bucket, code and stack, and says what the outputs are; invites are required unless asked else."""
+    deployed = deploy()
+    assert deployed.changed
+    shown = deployed.status.to_json()
+    assert (shown["deployed"], shown["state"], shown["auth"]) == (True, "CREATE_COMPLETE", "invite")
+    assert (shown["region"], shown["account"]) == (REGION, ACCOUNT_ID)
+    assert shown["apiUrl"].startswith("https://")
+    assert client("dynamodb").list_tables()["TableNames"] == [shown["tableName"]]
+    assert [policy["policyName"] for policy in client("iot").list_policies()["policies"]] == [shown["policyName"]]
+
+    function = the_function()
+    variables = function["Environment"]["Variables"]
+    endpoint = client("iot").describe_endpoint(endpointType="iot:Data-ATS")["endpointAddress"]
+    assert function["FunctionName"] == shown["functionName"]
+    assert function["CodeSha256"] == base64.b64encode(hashlib.sha256(code()).digest()).decode()
+    assert variables["AUTH_MODE"] == "invite"
+    # moto's endpoint has a random part, drawn anew for each question.
+    assert variables["MQTT_ENDPOINT"].partition(".")[2] == endpoint.partition(".")[2]
+    assert (variables["POLICY_NAME"], variables["TABLE_NAME"]) == (shown["policyName"], shown["tableName"])
+
+
+def test_deploying_again_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same code and the same parameters: nothing is uploaded, nothing is updated, and that is no error."""
+    first = deploy()
+    # As CloudFormation says it. moto compares numbers with the texts that they were given as, and finds a difference.
+    nothing_to_do = ClientError({"Error": {"Code": "ValidationError", "Message": NOTHING_TO_DO}}, "UpdateStack")
+    answers(monkeypatch, "UpdateStack", nothing_to_do)
+    called = calls(monkeypatch)
+    again = deploy()
+    assert not again.changed
+    assert again.status == first.status
+    assert "PutObject" not in called
+
+
+def test_an_update_that_is_refused_for_another_reason_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CloudFormation has one code for all; only the one text means that nothing is to be done."""
+    deploy()
+    answers(monkeypatch, "UpdateStack", refusal("ValidationError", "UpdateStack"))
+    with pytest.raises(AwsError, match="CloudFormation refused UpdateStack"):
+        deploy()
+
+
+def test_new_code_is_deployed_and_what_somebody_has_tuned_stays(quick_build: list[bytes]) -> None:
+    """An update exchanges the code; policy, table and an operator's own limits stay what they were."""
+    first = deploy()
+    cloudformation = client("cloudformation")
+    (there,) = cloudformation.describe_stacks(StackName="hsm-enroll")["Stacks"]
+    parameters = {entry["ParameterKey"]: entry["ParameterValue"] for entry in there["Parameters"]} | {
+        "ThrottleRate": "3"
+    }
+    cloudformation.update_stack(
+        StackName="hsm-enroll",
+        TemplateBody=cloudformation.get_template(StackName="hsm-enroll")["TemplateBody"],
+        Parameters=[{"ParameterKey": key, "ParameterValue": str(value)} for key, value in parameters.items()],
+    )
+
+    quick_build[0] = code(b"another")
+    second = deploy()
+    assert second.changed
+    assert second.status.state == "UPDATE_COMPLETE"
+    assert second.status.outputs == first.status.outputs
+    assert len(objects()) == 2
+    (there,) = cloudformation.describe_stacks(StackName="hsm-enroll")["Stacks"]
+    assert {"ParameterKey": "ThrottleRate", "ParameterValue": "3"} in there["Parameters"]
+    assert the_function()["CodeSha256"] == base64.b64encode(hashlib.sha256(code(b"another")).digest()).decode()
+
+
+def test_a_deployment_can_be_opened_and_is_closed_again_by_default() -> None:
+    """Who deploys without saying ``open`` gets a backend that wants invites, whatever it was before."""
+    assert deploy("open").status.auth == "open"
+    assert the_function()["Environment"]["Variables"]["AUTH_MODE"] == "open"
+    assert deploy().status.auth == "invite"
+
+
+def test_each_resource_is_reported_once() -> None:
+    """Who waits is shown what CloudFormation is through with."""
+    reported: list[str] = []
+    deploy(report=reported.append)
+    assert reported == ["hsm-enroll CREATE_COMPLETE"]  # moto has no events of single resources
+
+
+def resource_event(of: Stack, resource: str, status: str, reason: str) -> None:
+    """Add an event that moto does not make by itself."""
+    kind = "AWS::CloudFormation::Stack" if resource == of.name else f"AWS::Test::{resource}"
+    of.events.append(Event(of.stack_id, of.name, resource, resource, kind, status, reason, None))
+
+
+def fail_creation(of: Stack) -> None:
+    """Do as CloudFormation does when a resource fails: take back what there is, and leave the empty stack."""
+    resource_event(of, "Ledger", "CREATE_COMPLETE", "")
+    resource_event(of, "Function", "CREATE_FAILED", "Specified ReservedConcurrentExecutions is too much")
+    resource_event(of, "Role", "CREATE_FAILED", "Resource creation cancelled")
+    resource_event(of, "Ledger", "DELETE_COMPLETE", "")
+    of.status = "ROLLBACK_COMPLETE"
+    resource_event(of, of.name, of.status, "")
+
+
+def test_a_first_deployment_that_fails_says_which_resource_and_why_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The cause is named, not its consequences; the next try starts from nothing."""
+    with monkeypatch.context() as failing:
+        failing.setattr(Stack, "create_resources", fail_creation)
+        with pytest.raises(AwsError) as raised:
+            deploy()
+    assert raised.value.message == (
+        "the stack 'hsm-enroll' could not be created: "
+        "Function (AWS::Test::Function) CREATE_FAILED: Specified ReservedConcurrentExecutions is too much"
+    )
+    assert deployment.status("hsm-enroll").state is None
+    assert deploy().status.state == "CREATE_COMPLETE"
+
+
+def test_what_a_failed_deployment_left_is_taken_away_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waited for the end of the first; its empty stack can only be deleted, and holds nothing."""
+    with monkeypatch.context() as failing:
+        failing.setattr(Stack, "create_resources", fail_creation)
+        failing.setattr(stack.Stack, "_clear", lambda _self, _stack_id: None)
+        with pytest.raises(AwsError):
+            deploy()
+    assert deployment.status("hsm-enroll").state == "ROLLBACK_COMPLETE"
+    assert deploy().status.state == "CREATE_COMPLETE"
+
+
+def test_what_a_failed_creation_has_made_is_to_be_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what the template retains: CreateStack is told so, since it says nothing about it by itself."""
+    asked: list[dict[str, Any]] = []
+    original: Any = vars(BaseClient)["_make_api_call"]
+
+    def record(self: BaseClient, operation: str, arguments: dict[str, Any]) -> Any:
+        if operation == "CreateStack":
+            asked.append(arguments)
+        return original(self, operation, arguments)
+
+    monkeypatch.setattr(BaseClient, "_make_api_call", record)
+    deploy()
+    (arguments,) = asked
+    assert arguments["RetainExceptOnCreate"] is True
+    assert {"OnFailure", "DisableRollback"}.isdisjoint(arguments)
+    assert arguments["Capabilities"] == ["CAPABILITY_IAM"]
+
+
+def test_an_update_that_fails_says_why_and_the_old_one_stays(
+    quick_build: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CloudFormation goes back; failures of earlier times are not reported again."""
+
+    def fail(of: Stack, *_: object, **__: object) -> None:
+        resource_event(of, "Function", "UPDATE_FAILED", "The zip is damaged")
+        of.status = "UPDATE_ROLLBACK_COMPLETE"
+        resource_event(of, of.name, of.status, "")
+
+    first = deploy()
+    quick_build[0] = code(b"another")
+    with monkeypatch.context() as failing:
+        failing.setattr(Stack, "update", fail)
+        with pytest.raises(AwsError, match=r"could not be updated: Function \(.*\) UPDATE_FAILED: The zip is damaged$"):
+            deploy()
+    assert deployment.status("hsm-enroll").outputs == first.status.outputs
+    # From UPDATE_ROLLBACK_COMPLETE there is a way on.
+    assert deploy().status.state == "UPDATE_COMPLETE"
+
+
+@pytest.mark.parametrize(
+    ("state", "advice"),
+    [
+        ("UPDATE_IN_PROGRESS", "Wait"),
+        ("CREATE_IN_PROGRESS", "Wait"),
+        ("ROLLBACK_FAILED", "hsm-enroll backend delete"),
+        ("DELETE_FAILED", "hsm-enroll backend delete"),
+    ],
+)
+def test_a_stack_that_cannot_be_updated_is_left_alone(state: str, advice: str) -> None:
+    """Somebody else's work is not disturbed, and a dead end is shown the way out of."""
+    deploy()
+    (there,) = cloudformation_backends[ACCOUNT_ID][REGION].stacks.values()
+    there.status = state
+    with pytest.raises(AwsError, match=state) as raised:
+        deploy("open")
+    assert advice in raised.value.hint
+    assert the_function()["Environment"]["Variables"]["AUTH_MODE"] == "invite"
+
+
+def test_waiting_goes_on_until_nothing_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CloudFormation takes minutes; what it is through with is reported as it comes."""
+    looks: list[str] = []
+
+    def slowly(of: Stack) -> None:
+        of.resource_map.create(of.template_dict)
+        of.status = "CREATE_IN_PROGRESS"
+
+    def look(_seconds: float) -> None:
+        (there,) = cloudformation_backends[ACCOUNT_ID][REGION].stacks.values()
+        looks.append(there.status)
+        if len(looks) == 1:
+            resource_event(there, "Ledger", "CREATE_IN_PROGRESS", "")
+            resource_event(there, "Ledger", "CREATE_COMPLETE", "")
+        else:
+            there.mark_creation_complete()
+
+    monkeypatch.setattr(Stack, "create_resources", slowly)
+    monkeypatch.setattr("time.sleep", look)
+    reported: list[str] = []
+    assert deploy(report=reported.append).status.state == "CREATE_COMPLETE"
+    assert reported == ["Ledger CREATE_COMPLETE", "hsm-enroll CREATE_COMPLETE"]
+    assert looks == ["CREATE_IN_PROGRESS"] * 2
+
+
+def test_deleting_leaves_policy_and_ledger_and_says_so() -> None:
+    """Enrolled devices live on the policy, and the ledger knows them; everything else is gone."""
+    shown = deploy().status.to_json()
+    left = deployment.delete("hsm-enroll", ignore)
+    assert left is not None
+    assert left.to_json() == {
+        "policyName": shown["policyName"],
+        "tableName": shown["tableName"],
+        "codeBucket": BUCKET,
+    }
+    assert client("lambda").list_functions()["Functions"] == []
+    assert client("iam").list_roles()["Roles"] == []
+    assert client("iot").get_policy(policyName=shown["policyName"])["policyName"] == shown["policyName"]
+    assert client("dynamodb").describe_table(TableName=shown["tableName"])["Table"]["TableStatus"] == "ACTIVE"
+
+
+def test_what_was_deleted_can_be_deployed_anew() -> None:
+    """What an earlier deployment left behind is in nobody's way."""
+    first = deploy().status
+    deployment.delete("hsm-enroll", ignore)
+    second = deploy().status
+    assert second.state == "CREATE_COMPLETE"
+    assert second.outputs["PolicyName"] != first.outputs["PolicyName"]
+    assert second.outputs["TableName"] != first.outputs["TableName"]
+
+
+def test_deleting_what_is_not_there_is_no_error() -> None:
+    """The wish is fulfilled already."""
+    assert deployment.delete("hsm-enroll", ignore) is None
+
+
+def test_a_deletion_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The resource that would not go is named."""
+
+    def fail(_self: object, stack_id: str) -> None:
+        there = cloudformation_backends[ACCOUNT_ID][REGION].stacks[stack_id]
+        resource_event(there, "LogGroup", "DELETE_FAILED", "It is in use")
+        there.status = "DELETE_FAILED"
+
+    deploy()
+    monkeypatch.setattr(type(cloudformation_backends[ACCOUNT_ID][REGION]), "delete_stack", fail)
+    with pytest.raises(AwsError, match=r"could not be deleted: LogGroup \(.*\) DELETE_FAILED: It is in use"):
+        deployment.delete("hsm-enroll", ignore)
+
+
+def test_two_deployments_can_share_account_and_region() -> None:
+    """Nothing in the template has a name that two stacks would both want."""
+    deployment.deploy("one", "invite", silent, ignore)
+    deployment.deploy("two", "open", silent, ignore)
+    assert deployment.status("one").auth == "invite"
+    assert deployment.status("two").auth == "open"
+    assert len(client("dynamodb").list_tables()["TableNames"]) == 2
+
+
+def test_nothing_deployed_is_a_status_too() -> None:
+    """It names account and region, where somebody else's may have been meant."""
+    assert deployment.status("hsm-enroll").to_json() == {
+        "stack": "hsm-enroll",
+        "region": REGION,
+        "account": ACCOUNT_ID,
+        "deployed": False,
+        "state": None,
+        "auth": None,
+        "apiUrl": None,
+        "policyName": None,
+        "tableName": None,
+        "functionName": None,
+    }

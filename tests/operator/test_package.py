@@ -1,0 +1,167 @@
+"""The function's zip, built by the operator's command: the same from a checkout and from an installed wheel."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import requires
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from hsm_enroll import backend_folder
+from hsm_enroll.errors import HsmEnrollError, PackageError
+from hsm_enroll.operator import package
+
+ROOT = Path(__file__).parents[2]
+REQUIREMENTS = "lambda/requirements.txt"
+_TIME_LIMIT = 300.0  # seconds; wheels that pip has not kept come from afar
+_PIN = re.compile(r"([\w.-]+)==([\w.]+)")
+
+
+def pins(name: str) -> dict[str, str]:
+    """Return the versions that a file of pip's requirements pins."""
+    lines = (ROOT / name).read_text("utf-8").splitlines()
+    matched = [_PIN.fullmatch(line) for line in lines if line and not line.startswith("#")]
+    return {found[1].lower(): found[2] for found in matched if found}
+
+
+def checkout(folder: Path) -> Path:
+    """Copy the function's folder, and return the copy."""
+    return Path(shutil.copytree(ROOT / "lambda", folder, ignore=shutil.ignore_patterns("__pycache__")))
+
+
+def quick(folder: Path) -> Path:
+    """Make a function of one file, whose only wheel is a small one."""
+    (folder / "enrollment_backend").mkdir(parents=True)
+    (folder / "handler.py").write_text("")
+    (folder / "requirements.txt").write_text(f"pycparser=={pins(REQUIREMENTS)['pycparser']}\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def from_checkout(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
+    """A copy of the function's folder, and the zip made of it."""
+    source = checkout(tmp_path_factory.mktemp("checkout") / "lambda")
+    return source, package.build(source)
+
+
+def test_the_requirements_are_those_of_the_constraints() -> None:
+    """The zip, built without constraints.txt, gets the versions that the tests run on; every line is a pin."""
+    lines = [line for line in (ROOT / REQUIREMENTS).read_text("utf-8").splitlines() if not line.startswith("#")]
+    constraints = pins("constraints.txt")
+    assert len(pins(REQUIREMENTS)) == len(lines)
+    assert {name: constraints.get(name) for name in pins(REQUIREMENTS)} == pins(REQUIREMENTS)
+
+
+def test_the_requirements_are_complete() -> None:
+    """What a required package requires is required too, at a version: nothing is left to the day of the building."""
+    pinned = pins(REQUIREMENTS)
+    for name in pinned:
+        needed = [Requirement(line) for line in requires(name) or []]
+        there = {"extra": "", "python_version": package.PYTHON, "platform_python_implementation": "CPython"}
+        assert {one.name for one in needed if one.marker is None or one.marker.evaluate(there)} <= pinned.keys()
+
+
+def test_building_twice_gives_the_same_bytes(from_checkout: tuple[Path, bytes], tmp_path: Path) -> None:
+    """Neither place nor time nor mode of the files counts, nor the bytecode that lies about."""
+    source, content = from_checkout
+    other = Path(shutil.copytree(source, tmp_path / "elsewhere, with spaces"))
+    cache = other / "enrollment_backend/__pycache__"
+    cache.mkdir()
+    (cache / "http.cpython-311.pyc").write_bytes(b"stale")
+    for file in other.rglob("*"):
+        file.chmod(0o700)
+        os.utime(file, (1_000_000_000, 1_000_000_000))
+    assert package.build(other) == content
+
+
+def test_an_installed_wheel_builds_the_same_zip(from_checkout: tuple[Path, bytes], tmp_path: Path) -> None:
+    """The wheel carries all that it takes: no constraints, no scripts, no checkout."""
+    source, content = from_checkout
+    project = tmp_path / "project"
+    project.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, project)
+    shutil.copytree(ROOT / "hsm_enroll", project / "hsm_enroll", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(source, project / "lambda")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(project)]
+    subprocess.run(command, check=True, timeout=_TIME_LIMIT, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site-packages")
+
+    program = (
+        "import hashlib, hsm_enroll\n"
+        "from hsm_enroll.backend_folder import backend_folder\n"
+        "from hsm_enroll.operator import package\n"
+        "print(hsm_enroll.__file__, hashlib.sha256(package.build(backend_folder())).hexdigest())\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site-packages")}
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd="/", env=environment, capture_output=True, text=True,
+        timeout=_TIME_LIMIT, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    installed = tmp_path / "site-packages/hsm_enroll/__init__.py"
+    assert run.stdout.split() == [str(installed), hashlib.sha256(content).hexdigest()]
+
+
+def test_the_functions_folder_is_found_in_checkout_and_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wheel carries it inside the package, a checkout beside the package; without it there is an error."""
+    assert (backend_folder.backend_folder() / "template.yaml").is_file()
+    installed = tmp_path / "site-packages" / "hsm_enroll"
+    (installed / "_lambda").mkdir(parents=True)
+    monkeypatch.setattr(backend_folder, "_PACKAGE", installed)
+    with pytest.raises(HsmEnrollError, match="missing"):
+        backend_folder.backend_folder()
+    (installed / "_lambda" / "handler.py").touch()
+    assert backend_folder.backend_folder() == installed / "_lambda"
+
+
+@pytest.mark.parametrize(("architecture", "machine"), [("arm64", b"aarch64"), ("x86_64", b"x86_64")])
+def test_the_wheels_are_those_of_the_architecture(architecture: str, machine: bytes, tmp_path: Path) -> None:
+    """Whatever machine builds, Lambda gets its own wheels."""
+    source = quick(tmp_path / "lambda")
+    (source / "requirements.txt").write_text(f"cffi=={pins(REQUIREMENTS)['cffi']}\npycparser\n")
+    content = package.build(source, architecture=architecture)
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        (library,) = (name for name in archive.namelist() if name.endswith(".so"))
+        (tags,) = (archive.read(name) for name in archive.namelist() if re.match(r"cffi-.*/WHEEL", name))
+    assert machine in library.encode()
+    assert b"manylinux2014_" + machine in tags
+
+
+def test_a_zip_above_the_limit_is_refused(tmp_path: Path) -> None:
+    """The error says how large it is, and how large it may be."""
+    source = quick(tmp_path / "lambda")
+    noise = random.Random(1).randbytes(package.MAX_SIZE)
+    (source / "enrollment_backend" / "noise.bin").write_bytes(noise)
+    with pytest.raises(PackageError, match=r"the zip has 10,\d{3},\d{3} bytes; the limit is 10,000,000"):
+        package.build(source)
+
+
+def test_wheels_that_cannot_be_had_are_an_error_with_what_pip_says(tmp_path: Path) -> None:
+    """A version that there is not ends the build, and pip's last words are the hint."""
+    source = quick(tmp_path / "lambda")
+    (source / "requirements.txt").write_text("cryptography==1.0\n")
+    with pytest.raises(PackageError, match="pip could not get the wheels") as raised:
+        package.build(source)
+    assert "cryptography==1.0" in raised.value.hint
+
+
+def test_a_python_without_pip_is_an_error(tmp_path: Path) -> None:
+    """Some installers make environments without it; the hint says what is missing."""
+    bare = tmp_path / "bare"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", bare], check=True, timeout=60)
+    with pytest.raises(PackageError) as raised:
+        package.build(quick(tmp_path / "lambda"), interpreter=bare / "bin/python")
+    assert "No module named pip" in raised.value.hint
