@@ -37,19 +37,26 @@ def local() -> None:
 
 @command("up", example="hsm-enroll local up --detach")
 @_home_option
+@click.option(
+    "--auth",
+    type=click.Choice(["invite", "open"]),
+    default="open",
+    show_default=True,
+    help="Who may enroll: the bearer of an invite, made with hsm-enroll invite create, or anyone.",
+)
 @click.option("--detach", is_flag=True, help="Return when it is up; end it with hsm-enroll local down.")
-def up(invocation: Invocation, *, home: Path | None, detach: bool) -> None:
+def up(invocation: Invocation, *, home: Path | None, auth: str, detach: bool) -> None:
     """Bring the cloud up, on loopback only; without --detach until Ctrl-C."""
     from hsm_enroll.local import cloud
 
     folder = home or cloud.default_home()
     if detach:
         with invocation.terminal.step("starting the local cloud"):
-            endpoints = cloud.detach(folder, _DETACHED_START_SECONDS)
+            endpoints = cloud.detach(folder, _DETACHED_START_SECONDS, auth)
         _show(invocation, endpoints)
         return
     invocation.terminal.say("starting the local cloud; Ctrl-C ends it")
-    cloud.serve(folder, lambda endpoints: _show(invocation, endpoints))
+    cloud.serve(folder, lambda endpoints: _show(invocation, endpoints), auth)
 
 
 @command("env", example='eval "$(hsm-enroll local env)"')

@@ -1,4 +1,4 @@
-"""``python -m hsm_enroll.local HOME FD``: the process behind `hsm_enroll.local.cloud.detach`.
+"""``python -m hsm_enroll.local HOME FD AUTH``: the process behind `hsm_enroll.local.cloud.detach`.
 
 Writes one JSON document to the file descriptor, ``{"endpoints": …}`` or ``{"error": …}``, and closes it.
 """
@@ -15,7 +15,7 @@ from hsm_enroll.errors import LocalCloudError
 from hsm_enroll.local.cloud import Endpoints, serve
 
 
-def main(home: Path, descriptor: int) -> int:
+def main(home: Path, descriptor: int, auth: str) -> int:
     """Run a local cloud until a signal ends it; return the exit status."""
     announcement = os.fdopen(descriptor, "w")
 
@@ -24,7 +24,7 @@ def main(home: Path, descriptor: int) -> int:
             json.dump({"endpoints": endpoints.to_json()}, announcement)
 
     try:
-        serve(home, announce)
+        serve(home, announce, auth)
     except LocalCloudError as error:
         traceback.print_exc()
         if not announcement.closed:
@@ -35,4 +35,4 @@ def main(home: Path, descriptor: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]))

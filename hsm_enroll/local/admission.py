@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -32,7 +32,8 @@ class Admission:
     """Keeps one broker in step with one AWS account.
 
     A device certificate may connect while it is ACTIVE, has the deployed policy attached, and is attached to the Thing
-    that its CN names. Every other one that the CA ever issued stands in the CRL, so the TLS handshake already fails.
+    that its CN names. Every other one that the CA ever issued stands in the CRL, so the TLS handshake already fails; a
+    connection that was open before is ended.
 
     Args:
         home: where mosquitto's files are.
@@ -51,6 +52,8 @@ class Admission:
         self._iot = iot
         self._policy_name = policy_name
         self._written: object = None
+        self._let_in: frozenset[_Identity] = frozenset()
+        self._known: frozenset[str] = frozenset()
 
     def synchronise(self) -> None:
         """Return once the broker decides by what AWS IoT now holds.
@@ -59,14 +62,22 @@ class Admission:
             LocalCloudError: mosquitto is gone, or cannot enforce the policy.
         """
         rules = access_control_list(self._policy_document())
-        held = frozenset(self._authority.issued - self._admitted())
+        admitted = self._admitted()
+        held = frozenset(self._authority.issued - {identity.serial for identity in admitted})
         wanted = (rules, held, len(self._authority.issued))
         if wanted == self._written:
             return
-        write(self._home.acl, (rules + _OBSERVER_RULES).encode())
+        things = {identity.thing for identity in admitted}
+        self._known |= things
+        write(self._home.acl, (rules + _shut_out(self._known - things) + _OBSERVER_RULES).encode())
         write(self._home.device_crl, self._authority.revocation_list(held))
         write(self._home.observer_crl, self._authority.revocation_list(self._authority.issued))
         self._broker.reload()
+        # Only now, when none of them gets in again. A Thing that still has another certificate may lose the connection
+        # of that one, and comes back.
+        for thing in sorted({identity.thing for identity in self._let_in - admitted}):
+            self._broker.evict(thing)
+        self._let_in = admitted
         self._written = wanted
 
     def _policy_document(self) -> Mapping[str, Any]:
@@ -79,21 +90,32 @@ class Admission:
         )
         return document
 
-    def _admitted(self) -> set[int]:
-        return {
-            serial
+    def _admitted(self) -> frozenset[_Identity]:
+        return frozenset(
+            identity
             for certificate in self._iot.certificates.values()
             if certificate.status == "ACTIVE" and (certificate.arn, self._policy_name) in self._iot.principal_policies
-            for serial, thing_name in _identity(certificate.certificate_pem)
-            if (certificate.arn, thing_name) in self._iot.principal_things
-        }
+            for identity in _identities(certificate.certificate_pem)
+            if (certificate.arn, identity.thing) in self._iot.principal_things
+        )
+
+
+class _Identity(NamedTuple):
+    serial: int
+    thing: str
+
+
+def _shut_out(things: Iterable[str]) -> str:
+    # The CRL is asked in the TLS handshake alone: who had passed it, and not yet sent a CONNECT, bears no client id to
+    # be evicted by.
+    return "".join(f"user {thing}\ntopic deny #\n" for thing in sorted(things))
 
 
 @cache
-def _identity(certificate_pem: str) -> tuple[tuple[int, str], ...]:
+def _identities(certificate_pem: str) -> tuple[_Identity, ...]:
     """Return serial number and Thing's name, or nothing for a certificate that names no Thing, or several."""
     certificate = x509.load_pem_x509_certificate(certificate_pem.encode())
     names = [str(attribute.value) for attribute in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     if len(names) != 1 or not _THING_NAME.fullmatch(names[0]):
         return ()
-    return ((certificate.serial_number, names[0]),)
+    return (_Identity(certificate.serial_number, names[0]),)

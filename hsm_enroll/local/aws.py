@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import threading
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
-from cryptography.hazmat.primitives.serialization import Encoding
+from moto.cloudformation.models import cloudformation_backends
 from moto.core.base_backend import BackendDict
-from moto.core.config import default_user_config
 from moto.core.model_instances import reset_model_data
-from moto.iot.exceptions import InvalidRequestException
-from moto.iot.models import IoTBackend, iot_backends
+from moto.iot.models import iot_backends
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 
 from hsm_enroll.errors import LocalCloudError
-from hsm_enroll.local.authority import Authority, CsrRefusedError
+from hsm_enroll.local.authority import Authority
+from hsm_enroll.local.fidelity import faithful
 from hsm_enroll.local.lambda_runtime import ACCOUNT_ID, REGION
 from hsm_enroll.local.server import LoopbackServer, WsgiApplication
 
 _STACK_NAME = "hsm-enroll"
-_POLICY_OUTPUT = "PolicyName"
+_FUNCTION_OUTPUT = "FunctionName"
+POLICY_VARIABLE = "POLICY_NAME"
+_CODE_BUCKET, _CODE_KEY = "hsm-enroll-code", "function.zip"
 # Services whose calls may change who is admitted to the broker, as they stand in a SigV4 credential scope.
 _WATCHED = ("/iot/", "/cloudformation/")
 _process = threading.Lock()
@@ -64,7 +68,7 @@ def fresh_account(authority: Authority) -> Iterator[Any]:
     try:
         BackendDict.reset()
         reset_model_data()
-        with _issuing(authority):
+        with faithful(authority):
             yield iot_backends[ACCOUNT_ID][REGION]
     finally:
         _process.release()
@@ -75,56 +79,66 @@ def aws_server(apis: AwsApis, log: logging.Logger) -> LoopbackServer:
     return LoopbackServer(apis, log, request_handler=MotoRequestHandler)
 
 
-def deploy(template: Path) -> str:
-    """Create the template's stack and return its output ``PolicyName``. Where AWS is, the environment says.
+@dataclass(frozen=True)
+class Stack:
+    """What was deployed.
+
+    Attributes:
+        variables: the function's environment.
+        resources: the template's, by their logical names; also those of types that moto does not know.
+    """
+
+    variables: dict[str, str]
+    resources: dict[str, Any]
+
+
+def deploy(template: Path, parameters: Mapping[str, str]) -> Stack:
+    """Create the template's stack. Where AWS is, the environment says.
+
+    Args:
+        template: CloudFormation in YAML, with the output ``FunctionName``.
+        parameters: for it, beyond where the function's code is. That is an empty zip: nobody runs it.
 
     Raises:
-        LocalCloudError: the template cannot be read or deployed, or has no such output.
+        LocalCloudError: the template cannot be read or deployed, or has no such output, or its function no POLICY_NAME.
 
     Resources of types that moto does not know are left out.
     """
-    client = boto3.session.Session().client("cloudformation")
+    session = boto3.session.Session()
+    client = session.client("cloudformation")
     try:
+        parameters = {**parameters, **_code(session)}
         client.create_stack(
-            StackName=_STACK_NAME, TemplateBody=template.read_text(), Capabilities=["CAPABILITY_NAMED_IAM"]
+            StackName=_STACK_NAME,
+            TemplateBody=template.read_text(),
+            Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+            Capabilities=["CAPABILITY_NAMED_IAM"],
         )
         stack = client.describe_stacks(StackName=_STACK_NAME)["Stacks"][0]
     except (OSError, ValueError, BotoCoreError, ClientError, ResponseParserError) as error:
         raise LocalCloudError(f"{template} cannot be deployed: {error}") from error
     outputs: dict[str, str] = {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
-    if stack["StackStatus"] != "CREATE_COMPLETE" or _POLICY_OUTPUT not in outputs:
+    if stack["StackStatus"] != "CREATE_COMPLETE" or _FUNCTION_OUTPUT not in outputs:
         raise LocalCloudError(f"{template} is {stack['StackStatus']}; its outputs are {sorted(outputs)}.")
-    return outputs[_POLICY_OUTPUT]
+    function = session.client("lambda").get_function_configuration(FunctionName=outputs[_FUNCTION_OUTPUT])
+    variables: dict[str, str] = function.get("Environment", {}).get("Variables", {})
+    if POLICY_VARIABLE not in variables:
+        raise LocalCloudError(f"The function of {template} has no {POLICY_VARIABLE}; it has {sorted(variables)}.")
+    return Stack(
+        variables, cloudformation_backends[ACCOUNT_ID][REGION].get_stack(_STACK_NAME).template_dict["Resources"]
+    )
+
+
+def _code(session: boto3.session.Session) -> dict[str, str]:
+    """Put the object there that the template's function is made from, and return the parameters that name it."""
+    store = session.client("s3")
+    store.create_bucket(Bucket=_CODE_BUCKET)
+    empty = io.BytesIO()
+    zipfile.ZipFile(empty, "w").close()
+    store.put_object(Bucket=_CODE_BUCKET, Key=_CODE_KEY, Body=empty.getvalue())
+    return {"CodeBucket": _CODE_BUCKET, "CodeKey": _CODE_KEY}
 
 
 def _may_change_iot(environ: Mapping[str, Any]) -> bool:
     scope = environ.get("HTTP_AUTHORIZATION", "").partition(",")[0]
     return environ["REQUEST_METHOD"] != "GET" and any(service in scope for service in _WATCHED)
-
-
-@contextmanager
-def _issuing(authority: Authority) -> Iterator[None]:
-    """Override moto's CreateCertificateFromCsr, which would answer with a certificate for a key of its own."""
-
-    def create_certificate_from_csr(self: Any, csr: str, set_as_active: object) -> Any:
-        try:
-            certificate = authority.issue_device(csr)
-        except CsrRefusedError as error:
-            raise InvalidRequestException(str(error)) from error
-        pem = certificate.public_bytes(Encoding.PEM).decode()
-        # It comes from the query string, as the text "false" too.
-        registered = self.register_certificate(pem, None, set_as_active in {True, "true"}, "INACTIVE")
-        registered.validity_not_before = certificate.not_valid_before_utc
-        registered.validity_not_after = certificate.not_valid_after_utc
-        return registered
-
-    original = IoTBackend.create_certificate_from_csr
-    configuration = default_user_config["iot"]
-    IoTBackend.create_certificate_from_csr = create_certificate_from_csr
-    # Makes the certificate's id what AWS makes it: SHA-256 of the DER, not of the PEM.
-    default_user_config["iot"] = {**configuration, "use_valid_cert": True}
-    try:
-        yield
-    finally:
-        IoTBackend.create_certificate_from_csr = original
-        default_user_config["iot"] = configuration

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from hsm_enroll.backend_folder import backend_folder
 from hsm_enroll.errors import LocalCloudError
 from hsm_enroll.local.detached import detach, down, running
 from hsm_enroll.local.endpoints import ACCESS_KEY_ID, SECRET_ACCESS_KEY, Endpoints
@@ -33,6 +34,7 @@ class LocalCloud:
     Args:
         home: its folder; made if missing, mode 0700. The CA in it outlives the run.
         function: the Lambda function's folder with ``handler.py`` and ``template.yaml``; by default this package's own.
+        auth: who may enroll: ``invite``, the bearer of an invite, or ``open``, anyone.
 
     Attributes:
         endpoints: where it listens, once entered.
@@ -40,8 +42,9 @@ class LocalCloud:
 
     endpoints: Endpoints
 
-    def __init__(self, home: Path, function: Path | None = None) -> None:
+    def __init__(self, home: Path, function: Path | None = None, auth: str = "open") -> None:
         self._home = Home(home.absolute())
+        self._auth = auth
         self._function = function
 
     def __enter__(self) -> Self:
@@ -79,13 +82,13 @@ class LocalCloud:
         # Imported here: only a command that brings a cloud up pays for moto, boto3 and werkzeug.
         from hsm_enroll.local.admission import Admission, close
         from hsm_enroll.local.authority import Authority
-        from hsm_enroll.local.lambda_runtime import REGION, environment, lambda_folder, loaded_handler
+        from hsm_enroll.local.lambda_runtime import REGION, environment, loaded_handler
         from hsm_enroll.local.mosquitto import Mosquitto
 
         home = self._home
         home.prepare()
         stack.enter_context(home.locked())
-        function = self._function or lambda_folder()
+        function = self._function or backend_folder()
         authority = Authority.of(home)
         home.write_pair(home.server_certificate, home.server_key, authority.issue_server())
         home.write_pair(home.observer_certificate, home.observer_key, authority.issue_observer())
@@ -95,8 +98,8 @@ class LocalCloud:
         credentials = {"AWS_ACCESS_KEY_ID": ACCESS_KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY}
         stack.enter_context(environment({"AWS_REGION": REGION, "AWS_DEFAULT_REGION": REGION, **credentials}))
         # Only now: moto makes boto3 clients while it is imported, and a profile of the user's may not exist.
-        from hsm_enroll.local.aws import AwsApis, aws_server, deploy, fresh_account
-        from hsm_enroll.local.gateway import Gateway
+        from hsm_enroll.local.aws import POLICY_VARIABLE, AwsApis, aws_server, deploy, fresh_account
+        from hsm_enroll.local.gateway import Gateway, routes_of
         from hsm_enroll.local.server import LoopbackServer, log_file
 
         iot = stack.enter_context(fresh_account(authority))
@@ -104,21 +107,18 @@ class LocalCloud:
         aws = stack.enter_context(aws_server(apis, log_file(stack, home.logs / "aws.log")))
         aws_endpoint_url = f"http://127.0.0.1:{aws.port}"
         os.environ["AWS_ENDPOINT_URL"] = aws_endpoint_url
-        policy_name = deploy(function / "template.yaml")
+        deployed = deploy(function / "template.yaml", {"AuthMode": self._auth, "MqttEndpoint": _MQTT_ENDPOINT})
+        policy_name = deployed.variables[POLICY_VARIABLE]
         apis.after_change = Admission(home, authority, self._broker, iot, policy_name).synchronise
         apis.after_change()
 
-        os.environ |= {
-            "AUTH_MODE": "open",
-            "POLICY_NAME": policy_name,
-            "MQTT_ENDPOINT": _MQTT_ENDPOINT,
-            "MQTT_PORT": str(self._broker.device_port),
-        }
+        # AWS IoT's port is always the same, so the template has no parameter for it; here it is a free one.
+        os.environ |= {**deployed.variables, "MQTT_PORT": str(self._broker.device_port)}
         handler = stack.enter_context(loaded_handler(function))
         log = log_file(stack, home.logs / "gateway.log")
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         tls.load_cert_chain(home.server_certificate, home.server_key)
-        api = stack.enter_context(LoopbackServer(Gateway(handler, log), log, tls))
+        api = stack.enter_context(LoopbackServer(Gateway(routes_of(deployed.resources), handler, log), log, tls))
 
         self.endpoints = Endpoints(
             api_url=f"https://localhost:{api.port}",
@@ -135,7 +135,7 @@ class LocalCloud:
         home.write_state(self.endpoints)
 
 
-def serve(home: Path, on_ready: Callable[[Endpoints], None]) -> None:
+def serve(home: Path, on_ready: Callable[[Endpoints], None], auth: str = "open") -> None:
     """Run a local cloud until SIGINT or SIGTERM, in the main thread.
 
     The first signal takes it down in order, once it is up. A second one ends the process at once, which leaves no
@@ -145,11 +145,12 @@ def serve(home: Path, on_ready: Callable[[Endpoints], None]) -> None:
         home: its folder.
         on_ready: called once everything answers. From then on, what the process writes to standard output and error is
             the handler's, and goes to ``logs/handler.log``.
+        auth: ``invite`` or ``open``, as `LocalCloud` takes it.
 
     Raises:
         LocalCloudError: it could not be started, or the broker ended by itself.
     """
-    with _ending_signals() as signals, LocalCloud(home) as cloud:
+    with _ending_signals() as signals, LocalCloud(home, auth=auth) as cloud:
         on_ready(cloud.endpoints)
         log = (cloud.endpoints.home / "logs" / "handler.log").open("a", buffering=1)
         with log, redirect_stdout(log), redirect_stderr(log):

@@ -22,12 +22,13 @@ _STOP_LIMIT = 30.0  # seconds
 _IMPORT_ROOT = Path(__file__).parents[2]
 
 
-def detach(home: Path, timeout: float) -> Endpoints:
+def detach(home: Path, timeout: float, auth: str = "open") -> Endpoints:
     """Start a local cloud that outlives this process, and return once it answers.
 
     Args:
         home: its folder; its output goes to ``logs/supervisor.log`` there.
         timeout: seconds it may take to come up; the first start on a machine takes the longest.
+        auth: who may enroll, ``invite`` or ``open``.
 
     Raises:
         LocalCloudError: it could not be started, or not in time; then it is gone again.
@@ -36,7 +37,7 @@ def detach(home: Path, timeout: float) -> Endpoints:
     place.prepare()
     log = place.logs / "supervisor.log"
     with ExitStack() as undo:
-        process, announcement = _spawn(place, log)
+        process, announcement = _spawn(place, log, auth)
         undo.callback(_terminate, process)
         with announcement:
             text = _read_all(announcement, time.monotonic() + timeout)
@@ -88,12 +89,12 @@ def down(home: Path) -> None:
             raise LocalCloudError(f"The local cloud's process {pid} does not end.", hint=f"kill -9 {pid}")
 
 
-def _spawn(place: Home, log: Path) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+def _spawn(place: Home, log: Path, auth: str) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
     reading, writing = os.pipe()
     announcement = os.fdopen(reading, "rb", buffering=0)
     with os.fdopen(writing, "wb"), log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "hsm_enroll.local", str(place.folder), str(writing)],
+            [sys.executable, "-m", "hsm_enroll.local", str(place.folder), str(writing), auth],
             # Imports this very package, and nothing that happens to lie in the caller's working directory.
             cwd=_IMPORT_ROOT,
             stdin=subprocess.DEVNULL,

@@ -1,144 +1,68 @@
-"""API Gateway in front of one Lambda function: an HTTP API's proxy integration, payload format version 2.0.
+"""API Gateway in front of one Lambda function: the routes of an HTTP API, IAM authorization, a proxy integration.
 
-As documented in the API Gateway developer guide, "Create AWS Lambda proxy integrations for HTTP APIs".
+As documented in the API Gateway developer guide, "API Gateway HTTP APIs".
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import datetime as dt
 import json
 import logging
 import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import parse_qsl
 
 from werkzeug.wrappers import Response
 
-from hsm_enroll.local.lambda_runtime import ACCOUNT_ID, Handler, context
+from hsm_enroll.errors import LocalCloudError
+from hsm_enroll.local.authorizer import ForbiddenError, authorize
+from hsm_enroll.local.lambda_runtime import Handler, context
+from hsm_enroll.local.payload import MalformedAnswerError, Request, to_event, to_response
 
 MAX_BODY_BYTES = 10 * 1024 * 1024  # "Payload size" in the quotas of HTTP APIs; cannot be raised
 
-_LOWEST_STATUS, _HIGHEST_STATUS = 100, 599
-_STAGE = "$default"
-_TEXT = re.compile(r"text/.*|application/(json|javascript|xml|.*\+(json|xml))")
-# Set by the server from what it really sends.
-_HOP_BY_HOP = frozenset({"connection", "content-length", "transfer-encoding"})
+_ROUTE = "AWS::ApiGatewayV2::Route"
+_ROUTE_KEY = re.compile(r"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) /[^{}]*")
+_NOBODY, _IAM = "NONE", "AWS_IAM"
 
 
-class MalformedAnswerError(Exception):
-    """What the handler returned cannot be turned into an HTTP response."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """An HTTP request as it came.
-
-    Attributes:
-        method: upper case.
-        target: path and query as sent, percent-encoded.
-        protocol: such as ``HTTP/1.1``.
-        headers: names in lower case, several of one name joined by commas.
-        body: decoded from its transfer coding.
-        source_ip: the peer's address.
-    """
-
-    method: str
-    target: str
-    protocol: str
-    headers: Mapping[str, str]
-    body: bytes
-    source_ip: str
-
-
-def to_event(request: Request, request_id: str, now: dt.datetime) -> dict[str, Any]:
-    """Return the event that Lambda gets.
-
-    Args:
-        request: the request.
-        request_id: API Gateway's id of it.
-        now: with its time zone.
-
-    Cookies stay among the headers; there are no path parameters and no authorizer.
-    """
-    path, _, query = request.target.partition("?")
-    host = request.headers.get("host", "")
-    event: dict[str, Any] = {
-        "version": "2.0",
-        "routeKey": _STAGE,
-        "rawPath": path,
-        "rawQueryString": query,
-        "headers": dict(request.headers),
-        "requestContext": {
-            "accountId": ACCOUNT_ID,
-            "apiId": "local",
-            "domainName": host,
-            "domainPrefix": host.partition(".")[0],
-            "http": {
-                "method": request.method,
-                "path": path,
-                "protocol": request.protocol,
-                "sourceIp": request.source_ip,
-                "userAgent": request.headers.get("user-agent", ""),
-            },
-            "requestId": request_id,
-            "routeKey": _STAGE,
-            "stage": _STAGE,
-            "time": now.strftime("%d/%b/%Y:%H:%M:%S %z"),
-            "timeEpoch": int(now.timestamp() * 1000),
-        },
-        "isBase64Encoded": False,
-    }
-    parameters: dict[str, list[str]] = {}
-    for name, value in parse_qsl(query, keep_blank_values=True):
-        parameters.setdefault(name, []).append(value)
-    if parameters:
-        event["queryStringParameters"] = {name: ",".join(values) for name, values in parameters.items()}
-    if request.body:
-        event["body"], event["isBase64Encoded"] = _encoded(request.body, request.headers.get("content-type", ""))
-    return event
-
-
-def to_response(answer: object) -> Response:
-    """Return the HTTP response for what the handler returned.
+def routes_of(resources: Mapping[str, Any]) -> dict[str, str]:
+    """Return the routes among a template's resources: RouteKey, such as ``GET /v1/health``, to AuthorizationType.
 
     Raises:
-        MalformedAnswerError: API Gateway would answer 500 to it.
+        LocalCloudError: a route is of a kind that this gateway does not know.
     """
-    try:
-        # Lambda's runtime hands it on as JSON: what JSON does not know fails, tuples become lists.
-        answer = json.loads(json.dumps(answer))
-    except (TypeError, ValueError) as error:
-        raise MalformedAnswerError("not JSON") from error
-    if not isinstance(answer, dict) or "statusCode" not in answer:
-        body = answer if isinstance(answer, str) else json.dumps(answer)
-        return Response(body, HTTPStatus.OK, {"content-type": "application/json"})
-    try:
-        status = _status(answer["statusCode"])
-        headers = {str(name).lower(): _header(value) for name, value in (answer.get("headers") or {}).items()}
-        kept = {name: value for name, value in headers.items() if name not in _HOP_BY_HOP}
-        return Response(_body(answer), status, {"content-type": "text/plain;charset=UTF-8"} | kept)
-    except (AttributeError, TypeError, ValueError) as error:
-        raise MalformedAnswerError(str(error)) from error
+    found: dict[str, str] = {}
+    for resource in resources.values():
+        if resource["Type"] != _ROUTE:
+            continue
+        properties = resource["Properties"]
+        key, authorization = properties["RouteKey"], properties.get("AuthorizationType", _NOBODY)
+        if not _ROUTE_KEY.fullmatch(str(key)) or authorization not in {_NOBODY, _IAM}:
+            raise LocalCloudError(
+                f"The template has the route {key} with authorization {authorization}; the local gateway has no such.",
+                hint="Teach hsm_enroll/local/gateway.py to serve it, or take it out of the template.",
+            )
+        found[key] = authorization
+    return found
 
 
 class Gateway:
     """The WSGI application.
 
     Args:
+        routes: what `routes_of` returned. A request that takes none of them is answered here: there is no ``$default``.
         handler: the function behind it. Called by as many threads at once as there are requests, where Lambda would
             run as many processes.
         log: takes what goes wrong.
 
-    Does not end a handler that takes longer than Lambda or API Gateway would allow.
+    Does not throttle, and does not end a handler that takes longer than Lambda or API Gateway would allow.
     """
 
-    def __init__(self, handler: Handler, log: logging.Logger) -> None:
+    def __init__(self, routes: Mapping[str, str], handler: Handler, log: logging.Logger) -> None:
+        self._routes = routes
         self._handler = handler
         self._log = log
 
@@ -153,7 +77,18 @@ class Gateway:
         body = _read_body(environ)
         if len(body) > MAX_BODY_BYTES:
             return _message(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "Request Entity Too Large")
-        event = to_event(_request(environ, body), request_id, dt.datetime.now(dt.UTC))
+        request, now = _request(environ, body), dt.datetime.now(dt.UTC)
+        route_key = f"{request.method} {request.target.partition('?')[0]}"
+        if route_key not in self._routes:
+            return _message(HTTPStatus.NOT_FOUND, "Not Found")
+        try:
+            iam = authorize(request, now) if self._routes[route_key] == _IAM else None
+        except ForbiddenError as error:
+            self._log.warning("%s forbidden: %s", request_id, error)
+            return _message(HTTPStatus.FORBIDDEN, "Forbidden")
+        return self._invoke(to_event(request, route_key, request_id, now, iam), request_id)
+
+    def _invoke(self, event: Mapping[str, Any], request_id: str) -> Response:
         try:
             return to_response(self._handler(json.loads(json.dumps(event)), context()))
         except MalformedAnswerError as error:
@@ -187,43 +122,6 @@ def _read_body(environ: Mapping[str, Any]) -> bytes:
         limit = min(limit, int(length) if length.isdecimal() else 0)
     content: bytes = environ["wsgi.input"].read(limit)
     return content
-
-
-def _encoded(body: bytes, content_type: str) -> tuple[str, bool]:
-    """Return the body as text where its type says it is text, and else in base64, with a flag that says so."""
-    if _TEXT.fullmatch(content_type.partition(";")[0].strip().lower()):
-        try:
-            return body.decode(), False
-        except UnicodeDecodeError:
-            pass
-    return base64.b64encode(body).decode(), True
-
-
-def _status(value: str | int) -> int:
-    status = int(value)
-    if not _LOWEST_STATUS <= status <= _HIGHEST_STATUS:
-        raise ValueError("the status is none of HTTP's")
-    return status
-
-
-def _header(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str | int | float):
-        return str(value)
-    raise TypeError("a header is not text")
-
-
-def _body(answer: Mapping[str, Any]) -> bytes:
-    body = answer.get("body") or ""
-    if not isinstance(body, str):
-        raise TypeError("the body is not text")
-    if not answer.get("isBase64Encoded"):
-        return body.encode()
-    try:
-        return base64.b64decode(body, validate=True)
-    except binascii.Error as error:
-        raise ValueError("the body is not base64") from error
 
 
 def _message(status: HTTPStatus, message: str) -> Response:

@@ -23,7 +23,6 @@ ACCOUNT_ID = "123456789012"  # moto's default account
 _MODULE_NAME = "handler"
 _FUNCTION_NAME = "hsm-enroll"
 _TIME_LIMIT = 30.0  # seconds; API Gateway waits no longer
-_PACKAGE = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True)
@@ -46,20 +45,6 @@ class Context:
 def context() -> Context:
     """Return the context of a new invocation."""
     return Context(str(uuid.uuid4()))
-
-
-def lambda_folder() -> Path:
-    """Return the folder of the function: ``lambda`` of a checkout, or what an installed wheel carries.
-
-    Raises:
-        LocalCloudError: neither is there.
-    """
-    for folder in (_PACKAGE / "_lambda", _PACKAGE.parent / "lambda"):
-        if (folder / "handler.py").is_file():
-            return folder
-    raise LocalCloudError(
-        "The Lambda function's folder is missing.", hint="Install hsm-enroll from its wheel, or run it in a checkout."
-    )
 
 
 @contextmanager

@@ -94,7 +94,7 @@ class Mosquitto:
     def reload(self) -> None:
         """Have CRLs and ACL read again; connections made from now on, and messages, meet the new ones.
 
-        Open connections stay open, also of a certificate that now stands in the CRL.
+        Open connections stay open, also of a certificate that now stands in the CRL: see `evict`.
 
         Raises:
             LocalCloudError: mosquitto does not do it.
@@ -108,6 +108,14 @@ class Mosquitto:
             self._reloads.get(timeout=_TIME_LIMIT)
         except Empty as error:
             raise self._failure("did not read its files again") from error
+
+    def evict(self, client_id: str) -> None:
+        """Return once whoever was connected under this id no longer is.
+
+        Raises:
+            LocalCloudError: mosquitto does not do it.
+        """
+        ControlConnection(self._home, self.observer_port, client_id).close()
 
     def _start(self, command: list[str]) -> bool:
         """Start once; False when a port was taken meanwhile."""
@@ -134,7 +142,7 @@ class Mosquitto:
             except TimeoutError as error:
                 raise self._failure("does not start") from error
             if free:
-                self._control = ControlConnection(self._home, self.observer_port)
+                self._control = ControlConnection(self._home, self.observer_port, CLIENT_ID)
                 undo.pop_all()
         return free
 

@@ -15,6 +15,8 @@ from hsm_enroll.errors import BackendRefusedError, HsmEnrollError, NotEnrolledEr
 _CONTRACT = {
     "unexpected": (1, False),
     "local-cloud": (1, False),
+    "aws-failed": (1, False),
+    "package-failed": (1, False),
     "usage": (2, False),
     "not-enrolled": (3, False),
     "module-missing": (10, False),

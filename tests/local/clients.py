@@ -12,12 +12,16 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import requests
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 
 from hsm_enroll.local.cloud import Endpoints
+from hsm_enroll.local.endpoints import ACCESS_KEY_ID, SECRET_ACCESS_KEY
 
 if TYPE_CHECKING:
     from mypy_boto3_iot import IoTClient
@@ -156,16 +160,41 @@ def handshake(cloud: Endpoints, identity: Identity | None) -> str:
         return str(error.reason)
 
 
-def iot(cloud: Endpoints) -> IoTClient:
-    """Return AWS's own client for AWS IoT, pointed at the local cloud by what ``exports`` gives and nothing else."""
+def aws(cloud: Endpoints, service: str) -> Any:
+    """Return AWS's own client, pointed at the local cloud by what ``exports`` gives and nothing else."""
     exports = cloud.exports()
-    return boto3.session.Session().client(
-        "iot",
+    session: Any = boto3.session.Session()
+    return session.client(
+        service,
         endpoint_url=exports["AWS_ENDPOINT_URL"],
         region_name=exports["AWS_REGION"],
         aws_access_key_id=exports["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=exports["AWS_SECRET_ACCESS_KEY"],
     )
+
+
+def iot(cloud: Endpoints) -> IoTClient:
+    """Return the client for AWS IoT."""
+    client: IoTClient = aws(cloud, "iot")
+    return client
+
+
+def sign(method: str, url: str, body: bytes = b"", secret: str = SECRET_ACCESS_KEY) -> dict[str, str]:
+    """Return the headers of a request to an IAM-authorized route, made by AWS's own library."""
+    request = AWSRequest(method, url, data=body)
+    SigV4Auth(Credentials(ACCESS_KEY_ID, secret), "execute-api", "us-east-1").add_auth(request)
+    return dict(request.headers)
+
+
+def stack_outputs(cloud: Endpoints) -> dict[str, str]:
+    """Return what the deployed template gives out."""
+    (stack,) = aws(cloud, "cloudformation").describe_stacks()["Stacks"]
+    return {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
+
+
+def policy_name(cloud: Endpoints) -> str:
+    """Return the name of the deployed device policy."""
+    return stack_outputs(cloud)["PolicyName"]
 
 
 def children(pid: int) -> list[int]:

@@ -20,7 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from hsm_enroll.local.cloud import Endpoints
-from tests.local.clients import Device, handshake, iot, openssl, publish
+from tests.local.clients import Device, aws, handshake, iot, openssl, policy_name, publish, stack_outputs
 
 
 def test_the_certificate_is_for_the_csrs_key_and_chains_to_the_ca(cloud: Endpoints, enrolled: Device) -> None:
@@ -63,7 +63,7 @@ def test_the_exports_lead_awss_own_client_here(cloud: Endpoints, monkeypatch: py
     for name, value in cloud.exports().items():
         monkeypatch.setenv(name, value)
     policies = boto3.session.Session().client("iot").list_policies()["policies"]
-    assert "hsm-enroll-device" in [policy["policyName"] for policy in policies]
+    assert policy_name(cloud) in [policy["policyName"] for policy in policies]
 
 
 def test_the_exports_lead_the_client_here(cloud: Endpoints) -> None:
@@ -117,6 +117,79 @@ def test_a_body_that_is_no_text_is_refused_by_the_handler(cloud: Endpoints) -> N
     assert (answer.status_code, answer.headers["content-type"]) == (400, "application/problem+json")
 
 
+def test_the_function_has_the_stacks_variables(cloud: Endpoints) -> None:
+    """What the template gives the deployed function exists in AWS: the table, with its keys, and the policy."""
+    outputs = stack_outputs(cloud)
+    function = aws(cloud, "lambda").get_function_configuration(FunctionName=outputs["FunctionName"])
+    variables = function["Environment"]["Variables"]
+    assert (variables["AUTH_MODE"], variables["MQTT_ENDPOINT"]) == ("open", cloud.mqtt_endpoint)
+    assert variables["POLICY_NAME"] == policy_name(cloud)
+    table = aws(cloud, "dynamodb").describe_table(TableName=variables["TABLE_NAME"])["Table"]
+    assert {key["AttributeName"] for key in table["KeySchema"]} == {"kind", "id"}
+
+
+def test_an_unknown_path_is_the_gateways_answer(cloud: Endpoints) -> None:
+    """The template has no $default route: API Gateway answers, the handler does not see the request."""
+    answer = requests.get(f"{cloud.api_url}/v2/health", verify=str(cloud.ca_file), timeout=60)
+    assert (answer.status_code, answer.json()) == (404, {"message": "Not Found"})
+
+
+def test_an_operators_route_wants_a_signature(cloud: Endpoints) -> None:
+    """The template says AWS_IAM of it: unsigned it is forbidden."""
+    answer = requests.get(f"{cloud.api_url}/v1/operator/fleet", verify=str(cloud.ca_file), timeout=60)
+    assert (answer.status_code, answer.json()) == (403, {"message": "Forbidden"})
+
+
+def test_creating_a_thing_again(cloud: Endpoints, thing: str) -> None:
+    """The same configuration succeeds and keeps the Thing; another one is a conflict, and changes nothing."""
+    api: Any = iot(cloud)
+    ours, another = ({"attributes": {"hsm-enroll": value}} for value in ("ours", "another"))
+    first = api.create_thing(thingName=thing, attributePayload=ours)
+    assert api.create_thing(thingName=thing, attributePayload=ours)["thingId"] == first["thingId"]
+    for options in ({"attributePayload": another}, {}):
+        with pytest.raises(ClientError) as caught:
+            api.create_thing(thingName=thing, **options)
+        assert caught.value.response["Error"]["Code"] == "ResourceAlreadyExistsException"
+        assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 409
+    described = api.describe_thing(thingName=thing)
+    assert (described["thingId"], described["attributes"]) == (first["thingId"], ours["attributes"])
+
+
+def test_a_certificate_can_be_deleted_with_its_policy(cloud: Endpoints, new_device: Callable[[str], Device]) -> None:
+    """A forced deletion takes the attachments along, and others can be deleted after it."""
+    api = iot(cloud)
+    for device in (new_device("-1"), new_device("-2")):
+        issued = api.create_certificate_from_csr(certificateSigningRequest=device.csr)
+        api.attach_policy(policyName=policy_name(cloud), target=issued["certificateArn"])
+        api.delete_certificate(certificateId=issued["certificateId"], forceDelete=True)
+        assert issued["certificateArn"] not in api.list_targets_for_policy(policyName=policy_name(cloud))["targets"]
+
+
+def test_certificates_are_listed_in_pages(cloud: Endpoints, device: Device) -> None:
+    """The latest come first unless asked otherwise, 25 to a page, each once, also when one is deleted meanwhile."""
+    api = iot(cloud)
+    issued = [api.create_certificate_from_csr(certificateSigningRequest=device.csr)["certificateId"] for _ in range(30)]
+    first = api.list_certificates()
+    assert [found["certificateId"] for found in first["certificates"]] == issued[:4:-1]
+    api.delete_certificate(certificateId=issued[5])
+    second = api.list_certificates(pageSize=2, marker=first["nextMarker"])
+    assert [found["certificateId"] for found in second["certificates"]] == issued[4:2:-1]
+
+    pages = list(api.get_paginator("list_certificates").paginate(ascendingOrder=True, PaginationConfig={"PageSize": 7}))
+    listed = [found["certificateId"] for page in pages for found in page["certificates"]]
+    assert {len(page["certificates"]) for page in pages[:-1]} == {7}
+    assert listed[-29:] == issued[:5] + issued[6:]
+    assert len(listed) == len(set(listed))
+
+
+@pytest.mark.parametrize("options", [{"pageSize": 251}, {"pageSize": 1, "marker": "AAAA"}, {"marker": "no base64!"}])
+def test_a_page_that_cannot_be_is_an_invalid_request(cloud: Endpoints, options: dict[str, Any]) -> None:
+    """AWS IoT's own limit of a page, and a marker that it did not give out."""
+    with pytest.raises(ClientError) as caught:
+        iot(cloud).list_certificates(**options)
+    assert caught.value.response["Error"]["Code"] == "InvalidRequestException"
+
+
 def test_ten_devices_at_once(cloud: Endpoints, new_device: Callable[[str], Device]) -> None:
     """Simultaneous enrollments all succeed, and every device connects as soon as it has its answer."""
 
@@ -140,14 +213,13 @@ def test_another_version_of_the_policy_reaches_the_broker(cloud: Endpoints, enro
             "Resource": "arn:aws:iot:us-east-1:123456789012:client/${iot:Connection.Thing.ThingName}",
         },
     }
-    version = api.create_policy_version(
-        policyName="hsm-enroll-device", policyDocument=json.dumps(document), setAsDefault=True
-    )
+    policy = policy_name(cloud)
+    version = api.create_policy_version(policyName=policy, policyDocument=json.dumps(document), setAsDefault=True)
     try:
         assert "RC:135)" in publish(cloud, enrolled.identity, topic, "x").stdout
     finally:
-        api.set_default_policy_version(policyName="hsm-enroll-device", policyVersionId="1")
-        api.delete_policy_version(policyName="hsm-enroll-device", policyVersionId=version["policyVersionId"])
+        api.set_default_policy_version(policyName=policy, policyVersionId="1")
+        api.delete_policy_version(policyName=policy, policyVersionId=version["policyVersionId"])
     assert "RC:16)" in publish(cloud, enrolled.identity, topic, "x").stdout
 
 

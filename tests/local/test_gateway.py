@@ -1,9 +1,8 @@
-"""API Gateway's payload format 2.0, and the HTTPS server in front of it."""
+"""API Gateway's routes and its authorization, and the HTTPS server in front of it."""
 
 from __future__ import annotations
 
 import base64
-import datetime as dt
 import json
 import logging
 import socket
@@ -18,121 +17,16 @@ from typing import Any
 import pytest
 import requests
 
+from hsm_enroll.errors import LocalCloudError
 from hsm_enroll.local.authority import Authority
-from hsm_enroll.local.gateway import MAX_BODY_BYTES, Gateway, MalformedAnswerError, Request, to_event, to_response
+from hsm_enroll.local.endpoints import ACCESS_KEY_ID
+from hsm_enroll.local.gateway import MAX_BODY_BYTES, Gateway, routes_of
 from hsm_enroll.local.home import Home
 from hsm_enroll.local.lambda_runtime import Context
 from hsm_enroll.local.server import LoopbackServer, log_file
+from tests.local.clients import sign
 
-NOW = dt.datetime(2026, 3, 12, 19, 3, 58, 390_000, tzinfo=dt.UTC)
-
-
-def _request(body: bytes = b"", content_type: str = "application/json", target: str = "/v1/certificates") -> Request:
-    headers = {"host": "localhost:4711", "user-agent": "test/1", "content-type": content_type}
-    return Request("POST", target, "HTTP/1.1", headers, body, "127.0.0.1")
-
-
-def test_the_event_has_the_documented_shape() -> None:
-    """Every member of the developer guide's example that a proxy integration without authorizer has."""
-    assert to_event(_request(b'{"a": "\xc3\xa4"}', target="/a%20b?x=1&x=2&y=%C3%A4"), "id=", NOW) == {
-        "version": "2.0",
-        "routeKey": "$default",
-        "rawPath": "/a%20b",
-        "rawQueryString": "x=1&x=2&y=%C3%A4",
-        "queryStringParameters": {"x": "1,2", "y": "ä"},
-        "headers": {"host": "localhost:4711", "user-agent": "test/1", "content-type": "application/json"},
-        "requestContext": {
-            "accountId": "123456789012",
-            "apiId": "local",
-            "domainName": "localhost:4711",
-            "domainPrefix": "localhost:4711",
-            "http": {
-                "method": "POST",
-                "path": "/a%20b",
-                "protocol": "HTTP/1.1",
-                "sourceIp": "127.0.0.1",
-                "userAgent": "test/1",
-            },
-            "requestId": "id=",
-            "routeKey": "$default",
-            "stage": "$default",
-            "time": "12/Mar/2026:19:03:58 +0000",
-            "timeEpoch": 1773342238390,
-        },
-        "body": '{"a": "ä"}',
-        "isBase64Encoded": False,
-    }
-
-
-def test_an_event_without_body_and_query_lacks_those_members() -> None:
-    """API Gateway leaves them out rather than sending them empty."""
-    event = to_event(_request(), "id", NOW)
-    assert "body" not in event
-    assert "queryStringParameters" not in event
-    assert event["isBase64Encoded"] is False
-
-
-@pytest.mark.parametrize(
-    ("content_type", "body", "is_text"),
-    [
-        ("application/json", b"{}", True),
-        ("APPLICATION/JSON; charset=utf-8", b"{}", True),
-        ("application/problem+json", b"{}", True),
-        ("text/plain", b"x", True),
-        ("application/xml", b"<a/>", True),
-        ("application/json", b"\xff", False),
-        ("application/x-www-form-urlencoded", b"{}", False),
-        ("application/octet-stream", b"{}", False),
-        ("", b"{}", False),
-    ],
-)
-def test_bodies_are_text_or_base64(content_type: str, body: bytes, is_text: bool) -> None:
-    """Only a body whose type says text, and which is UTF-8, travels as text."""
-    event = to_event(_request(body, content_type), "id", NOW)
-    assert event["isBase64Encoded"] is not is_text
-    assert event["body"] == (body.decode() if is_text else base64.b64encode(body).decode())
-
-
-@pytest.mark.parametrize(
-    ("answer", "status", "content_type", "body"),
-    [
-        ({"statusCode": 201, "headers": {"Content-Type": "a/b"}, "body": "ä"}, 201, "a/b", "ä".encode()),
-        ({"statusCode": "404"}, 404, "text/plain;charset=UTF-8", b""),
-        ({"statusCode": 200, "body": "AP8=", "isBase64Encoded": True}, 200, "text/plain;charset=UTF-8", b"\0\xff"),
-        ({"statusCode": 200, "body": None, "headers": None}, 200, "text/plain;charset=UTF-8", b""),
-        ({"message": "bare"}, 200, "application/json", b'{"message": "bare"}'),
-        ("bare", 200, "application/json", b"bare"),
-        ([1, 2], 200, "application/json", b"[1, 2]"),
-        (None, 200, "application/json", b"null"),
-    ],
-)
-def test_an_answer_becomes_a_response(answer: object, status: int, content_type: str, body: bytes) -> None:
-    """With statusCode it is taken as it says, without it the whole value is the body of a 200."""
-    response = to_response(answer)
-    assert (response.status_code, response.headers["content-type"], response.get_data()) == (status, content_type, body)
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        {"statusCode": "many"},
-        {"statusCode": 99},
-        {"statusCode": 600},
-        {"statusCode": None},
-        {"statusCode": 200, "body": {"a": 1}},
-        {"statusCode": 200, "body": "not base64!", "isBase64Encoded": True},
-        {"statusCode": 200, "headers": ["a"]},
-        {"statusCode": 200, "headers": {"a": ["b"]}},
-        {"statusCode": 200, "headers": {"a": "b\r\nc: d"}},
-        {"statusCode": 200, "body": b"bytes"},
-        pytest.param(object(), id="no JSON value"),
-    ],
-    ids=str,
-)
-def test_a_malformed_answer_is_told_apart(answer: object) -> None:
-    """What API Gateway answers 500 to does not become a response."""
-    with pytest.raises(MalformedAnswerError):
-        to_response(answer)
+ROUTES = {"GET /": "NONE", "POST /": "NONE", "POST /a": "NONE", "POST /signed": "AWS_IAM"}
 
 
 @dataclass
@@ -154,7 +48,11 @@ class Recorded:
 
     def post(self, path: str, **arguments: Any) -> requests.Response:
         """Send a request over HTTPS and verify the server against the CA file."""
-        return requests.post(self.url + path, verify=self.ca_file, timeout=60, **arguments)
+        return self.send("POST", path, **arguments)
+
+    def send(self, method: str, path: str, **arguments: Any) -> requests.Response:
+        """As `post`, with any method."""
+        return requests.request(method, self.url + path, verify=self.ca_file, timeout=60, **arguments)
 
 
 @pytest.fixture
@@ -168,7 +66,7 @@ def recorded(tmp_path: Path) -> Iterator[Recorded]:
     handler = Recorded(ca_file=str(home.ca_certificate), log=home.logs / "gateway.log")
     with ExitStack() as stack:
         log = log_file(stack, handler.log)
-        server = stack.enter_context(LoopbackServer(Gateway(handler, log), log, tls))
+        server = stack.enter_context(LoopbackServer(Gateway(ROUTES, handler, log), log, tls))
         handler.url = f"https://localhost:{server.port}"
         yield handler
 
@@ -184,6 +82,90 @@ def test_a_request_over_https(recorded: Recorded) -> None:
     assert event["headers"]["x-one"] == "1"
     assert event["headers"]["content-length"] == "10"
     assert event["requestContext"]["requestId"] == response.headers["apigw-requestid"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/a"), ("POST", "/a/"), ("POST", "/A"), ("POST", "/none"), ("OPTIONS", "/a")]
+)
+def test_what_is_no_route_is_not_found(recorded: Recorded, method: str, path: str) -> None:
+    """Without a $default route API Gateway itself answers, and an unknown method is no other case."""
+    response = recorded.send(method, path)
+    assert (response.status_code, response.json()) == (404, {"message": "Not Found"})
+    assert response.headers["apigw-requestid"]
+    assert recorded.events == []
+
+
+def test_the_event_names_the_route(recorded: Recorded) -> None:
+    """Both places of the event say which route it took, without the query."""
+    recorded.post("/a?b=c")
+    (event,) = recorded.events
+    assert event["routeKey"] == event["requestContext"]["routeKey"] == "POST /a"
+    assert "authorizer" not in event["requestContext"]
+
+
+def test_a_signed_request_reaches_the_handler_with_its_callers_name(recorded: Recorded) -> None:
+    """Signed by AWS's own library with the cloud's credentials: the event has the members that AWS documents."""
+    path, body = "/signed?next=a%2Fb%3D&thing=x", b'{"a": 1}'
+    headers = {**sign("POST", recorded.url + path, body), "content-type": "application/json"}
+    assert recorded.post(path, data=body, headers=headers).status_code == 200
+    (event,) = recorded.events
+    assert event["requestContext"]["authorizer"]["iam"] == {
+        "accessKey": ACCESS_KEY_ID,
+        "accountId": "123456789012",
+        "callerId": "AIDALOCAL",
+        "cognitoIdentity": None,
+        "principalOrgId": None,
+        "userArn": "arn:aws:iam::123456789012:user/local",
+        "userId": "AIDALOCAL",
+    }
+
+
+def test_an_unsigned_or_wrongly_signed_request_is_forbidden(recorded: Recorded) -> None:
+    """No signature, another secret, another query or another body: API Gateway's own 403; the log says why."""
+    signed = sign("POST", f"{recorded.url}/signed", b"{}")
+    for path, body, headers in [
+        ("/signed", b"{}", {}),
+        ("/signed", b"{}", sign("POST", f"{recorded.url}/signed", b"{}", secret="another")),
+        ("/signed?thing=x", b"{}", signed),
+        ("/signed", b"[]", signed),
+    ]:
+        response = recorded.post(path, data=body, headers=headers)
+        assert (response.status_code, response.json()) == (403, {"message": "Forbidden"})
+    assert recorded.events == []
+    assert recorded.log.read_text().count("forbidden") == 4
+    assert signed["Authorization"] not in recorded.log.read_text()
+
+
+def test_the_routes_are_the_templates() -> None:
+    """Every route resource counts, and one that says nothing of authorization asks for none (AWS's default)."""
+    assert routes_of(
+        {
+            "A": {"Type": "AWS::ApiGatewayV2::Route", "Properties": {"RouteKey": "GET /a"}},
+            "B": {
+                "Type": "AWS::ApiGatewayV2::Route",
+                "Properties": {"RouteKey": "PUT /b", "AuthorizationType": "AWS_IAM"},
+            },
+            "C": {"Type": "AWS::S3::Bucket"},
+        }
+    ) == {"GET /a": "NONE", "PUT /b": "AWS_IAM"}
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        {"RouteKey": "$default"},
+        {"RouteKey": "ANY /a"},
+        {"RouteKey": "GET /things/{thing}"},
+        {"RouteKey": {"Ref": "Key"}},
+        {"RouteKey": "GET /a", "AuthorizationType": "JWT"},
+        {"RouteKey": "GET /a", "AuthorizationType": "CUSTOM"},
+    ],
+    ids=str,
+)
+def test_a_route_that_the_gateway_does_not_know_is_an_error(properties: dict[str, Any]) -> None:
+    """Nothing in a template's routes is passed over in silence."""
+    with pytest.raises(LocalCloudError, match="has no such"):
+        routes_of({"Route": {"Type": "AWS::ApiGatewayV2::Route", "Properties": properties}})
 
 
 def test_the_context_is_lambdas(recorded: Recorded) -> None:

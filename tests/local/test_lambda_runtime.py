@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from hsm_enroll.errors import LocalCloudError
-from hsm_enroll.local import lambda_runtime
-from hsm_enroll.local.lambda_runtime import environment, lambda_folder, loaded_handler
+from hsm_enroll.local.lambda_runtime import environment, loaded_handler
 
 
 def test_the_functions_environment_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,15 +48,3 @@ def test_a_handler_that_cannot_be_loaded_is_an_error(tmp_path: Path, text: str) 
     (tmp_path / "handler.py").write_text(text)
     with pytest.raises(LocalCloudError, match=r"handler\.py cannot be loaded"), loaded_handler(tmp_path):
         pass
-
-
-def test_the_functions_folder_is_found_in_checkout_and_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wheel carries it inside the package, a checkout beside the package; without it there is an error."""
-    assert (lambda_folder() / "template.yaml").is_file()
-    package = tmp_path / "site-packages" / "hsm_enroll"
-    (package / "_lambda").mkdir(parents=True)
-    monkeypatch.setattr(lambda_runtime, "_PACKAGE", package)
-    with pytest.raises(LocalCloudError, match="missing"):
-        lambda_folder()
-    (package / "_lambda" / "handler.py").touch()
-    assert lambda_folder() == package / "_lambda"

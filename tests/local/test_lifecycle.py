@@ -15,14 +15,16 @@ from pathlib import Path
 
 import pytest
 import requests
+from moto.cloudformation import parsing
 from moto.core.config import default_user_config
 from moto.iot.models import IoTBackend
+from moto.iot.responses import IoTResponse
 
+from hsm_enroll.backend_folder import backend_folder
 from hsm_enroll.errors import LocalCloudError
 from hsm_enroll.local import mosquitto
 from hsm_enroll.local.cloud import Endpoints, LocalCloud, default_home, detach, down, running, serve
 from hsm_enroll.local.home import Home
-from hsm_enroll.local.lambda_runtime import lambda_folder
 from tests.local.clients import (
     TIME_LIMIT,
     Device,
@@ -48,7 +50,7 @@ def foreground(home: Path) -> Iterator[Foreground]:
 
         def start() -> tuple[subprocess.Popen[bytes], Endpoints]:
             reading, writing = os.pipe()
-            command = [sys.executable, "-m", "hsm_enroll.local", str(home), str(writing)]
+            command = [sys.executable, "-m", "hsm_enroll.local", str(home), str(writing), "open"]
             process = started.enter_context(
                 subprocess.Popen(
                     command, cwd=ROOT, pass_fds=[writing], stderr=subprocess.DEVNULL, start_new_session=True
@@ -207,7 +209,7 @@ def test_the_ca_survives_and_old_certificates_do_not(home: Path, device: Device)
 
 def test_in_this_process(home: Path, device: Device) -> None:
     """As a context manager: it works, refuses a second one, and leaves moto, environment and modules as they were."""
-    before = (_children(), dict(os.environ), IoTBackend.create_certificate_from_csr, dict(default_user_config["iot"]))
+    before = (_children(), dict(os.environ), _moto())
     for _ in range(2):
         with LocalCloud(home) as cloud:
             with pytest.raises(LocalCloudError, match="already"), LocalCloud(home.with_name("second")):
@@ -219,8 +221,7 @@ def test_in_this_process(home: Path, device: Device) -> None:
             assert observer.message() == (f"certtest/{device.thing}", "hello")
             observer.close()
         assert not any(map(is_listening, ports(cloud.endpoints)))
-    after = (_children(), dict(os.environ), IoTBackend.create_certificate_from_csr, dict(default_user_config["iot"]))
-    assert after == before
+    assert (_children(), dict(os.environ), _moto()) == before
 
 
 @pytest.mark.parametrize(
@@ -235,7 +236,7 @@ def test_a_start_that_fails_leaves_nothing(home: Path, tmp_path: Path, name: str
     """A broken template or handler, met when broker and AWS are already up: all is taken down, and the home is free."""
     before = (_children(), dict(os.environ))
     function = tmp_path / "function"
-    shutil.copytree(lambda_folder(), function)
+    shutil.copytree(backend_folder(), function)
     (function / name).write_text(content)
     with pytest.raises(LocalCloudError, match=message), LocalCloud(home, function):
         pass
@@ -356,6 +357,11 @@ def test_asking_for_a_cloud_imports_nothing_heavy() -> None:
 def _assert_gone(endpoints: Endpoints, watched: list[Watched], timeout: float = TIME_LIMIT) -> None:
     assert all(process.is_gone(timeout) for process in watched)
     assert not any(map(is_listening, ports(endpoints)))
+
+
+def _moto() -> object:
+    methods = {**vars(IoTBackend)}, IoTResponse.list_certificates
+    return methods, dict(default_user_config["iot"]), parsing.parse_resource, parsing.logger.disabled
 
 
 def _children() -> set[int]:
