@@ -9,7 +9,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
@@ -70,31 +70,36 @@ def built(tree: Tree, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def iot(cloud: Cloud) -> IoTClient:
     """AWS IoT of the local cloud, to look at."""
+    return _session(cloud).client("iot", endpoint_url=cloud.environment["AWS_ENDPOINT_URL"])
+
+
+@pytest.fixture(scope="session")
+def execution_environment(built: Path, cloud: Cloud, tmp_path_factory: pytest.TempPathFactory) -> ExecutionEnvironment:
+    """The unpacked zip beside what Lambda brings along, its AWS calls going to the local cloud."""
+    folder = tmp_path_factory.mktemp("execution-environment")
+    with zipfile.ZipFile(built) as archive:
+        archive.extractall(folder / "task")
+    variables = {
+        **{name: value for name, value in cloud.environment.items() if name.startswith("AWS_")},
+        "AWS_CONFIG_FILE": os.devnull,
+        **_deployed_variables(cloud),
+        "MQTT_PORT": str(cloud.document["mqttPort"]),
+    }
+    return ExecutionEnvironment(folder / "task", link_runtime(folder / "runtime"), variables)
+
+
+def _session(cloud: Cloud) -> boto3.session.Session:
     variables = cloud.environment
-    return boto3.session.Session().client(
-        "iot",
-        endpoint_url=variables["AWS_ENDPOINT_URL"],
+    return boto3.session.Session(
         region_name=variables["AWS_REGION"],
         aws_access_key_id=variables["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=variables["AWS_SECRET_ACCESS_KEY"],
     )
 
 
-@pytest.fixture(scope="session")
-def execution_environment(
-    built: Path, cloud: Cloud, iot: IoTClient, tmp_path_factory: pytest.TempPathFactory
-) -> ExecutionEnvironment:
-    """The unpacked zip beside what Lambda brings along, its AWS calls going to the local cloud."""
-    folder = tmp_path_factory.mktemp("execution-environment")
-    with zipfile.ZipFile(built) as archive:
-        archive.extractall(folder / "task")
-    (policy,) = iot.list_policies()["policies"]
-    variables = {
-        **{name: value for name, value in cloud.environment.items() if name.startswith("AWS_")},
-        "AWS_CONFIG_FILE": os.devnull,
-        "AUTH_MODE": "open",
-        "POLICY_NAME": policy["policyName"],
-        "MQTT_ENDPOINT": str(cloud.document["mqttEndpoint"]),
-        "MQTT_PORT": str(cloud.document["mqttPort"]),
-    }
-    return ExecutionEnvironment(folder / "task", link_runtime(folder / "runtime"), variables)
+def _deployed_variables(cloud: Cloud) -> dict[str, str]:
+    """Return the environment that the template gives the function."""
+    client: Any = _session(cloud).client("lambda", endpoint_url=cloud.environment["AWS_ENDPOINT_URL"])
+    (function,) = client.list_functions()["Functions"]
+    variables: dict[str, str] = function["Environment"]["Variables"]
+    return variables

@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from hsm_enroll.local.gateway import Request, to_event
+from hsm_enroll.local.payload import Request, to_event
 from tests.backend.csr_factory import request
 from tests.e2e.devices import Cloud
 from tests.runtime.execution_environment import ExecutionEnvironment, Function
@@ -42,16 +42,25 @@ def function(execution_environment: ExecutionEnvironment, tmp_path: Path) -> Ite
         yield started
 
 
-def _post(path: str, body: bytes, content_type: str, request_id: str = "JKJaXmPLvHcESHA=") -> dict[str, Any]:
+def _post(
+    path: str,
+    body: bytes,
+    content_type: str,
+    request_id: str = "JKJaXmPLvHcESHA=",
+    code: str | None = None,
+    iam: dict[str, str | None] | None = None,
+) -> dict[str, Any]:
     """The event that API Gateway makes of a request."""
     headers = {"host": "api.example.com", "content-type": content_type}
+    if code is not None:
+        headers["authorization"] = f"Bearer {code}"
     sent = Request("POST", path, "HTTP/1.1", headers, body, "192.0.2.1")
-    return to_event(sent, request_id, dt.datetime.now(dt.UTC))
+    return to_event(sent, f"POST {path}", request_id, dt.datetime.now(dt.UTC), iam)
 
 
-def _enrollment(thing: str, key: ec.EllipticCurvePrivateKey) -> dict[str, Any]:
+def _enrollment(thing: str, key: ec.EllipticCurvePrivateKey, code: str | None = None) -> dict[str, Any]:
     document = {"thingName": thing, "csr": _pem(thing, key)}
-    return _post("/v1/certificates", json.dumps(document).encode(), "application/json")
+    return _post("/v1/certificates", json.dumps(document).encode(), "application/json", code=code)
 
 
 def _pem(thing: str, key: ec.EllipticCurvePrivateKey) -> str:
@@ -86,6 +95,26 @@ def test_a_device_enrolls_through_the_zip(
     assert certificate["status"] == "ACTIVE"
     (policy,) = iot.list_attached_policies(target=arn)["policies"]
     assert policy["policyName"] == execution_environment.variables["POLICY_NAME"]
+
+
+def test_an_invited_device_enrolls_through_the_zip(
+    execution_environment: ExecutionEnvironment, tmp_path: Path, thing: str
+) -> None:
+    """Where an invite is needed, the zip makes one, admits nobody without it, and its bearer once and again."""
+    variables = {**execution_environment.variables, "AUTH_MODE": "invite"}
+    key = ec.generate_private_key(ec.SECP256R1())
+    wanted = json.dumps({"invites": [{"thing": thing}]}).encode()
+    operator: dict[str, str | None] = {"userArn": "arn:aws:iam::123456789012:user/operator"}
+    with replace(execution_environment, variables=variables).start(tmp_path / "log") as function:
+        made = function.invoke(_post("/v1/operator/invites", wanted, "application/json", iam=operator))
+        code = json.loads(_body(made, 201))["invites"][0]["code"]
+        refused = json.loads(_body(function.invoke(_enrollment(thing, key)), 401))
+        first, again = (
+            json.loads(_body(function.invoke(_enrollment(thing, key, code)), status)) for status in (201, 200)
+        )
+    assert refused["code"] == "invite-required"
+    _assert_certified(first["certificatePem"], key)
+    assert again == first
 
 
 def test_a_warm_function_serves_one_after_the_other(function: Function, thing: str) -> None:
