@@ -20,6 +20,7 @@ from enrollment_backend.settings import Settings
 
 if TYPE_CHECKING:
     from enrollment_backend.aws import Clients
+    from enrollment_backend.claims import Certificate, Claim
     from enrollment_backend.issuer import Issuer
     from enrollment_backend.ledger import Ledger
     from enrollment_backend.operator import Operator
@@ -68,6 +69,7 @@ def _routes() -> http.Routes:
         ledger=_ledger,
         issuer=_issuer,
         concurrently=_concurrently,
+        unrecorded_certificates=_unrecorded_certificates,
         mqtt_endpoint=settings.mqtt_endpoint,
         mqtt_port=settings.mqtt_port,
     )
@@ -93,6 +95,12 @@ def _concurrently(*calls: Callable[[], Any]) -> list[Any]:
     from enrollment_backend.aws import concurrently
 
     return concurrently(*calls)
+
+
+def _unrecorded_certificates(claim: Claim, ledger: Ledger, issuer: Issuer) -> list[Certificate]:
+    from enrollment_backend.recovery import unrecorded_certificates
+
+    return unrecorded_certificates(claim, ledger, issuer)
 
 
 @cache

@@ -17,6 +17,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as AwsConnectionError
+from botocore.parsers import ResponseParserError
 
 from enrollment_backend import log
 from enrollment_backend.errors import (
@@ -86,7 +87,7 @@ def connect() -> Clients:
     Sends nothing yet.
     """
     session = boto3.session.Session()  # boto3's default session is not safe to share between threads
-    repeating = Config(connect_timeout=1, read_timeout=3, retries={"mode": "standard", "total_max_attempts": 2})
+    repeating = Config(connect_timeout=1, read_timeout=2, retries={"mode": "standard", "total_max_attempts": 2})
     once = Config(connect_timeout=1, read_timeout=8, retries={"total_max_attempts": 1})
     return Clients(
         iot=session.client("iot", config=repeating),
@@ -124,7 +125,7 @@ def call(operation: str) -> Iterator[None]:
         yield
     except ClientError as error:
         raise _domain_error(operation, error) from error
-    except (HTTPClientError, AwsConnectionError) as error:
+    except (HTTPClientError, AwsConnectionError, ResponseParserError) as error:
         raise AwsUnavailableError(operation, type(error).__name__) from error
     finally:
         log.timed(operation, (time.monotonic() - begin) * 1000)

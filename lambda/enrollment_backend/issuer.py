@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -105,9 +106,9 @@ class Issuer:
         with call("AttachThingPrincipal"):
             self.aws.iot.attach_thing_principal(thingName=thing_name, principal=certificate.arn)
 
-    def activate(self, certificate: Certificate) -> None:
+    def activate(self, certificate_id: str) -> None:
         """Make it ACTIVE (UpdateCertificate)."""
-        self._update(certificate.certificate_id, "ACTIVE")
+        self._update(certificate_id, "ACTIVE")
 
     def deactivate(self, certificate_id: str) -> None:
         """Make it INACTIVE (UpdateCertificate): AWS IoT ends its connections and lets it make no other."""
@@ -142,8 +143,8 @@ class Issuer:
         ]
         return listed, answer.get("nextMarker")
 
-    def for_key(self, certificate_ids: Iterable[str], spki: bytes) -> list[Certificate]:
-        """Return those of some certificates whose public key is this one (DescribeCertificate)."""
+    def for_key(self, certificate_ids: Iterable[str], spki_sha256: str) -> list[Certificate]:
+        """Return those of some certificates that are for one key, by the hash of its SPKI (DescribeCertificate)."""
         found = []
         for certificate_id in certificate_ids:
             with call("DescribeCertificate"):
@@ -151,7 +152,7 @@ class Issuer:
             certificate = Certificate(
                 described["certificatePem"], described["certificateId"], described["certificateArn"]
             )
-            if _is_for(certificate, spki):
+            if _spki_sha256(certificate) == spki_sha256:
                 found.append(certificate)
         return found
 
@@ -188,16 +189,17 @@ class Issuer:
 
 
 def _refuse_foreign(certificate: Certificate, csr: AcceptedCsr) -> None:
-    if not _is_for(certificate, csr.spki):
+    if _spki_sha256(certificate) != sha256(csr.spki).hexdigest():
         raise CertificateForeignError("CreateCertificateFromCsr", "not one certificate with the CSR's public key")
 
 
-def _is_for(certificate: Certificate, spki: bytes) -> bool:
-    """Compare public keys as DER SubjectPublicKeyInfo (RFC 5280 §4.1.2.7). Checks neither issuer nor dates."""
+def _spki_sha256(certificate: Certificate) -> str | None:
+    """Return the hash of the DER SubjectPublicKeyInfo (RFC 5280 §4.1.2.7) of a PEM that is exactly one certificate.
+
+    None for any other. Checks neither issuer nor dates.
+    """
     try:
-        parsed = load_pem_x509_certificates(certificate.pem.encode("utf-8"))
+        (parsed,) = load_pem_x509_certificates(certificate.pem.encode("utf-8"))
     except ValueError:
-        return False
-    return [found.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) for found in parsed] == [
-        spki
-    ]
+        return None
+    return sha256(parsed.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()

@@ -83,7 +83,8 @@ class Ledger:
         while True:
             entries = self._entries(applicant)
             if entries.claim is not None and entries.claim.lease == claim.lease:
-                return Claimed(claim, resumed=False)  # written after all: its answer was lost
+                # Written after all: the answer was lost. Another claim's id is that of one taken over.
+                return Claimed(entries.claim, resumed=entries.claim.claim_id != claim.claim_id)
             claim = replace(claim, lease_ends=int(self.now()) + LEASE_SECONDS)
             claimed = self._follow(applicant, claim, entries)
             if claimed is not None:
@@ -108,18 +109,24 @@ class Ledger:
             )
         )
 
-    def release(self, claim: Claim) -> bool:
+    def release(self, claim: Claim, withdraw: Callable[[], None]) -> None:
         """Give the claim up without a certificate, so that the next request need not wait for the lease to end.
 
-        Returns:
-            Whether the caller's certificate, should it have one, is of no use: the ledger does not have it and, what is
-            more, will not get it by a `record` that is still on its way; or the Thing is revoked.
+        Args:
+            claim: one whose lease is the caller's.
+            withdraw: is called if the caller's certificate, should it have one, is of no use: the ledger does not have
+                it and, what is more, will not get it by a `record` that is still on its way; or the Thing is revoked.
+                Nobody takes the claim over before that has returned, or the lease has ended.
         """
-        given_up = {"lease": uuid.uuid4().hex, "lease_ends": 0}
-        if self._written(Write(("thing", claim.thing), given_up, _UNRECORDED, {"lease": claim.lease})):
-            return True
-        held = self.look_up(claim.thing)
-        return held is None or held.lease != claim.lease
+        thing, mine = ("thing", claim.thing), uuid.uuid4().hex
+        if not self._written(Write(thing, {"lease": mine}, _UNRECORDED, {"lease": claim.lease})):
+            held = self.look_up(claim.thing)
+            if held is None or held.lease != mine:  # else it was written after all: its answer was lost
+                if held is None or held.revoked is not None or held.spki_sha256 != claim.spki_sha256:
+                    withdraw()
+                return
+        withdraw()
+        self._written(Write(thing, {"lease_ends": 0}, _LEASE_IS, {"lease": mine}))
 
     def look_up(self, thing: str) -> Claim | None:
         """Return what the ledger says about a Thing."""

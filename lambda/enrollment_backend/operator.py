@@ -11,6 +11,7 @@ from enrollment_backend.errors import InviteUnknownError, ThingUnknownError
 from enrollment_backend.invites import Invite
 from enrollment_backend.issuer import Issuer
 from enrollment_backend.ledger import Ledger, of_invite, to_claim, to_invite
+from enrollment_backend.recovery import unrecorded_certificates
 from enrollment_backend.table import Write
 
 _PAGE = 100
@@ -112,8 +113,10 @@ class Operator:
         if claim.revoked is None:
             self.ledger.revoke(claim)
         log.note(caller=caller, thing=name)
-        if claim.certificate is not None:
-            self.issuer.deactivate(claim.certificate.certificate_id)
+        issued = [claim.certificate] if claim.certificate else []
+        # An enrollment that died may have had one issued that the ledger does not know.
+        for certificate in issued or unrecorded_certificates(claim, self.ledger, self.issuer):
+            self.issuer.deactivate(certificate.certificate_id)
 
     def _new(self, request: InviteRequest, caller: str) -> tuple[str, Invite]:
         code = invites.make_code()

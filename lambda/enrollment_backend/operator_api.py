@@ -24,7 +24,7 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _MOST_USES = 1_000_000
 _SHORTEST_TTL, _LONGEST_TTL, _USUAL_TTL = 60, 365 * 24 * 3600, 24 * 3600  # seconds
 _FIELDS = {"thing", "uses", "ttlSeconds", "existingThing", "ekSha256"}
-_MOST_PARAMETER = 2048  # characters
+_MOST_TEXT = 1024  # characters: a sort key of DynamoDB, a marker of AWS IoT
 
 
 def routes(operator: Callable[[], Operator], sweeper: Callable[[], Sweeper], now: Callable[[], float]) -> Routes:
@@ -76,21 +76,23 @@ def _list_invites(operator: Callable[[], Operator], now: Callable[[], float], ev
 
 
 def _revoke_invite(operator: Callable[[], Operator], event: Event) -> Reply:
-    operator().revoke_invite(_required(event, "id"), operator_of(event))
+    caller = operator_of(event)
+    operator().revoke_invite(_required(event, "id"), caller)
     return Reply(HTTPStatus.NO_CONTENT)
 
 
 def _fleet(operator: Callable[[], Operator], event: Event) -> Reply:
     operator_of(event)
-    name = _parameter(event, "thing")
+    name, marker = _parameter(event, "thing"), _parameter(event, "next")
     if name is not None:
         return json_reply(HTTPStatus.OK, {"thing": _thing(operator().show_thing(name))})
-    claims, following = operator().list_things(_parameter(event, "next"))
+    claims, following = operator().list_things(marker)
     return json_reply(HTTPStatus.OK, {"things": [_thing(claim) for claim in claims], "next": following})
 
 
 def _revoke_thing(operator: Callable[[], Operator], event: Event) -> Reply:
-    operator().revoke_thing(_required(event, "thing"), operator_of(event))
+    caller = operator_of(event)
+    operator().revoke_thing(_required(event, "thing"), caller)
     return Reply(HTTPStatus.NO_CONTENT)
 
 
@@ -98,7 +100,7 @@ def _sweep(sweeper: Callable[[], Sweeper], event: Event) -> Reply:
     operator_of(event)
     fields = json_body(event)
     marker = fields.get("next")
-    if not fields.keys() <= {"next"} or not (marker is None or isinstance(marker, str)):
+    if not fields.keys() <= {"next"} or not (marker is None or (isinstance(marker, str) and _is_key(marker))):
         raise FieldInvalidError("next")
     swept = sweeper().page(marker)
     disabled = [
@@ -117,7 +119,7 @@ def _invite_request(entry: object) -> InviteRequest:
     thing, fingerprint = entry.get("thing"), entry.get("ekSha256")
     if not isinstance(thing, str) or not _PATTERN.fullmatch(thing):
         raise FieldInvalidError("thing")
-    if fingerprint is not None and not (isinstance(fingerprint, str) and _FINGERPRINT.fullmatch(fingerprint)):
+    if "ekSha256" in entry and not (isinstance(fingerprint, str) and _FINGERPRINT.fullmatch(fingerprint)):
         raise FieldInvalidError("ekSha256")
     existing_thing = entry.get("existingThing", False)
     if not isinstance(existing_thing, bool):
@@ -140,9 +142,14 @@ def _number(entry: dict[str, Any], name: str, usual: int, lowest: int, highest: 
 
 def _parameter(event: Event, name: str) -> str | None:
     value = parameter(event, name)
-    if value is not None and not 1 <= len(value) <= _MOST_PARAMETER:
+    if value is not None and not _is_key(value):
         raise FieldInvalidError(name)
     return value
+
+
+def _is_key(text: str) -> bool:
+    """Whether it can be the name of something: all names and markers are ASCII."""
+    return text.isascii() and 1 <= len(text) <= _MOST_TEXT
 
 
 def _required(event: Event, name: str) -> str:

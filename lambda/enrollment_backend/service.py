@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from enrollment_backend import invites, log
@@ -30,9 +29,6 @@ if TYPE_CHECKING:
 
 THING_NAME = re.compile(r"[a-zA-Z0-9:_-]{1,128}")  # AWS IoT CreateThing, thingName
 _OPEN = "open"
-_CLOCKS_DIFFER_BY = timedelta(minutes=5)  # at the most: the ledger's time is ours, a certificate's is AWS IoT's
-
-_MOST_DESCRIBED = 100  # certificates; each takes a call
 
 
 @dataclass(frozen=True)
@@ -80,6 +76,7 @@ class EnrollmentService:
         ledger: gives the ledger when it is needed: a request that is refused before that pays for no AWS library.
         issuer: gives the issuer, likewise.
         concurrently: see `aws.concurrently`.
+        unrecorded_certificates: see `recovery.unrecorded_certificates`.
         mqtt_endpoint: host name handed to devices.
         mqtt_port: port handed to devices.
     """
@@ -88,6 +85,7 @@ class EnrollmentService:
     ledger: Callable[[], Ledger]
     issuer: Callable[[], Issuer]
     concurrently: Callable[..., list[object]]
+    unrecorded_certificates: Callable[[Claim, Ledger, Issuer], list[Certificate]]
     mqtt_endpoint: str
     mqtt_port: int
 
@@ -152,7 +150,7 @@ class EnrollmentService:
 
         try:
             if claimed.resumed:
-                certificate = self._lost(claim, csr)
+                certificate = self._lost(claim)
             if certificate is None:
                 certificate, adopted = issuer.issue(claim.thing, claim.claim_id, csr, may_exist)
             else:
@@ -168,27 +166,15 @@ class EnrollmentService:
             raise
         return certificate
 
-    def _lost(self, claim: Claim, csr: AcceptedCsr) -> Certificate | None:
-        """Find the certificate that was issued for this key, and whose answer was lost; make it the only active one.
-
-        Looks at the certificates of since the claim was made, the newest thousand of the account at the most. Does not
-        find what AWS IoT does not list yet; `sweep` does, later.
-        """
-        ledger, issuer = self.ledger(), self.issuer()
-        since = datetime.fromtimestamp(claim.claimed, UTC) - _CLOCKS_DIFFER_BY
-        unknown: list[str] = []
-        for page in issuer.newest():
-            candidates = [listed.certificate_id for listed in page if listed.created >= since]
-            known = ledger.standing(candidates)
-            unknown += [certificate_id for certificate_id in candidates if certificate_id not in known]
-            if len(candidates) < len(page):
-                break
-        found = issuer.for_key(unknown[:_MOST_DESCRIBED], csr.spki)
+    def _lost(self, claim: Claim) -> Certificate | None:
+        """Find the certificate that was issued for this claim, its answer lost; make it the only active one."""
+        issuer = self.issuer()
+        found = self.unrecorded_certificates(claim, self.ledger(), issuer)
         for superfluous in found[1:]:
             issuer.deactivate(superfluous.certificate_id)
         if not found:
             return None
-        issuer.activate(found[0])
+        issuer.activate(found[0].certificate_id)
         return found[0]
 
     def _give_up(self, claim: Claim, certificate: Certificate | None) -> None:
@@ -196,10 +182,12 @@ class EnrollmentService:
 
         Where even that fails, the lease ends by itself, and `sweep` finds the certificate.
         """
+
+        def withdraw() -> None:
+            if certificate is not None:
+                self.issuer().withdraw(certificate)
+
         try:
-            unrecorded = self.ledger().release(claim)
+            self.ledger().release(claim, withdraw)
         except AwsError as error:
             log.error("claim-not-released", **error.facts)
-            return
-        if unrecorded and certificate is not None:
-            self.issuer().withdraw(certificate)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from enrollment_backend import log
+from enrollment_backend.errors import AwsRefusedError
 from enrollment_backend.issuer import Issuer, Listed
 from enrollment_backend.ledger import Ledger
 
@@ -58,11 +59,9 @@ class Sweeper:
         active = [found for found in listed if found.active and found.created <= before]
         standing = self.ledger.standing(found.certificate_id for found in active)
         suspects = [found for found in active if not standing.get(found.certificate_id, False)]
-        disabled = [found for found in suspects if found.certificate_id in standing or self._is_ours(found)]
-        for found in disabled:
-            self.issuer.deactivate(found.certificate_id)
-            log.error("orphan-disabled", certificateId=found.certificate_id, created=found.created.isoformat())
-        return Swept(len(active), disabled, len(suspects) - len(disabled), following)
+        ours = [found for found in suspects if found.certificate_id in standing or self._is_ours(found)]
+        disabled = [found for found in ours if self._disabled(found)]
+        return Swept(len(active), disabled, len(suspects) - len(ours), following)
 
     def go_on(self, time_is_left: Callable[[], bool]) -> None:
         """Look at page after page while there is time; the next run goes on where this one stopped.
@@ -85,6 +84,23 @@ class Sweeper:
     def _keep(self, marker: str | None) -> None:
         kind, name = _CURSOR
         self.ledger.table.put_all([{"kind": kind, "id": name, "marker": marker}])
+
+    def _disabled(self, found: Listed) -> bool:
+        """Make it INACTIVE, unless a device has come back meanwhile and finished the enrollment that it is from.
+
+        One that AWS IoT does not let go is named in the log, and does not keep the sweep from the others.
+        """
+        certificate_id = found.certificate_id
+        try:
+            self.issuer.deactivate(certificate_id)
+        except AwsRefusedError as error:
+            log.error("orphan-left-active", certificateId=certificate_id, **error.facts)
+            return False
+        if self.ledger.standing([certificate_id]).get(certificate_id, False):
+            self.issuer.activate(certificate_id)
+            return False
+        log.error("orphan-disabled", certificateId=certificate_id, created=found.created.isoformat())
+        return True
 
     def _is_ours(self, found: Listed) -> bool:
         policies, things = self.issuer.policies_and_things(found.arn)

@@ -35,7 +35,7 @@ from moto.core import DEFAULT_ACCOUNT_ID
 from moto.core.botocore_stubber import BotocoreStubber
 from moto.iot.models import iot_backends
 
-from hsm_enroll.local.fidelity import faithful_iot
+from hsm_enroll.local.fidelity import faithful
 
 LAMBDA = Path(__file__).parents[2] / "lambda"
 REGION = "eu-central-1"
@@ -55,7 +55,7 @@ ENVIRONMENT = {
     "AWS_SECRET_ACCESS_KEY": "testing",
 }
 
-_ONE_CALL_AT_A_TIME = threading.RLock()
+_ONE_CALL_AT_A_TIME = threading.Lock()
 _OBSERVER = "observer"  # marks the test's own client, whose calls are not the backend's
 
 Fault = Callable[[Any], AWSResponse | None]
@@ -67,19 +67,27 @@ class Death(BaseException):
 
 
 class Clock:
-    """The time as the handler sees it: the real one, and what was added to it."""
+    """The time as the handler sees it: the real one, and what was added to it.
+
+    Attributes:
+        ahead: what was added, in seconds.
+        waits: whether the handler's waiting takes real time: for requests that really run at the same time.
+    """
 
     def __init__(self) -> None:
         self.ahead = 0.0
+        self.waits = False
 
     def time(self) -> float:
         """Return seconds since the epoch."""
         return time.time() + self.ahead
 
     def sleep(self, seconds: float) -> None:
-        """Let that much time pass at once, and others run."""
-        self.ahead += seconds
-        time.sleep(0.001)
+        """Let that much time pass, and others run."""
+        if self.waits:
+            time.sleep(seconds)
+        else:
+            self.ahead += seconds
 
 
 def event(
@@ -184,7 +192,7 @@ class Deployment:
         client = boto3.client("dynamodb", region_name=REGION, config=Config(user_agent_extra=_OBSERVER))
         found = client.scan(TableName=TABLE)["Items"]
         plain = [{name: next(iter(value.values())) for name, value in item.items()} for item in found]
-        return {item["id"]: item for item in plain if item["kind"] == kind}
+        return {str(item["id"]): item for item in plain if item["kind"] == kind}
 
     def log_lines(self) -> list[dict[str, Any]]:
         """Return the log, each of its lines parsed."""
@@ -261,7 +269,7 @@ def deployed(
             mock.patch.object(deployment.handler, "time", clock),
             _recorded(deployment.calls),
             _intercepted(deployment),
-            faithful_iot(_AUTHORITY) if certificates_for_csr else nullcontext(),
+            faithful(_AUTHORITY) if certificates_for_csr else nullcontext(),
         ):
             yield deployment
 
@@ -316,18 +324,21 @@ def _intercepted(deployment: Deployment) -> Iterator[None]:
     original: Callable[..., AWSResponse | None] = BotocoreStubber.__call__
 
     def answer(stubber: Any, event_name: str, request: Any, **arguments: Any) -> AWSResponse | None:
-        # moto in one process is made for one thread; the handler's calls overlap.
-        with _ONE_CALL_AT_A_TIME:
-            if _OBSERVER in str(request.headers.get("User-Agent")):
+        def ask_moto() -> AWSResponse | None:
+            # moto in one process is made for one thread; the handler's calls overlap.
+            with _ONE_CALL_AT_A_TIME:
                 return original(stubber, event_name, request, **arguments)
-            operation = event_name.rpartition(".")[2]
-            deployment.interrupt("before", operation)
-            fault = deployment.faults.get(operation)
-            answered = fault(request) if fault is not None else None
-            if answered is None:
-                answered = original(stubber, event_name, request, **arguments)
-            deployment.interrupt("after", operation)
-            return answered
+
+        if _OBSERVER in str(request.headers.get("User-Agent")):
+            return ask_moto()
+        operation = event_name.rpartition(".")[2]
+        deployment.interrupt("before", operation)
+        fault = deployment.faults.get(operation)
+        answered = fault(request) if fault is not None else None
+        if answered is None:
+            answered = ask_moto()
+        deployment.interrupt("after", operation)
+        return answered
 
     with mock.patch.object(BotocoreStubber, "__call__", answer):
         yield

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPri
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.backend.csr_factory import THING, ec_key, pem_of, request, rsa_key, spki_of
-from tests.backend.deployment import POLICY, Deployment, assert_hidden, deployed, event
+from tests.backend.deployment import POLICY, Deployment, event
 
 
 def spki_in(certificate_pem: str) -> bytes:
@@ -44,14 +44,6 @@ def test_a_good_csr_becomes_an_active_attached_certificate(
     assert [policy["policyName"] for policy in attached] == [POLICY]
 
 
-def test_it_takes_four_calls_in_two_rounds(backend: Deployment) -> None:
-    """The calls of the first round all start before those of the second, and none is made twice."""
-    backend.enroll(pem_of(request()), THING)
-    assert set(backend.calls[:2]) == {"CreateThing", "CreateCertificateFromCsr"}
-    assert set(backend.calls[2:]) == {"AttachPolicy", "AttachThingPrincipal"}
-    assert len(backend.calls) == 4
-
-
 @pytest.mark.parametrize("content_type", ["application/json", "application/x-www-form-urlencoded", None])
 @pytest.mark.parametrize("encoded", [False, True])
 def test_the_original_articles_request_gets_the_bare_pem(
@@ -69,30 +61,8 @@ def test_the_original_articles_request_gets_the_bare_pem(
 def test_windows_line_ends_and_a_missing_last_one_are_fine(backend: Deployment) -> None:
     """RFC 7468 leaves the line end open; what goes to AWS IoT is the same either way."""
     text = pem_of(request())
-    for variant in (text.replace("\n", "\r\n"), text.removesuffix("\n")):
-        assert backend.enroll(variant, THING).status == 201
-
-
-@pytest.mark.parametrize("mode", [None, "", "invite", "OPEN", "open ", "opened", "true"])
-@pytest.mark.parametrize("path", ["/v1/certificates", "/getCertificate"])
-def test_only_an_open_deployment_lets_anyone_in(mode: str | None, path: str) -> None:
-    """Anything but AUTH_MODE=open is 401 before the CSR or the name is looked at."""
-    with deployed({"AUTH_MODE": mode}) as backend:
-        answer = backend.post(path, {"csr": "not even a CSR", "thingName": "../x"})
-        assert backend.refused(answer, 401, "invite-required")
-        assert answer.headers["www-authenticate"] == "Bearer"
-
-
-def test_the_log_says_what_happened_and_nothing_secret(backend: Deployment) -> None:
-    """One JSON line per request with its id, route and status; neither CSR nor certificate."""
-    csr = pem_of(request())
-    answer = backend.enroll(csr, THING)
-    (line,) = backend.log_lines()
-    assert line == {
-        "level": "INFO",
-        "event": "request",
-        "requestId": "JKJaXmPLvHcESHA=",
-        "route": "/v1/certificates",
-        "status": 201,
-    }
-    assert_hidden(backend.log.getvalue(), csr, answer.json["certificatePem"])
+    answers = [
+        backend.enroll(variant, THING) for variant in (text.replace("\n", "\r\n"), text.removesuffix("\n"), text)
+    ]
+    assert [answer.status for answer in answers] == [201, 200, 200]
+    assert len({answer.body for answer in answers}) == 1

@@ -17,6 +17,8 @@ from tests.backend.deployment import LAMBDA, assert_hidden, assert_problem, depl
     [
         ("POLICY_NAME", None),
         ("POLICY_NAME", ""),
+        ("TABLE_NAME", None),
+        ("TABLE_NAME", ""),
         ("MQTT_ENDPOINT", None),
         ("MQTT_PORT", ""),
         ("MQTT_PORT", "0"),
@@ -48,11 +50,10 @@ def test_what_nobody_foresaw_is_a_500_that_says_nothing(monkeypatch: pytest.Monk
     csr = pem_of(request())
     with deployed() as backend:
 
-        def explode(_thing: str, accepted: object) -> None:
-            raise ZeroDivisionError(f"{accepted} and {csr}")
+        def explode(_ledger: object, applicant: object) -> None:
+            raise ZeroDivisionError(f"{applicant} and {csr}")
 
-        service = backend.handler._service()
-        monkeypatch.setattr(backend.handler, "_service", lambda: type(service)("open", explode, "mqtt", 8883))
+        monkeypatch.setattr("enrollment_backend.ledger.Ledger.claim", explode)
         answer = backend.enroll(csr, THING)
         assert_problem(answer, 500, "internal")
         (line,) = backend.log_lines()
@@ -75,9 +76,9 @@ def test_a_refused_request_and_the_health_check_load_no_aws_library() -> None:
     """boto3 is a sixth of a second: only an enrollment that has passed every guard pays for it."""
     program = """
 import json, os, sys
-os.environ.update(POLICY_NAME="p", MQTT_ENDPOINT="m")
+os.environ.update(POLICY_NAME="p", TABLE_NAME="t", MQTT_ENDPOINT="m")
 import handler
-for path, method in (("/v1/health", "GET"), ("/v1/certificates", "POST")):
+for path, method in (("/v1/health", "GET"), ("/v1/certificates", "POST"), ("/v1/operator/fleet", "GET")):
     handler.lambda_handler({"rawPath": path, "requestContext": {"http": {"method": method}}}, None)
 print(json.dumps(sorted(sys.modules)))
 """

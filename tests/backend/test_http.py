@@ -144,7 +144,7 @@ def test_s2_json_may_be_declared_in_any_case_and_with_parameters(backend: Deploy
 @pytest.mark.parametrize(
     "path",
     ["", "/", "/v1", "/v1/", "/v1/certificates/", "//v1/certificates", "/V1/certificates", "/v1/certificates/x",
-     "/v1/%63ertificates", "/getcertificate", "/getCertificate/../v1/health", "/v1/operator/invites"],
+     "/v1/%63ertificates", "/getcertificate", "/getCertificate/../v1/health", "/v1/operator", "/v1/operator/invites/1"],
 )  # fmt: skip
 def test_s2_an_unknown_path_is_404(backend: Deployment, path: str) -> None:
     """S2: paths are matched whole, to the letter."""
@@ -157,6 +157,9 @@ def test_s2_an_unknown_path_is_404(backend: Deployment, path: str) -> None:
         (V1, ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "post", "", "BREW"], "POST"),
         ("/getCertificate", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"], "POST"),
         ("/v1/health", ["POST", "HEAD", "PUT", "DELETE", "get"], "GET"),
+        ("/v1/operator/invites", ["HEAD", "PUT", "PATCH"], "POST, GET, DELETE"),
+        ("/v1/operator/fleet", ["POST", "HEAD", "PUT"], "GET, DELETE"),
+        ("/v1/operator/sweep", ["GET", "DELETE"], "POST"),
     ],
 )
 def test_s2_another_method_is_405_and_says_which_is_allowed(path: str, methods: list[str], allow: str) -> None:

@@ -1,9 +1,8 @@
-"""S15, S16: AWS IoT as it fails, and what is left behind when it does."""
+"""S15, S16, S18: AWS IoT as it fails, what is answered then, and what is left behind."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable
 from threading import Barrier
 from types import SimpleNamespace
@@ -15,9 +14,10 @@ from botocore.exceptions import ConnectionClosedError, EndpointConnectionError, 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from enrollment_backend.aws import Clients, concurrently
 from enrollment_backend.csr_policy import AcceptedCsr, accept
 from enrollment_backend.errors import AwsRefusedError, CertificateForeignError
-from enrollment_backend.issuer import IotClients, Issuer
+from enrollment_backend.issuer import Issuer
 from tests.backend.csr_factory import THING, pem_of, request
 from tests.backend.deployment import (
     POLICY,
@@ -28,6 +28,7 @@ from tests.backend.deployment import (
     certificate_for,
     deployed,
 )
+from tests.backend.fleet import Device
 
 CSR = pem_of(request())
 CALLS = ["CreateThing", "CreateCertificateFromCsr", "AttachPolicy", "AttachThingPrincipal"]
@@ -78,7 +79,7 @@ FAULTS = {
 
 @EVERY_CALL
 @pytest.mark.parametrize(("fault", "expected"), FAULTS.values(), ids=FAULTS.keys())
-def test_s15_a_failing_call_is_a_problem_and_leaves_no_active_certificate(
+def test_s15_a_failing_call_is_a_problem_and_leaves_nothing_active_that_is_unknown(
     backend: Deployment, operation: str, fault: Callable[[Any], AWSResponse], expected: tuple[int, str, str | None]
 ) -> None:
     """S15: each call, each way of failing: status and code by AWS's error code, Retry-After where a retry helps."""
@@ -87,27 +88,13 @@ def test_s15_a_failing_call_is_a_problem_and_leaves_no_active_certificate(
     answer = backend.enroll(CSR, THING)
     assert_problem(answer, status, code)
     assert answer.headers.get("retry-after") == retry_after
-    assert "ACTIVE" not in backend.certificates()
+    assert ("ACTIVE" in backend.certificates()) == bool(backend.items("certificate"))
     line = backend.log_lines()[-1]
-    assert (line["status"], line["code"], line["operation"]) == (status, code, operation)
+    assert (line["status"], line["outcome"], line["operation"]) == (status, code, operation)
     assert_hidden(backend.log.getvalue() + answer.body, CSR)
 
 
-@EVERY_CALL
-def test_s15_a_retry_after_a_throttled_call_ends_with_one_active_certificate(operation: str) -> None:
-    """S15: what was throttled can be asked again; the certificate of the first try stays off."""
-    with deployed() as backend:
-        throttled = [True]
-        backend.inject(operation, lambda _: aws_answer(400, "{}", "ThrottlingException") if throttled[0] else None)
-        assert backend.enroll(CSR, THING).status == 429
-        throttled[0] = False
-        answer = backend.enroll(CSR, THING)
-        assert answer.status == 201
-        assert Counter(backend.certificates())["ACTIVE"] == 1
-        assert backend.iot.list_thing_principals(thingName=THING)["principals"][-1] == answer.json["certificateArn"]
-
-
-@EVERY_CALL
+@pytest.mark.parametrize("operation", [*CALLS, "TransactWriteItems"])
 def test_s15_only_what_may_happen_twice_is_tried_twice(backend: Deployment, operation: str) -> None:
     """S15: AWS's library repeats a lost call once, but never CreateCertificateFromCsr."""
     attempts: list[Any] = []
@@ -119,12 +106,26 @@ def test_s15_only_what_may_happen_twice_is_tried_twice(backend: Deployment, oper
 
     backend.inject(operation, lost_once)
     answer = backend.enroll(CSR, THING)
-    single = operation == "CreateCertificateFromCsr"
-    assert (answer.status, len(attempts)) == ((503, 1) if single else (201, 2))
+    expected = {"CreateCertificateFromCsr": (503, 1), "TransactWriteItems": (201, 3)}.get(operation, (201, 2))
+    assert (answer.status, len(attempts)) == expected
 
 
-def test_the_retries_do_not_depend_on_the_environment() -> None:
-    """S15: AWS_MAX_ATTEMPTS of the deployment does not give CreateCertificateFromCsr a second attempt."""
+def test_s15_a_transaction_sent_again_is_the_same_transaction(backend: Deployment) -> None:
+    """S15: both attempts bear one token, so that DynamoDB does not take the second for another one."""
+    tokens: list[str] = []
+
+    def lost(sent: Any) -> AWSResponse:
+        tokens.append(json.loads(sent.body)["ClientRequestToken"])
+        raise ReadTimeoutError(endpoint_url=URL)
+
+    backend.inject("TransactWriteItems", lost)
+    assert backend.enroll(CSR, THING).status == 503
+    assert (len(tokens), len(set(tokens))) == (2, 1)
+
+
+@pytest.mark.parametrize(("operation", "most"), [("CreateCertificateFromCsr", 1), ("CreateThing", 2)])
+def test_the_retries_do_not_depend_on_the_environment(operation: str, most: int) -> None:
+    """S15: AWS_MAX_ATTEMPTS of the deployment gives no call more attempts."""
     with deployed({"AWS_MAX_ATTEMPTS": "5", "AWS_RETRY_MODE": "standard"}) as backend:
         attempts: list[Any] = []
 
@@ -132,13 +133,13 @@ def test_the_retries_do_not_depend_on_the_environment() -> None:
             attempts.append(sent)
             raise ReadTimeoutError(endpoint_url=URL)
 
-        backend.inject("CreateCertificateFromCsr", lost)
-        assert (backend.enroll(CSR, THING).status, len(attempts)) == (503, 1)
+        backend.inject(operation, lost)
+        assert (backend.enroll(CSR, THING).status, len(attempts)) == (503, most)
 
 
 def test_the_slowest_failure_still_answers_within_api_gateways_30_seconds(backend: Deployment) -> None:
-    """Two rounds and the withdrawal, each call timing out on every attempt, with the longest pause in between."""
-    clients = backend.handler._issuer(POLICY).iot
+    """Three calls in a row, each timing out on every attempt, with the longest pause in between."""
+    clients = backend.handler._clients()
 
     def slowest(client: Any) -> int:
         config = client.meta.config
@@ -147,36 +148,42 @@ def test_the_slowest_failure_still_answers_within_api_gateways_30_seconds(backen
         seconds: int = attempts * (config.connect_timeout + config.read_timeout) + pauses
         return seconds
 
-    first_round = max(slowest(clients.repeating), slowest(clients.single))
-    assert first_round + 2 * slowest(clients.repeating) < 30
-
-
-def test_a_thing_of_another_configuration_is_a_conflict(backend: Deployment) -> None:
-    """ResourceAlreadyExists from CreateThing is 409, and the certificate made beside it is off again."""
-    backend.inject("CreateThing", answering(409, "ResourceAlreadyExistsException"))
-    assert_problem(backend.enroll(CSR, THING), 409, "thing-exists")
-    assert backend.certificates() == ["INACTIVE"]
+    assert max(slowest(clients.iot), slowest(clients.iot_once), slowest(clients.dynamodb)) * 3 < 30
 
 
 def test_a_withdrawn_certificate_is_named_in_the_log(backend: Deployment) -> None:
     """S15: the operator can find the certificate that was made for nothing."""
-    backend.inject("AttachPolicy", answering(404, "ResourceNotFoundException"))
+    backend.inject("CreateThing", answering(403, "AccessDeniedException"))
     backend.enroll(CSR, THING)
     (certificate,) = backend.iot.list_certificates()["certificates"]
     withdrawn, refused = backend.log_lines()
     assert (withdrawn["event"], withdrawn["certificateId"]) == ("certificate-withdrawn", certificate["certificateId"])
-    assert (refused["level"], refused["cause"]) == ("ERROR", "ResourceNotFoundException")
+    assert (refused["level"], refused["cause"]) == ("ERROR", "AccessDeniedException")
 
 
 def test_a_certificate_that_cannot_be_withdrawn_is_named_in_the_log_as_an_error(backend: Deployment) -> None:
     """S15: the withdrawal may fail too; the answer stays that of the first failure."""
-    backend.inject("AttachPolicy", answering(400, "ThrottlingException"))
+    backend.inject("CreateThing", answering(400, "ThrottlingException"))
     backend.inject("UpdateCertificate", answering(503, "ServiceUnavailableException"))
     assert_problem(backend.enroll(CSR, THING), 429, "throttled")
     (certificate,) = backend.iot.list_certificates()["certificates"]
     line = backend.log_lines()[0]
     assert (line["level"], line["event"]) == ("ERROR", "certificate-left-active")
     assert line["certificateId"] == certificate["certificateId"]
+
+
+def test_a_claim_that_cannot_be_given_up_is_named_in_the_log_as_an_error(backend: Deployment) -> None:
+    """S15: then the retry has to wait for the lease to end."""
+    backend.inject("CreateCertificateFromCsr", answering(503, "ServiceUnavailableException"))
+
+    def from_then_on(_phase: str, operation: str) -> None:
+        if operation == "CreateThing":
+            backend.inject("TransactWriteItems", answering(503, "ServiceUnavailable"))
+
+    backend.interrupt = from_then_on
+    assert_problem(backend.enroll(CSR, THING), 503, "aws-unavailable")
+    line = backend.log_lines()[0]
+    assert (line["level"], line["event"], line["operation"]) == ("ERROR", "claim-not-released", "TransactWriteItems")
 
 
 def test_s16_a_certificate_for_another_key_is_not_passed_on() -> None:
@@ -186,11 +193,60 @@ def test_s16_a_certificate_for_another_key_is_not_passed_on() -> None:
         assert_problem(answer, 502, "certificate-not-for-key")
         assert "BEGIN CERTIFICATE" not in answer.body
         assert backend.certificates() == ["INACTIVE"]
-        assert set(backend.calls) == {"CreateThing", "CreateCertificateFromCsr", "UpdateCertificate"}
+        assert set(backend.calls) == {
+            "TransactWriteItems", "CreateThing", "CreateCertificateFromCsr", "UpdateCertificate"
+        }  # fmt: skip
+
+
+def test_s16_a_retry_after_a_foreign_certificate_works(backend: Deployment) -> None:
+    """S16: AWS IoT answers with another key's certificate once: the next request gets one for its own key."""
+    device = Device(backend, THING)
+    issued = {
+        "certificatePem": foreign(),
+        "certificateId": "f" * 64,
+        "certificateArn": "arn:aws:iot:::cert/" + "f" * 64,
+    }
+    backend.inject("CreateCertificateFromCsr", lambda _: aws_answer(200, json.dumps(issued)))
+    assert_problem(device.enroll(), 502, "certificate-not-for-key")
+    backend.faults.clear()
+    device.assert_enrolled(device.enroll())
+
+
+def test_s18_a_thing_that_the_ledger_does_not_know_is_not_taken_over(backend: Deployment) -> None:
+    """S18: 409, nothing is attached and no certificate stays active; the operator can delete the Thing."""
+    backend.iot.create_thing(thingName=THING, attributePayload={"attributes": {"site": "Linz"}})
+    device = Device(backend, THING, backend.invite(THING))
+    for _ in range(2):
+        assert_problem(device.enroll(), 409, "thing-exists")
+        assert "ACTIVE" not in backend.certificates()
+        assert backend.iot.list_thing_principals(thingName=THING)["principals"] == []
+    backend.iot.delete_thing(thingName=THING)
+    device.assert_enrolled(device.enroll())
+
+
+def test_s18_an_invite_may_say_that_the_thing_exists(backend: Deployment) -> None:
+    """S18: then it is enrolled with its own attributes, and again after it was revoked, with any new invite."""
+    backend.iot.create_thing(thingName=THING, attributePayload={"attributes": {"site": "Linz"}})
+    first = Device(backend, THING, backend.invite(THING, existingThing=True))
+    first.assert_enrolled(first.enroll())
+    assert backend.operate("DELETE", "fleet", thing=THING).status == 204
+    second = Device(backend, THING, backend.invite(THING))
+    second.assert_enrolled(second.enroll())
+    assert backend.iot.describe_thing(thingName=THING)["attributes"] == {"site": "Linz"}
+    assert (first.usable(), len(second.usable())) == ([], 1)
+
+
+def test_s18_a_new_invite_can_say_so_later(backend: Deployment) -> None:
+    """S18: a device refused with 409 goes on with the same key once it has an invite for an existing Thing."""
+    backend.iot.create_thing(thingName=THING, attributePayload={"attributes": {"site": "Linz"}})
+    device = Device(backend, THING, backend.invite(THING))
+    assert device.enroll().status == 409
+    again = Device(backend, THING, backend.invite(THING, existingThing=True), device.key)
+    again.assert_enrolled(again.enroll())
 
 
 class FakeIot:
-    """AWS IoT's calls, recorded; each round meets at a barrier, which only calls made at the same time can pass."""
+    """AWS IoT's calls, recorded; two of them meet at a barrier, which only calls at the same time can pass."""
 
     def __init__(self, certificate_pem: str) -> None:
         self.certificate_pem = certificate_pem
@@ -200,7 +256,7 @@ class FakeIot:
     def issuer(self) -> Issuer:
         """Return the issuer with this fake in the place of both clients."""
         client: Any = self
-        return Issuer(IotClients(repeating=client, single=client), POLICY)
+        return Issuer(Clients(iot=client, iot_once=client, dynamodb=client), POLICY)
 
     def create_thing(self, **arguments: Any) -> None:
         self.calls.append(("create_thing", arguments))
@@ -210,14 +266,6 @@ class FakeIot:
         self.calls.append(("create_certificate_from_csr", arguments))
         self.round.wait()
         return {"certificatePem": self.certificate_pem, "certificateId": "id", "certificateArn": "arn"}
-
-    def attach_policy(self, **arguments: Any) -> None:
-        self.calls.append(("attach_policy", arguments))
-        self.round.wait()
-
-    def attach_thing_principal(self, **arguments: Any) -> None:
-        self.calls.append(("attach_thing_principal", arguments))
-        self.round.wait()
 
     def update_certificate(self, **arguments: Any) -> None:
         self.calls.append(("update_certificate", arguments))
@@ -239,19 +287,37 @@ def foreign() -> str:
     return certificate_for(request(ec.generate_private_key(ec.SECP256R1())))
 
 
-def test_both_calls_of_a_round_run_at_the_same_time(accepted: AcceptedCsr) -> None:
-    """Each call waits for the other one of its round: one after the other, neither would ever return."""
+def never() -> bool:
+    """Say that no Thing of another may be used."""
+    return False
+
+
+def test_thing_and_certificate_are_made_at_the_same_time(accepted: AcceptedCsr) -> None:
+    """Each call waits for the other one: one after the other, neither would ever return."""
     iot = FakeIot(certificate())
-    issued = iot.issuer().issue(THING, accepted)
-    assert (issued.pem, issued.certificate_id, issued.arn) == (iot.certificate_pem, "id", "arn")
-    assert sorted(iot.calls[:2]) == [
+    issued, adopted = iot.issuer().issue(THING, "claim", accepted, never)
+    assert (issued.pem, issued.certificate_id, issued.arn, adopted) == (iot.certificate_pem, "id", "arn", False)
+    assert sorted(iot.calls) == [
         ("create_certificate_from_csr", {"certificateSigningRequest": accepted.pem, "setAsActive": True}),
-        ("create_thing", {"thingName": THING}),
+        ("create_thing", {"thingName": THING, "attributePayload": {"attributes": {"hsm-enroll": "claim"}}}),
     ]
-    assert sorted(iot.calls[2:]) == [
-        ("attach_policy", {"policyName": POLICY, "target": "arn"}),
-        ("attach_thing_principal", {"thingName": THING, "principal": "arn"}),
-    ]
+
+
+def test_calls_at_the_same_time_have_all_ended_when_the_first_error_is_raised() -> None:
+    """The first in order is raised, whichever came first; what the others did is done by then."""
+    barrier, done = Barrier(3, timeout=10), []
+
+    def fail(error: Exception) -> None:
+        barrier.wait()
+        raise error
+
+    def work() -> None:
+        barrier.wait()
+        done.append("work")
+
+    with pytest.raises(KeyError):
+        concurrently(lambda: fail(KeyError()), work, lambda: fail(ValueError()))
+    assert done == ["work"]
 
 
 @pytest.mark.parametrize(
@@ -264,28 +330,14 @@ def test_s16_anything_but_one_certificate_for_the_key_is_refused(accepted: Accep
     """S16: the answer is one certificate whose public key is the CSR's, or it is not passed on."""
     iot = FakeIot(answer)
     with pytest.raises(CertificateForeignError):
-        iot.issuer().issue(THING, accepted)
+        iot.issuer().issue(THING, "claim", accepted, never)
     assert iot.calls[2:] == [("update_certificate", {"certificateId": "id", "newStatus": "INACTIVE"})]
 
 
-def test_an_unforeseen_failure_withdraws_the_certificate_as_well(accepted: AcceptedCsr) -> None:
-    """Even an exception of no known kind leaves no active certificate behind."""
-
-    class Broken(FakeIot):
-        def attach_policy(self, **arguments: Any) -> None:
-            super().attach_policy(**arguments)
-            raise ZeroDivisionError
-
-    iot = Broken(certificate())
-    with pytest.raises(ZeroDivisionError):
-        iot.issuer().issue(THING, accepted)
-    assert iot.calls[-1] == ("update_certificate", {"certificateId": "id", "newStatus": "INACTIVE"})
-
-
-def test_errors_keep_what_caused_them(backend: Deployment) -> None:
+def test_errors_keep_what_caused_them(backend: Deployment, accepted: AcceptedCsr) -> None:
     """The exception AWS's library raised is chained, and its facts name operation and code."""
     backend.inject("CreateThing", answering(400, "InvalidRequestException", json.dumps({"message": "no"})))
     with pytest.raises(AwsRefusedError) as caught:
-        backend.handler._issuer(POLICY).issue(THING, accept(CSR, THING))
+        backend.handler._issuer().issue(THING, "claim", accepted, never)
     assert caught.value.facts == {"operation": "CreateThing", "cause": "InvalidRequestException"}
     assert caught.value.__cause__ is not None

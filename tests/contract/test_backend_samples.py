@@ -12,6 +12,7 @@ import openapi_spec_validator
 import pytest
 import yaml
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.backend.csr_factory import THING, ecdsa_sha256, forged, pem, pem_of, request
 from tests.backend.deployment import LAMBDA, Answer, Deployment, aws_answer, deployed, event
@@ -84,6 +85,50 @@ def while_aws(operation: str, status: int, error_type: str) -> Callable[[Deploym
     return situation
 
 
+def thing_exists(backend: Deployment) -> Answer:
+    """Somebody else's Thing has the name."""
+    backend.iot.create_thing(thingName=REQUEST["thingName"])
+    return backend.post("/v1/certificates", REQUEST)
+
+
+def thing_enrolled(backend: Deployment) -> Answer:
+    """The Thing has another key."""
+    backend.enroll(pem_of(request(ec.generate_private_key(ec.SECP256R1()), REQUEST["thingName"])), REQUEST["thingName"])
+    return backend.post("/v1/certificates", REQUEST)
+
+
+def key_enrolled(backend: Deployment) -> Answer:
+    """The key is another Thing's."""
+    backend.enroll(pem_of(request(None, "another")), "another")
+    return backend.enroll(pem_of(request()), THING)
+
+
+def thing_revoked(backend: Deployment) -> Answer:
+    """The Thing was revoked, and the same request comes again."""
+    backend.post("/v1/certificates", REQUEST)
+    backend.operate("DELETE", "fleet", thing=REQUEST["thingName"])
+    return backend.post("/v1/certificates", REQUEST)
+
+
+def in_progress(backend: Deployment) -> Answer:
+    """The same request comes while the first one is at work."""
+    answers: list[Answer] = []
+
+    def again(phase: str, operation: str) -> None:
+        if (phase, operation) == ("before", "CreateThing"):
+            answers.append(backend.post("/v1/certificates", REQUEST))
+
+    backend.interrupt = again
+    backend.post("/v1/certificates", REQUEST)
+    return answers[0]
+
+
+def for_a_tpm(backend: Deployment) -> Answer:
+    """The invite is for one TPM."""
+    code = backend.invite(REQUEST["thingName"], ekSha256="0f" * 32)
+    return backend.post("/v1/certificates", REQUEST, code)
+
+
 SITUATIONS: dict[str, Callable[[Deployment], Answer]] = {
     "problem-not-found.json": lambda backend: backend.post("/v2/certificates", REQUEST),
     "problem-json-malformed.json": lambda backend: backend.send(event("POST", "/v1/certificates", "{")),
@@ -92,11 +137,60 @@ SITUATIONS: dict[str, Callable[[Deployment], Answer]] = {
     "problem-csr-pem-invalid.json": changed(csr="no CSR"),
     "problem-csr-signature-invalid.json": changed(csr=pem(forged(sign=lambda _: ecdsa_sha256(b""))), thingName=THING),
     "problem-csr-common-name-mismatch.json": changed(csr=pem_of(request(None, "another")), thingName=THING),
-    "problem-thing-exists.json": while_aws("CreateThing", 409, "ResourceAlreadyExistsException"),
+    "problem-invite-invalid.json": lambda backend: backend.post("/v1/certificates", REQUEST, "no code"),
+    "problem-attestation-required.json": for_a_tpm,
+    "problem-thing-exists.json": thing_exists,
+    "problem-thing-enrolled.json": thing_enrolled,
+    "problem-key-enrolled.json": key_enrolled,
+    "problem-thing-revoked.json": thing_revoked,
+    "problem-enrollment-in-progress.json": in_progress,
     "problem-throttled.json": while_aws("CreateCertificateFromCsr", 400, "ThrottlingException"),
     "problem-aws-unavailable.json": while_aws("CreateCertificateFromCsr", 503, "ServiceUnavailableException"),
     "problem-aws-refused.json": while_aws("CreateCertificateFromCsr", 403, "AccessDeniedException"),
 }
+
+INVITES = "/v1/operator/invites"
+FLEET = "/v1/operator/fleet"
+OPERATOR_SITUATIONS: dict[str, tuple[str, str, Callable[[Deployment], Answer]]] = {
+    "problem-operator-required.json": ("post", INVITES, lambda backend: backend.post(INVITES, {"invites": []})),
+    "problem-field-invalid.json": ("delete", INVITES, lambda backend: backend.operate("DELETE", "invites")),
+    "problem-invite-unknown.json": (
+        "delete",
+        INVITES,
+        lambda backend: backend.operate("DELETE", "invites", id="f" * 16),
+    ),
+    "problem-thing-unknown.json": ("get", FLEET, lambda backend: backend.operate("GET", "fleet", thing="nobody")),
+}
+
+
+@pytest.mark.parametrize("name", OPERATOR_SITUATIONS)
+def test_an_operators_problem_is_exactly_its_sample(backend: Deployment, name: str) -> None:
+    """The same for the operator's routes, and the contract lists its status there."""
+    method, path, situation = OPERATOR_SITUATIONS[name]
+    answer = situation(backend)
+    assert answer.json | {"requestId": "sample"} == sample(name)
+    assert_conforms(answer.json, "Problem")
+    assert str(answer.status) in SPEC["paths"][path][method]["responses"]
+
+
+def test_an_operators_answers_are_what_the_contract_says(backend: Deployment) -> None:
+    """Every answer of the operator's routes conforms to its schema, and so does the request."""
+    wanted = {
+        "invites": [{"thing": "line3-*", "uses": 3, "existingThing": True, "ekSha256": "0f" * 32}, {"thing": "a"}]
+    }
+    assert_conforms(wanted, "InvitesRequest")
+    assert_conforms(backend.operate("POST", "invites", wanted).json, "CreatedInvites")
+    assert_conforms(backend.operate("GET", "invites").json, "Invites")
+    backend.post("/v1/certificates", REQUEST)
+    for _ in range(2):
+        assert_conforms(backend.operate("GET", "fleet").json, "Things")
+        assert_conforms(backend.operate("GET", "fleet", thing=REQUEST["thingName"]).json, "OneThing")
+        backend.operate("DELETE", "fleet", thing=REQUEST["thingName"])
+    backend.iot.create_keys_and_certificate(setAsActive=True)
+    backend.clock.ahead = 2 * 3600
+    swept = backend.operate("POST", "sweep", {}).json
+    assert len(swept["disabled"]) == 1
+    assert_conforms(swept, "Swept")
 
 
 @pytest.mark.parametrize("name", SITUATIONS)
@@ -122,7 +216,7 @@ def test_a_problem_of_the_deployment_is_exactly_its_sample(name: str, environmen
 
 def test_no_sample_is_without_its_test() -> None:
     """A problem nobody produces is no sample."""
-    tested = {*SITUATIONS, "problem-invite-required.json", "problem-internal.json"}
+    tested = {*SITUATIONS, *OPERATOR_SITUATIONS, "problem-invite-required.json", "problem-internal.json"}
     assert {path.name for path in SAMPLES.glob("problem-*.json")} == tested
 
 

@@ -1,4 +1,4 @@
-"""S1 to S10 by the ten thousand: whatever is sent, the answer is a 4xx with a code, and AWS hears nothing of it."""
+"""S1 to S12 by the ten thousand: whatever is sent, the answer is a 4xx with a code, and AWS hears nothing of it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from asn1crypto import core
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from enrollment_backend import invites
 from enrollment_backend.csr_policy import accept
 from enrollment_backend.errors import CsrRefusedError
 from tests.backend import csr_factory as make
@@ -25,6 +26,16 @@ FUZZ = settings(max_examples=500, deadline=None, suppress_health_check=[HealthCh
 
 P256 = core.ObjectIdentifier("1.2.840.10045.3.1.7").dump()
 POINTS = st.binary(max_size=70) | st.binary(min_size=64, max_size=64).map(lambda octets: b"\x04" + octets)
+
+SYMBOLS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ- "
+READ_AS = str.maketrans({"I": "1", "L": "1", "O": "0", "-": None, " ": None})
+OPERATOR_ROUTES = st.sampled_from(
+    [
+        *[(method, "/v1/operator/invites") for method in ("GET", "POST", "DELETE")],
+        *[(method, "/v1/operator/fleet") for method in ("GET", "DELETE")],
+        ("POST", "/v1/operator/sweep"),
+    ]
+)
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just(CSR) | st.just(THING),
@@ -212,3 +223,68 @@ def test_s2_arbitrary_paths_methods_and_types_are_refused(
 ) -> None:
     """S2: what is not a route is 404, whatever it looks like."""
     assert_refused(backend, backend.send(event(method, path, "{}", content_type=content_type)))
+
+
+def miswritten(code: str, random_: random.Random) -> str:
+    """Return a code with one character put in, left out, exchanged, or changed in place with its neighbour."""
+    at = random_.randrange(len(code) - 1)
+    other = random_.choice(SYMBOLS)
+    return random_.choice(
+        (
+            code[:at] + other + code[at:],
+            code[:at] + code[at + 1 :],
+            code[:at] + other + code[at + 1 :],
+            code[:at] + code[at + 1] + code[at] + code[at + 2 :],
+        )
+    )
+
+
+def test_s12_ten_thousand_miswritten_codes_are_refused(backend: Deployment) -> None:
+    """S12: no slip of the pen makes another code, so that none of them is looked up."""
+    random_ = random.Random(12)
+    for _ in range(10_000):
+        code = invites.make_code()
+        wrong = miswritten(code.replace("-", ""), random_)
+        if wrong.upper().translate(READ_AS) != code.replace("-", ""):
+            answer = backend.enroll(CSR, THING, wrong)
+            assert (answer.status, answer.json["code"]) == (401, "invite-invalid")
+            assert backend.calls == []
+
+
+@FUZZ
+@given(path=PATHS, value=st.text() | st.text(SYMBOLS).map(lambda text: f"Bearer {text}"))
+def test_s12_arbitrary_authorization_is_refused(backend: Deployment, path: str, value: str) -> None:
+    """S12: a header that is no code is refused even where none is needed."""
+    made = event("POST", path, json.dumps({"csr": CSR, "thingName": THING}))
+    made["headers"]["authorization"] = value
+    answer = backend.send(made)
+    assert_refused(backend, answer)
+    assert answer.json["code"] == "invite-invalid"
+
+
+@FUZZ
+@given(route=OPERATOR_ROUTES, body=JSON_VALUES, authorizer=JSON_VALUES)
+def test_arbitrary_requests_of_no_operator_are_refused(
+    backend: Deployment, route: tuple[str, str], body: Any, authorizer: Any
+) -> None:
+    """Nothing in the place of an identity that API Gateway has verified is one."""
+    made = event(*route, json.dumps(body))
+    made["requestContext"]["authorizer"] = authorizer
+    assert_refused(backend, backend.send(made))
+
+
+@FUZZ
+@given(
+    thing=st.just(THING) | JSON_VALUES,
+    uses=st.just(1) | JSON_VALUES,
+    ttl=st.just(60) | JSON_VALUES,
+    existing=st.booleans() | JSON_VALUES,
+    surplus=st.none() | JSON_VALUES,
+)
+def test_arbitrary_invites_are_refused(
+    backend: Deployment, thing: Any, uses: Any, ttl: Any, existing: Any, surplus: Any
+) -> None:
+    """No value of an invite's fields brings an operator's route down; the text "?" is no fingerprint in any case."""
+    invite = {"thing": thing, "uses": uses, "ttlSeconds": ttl, "existingThing": existing, "ekSha256": "?"}
+    body = {"invites": [invite]} | ({} if surplus is None else {"more": surplus})
+    assert_refused(backend, backend.operate("POST", "invites", body))

@@ -1,0 +1,137 @@
+"""Revoking a Thing, whatever happens at the same time, and enrolling it anew."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.backend.csr_factory import THING
+from tests.backend.deployment import Death, Deployment, assert_problem
+from tests.backend.fleet import LEASE, Device, going_wrong, iot, item, killed_with, lost, lost_once, throttled
+from tests.backend.test_ledger_faults import ROUNDS, STEPS
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let AWS's library retry without its pauses."""
+    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _seconds: None)
+
+
+def revoke(backend: Deployment) -> int:
+    """Revoke the Thing; return the status."""
+    return backend.operate("DELETE", "fleet", thing=THING).status
+
+
+def test_the_ledger_is_written_first(backend: Deployment) -> None:
+    """When AWS IoT is asked, the ledger says already that Thing and certificate are revoked."""
+    device = Device(backend, THING)
+    device.enroll()
+    seen: list[bool] = []
+
+    def interrupt(phase: str, operation: str) -> None:
+        if (phase, operation) == ("before", "UpdateCertificate"):
+            entries = [*backend.items("thing").values(), *backend.items("certificate").values()]
+            seen.append(all("revoked" in entry for entry in entries))
+
+    backend.interrupt = interrupt
+    assert revoke(backend) == 204
+    assert (seen, backend.certificates()) == ([True], ["INACTIVE"])
+
+
+def test_done_again_it_does_no_harm_and_finishes_what_failed(backend: Deployment) -> None:
+    """204 each time; where AWS IoT failed, the second one switches the certificate off."""
+    device = Device(backend, THING)
+    device.enroll()
+    backend.interrupt = lambda _phase, _operation: None
+    with going_wrong(device, throttled("UpdateCertificate 1")):
+        assert revoke(backend) == 429
+    when = item("thing", THING)["revoked"]
+    backend.clock.ahead = 10
+    assert [revoke(backend), revoke(backend)] == [204, 204]
+    assert (item("thing", THING)["revoked"], device.usable()) == (when, [])
+
+
+@pytest.mark.parametrize("fault", [lost, lost_once, throttled])
+def test_a_revocation_that_failed_can_be_sent_again(backend: Deployment, fault: object) -> None:
+    """Also where its first answer was lost."""
+    device = Device(backend, THING)
+    device.enroll()
+    with going_wrong(device, fault("TransactWriteItems 1")):  # type: ignore[operator]
+        assert revoke(backend) in {204, 429, 503}
+    assert revoke(backend) == 204
+    assert device.usable() == []
+
+
+@pytest.mark.parametrize("phase", ["before", "after"])
+@pytest.mark.parametrize("step", STEPS)
+def test_a_revocation_in_the_middle_of_an_enrollment_leaves_nothing_usable(
+    backend: Deployment, phase: str, step: str
+) -> None:
+    """Before or after any step: nothing that can connect is left, and no later request gets anything."""
+    device, revoked = Device(backend, THING), list[int]()
+
+    def hook(now: str, at: str) -> None:
+        if (now, at) == (phase, step) and not revoked:
+            revoked.append(0)
+            revoked[0] = revoke(backend)
+
+    with going_wrong(device, hook):
+        answer = device.enroll()
+    if revoked == [503]:  # the claim changed between its look and its write
+        revoked[0] = revoke(backend)
+    if (phase, step) == ("before", STEPS[0]):
+        assert (answer.status, revoked) == (201, [404])
+        return
+    assert revoked == [204]
+    assert device.usable() == []
+    assert item("thing", THING)["revoked"]
+    if answer.status != 201:  # the record came first: that certificate was good for a moment
+        assert_problem(answer, 503, "enrollment-in-progress")
+    assert_problem(device.enroll(), 409, "thing-revoked")
+    assert "ACTIVE" not in backend.certificates()
+
+
+def test_a_certificate_of_a_killed_enrollment_does_not_survive_the_revocation(backend: Deployment) -> None:
+    """It is attached, and the ledger does not have its id yet: revoking the Thing switches it off nevertheless."""
+    device = Device(backend, THING)
+    attached = {*ROUNDS[0], *ROUNDS[1], "AttachPolicy 1", "AttachThingPrincipal 1"}
+    with going_wrong(device, killed_with(attached)), pytest.raises(Death):
+        device.enroll()
+    assert len(device.usable()) == 1
+    assert revoke(backend) == 204
+    assert device.usable() == []
+
+
+def test_a_revoked_thing_is_enrolled_again_with_a_new_key_and_a_new_invite(backend: Deployment) -> None:
+    """Neither the same key, nor an invite of before, nor an open deployment alone will do."""
+    first = Device(backend, THING, backend.invite(THING))
+    first.enroll()
+    early = backend.invite(THING)
+    backend.clock.ahead = 1
+    assert revoke(backend) == 204
+    issued = len(iot().certificates)
+    for refused in (
+        first,
+        Device(backend, THING),
+        Device(backend, THING, early),
+        Device(backend, THING, backend.invite(THING), first.key),
+    ):
+        backend.calls.clear()
+        assert_problem(refused.enroll(), 409, "thing-revoked")
+        assert set(backend.calls) == {"TransactWriteItems", "BatchGetItem"}
+    assert len(iot().certificates) == issued
+    second = Device(backend, THING, backend.invite(THING))
+    second.assert_enrolled(second.enroll())
+    assert first.usable() == []
+    assert_problem(first.enroll(), 401, "invite-invalid")
+
+
+@pytest.mark.parametrize("step", [f"TransactWriteItems {number}" for number in (1, 2, 3)])
+def test_s15_enrolling_again_stands_a_lost_answer(backend: Deployment, step: str) -> None:
+    """S15: the Thing stays the one that was made for its first claim, also when an answer is lost."""
+    Device(backend, THING).enroll()
+    assert revoke(backend) == 204
+    device = Device(backend, THING, backend.invite(THING))
+    with going_wrong(device, lost_once(step)):
+        device.enroll()
+    backend.clock.ahead += LEASE
+    device.assert_enrolled(device.enroll())
