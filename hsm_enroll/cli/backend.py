@@ -73,7 +73,8 @@ def delete(invocation: Invocation, *, stack: str, yes: bool) -> None:
     if not yes:
         if terminal.as_json or not has_person():
             raise UsageError("nobody can be asked here whether to delete", hint="Say so beforehand with --yes.")
-        if not confirm(f"Delete the stack {stack}? No device can enroll any more; those that have go on working."):
+        terminal.say("Devices that are enrolled go on working, and no later deployment can revoke them.")
+        if not confirm(f"Delete the stack {stack}?"):
             raise InterruptedRunError(f"the stack {stack} was not deleted", hint="")
     left = deployment.delete(stack, lambda line: terminal.say(f"  {line}"))
     document = {"stack": stack, "deleted": left is not None, "left": left.to_json() if left else None}

@@ -58,11 +58,11 @@ def show(invocation: Invocation, *, thing_name: str, stack: str | None) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @api_options
 def revoke(invocation: Invocation, *, thing_name: str, yes: bool, stack: str | None) -> None:
-    """Make a Thing's certificate inactive for good: it is disconnected and cannot connect again."""
+    """Make a Thing's certificate inactive for good: it cannot connect again, and is disconnected within minutes."""
     if not yes:
         if invocation.terminal.as_json or not has_person():
             raise UsageError("nobody can be asked here whether to revoke", hint="Say so beforehand with --yes.")
-        if not confirm(f"Revoke {thing_name}? It is disconnected at once, and for good."):
+        if not confirm(f"Revoke {thing_name}? It cannot connect again, for good."):
             raise InterruptedRunError(f"{thing_name} was not revoked", hint="")
     operator_client(invocation, stack).revoke_thing(thing_name)
     invocation.terminal.result({"thing": thing_name, "revoked": True}, f"{thing_name} is revoked")

@@ -25,6 +25,8 @@ INVITES = "/v1/operator/invites"
 FLEET = "/v1/operator/fleet"
 SWEEP = "/v1/operator/sweep"
 
+_NOT_CARRIED_OUT = frozenset({429})
+_BUSY = frozenset({429, 503})  # after 503 it may have been carried out: for what may happen twice
 _TRIES = 5
 _BACKOFF_SECONDS = 0.5
 _LONGEST_WAIT_SECONDS = 20.0
@@ -76,12 +78,13 @@ class OperatorClient:
     def create_invites(self, invites: Sequence[NewInvite]) -> list[CreatedInvite]:
         """Make invites, at most as many as ``invites.fitting`` says; the answer has their order.
 
-        A request whose answer was lost is not repeated: its invites may exist, with codes that nobody knows.
+        The backend makes all of them or none. A request of which nobody knows whether it was carried out is not
+        repeated: its invites may exist, with codes that nobody knows.
         """
         if not invites or fitting(invites) < len(invites):
             raise ValueError(f"{len(invites)} invites in one request")
         try:
-            answer = self._expected(201, "POST", INVITES, content=body(invites))
+            answer = self._expected(201, "POST", INVITES, content=body(invites), repeat_after=_NOT_CARRIED_OUT)
         except BackendUnreachableError as error:
             if error.sent:
                 error.hint = f"{error.hint} {_LOST_ANSWER_HINT.format(count=len(invites))}"
@@ -153,17 +156,23 @@ class OperatorClient:
             seen.add(token)
 
     def _expected(
-        self, status: int, method: str, path: str, query: dict[str, str] | None = None, content: bytes | None = None
+        self,
+        status: int,
+        method: str,
+        path: str,
+        query: dict[str, str] | None = None,
+        content: bytes | None = None,
+        repeat_after: frozenset[int] = _BUSY,
     ) -> Answer:
         # SigV4 signs the query with RFC 3986's escapes: + for a space would not do. What is no text is no name.
         target = f"{path}?{urlencode(query, quote_via=quote, safe='', errors='replace')}" if query else path
-        answer = self._retried(lambda: self._transport.send(method, target, content))
+        answer = self._retried(lambda: self._transport.send(method, target, content), repeat_after)
         if answer.status != status:
             raise refusal(answer)
         return answer
 
-    def _retried(self, send: Callable[[], Answer]) -> Answer:
-        """Try again, with full jitter, only where nothing can have happened: no connection, or a busy API."""
+    def _retried(self, send: Callable[[], Answer], repeat_after: frozenset[int]) -> Answer:
+        """Try again, with full jitter, where there was no connection, or the API is busy and says one of these."""
         for attempt in range(_TRIES):
             last = attempt == _TRIES - 1
             longest = min(_LONGEST_WAIT_SECONDS, _BACKOFF_SECONDS * 2**attempt)
@@ -174,7 +183,7 @@ class OperatorClient:
                 if last or error.sent:
                     raise
             else:
-                asked = answer.wait
+                asked = answer.wait if answer.status in repeat_after else None
                 if asked is None or last or asked > _LONGEST_WAIT_SECONDS:
                     return answer
                 wait += asked

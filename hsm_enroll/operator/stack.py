@@ -28,6 +28,14 @@ _NOTHING_TO_DO = "No updates are to be performed."
 # A consequence of another resource's failure, never the cause.
 _CANCELED = "cancelled"
 
+_REBUILD_HINT = (
+    "Take it away with hsm-enroll backend delete, then deploy again. The new deployment begins with an empty ledger: "
+    "devices that are enrolled go on working, and it cannot revoke them."
+)
+_HINTS = {
+    "UPDATE_ROLLBACK_FAILED": "Have CloudFormation go on with the rollback (ContinueUpdateRollback), then deploy.",
+}
+
 
 @dataclass(frozen=True)
 class Description:
@@ -153,7 +161,7 @@ class Stack:
         if there.status not in _UPDATABLE:
             raise AwsError(
                 f"the stack {self.name!r} is {there.status}: CloudFormation cannot update it",
-                hint="Take it away with hsm-enroll backend delete, then deploy again.",
+                hint=_HINTS.get(there.status, _REBUILD_HINT),
             )
 
     def _finished(self, stack_id: str, seen: set[str], doing: str) -> Description:

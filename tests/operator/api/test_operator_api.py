@@ -270,10 +270,20 @@ def test_a_busy_api_is_asked_again(
 ) -> None:
     """D16: 429, and 503 with Retry-After, are tried again after the wait that was asked for and some jitter."""
     backend.replies = {0: busy, 1: busy}
-    assert len(client.create_invites(_ASKED)) == 1
+    assert list(client.list_things()) == []
     asked = float(busy[1].get("Retry-After", "0"))
     assert len(waits) == 2
     assert all(asked <= wait <= asked + limit for wait, limit in zip(waits, (0.5, 1.0), strict=True))
+
+
+def test_invites_are_not_asked_for_again_where_they_may_exist(client: OperatorClient, backend: Backend) -> None:
+    """D16: after 503 nobody knows whether they were made; after 429 they were not."""
+    backend.replies = {0: problem(503, "aws-unavailable", Retry_After="2")}
+    with pytest.raises(BackendUnreachableError):
+        client.create_invites(_ASKED)
+    assert len(backend.received) == 1
+    backend.replies = {1: problem(429, "throttled", Retry_After="2")}
+    assert len(client.create_invites(_ASKED)) == 1
 
 
 def test_a_busy_api_is_not_asked_for_ever(client: OperatorClient, backend: Backend, waits: list[float]) -> None:
