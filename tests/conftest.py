@@ -1,4 +1,4 @@
-"""One local cloud for all tests that want the whole, and as many devices as they want."""
+"""Two local clouds for all tests that want the whole, open and by invite, and as many devices as they want."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.devices import Cloud, Device, Observer
+from tests.e2e.devices import Cloud, Device, Observer, Operator
 
 
-@pytest.fixture(scope="session")
-def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+@contextmanager
+def _running(home: Path, *options: str) -> Iterator[Cloud]:
     """``hsm-enroll local up --detach``, and down at the end."""
-    home = tmp_path_factory.mktemp("cloud")
 
     def local(*arguments: str) -> dict[str, Any]:
         command = [sys.executable, "-m", "hsm_enroll", "local", *arguments, "--json", "--home", str(home)]
@@ -28,9 +28,47 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
         document: dict[str, Any] = json.loads(run.stdout)
         return document
 
-    document = local("up", "--detach")
+    document = local("up", "--detach", *options)
     yield Cloud(document, local("env"))
     local("down")
+
+
+@pytest.fixture(scope="session")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    """A cloud that is open to everybody."""
+    with _running(tmp_path_factory.mktemp("cloud")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def invite_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    """A cloud that wants invites."""
+    with _running(tmp_path_factory.mktemp("invite-cloud"), "--auth", "invite") as running:
+        yield running
+
+
+@pytest.fixture
+def operator(invite_cloud: Cloud, tmp_path: Path) -> Operator:
+    """The operator of the cloud that wants invites."""
+    return Operator(tmp_path / "operator", invite_cloud.environment)
+
+
+@pytest.fixture
+def new_gateway(invite_cloud: Cloud, tmp_path: Path) -> Callable[[str], Device]:
+    """Makes devices by name that have a token, and know nothing of the cloud that wants invites but its CA."""
+
+    def make(name: str) -> Device:
+        made = Device(tmp_path / name, invite_cloud.gateway_environment)
+        made.create_token()
+        return made
+
+    return make
+
+
+@pytest.fixture
+def gateway(new_gateway: Callable[[str], Device]) -> Device:
+    """One of them."""
+    return new_gateway("gateway")
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import click
 from hsm_enroll import state
 from hsm_enroll.cli.invocation import Invocation, command
 from hsm_enroll.cli.operator_client import api_options, minute, operator_client, require_extra
-from hsm_enroll.errors import UsageError
+from hsm_enroll.errors import InterruptedRunError, UsageError
 from hsm_enroll.operator import batch, records
 from hsm_enroll.operator.batch import Batch, MadeInvite, made_invite
 from hsm_enroll.operator.invites import DEFAULT_TTL_SECONDS, NewInvite, ttl_seconds
@@ -125,9 +125,15 @@ def _create_batch(invocation: Invocation, source: Path, output: Path | None, sta
     try:
         with terminal.progress("making invites", total) as advance:
             for done in batch.create(table, client.create_invites, client.api_url):
-                keeps.keep(done)
-                advance(table.left - done.left)
-                table = done
+                # First of all: Ctrl-C may come at any line, and what is counted as not made is discarded below.
+                before, table = table, done
+                keeps.keep(table)
+                advance(before.left - table.left)
+    except KeyboardInterrupt as error:
+        keeps.keep(table)
+        # Its general hint would be wrong: the same command finds its own output in the way.
+        hint = "Go on with the output as --from: it has what was made." if table.left < total else None
+        raise InterruptedRunError("interrupted", hint=hint) from error
     finally:
         # Also where it broke off, by a fault or by a person: what was made is not lost.
         if output is None:

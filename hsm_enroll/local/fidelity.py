@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,6 +13,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from moto.cloudformation import parsing
 from moto.core.config import default_user_config
 from moto.core.responses import ActionResult
+from moto.dynamodb.models import DynamoDBBackend
+from moto.dynamodb.models.dynamo_type import DynamoType
+from moto.dynamodb.models.table import Table
 from moto.iot.exceptions import InvalidRequestException, ResourceAlreadyExistsException
 from moto.iot.models import IoTBackend
 from moto.iot.responses import IoTResponse
@@ -34,6 +38,7 @@ def faithful(authority: Authority) -> Iterator[None]:
         (IoTBackend, "create_thing", _create_thing(IoTBackend.create_thing)),
         (IoTBackend, "delete_certificate", _delete_certificate(IoTBackend.delete_certificate)),
         (IoTResponse, "list_certificates", _list_certificates),
+        (DynamoDBBackend, "transact_write_items", _transact_write_items(DynamoDBBackend.transact_write_items)),
         (parsing, "parse_resource", _parse_resource(parsing.parse_resource)),
         (parsing.logger, "disabled", True),
     ]
@@ -109,6 +114,34 @@ def _delete_certificate(delete: Callable[..., Any]) -> Callable[..., Any]:
             del self.principal_policies[attachment]
 
     return delete_certificate
+
+
+def _transact_write_items(transact: Callable[..., Any]) -> Callable[..., Any]:
+    # moto copies the whole table once for each write of a transaction, to put it back should one fail: a ledger of a
+    # thousand entries then takes seconds over each. Here only the items that are written are copied and put back.
+    def transact_write_items(self: Any, transact_items: list[dict[str, Any]]) -> None:
+        before = [_item_of(self, write) for operation in transact_items for write in operation.values()]
+        Table.__deepcopy__ = lambda table, _memo: table
+        try:
+            transact(self, transact_items)
+        except Exception:
+            for table, hash_key, range_key, item in before:
+                table.items[hash_key].pop(range_key, None)
+                if item is not None:
+                    table.items[hash_key][range_key] = item
+            raise
+        finally:
+            del Table.__deepcopy__
+
+    return transact_write_items
+
+
+def _item_of(backend: Any, write: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
+    """Return table, hash key, range key and a copy of what a write of a transaction is about."""
+    table = backend.get_table(write["TableName"])
+    named = write.get("Key") or write["Item"]
+    hash_key, range_key = (DynamoType(named[name]) for name in (table.hash_key_attr, table.range_key_attr))
+    return table, hash_key, range_key, copy.deepcopy(table.get_item(hash_key, range_key))
 
 
 def _list_certificates(self: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A device for the end-to-end tests: a state folder, a SoftHSM token, and the real command in real processes."""
+"""Devices and operators for the end-to-end tests: the real command in real processes, and a cloud to look at."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import boto3
+
 _COMMAND = (sys.executable, "-m", "hsm_enroll")
 _TIME_LIMIT = 90
 
@@ -24,49 +26,63 @@ class Cloud:
     document: dict[str, Any]
     environment: dict[str, str]
 
+    @property
+    def gateway_environment(self) -> dict[str, str]:
+        """What a gateway knows of it before it has an invite: whom to trust, and neither API nor AWS credentials."""
+        return {"HSM_ENROLL_CA_FILE": self.environment["HSM_ENROLL_CA_FILE"]}
+
+    def aws(self, service: str) -> Any:
+        """AWS's own client, pointed at this cloud by the environment that it gives and nothing else."""
+        session: Any = boto3.session.Session()
+        return session.client(
+            service,
+            endpoint_url=self.environment["AWS_ENDPOINT_URL"],
+            region_name=self.environment["AWS_REGION"],
+            aws_access_key_id=self.environment["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=self.environment["AWS_SECRET_ACCESS_KEY"],
+        )
+
+    def output(self, name: str) -> str:
+        """One of the outputs of the deployed stack."""
+        (stack,) = self.aws("cloudformation").describe_stacks()["Stacks"]
+        return str({output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}[name])
+
+    def certificates(self) -> dict[str, str]:
+        """Every certificate in AWS IoT: id to status."""
+        pages = self.aws("iot").get_paginator("list_certificates").paginate()
+        return {found["certificateId"]: found["status"] for page in pages for found in page["certificates"]}
+
+    def log(self, name: str) -> str:
+        """One of its logs, so far: ``aws``, ``gateway`` or ``handler``."""
+        return (Path(self.document["home"]) / "logs" / f"{name}.log").read_text()
+
 
 @dataclass
-class Device:
-    """One gateway.
+class Machine:
+    """A machine with ``hsm-enroll`` on it.
 
     Attributes:
         folder: everything of it.
         cloud: the environment that points it at the local cloud.
+        extra: more of the environment, from now on.
     """
 
     folder: Path
     cloud: Mapping[str, str]
     extra: dict[str, str] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.tokens.mkdir(parents=True)
-        self.softhsm_configuration.write_text(
-            f"directories.tokendir = {self.tokens}\nobjectstore.backend = file\nlog.level = ERROR\n"
-        )
-
-    @property
-    def tokens(self) -> Path:
-        """Where SoftHSM keeps this device's tokens."""
-        return self.folder / "tokens"
-
     @property
     def home(self) -> Path:
-        """The state folder."""
+        """The folder of its configuration and state."""
         return self.folder / "home"
 
     @property
-    def softhsm_configuration(self) -> Path:
-        """SoftHSM's configuration file."""
-        return self.folder / "softhsm2.conf"
-
-    @property
     def environment(self) -> dict[str, str]:
-        """The environment of every process on the device: nothing of the test's own but PATH."""
+        """The environment of every process on it: nothing of the test's own but PATH."""
         return {
             "PATH": os.environ["PATH"] + ":/usr/sbin",
             "HOME": str(self.folder),
             "HSM_ENROLL_HOME": str(self.home),
-            "SOFTHSM2_CONF": str(self.softhsm_configuration),
             **self.cloud,
             **self.extra,
         }
@@ -95,15 +111,58 @@ class Device:
         document: dict[str, Any] = json.loads(run.stdout)
         return document
 
-    def refused(self, *arguments: str) -> tuple[int, str]:
-        """Run with ``--json``, expect the contract's error document, and return exit status and code."""
-        run = self.run(*arguments, "--json")
-        error = json.loads(run.stdout)["error"]
+    def error(self, *arguments: str, stdin: str = "") -> dict[str, Any]:
+        """Run with ``--json``, expect the contract's error document, and return the error."""
+        run = self.run(*arguments, "--json", stdin=stdin)
+        error: dict[str, Any] = json.loads(run.stdout)["error"]
         assert set(error) == {"code", "exitStatus", "message", "hint", "retryable"}
         assert error["hint"]
         assert error["exitStatus"] == run.returncode
         assert "Traceback" not in run.stderr
-        return run.returncode, error["code"]
+        return error
+
+    def refused(self, *arguments: str) -> tuple[int, str]:
+        """As :meth:`error`, and return exit status and code."""
+        error = self.error(*arguments)
+        return error["exitStatus"], error["code"]
+
+
+@dataclass
+class Operator(Machine):
+    """Whoever has AWS credentials, and no token."""
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True)
+
+    def invite(self, thing: str, *options: str) -> str:
+        """Make an invite for a Thing, or a prefix and ``*``; return its URL."""
+        return str(self.json("invite", "create", "--thing", thing, *options)["invite"])
+
+
+@dataclass
+class Device(Machine):
+    """One gateway, with SoftHSM."""
+
+    def __post_init__(self) -> None:
+        self.tokens.mkdir(parents=True)
+        self.softhsm_configuration.write_text(
+            f"directories.tokendir = {self.tokens}\nobjectstore.backend = file\nlog.level = ERROR\n"
+        )
+
+    @property
+    def tokens(self) -> Path:
+        """Where SoftHSM keeps this device's tokens."""
+        return self.folder / "tokens"
+
+    @property
+    def softhsm_configuration(self) -> Path:
+        """SoftHSM's configuration file."""
+        return self.folder / "softhsm2.conf"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """As any machine's, with SoftHSM's configuration."""
+        return {"SOFTHSM2_CONF": str(self.softhsm_configuration), **super().environment}
 
     def create_token(self, label: str = "gateway") -> dict[str, Any]:
         """Make a token."""
