@@ -25,6 +25,7 @@ from enrollment_backend.errors import (
     AwsRefusedError,
     AwsUnavailableError,
     ConditionFailedError,
+    NotThereError,
     ThingExistsError,
     ThrottledError,
 )
@@ -118,6 +119,7 @@ def call(operation: str) -> Iterator[None]:
         ThrottledError, AwsUnavailableError: it may work later.
         ConditionFailedError: a conditional write met something else than it expects.
         ThingExistsError: CreateThing met a Thing of another configuration.
+        NotThereError: what it is about is not there.
         AwsRefusedError: AWS will not do it.
     """
     begin = time.monotonic()
@@ -141,6 +143,8 @@ def _domain_error(operation: str, error: ClientError) -> AwsError:
         return ConditionFailedError(operation, code)
     if operation == "CreateThing" and code == "ResourceAlreadyExistsException":
         return ThingExistsError(operation, code)
+    if code == "ResourceNotFoundException":
+        return NotThereError(operation, code)
     return AwsRefusedError(operation, code)
 
 

@@ -67,6 +67,7 @@ class Claim:
         enrolled: when it was.
         revoked: when the operator revoked the Thing.
         adopted: whether the Thing existed before this ledger knew it, and an invite said that this is in order.
+        reclaimed: whether the Thing had another key before, which was revoked.
     """
 
     thing: str
@@ -80,6 +81,7 @@ class Claim:
     enrolled: int | None = None
     revoked: int | None = None
     adopted: bool = False
+    reclaimed: bool = False
 
     @property
     def status(self) -> str:

@@ -357,6 +357,10 @@ class AwsRefusedError(AwsError):
     detail = "AWS refused what the backend asked for; the operator finds the reason in the log."
 
 
+class NotThereError(AwsRefusedError):
+    """What a call is about is not there, or not any more."""
+
+
 class ConditionFailedError(AwsError, RetryableError):
     """DynamoDB found the items other than a conditional write expects them. Nothing was written."""
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import load_pem_x509_certificates
 
 from enrollment_backend import log
 from enrollment_backend.aws import Clients, call, concurrently
 from enrollment_backend.claims import Certificate
-from enrollment_backend.errors import AwsError, CertificateForeignError, ThingExistsError
+from enrollment_backend.errors import AwsError, CertificateForeignError, NotThereError, ThingExistsError
 
 if TYPE_CHECKING:
     from enrollment_backend.csr_policy import AcceptedCsr
@@ -23,6 +25,7 @@ CLAIM_ATTRIBUTE = "hsm-enroll"  # of a Thing: the claim that it was made for
 
 _PAGE = 100  # certificates; BatchGetItem takes as many keys
 _NEWEST_PAGES = 10
+_PAGE_OF_A_SWEEP = 25  # certificates; each may take some calls
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,11 @@ class Issuer:
 
         try:
             _, adopted = concurrently(create, lambda: self._create_thing(thing_name, claim_id, may_exist))
+        except ThingExistsError:
+            # For good, so nobody will come back for the certificate: if it cannot be switched off, that is the answer.
+            if certificate is not None:
+                self.deactivate(certificate.certificate_id)
+            raise
         except AwsError:
             if certificate is not None:
                 self.withdraw(certificate)
@@ -111,8 +119,12 @@ class Issuer:
         self._update(certificate_id, "ACTIVE")
 
     def deactivate(self, certificate_id: str) -> None:
-        """Make it INACTIVE (UpdateCertificate): AWS IoT ends its connections and lets it make no other."""
-        self._update(certificate_id, "INACTIVE")
+        """Make it INACTIVE (UpdateCertificate): AWS IoT lets it connect no more, and ends what is open within minutes.
+
+        One that was deleted meanwhile is as good.
+        """
+        with suppress(NotThereError):
+            self._update(certificate_id, "INACTIVE")
 
     def withdraw(self, certificate: Certificate) -> None:
         """Deactivate a certificate that nobody will get; if that fails, the log names it, and `sweep` will find it."""
@@ -135,8 +147,9 @@ class Issuer:
     def page(self, marker: str | None, *, newest_first: bool) -> tuple[list[Listed], str | None]:
         """Return one page of the account's certificates, and the marker of the next; None at the end."""
         more = {} if marker is None else {"marker": marker}
+        size = _PAGE if newest_first else _PAGE_OF_A_SWEEP
         with call("ListCertificates"):
-            answer = self.aws.iot.list_certificates(pageSize=_PAGE, ascendingOrder=not newest_first, **more)
+            answer = self.aws.iot.list_certificates(pageSize=size, ascendingOrder=not newest_first, **more)
         listed = [
             Listed(found["certificateId"], found["certificateArn"], found["status"] == "ACTIVE", found["creationDate"])
             for found in answer["certificates"]
@@ -147,22 +160,17 @@ class Issuer:
         """Return those of some certificates that are for one key, by the hash of its SPKI (DescribeCertificate)."""
         found = []
         for certificate_id in certificate_ids:
-            with call("DescribeCertificate"):
-                described = self.aws.iot.describe_certificate(certificateId=certificate_id)["certificateDescription"]
-            certificate = Certificate(
-                described["certificatePem"], described["certificateId"], described["certificateArn"]
-            )
-            if _spki_sha256(certificate) == spki_sha256:
-                found.append(certificate)
+            with suppress(NotThereError):
+                certificate = self._described(certificate_id)
+                if _spki_sha256(certificate) == spki_sha256:
+                    found.append(certificate)
         return found
 
-    def policies_and_things(self, certificate_arn: str) -> tuple[set[str], set[str]]:
-        """Return the policies and the Things that a certificate is attached to, by name, up to a hundred of each."""
+    def spki_and_policies(self, listed: Listed) -> tuple[str | None, set[str]]:
+        """Return the hash of a certificate's SPKI, and the names of the policies that are attached to it."""
         with call("ListAttachedPolicies"):
-            policies = self.aws.iot.list_attached_policies(target=certificate_arn, pageSize=_PAGE)["policies"]
-        with call("ListPrincipalThings"):
-            things = self.aws.iot.list_principal_things(principal=certificate_arn, maxResults=_PAGE)["things"]
-        return {policy["policyName"] for policy in policies}, set(things)
+            policies = self.aws.iot.list_attached_policies(target=listed.arn, pageSize=_PAGE)["policies"]
+        return _spki_sha256(self._described(listed.certificate_id)), {policy["policyName"] for policy in policies}
 
     def _create_thing(self, thing_name: str, claim_id: str, may_exist: Callable[[], bool]) -> bool:
         try:
@@ -171,10 +179,22 @@ class Issuer:
                     thingName=thing_name, attributePayload={"attributes": {CLAIM_ATTRIBUTE: claim_id}}
                 )
         except ThingExistsError:
+            if self._bears(thing_name, claim_id):
+                return False  # made for this claim, and changed since
             if not may_exist():
                 raise
             return True
         return False
+
+    def _bears(self, thing_name: str, claim_id: str) -> bool:
+        with call("DescribeThing"):
+            attributes = self.aws.iot.describe_thing(thingName=thing_name).get("attributes", {})
+        return attributes.get(CLAIM_ATTRIBUTE) == claim_id
+
+    def _described(self, certificate_id: str) -> Certificate:
+        with call("DescribeCertificate"):
+            described = self.aws.iot.describe_certificate(certificateId=certificate_id)["certificateDescription"]
+        return Certificate(described["certificatePem"], described["certificateId"], described["certificateArn"])
 
     def _create_certificate(self, csr: AcceptedCsr) -> Certificate:
         with call("CreateCertificateFromCsr"):
@@ -196,10 +216,11 @@ def _refuse_foreign(certificate: Certificate, csr: AcceptedCsr) -> None:
 def _spki_sha256(certificate: Certificate) -> str | None:
     """Return the hash of the DER SubjectPublicKeyInfo (RFC 5280 §4.1.2.7) of a PEM that is exactly one certificate.
 
-    None for any other. Checks neither issuer nor dates.
+    None for any other, and for a key of a kind that no device of ours has. Checks neither issuer nor dates.
     """
     try:
         (parsed,) = load_pem_x509_certificates(certificate.pem.encode("utf-8"))
-    except ValueError:
+        key = parsed.public_key()
+    except (ValueError, UnsupportedAlgorithm):
         return None
-    return sha256(parsed.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+    return sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()

@@ -1,10 +1,12 @@
 """Who was issued what: the claims of Things, the keys, the certificates and the invites, in one DynamoDB table.
 
     kind         id                   says
-    invite       its id               what `invites.Invite` says; leaves by TTL some time after it has expired
+    invite       its id               what `invites.Invite` says; leaves by TTL some time after it has expired, unless
+                                      it was revoked
     thing        the Thing's name     what `claims.Claim` says
-    key          SHA-256 of the SPKI  the Thing that the key is, or was, bound to; stays for good
-    certificate  AWS IoT's id         the Thing and the key that it was issued for; stays for good
+    key          SHA-256 of the SPKI  the Thing that the key is, or was, bound to; leaves only with a claim undone
+    certificate  AWS IoT's id         the Thing and the key that it was issued for; of one that `sweep` has found, only
+                                      that it is revoked; stays for good
 
 A claim is written in one transaction with its invite's use and its key, each under a condition, before AWS IoT is asked
 for anything. So a certificate that may connect always has an entry for its Thing and key.
@@ -81,17 +83,13 @@ class Ledger:
             return Claimed(claim, resumed=False)
         deadline = self.now() + _LONGEST_WAIT_SECONDS
         while True:
-            entries = self._entries(applicant)
-            if entries.claim is not None and entries.claim.lease == claim.lease:
-                # Written after all: the answer was lost. Another claim's id is that of one taken over.
-                return Claimed(entries.claim, resumed=entries.claim.claim_id != claim.claim_id)
-            claim = replace(claim, lease_ends=int(self.now()) + LEASE_SECONDS)
-            claimed = self._follow(applicant, claim, entries)
+            claimed = self._look(applicant, claim)
             if claimed is not None:
                 return claimed
             if self.now() >= deadline:
                 raise EnrollmentInProgressError
             self.sleep(_LOOK_SECONDS)
+            claim = replace(claim, lease_ends=int(self.now()) + LEASE_SECONDS)
 
     def record(self, claim: Claim, certificate: Certificate) -> None:
         """Enter the certificate.
@@ -127,6 +125,22 @@ class Ledger:
                 return
         withdraw()
         self._written(Write(thing, {"lease_ends": 0}, _LEASE_IS, {"lease": mine}))
+
+    def abandon(self, claim: Claim) -> None:
+        """Undo a claim that can come to nothing: the Thing is free, the key too, and the invite has its use back.
+
+        Of a Thing that had another key before, the claim is only released.
+        """
+        mine = {"lease": claim.lease}
+        undone = [
+            Write(("thing", claim.thing), {}, _UNRECORDED, mine, delete=True),
+            Write(("key", claim.spki_sha256), {}, "#thing = :thing", {"thing": claim.thing}, delete=True),
+        ]
+        if claim.code_sha256 is not None:
+            invite = ("invite", invite_id(claim.code_sha256))
+            undone.append(Write(invite, {}, "attribute_exists(#id)", {}, add={"uses_left": 1}))
+        if claim.reclaimed or not self._written(*undone):
+            self.release(claim, lambda: None)
 
     def look_up(self, thing: str) -> Claim | None:
         """Return what the ledger says about a Thing."""
@@ -166,6 +180,30 @@ class Ledger:
         found = self.table.get(("certificate", certificate_id) for certificate_id in certificate_ids)
         return {certificate_id: "revoked" not in item for (_, certificate_id), item in found.items()}
 
+    def knows_key(self, spki_sha256: str) -> bool:
+        """Whether a key is, or was, bound to a Thing."""
+        return bool(self.table.get([("key", spki_sha256)]))
+
+    def outlaw(self, certificate_id: str) -> bool:
+        """Enter a certificate that the ledger does not know as revoked, so that no enrollment can record it any more.
+
+        Returns:
+            Whether it is so; False if it was recorded meanwhile.
+        """
+        entry = {"revoked": int(self.now())}
+        return self._written(Write(("certificate", certificate_id), entry, _NEW, {}, replace=True))
+
+    def _look(self, applicant: Applicant, claim: Claim) -> Claimed | None:
+        """Look at the entries and do what they call for; None if they are to be looked at again."""
+        try:
+            entries = self._entries(applicant)
+        except ConditionFailedError:
+            return None  # somebody is writing them
+        if entries.claim is not None and entries.claim.lease == claim.lease:
+            # Written after all: the answer was lost. Another claim's id is that of one taken over.
+            return Claimed(entries.claim, resumed=entries.claim.claim_id != claim.claim_id)
+        return self._follow(applicant, claim, entries)
+
     def _follow(self, applicant: Applicant, claim: Claim, entries: Entries) -> Claimed | None:
         """Do what the verdict says; None if the ledger is to be looked at again."""
         verdict = decide(applicant, entries, self.now())
@@ -177,7 +215,7 @@ class Ledger:
         if verdict is Verdict.ANSWER:
             return Claimed(held, resumed=True)
         if verdict is Verdict.RECLAIM:
-            again = replace(claim, claim_id=held.claim_id, adopted=held.adopted)
+            again = replace(claim, claim_id=held.claim_id, adopted=held.adopted, reclaimed=True)
             return Claimed(again, resumed=False) if self._bind(applicant, again, pattern, held) else None
         if verdict is Verdict.REBIND:
             self._rebind(applicant, pattern, held)
@@ -201,7 +239,7 @@ class Ledger:
     def _entries(self, applicant: Applicant) -> Entries:
         thing, key = ("thing", applicant.thing), ("key", applicant.spki_sha256)
         invite = ("invite", invite_id(applicant.code_sha256 or ""))
-        found = self.table.get([thing, key, *([invite] if applicant.code_sha256 else [])])
+        found = self.table.snapshot(thing, key, *([invite] if applicant.code_sha256 else []))
         return Entries(
             invite=to_invite(found[invite]) if invite in found else None,
             claim=to_claim(found[thing]) if thing in found else None,
@@ -255,6 +293,7 @@ def of_claim(claim: Claim) -> Item:
         "enrolled": claim.enrolled,
         "revoked": claim.revoked,
         "adopted": claim.adopted or None,
+        "reclaimed": claim.reclaimed or None,
         **(_of_certificate(claim.certificate) if claim.certificate else {}),
     }
 
@@ -276,6 +315,7 @@ def to_claim(item: Item) -> Claim:
         enrolled=item.get("enrolled"),
         revoked=item.get("revoked"),
         adopted=item.get("adopted", False),
+        reclaimed=item.get("reclaimed", False),
     )
 
 

@@ -53,17 +53,16 @@ class Operator:
     now: Callable[[], float]
 
     def create_invites(self, wanted: Iterable[InviteRequest], caller: str) -> list[tuple[str, Invite]]:
-        """Make invites; return each with its code, which nobody can look up later.
+        """Make invites, all or none; return each with its code, which nobody can look up later.
 
         Args:
-            wanted: what to make.
+            wanted: what to make, up to a hundred (TransactWriteItems).
             caller: ARN of the IAM identity that asks.
-
-        If it fails, some may have been made whose codes nobody has; they expire.
         """
         made = [self._new(request, caller) for request in wanted]
-        self.ledger.table.put_all(
-            of_invite(invite, ttl=invite.expires + _KEPT_AFTER_EXPIRY_SECONDS) for _, invite in made
+        items = [of_invite(invite, ttl=invite.expires + _KEPT_AFTER_EXPIRY_SECONDS) for _, invite in made]
+        self.ledger.table.transact(
+            Write((item["kind"], item["id"]), item, "attribute_not_exists(#id)", {}, replace=True) for item in items
         )
         log.note(caller=caller, invites=str(len(made)))
         return made
@@ -76,13 +75,15 @@ class Operator:
     def revoke_invite(self, invite_id: str, caller: str) -> None:
         """Take an invite back: from now on it gets nobody a certificate, nor the one that it has got before.
 
+        It stays in the table for good, so that a device that is bound to it stays out.
+
         Raises:
             InviteUnknownError: there is none.
         """
         key = ("invite", invite_id)
         if key not in self.ledger.table.get([key]):
             raise InviteUnknownError
-        self.ledger.table.transact([Write(key, {"revoked": True}, "attribute_exists(#id)", {})])
+        self.ledger.table.transact([Write(key, {"revoked": True, "ttl": None}, "attribute_exists(#id)", {})])
         log.note(caller=caller, inviteId=invite_id)
 
     def list_things(self, after: str | None) -> tuple[list[Claim], str | None]:
@@ -102,7 +103,7 @@ class Operator:
         return claim
 
     def revoke_thing(self, name: str, caller: str) -> None:
-        """Revoke a Thing: first in the ledger, then its certificate, which AWS IoT disconnects at once.
+        """Revoke a Thing: first in the ledger, then its certificate.
 
         Done again it does no harm, and finishes what failed half-way.
 

@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING
 from enrollment_backend import invites, log
 from enrollment_backend.claims import Applicant
 from enrollment_backend.csr_policy import accept
-from enrollment_backend.errors import AwsError, InviteInvalidError, InviteRequiredError, ThingNameError
+from enrollment_backend.errors import (
+    AwsError,
+    InviteInvalidError,
+    InviteRequiredError,
+    ThingExistsError,
+    ThingNameError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -161,6 +167,11 @@ class EnrollmentService:
                 lambda: issuer.attach_policy(issued),
                 lambda: issuer.attach_thing(issued, claim.thing),
             )
+        except ThingExistsError:
+            if certificate is not None:
+                issuer.withdraw(certificate)
+            self._attempt(lambda: ledger.abandon(claim))
+            raise
         except AwsError:
             self._give_up(claim, certificate)
             raise
@@ -187,7 +198,10 @@ class EnrollmentService:
             if certificate is not None:
                 self.issuer().withdraw(certificate)
 
+        self._attempt(lambda: self.ledger().release(claim, withdraw))
+
+    def _attempt(self, undo: Callable[[], None]) -> None:
         try:
-            self.ledger().release(claim, withdraw)
+            undo()
         except AwsError as error:
             log.error("claim-not-released", **error.facts)

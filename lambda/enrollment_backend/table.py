@@ -22,7 +22,6 @@ Key = tuple[str, str]
 
 _NAME = re.compile(r"#(\w+)")
 _MOST_KEYS_OF_A_BATCH = 100  # BatchGetItem
-_MOST_PUTS_OF_A_BATCH = 25  # BatchWriteItem
 
 
 @dataclass(frozen=True)
@@ -32,10 +31,11 @@ class Write:
     Attributes:
         key: of the item.
         values: what it says from now on; None takes a value away.
-        condition: a condition expression; it says ``#name`` for a value of the item, and ``:name`` for a member of
-            `expected`.
+        condition: a condition expression, empty for none; it says ``#name`` for a value of the item, and ``:name`` for
+            a member of `expected`.
         expected: the values in it.
         replace: whether the item consists of `values` alone; otherwise its other values stay.
+        delete: whether the item goes away.
         add: whole numbers to add to values that are there.
     """
 
@@ -44,6 +44,7 @@ class Write:
     condition: str
     expected: Mapping[str, object]
     replace: bool = False
+    delete: bool = False
     add: Mapping[str, int] | None = None
 
 
@@ -75,27 +76,27 @@ class Table:
             found |= {(item["kind"], item["id"]): item for item in items}
         return found
 
+    def snapshot(self, *keys: Key) -> dict[Key, Item]:
+        """Read up to a hundred items as they were at one moment; those that are not there are left out.
+
+        Raises:
+            ConditionFailedError: a transaction was at them.
+        """
+        items: list[Any] = [{"Get": {"TableName": self.name, "Key": _key(key)}} for key in keys]
+        with call("TransactGetItems"):
+            responses = self.dynamodb.transact_get_items(TransactItems=items)["Responses"]
+        found = [_plain(response["Item"]) for response in responses if response.get("Item")]
+        return {(item["kind"], item["id"]): item for item in found}
+
     def transact(self, writes: Iterable[Write]) -> None:
         """Carry out all writes, or none.
 
         Raises:
             ConditionFailedError: a condition does not hold, or another transaction was at it; nothing was written.
         """
-        items: list[Any] = [
-            {"Put" if write.replace else "Update": {"TableName": self.name, **_arguments(write)}} for write in writes
-        ]
+        items: list[Any] = [{_verb(write): {"TableName": self.name, **_arguments(write)}} for write in writes]
         with call("TransactWriteItems"):
             self.dynamodb.transact_write_items(TransactItems=items)
-
-    def put_all(self, items: Iterable[Item]) -> None:
-        """Write items, whatever was there. If it fails, some may have been written."""
-        requests: list[Any] = [{"PutRequest": {"Item": _attributes(item)}} for item in items]
-        for start in range(0, len(requests), _MOST_PUTS_OF_A_BATCH):
-            part = requests[start : start + _MOST_PUTS_OF_A_BATCH]
-            with call("BatchWriteItem"):
-                answer = self.dynamodb.batch_write_item(RequestItems={self.name: part})
-            if answer.get("UnprocessedItems"):
-                raise ThrottledError("BatchWriteItem", "UnprocessedItems")
 
     def page(self, kind: str, after: str | None, size: int) -> tuple[list[Item], str | None]:
         """Return up to `size` items of a kind by order of id, and the id to go on after; None at the end."""
@@ -118,12 +119,20 @@ def _key(key: Key) -> dict[str, Any]:
     return _attributes({"kind": key[0], "id": key[1]})
 
 
+def _verb(write: Write) -> str:
+    if write.delete:
+        return "Delete"
+    return "Put" if write.replace else "Update"
+
+
 def _arguments(write: Write) -> Any:
-    """Return a write in the words of Put, or of Update.
+    """Return a write in the words of Put, Delete or Update.
 
     Every name goes in as a placeholder: some of ours are words of DynamoDB's own.
     """
     expected = {f":{name}": _attribute(value) for name, value in write.expected.items()}
+    if write.delete:
+        return {"Key": _key(write.key)} | _condition(write.condition, "", expected)
     if write.replace:
         return {"Item": _key(write.key) | _attributes(write.values)} | _condition(write.condition, "", expected)
     kept = {name: value for name, value in write.values.items() if value is not None}
@@ -140,11 +149,12 @@ def _arguments(write: Write) -> Any:
 
 def _condition(condition: str, update: str, values: dict[str, Any]) -> dict[str, Any]:
     """Return the condition with what its placeholders, and the update's, stand for; DynamoDB refuses any more."""
-    return {
+    parts = {
         "ConditionExpression": condition,
         "ExpressionAttributeNames": {f"#{name}": name for name in _NAME.findall(f"{condition} {update}")},
-        **({"ExpressionAttributeValues": values} if values else {}),
+        "ExpressionAttributeValues": values,
     }
+    return {name: part for name, part in parts.items() if part}
 
 
 def _attributes(item: Mapping[str, object]) -> dict[str, Any]:

@@ -25,8 +25,9 @@ from tests.backend.deployment import POLICY, REGION, TABLE, Answer, Death, Deplo
 
 LEASE = 31  # seconds; then whoever was at work is dead
 OPERATIONS = (
-    "TransactWriteItems", "BatchGetItem", "CreateThing", "CreateCertificateFromCsr", "AttachPolicy",
-    "AttachThingPrincipal", "ListCertificates", "DescribeCertificate", "UpdateCertificate", "BatchWriteItem", "Query",
+    "TransactWriteItems", "TransactGetItems", "BatchGetItem", "CreateThing", "DescribeThing",
+    "CreateCertificateFromCsr", "AttachPolicy", "AttachThingPrincipal", "ListAttachedPolicies", "ListCertificates",
+    "DescribeCertificate", "UpdateCertificate", "Query",
 )  # fmt: skip
 
 
@@ -76,16 +77,18 @@ class Device:
         """Whether what could connect for its key has its Thing and key in the ledger."""
         return not self.usable() or item("thing", self.thing).get("spki_sha256") == self.spki_sha256
 
-    def assert_enrolled(self, answer: Answer) -> None:
-        """Assert that an answer holds the one certificate: active, attached, and in the ledger."""
+    def assert_enrolled(self, answer: Answer, *, issued: int = 1) -> None:
+        """Assert that an answer holds the one active certificate, of so many: attached, and valid in the ledger."""
         assert answer.status in {200, 201}, answer.body
-        (certificate,) = self.certificates()
-        assert (certificate.certificate_id, certificate.status) == (answer.json["certificateId"], "ACTIVE")
+        assert len(self.certificates()) == issued
+        (certificate,) = [found for found in self.certificates() if found.status == "ACTIVE"]
+        assert certificate.certificate_id == answer.json["certificateId"]
         assert certificate.certificate_pem == answer.json["certificatePem"]
         assert (certificate.arn, POLICY) in iot().principal_policies
         assert (certificate.arn, self.thing) in iot().principal_things
         claim, entry = item("thing", self.thing), item("certificate", certificate.certificate_id)
         assert claim["certificate_id"] == certificate.certificate_id
+        assert "revoked" not in entry
         assert (claim["spki_sha256"], entry["spki_sha256"]) == (self.spki_sha256, self.spki_sha256)
         assert (entry["thing"], item("key", self.spki_sha256)["thing"]) == (self.thing, self.thing)
 
@@ -93,6 +96,14 @@ class Device:
 def iot() -> Any:
     """Return moto's AWS IoT itself: its API would take most of the tests' time."""
     return iot_backends[DEFAULT_ACCOUNT_ID][REGION]
+
+
+def let_items_expire(now: float) -> None:
+    """Remove what DynamoDB's TTL removes by then, in seconds since the epoch."""
+    for of_kind in dynamodb_backends[DEFAULT_ACCOUNT_ID][REGION].tables[TABLE].items.values():
+        for name, entry in list(of_kind.items()):
+            if "ttl" in entry.attrs and int(entry.attrs["ttl"].value) < now:
+                del of_kind[name]
 
 
 def item(kind: str, name: str) -> dict[str, Any]:

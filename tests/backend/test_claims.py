@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from botocore.awsrequest import AWSResponse
@@ -17,7 +20,7 @@ from enrollment_backend.errors import AttestationRequiredError, ConflictError, E
 from enrollment_backend.invites import Invite
 from tests.backend.csr_factory import THING
 from tests.backend.deployment import REGION, TABLE, Answer, Deployment, assert_problem, aws_answer
-from tests.backend.fleet import Device, going_wrong, iot, throttled
+from tests.backend.fleet import Device, going_wrong, iot, item, let_items_expire, throttled
 
 NOW = 1_000
 HASHES = st.sampled_from(["a" * 64, "b" * 64])
@@ -199,7 +202,7 @@ def test_s14_the_same_thing_with_another_key_is_a_conflict(backend: Deployment) 
     for code in (None, backend.invite(THING), backend.invite("*")):
         backend.calls.clear()
         assert_problem(Device(backend, THING, code).enroll(), 409, "thing-enrolled")
-        assert set(backend.calls) == {"TransactWriteItems", "BatchGetItem"}
+        assert set(backend.calls) == {"TransactWriteItems", "TransactGetItems"}
     assert {entry["uses_left"] for entry in backend.items("invite").values()} == {"1"}
 
 
@@ -211,7 +214,7 @@ def test_s14_the_same_key_for_another_thing_is_a_conflict(backend: Deployment) -
     for _ in range(2):
         backend.calls.clear()
         assert_problem(other.enroll(), 409, "key-enrolled")
-        assert set(backend.calls) == {"TransactWriteItems", "BatchGetItem"}
+        assert set(backend.calls) == {"TransactWriteItems", "TransactGetItems"}
         assert backend.operate("DELETE", "fleet", thing=THING).status == 204
 
 
@@ -240,6 +243,73 @@ def test_a_new_invite_goes_on_where_the_old_one_stopped(backend: Deployment, gon
     assert again.enroll().status == 200
     assert sorted(entry["uses_left"] for entry in backend.items("invite").values()) == ["0", "0"]
     assert device.enroll().status == 401
+
+
+def test_a_revoked_invite_stays_revoked_for_the_device_that_is_bound_to_it(backend: Deployment) -> None:
+    """S12: also long after its end, when DynamoDB's TTL removes the invites that nobody has taken back."""
+    kept, taken_back = (Device(backend, name, backend.invite(name, ttlSeconds=60)) for name in ("kept", "taken-back"))
+    for device in (kept, taken_back):
+        with going_wrong(device, throttled("CreateCertificateFromCsr 1")):
+            assert device.enroll().status == 429
+    identifier = item("thing", taken_back.thing)["code_sha256"][:16]
+    assert backend.operate("DELETE", "invites", id=identifier).status == 204
+    backend.clock.ahead = 91 * 24 * 3600
+    let_items_expire(backend.clock.time())
+    assert_problem(taken_back.enroll(), 401, "invite-invalid")
+    kept.assert_enrolled(kept.enroll())
+    assert taken_back.certificates() == []
+
+
+def canceled(times: int, reason: str) -> Callable[[Any], AWSResponse | None]:
+    """Return a fault: DynamoDB cancels the transaction for that reason, so many times."""
+    body = {"__type": "TransactionCanceledException", "CancellationReasons": [{"Code": "None"}, {"Code": reason}]}
+    refusals = iter([json.dumps(body)] * times)
+
+    def fault(_sent: Any) -> AWSResponse | None:
+        refusal = next(refusals, None)
+        return None if refusal is None else aws_answer(400, refusal)
+
+    return fault
+
+
+def test_s13_the_entries_are_those_of_one_moment(backend: Deployment) -> None:
+    """S13: Thing, key and invite are read in one transaction: single reads could show half of another's write."""
+    read: list[list[dict[str, Any]]] = []
+    backend.inject("TransactGetItems", lambda sent: read.append(json.loads(sent.body)["TransactItems"]))
+    device = Device(backend, THING, backend.invite("*"))
+    backend.calls.clear()
+    device.assert_enrolled(device.enroll())
+    keys = [[(part["Get"]["Key"]["kind"]["S"], part["Get"]["Key"]["id"]["S"]) for part in items] for items in read]
+    (invite,) = backend.items("invite")
+    assert keys == [[("thing", THING), ("key", device.spki_sha256), ("invite", invite)]]
+    assert not {"BatchGetItem", "GetItem", "Query"} & set(backend.calls)
+
+
+@pytest.mark.parametrize("pattern", [THING, "*"])
+def test_s13_a_read_in_the_middle_of_a_write_is_done_again(backend: Deployment, pattern: str) -> None:
+    """S13: where DynamoDB says so, it is no reason to refuse anybody."""
+    device = Device(backend, THING, backend.invite(pattern))
+    for expected in (201, 200):
+        backend.calls.clear()
+        backend.inject("TransactGetItems", canceled(3, "TransactionConflict"))
+        answer = device.enroll()
+        assert answer.status == expected, answer.body
+        looks_at_all = pattern != THING or expected == 200
+        assert backend.calls.count("TransactGetItems") == (4 if looks_at_all else 0)
+    device.assert_enrolled(answer)
+
+
+def test_s13_s15_who_can_never_read_is_told_to_come_again(backend: Deployment) -> None:
+    """S13, S15: with 503 after some seconds of conflicts, at once with 429 where DynamoDB throttles."""
+    device = Device(backend, THING, backend.invite("*"))
+    backend.inject("TransactGetItems", canceled(1_000, "TransactionConflict"))
+    assert_problem(device.enroll(), 503, "enrollment-in-progress")
+    assert 7 < backend.clock.ahead < 9
+    backend.inject("TransactGetItems", canceled(1_000, "ThrottlingError"))
+    assert_problem(device.enroll(), 429, "throttled")
+    assert iot().certificates == {}
+    backend.faults.clear()
+    device.assert_enrolled(device.enroll())
 
 
 def test_a_retry_while_the_failed_request_gives_up_keeps_its_certificate(backend: Deployment) -> None:

@@ -1,16 +1,16 @@
-"""S15, S16, S18: AWS IoT as it fails, what is answered then, and what is left behind."""
+"""S15, S16: AWS IoT as it fails, what is answered then, and what is left behind."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from threading import Barrier
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from botocore.awsrequest import AWSResponse
 from botocore.exceptions import ConnectionClosedError, EndpointConnectionError, ReadTimeoutError
+from botocore.parsers import ResponseParserError
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -28,17 +28,14 @@ from tests.backend.deployment import (
     certificate_for,
     deployed,
 )
-from tests.backend.fleet import Device
+from tests.backend.fleet import Device, going_wrong, iot, lost
 
 CSR = pem_of(request())
 CALLS = ["CreateThing", "CreateCertificateFromCsr", "AttachPolicy", "AttachThingPrincipal"]
 EVERY_CALL = pytest.mark.parametrize("operation", CALLS)
 
 
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let AWS's library retry without its pauses."""
-    monkeypatch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda _seconds: None))
+pytestmark = pytest.mark.usefixtures("no_waiting")
 
 
 def answering(status: int, error_type: str | None, body: str = "{}") -> Callable[[Any], AWSResponse]:
@@ -70,6 +67,7 @@ FAULTS = {
     "read timeout": (raising(ReadTimeoutError(endpoint_url=URL)), LATER_503),
     "connection closed": (raising(ConnectionClosedError(endpoint_url=URL)), LATER_503),
     "no connection": (raising(EndpointConnectionError(endpoint_url=URL)), LATER_503),
+    "not parsable": (raising(ResponseParserError("unable to parse response")), LATER_503),
     "no permission": (answering(403, "AccessDeniedException"), NEVER_502),
     "unauthorized": (answering(401, "UnauthorizedException"), NEVER_502),
     "invalid": (answering(400, "InvalidRequestException", '{"message": "Failed to decode CSR."}'), NEVER_502),
@@ -212,37 +210,20 @@ def test_s16_a_retry_after_a_foreign_certificate_works(backend: Deployment) -> N
     device.assert_enrolled(device.enroll())
 
 
-def test_s18_a_thing_that_the_ledger_does_not_know_is_not_taken_over(backend: Deployment) -> None:
-    """S18: 409, nothing is attached and no certificate stays active; the operator can delete the Thing."""
-    backend.iot.create_thing(thingName=THING, attributePayload={"attributes": {"site": "Linz"}})
-    device = Device(backend, THING, backend.invite(THING))
-    for _ in range(2):
-        assert_problem(device.enroll(), 409, "thing-exists")
-        assert "ACTIVE" not in backend.certificates()
-        assert backend.iot.list_thing_principals(thingName=THING)["principals"] == []
-    backend.iot.delete_thing(thingName=THING)
-    device.assert_enrolled(device.enroll())
+def test_s17_a_certificate_deleted_during_recovery_is_skipped(backend: Deployment) -> None:
+    """S17: somebody deletes a killed enrollment's certificate just when the device comes back: it gets another one."""
+    device = Device(backend, THING)
+    with going_wrong(device, lost("CreateCertificateFromCsr 1")):
+        assert device.enroll().status == 503
 
+    def hook(phase: str, step: str) -> None:
+        if (phase, step) == ("before", "DescribeCertificate 1"):
+            iot().certificates.clear()
 
-def test_s18_an_invite_may_say_that_the_thing_exists(backend: Deployment) -> None:
-    """S18: then it is enrolled with its own attributes, and again after it was revoked, with any new invite."""
-    backend.iot.create_thing(thingName=THING, attributePayload={"attributes": {"site": "Linz"}})
-    first = Device(backend, THING, backend.invite(THING, existingThing=True))
-    first.assert_enrolled(first.enroll())
-    assert backend.operate("DELETE", "fleet", thing=THING).status == 204
-    second = Device(backend, THING, backend.invite(THING))
-    second.assert_enrolled(second.enroll())
-    assert backend.iot.describe_thing(thingName=THING)["attributes"] == {"site": "Linz"}
-    assert (first.usable(), len(second.usable())) == ([], 1)
-
-
-def test_s18_a_new_invite_can_say_so_later(backend: Deployment) -> None:
-    """S18: a device refused with 409 goes on with the same key once it has an invite for an existing Thing."""
-    backend.iot.create_thing(thingName=THING, attributePayload={"attributes": {"site": "Linz"}})
-    device = Device(backend, THING, backend.invite(THING))
-    assert device.enroll().status == 409
-    again = Device(backend, THING, backend.invite(THING, existingThing=True), device.key)
-    again.assert_enrolled(again.enroll())
+    with going_wrong(device, hook) as steps:
+        answer = device.enroll()
+    assert "DescribeCertificate 1" in steps
+    device.assert_enrolled(answer)
 
 
 class FakeIot:

@@ -139,7 +139,7 @@ def test_s17_a_retry_after_the_function_was_killed_ends_with_one_certificate(
 def test_s17_it_is_the_same_with_an_invite_for_many(backend: Deployment, done: tuple[str, ...]) -> None:
     """S17: an invite for several Things takes two more calls at the beginning, and one use, however often it failed."""
     device = new_device(backend, "{}*", uses=3)
-    shifted = {"TransactWriteItems 1", "BatchGetItem 1"} | {step.replace("Items 1", "Items 2") for step in done}
+    shifted = {"TransactWriteItems 1", "TransactGetItems 1"} | {step.replace("Items 1", "Items 2") for step in done}
     with going_wrong(device, killed_with(shifted)), pytest.raises(Death):
         device.enroll()
     retry_at_once(device)

@@ -7,10 +7,13 @@ import re
 from typing import Any
 
 import pytest
+from botocore.awsrequest import AWSResponse
 
 from tests.backend.csr_factory import THING
-from tests.backend.deployment import OPERATOR, Deployment, assert_problem, event
-from tests.backend.fleet import Device
+from tests.backend.deployment import OPERATOR, Deployment, assert_problem, aws_answer, event
+from tests.backend.fleet import Device, let_items_expire
+
+DAY = 24 * 3600
 
 ROUTES = [
     ("POST", "/v1/operator/invites"),
@@ -182,6 +185,44 @@ def test_an_invites_item_leaves_by_itself_after_it_has_expired(backend: Deployme
     others = [*backend.items("thing").values(), *backend.items("key").values(), *backend.items("certificate").values()]
     assert len(others) == 3
     assert not any("ttl" in other for other in others)
+
+
+def test_a_revoked_invites_item_stays(backend: Deployment) -> None:
+    """TTL would make an invite that was taken back one that is unknown, and a device bound to that may come back."""
+    made = backend.operate("POST", "invites", {"invites": [{"thing": "taken-back"}, {"thing": "open"}]}).json["invites"]
+    assert backend.operate("DELETE", "invites", id=made[0]["id"]).status == 204
+    entries = backend.items("invite")
+    assert ["ttl" in entries[invite["id"]] for invite in made] == [False, True]
+    let_items_expire(backend.clock.time() + 365 * DAY)
+    assert [invite["id"] for invite in backend.operate("GET", "invites").json["invites"]] == [made[0]["id"]]
+
+
+CANCELED = {"CancellationReasons": [{"Code": "None"}, {"Code": "ThrottlingError"}]}
+FAILURES = {
+    "throttled": (400, {"__type": "ThrottlingException"}, 429),
+    "failing": (500, {"__type": "InternalServerError"}, 503),
+    "canceled": (400, {"__type": "TransactionCanceledException", **CANCELED}, 429),
+}
+
+
+@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.parametrize("works", [0, 1])
+@pytest.mark.parametrize(("status", "body", "told"), FAILURES.values(), ids=FAILURES.keys())
+def test_a_hundred_invites_are_made_or_none(
+    backend: Deployment, works: int, status: int, body: dict[str, object], told: int
+) -> None:
+    """Whichever write DynamoDB fails at: nobody has the codes of those of before."""
+    writes: list[Any] = []
+
+    def fail(sent: Any) -> AWSResponse | None:
+        writes.append(sent)
+        return None if len(writes) <= works else aws_answer(status, json.dumps(body))
+
+    for operation in ("TransactWriteItems", "BatchWriteItem", "PutItem"):
+        backend.inject(operation, fail)
+    answer = backend.operate("POST", "invites", {"invites": [GOOD] * 100})
+    expected = (201, 100) if works else (told, 0)
+    assert (answer.status, len(backend.items("invite"))) == expected
 
 
 def test_the_fleet_is_listed_and_shown(backend: Deployment) -> None:

@@ -9,11 +9,7 @@ from tests.backend.deployment import Death, Deployment, assert_problem
 from tests.backend.fleet import LEASE, Device, going_wrong, iot, item, killed_with, lost, lost_once, throttled
 from tests.backend.test_ledger_faults import ROUNDS, STEPS
 
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let AWS's library retry without its pauses."""
-    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _seconds: None)
+pytestmark = pytest.mark.usefixtures("no_waiting")
 
 
 def revoke(backend: Deployment) -> int:
@@ -101,6 +97,23 @@ def test_a_certificate_of_a_killed_enrollment_does_not_survive_the_revocation(ba
     assert device.usable() == []
 
 
+@pytest.mark.parametrize("half_way", [False, True])
+def test_a_thing_whose_certificate_was_deleted_can_be_revoked(backend: Deployment, half_way: bool) -> None:
+    """204: somebody has deleted it in AWS IoT, before the revocation or when the ledger was just written."""
+    device = Device(backend, THING)
+    certificate_id = device.enroll().json["certificateId"]
+
+    def hook(phase: str, step: str) -> None:
+        if (phase, step) == ("before", "UpdateCertificate 1" if half_way else "TransactWriteItems 1"):
+            del iot().certificates[certificate_id]
+
+    with going_wrong(device, hook):
+        assert revoke(backend) == 204
+    assert revoke(backend) == 204
+    assert item("thing", THING)["revoked"]
+    assert item("certificate", certificate_id)["revoked"]
+
+
 def test_a_revoked_thing_is_enrolled_again_with_a_new_key_and_a_new_invite(backend: Deployment) -> None:
     """Neither the same key, nor an invite of before, nor an open deployment alone will do."""
     first = Device(backend, THING, backend.invite(THING))
@@ -117,7 +130,7 @@ def test_a_revoked_thing_is_enrolled_again_with_a_new_key_and_a_new_invite(backe
     ):
         backend.calls.clear()
         assert_problem(refused.enroll(), 409, "thing-revoked")
-        assert set(backend.calls) == {"TransactWriteItems", "BatchGetItem"}
+        assert set(backend.calls) == {"TransactWriteItems", "TransactGetItems"}
     assert len(iot().certificates) == issued
     second = Device(backend, THING, backend.invite(THING))
     second.assert_enrolled(second.enroll())

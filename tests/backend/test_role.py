@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from moto.core.authorization import enable_iam_authentication
 from moto.core.exceptions import AccessDeniedError
 from moto.iam.access_control import IAMRequest
+from moto.iot.models import iot_backends
 
 from tests.backend.csr_factory import pem_of, request
 from tests.backend.deployment import REGION, Deployment, deployed
@@ -136,6 +137,8 @@ def of_dynamodb(operation: str, body: dict[str, Any]) -> list[Pair]:
             "ConditionCheck": "ConditionCheckItem",
         }
         return [(f"dynamodb:{actions[verb]}", table(part["TableName"])) for verb, part in parts]
+    if operation == "TransactGetItems":
+        return [("dynamodb:GetItem", table(item["Get"]["TableName"])) for item in body["TransactItems"]]
     names = body["RequestItems"] if "RequestItems" in body else [body["TableName"]]
     return [(f"dynamodb:{operation}", table(name)) for name in names]
 
@@ -174,14 +177,14 @@ def anything(_path: str, _asked: Any) -> str:
 
 RESOURCES: dict[str, list[Callable[[str, Any], str]]] = {
     "CreateThing": [thing],
-    "AttachThingPrincipal": [thing, principal],
+    "DescribeThing": [thing],
+    "AttachThingPrincipal": [principal],
     "AttachPolicy": [target],
     "CreateCertificateFromCsr": [anything],
     "ListCertificates": [anything],
     "DescribeCertificate": [certificate],
     "UpdateCertificate": [certificate],
-    "ListAttachedPolicies": [target],
-    "ListPrincipalThings": [principal],
+    "ListAttachedPolicies": [anything],
 }
 
 
@@ -197,8 +200,9 @@ def everything(backend: Deployment) -> list[int]:
     def enroll(csr: str, name: str, code: str) -> None:
         statuses.append(backend.enroll(csr, name, code).status)
 
-    made = operate("POST", "invites", {"invites": [{"thing": name} for name in ("first", "second", "spare")]})
-    first, second, spare = made.get("invites") or [{"id": "none", "code": "none"}] * 3
+    wanted = [{"thing": name} for name in ("first", "second", "spare", "spare")]
+    made = operate("POST", "invites", {"invites": wanted})
+    first, second, spare, foreign = made.get("invites") or [{"id": "none", "code": "none"}] * 4
     operate("GET", "invites")
     operate("DELETE", "invites", id=spare["id"])
 
@@ -209,6 +213,9 @@ def everything(backend: Deployment) -> list[int]:
         enroll(another, "second", second["code"])
     backend.clock.ahead += 60  # the lease of the first try is over
     enroll(another, "second", second["code"])
+
+    iot_backends[ACCOUNT_ID][REGION].create_thing("spare", "", {"attributes": {"of": "another system"}})
+    enroll(csr_for("spare"), "spare", foreign["code"])
 
     operate("GET", "fleet")
     operate("GET", "fleet", thing="first")
@@ -253,7 +260,7 @@ def test_the_role_is_enough_for_everything() -> None:
     with role() as at_work:
         statuses = everything(at_work.backend)
     assert at_work.denied == set()
-    assert statuses == [201, 200, 204, 201, 200, 503, 201, 200, 200, 204, 200]
+    assert statuses == [201, 200, 204, 201, 200, 503, 201, 409, 200, 200, 204, 200]
 
 
 def test_the_role_allows_nothing_that_is_not_used() -> None:

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from botocore.awsrequest import AWSResponse
 from botocore.exceptions import ReadTimeoutError
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.iot.models import FakeCertificate
 
+from enrollment_backend.errors import AwsError, AwsRefusedError, AwsUnavailableError, ThrottledError
 from tests.backend.csr_factory import THING, request
-from tests.backend.deployment import POLICY, REGION, Answer, Death, Deployment, assert_problem, certificate_for
-from tests.backend.fleet import Device, going_wrong, iot, killed_with
+from tests.backend.deployment import (
+    POLICY,
+    REGION,
+    Death,
+    Deployment,
+    Fault,
+    assert_problem,
+    aws_answer,
+    certificate_for,
+)
+from tests.backend.fleet import Device, going_wrong, iot, item, killed_with
 from tests.backend.test_ledger_faults import ROUNDS
 
 HOUR = 3600
@@ -22,9 +36,11 @@ SCHEDULED = {"hsm-enroll": "sweep"}
 PEM = certificate_for(request())
 
 
-def certificate(number: int, *, minutes_old: int = 61, policy: str | None = POLICY, thing: str | None = None) -> Any:
+def certificate(
+    number: int, *, minutes_old: int = 61, policy: str | None = POLICY, thing: str | None = None, pem: str = PEM
+) -> Any:
     """Put an active certificate into AWS IoT, past its API, which would take long for many."""
-    made: Any = FakeCertificate(PEM, "ACTIVE", DEFAULT_ACCOUNT_ID, REGION)
+    made: Any = FakeCertificate(pem, "ACTIVE", DEFAULT_ACCOUNT_ID, REGION)
     own_id = f"{number:064x}"
     made.arn, made.certificate_id = made.arn.replace(made.certificate_id, own_id), own_id
     made.creation_date -= timedelta(minutes=minutes_old)
@@ -81,14 +97,18 @@ Sweep = Callable[[Deployment], list[str]]
 
 @WAYS
 def test_s21_an_orphan_is_disabled_and_reported(backend: Deployment, sweep: Sweep) -> None:
-    """S21: one with the device policy and one attached to nothing, by answer and log, once; in the log as errors."""
-    orphans = [certificate(1), certificate(2, policy=None)]
+    """S21: one with the device policy, one for a device's key, by answer and log, once; in the log as errors."""
+    device = Device(backend, THING)
+    device.enroll()
+    (enrolled,) = device.certificates()
+    orphans = [certificate(1), certificate(2, policy=None, pem=enrolled.certificate_pem)]
     assert sweep(backend) == [orphan.certificate_id for orphan in orphans]
     lines = [line for line in backend.log_lines() if line["event"] == "orphan-disabled"]
     assert [(line["level"], line["certificateId"]) for line in lines] == [
         ("ERROR", orphan.certificate_id) for orphan in orphans
     ]
     assert [orphan.status for orphan in orphans] == ["INACTIVE", "INACTIVE"]
+    assert enrolled.status == "ACTIVE"
     assert sweep(backend) == []
 
 
@@ -105,7 +125,7 @@ def test_s21_what_is_enrolled_or_may_be_under_way_is_left(backend: Deployment, s
 
 @WAYS
 def test_s21_a_killed_enrollments_certificate_is_disabled_after_an_hour(backend: Deployment, sweep: Sweep) -> None:
-    """S21, S17: where nobody came back to finish it; if somebody does later, it is the same certificate again."""
+    """S21, S17: where nobody came back to finish it; if somebody does later, it is another certificate."""
     device = Device(backend, THING)
     attached = {*ROUNDS[0], *ROUNDS[1], "AttachPolicy 1", "AttachThingPrincipal 1"}
     with going_wrong(device, killed_with(attached)), pytest.raises(Death):
@@ -113,10 +133,13 @@ def test_s21_a_killed_enrollments_certificate_is_disabled_after_an_hour(backend:
     backend.clock.ahead = 59 * 60
     assert sweep(backend) == []
     backend.clock.ahead = HOUR + 1
-    assert len(sweep(backend)) == 1
+    (disabled,) = sweep(backend)
     assert device.usable() == []
     backend.clock.ahead = HOUR + 60
-    device.assert_enrolled(device.enroll())
+    answer = device.enroll()
+    device.assert_enrolled(answer, issued=2)
+    assert disabled != answer.json["certificateId"]
+    assert "revoked" in item("certificate", disabled)
 
 
 @WAYS
@@ -135,36 +158,66 @@ def test_s21_a_revoked_certificate_that_is_active_is_disabled(backend: Deploymen
 def test_s21_certificates_of_other_systems_are_left_and_counted(
     backend: Deployment, other_policy: str, other_thing: str
 ) -> None:
-    """S21: another policy, or a Thing that the ledger does not know; one with the device policy too is ours."""
-    Device(backend, THING).enroll()
+    """S21: what has neither the device policy nor a device's key, whatever it is attached to, and stock that is not."""
+    device = Device(backend, THING)
+    device.enroll()
     left = [
-        certificate(1, policy=other_policy),
-        certificate(2, policy=None, thing=other_thing),
-        certificate(3, policy=other_policy, thing=other_thing),
+        certificate(1, policy=None),
+        certificate(2, policy=other_policy),
+        certificate(3, policy=None, thing=other_thing),
+        certificate(4, policy=other_policy, thing=other_thing),
+        certificate(5, policy=other_policy, thing=THING),
     ]
-    ours = [certificate(4, policy=other_policy, thing=THING), certificate(5, thing=other_thing)]
-    iot().attach_policy(other_policy, ours[1].arn)
+    pem = device.certificates()[0].certificate_pem
+    ours = [certificate(6, thing=other_thing), certificate(7, policy=other_policy, thing=other_thing, pem=pem)]
+    iot().attach_policy(other_policy, ours[0].arn)
     answer = backend.operate("POST", "sweep", {}).json
-    assert (answer["checked"], answer["foreign"], answer["next"]) == (5, 3, None)
+    assert (answer["checked"], answer["foreign"], answer["next"]) == (7, 5, None)
     assert [entry["certificateId"] for entry in answer["disabled"]] == [found.certificate_id for found in ours]
     assert {found.status for found in left} == {"ACTIVE"}
 
 
-@pytest.mark.parametrize("phase", ["before", "after"])
-def test_s21_a_device_that_comes_back_during_the_sweep_keeps_its_certificate(backend: Deployment, phase: str) -> None:
-    """S21, S17: the sweep has found the killed enrollment's certificate, and then the device finishes it."""
-    device, answers = Device(backend, THING), list[Answer]()
-    with going_wrong(device, killed_with({*ROUNDS[0], *ROUNDS[1], "AttachPolicy 1"})), pytest.raises(Death):
-        device.enroll()
+def with_other_octets(old: str, new: str) -> str:
+    """Return a certificate in which some octets, given in hexadecimal, are exchanged where they first occur."""
+    der = x509.load_pem_x509_certificate(PEM.encode("ascii")).public_bytes(Encoding.DER)
+    assert bytes.fromhex(old) in der
+    return ssl.DER_cert_to_PEM_cert(der.replace(bytes.fromhex(old), bytes.fromhex(new), 1))
+
+
+UNREADABLE = {
+    "no certificate": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+    "unknown kind of key": with_other_octets("2a8648ce3d0201", "2a8648ce3d0203"),  # id-ecPublicKey
+    "unknown curve": with_other_octets("2a8648ce3d030107", "2a8648ce3d030104"),  # prime256v1, prime239v1
+    "no point of the curve": with_other_octets("03420004", "03420005"),
+}
+
+
+@WAYS
+@pytest.mark.parametrize("pem", UNREADABLE.values(), ids=UNREADABLE.keys())
+def test_s21_another_systems_certificate_that_cannot_be_read_stops_nothing(
+    backend: Deployment, other_policy: str, sweep: Sweep, pem: str
+) -> None:
+    """S21: it is left, since no device has such a key, unless it has the device policy; and the others are seen."""
+    foreign, ours, last = certificate(1, policy=other_policy), certificate(2), certificate(3)
+    foreign.certificate_pem = ours.certificate_pem = pem
+    assert sweep(backend) == [ours.certificate_id, last.certificate_id]
+    assert foreign.status == "ACTIVE"
+
+
+@WAYS
+@pytest.mark.parametrize("existing_thing", [False, True])
+def test_s18_s21_the_certificate_of_a_thing_that_was_there_before_is_left(
+    backend: Deployment, other_policy: str, other_thing: str, sweep: Sweep, existing_thing: bool
+) -> None:
+    """S18, S21: a device that asked for the name of another system's Thing, refused or not, does it no harm."""
+    foreign = certificate(1, policy=other_policy, thing=other_thing)
+    backend.iot.update_thing(thingName=other_thing, attributePayload={"attributes": {"site": "Linz"}})
+    device = Device(backend, other_thing, backend.invite(other_thing, existingThing=existing_thing))
+    assert device.enroll().status == (201 if existing_thing else 409)
     backend.clock.ahead = HOUR + 1
-
-    def hook(now: str, step: str) -> None:
-        if (now, step) == (phase, "UpdateCertificate 1"):
-            answers.append(device.enroll())
-
-    with going_wrong(device, hook):
-        by_route(backend)
-    device.assert_enrolled(answers[0])
+    assert sweep(backend) == []
+    assert (foreign.status, len(device.usable())) == ("ACTIVE", int(existing_thing))
+    assert backend.items("certificate").keys() == {found.certificate_id for found in device.usable()}
 
 
 def test_s21_the_answer_says_when_an_orphan_was_made(backend: Deployment) -> None:
@@ -185,15 +238,15 @@ def many(count: int, *orphans: int) -> list[str]:
 
 
 def test_s21_all_pages_are_looked_at(backend: Deployment) -> None:
-    """S21: the route answers page by page, a hundred certificates each, the oldest first."""
-    orphans = many(230, 0, 99, 100, 229)
+    """S21: the route answers page by page, 25 certificates each, the oldest first."""
+    orphans = many(60, 0, 24, 25, 59)
     assert by_route(backend) == orphans
     assert backend.calls.count("ListCertificates") == 3
 
 
 def test_s21_the_schedule_goes_on_where_its_time_ran_out(backend: Deployment) -> None:
     """S21: a page at least per run; the next run begins with the next page, and after the last one with the first."""
-    orphans = many(230, 0, 100, 229)
+    orphans = many(60, 0, 25, 59)
     assert scheduled(backend, [9_999]) == orphans[:1]
     assert scheduled(backend, [10_000]) == orphans[1:2]
     assert scheduled(backend, [10_001]) == orphans[2:]
@@ -205,30 +258,131 @@ def test_s21_the_schedule_goes_on_where_its_time_ran_out(backend: Deployment) ->
     assert backend.calls.count("ListCertificates") == 3 + 3
 
 
-def test_s21_a_run_that_fails_is_followed_by_one_from_the_start(backend: Deployment) -> None:
-    """S21: a marker that AWS IoT does not take any more stops no more than one run."""
-    orphans = many(130, 0, 129)
+def lost(_request: Any) -> AWSResponse:
+    """Answer nothing."""
+    raise ReadTimeoutError(endpoint_url="https://iot.example.com")
+
+
+def throttled(_request: Any) -> AWSResponse:
+    """Answer that AWS is being asked too often, as AWS IoT and as DynamoDB do."""
+    return aws_answer(400, '{"__type": "ThrottlingException"}', "ThrottlingException")
+
+
+def refused(_request: Any) -> AWSResponse:
+    """Answer that AWS IoT will not do it."""
+    return aws_answer(400, "{}", "InvalidRequestException")
+
+
+@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.parametrize(("fault", "error"), [(lost, AwsUnavailableError), (throttled, ThrottledError)])
+@pytest.mark.parametrize(
+    "operation",
+    ["ListCertificates", "ListAttachedPolicies", "DescribeCertificate", "TransactWriteItems", "UpdateCertificate"],
+)
+def test_s21_the_next_run_goes_on_with_the_page_that_failed(
+    backend: Deployment, operation: str, fault: Fault, error: type[AwsError]
+) -> None:
+    """S15, S21: where AWS is busy, no run begins anew: it would come no further than the one before."""
+    orphans = many(50, 0, 25, 49)
     assert scheduled(backend, [0]) == orphans[:1]
-
-    def lost(_request: Any) -> None:
-        raise ReadTimeoutError(endpoint_url="https://iot.example.com")
-
-    backend.inject("ListCertificates", lost)
-    with pytest.raises(Exception, match="AWS does not answer"):
+    backend.inject(operation, fault)
+    with pytest.raises(error):
         scheduled(backend)
     backend.faults.clear()
     iot().certificates[orphans[0]].status = "ACTIVE"
+    assert scheduled(backend) == orphans[1:]
+    assert scheduled(backend) == orphans[:1]
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_s21_what_a_run_did_before_it_failed_is_not_done_again(backend: Deployment) -> None:
+    """S15, S21: the next run goes on with the page that failed, also where that was not the run's first."""
+    orphans = many(75, 0, 25, 50)
+    answered = iter([None, None])
+    backend.inject("ListCertificates", lambda sent: next(answered, sent) and throttled(sent))
+    with pytest.raises(ThrottledError):
+        scheduled(backend)
+    backend.faults.clear()
+    assert [iot().certificates[orphan].status for orphan in orphans] == ["INACTIVE", "INACTIVE", "ACTIVE"]
+    iot().certificates[orphans[1]].status = "ACTIVE"
+    assert scheduled(backend) == orphans[2:]
+
+
+def test_s21_a_run_whose_marker_is_refused_begins_at_the_start(backend: Deployment) -> None:
+    """S21: a marker that AWS IoT does not take any more stops nothing."""
+    orphans = many(50, 0, 49)
+    assert scheduled(backend, [0]) == orphans[:1]
+    iot().certificates[orphans[0]].status = "ACTIVE"
+    answered = iter([False])
+    backend.inject("ListCertificates", lambda sent: None if next(answered, True) else refused(sent))
     assert scheduled(backend) == orphans
 
 
+def test_s21_a_role_that_may_not_list_ends_the_run(backend: Deployment) -> None:
+    """S21: with or without a marker, what AWS refuses altogether is an error, and no run without an end."""
+    many(50, 0)
+    scheduled(backend, [0])
+    backend.inject("ListCertificates", refused)
+    with pytest.raises(AwsRefusedError):
+        scheduled(backend)
+
+
+@WAYS
+@pytest.mark.parametrize("step", ["ListAttachedPolicies 2", "DescribeCertificate 2", "UpdateCertificate 2"])
+def test_s21_a_certificate_that_is_deleted_meanwhile_stops_nothing(
+    backend: Deployment, sweep: Sweep, step: str
+) -> None:
+    """S21: the others of its page are looked at and disabled all the same."""
+    orphans = [certificate(number) for number in range(3)]
+
+    def hook(phase: str, at: str) -> None:
+        if (phase, at) == ("before", step):
+            del iot().certificates[orphans[1].certificate_id]
+
+    with going_wrong(Device(backend, THING), hook):
+        found = sweep(backend)
+    assert set(found) >= {orphans[0].certificate_id, orphans[2].certificate_id}
+    assert [orphans[0].status, orphans[2].status] == ["INACTIVE", "INACTIVE"]
+    assert orphans[1].certificate_id not in iot().certificates
+
+
+@WAYS
+@pytest.mark.parametrize(
+    ("operation", "told"),
+    [
+        ("ListAttachedPolicies", "certificate-not-looked-at"),
+        ("DescribeCertificate", "certificate-not-looked-at"),
+        ("UpdateCertificate", "orphan-left-active"),
+    ],
+)
+def test_s21_a_certificate_that_aws_does_not_let_go_is_named_and_stops_nothing(
+    backend: Deployment, sweep: Sweep, operation: str, told: str
+) -> None:
+    """S21: the log names it as an error, the others of its page are disabled, and the next sweep tries again."""
+    orphans = [certificate(number) for number in range(3)]
+    calls: list[Any] = []
+
+    def refuse_the_second(sent: Any) -> AWSResponse | None:
+        calls.append(sent)
+        return refused(sent) if len(calls) == 2 else None
+
+    backend.inject(operation, refuse_the_second)
+    assert sweep(backend) == [orphans[0].certificate_id, orphans[2].certificate_id]
+    (line,) = [line for line in backend.log_lines() if line["event"] == told]
+    assert (line["level"], line["certificateId"]) == ("ERROR", orphans[1].certificate_id)
+    assert (line["operation"], line["cause"]) == (operation, "InvalidRequestException")
+    assert [orphan.status for orphan in orphans] == ["INACTIVE", "ACTIVE", "INACTIVE"]
+    assert sweep(backend) == [orphans[1].certificate_id]
+
+
+@pytest.mark.usefixtures("no_waiting")
 def test_s21_a_fault_of_aws_is_told(backend: Deployment) -> None:
     """S21: what was disabled until then stays so; the next sweep does the rest."""
     orphans = [certificate(1), certificate(2)]
-    second = iter([False, True])
+    first = iter([None])
 
-    def fail_at_the_second(_request: Any) -> None:
-        if next(second, True):
-            raise ReadTimeoutError(endpoint_url="https://iot.example.com")
+    def fail_at_the_second(sent: Any) -> AWSResponse | None:
+        return next(first, sent) and lost(sent)
 
     backend.inject("UpdateCertificate", fail_at_the_second)
     assert_problem(backend.operate("POST", "sweep", {}), 503, "aws-unavailable")

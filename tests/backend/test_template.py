@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -25,8 +26,8 @@ from tests.backend.stack import TEMPLATE, UNKNOWN_TO_MOTO, deploy, template
 
 ARN = f"arn:aws:iot:{REGION}:123456789012"
 THING = "${iot:Connection.Thing.ThingName}"
-# Service Authorization Reference, AWS IoT: neither has a resource type, so that "*" is all that can be said.
-WITHOUT_RESOURCE_LEVEL = {"iot:CreateCertificateFromCsr", "iot:ListCertificates"}
+# Service Authorization Reference, AWS IoT: none has a resource type, so that "*" is all that can be said.
+WITHOUT_RESOURCE_LEVEL = {"iot:CreateCertificateFromCsr", "iot:ListAttachedPolicies", "iot:ListCertificates"}
 # CreateStack's TemplateBody, in bytes; a larger one would have to lie in S3.
 LARGEST_BODY = 51_200
 
@@ -151,6 +152,29 @@ def test_the_role_has_a_wildcard_resource_only_where_aws_knows_no_other() -> Non
         )
         assert bound, told
     assert unbound == WITHOUT_RESOURCE_LEVEL
+
+
+def test_the_role_grants_each_action_on_the_resources_that_aws_knows_for_it() -> None:
+    """Service Authorization Reference: an action granted on a resource that it does not know is not granted."""
+    reference = json.loads((files("cfnlint") / "data/AdditionalSpecs/Policies.json").read_text("utf-8"))
+    for statement in role_statements():
+        arns = statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
+        for action in statement["Action"]:
+            service, _, name = action.partition(":")
+            actions = {known.lower(): facts for known, facts in reference[service]["Actions"].items()}
+            kinds = set(actions[name.lower()].get("Resources", []))
+            granted = {_kind(arn) for arn in arns}
+            assert granted <= kinds if kinds else granted == {"*"}, action
+
+
+def _kind(resource: Any) -> str:
+    """Return the resource type of an ARN, as the reference calls it."""
+    if resource in ({"Fn::GetAtt": ["Ledger", "Arn"]}, {"Fn::GetAtt": "Ledger.Arn"}):
+        return "table"
+    if resource in ({"Fn::GetAtt": ["LogGroup", "Arn"]}, {"Fn::GetAtt": "LogGroup.Arn"}):
+        return "log-stream"  # AWS::Logs::LogGroup: the ARN ends in ":*", which is every stream of the group
+    text = resource["Fn::Sub"] if isinstance(resource, dict) else str(resource)
+    return text.rpartition(":")[2].partition("/")[0]
 
 
 def test_the_role_has_no_policy_of_aws_own() -> None:

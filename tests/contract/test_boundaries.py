@@ -72,7 +72,7 @@ _BACKEND_MAY_USE = {
     "http": {"errors", "log", "strict_json"},
     "service": {"claims", "csr_policy", "errors", "invites", "log"},
     "operator": {"claims", "errors", "invites", "issuer", "ledger", "log", "recovery", "table"},
-    "sweep": {"errors", "issuer", "ledger", "log"},
+    "sweep": {"errors", "issuer", "ledger", "log", "table"},
     "recovery": {"claims", "issuer", "ledger"},
     "ledger": {"claims", "errors", "invites", "table"},
     "table": {"aws", "errors"},

@@ -319,7 +319,6 @@ def test_an_operators_day_is_as_the_contract_says(api: Api) -> None:
     assert (shown.json()["thing"]["thing"], shown.json()["thing"]["inviteId"]) == (thing, first["id"])
 
 
-@pytest.mark.xfail(strict=True, reason="the backend takes AWS IoT's InvalidRequestException for its own failure")
 def test_a_sweeps_marker_that_is_none_is_the_requests_fault(api: Api) -> None:
     """A marker that AWS IoT did not give out is refused with 400: no retry will help, and no alarm should go off."""
     answer = api.ask(f"POST {SWEEP}", body={"next": "none"})

@@ -1,0 +1,125 @@
+"""S18: Things that the ledger does not know: whose they are, what a refusal costs, and what an invite may say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.backend.csr_factory import THING
+from tests.backend.deployment import Deployment, assert_problem
+from tests.backend.fleet import (
+    LEASE,
+    Device,
+    Hook,
+    failing,
+    going_wrong,
+    item,
+    lost,
+    lost_once,
+    throttled,
+    unreachable,
+)
+
+pytestmark = pytest.mark.usefixtures("no_waiting")
+
+
+def test_s18_a_thing_that_the_ledger_does_not_know_is_not_taken_over(backend: Deployment) -> None:
+    """S18: 409, nothing is attached and no certificate stays active; the operator can delete the Thing."""
+    backend.iot.create_thing(thingName=THING, attributePayload={"attributes": {"site": "Linz"}})
+    device = Device(backend, THING, backend.invite(THING))
+    for _ in range(2):
+        assert_problem(device.enroll(), 409, "thing-exists")
+        assert "ACTIVE" not in backend.certificates()
+        assert backend.iot.list_thing_principals(thingName=THING)["principals"] == []
+    backend.iot.delete_thing(thingName=THING)
+    device.assert_enrolled(device.enroll(), issued=3)
+
+
+def test_s18_an_invite_may_say_that_the_thing_exists(backend: Deployment) -> None:
+    """S18: then it is enrolled with its own attributes, and again after it was revoked, with any new invite."""
+    backend.iot.create_thing(thingName=THING, attributePayload={"attributes": {"site": "Linz"}})
+    first = Device(backend, THING, backend.invite(THING, existingThing=True))
+    first.assert_enrolled(first.enroll())
+    assert backend.operate("DELETE", "fleet", thing=THING).status == 204
+    second = Device(backend, THING, backend.invite(THING))
+    second.assert_enrolled(second.enroll())
+    assert backend.iot.describe_thing(thingName=THING)["attributes"] == {"site": "Linz"}
+    assert (first.usable(), len(second.usable())) == ([], 1)
+
+
+def test_s18_a_new_invite_can_say_so_later(backend: Deployment) -> None:
+    """S18: a device refused with 409 goes on with the same key once it has an invite for an existing Thing."""
+    backend.iot.create_thing(thingName=THING, attributePayload={"attributes": {"site": "Linz"}})
+    device = Device(backend, THING, backend.invite(THING))
+    assert device.enroll().status == 409
+    again = Device(backend, THING, backend.invite(THING, existingThing=True), device.key)
+    again.assert_enrolled(again.enroll(), issued=2)
+
+
+def uses_left(backend: Deployment) -> list[str]:
+    """Return how often each invite can be used, the least first."""
+    return sorted(entry["uses_left"] for entry in backend.items("invite").values())
+
+
+def test_s18_a_refused_name_costs_nothing(backend: Deployment) -> None:
+    """S18: Thing, key and the invite's use are as before, so that the device can take another name with them."""
+    backend.iot.create_thing(thingName="line3-1", attributePayload={"attributes": {"site": "Linz"}})
+    refused = Device(backend, "line3-1", backend.invite("line3-*", uses=1))
+    assert_problem(refused.enroll(), 409, "thing-exists")
+    assert (backend.items("thing"), backend.items("key"), uses_left(backend)) == ({}, {}, ["1"])
+    assert backend.certificates() == ["INACTIVE"]
+    renamed = Device(backend, "line3-2", refused.code, refused.key)
+    renamed.assert_enrolled(renamed.enroll(), issued=2)
+    assert uses_left(backend) == ["0"]
+
+
+@pytest.mark.parametrize("fault", [throttled, failing, unreachable, lost, lost_once])
+def test_s18_a_refusal_may_fail_to_be_cleared_up(backend: Deployment, fault: Callable[[str], Hook]) -> None:
+    """S15, S18: 409 whatever DynamoDB does to the clearing up; a later request does what is missing, and no more."""
+    backend.iot.create_thing(thingName=THING, attributePayload={"attributes": {"site": "Linz"}})
+    device = Device(backend, THING, backend.invite(THING))
+    with going_wrong(device, fault("TransactWriteItems 2")):
+        assert_problem(device.enroll(), 409, "thing-exists")
+    backend.clock.ahead += LEASE
+    assert_problem(device.enroll(), 409, "thing-exists")
+    assert (backend.items("thing"), backend.items("key"), uses_left(backend)) == ({}, {}, ["1"])
+    assert set(backend.certificates()) == {"INACTIVE"}
+
+
+def test_s18_a_refusal_leaves_a_revoked_thing_as_it_is(backend: Deployment) -> None:
+    """S18: it was another system's when it was to be enrolled anew; the key of before stays out, the new one may."""
+    revoked = Device(backend, THING, backend.invite(THING))
+    revoked.enroll()
+    assert backend.operate("DELETE", "fleet", thing=THING).status == 204
+    backend.iot.detach_thing_principal(thingName=THING, principal=revoked.certificates()[0].arn)
+    backend.iot.delete_thing(thingName=THING)
+    backend.iot.create_thing(thingName=THING, attributePayload={"attributes": {"site": "Linz"}})
+    device = Device(backend, THING, backend.invite(THING))
+    assert_problem(device.enroll(), 409, "thing-exists")
+    assert item("thing", THING)["spki_sha256"] == device.spki_sha256
+    again = Device(backend, THING, backend.invite(THING), revoked.key)
+    assert_problem(again.enroll(), 409, "thing-enrolled")
+    backend.iot.delete_thing(thingName=THING)
+    backend.clock.ahead += LEASE
+    answer = device.enroll()
+    device.assert_enrolled(answer, issued=len(device.certificates()))
+    assert "ACTIVE" not in {found.status for found in revoked.certificates()}
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_s18_attributes_that_an_operator_gives_the_thing_do_not_hinder(backend: Deployment, merge: bool) -> None:
+    """S18: it is the ledger's as long as it bears the claim's attribute; without that it may be anybody's."""
+    first = Device(backend, THING, backend.invite(THING))
+    first.assert_enrolled(first.enroll())
+    attributes = {"attributes": {"site": "Linz"}, "merge": merge}
+    backend.iot.update_thing(thingName=THING, attributePayload=attributes)
+    assert backend.operate("DELETE", "fleet", thing=THING).status == 204
+    second = Device(backend, THING, backend.invite(THING))
+    answer = second.enroll()
+    if not merge:
+        assert_problem(answer, 409, "thing-exists")
+        return
+    second.assert_enrolled(answer)
+    assert backend.iot.describe_thing(thingName=THING)["attributes"]["site"] == "Linz"
+    assert first.usable() == []

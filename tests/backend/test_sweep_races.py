@@ -1,0 +1,114 @@
+"""S17, S21: a sweep and a device that comes back at the same time; whoever is first, one certificate is left."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.backend.csr_factory import THING
+from tests.backend.deployment import Answer, Death, Deployment, assert_problem
+from tests.backend.fleet import LEASE, Device, going_wrong, iot, item, killed_with
+from tests.backend.test_ledger_faults import ROUNDS
+from tests.backend.test_sweep import HOUR, by_route
+
+
+def killed_before_the_record(backend: Deployment, *attached: str) -> tuple[Device, str]:
+    """Return a device whose enrollment died more than an hour ago, and the certificate that nobody knows of."""
+    device = Device(backend, THING)
+    with going_wrong(device, killed_with({*ROUNDS[0], *ROUNDS[1], *attached})), pytest.raises(Death):
+        device.enroll()
+    backend.clock.ahead = HOUR + 1
+    (orphan,) = device.certificates()
+    assert orphan.status == "ACTIVE"
+    return device, orphan.certificate_id
+
+
+def assert_at_rest(device: Device, answer: Answer, orphan: str) -> None:
+    """Assert that the device has one active certificate, which the ledger has, and that no sweep changes that."""
+    kept = answer.json["certificateId"] == orphan
+    for _ in range(2):
+        device.assert_enrolled(answer, issued=1 if kept else 2)
+        assert "revoked" not in item("certificate", answer.json["certificateId"])
+        assert kept or "revoked" in item("certificate", orphan)
+        device.backend.clock.ahead += HOUR
+        assert by_route(device.backend) == []
+    assert device.enroll().body == answer.body
+
+
+# Of the sweep that finds a killed enrollment's certificate by its key, as they come.
+OF_THE_SWEEP = (
+    "ListCertificates 1", "BatchGetItem 1", "ListAttachedPolicies 1", "DescribeCertificate 1", "BatchGetItem 2",
+    "TransactWriteItems 1", "UpdateCertificate 1",
+)  # fmt: skip
+# Of the device that comes back, likewise.
+OF_THE_RETURN = (
+    "TransactWriteItems 1", "TransactGetItems 1", "TransactWriteItems 2", "ListCertificates 1", "BatchGetItem 1",
+    "DescribeCertificate 1", "UpdateCertificate 1", "CreateThing 1", "TransactWriteItems 3", "AttachPolicy 1",
+    "AttachThingPrincipal 1",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("phase", ["before", "after"])
+@pytest.mark.parametrize("step", OF_THE_SWEEP)
+def test_s21_a_device_may_come_back_during_the_sweep(backend: Deployment, step: str, phase: str) -> None:
+    """S21, S17: before its certificate is entered as revoked, it keeps it; from then on it gets another one."""
+    device, orphan = killed_before_the_record(backend)
+    answers: list[Answer] = []
+
+    def hook(now: str, at: str) -> None:
+        if (now, at) == (phase, step) and not answers:
+            answers.append(device.enroll())
+
+    with going_wrong(device, hook) as steps:
+        disabled = by_route(backend)
+    outlawed = OF_THE_SWEEP.index(step) + (phase == "after") > OF_THE_SWEEP.index("TransactWriteItems 1")
+    (answer,) = answers
+    assert answer.status == 201
+    assert disabled == ([orphan] if outlawed else [])
+    assert (answer.json["certificateId"] == orphan) is not outlawed
+    assert step in steps
+    assert_at_rest(device, answer, orphan)
+
+
+@pytest.mark.parametrize("attached", [(), ("AttachPolicy 1", "AttachThingPrincipal 1")], ids=["alone", "attached"])
+@pytest.mark.parametrize("phase", ["before", "after"])
+@pytest.mark.parametrize("step", OF_THE_RETURN)
+def test_s21_a_sweep_may_come_while_a_device_comes_back(
+    backend: Deployment, step: str, phase: str, attached: tuple[str, ...]
+) -> None:
+    """S21, S17: the other way round; where the sweep wins, the device may be told to come again."""
+    device, orphan = killed_before_the_record(backend, *attached)
+    swept: list[list[str]] = []
+
+    def hook(now: str, at: str) -> None:
+        if (now, at) == (phase, step) and not swept:
+            swept.append([])
+            swept[0] = by_route(backend)
+
+    with going_wrong(device, hook):
+        answer = device.enroll()
+    if answer.status == 503:
+        assert_problem(answer, 503, "enrollment-in-progress")
+        assert swept == [[orphan]]
+        answer = device.enroll()
+    assert swept == [[] if answer.json["certificateId"] == orphan else [orphan]]
+    assert_at_rest(device, answer, orphan)
+
+
+def test_s21_a_device_that_dies_while_the_sweep_wins_leaves_no_more_than_another_one(backend: Deployment) -> None:
+    """S21, S17: it has made a revoked certificate ACTIVE again in that moment, and is killed: the next sweep sees."""
+    device, orphan = killed_before_the_record(backend)
+    found: list[list[str]] = []
+
+    def hook(now: str, at: str) -> None:
+        if (now, at) == ("before", "UpdateCertificate 1") and not found:
+            found.append([])
+            found[0] = by_route(backend)
+        if found and (now, at) == ("before", "CreateThing 1"):
+            raise Death
+
+    with going_wrong(device, hook), pytest.raises(Death):
+        device.enroll()
+    assert (found, iot().certificates[orphan].status) == ([[orphan]], "ACTIVE")
+    assert by_route(backend) == [orphan]
+    backend.clock.ahead += LEASE
+    assert_at_rest(device, device.enroll(), orphan)
