@@ -29,7 +29,7 @@ from hsm_enroll.identity import Identity
 from hsm_enroll.journal import Attempt
 from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.secret import Secret
-from hsm_enroll.token import inventory, keypair, session
+from hsm_enroll.token import capabilities, inventory, keypair, session
 from hsm_enroll.token.keypair import KeyPair
 
 if TYPE_CHECKING:
@@ -178,6 +178,7 @@ def _enroll(
     subject = csr.subject(thing_name, request.subject)
     with steps.step("token"):
         token = ports.locate()
+        capabilities.require(token, request.key_type, mqtt=ports.publish is not None)
     attempt = _continued(attempt, token, request)
     # Durable before the key is; and a folder that cannot be written is found out before a login.
     attempt.save(folder)

@@ -11,10 +11,10 @@ import click
 from hsm_enroll import csr as requests
 from hsm_enroll import device_token
 from hsm_enroll.cli.invocation import Invocation, command, key_type_option, token_options
-from hsm_enroll.errors import UsageError
+from hsm_enroll.errors import HsmEnrollError, UsageError
 from hsm_enroll.key import TokenName
 from hsm_enroll.settings import Settings
-from hsm_enroll.token import keypair, session
+from hsm_enroll.token import capabilities, keypair, session
 from hsm_enroll.uri import Pkcs11Uri
 
 if TYPE_CHECKING:
@@ -38,15 +38,31 @@ def csr(invocation: Invocation, *, whole_subject: str | None, key: str | None) -
     _subject(invocation, whole_subject, "label")
     token = device_token.locate(_settings(invocation.settings, wanted))
     terminal = invocation.terminal
+    if wanted is None:
+        capabilities.require(token, invocation.settings.key_type, mqtt=False)
     with session.opened(token, lambda: invocation.pin(token), writable=wanted is None) as opened:
         pair = _find_or_make(invocation, opened, wanted)
-        request = requests.build(pair, _subject(invocation, whole_subject, pair.label))
-    uri = str(_uri(token, pair))
+        uri = str(_uri(token, pair))
+        try:
+            request = requests.build(pair, _subject(invocation, whole_subject, pair.label))
+        except HsmEnrollError as error:
+            if wanted is None and not _destroyed(opened, pair):
+                error.hint = f"{error.hint} The key that was made is in the token: hsm-enroll csr --key '{uri}'"
+            raise
     terminal.say(f"key: {uri}")
     if terminal.as_json:
         terminal.result({"csr": request, "key": {"uri": uri, "type": pair.key_type.value}}, "")
     else:
         terminal.data(request)
+
+
+def _destroyed(opened: Session, pair: KeyPair) -> bool:
+    """Destroy a key that no request was made with, and that nobody would know of; say whether it could be done."""
+    try:
+        keypair.destroy(opened, label=pair.label, key_id=pair.id)
+    except HsmEnrollError:
+        return False
+    return True
 
 
 def _settings(told: Settings, key: Pkcs11Uri | None) -> Settings:

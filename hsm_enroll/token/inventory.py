@@ -20,9 +20,15 @@ from typing import TYPE_CHECKING, Any
 from pkcs11 import Attribute, ObjectClass, TokenFlag
 from pkcs11.exceptions import PKCS11Error
 
-from hsm_enroll.errors import HsmEnrollError, ModuleMissingError, ModuleUnusableError
-from hsm_enroll.key import TokenName
-from hsm_enroll.token import modules
+from hsm_enroll.errors import (
+    HsmEnrollError,
+    ModuleMissingError,
+    ModuleUnusableError,
+    TokenNotFoundError,
+    TokenRefusedError,
+)
+from hsm_enroll.key import KeyType, TokenName
+from hsm_enroll.token import capabilities, modules
 from hsm_enroll.uri import Pkcs11Uri
 
 if TYPE_CHECKING:
@@ -41,20 +47,26 @@ class TokenReport:
         slot: CK_SLOT_ID; for people to read, never to select by.
         initialized: CKF_TOKEN_INITIALIZED.
         login_required: CKF_LOGIN_REQUIRED.
+        protected_authentication_path: CKF_PROTECTED_AUTHENTICATION_PATH: the PIN is typed at the token itself.
         pin_count_low: CKF_USER_PIN_COUNT_LOW: a wrong PIN was given since the last good login.
         pin_final_try: CKF_USER_PIN_FINAL_TRY: one more wrong PIN locks it.
         pin_locked: CKF_USER_PIN_LOCKED.
         public_keys: URIs of the public keys it shows without a login.
+        key_types: types of keys that it makes and signs with, by its own word; empty where it does not tell.
+        mqtt_obstacle: why MQTT can use none of its keys, or "".
     """
 
     name: TokenName
     slot: int
     initialized: bool
     login_required: bool
+    protected_authentication_path: bool
     pin_count_low: bool
     pin_final_try: bool
     pin_locked: bool
     public_keys: tuple[str, ...]
+    key_types: tuple[KeyType, ...]
+    mqtt_obstacle: str
 
 
 def list_tokens(module: Path) -> list[TokenReport]:
@@ -137,25 +149,37 @@ def _report(module: Path, token: Token) -> TokenReport:
     )
     initialized = bool(flags & TokenFlag.TOKEN_INITIALIZED)
     keys: tuple[str, ...] = ()
+    key_types: tuple[KeyType, ...] = ()
+    obstacle: HsmEnrollError | None = None
     if initialized:
         # A token that shows nothing without a login is none the worse for it.
         with suppress(PKCS11Error):
             keys = tuple(public_key_uris(token, name))
+        with suppress(TokenRefusedError, TokenNotFoundError):
+            key_types = capabilities.read(token).key_types
+            obstacle = capabilities.mqtt_obstacle(module, token.label)
     return TokenReport(
         name=name,
         slot=token.slot.slot_id,
         initialized=initialized,
         login_required=bool(flags & TokenFlag.LOGIN_REQUIRED),
+        protected_authentication_path=bool(flags & TokenFlag.PROTECTED_AUTHENTICATION_PATH),
         pin_count_low=bool(flags & TokenFlag.USER_PIN_COUNT_LOW),
         pin_final_try=bool(flags & TokenFlag.USER_PIN_FINAL_TRY),
         pin_locked=bool(flags & TokenFlag.USER_PIN_LOCKED),
         public_keys=keys,
+        key_types=key_types,
+        mqtt_obstacle=obstacle.message if obstacle else "",
     )
 
 
 def _from_json(module: Path, token: dict[str, Any]) -> TokenReport:
     name = TokenName(**{**token.pop("name"), "module": module})
-    return TokenReport(**{**token, "public_keys": tuple(token["public_keys"])}, name=name)
+    lists = {
+        "public_keys": tuple(token["public_keys"]),
+        "key_types": tuple(KeyType(key_type) for key_type in token["key_types"]),
+    }
+    return TokenReport(**{**token, **lists}, name=name)
 
 
 def _child(module: Path) -> None:

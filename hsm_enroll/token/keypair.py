@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from asn1crypto import algos, core, keys
-from pkcs11 import Attribute, Mechanism, MechanismFlag, ObjectClass
+from pkcs11 import Attribute, Key, Mechanism, MechanismFlag, ObjectClass, SignMixin
 from pkcs11 import KeyType as CryptokiKeyType
 from pkcs11.constants import DEFAULT
 from pkcs11.util.ec import encode_ecdsa_signature, encode_named_curve_parameters
 
-from hsm_enroll.errors import KeyAmbiguousError, KeyMissingError, KeyOriginError
+from hsm_enroll.errors import KeyAmbiguousError, KeyMissingError, KeyOriginError, TokenRefusedError
 from hsm_enroll.key import KeyOrigin, KeyType
+from hsm_enroll.token import capabilities
 from hsm_enroll.token.translation import translated
 
 if TYPE_CHECKING:
@@ -63,11 +64,15 @@ class KeyPair:
         Raises:
             TokenRefusedError: the token does not sign.
         """
+        if not isinstance(self._private, SignMixin):
+            raise TokenRefusedError(
+                f"key {self.label!r} is not meant for signing (CKA_SIGN)", hint="Use another key, or make a new one."
+            )
         digest = hashlib.new(self.key_type.digest, message).digest()
         with translated("sign", f"token {self._private.session.token.label!r}"):
             if not self.key_type.is_rsa:
                 return bytes(encode_ecdsa_signature(self._private.sign(digest, mechanism=Mechanism.ECDSA)))
-            if Mechanism.SHA256_RSA_PKCS in self._private.session.token.slot.get_mechanisms():
+            if capabilities.signs(self._private.session.token.slot, Mechanism.SHA256_RSA_PKCS):
                 return bytes(self._private.sign(message, mechanism=Mechanism.SHA256_RSA_PKCS))
             return bytes(self._private.sign(_digest_info(digest), mechanism=Mechanism.RSA_PKCS))
 
@@ -131,8 +136,9 @@ def find(session: Session, *, label: str | None, key_id: bytes | None) -> KeyPai
         KeyOriginError: its type is not one of ``KeyType``.
     """
     private: PrivateKey = _one(session, ObjectClass.PRIVATE_KEY, label, key_id)
-    label = _label(private)
-    public = find_public(session, label=label, key_id=private.id)
+    with translated("tell a key's attributes", f"token {session.token.label!r}"):
+        label, key_id = _label(private), private.id
+    public = find_public(session, label=label, key_id=key_id)
     with translated("tell a key's attributes", f"token {session.token.label!r}"):
         origin = KeyOrigin(
             local=private[Attribute.LOCAL],
@@ -143,7 +149,7 @@ def find(session: Session, *, label: str | None, key_id: bytes | None) -> KeyPai
         )
     return KeyPair(
         label=label,
-        id=private.id,
+        id=key_id,
         key_type=public.key_type,
         public_key_info=public.public_key_info,
         origin=origin,
@@ -167,8 +173,8 @@ def find_public(session: Session, *, label: str | None, key_id: bytes | None) ->
     """
     public: PublicKey = _one(session, ObjectClass.PUBLIC_KEY, label, key_id)
     with translated("tell a key's attributes", f"token {session.token.label!r}"):
-        info = _public_key_info(public)
-    return PublicKeyReport(_key_type(info, _label(public)), bytes(info.dump()))
+        info, label = _public_key_info(public), _label(public)
+    return PublicKeyReport(_key_type(info, label), bytes(info.dump()))
 
 
 def destroy(session: Session, *, label: str, key_id: bytes) -> None:
@@ -196,6 +202,9 @@ def _one(session: Session, object_class: ObjectClass, label: str | None, key_id:
         raise KeyMissingError(f"token {session.token.label!r} has no {half} key {wanted}")
     if len(found) > 1:
         raise KeyAmbiguousError(f"token {session.token.label!r} has {len(found)} {half} keys {wanted}")
+    if not isinstance(found[0], Key):
+        # python-pkcs11 makes a bare object of one whose CKA_CLASS it cannot read.
+        raise TokenRefusedError(f"token {session.token.label!r} does not tell what its {half} key {wanted} is")
     return found[0]
 
 

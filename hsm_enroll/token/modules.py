@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pkcs11
 from pkcs11.exceptions import PKCS11Error, TokenNotPresent, TokenNotRecognised
 
-from hsm_enroll.errors import ModuleMissingError
+from hsm_enroll.errors import ModuleMissingError, ModuleUnusableError
 from hsm_enroll.token.translation import translated, unusable_module
 
 if TYPE_CHECKING:
@@ -64,6 +64,15 @@ def load(module: Path) -> lib:
         return pkcs11.lib(str(module))
     except PKCS11Error as error:
         raise unusable_module(error, str(module)) from error
+
+
+def shut_down(module: Path) -> None:
+    """End all that a module does for this process (PKCS#11 v2.40 §5.4, C_Finalize); ``load`` initializes it anew.
+
+    Its sessions are closed, others' in this process among them. A module that refuses is left as it is.
+    """
+    with suppress(PKCS11Error, ModuleMissingError, ModuleUnusableError):
+        load(module).finalize()
 
 
 def is_tpm2_pkcs11(token: TokenName) -> bool:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from pkcs11 import PROTECTED_AUTH, Session, TokenFlag
-from pkcs11.exceptions import PKCS11Error
+from pkcs11.exceptions import PKCS11Error, UserAlreadyLoggedIn
 
-from hsm_enroll.errors import PinFinalTryError, PinLockedError, TokenAmbiguousError, TokenNotFoundError
+from hsm_enroll.errors import (
+    HsmEnrollError,
+    PinFinalTryError,
+    PinLockedError,
+    TokenAmbiguousError,
+    TokenNotFoundError,
+)
 from hsm_enroll.secret import Secret
 from hsm_enroll.token import lockout, modules
 from hsm_enroll.token.translation import translated
@@ -19,7 +25,7 @@ if TYPE_CHECKING:
 
     from hsm_enroll.key import TokenName
 
-__all__ = ["PinSource", "Session", "opened"]
+__all__ = ["PinSource", "Session", "find", "opened"]
 
 PinSource = Callable[[], Secret]
 
@@ -30,7 +36,9 @@ def opened(name: TokenName, pin: PinSource | None, *, writable: bool = False) ->
 
     A wrong PIN three times locks a whole TPM, so a token is not tried where it, or its TPM, says that the next try is
     its last.
-    Leaving the block logs the *process* out of the token: whatever else uses it in this process fails then.
+    Leaving the block logs the *process* out of the token: whatever else uses it in this process fails then. Where the
+    login fails, or the session cannot be ended, the module is shut down: python-pkcs11 would leave the session open,
+    and after a transport error a TPM's module answers nothing until it is initialized anew.
 
     Args:
         name: which token.
@@ -43,19 +51,34 @@ def opened(name: TokenName, pin: PinSource | None, *, writable: bool = False) ->
         PinWrongError, PinLockedError, PinFinalTryError: the login.
         TokenRefusedError: the token refuses the session.
     """
-    token = _find(name)
-    with translated("open a session", _named(name)):
-        # The PIN has no name here: a traceback that shows local variables does not show it.
-        session = token.open(rw=writable, user_pin=None if pin is None else _credentials(token, name, pin))
-    try:
-        yield session
-    finally:
-        # The work is done or has failed by now, and a token that was pulled out cannot be closed.
-        with suppress(PKCS11Error):
-            session.close()
+    token = find(name)
+    with ExitStack() as not_ended:
+        not_ended.callback(modules.shut_down, name.module)
+        with translated("open a session", _named(name)):
+            try:
+                # The PIN has no name here: a traceback that shows local variables does not show it.
+                session = token.open(rw=writable, user_pin=None if pin is None else _credentials(token, name, pin))
+            except (HsmEnrollError, UserAlreadyLoggedIn):
+                # There was no login, or it is that of something else in this process (PKCS#11 v2.40 §5.6).
+                not_ended.pop_all()
+                raise
+        try:
+            yield session
+        finally:
+            # The work is done or has failed by now, and a token that was pulled out cannot be closed.
+            with suppress(PKCS11Error):
+                session.close()
+                not_ended.pop_all()
 
 
-def _find(name: TokenName) -> Token:
+def find(name: TokenName) -> Token:
+    """Find the one token of this name; no session.
+
+    Raises:
+        ModuleMissingError, ModuleUnusableError: the module cannot be loaded.
+        TokenNotFoundError, TokenAmbiguousError: the token is not there, or another one has its name.
+        TokenRefusedError: the module does not list its slots.
+    """
     found = [
         token
         for token in modules.tokens(name.module)

@@ -1,8 +1,9 @@
 """The tokens of this folder's tests.
 
-A test that takes ``token`` is part of the conformance suite: it runs once for each entry of ``_TOKENS`` and asks for
-nothing that is not every token's. A test that takes ``softhsm`` or ``tpm`` is about that one, or uses it to build a
-situation that no real token shows on demand.
+A test that takes ``token`` is part of the conformance suite: it runs once for each entry of ``_TOKENS``, or on the one
+token that pytest's ``--module`` names (see ``options``), and asks for nothing that is not every token's. Marked
+``own_token`` it is left out there. One that takes ``key_type`` too runs for each type that the token has. A test that
+takes ``softhsm`` or ``tpm`` is about that one, or uses it to build a situation that no real token shows on demand.
 
 Everything runs in the test's own process, except what the code under test itself puts into a child. A module reads
 its environment once, when it is initialised, and stays loaded; so each token brings its own copy of its module's file
@@ -11,6 +12,7 @@ its environment once, when it is initialised, and stays loaded; so each token br
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 from collections.abc import Callable, Iterator
@@ -20,16 +22,57 @@ from typing import TypeVar
 import pkcs11
 import pytest
 
+from hsm_enroll import pin
+from hsm_enroll.errors import HsmEnrollError
+from hsm_enroll.key import KeyType
 from hsm_enroll.secret import Secret
+from hsm_enroll.token import inventory, selection
+from hsm_enroll.uri import Pkcs11Uri
 from tests.tokens import tpm2
+from tests.tokens.options import GIVEN
 from tests.tokens.softhsm import SoftHsm
 from tests.tokens.tpm2 import Tpm2
-from tests.tokens.under_test import LABEL, KeyName, TokenUnderTest
+from tests.tokens.under_test import LABEL, GivenToken, KeyName, OwnToken, TokenUnderTest
 
 _Token = TypeVar("_Token", bound=TokenUnderTest)
 
 # The name of the token and the session-wide fixture that provides it.
 _TOKENS = {"softhsm": "shared_softhsm", "tpm2-pkcs11": "shared_tpm"}
+_PROVIDERS = {**_TOKENS, GIVEN: "given_token"}
+
+# What ours make and sign with; ``test_capabilities`` holds the code under test to it. A given one is asked.
+KEY_TYPES = {
+    "softhsm": list(KeyType),
+    "tpm2-pkcs11": [KeyType.EC_P256, KeyType.EC_P384, KeyType.RSA_2048, KeyType.RSA_3072],
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test of the conformance suite on each token, and one that takes ``key_type`` with each of its types."""
+    chosen = {name for mark in metafunc.definition.iter_markers("parametrize") for name in _names(mark.args[0])}
+    if "token" not in metafunc.fixturenames or "token" in chosen:
+        return
+    tokens = list(_TOKENS) if metafunc.config.option.module is None else [GIVEN]
+    if "key_type" not in metafunc.fixturenames or "key_type" in chosen:
+        metafunc.parametrize("token", tokens, indirect=True)
+        return
+    pairs = [(token, key_type) for token in tokens for key_type in _key_types(token, metafunc.config)]
+    ids = [f"{token}-{key_type}" for token, key_type in pairs]
+    metafunc.parametrize(("token", "key_type"), pairs, indirect=["token"], ids=ids)
+
+
+def _names(argument: str | list[str] | tuple[str, ...]) -> list[str]:
+    return [name.strip() for name in argument.split(",")] if isinstance(argument, str) else list(argument)
+
+
+def _key_types(token: str, config: pytest.Config) -> list[KeyType]:
+    if token in KEY_TYPES:
+        return KEY_TYPES[token]
+    wanted = Pkcs11Uri(token=config.option.token_label, serial=config.option.token_serial)
+    try:
+        return list(selection.choose([config.option.module], wanted, inventory.inspect).key_types)
+    except HsmEnrollError as error:
+        raise pytest.UsageError(f"{error.message} {error.hint}") from error
 
 
 @pytest.fixture(scope="session")
@@ -49,11 +92,31 @@ def shared_tpm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tpm2]:
         pkcs11.unload(str(tpm.module))
 
 
-@pytest.fixture(params=list(_TOKENS))
-def token(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> TokenUnderTest:
-    """Provide each token in turn; it keeps what earlier tests put into it."""
-    provided: TokenUnderTest = request.getfixturevalue(_TOKENS[request.param])
-    return _entered(provided, monkeypatch)
+@pytest.fixture(scope="session")
+def given_token(pytestconfig: pytest.Config) -> GivenToken:
+    """Provide the token that pytest's command line names; its PIN is where ``hsm-enroll`` would look for it.
+
+    Where it cannot be logged in to, that is found out here, once, and fails every test: none tries the PIN again.
+    """
+    file = os.environ.get("HSM_ENROLL_PIN_FILE")
+    options = pytestconfig.option
+    try:
+        secret = pin.resolve(Path(file) if file else None, os.environ, made_pin=lambda: None, ask=None)
+        given = GivenToken(options.module.absolute(), options.token_label, options.token_serial, secret)
+        with given.opened():
+            pass
+    except HsmEnrollError as error:
+        pytest.fail(f"{error.message}. {error.hint}", pytrace=False)
+    return given
+
+
+@pytest.fixture
+def token(request: pytest.FixtureRequest, key: KeyName, monkeypatch: pytest.MonkeyPatch) -> Iterator[TokenUnderTest]:
+    """Provide each token in turn; ours keep what earlier tests put into them, a given one does not."""
+    provided: TokenUnderTest = request.getfixturevalue(_PROVIDERS[request.param])
+    yield _entered(provided, monkeypatch)
+    if isinstance(provided, GivenToken):
+        provided.destroy_keys_named_after(key)
 
 
 @pytest.fixture
@@ -95,14 +158,14 @@ def key() -> KeyName:
 
 
 @pytest.fixture
-def wrong_pin(token: TokenUnderTest) -> Iterator[Secret]:
+def wrong_pin(token: OwnToken) -> Iterator[Secret]:
     """Provide a PIN that is not the token's, and make the token forget that it was tried."""
     yield Secret("wrong-" + secrets.token_hex(4))
     token.forget_wrong_pins()
 
 
 @pytest.fixture
-def spied(token: TokenUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+def spied(token: OwnToken, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
     """Put OpenSC's pkcs11-spy in front of the token's module; give what C_Login returned, call by call."""
     spies = sorted(Path("/usr/lib").glob("*/pkcs11-spy.so"))
     if not spies:

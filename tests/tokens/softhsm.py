@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,13 @@ import pytest
 from hsm_enroll.secret import Secret
 from hsm_enroll.token import inventory, modules
 from tests.tokens.processes import program, run
-from tests.tokens.under_test import KeyName, TokenUnderTest
+from tests.tokens.under_test import KeyName, OwnToken
 
 _SHIM = Path(__file__).with_name("shim.c")
+_FRONT = Path(__file__).with_name("front.c")
 
 
-class SoftHsm(TokenUnderTest):
+class SoftHsm(OwnToken):
     """A SoftHSM without tokens; its module is a copy of the installed one.
 
     SoftHSM reads its configuration once, when it is initialised, and a file that is loaded twice is one module. A
@@ -70,12 +72,19 @@ class SoftHsm(TokenUnderTest):
 
     def faulty_module(self, **faults: str | int) -> Path:
         """Build a module that stands in front of a copy of this one and has faults built in, as ``shim.c`` says."""
-        shim = self._home / f"shim-{next(self._serial)}.so"
-        macros = {"TARGET": f'"{self.module_copy(self._home)}"', **faults}
+        return self._built(_SHIM, faults)
+
+    def other_module(self, **traits: str | int) -> Path:
+        """Build a module that stands in front of a copy of this one and is of another kind, as ``front.c`` says."""
+        return self._built(_FRONT, traits)
+
+    def _built(self, source: Path, options: Mapping[str, str | int]) -> Path:
+        built = self._home / f"{source.stem}-{next(self._serial)}.so"
+        macros = {"TARGET": f'"{self.module_copy(self._home)}"', **options}
         compiler = program("gcc", package="gcc")
-        options = ["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror"]
-        run([compiler, *options, *(f"-D{name}={value}" for name, value in macros.items()), "-o", str(shim), str(_SHIM)])
-        return shim
+        flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror"]
+        run([compiler, *flags, *(f"-D{name}={value}" for name, value in macros.items()), "-o", str(built), str(source)])
+        return built
 
     def import_key(self, private_key_file: Path, key: KeyName) -> None:
         """Write both halves of a key of a PEM file into the token."""

@@ -14,21 +14,22 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_der_public_key,
 )
+from pkcs11 import Attribute, MechanismFlag
+from pkcs11 import KeyType as CryptokiKeyType
+from pkcs11.exceptions import AttributeValueInvalid
+from pkcs11.util.ec import encode_named_curve_parameters
 
 from hsm_enroll.errors import KeyMissingError, KeyOriginError, TokenRefusedError
 from hsm_enroll.key import KeyOrigin, KeyType
 from hsm_enroll.token import keypair, session
 from tests.tokens.softhsm import SoftHsm
-from tests.tokens.under_test import KeyName, TokenUnderTest
-
-# What every token here can do; SoftHSM's larger RSA keys are in test_signing, where they are made once.
-_COMMON = [KeyType.EC_P256, KeyType.EC_P384, KeyType.RSA_2048]
+from tests.tokens.tpm2 import Tpm2
+from tests.tokens.under_test import KeyName, OwnToken, TokenUnderTest
 
 _HARDWARE_BORN = KeyOrigin(local=True, sensitive=True, extractable=False, never_extractable=True, always_sensitive=True)
 _CKA_SENSITIVE, _CKA_EXTRACTABLE = 0x103, 0x162
 
 
-@pytest.mark.parametrize("key_type", _COMMON)
 def test_a_generated_key_is_born_in_the_token_and_stays_there(
     token: TokenUnderTest, key: KeyName, key_type: KeyType
 ) -> None:
@@ -48,7 +49,6 @@ def test_a_generated_key_is_born_in_the_token_and_stays_there(
         assert (public.key_size, public.public_numbers().e) == (key_type.bits, 65537)
 
 
-@pytest.mark.parametrize("key_type", _COMMON)
 def test_another_program_sees_the_same_key(
     token: TokenUnderTest, key: KeyName, key_type: KeyType, tmp_path: Path
 ) -> None:
@@ -69,7 +69,8 @@ def test_another_program_sees_the_same_key(
         assert load_der_public_key(file.read_bytes()) == public
 
 
-def test_an_imported_key_is_told_from_a_born_one(token: TokenUnderTest, key: KeyName, tmp_path: Path) -> None:
+@pytest.mark.own_token
+def test_an_imported_key_is_told_from_a_born_one(token: OwnToken, key: KeyName, tmp_path: Path) -> None:
     """A key that came from a file is found, and its origin says that it was not born in the token."""
     file = tmp_path / "imported.pem"
     imported = ec.generate_private_key(ec.SECP256R1())
@@ -96,6 +97,24 @@ def test_d8_an_extractable_key_is_told_from_a_closed_one(softhsm: SoftHsm, key: 
     assert not origin.is_hardware_born
 
 
+def test_d8_a_tpm_makes_no_extractable_key(tpm: Tpm2, key: KeyName) -> None:
+    """D8: tpm2-pkcs11 refuses a key that could leave the TPM, whoever asks for it, so that none can be found there."""
+    template = {**keypair._PRIVATE_TEMPLATE, Attribute.EXTRACTABLE: True}
+    curve = {Attribute.EC_PARAMS: encode_named_curve_parameters("secp256r1")}
+    with tpm.opened() as opened:
+        parameters = opened.create_domain_parameters(CryptokiKeyType.EC, curve, local=True)
+        with pytest.raises(AttributeValueInvalid):
+            parameters.generate_keypair(
+                id=key.id,
+                label=key.label,
+                store=True,
+                capabilities=MechanismFlag.SIGN | MechanismFlag.VERIFY,
+                public_template=keypair._PUBLIC_TEMPLATE,
+                private_template=template,
+            )
+        assert list(opened.get_objects({Attribute.LABEL: key.label})) == []
+
+
 @pytest.mark.parametrize(
     ("key_type", "attribute", "flaw"),
     [
@@ -118,7 +137,7 @@ def test_a_token_that_makes_another_key_than_asked_is_refused(
 def test_a_read_only_session_makes_no_key(token: TokenUnderTest, key: KeyName) -> None:
     """D7: a session that was not opened for writing makes no key and says why."""
     with session.opened(token.name, token.ask_pin) as opened:
-        with pytest.raises(TokenRefusedError, match=r"generate a key of type ec-p256: .*ReadOnly"):
+        with pytest.raises(TokenRefusedError, match=r"generate a key of type ec-p256: nothing can be changed"):
             keypair.generate(opened, KeyType.EC_P256, label=key.label, key_id=key.id)
         with pytest.raises(KeyMissingError):
             keypair.find(opened, label=key.label, key_id=key.id)

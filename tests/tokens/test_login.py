@@ -16,7 +16,7 @@ from hsm_enroll.secret import Secret
 from hsm_enroll.token import inventory, provision, session
 from tests.tokens.softhsm import SoftHsm
 from tests.tokens.tpm2 import Tpm2
-from tests.tokens.under_test import TokenUnderTest
+from tests.tokens.under_test import OwnToken
 
 # PKCS#11 v2.40 section 3.2, CK_TOKEN_INFO.
 _CKF_LOGIN_REQUIRED = 0x4
@@ -24,8 +24,9 @@ _CKF_USER_PIN_FINAL_TRY = 0x20000
 _CKF_USER_PIN_LOCKED = 0x40000
 
 
+@pytest.mark.own_token
 def test_d1_a_wrong_pin_is_tried_once(
-    token: TokenUnderTest, wrong_pin: Secret, spied: Callable[[], list[str]], tmp_path: Path
+    token: OwnToken, wrong_pin: Secret, spied: Callable[[], list[str]], tmp_path: Path
 ) -> None:
     """D1: a wrong PIN is one C_Login and then an error with exit status 12; after it the right PIN still works."""
     name = replace(token.name, module=tmp_path / "pkcs11-spy.so")
@@ -41,7 +42,8 @@ def test_d1_a_wrong_pin_is_tried_once(
     assert spied() == ["CKR_PIN_INCORRECT", "CKR_OK"]
 
 
-def test_d1_the_right_pin_is_given_once(token: TokenUnderTest, spied: Callable[[], list[str]], tmp_path: Path) -> None:
+@pytest.mark.own_token
+def test_d1_the_right_pin_is_given_once(token: OwnToken, spied: Callable[[], list[str]], tmp_path: Path) -> None:
     """D1: a session takes one C_Login, and listing the tokens takes none."""
     module = tmp_path / "pkcs11-spy.so"
     inventory.list_tokens(module)
@@ -151,7 +153,8 @@ def test_d1_a_warning_shows_before_the_login(softhsm: SoftHsm) -> None:
     assert [report.pin_count_low for report in inventory.inspect(softhsm.module)] == [False, False]
 
 
-def test_d4_a_pin_that_cannot_be_had_is_no_login(token: TokenUnderTest) -> None:
+@pytest.mark.own_token
+def test_d4_a_pin_that_cannot_be_had_is_no_login(token: OwnToken) -> None:
     """D4: where the PIN's source fails, its error comes through unchanged, and the token is usable afterwards."""
 
     def no_pin() -> Secret:
@@ -163,7 +166,8 @@ def test_d4_a_pin_that_cannot_be_had_is_no_login(token: TokenUnderTest) -> None:
         pass
 
 
-def test_d4_a_wrong_pin_shows_nowhere(token: TokenUnderTest, wrong_pin: Secret) -> None:
+@pytest.mark.own_token
+def test_d4_a_wrong_pin_shows_nowhere(token: OwnToken, wrong_pin: Secret) -> None:
     """D4: the error of a wrong PIN holds it neither in its text nor in a traceback that shows local variables."""
     try:
         with session.opened(token.name, lambda: wrong_pin):

@@ -11,8 +11,8 @@ import pytest
 from hsm_enroll.errors import PinWrongError, TokenAmbiguousError, TokenRefusedError, UsageError
 from hsm_enroll.key import KeyType
 from hsm_enroll.secret import Secret
-from hsm_enroll.token import inventory, keypair, session
-from hsm_enroll.token.provision import create_softhsm_token
+from hsm_enroll.token import inventory, keypair, provision, session
+from hsm_enroll.token.provision import complete_token, create_softhsm_token
 from tests.tokens.softhsm import SoftHsm
 from tests.tokens.under_test import LABEL, KeyName
 
@@ -34,7 +34,7 @@ sys.addaudithook(_audit)
 
 
 @contextmanager
-def _watched() -> Iterator[list[str]]:
+def watched() -> Iterator[list[str]]:
     """Collect the starts of child processes inside the block."""
     global _watching
     _spawned.clear()
@@ -127,11 +127,28 @@ def test_a_module_that_makes_no_token_says_so(softhsm: SoftHsm) -> None:
     assert softhsm.labels() == [LABEL]
 
 
+def test_d10_a_token_without_a_pin_is_completed(empty_softhsm: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """D10: a token whose making died before its PIN was set takes the PIN afterwards; a complete one stays as it is."""
+
+    def died(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(provision, "_set_user_pin", died)
+        with pytest.raises(KeyboardInterrupt):
+            create_softhsm_token(empty_softhsm.module, "half", so_pin=_USER_PIN, user_pin=_USER_PIN)
+    (half,) = [token.name for token in inventory.list_tokens(empty_softhsm.module) if token.initialized]
+    for _ in range(2):
+        complete_token(half, so_pin=_USER_PIN, user_pin=_USER_PIN)
+        with session.opened(half, lambda: _USER_PIN):
+            pass
+
+
 def test_d4_pins_are_in_no_command_line(empty_softhsm: SoftHsm) -> None:
     """D4: making a token starts no other program, so that no argv can hold a PIN."""
-    with _watched() as spawned:
+    with watched() as spawned:
         inventory.inspect(empty_softhsm.module)
         assert "subprocess.Popen" in spawned
-    with _watched() as spawned:
+    with watched() as spawned:
         create_softhsm_token(empty_softhsm.module, "new", so_pin=_SO_PIN, user_pin=_USER_PIN)
         assert spawned == []

@@ -24,7 +24,6 @@ from tests.tokens.under_test import KeyName, TokenUnderTest
 _SUBJECT = csr.subject("pumpe-7_Süd", "OU=Straße 3,O=Größenwahn & Söhne 水,C=CH")
 
 
-@pytest.mark.parametrize("key_type", [KeyType.EC_P256, KeyType.EC_P384, KeyType.RSA_2048])
 def test_a_request_of_every_key_type_is_accepted(
     token: TokenUnderTest, key: KeyName, key_type: KeyType, tmp_path: Path
 ) -> None:
@@ -40,17 +39,6 @@ def test_a_request_of_every_key_type_is_accepted(
         (NameOID.ORGANIZATIONAL_UNIT_NAME, "Straße 3"),
         (NameOID.COMMON_NAME, "pumpe-7_Süd"),
     ]
-
-
-@pytest.mark.parametrize("key_type", [KeyType.RSA_3072, KeyType.RSA_4096])
-def test_larger_rsa_keys_are_born_and_sign(softhsm: SoftHsm, key: KeyName, key_type: KeyType, tmp_path: Path) -> None:
-    """RSA-3072 and RSA-4096 keys are hardware-born in a token that has them, and their requests are accepted."""
-    with softhsm.opened() as opened:
-        pair = keypair.generate(opened, key_type, label=key.label, key_id=key.id)
-        request = csr.build(pair, _SUBJECT)
-    assert pair.key_type is key_type
-    assert pair.origin.is_hardware_born
-    _assert_accepted(request, pair.public_key_info, tmp_path)
 
 
 def test_d9_rsa_without_the_combined_mechanism(

@@ -20,12 +20,12 @@ import pytest
 from hsm_enroll.secret import Secret
 from hsm_enroll.token import modules
 from tests.tokens.processes import program, run, running, wait_until
-from tests.tokens.under_test import LABEL, KeyName, TokenUnderTest
+from tests.tokens.under_test import LABEL, KeyName, OwnToken
 
 _LISTENING = "0A"  # proc(5), /proc/net/tcp: TCP_LISTEN
 
 
-class Tpm2(TokenUnderTest):
+class Tpm2(OwnToken):
     """A tpm2-pkcs11 token on a TPM that is powered.
 
     Args:

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from pkcs11 import Session
+from pkcs11 import Attribute, Session
+from pkcs11.exceptions import PKCS11Error
 
 from hsm_enroll.key import TokenName
 from hsm_enroll.secret import Secret
@@ -26,23 +27,32 @@ class KeyName(NamedTuple):
     id: bytes
 
 
-class TokenUnderTest(ABC):
-    """One initialised token labelled ``gateway``, and what the tests must know of it beyond PKCS#11.
+class TokenUnderTest:
+    """One initialised token, and what the tests must know of it beyond PKCS#11.
 
     Attributes:
         module: file of its PKCS#11 module.
         environment: what the module reads when it is initialised, here and in child processes.
         pin: the user's PIN.
+        label: its label.
+        serial: its serial number, where the label is not enough; else None.
     """
 
     module: Path
     environment: Mapping[str, str]
     pin: Secret
+    label: str = LABEL
+    serial: str | None = None
 
     @property
     def name(self) -> TokenName:
         """The token as the code under test names it."""
-        return selection.choose([self.module], Pkcs11Uri(token=LABEL), inventory.list_tokens).name
+        return selection.choose([self.module], self.wanted, inventory.list_tokens).name
+
+    @property
+    def wanted(self) -> Pkcs11Uri:
+        """The URI that selects it."""
+        return Pkcs11Uri(token=self.label, serial=self.serial)
 
     def ask_pin(self) -> Secret:
         """Give the right PIN, as a ``session.PinSource``."""
@@ -56,9 +66,13 @@ class TokenUnderTest(ABC):
 
     def pkcs11_tool(self, *arguments: str) -> str:
         """Run OpenSC's pkcs11-tool, logged in to the token: a second opinion on what it holds."""
-        command = [program("pkcs11-tool", package="opensc"), "--module", str(self.module), "--token-label", LABEL]
+        command = [program("pkcs11-tool", package="opensc"), "--module", str(self.module), "--token-label", self.label]
         login = ["--login", "--pin", "env:TOKEN_TEST_PIN"]
         return run([*command, *login, *arguments], {**self.environment, "TOKEN_TEST_PIN": self.pin.reveal()})
+
+
+class OwnToken(TokenUnderTest, ABC):
+    """A token that the tests have made, and may do anything to."""
 
     @abstractmethod
     def module_copy(self, folder: Path) -> Path:
@@ -71,3 +85,25 @@ class TokenUnderTest(ABC):
     @abstractmethod
     def forget_wrong_pins(self) -> None:
         """Set the count of failed logins back, where the token keeps one."""
+
+
+class GivenToken(TokenUnderTest):
+    """Somebody's token, of any make, named on pytest's command line: what a test leaves in it is taken out again."""
+
+    def __init__(self, module: Path, label: str, serial: str | None, pin: Secret) -> None:
+        self.module, self.label, self.serial, self.pin = module, label, serial, pin
+        self.environment = {}
+
+    def destroy_keys_named_after(self, key: KeyName) -> None:
+        """Destroy what has the key's name within its label: the tests put it into the label of each key they make."""
+        with self.opened() as opened:
+            for found in list(opened.get_objects()):
+                if key.label in _label(found):
+                    found.destroy()
+
+
+def _label(found: object) -> str:
+    try:
+        return str(found[Attribute.LABEL])  # type: ignore[index]
+    except (PKCS11Error, UnicodeDecodeError):  # an object of another kind, or another program's
+        return ""

@@ -14,6 +14,7 @@ from typing import Any
 
 from tests.client.mqtt.softhsm import MODULE
 
+CKR_OK = 0x00
 CKR_GENERAL_ERROR = 0x05
 CKR_DEVICE_ERROR = 0x30
 CKR_DEVICE_REMOVED = 0x32
@@ -21,6 +22,7 @@ CKR_PIN_LEN_RANGE = 0xA2
 CKR_PIN_EXPIRED = 0xA3
 CKR_PIN_LOCKED = 0xA4
 CKR_TOKEN_NOT_PRESENT = 0xE0
+CKR_USER_ALREADY_LOGGED_IN = 0x100
 
 _TIME_LIMIT = 15.0
 # Position in CK_FUNCTION_LIST; its first member is the version.
@@ -68,6 +70,18 @@ def watch(*names: str) -> Calls:
     for name in names:
         replace(name, functools.partial(calls.note, name))
     return calls
+
+
+def answers(name: str) -> list[int]:
+    """Write down the CK_RV of each call of a function from now on."""
+    values: list[int] = []
+
+    def note(original: Callable[..., int], arguments: tuple[int, ...]) -> int:
+        values.append(original(*arguments))
+        return values[-1]
+
+    replace(name, note)
+    return values
 
 
 def fail(name: str, value: int) -> None:

@@ -1,0 +1,208 @@
+"""A token that fails under the real command: its own error, nothing lost, nothing left over (D7, D9, D20)."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote_to_bytes
+
+import pytest
+from cryptography.x509 import load_pem_x509_csr
+
+from tests.tokens.fault_codes import CKR
+from tests.tokens.fault_device import THING, FaultyDevice, faulty_device
+
+_INIT = ("init", "--thing", THING, "--no-publish")
+
+# What fails, with what, and the exit status, the code, and what is said of it.
+_FAULTS = {
+    "full": ("C_GenerateKeyPair 1+ fail", "CKR_DEVICE_MEMORY", 15, "it is full"),
+    "write-protected": ("C_OpenSession 1+ fail", "CKR_TOKEN_WRITE_PROTECTED", 15, "it is write-protected"),
+    "write-protected key": ("C_GenerateKeyPair 1+ fail", "CKR_TOKEN_WRITE_PROTECTED", 15, "it is write-protected"),
+    "key made, answer lost": ("C_GenerateKeyPair 1+ late", "CKR_DEVICE_ERROR", 15, "its hardware reported a fault"),
+    "removed": ("C_Sign 1+ dead", "CKR_DEVICE_REMOVED", 11, "is not there any more"),
+    "session invalid": ("C_Sign 1+ dead", "CKR_SESSION_HANDLE_INVALID", 15, "it was reset or taken away"),
+    "device error": ("C_Sign 1+ dead", "CKR_DEVICE_ERROR", 15, "its hardware reported a fault"),
+    "sign refused": ("C_SignInit 1+ fail", "CKR_KEY_FUNCTION_NOT_PERMITTED", 15, "the key is not meant for that"),
+    "search fails": ("C_FindObjectsInit 1+ fail", "CKR_GENERAL_ERROR", 15, "a general failure"),
+    "vendor's own": ("C_GenerateKeyPair 1+ fail", "CKR_VENDOR_DEFINED", 15, "CKR 0x80000000"),
+}
+
+
+@pytest.fixture
+def faulty(tmp_path: Path) -> Iterator[FaultyDevice]:
+    """A device, not enrolled, whose token fails on demand."""
+    with faulty_device(tmp_path) as device:
+        yield device
+
+
+@pytest.mark.parametrize("fault", _FAULTS)
+def test_d7_init_goes_on_with_the_same_key(faulty: FaultyDevice, fault: str) -> None:
+    """D7: a fault of the token ends init with its own error and hint; once it is gone, init has one key, the same."""
+    plan, ckr, status, said = _FAULTS[fault]
+    faulty.module.plan(f"{plan} {CKR[ckr]:x}")
+    error = faulty.device.error(*_INIT)
+    assert (error["exitStatus"], error["code"]) == (status, "token-refused" if status == 15 else "token-not-found")
+    assert said in error["message"]
+    assert faulty.api.requests == []
+    begun = faulty.journalled_id()
+    assert set(faulty.key_ids()) <= {begun}
+    faulty.module.plan()
+    assert faulty.init().returncode == 0
+    assert faulty.key_ids() == [begun]
+    assert len(faulty.api.requests) == 1
+
+
+@pytest.mark.parametrize("fault", _FAULTS)
+def test_d7_csr_says_what_failed(faulty: FaultyDevice, fault: str) -> None:
+    """D7: a fault of the token ends csr with its own error and hint, instead of a request; after it, it works."""
+    plan, ckr, status, said = _FAULTS[fault]
+    faulty.module.plan(f"{plan} {CKR[ckr]:x}")
+    error = faulty.device.error("csr")
+    assert error["exitStatus"] == status
+    assert said in error["message"]
+    faulty.module.plan()
+    assert load_pem_x509_csr(faulty.device.run("csr").stdout.encode()).is_signature_valid
+
+
+@pytest.mark.parametrize("ckr", ["CKR_DEVICE_REMOVED", "CKR_SESSION_HANDLE_INVALID", "CKR_DEVICE_ERROR"])
+def test_d7_after_a_transport_error_a_session_is_used_no_more(faulty: FaultyDevice, ckr: str) -> None:
+    """D7: where every call fails after a fault, as with a TPM that is gone, nothing but ending the session is tried."""
+    faulty.module.plan(f"C_Sign 1+ dead {CKR[ckr]:x}")
+    faulty.init()
+    calls = faulty.module.calls()
+    first = next(index for index, call in enumerate(calls) if call.function == "C_Sign")
+    after = {call.function for call in calls[first + 1 :]}
+    assert after <= {"C_Logout", "C_CloseSession", "C_Finalize"}
+
+
+def test_d7_of_a_fault_after_the_request_was_made_the_request_is_kept(faulty: FaultyDevice) -> None:
+    """D7: a token that goes when its session is closed costs nothing: the request is journalled, and enrolls."""
+    faulty.module.plan(f"C_Logout 1+ dead {CKR['CKR_DEVICE_REMOVED']:x}")
+    assert faulty.init().returncode == 0
+    assert len(faulty.key_ids()) == 1
+
+
+@pytest.mark.parametrize(
+    ("flag", "status", "said"),
+    [
+        ("set 20000", 13, "one more wrong PIN locks"),  # CKF_USER_PIN_FINAL_TRY
+        ("set 40000", 13, "is locked"),  # CKF_USER_PIN_LOCKED
+        ("clear 4", 15, "it wants a login first"),  # CKF_LOGIN_REQUIRED, of a token that wants one all the same
+    ],
+)
+def test_d1_a_token_is_logged_in_to_by_its_flags(faulty: FaultyDevice, flag: str, status: int, said: str) -> None:
+    """D1: by what its flags say, init tries no PIN, and says why it got no further; no key is made."""
+    faulty.module.plan(f"C_GetTokenInfo 1+ {flag}")
+    error = faulty.device.error(*_INIT)
+    assert error["exitStatus"] == status
+    assert said in error["message"]
+    assert faulty.module.calls("C_Login") == []
+    assert faulty.key_ids() == []
+
+
+@pytest.mark.parametrize("key_type", ["ec-p256", "rsa-2048"])
+@pytest.mark.parametrize("command", ["init", "csr"])
+def test_d9_a_signature_that_does_not_verify_is_not_sent(faulty: FaultyDevice, key_type: str, command: str) -> None:
+    """D9: a request whose signature is a bit off is exit 15, and neither printed, journalled nor sent."""
+    faulty.module.plan("C_Sign 1+ flip 0")
+    arguments = _INIT if command == "init" else ("csr",)
+    error = faulty.device.error(*arguments, "--key-type", key_type)
+    assert (error["exitStatus"], error["code"]) == (15, "token-refused")
+    assert "does not verify" in error["message"]
+    assert faulty.api.requests == []
+    if command == "csr":
+        return
+    begun = faulty.journalled_id()
+    assert not json.loads((faulty.device.home / "journal.json").read_text())["csr"]
+    faulty.module.plan()
+    assert faulty.init("--key-type", key_type).returncode == 0
+    assert faulty.key_ids() == [begun]
+
+
+def test_d9_without_the_combined_mechanism_init_works(faulty: FaultyDevice) -> None:
+    """D9: a token that has CKM_RSA_PKCS and no CKM_SHA256_RSA_PKCS is enrolled with an RSA key all the same."""
+    ckm_sha256_rsa_pkcs = 0x40
+    faulty.module.plan(f"C_GetMechanismList 1+ without {ckm_sha256_rsa_pkcs:x}")
+    assert faulty.init("--key-type", "rsa-2048").returncode == 0
+    (request,) = faulty.api.requests
+    csr = json.loads(request.partition(b"\r\n\r\n")[2])["csr"]
+    assert load_pem_x509_csr(csr.encode()).is_signature_valid
+
+
+def test_d9_without_a_mechanism_that_signs_no_key_is_made(faulty: FaultyDevice) -> None:
+    """D9: a token that cannot sign with a key of the type asked for is exit 15 before it makes one."""
+    ckm_ecdsa = 0x1041
+    faulty.module.plan(f"C_GetMechanismList 1+ without {ckm_ecdsa:x}")
+    error = faulty.device.error(*_INIT, "--key-type", "ec-p256")
+    assert error["exitStatus"] == 15
+    assert faulty.key_ids() == []
+    assert faulty.api.requests == []
+
+
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("function", ["C_GenerateKeyPair", "C_Sign", "C_FindObjects", "C_Login"])
+def test_d20_a_signal_in_a_slow_call_ends_the_session(
+    faulty: FaultyDevice, function: str, sent: signal.Signals, status: int
+) -> None:
+    """D20: Ctrl-C or SIGTERM while the token thinks: logged out, session closed, and init goes on with the one key."""
+    # The child that looks at the module first is to get through: it makes none of the calls of a writable session.
+    when = "2" if function == "C_FindObjects" else "1"
+    faulty.module.plan(f"{function} {when} wait 0")
+    run = faulty.device.start(*_INIT)
+    waiting = faulty.module.await_call(function, "waits")
+    assert waiting.process == run.pid
+    run.send_signal(sent)
+    _, stderr = run.communicate(timeout=60)
+    assert run.returncode == status
+    assert "Traceback" not in stderr
+    # What interrupts a login leaves nothing to log out with; C_Finalize ends that session.
+    assert faulty.module.sessions_left_open() == 0
+    assert function == "C_Login" or _sessions(faulty) == {"C_OpenSession": 0, "C_Login": 0}
+    faulty.module.plan()
+    begun = faulty.journalled_id()
+    assert faulty.init().returncode == 0
+    assert faulty.key_ids() == [begun]
+
+
+def _sessions(faulty: FaultyDevice) -> dict[str, int]:
+    """How many sessions were opened and not closed, and how many logins were not logged out of."""
+    done = [call.function for call in faulty.module.calls() if call.outcome == "0x0"]
+    endings = {"C_OpenSession": "C_CloseSession", "C_Login": "C_Logout"}
+    return {begin: done.count(begin) - done.count(end) for begin, end in endings.items()}
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        "C_GenerateKeyPair",
+        "C_Sign",
+        "C_FindObjectsInit",
+        "C_GetAttributeValue",
+    ],
+)
+@pytest.mark.parametrize("command", ["init", "csr"])
+def test_d20_a_failing_command_ends_its_session(faulty: FaultyDevice, command: str, function: str) -> None:
+    """D20: whatever fails inside a session, it is logged out of and closed."""
+    faulty.module.plan(f"{function} 1+ fail {CKR['CKR_FUNCTION_FAILED']:x}")
+    run = faulty.device.run(*(_INIT if command == "init" else ("csr",)))
+    assert run.returncode == 15
+    assert _sessions(faulty) == {"C_OpenSession": 0, "C_Login": 0}
+
+
+def test_d7_csr_leaves_no_key_that_nobody_knows(faulty: FaultyDevice) -> None:
+    """D7: where csr cannot sign with the key it made, that key is destroyed, or the hint names it."""
+    faulty.module.plan(f"C_SignInit 1+ fail {CKR['CKR_FUNCTION_FAILED']:x}")
+    faulty.device.error("csr")
+    assert faulty.key_ids() == []
+    faulty.module.plan(f"C_Sign 1+ dead {CKR['CKR_DEVICE_REMOVED']:x}")
+    hint = faulty.device.error("csr")["hint"]
+    (left,) = faulty.key_ids()
+    uri = next(word for word in hint.replace("'", " ").split() if word.startswith("pkcs11:"))
+    assert bytes.fromhex(left) in unquote_to_bytes(uri)
+    faulty.module.plan()
+    again = faulty.device.run("csr", "--key", uri)
+    assert load_pem_x509_csr(again.stdout.encode()).is_signature_valid
+    assert faulty.key_ids() == [left]

@@ -1,0 +1,68 @@
+"""A module that hangs or crashes takes no command with it (issue 4, point 6; D5)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tokens.fault_device import THING, FaultyDevice, faulty_device
+
+# What a look at a module calls, before anybody logs in.
+_LOOKING = ("C_Initialize", "C_GetSlotList", "C_GetTokenInfo", "C_OpenSession", "C_FindObjects")
+# Commands that can run at once, and their exit status: of a device that is enrolled, and of one that is not.
+_ENROLLED = {
+    ("tokens",): 0,
+    ("doctor",): 1,
+    ("init", "--no-publish"): 10,
+    ("status",): 10,
+    ("publish", f"certtest/{THING}", "hello"): 10,
+}
+_NEW = {("init", "--thing", THING, "--no-publish"): 10, ("csr",): 10}
+
+
+@pytest.fixture
+def faulty(tmp_path: Path) -> Iterator[FaultyDevice]:
+    """A device whose module fails on demand."""
+    with faulty_device(tmp_path) as device:
+        yield device
+
+
+@pytest.mark.parametrize("function", _LOOKING)
+@pytest.mark.parametrize("what", ["hang", "crash"])
+def test_d5_commands_survive_a_module(faulty: FaultyDevice, what: str, function: str) -> None:
+    """D5: whichever function hangs or crashes, every command says so, names the module, and ends in time."""
+    _assert_survived(faulty, _NEW, what, function)
+    assert faulty.init().returncode == 0
+    _assert_survived(faulty, _ENROLLED, what, function)
+
+
+def _assert_survived(faulty: FaultyDevice, commands: dict[tuple[str, ...], int], what: str, function: str) -> None:
+    faulty.module.plan(f"{function} 1+ {what} 0")
+    faulty.module.forget_calls()
+    # A crash is to be seen as one on a slow machine, too.
+    runs = faulty.impatient(*[(*command, "--json") for command in commands], seconds=3 if what == "hang" else 30)
+    faulty.module.plan()
+    for (command, status), run in zip(commands.items(), runs, strict=True):
+        assert run.returncode == status, (command, run.stdout, run.stderr)
+        assert "Traceback" not in run.stderr
+        told = _told(command[0], json.loads(run.stdout))
+        assert str(faulty.module.file) in told
+        assert ("does not answer" if what == "hang" else "crashed") in told
+    for process in {call.process for call in faulty.module.calls() if call.outcome == "hangs"}:
+        with pytest.raises(ProcessLookupError):
+            os.kill(process, 0)
+
+
+def _told(command: str, said: dict[str, Any]) -> str:
+    if command == "tokens":
+        return str(said["modules"][0]["error"])
+    if command != "doctor":
+        return str(said["error"]["message"])
+    (token,) = [check for check in said["checks"] if check["id"] == "token"]
+    assert token["status"] == "failed"
+    return str(token["message"])

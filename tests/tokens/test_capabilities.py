@@ -1,0 +1,208 @@
+"""What a token can do is asked for, and what it cannot do is refused before a key is made."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hsm_enroll import enrollment
+from hsm_enroll.api import EnrollmentClient
+from hsm_enroll.errors import (
+    HsmEnrollError,
+    ModuleUnusableError,
+    PinMissingError,
+    TokenAmbiguousError,
+    TokenRefusedError,
+)
+from hsm_enroll.key import KeyType, TokenName
+from hsm_enroll.secret import Secret
+from hsm_enroll.token import capabilities, inventory, keypair, session
+from tests.tokens.conftest import KEY_TYPES
+from tests.tokens.handshake import TLS_1_2, shake
+from tests.tokens.softhsm import SoftHsm
+from tests.tokens.tpm2 import Tpm2
+from tests.tokens.under_test import LABEL, KeyName, OwnToken
+
+_ECDSA_ALONE = "CKM_EC_KEY_PAIR_GEN,CKM_ECDSA"
+_EC = (KeyType.EC_P256, KeyType.EC_P384)
+_RSA = (KeyType.RSA_2048, KeyType.RSA_3072, KeyType.RSA_4096)
+
+
+def _asked(module: Path) -> inventory.TokenReport:
+    [report] = [report for report in inventory.inspect(module) if report.initialized]
+    return report
+
+
+@pytest.mark.own_token
+def test_a_token_tells_its_key_types(token: OwnToken, request: pytest.FixtureRequest) -> None:
+    """What a token's mechanisms and their sizes come to is what the suite makes in it, here and through a child."""
+    made = tuple(KEY_TYPES[request.node.callspec.params["token"]])
+    assert capabilities.read(session.find(token.name)) == capabilities.Capabilities(made, made)
+    report = next(report for report in inventory.inspect(token.module) if report.name == token.name)
+    assert (report.key_types, report.mqtt_obstacle) == (made, "")
+
+
+@pytest.mark.parametrize(
+    ("mechanisms", "key_types", "mqtt_key_types"),
+    [
+        (_ECDSA_ALONE, _EC, _EC),
+        ("CKM_EC_KEY_PAIR_GEN,CKM_ECDSA_SHA256", (), ()),
+        ("CKM_ECDSA,CKM_RSA_PKCS", (), ()),
+        ("CKM_RSA_PKCS_KEY_PAIR_GEN,CKM_RSA_PKCS", _RSA, _RSA),
+        ("CKM_RSA_PKCS_KEY_PAIR_GEN,CKM_SHA256_RSA_PKCS", _RSA, ()),
+        ("CKM_RSA_PKCS_KEY_PAIR_GEN,CKM_ECDSA", (), ()),
+    ],
+)
+def test_a_key_type_needs_its_mechanisms(
+    softhsm_with: Callable[[str], SoftHsm],
+    mechanisms: str,
+    key_types: tuple[KeyType, ...],
+    mqtt_key_types: tuple[KeyType, ...],
+) -> None:
+    """A key type needs the mechanism that makes it and one that signs; MQTT needs CKM_RSA_PKCS for RSA."""
+    softhsm = softhsm_with(mechanisms)
+    expected = capabilities.Capabilities(key_types, mqtt_key_types)
+    assert capabilities.read(session.find(softhsm.name)) == expected
+    assert _asked(softhsm.module).key_types == key_types
+
+
+def test_a_size_outside_the_range_is_refused_by_a_tpm(tpm: Tpm2) -> None:
+    """A TPM whose RSA keys end at 3072 bits refuses RSA-4096, and the hint names what it can, for MQTT or not."""
+    for mqtt in (False, True):
+        with pytest.raises(TokenRefusedError, match="makes no keys of type rsa-4096") as caught:
+            capabilities.require(tpm.name, KeyType.RSA_4096, mqtt=mqtt)
+        assert caught.value.exit_status == 15
+        assert "ec-p256, ec-p384, rsa-2048, rsa-3072:" in caught.value.hint
+        capabilities.require(tpm.name, KeyType.RSA_3072, mqtt=mqtt)
+
+
+def test_a_token_without_any_of_them_says_so(softhsm_with: Callable[[str], SoftHsm]) -> None:
+    """A token that has no mechanism of use sends its owner to another token."""
+    with pytest.raises(TokenRefusedError) as caught:
+        capabilities.require(softhsm_with("CKM_AES_CBC").name, KeyType.EC_P256, mqtt=True)
+    assert "another token" in caught.value.hint
+
+
+def test_rsa_without_ckm_rsa_pkcs_is_for_requests_alone(softhsm_with: Callable[[str], SoftHsm]) -> None:
+    """A token that signs RSA by CKM_SHA256_RSA_PKCS alone is refused for MQTT, and does without it."""
+    name = softhsm_with(f"CKM_RSA_PKCS_KEY_PAIR_GEN,CKM_SHA256_RSA_PKCS,{_ECDSA_ALONE}").name
+    capabilities.require(name, KeyType.RSA_2048, mqtt=False)
+    with pytest.raises(TokenRefusedError, match="CKM_RSA_PKCS") as caught:
+        capabilities.require(name, KeyType.RSA_2048, mqtt=True)
+    assert "ec-p256, ec-p384:" in caught.value.hint
+
+
+def test_csr_refuses_before_a_key_is_made(softhsm_with: Callable[[str], SoftHsm], tmp_path: Path) -> None:
+    """``csr`` with a key type that the token lacks ends with 15, without a login, and the token stays empty."""
+    softhsm = softhsm_with(_ECDSA_ALONE)
+    command = [sys.executable, "-m", "hsm_enroll", "csr", "--module", str(softhsm.module), "--json"]
+    told = {"HSM_ENROLL_HOME": str(tmp_path / "state"), "HSM_ENROLL_PIN": "not-the-pin"}
+    run = subprocess.run(
+        [*command, "--key-type", "rsa-2048"],
+        env={**os.environ, **told}, capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    error = json.loads(run.stdout)["error"]
+    assert (run.returncode, error["code"]) == (15, "token-refused")
+    assert "ec-p256, ec-p384:" in error["hint"]
+    with softhsm.opened() as opened:
+        assert list(opened.get_objects()) == []
+
+
+def _no_pin(_: TokenName) -> Secret:
+    raise PinMissingError("a PIN was asked for")
+
+
+def _refused(name: TokenName, folder: Path, key_type: KeyType, *, publishing: bool = True) -> HsmEnrollError:
+    """Enroll on a token that is refused; nothing but the token may have been looked at."""
+    ports = enrollment.Ports(
+        locate=lambda: name,
+        pin=_no_pin,
+        client=lambda: EnrollmentClient("https://localhost:1"),
+        publish=(lambda _identity, _pin: None) if publishing else None,
+    )
+    with pytest.raises(HsmEnrollError) as caught:
+        enrollment.enroll(enrollment.Request("press-1", key_type), folder, ports)
+    return caught.value
+
+
+def test_init_refuses_before_anything_is_journalled(softhsm_with: Callable[[str], SoftHsm], tmp_path: Path) -> None:
+    """``init`` with a key type that the token lacks asks for no PIN and leaves no journal that holds it to the type."""
+    name = softhsm_with(_ECDSA_ALONE).name
+    folder = tmp_path / "state"
+    assert _refused(name, folder, KeyType.RSA_2048).code == "token-refused"
+    assert [path.name for path in folder.iterdir() if path.name != "lock"] == []
+    assert _refused(name, folder, KeyType.EC_P256).code == "pin-missing"
+
+
+@pytest.mark.parametrize(
+    ("traits", "version"), [({"CRYPTOKI_MINOR": 11}, "2.11"), ({"CRYPTOKI_MAJOR": 3}, "3.40")], ids=["old", "new"]
+)
+def test_a_cryptoki_that_awscrt_does_not_take(
+    softhsm: SoftHsm, key: KeyName, tmp_path: Path, traits: dict[str, int], version: str
+) -> None:
+    """A module of another Cryptoki is named and refused for MQTT, which fails with it, and makes a request without."""
+    name = replace(softhsm.name, module=softhsm.other_module(**traits))
+    assert f"implements Cryptoki {version}" in _asked(name.module).mqtt_obstacle
+    error = _refused(name, tmp_path / "state", KeyType.EC_P256)
+    assert (error.exit_status, error.code) == (10, "module-unusable")
+    assert _refused(name, tmp_path / "state", KeyType.EC_P256, publishing=False).code == "pin-missing"
+    with session.opened(name, softhsm.ask_pin, writable=True) as opened:
+        pair = keypair.generate(opened, KeyType.EC_P256, label=key.label, key_id=key.id)
+    assert "PKCS11_VERSION_UNSUPPORTED" in shake(name, softhsm.pin, pair, TLS_1_2, tmp_path)
+
+
+@pytest.mark.parametrize("minor", [20, 30])
+def test_a_cryptoki_that_awscrt_takes(softhsm: SoftHsm, minor: int) -> None:
+    """Cryptoki 2.20 and what followed it stand in no way."""
+    assert _asked(softhsm.other_module(CRYPTOKI_MINOR=minor)).mqtt_obstacle == ""
+
+
+def test_a_label_that_another_token_has(softhsm: SoftHsm, key: KeyName, tmp_path: Path) -> None:
+    """Two tokens of one label are told apart by serial, but not by MQTT, so that neither is enrolled."""
+    softhsm.add_token(LABEL)
+    names = [report.name for report in inventory.inspect(softhsm.module) if report.initialized]
+    for name in names:
+        with pytest.raises(TokenAmbiguousError, match="2 are labelled 'gateway'"):
+            capabilities.require(name, KeyType.EC_P256, mqtt=True)
+        capabilities.require(name, KeyType.EC_P256, mqtt=False)
+        assert _refused(name, tmp_path / "state", KeyType.EC_P256).exit_status == 11
+    assert {"2 are labelled" in report.mqtt_obstacle for report in inventory.inspect(softhsm.module)[:2]} == {True}
+    with session.opened(names[0], softhsm.ask_pin, writable=True) as opened:
+        pair = keypair.generate(opened, KeyType.EC_P256, label=key.label, key_id=key.id)
+    assert "PKCS11_TOKEN_NOT_FOUND" in shake(names[0], softhsm.pin, pair, TLS_1_2, tmp_path)
+
+
+def test_a_slot_that_cannot_be_read_is_in_the_way(softhsm: SoftHsm, key: KeyName, tmp_path: Path) -> None:
+    """A slot whose token its module cannot read keeps awscrt from every other one, and is told beforehand."""
+    name = replace(softhsm.name, module=softhsm.faulty_module(FREE_SLOT_UNREADABLE=1))
+    assert "holds a token that it cannot read" in _asked(name.module).mqtt_obstacle
+    with pytest.raises(ModuleUnusableError, match="one of its 2 slots"):
+        capabilities.require(name, KeyType.EC_P256, mqtt=True)
+    with session.opened(name, softhsm.ask_pin, writable=True) as opened:
+        pair = keypair.generate(opened, KeyType.EC_P256, label=key.label, key_id=key.id)
+    assert "CKR_TOKEN_NOT_RECOGNIZED" in shake(name, softhsm.pin, pair, TLS_1_2, tmp_path)
+
+
+def test_a_pin_pad_is_left_to_ask(softhsm: SoftHsm, key: KeyName, tmp_path: Path) -> None:
+    """A token with a PIN pad is logged in to without a PIN, once, by us and by awscrt; nobody else is asked."""
+    log = tmp_path / "logins"
+    pad = softhsm.other_module(TYPED_PIN=f'"{softhsm.pin.reveal()}"', LOGIN_LOG=f'"{log}"')
+    report = _asked(pad)
+    assert report.protected_authentication_path
+    name = report.name
+
+    def ask() -> Secret:
+        pytest.fail("a PIN was asked for")
+
+    with session.opened(name, ask, writable=True) as opened:
+        pair = keypair.generate(opened, KeyType.EC_P256, label=key.label, key_id=key.id)
+    assert log.read_text().splitlines() == ["typed"]
+    assert shake(name, None, pair, TLS_1_2, tmp_path) == TLS_1_2
+    assert log.read_text().splitlines() == ["typed", "typed"]

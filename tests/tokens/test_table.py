@@ -1,0 +1,37 @@
+"""The table of what tokens can do: on the page for those of the tests, at the end of the run for a given one."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+
+from hsm_enroll.key import KeyType
+from hsm_enroll.token import capabilities, session
+from tests.docs.pages import page
+from tests.tokens import table
+from tests.tokens.options import ROWS
+from tests.tokens.under_test import OwnToken, TokenUnderTest
+
+
+@cache
+def _rows(token: TokenUnderTest) -> list[table.Row]:
+    return table.rows(token)
+
+
+def test_what_the_token_says_it_can_do_it_can(token: TokenUnderTest, pytestconfig: pytest.Config) -> None:
+    """Each key type has a row, and every one that the token lists is made, signs, and opens a TLS connection."""
+    able = capabilities.read(session.find(token.name)).mqtt_key_types
+    pytestconfig.stash[ROWS] = table.text(_rows(token))
+    assert [row.key_type for row in _rows(token)] == list(KeyType)
+    assert [row.key_type for row in _rows(token) if row.tls_1_2 == "yes"] == list(able)
+
+
+@pytest.mark.own_token
+def test_the_page_has_the_rows_of_today(token: OwnToken) -> None:
+    """docs/tokens.md says of the tests' tokens what ``scripts/tokens-table`` would write now; times may differ."""
+    documented = [table.without_times(cells) for cells in page("docs/tokens.md").table("token")]
+    found = [table.without_times(row.cells) for row in _rows(token)]
+    assert [row for row in found if row not in documented] == []
+    same_token = [row for row in documented if row[:2] == found[0][:2]]
+    assert same_token == found

@@ -1,0 +1,144 @@
+"""Every return value that PKCS#11 v2.40 lists becomes one of our errors, with a message and a hint (D7)."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pkcs11
+import pytest
+from pkcs11 import Attribute
+
+from hsm_enroll.errors import HsmEnrollError, TokenRefusedError
+from hsm_enroll.key import KeyType, TokenName
+from hsm_enroll.token import inventory, keypair, selection, session
+from hsm_enroll.uri import Pkcs11Uri
+from tests.tokens.fault_codes import CKR
+from tests.tokens.fault_module import FaultModule
+from tests.tokens.softhsm import SoftHsm
+from tests.tokens.under_test import LABEL, KeyName
+
+# Whatever is asked of the token: the PIN is wrong, it is locked, the token is not there. All others are a refusal.
+_OTHERS = {
+    "CKR_PIN_INCORRECT": (12, "pin-wrong"),
+    "CKR_PIN_INVALID": (12, "pin-wrong"),
+    "CKR_PIN_LEN_RANGE": (12, "pin-wrong"),
+    "CKR_PIN_LOCKED": (13, "pin-locked"),
+    "CKR_DEVICE_REMOVED": (11, "token-not-found"),
+    "CKR_SLOT_ID_INVALID": (11, "token-not-found"),
+    "CKR_TOKEN_NOT_PRESENT": (11, "token-not-found"),
+}
+_DOING = {"C_OpenSession": "open a session", "C_Login": "open a session", "C_Sign": "sign"}
+# What is said to programmers: python-pkcs11's texts and the names of its classes and of C's constants.
+_JARGON = re.compile(r"Unmapped|Should never|CKR_|Exception|\(\)")
+
+
+@dataclass
+class Faulty:
+    """A token with one key behind a module that can be told to fail."""
+
+    softhsm: SoftHsm
+    module: FaultModule
+    name: TokenName
+    key: KeyName
+
+    def use(self) -> None:
+        """Open a session, make a key, and sign with the one that was there."""
+        with session.opened(self.name, self.softhsm.ask_pin, writable=True) as opened:
+            keypair.find(opened, label=self.key.label, key_id=self.key.id).sign(b"a request")
+            other = secrets.token_bytes(8)
+            keypair.generate(opened, KeyType.EC_P256, label=other.hex(), key_id=other)
+            keypair.destroy(opened, label=other.hex(), key_id=other)
+
+    def keys(self) -> int:
+        """Count the objects in the token: two for each key pair."""
+        with session.opened(self.name, self.softhsm.ask_pin) as opened:
+            return len(list(opened.get_objects()))
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
+    """Provide one for all tests, since each of them leaves it as it was."""
+    home = tmp_path_factory.mktemp("faulty")
+    softhsm = SoftHsm(home)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in softhsm.environment.items():
+            patch.setenv(name, value)
+        softhsm.add_token(LABEL)
+        module = FaultModule(softhsm.module, home)
+        token = selection.choose([module.file], Pkcs11Uri(token=LABEL), inventory.list_tokens).name
+        key = KeyName("device", b"\1")
+        with session.opened(token, softhsm.ask_pin, writable=True) as opened:
+            keypair.generate(opened, KeyType.EC_P256, label=key.label, key_id=key.id)
+        yield Faulty(softhsm, module, token, key)
+        pkcs11.unload(str(module.file))
+
+
+@pytest.mark.parametrize("function", ["C_OpenSession", "C_Login", "C_GenerateKeyPair", "C_Sign"])
+@pytest.mark.parametrize("ckr", CKR)
+def test_d7_a_return_value_is_one_of_our_errors(faulty: Faulty, ckr: str, function: str) -> None:
+    """D7: each CKR is an error with its exit status, a sentence and a hint, and the token is as it was before."""
+    faulty.module.plan(f"{function} 1+ fail {CKR[ckr]:x}")
+    with pytest.raises(HsmEnrollError) as caught:
+        faulty.use()
+    faulty.module.plan()
+    error = caught.value
+    assert (error.exit_status, error.code) == _OTHERS.get(ckr, (15, "token-refused"))
+    assert isinstance(error.__cause__, pkcs11.exceptions.PKCS11Error)
+    assert error.message.startswith("token 'gateway' ")
+    assert not _JARGON.search(error.message)
+    assert error.hint.endswith(".")
+    if isinstance(error, TokenRefusedError):
+        assert f"refused to {_DOING.get(function, 'generate a key of type ec-p256')}: " in error.message
+    assert faulty.keys() == 2
+
+
+def test_a_return_value_of_a_vendor_is_told_by_its_number(faulty: Faulty) -> None:
+    """D7: of a CKR that only its vendor knows, the number is told, and where to look it up."""
+    vendors = CKR["CKR_VENDOR_DEFINED"] + 0x123
+    faulty.module.plan(f"C_Sign 1+ fail {vendors:x}")
+    with pytest.raises(TokenRefusedError, match="its module says CKR 0x80000123") as caught:
+        faulty.use()
+    faulty.module.plan()
+    assert "documentation of the token's module" in caught.value.hint
+
+
+def test_a_return_value_that_nobody_knows_is_told_by_its_number(faulty: Faulty) -> None:
+    """D7: of a CKR below the vendors' own that v2.40 does not list, the number is told."""
+    unknown = next(number for number in range(1, 0x1000) if number not in CKR.values())
+    faulty.module.plan(f"C_Sign 1+ fail {unknown:x}")
+    with pytest.raises(TokenRefusedError, match=f"CKR 0x{unknown:x}"):
+        faulty.use()
+    faulty.module.plan()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        "C_DestroyObject",
+        "C_FindObjects",
+        "C_FindObjectsFinal",
+        "C_FindObjectsInit",
+        "C_GetAttributeValue",
+        "C_GetSlotInfo",
+        "C_GetSlotList",
+        "C_GetTokenInfo",
+        "C_SignInit",
+    ],
+)
+def test_d7_a_fault_in_any_function_is_one_of_our_errors(
+    faulty: Faulty, function: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """D7: whichever function fails, one of our errors comes of it, and python-pkcs11 writes nothing to stderr."""
+    faulty.module.plan(f"{function} 1+ fail {CKR['CKR_DEVICE_ERROR']:x}")
+    with pytest.raises(TokenRefusedError, match="its hardware reported a fault"):
+        faulty.use()
+    faulty.module.plan()
+    assert capfd.readouterr() == ("", "")
+    with session.opened(faulty.name, faulty.softhsm.ask_pin, writable=True) as opened:
+        for left in opened.get_objects():
+            if left[Attribute.LABEL] != faulty.key.label:
+                left.destroy()
+    assert faulty.keys() == 2
