@@ -48,7 +48,8 @@ def enroll(thing_name: str | None = None, *, invite: str | None = None, new_key:
 def connect(identity: Identity) -> Connection:
     """Connect to the broker as this device's configuration and environment say, as ``hsm-enroll publish`` does.
 
-    Asks nobody for a PIN. Must not be called in a process that has enrolled: closing a session there logs it out.
+    Asks nobody for a PIN, and prints nothing: where ``tls`` is ``auto`` and TLS 1.3 failed, the connection's
+    ``tls_fallback`` says how. Must not be called in a process that has enrolled: closing a session there logs it out.
 
     Args:
         identity: what the device holds.
@@ -69,6 +70,7 @@ def connect(identity: Identity) -> Connection:
         ca_file=resolved.ca_file,
         endpoint=resolved.mqtt_endpoint,
         port=resolved.mqtt_port,
+        tls13=resolved.tls is settings.Tls.AUTO,
     )
 
 

@@ -6,6 +6,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,13 @@ _SYSTEM_CONFIGURATION = Path("/etc/hsm-enroll")
 _SYSTEM_STATE = Path("/var/lib/hsm-enroll")
 _CONFIGURATION = "config.toml"
 _ENVIRONMENT_PREFIX = "HSM_ENROLL_"
+
+
+class Tls(StrEnum):
+    """Which versions of TLS an MQTT connection offers: 1.2 alone, or 1.3 too where key and library can do it."""
+
+    V1_2 = "1.2"
+    AUTO = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +40,7 @@ class Settings:
         ca_file: PEM file with the trust anchor of the API and of MQTT; None is the system's.
         mqtt_endpoint: host name that overrides the one the API told.
         mqtt_port: TCP port that overrides the one the API told.
+        tls: which versions of TLS an MQTT connection offers.
         pin_file: file that holds the PIN, mode 0600.
         key_type: type of a new key.
         subject: what the CSR's subject holds beside the CN, an RFC 4514 string.
@@ -45,6 +54,7 @@ class Settings:
     ca_file: Path | None = None
     mqtt_endpoint: str | None = None
     mqtt_port: int | None = None
+    tls: Tls = Tls.V1_2
     pin_file: Path | None = None
     key_type: KeyType = KeyType.EC_P256
     subject: str | None = None
@@ -71,6 +81,7 @@ _READERS = {
     "ca_file": _path,
     "mqtt_endpoint": str,
     "mqtt_port": _port,
+    "tls": Tls,
     "pin_file": _path,
     "key_type": KeyType,
     "subject": str,
@@ -109,7 +120,7 @@ def _read(source: str, text: str, read: Any) -> Any:
     except UsageError as error:
         raise UsageError(f"{source}: {error.message}", hint=error.hint) from error
     except ValueError as error:
-        choices = f"; one of {', '.join(KeyType)}" if read is KeyType else ""
+        choices = f"; one of {', '.join(read)}" if read in {KeyType, Tls} else ""
         raise UsageError(f"{source}: {text!r} is not a value for it{choices}") from error
 
 

@@ -14,7 +14,7 @@ _FAILED_STATUS = 1
 
 
 @command("doctor", example="hsm-enroll doctor --online")
-@click.option("--online", is_flag=True, help="Also ask whether the API and the broker can be reached.")
+@click.option("--online", is_flag=True, help="Also look at the network: names, API, broker, TLS.")
 @token_options
 def doctor(invocation: Invocation, *, online: bool) -> None:
     """Check everything, and say what to do; exit 1 if a check failed. It changes nothing and tries no PIN."""

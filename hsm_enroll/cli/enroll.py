@@ -18,7 +18,7 @@ from hsm_enroll.errors import UsageError
 from hsm_enroll.identity import Identity
 from hsm_enroll.invite import Invite, parse
 from hsm_enroll.secret import Secret
-from hsm_enroll.settings import Settings
+from hsm_enroll.settings import Tls
 
 _DOING = {
     "token": "looking for the token",
@@ -54,7 +54,7 @@ def init(invocation: Invocation, *, invite: str | None, create_token: bool, no_p
     ask_invite = _ask_invite if has_person() and not invocation.terminal.as_json else None
     ports = assembly.ports(settings, invitation, invocation.pin, ask_invite=ask_invite, create_token=create_token)
     if not no_publish:
-        ports = replace(ports, publish=lambda identity, pin: _publish_first_message(settings, identity, pin))
+        ports = replace(ports, publish=lambda identity, pin: _publish_first_message(invocation, identity, pin))
     request = enrollment.Request(settings.thing, settings.key_type, settings.subject, new_key)
 
     def progress(step: str) -> AbstractContextManager[None]:
@@ -108,13 +108,14 @@ def _check_one_api(invitation: Invite | None, option: str | None) -> None:
         raise UsageError("the invite and --api name different APIs", hint="Give the invite alone: it names its API.")
 
 
-def _publish_first_message(settings: Settings, identity: Identity, pin: Secret) -> None:
+def _publish_first_message(invocation: Invocation, identity: Identity, pin: Secret) -> None:
     """In a process of its own: in this one python-pkcs11 has used the module, and awscrt cannot share it."""
     from hsm_enroll.mqtt import publish_in_new_process
 
+    settings = invocation.settings
     device_token.check_ready(identity.token)
     payload = json.dumps({"message": "hello", "thingName": identity.thing_name}).encode("utf-8")
-    publish_in_new_process(
+    fallback = publish_in_new_process(
         identity,
         pin,
         f"certtest/{identity.thing_name}",
@@ -122,4 +123,7 @@ def _publish_first_message(settings: Settings, identity: Identity, pin: Secret) 
         ca_file=settings.ca_file,
         endpoint=settings.mqtt_endpoint,
         port=settings.mqtt_port,
+        tls13=settings.tls is Tls.AUTO,
     )
+    if fallback is not None:
+        invocation.terminal.warn(f"TLS 1.3 failed, this connection has TLS 1.2: {fallback}")

@@ -17,6 +17,7 @@ from hsm_enroll.errors import InterruptedRunError
 from hsm_enroll.identity import Identity
 from hsm_enroll.mqtt import connect
 from hsm_enroll.mqtt.connection import Connection
+from hsm_enroll.settings import Tls
 
 
 @command("publish", example="hsm-enroll publish gateway-17/temperature 21.5")
@@ -62,6 +63,14 @@ def _connected(invocation: Invocation) -> Connection:
     device_token.check_ready(identity.token)
     pin = invocation.pin(identity.token)
     with invocation.terminal.step(f"connecting to {settings.mqtt_endpoint or identity.mqtt_endpoint}"):
-        return connect(
-            identity, pin, ca_file=settings.ca_file, endpoint=settings.mqtt_endpoint, port=settings.mqtt_port
+        connection = connect(
+            identity,
+            pin,
+            ca_file=settings.ca_file,
+            endpoint=settings.mqtt_endpoint,
+            port=settings.mqtt_port,
+            tls13=settings.tls is Tls.AUTO,
         )
+    if connection.tls_fallback is not None:
+        invocation.terminal.warn(f"TLS 1.3 failed, this connection has TLS 1.2: {connection.tls_fallback}")
+    return connection

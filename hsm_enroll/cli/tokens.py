@@ -10,9 +10,13 @@ import click
 
 from hsm_enroll import device_token, pin, state
 from hsm_enroll.cli.invocation import Invocation, command
+from hsm_enroll.device_token import Backend
 from hsm_enroll.errors import HsmEnrollError, ModuleMissingError
+from hsm_enroll.key import TokenName
 from hsm_enroll.token import inventory, modules
 from hsm_enroll.token.inventory import TokenReport
+
+_BACKENDS = click.Choice([backend.value for backend in Backend])
 
 
 @command("tokens", example="hsm-enroll tokens")
@@ -54,11 +58,12 @@ def _document(token: TokenReport) -> dict[str, Any]:
 
 def _lines(report: dict[str, Any]) -> list[str]:
     lines: list[str] = [report["module"]]
+    options = "--label L --backend tpm2" if Path(report["module"]).name.startswith("libtpm2_pkcs11") else "--label L"
     if report["error"]:
         return [*lines, f"  {report['error']}"]
     for token in report["tokens"]:
         if not token["initialized"]:
-            lines.append(f"  slot {token['slot']}: a free slot; hsm-enroll token create --label L makes a token")
+            lines.append(f"  slot {token['slot']}: a free slot; hsm-enroll token create {options} makes a token")
             continue
         state_of_pin = "locked" if token["pinLocked"] else "one try left" if token["pinFinalTry"] else ""
         lines.append(f"  {token['uri']}" + (f"  (PIN: {state_of_pin})" if state_of_pin else ""))
@@ -71,24 +76,53 @@ def token() -> None:
     """Make a token."""
 
 
-@command("create", example="hsm-enroll token create --label gateway")
+@command("create", example="hsm-enroll token create --label gateway --backend tpm2")
 @click.option("--label", required=True, metavar="LABEL", help="The new token's label, up to 32 bytes.")
-@click.option("--backend", type=click.Choice(["softhsm"]), default="softhsm", show_default=True)
-@click.option("--module", metavar="PATH", help="SoftHSM's module, where it is not found by itself.")
-def create(invocation: Invocation, *, label: str, backend: str) -> None:  # noqa: ARG001 - one backend so far
-    """Make a new token.
+@click.option("--backend", type=_BACKENDS, default=Backend.SOFTHSM.value, show_default=True)
+@click.option("--module", metavar="PATH", help="The backend's module, where it is not found by itself.")
+def create(invocation: Invocation, *, label: str, backend: str) -> None:
+    """Make a new token: in SoftHSM, or in this machine's TPM by tpm2-pkcs11.
 
     Its PIN is made here and kept in the state folder, readable by its owner alone, unless one is given in
-    HSM_ENROLL_PIN_FILE or HSM_ENROLL_PIN.
+    HSM_ENROLL_PIN_FILE or HSM_ENROLL_PIN. TPM2_PKCS11_TCTI names another TPM than /dev/tpmrm0, and TPM2_PKCS11_STORE
+    another folder for tpm2-pkcs11's store.
     """
+    if backend == Backend.TPM2:
+        _create_in_tpm(invocation, label)
+    else:
+        _create_in_softhsm(invocation, label)
+
+
+def _create_in_softhsm(invocation: Invocation, label: str) -> None:
     settings = invocation.settings
     with state.locked(settings.state):
         given = pin.given(settings.pin_file, os.environ)
         name = device_token.create(settings.state, device_token.softhsm_module(settings), label, given)
+    _show_created(invocation, name, None if given else pin.made_pin_file(settings.state), {}, [])
+
+
+def _create_in_tpm(invocation: Invocation, label: str) -> None:
+    settings = invocation.settings
+    with state.locked(settings.state):
+        given = pin.given(settings.pin_file, os.environ)
+        module = device_token.tpm2_module(settings)
+        with invocation.terminal.step("making the token in the TPM", "(up to half a minute)"):
+            store = device_token.prepare_tpm2()
+            name = device_token.create(settings.state, module, label, given, Backend.TPM2)
+    lines = [f"Its store is {store}"]
+    if "TPM2_PKCS11_STORE" in os.environ:
+        lines.append("Every program that uses the token has to find TPM2_PKCS11_STORE set to it")
     kept = None if given else pin.made_pin_file(settings.state)
+    _show_created(invocation, name, kept, {"store": str(store)}, lines)
+
+
+def _show_created(
+    invocation: Invocation, name: TokenName, kept: Path | None, more: dict[str, str], lines: list[str]
+) -> None:
     document = {"uri": str(name.uri), "label": name.label, "serial": name.serial, "module": str(name.module)}
-    text = f"{name.uri}\n" + (f"Its PIN is kept in {kept}" if kept else "Its PIN is the one you gave")
-    invocation.terminal.result({**document, "pinFile": str(kept) if kept else None}, text)
+    about_pin = f"Its PIN is kept in {kept}" if kept else "Its PIN is the one you gave"
+    text = "\n".join([str(name.uri), about_pin, *lines])
+    invocation.terminal.result({**document, "pinFile": str(kept) if kept else None, **more}, text)
 
 
 token.add_command(create)

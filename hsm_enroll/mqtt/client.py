@@ -85,6 +85,9 @@ def _tls(target: Target, library: Any, pin: Secret | None, trust_anchors: bytes 
     )
     # awscrt's own floor is TLS 1.1, and the SDK's builder has no argument for it.
     options.min_tls_ver = io.TlsVersion.TLSv1_2
+    if target.offers_tls13:
+        # A key in a token has awscrt leave TLS 1.3 out, and refuse it as a floor; this list of ciphers brings it back.
+        options.cipher_pref = io.TlsCipherPref.TLSv1_2_2025_07
     if trust_anchors is not None:
         options.override_default_trust_store(trust_anchors)
     return options

@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, InvalidStateError, wait
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from hsm_enroll.errors import MqttError, MqttUnreachableError
+from hsm_enroll.errors import MqttError, MqttNotTrustedError, MqttUnreachableError
 from hsm_enroll.mqtt import client, failures, trust
 from hsm_enroll.mqtt.inbox import Inbox, Message, Stream
 from hsm_enroll.mqtt.target import Target
@@ -49,12 +49,15 @@ def connect(
     ca_file: Path | None = None,
     endpoint: str | None = None,
     port: int | None = None,
+    tls13: bool = False,
     timeout: float = _TIMEOUT_SECONDS,
 ) -> Connection:
     """Connect to the broker as the Thing, with the key in the token (MQTT 5.0 §3.1; TLS 1.2 or later).
 
-    The PIN is tried once, and so is the connection. Must not be called in a process that uses python-pkcs11: closing a
-    session there logs this one out (see :func:`hsm_enroll.mqtt.publish_in_new_process`).
+    The PIN is tried once, and so is the connection; but where TLS 1.3 was offered and the handshake failed, it is tried
+    again with TLS 1.2, within the same time, and :attr:`Connection.tls_fallback` says so. Must not be called in a
+    process that uses python-pkcs11: closing a session there logs this one out (see
+    :func:`hsm_enroll.mqtt.publish_in_new_process`).
 
     Does *not* check that the certificate belongs to the key, the token's serial number (awscrt selects by label), or
     how many tries the PIN has left.
@@ -65,6 +68,7 @@ def connect(
         ca_file: PEM file with the trust anchors of the broker; None is the system's.
         endpoint: host name that overrides the identity's.
         port: TCP port that overrides the identity's.
+        tls13: offer TLS 1.3 too, where the key is an EC key; with an RSA key it stays at 1.2.
         timeout: seconds until CONNACK.
 
     Raises:
@@ -76,23 +80,45 @@ def connect(
         MqttRefusedError: the broker does not want this certificate or this client id.
         MqttError: anything else.
     """
-    return connect_to(Target.of(identity, ca_file=ca_file, endpoint=endpoint, port=port), pin, timeout)
+    target = Target.of(identity, ca_file=ca_file, endpoint=endpoint, port=port, tls13=tls13)
+    return connect_to(target, pin, timeout)
 
 
 def connect_to(target: Target, pin: Secret | None, timeout: float) -> Connection:
     """Connect to a target; see :func:`connect`."""
+    deadline = time.monotonic() + timeout
     with ExitStack() as on_failure:
         connection = Connection(target, pin, timeout)
         on_failure.callback(connection.close)
-        connection._open(timeout)  # noqa: SLF001 - a connection is made here and nowhere else
+        try:
+            connection._open(timeout)  # noqa: SLF001 - a connection is made here and nowhere else
+        except MqttNotTrustedError:
+            raise
+        except MqttError:
+            failure = connection._tls13_failure()  # noqa: SLF001
+            left = deadline - time.monotonic()
+            if failure is None or left <= 0:
+                raise
+            # Made while the first one's session is open: the token has its login and takes no PIN a second time.
+            second = Connection(replace(target, offers_tls13=False), pin, left, tls_fallback=failure)
+            connection.close()
+            on_failure.callback(second.close)
+            second._open(left)  # noqa: SLF001
+            connection = second
         on_failure.pop_all()
     return connection
 
 
 class Connection:
-    """An open connection; made by :func:`connect`, closed by leaving its ``with`` block. Threads may share it."""
+    """An open connection; made by :func:`connect`, closed by leaving its ``with`` block. Threads may share it.
 
-    def __init__(self, target: Target, pin: Secret | None, timeout: float) -> None:
+    Attributes:
+        tls_fallback: how the handshake that offered TLS 1.3 failed, a sentence, where this connection is a second one
+            that offered TLS 1.2 alone; else None.
+    """
+
+    def __init__(self, target: Target, pin: Secret | None, timeout: float, *, tls_fallback: str | None = None) -> None:
+        self.tls_fallback = tls_fallback
         self._target = target
         self._opened: Future[_Ending | None] = Future()
         # None where this side closed it.
@@ -189,6 +215,13 @@ class Connection:
         ending = self._opened.result()
         if ending is not None:
             raise failures.of_connecting(ending.error, ending.reason, self._target) from ending.error
+
+    def _tls13_failure(self) -> str | None:
+        """Say how the handshake failed, where TLS 1.3 was offered and may be the reason."""
+        ending = self._opened.result() if self._opened.done() else None
+        if ending is None or not self._target.offers_tls13:
+            return None
+        return failures.of_tls13(ending.error, ending.reason, self._target)
 
     def _is_suspicious(self) -> bool:
         if not self._opened.done():

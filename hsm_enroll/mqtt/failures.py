@@ -43,8 +43,16 @@ _NO_ANSWER = {
 }
 _TLS_FAILED = "AWS_IO_TLS_ERROR_NEGOTIATION_FAILURE"
 _DNS = "AWS_IO_DNS_"
-# What is left when a server ends a connection before it has answered CONNECT: close_notify, FIN, reset.
-_DOOR_CLOSED = {"AWS_ERROR_MQTT_UNEXPECTED_HANGUP", "AWS_IO_SOCKET_CLOSED", "AWS_IO_TLS_ERROR_WRITE_FAILURE"}
+# An alert, a FIN or a reset, and silence.
+_TLS_1_3_FAILED = {_TLS_FAILED, "AWS_IO_SOCKET_CLOSED", "AWS_IO_TLS_NEGOTIATION_TIMEOUT"}
+# What is left when a server ends a connection before it has answered CONNECT: close_notify, FIN, reset; and the alert
+# about our certificate, which in TLS 1.3 comes after this side's handshake is complete (RFC 8446 §2).
+_DOOR_CLOSED = {
+    "AWS_ERROR_MQTT_UNEXPECTED_HANGUP",
+    "AWS_IO_SOCKET_CLOSED",
+    "AWS_IO_TLS_ERROR_READ_FAILURE",
+    "AWS_IO_TLS_ERROR_WRITE_FAILURE",
+}
 _MALFORMED = {"AWS_ERROR_MQTT5_PUBLISH_OPTIONS_VALIDATION", "AWS_ERROR_MQTT5_SUBSCRIBE_OPTIONS_VALIDATION"}
 _NOT_ALLOWED = {"BAD_USERNAME_OR_PASSWORD", "BANNED", "CLIENT_IDENTIFIER_NOT_VALID", "NOT_AUTHORIZED"}
 
@@ -95,6 +103,20 @@ def of_token(error: BaseException, target: Target) -> HsmEnrollError:
 def is_handshake_failure(error: BaseException) -> bool:
     """Whether TLS failed, on whichever side: awscrt has one name for all of it."""
     return name_of(error) == _TLS_FAILED
+
+
+def of_tls13(error: BaseException, reason: str | None, target: Target) -> str | None:
+    """Say how an attempt that offered TLS 1.3 ended in its handshake, as where a box in between cannot bear the offer.
+
+    It may have ended so for another reason: TLS 1.2 then fails too. Arguments as for :func:`of_connecting`.
+
+    Returns:
+        a sentence, or None where it ended otherwise.
+    """
+    name = name_of(error)
+    if reason is not None or name not in _TLS_1_3_FAILED:
+        return None
+    return f"{target.broker} did not complete the handshake ({name})"
 
 
 def of_distrust(why: str, target: Target) -> HsmEnrollError:

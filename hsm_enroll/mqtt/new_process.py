@@ -40,22 +40,26 @@ def publish_in_new_process(
     ca_file: Path | None = None,
     endpoint: str | None = None,
     port: int | None = None,
+    tls13: bool = False,
     timeout: float = _TIMEOUT_SECONDS,
-) -> None:
+) -> str | None:
     """Connect, publish one message with QoS 1, wait for its PUBACK and disconnect, all in a process of its own.
 
     The PIN is in neither the arguments nor the environment of that process.
 
     Args:
-        identity, pin, ca_file, endpoint, port: as for :func:`hsm_enroll.mqtt.connect`.
+        identity, pin, ca_file, endpoint, port, tls13: as for :func:`hsm_enroll.mqtt.connect`.
         topic, payload: as for :meth:`hsm_enroll.mqtt.Connection.publish`.
         timeout: seconds until CONNACK, and again until the PUBACK. The process as a whole gets half a minute more.
+
+    Returns:
+        what :attr:`hsm_enroll.mqtt.Connection.tls_fallback` was.
 
     Raises:
         HsmEnrollError: what ``connect`` and ``publish`` raise, with the same class.
         MqttError: also where the process crashes or has to be killed.
     """
-    target = Target.of(identity, ca_file=ca_file, endpoint=endpoint, port=port)
+    target = Target.of(identity, ca_file=ca_file, endpoint=endpoint, port=port, tls13=tls13)
     output, ending = _run(_request(target, pin, topic, payload, timeout), 2 * timeout + _MODULE_SECONDS)
     outcome = _parsed(output)
     if outcome is None:
@@ -63,7 +67,7 @@ def publish_in_new_process(
             f"the MQTT process {ending}",
             hint="The token's PKCS#11 module runs in that process: run hsm-enroll doctor, then try again.",
         )
-    _settle(outcome)
+    return _settle(outcome)
 
 
 def _run(request: bytes, limit: float) -> tuple[bytes, str]:
@@ -106,10 +110,11 @@ def _parsed(output: bytes) -> dict[str, Any] | None:
     return outcome if isinstance(outcome, dict) else None
 
 
-def _settle(outcome: dict[str, Any]) -> None:
+def _settle(outcome: dict[str, Any]) -> str | None:
     error = outcome.get("error")
     if error is None:
-        return
+        fallback: str | None = outcome["tlsFallback"]
+        return fallback
     kind = {kind.code: kind for kind in _kinds(HsmEnrollError)}[error["code"]]
     raise kind(error["message"], hint=error["hint"])
 
@@ -127,15 +132,15 @@ def _child() -> None:
     # Some modules print to stdout; from here on that is stderr.
     os.dup2(2, 1)
     try:
-        _publish(json.load(sys.stdin))
+        fallback = _publish(json.load(sys.stdin))
     except HsmEnrollError as error:
         json.dump({"error": {"code": error.code, "message": error.message, "hint": error.hint}}, outcomes)
     else:
-        json.dump({"published": True}, outcomes)
+        json.dump({"published": True, "tlsFallback": fallback}, outcomes)
     outcomes.close()
 
 
-def _publish(request: dict[str, Any]) -> None:
+def _publish(request: dict[str, Any]) -> str | None:
     from hsm_enroll.mqtt.connection import connect_to
 
     pin = request.pop("pin")
@@ -144,6 +149,7 @@ def _publish(request: dict[str, Any]) -> None:
     target = Target(**request["target"] | {name: value and Path(value) for name, value in paths.items()})
     with connect_to(target, secret, request["timeout"]) as connection:
         connection.publish(request["topic"], base64.b64decode(request["payload"]), timeout=request["timeout"])
+        return connection.tls_fallback
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ class Target:
         endpoint: host name or address of the broker, which its certificate must hold.
         port: TCP port of the broker.
         ca_file: PEM file with the trust anchors; None is the system's.
+        offers_tls13: whether TLS 1.3 is offered beside 1.2.
     """
 
     client_id: str
@@ -33,12 +34,23 @@ class Target:
     endpoint: str
     port: int
     ca_file: Path | None
+    offers_tls13: bool = False
 
     @classmethod
     def of(
-        cls, identity: Identity, *, ca_file: Path | None = None, endpoint: str | None = None, port: int | None = None
+        cls,
+        identity: Identity,
+        *,
+        ca_file: Path | None = None,
+        endpoint: str | None = None,
+        port: int | None = None,
+        tls13: bool = False,
     ) -> Target:
-        """Take what a connection needs from an identity; an argument that is not None overrides it."""
+        """Take what a connection needs from an identity; an endpoint or a port that is not None overrides it.
+
+        ``tls13`` is for EC keys alone: TLS 1.3 signs with RSASSA-PSS (RFC 8446 §9.1), which awscrt does not ask of a
+        token, and with a token's RSA key it then fails at TLS 1.2 too.
+        """
         return cls(
             client_id=identity.thing_name,
             certificate_pem=identity.certificate_pem,
@@ -48,6 +60,7 @@ class Target:
             endpoint=identity.mqtt_endpoint if endpoint is None else endpoint,
             port=identity.mqtt_port if port is None else port,
             ca_file=ca_file,
+            offers_tls13=tls13 and not identity.key_type.is_rsa,
         )
 
     @property

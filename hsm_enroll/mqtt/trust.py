@@ -25,12 +25,30 @@ def anchors(ca_file: Path | None) -> bytes | None:
         return None
     hint = "Correct HSM_ENROLL_CA_FILE, or unset it to trust the system's authorities."
     try:
-        _context(ca_file)
+        context(ca_file)
         return ca_file.read_bytes()
     except ssl.SSLError as error:
         raise UsageError(f"the CA file {ca_file} is not PEM certificates", hint=hint) from error
     except OSError as error:
         raise UsageError(f"the CA file {ca_file} cannot be read: {error.strerror}", hint=hint) from error
+
+
+def context(ca_file: Path | None) -> ssl.SSLContext:
+    """Return a client's context: chain and name are checked, TLS is 1.2 or later.
+
+    Args:
+        ca_file: PEM file with the trust anchors; None is the system's.
+
+    Raises:
+        OSError: the file cannot be read, or (ssl.SSLError) is not PEM certificates.
+    """
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    made.minimum_version = ssl.TLSVersion.TLSv1_2
+    if ca_file is None:
+        made.load_default_certs()
+    else:
+        made.load_verify_locations(ca_file)
+    return made
 
 
 def why_distrusted(endpoint: str, port: int, ca_file: Path | None, timeout: float) -> str | None:
@@ -51,7 +69,7 @@ def why_distrusted(endpoint: str, port: int, ca_file: Path | None, timeout: floa
     try:
         with (
             socket.create_connection((endpoint, port), timeout) as connection,
-            _context(ca_file).wrap_socket(connection, server_hostname=endpoint),
+            context(ca_file).wrap_socket(connection, server_hostname=endpoint),
         ):
             return None
     except ssl.SSLCertVerificationError as error:
@@ -69,13 +87,3 @@ def _ours(reason: str) -> str | None:
     if reason == "TLSV1_ALERT_PROTOCOL_VERSION":
         return "it speaks no TLS 1.2"
     return None if "ALERT" in reason else reason or None
-
-
-def _context(ca_file: Path | None) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if ca_file is None:
-        context.load_default_certs()
-    else:
-        context.load_verify_locations(ca_file)
-    return context

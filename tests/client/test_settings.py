@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pwd
+from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -12,7 +13,7 @@ import pytest
 from hsm_enroll import settings
 from hsm_enroll.errors import UsageError
 from hsm_enroll.key import KeyType
-from hsm_enroll.settings import Settings
+from hsm_enroll.settings import Settings, Tls
 from hsm_enroll.uri import Pkcs11Uri
 
 
@@ -38,6 +39,7 @@ _KEYS = {
     "ca_file": _PATHS,
     "mqtt_endpoint": _TEXTS,
     "mqtt_port": _Key(("443", "8883", "65535"), (443, 8883, 65535), None),
+    "tls": _Key(("auto", "1.2", "auto"), (Tls.AUTO, Tls.V1_2, Tls.AUTO), Tls.V1_2),
     "pin_file": _PATHS,
     "key_type": _Key(
         ("rsa-2048", "rsa-4096", "ec-p384"), (KeyType.RSA_2048, KeyType.RSA_4096, KeyType.EC_P384), KeyType.EC_P256
@@ -129,6 +131,8 @@ _WRONG = [
     ("mqtt_port", "-1"),
     ("mqtt_port", "mqtt"),
     ("mqtt_port", "8883.0"),
+    ("tls", "1.3"),
+    ("tls", "AUTO"),
     ("key_type", "dsa"),
     ("key_type", "EC-P256"),
     ("token", "gateway"),
@@ -159,11 +163,12 @@ def test_a_wrong_value_is_not_seen_behind_a_right_one(home: Path) -> None:
     assert _load(home, {"HSM_ENROLL_MQTT_PORT": "no"}, {"mqtt_port": "443"}).mqtt_port == 443
 
 
-def test_a_wrong_key_type_lists_the_right_ones(home: Path) -> None:
-    """Whoever mistypes a key type is told which there are."""
+@pytest.mark.parametrize(("key", "text", "kind"), [("key_type", "p256", KeyType), ("tls", "1.3", Tls)])
+def test_a_wrong_word_lists_the_right_ones(home: Path, key: str, text: str, kind: type[StrEnum]) -> None:
+    """Whoever mistypes a value of which there are few is told which there are."""
     with pytest.raises(UsageError) as caught:
-        _load(home, options={"key_type": "p256"})
-    assert all(key_type.value in caught.value.message for key_type in KeyType)
+        _load(home, options={key: text})
+    assert all(word.value in caught.value.message for word in kind)
 
 
 def test_a_pin_in_a_token_uri_is_not_repeated(home: Path) -> None:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cryptography.x509 import load_pem_x509_certificate
+from cryptography.x509.oid import NameOID
 
+from tests.client.mqtt.authority import Authority
+from tests.client.self_signed import pem, self_signed
 from tests.e2e.devices import Device
 
 
@@ -31,14 +36,18 @@ def enrolled(device: Device, thing: str) -> Device:
 
 
 def test_a_healthy_device_has_no_finding(enrolled: Device) -> None:
-    """On an enrolled device with a cloud every check is ok, and the exit status is 0."""
+    """On an enrolled device with a cloud every check is ok, but for those of TPMs, and the exit status is 0."""
     status, statuses = _findings(enrolled, "--online")
     assert status == 0
-    assert set(statuses.values()) == {"ok"}
-    assert set(statuses) == {
-        "clock", "state.folder", "token", "token.pin-tries", "pin.source", "identity", "certificate.dates",
-        "key.matches-certificate", "key.origin", "api.reachable", "mqtt.reachable",
-    }  # fmt: skip
+    of_tpms = {"tpm.device", "tpm.resource-manager", "tpm.fapi", "token.store"}
+    assert statuses == dict.fromkeys(of_tpms, "skipped") | dict.fromkeys(
+        {
+            "clock", "state.folder", "token", "token.module", "token.duplicates", "token.mqtt", "token.pin-tries",
+            "pin.source", "identity", "certificate.dates", "key.matches-certificate", "key.origin",
+            "online.dns", "api.reachable", "online.api-tls", "online.clock", "mqtt.reachable", "online.mqtt-tls",
+        },
+        "ok",
+    )  # fmt: skip
 
 
 def test_a_device_that_is_not_enrolled_is_told_so_and_is_not_ill(device: Device) -> None:
@@ -57,6 +66,25 @@ def _no_token(device: Device) -> None:
 def _no_key(device: Device) -> None:
     identifier = json.loads((device.home / "identity.json").read_text())["key_id"]
     device.pkcs11_tool("--delete-object", "--type", "pubkey", "--id", identifier)
+
+
+def _another_key(device: Device) -> None:
+    file = device.home / "identity.json"
+    document = json.loads(file.read_text())
+    document["certificate_pem"] = pem(self_signed())
+    file.write_text(json.dumps(document))
+
+
+def _two_keys_of_one_label(device: Device) -> None:
+    label = json.loads((device.home / "identity.json").read_text())["key_label"]
+    new_pair = ["--keypairgen", "--key-type", "EC:prime256v1", "--usage-sign", "--id", "ff"]
+    device.pkcs11_tool(*new_pair, "--token-label", "gateway", "--label", label)
+
+
+def _two_tokens_of_one_label(device: Device) -> None:
+    pins = ["--so-pin", "officer-1234", "--pin", "another-1234"]
+    command = ["softhsm2-util", "--init-token", "--free", "--label", "gateway", *pins]
+    subprocess.run(command, env=device.environment, check=True, capture_output=True, timeout=30)
 
 
 def _exposed_pin(device: Device) -> None:
@@ -94,12 +122,15 @@ def _no_name(device: Device) -> None:
     [
         (_no_token, "token"),
         (_no_key, "key.matches-certificate"),
+        (_another_key, "key.matches-certificate"),
+        (_two_keys_of_one_label, "token.duplicates"),
+        (_two_tokens_of_one_label, "token.duplicates"),
         (_exposed_pin, "pin.source"),
         (_damaged_identity, "identity"),
         (_key_that_can_leave, "key.origin"),
         (_no_backend, "api.reachable"),
         (_no_broker, "mqtt.reachable"),
-        (_no_name, "mqtt.reachable"),
+        (_no_name, "online.dns"),
     ],
 )
 def test_a_fault_fails_its_check_alone(enrolled: Device, fault: Callable[[Device], None], check: str) -> None:
@@ -130,10 +161,35 @@ def test_a_wrong_pin_that_was_given_is_told(enrolled: Device) -> None:
         assert (status, statuses["token.pin-tries"], statuses["pin.source"]) == (0, "warning", "ok")
 
 
-@pytest.mark.parametrize("shift", ["-1800000000s", "+1000000000s"])
-def test_a_wrong_clock_is_told(enrolled: Device, shift: str) -> None:
-    """D14: a clock in 1969 or past 2049 fails the clock's own check."""
+@pytest.mark.parametrize("shift", ["-1790000000s", "+1000000000s"])
+def test_a_wrong_clock_is_told_and_nothing_else_is_blamed(enrolled: Device, shift: str) -> None:
+    """D14: a clock in 1970 or past 2049 fails the clocks' own checks; no certificate is called untimely."""
     (library,) = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
     enrolled.extra.update(LD_PRELOAD=str(library), FAKETIME=shift)
-    status, statuses = _findings(enrolled)
-    assert (status, statuses["clock"]) == (1, "failed")
+    status, statuses = _findings(enrolled, "--online")
+    assert status == 1
+    assert [name for name, found in statuses.items() if found == "failed"] == ["clock", "online.clock"]
+    untold = ["certificate.dates", "online.api-tls", "online.mqtt-tls"]
+    assert [statuses[name] for name in untold] == ["skipped"] * len(untold)
+
+
+def test_another_authority_is_told_as_interception(enrolled: Device, tmp_path: Path) -> None:
+    """D15: where neither end's chain leads to the CA that is trusted, both are told, each with the issuer seen."""
+    authority = Authority(tmp_path / "another", "another CA")
+    enrolled.extra["HSM_ENROLL_CA_FILE"] = str(authority.certificate)
+    status, statuses = _findings(enrolled, "--online")
+    assert status == 1
+    failed = [name for name, found in statuses.items() if found == "failed"]
+    assert failed == ["online.api-tls", "online.mqtt-tls"]
+    certificate = load_pem_x509_certificate(Path(enrolled.cloud["HSM_ENROLL_CA_FILE"]).read_bytes())
+    issuer = str(certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
+    assert f"issued by Common Name: {issuer}" in enrolled.run("doctor", "--online").stdout
+
+
+def test_the_setting_decides_which_tls_the_broker_is_offered(enrolled: Device) -> None:
+    """What the doctor reports of the broker is TLS 1.2, and TLS 1.3 where ``tls`` is ``auto``."""
+    for extra, version in (({}, "TLSv1.2"), ({"HSM_ENROLL_TLS": "auto"}, "TLSv1.3")):
+        enrolled.extra.update(extra)
+        checks = enrolled.json("doctor", "--online")["checks"]
+        [message] = [check["message"] for check in checks if check["id"] == "online.mqtt-tls"]
+        assert f"negotiates {version}, " in message

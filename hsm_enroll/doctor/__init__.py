@@ -1,0 +1,48 @@
+"""The doctor: checks, each a small function that returns one finding. It changes nothing and tries no PIN."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hsm_enroll.doctor import checks_online, checks_state, checks_token, checks_tpm
+from hsm_enroll.doctor.patient import Check, Finding, Machine, Patient, Status
+
+__all__ = ["Finding", "Machine", "Patient", "Status", "examine"]
+
+_OFFLINE: tuple[Check, ...] = (
+    checks_state.clock,
+    checks_state.state_folder,
+    checks_tpm.device,
+    checks_tpm.resource_manager,
+    checks_tpm.fapi,
+    checks_token.token,
+    checks_token.module,
+    checks_tpm.store,
+    checks_token.duplicates,
+    checks_token.mqtt,
+    checks_token.pin_tries,
+    checks_state.pin_source,
+    checks_state.identity,
+    checks_state.certificate_dates,
+    checks_token.key,
+    checks_token.key_origin,
+)
+_ONLINE: tuple[Check, ...] = (
+    checks_online.dns,
+    checks_online.api,
+    checks_online.api_tls,
+    checks_online.clock,
+    checks_online.mqtt,
+    checks_online.mqtt_tls,
+)
+
+
+def examine(patient: Patient, *, online: bool) -> Iterator[Finding]:
+    """Run the checks one after the other and yield what each found.
+
+    Args:
+        patient: what to look at.
+        online: also look at the network: names, the API, the broker, what TLS is like there.
+    """
+    for check in (*_OFFLINE, *(_ONLINE if online else ())):
+        yield check(patient)

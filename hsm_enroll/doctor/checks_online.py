@@ -1,0 +1,127 @@
+"""The network: names, the API, the broker, what TLS is like there, and the time that the API has."""
+
+from __future__ import annotations
+
+import socket
+from datetime import timedelta
+
+from hsm_enroll.api import EnrollmentClient
+from hsm_enroll.doctor import network
+from hsm_enroll.doctor.network import Distrust
+from hsm_enroll.doctor.patient import Finding, Patient, Status
+from hsm_enroll.errors import HsmEnrollError
+from hsm_enroll.mqtt import trust
+
+_CONNECT_SECONDS = 10.0
+# A certificate made a minute ago is not yet valid to a clock that is a minute behind; an hour is no drift any more.
+_BEARABLE = timedelta(seconds=60)
+_WRONG = timedelta(hours=1)
+_NO_API = "no API is known"
+_NO_BROKER = "no broker is known before the device is enrolled"
+
+
+def dns(patient: Patient) -> Finding:
+    """Whether the names of API and broker have addresses; where a proxy is in between, its own instead of the API's."""
+    name = "online.dns"
+    if patient.api_url is None and patient.broker is None:
+        return Finding(name, Status.SKIPPED, "no API and no broker is known")
+    for host, reason in patient.unresolved.items():
+        message = f"the name {host} cannot be resolved: {reason}"
+        return Finding(name, Status.FAILED, message, "Check the name, and the network's DNS.")
+    return Finding(name, Status.OK, "the names have addresses")
+
+
+def api(patient: Patient) -> Finding:
+    """Whether the API answers as one of ours."""
+    name, url = "api.reachable", patient.api_url
+    if url is None:
+        return Finding(name, Status.SKIPPED, _NO_API, "Give HSM_ENROLL_API_URL.")
+    if network.way_to(url).host in patient.unresolved:
+        return Finding(name, Status.SKIPPED, "see online.dns")
+    if patient.api_answer is not None and isinstance(patient.api_answer.tls, Distrust):
+        return Finding(name, Status.SKIPPED, "see online.api-tls")
+    try:
+        version = EnrollmentClient(url, ca_file=patient.settings.ca_file).health()
+    except HsmEnrollError as error:
+        return Finding(name, Status.FAILED, error.message, error.hint)
+    return Finding(name, Status.OK, f"{url} answers, version {version}")
+
+
+def api_tls(patient: Patient) -> Finding:
+    """Which TLS the API negotiates, and whether its certificate is from where it should be: interception shows here."""
+    name, answer = "online.api-tls", patient.api_answer
+    if answer is None or answer.tls is None:
+        return Finding(name, Status.SKIPPED, _NO_API if patient.api_url is None else "see api.reachable")
+    if isinstance(answer.tls, Distrust):
+        return _distrusted(name, "the API", answer.tls, patient)
+    return Finding(name, Status.OK, f"the API negotiates {answer.tls.version}, {answer.tls.cipher}")
+
+
+def clock(patient: Patient) -> Finding:
+    """Whether this clock is the API's."""
+    name, answer = "online.clock", patient.api_answer
+    if answer is None or answer.clock_error is None:
+        return Finding(name, Status.SKIPPED, "no API tells the time")
+    error = answer.clock_error
+    if abs(error) <= _BEARABLE:
+        return Finding(name, Status.OK, "the clock agrees with the API's")
+    way = "ahead of" if error > timedelta(0) else "behind"
+    status = Status.FAILED if abs(error) > _WRONG else Status.WARNING
+    amount = timedelta(seconds=round(abs(error).total_seconds()))
+    return Finding(name, status, f"the clock is {amount} {way} the API's", "Set it, or start NTP.")
+
+
+def mqtt(patient: Patient) -> Finding:
+    """Whether the broker accepts connections."""
+    name = "mqtt.reachable"
+    if patient.broker is None:
+        return Finding(name, Status.SKIPPED, _NO_BROKER)
+    host, port = patient.broker
+    if host in patient.unresolved:
+        return Finding(name, Status.SKIPPED, "see online.dns")
+    try:
+        socket.create_connection((host, port), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        hint = f"Does this network let port {port} out?"
+        why = error.strerror or "no answer"
+        return Finding(name, Status.FAILED, f"{host}:{port} does not accept connections: {why}", hint)
+    return Finding(name, Status.OK, f"{host}:{port} accepts connections")
+
+
+def mqtt_tls(patient: Patient) -> Finding:
+    """Which TLS the broker negotiates up to its request for a certificate; the device's own key would take a login.
+
+    What is offered are the versions that a connection would offer by the setting ``tls``, but with OpenSSL's cipher
+    suites.
+    """
+    name = "online.mqtt-tls"
+    if patient.broker is None:
+        return Finding(name, Status.SKIPPED, _NO_BROKER)
+    if mqtt(patient).status is not Status.OK:
+        return Finding(name, Status.SKIPPED, "see mqtt.reachable")
+    host, port = patient.broker
+    try:
+        trust.anchors(patient.settings.ca_file)
+    except HsmEnrollError as error:
+        return Finding(name, Status.FAILED, error.message, error.hint)
+    outcome = network.shake_hands(host, port, patient.settings.ca_file, tls13=patient.offers_tls13)
+    if isinstance(outcome, Distrust):
+        return _distrusted(name, f"{host}:{port}", outcome, patient)
+    if isinstance(outcome, str):
+        hint = "Something else than the broker may answer there: check endpoint and port."
+        return Finding(name, Status.FAILED, f"{host}:{port} agrees on no TLS 1.2 or later: {outcome}", hint)
+    message = f"{host}:{port} negotiates {outcome.version}, {outcome.cipher}, asked without the device's key"
+    return Finding(name, Status.OK, message)
+
+
+def _distrusted(name: str, who: str, distrust: Distrust, patient: Patient) -> Finding:
+    answer = patient.api_answer
+    error = answer.clock_error if answer is not None else None
+    if distrust.is_untimely and error is not None and abs(error) > _WRONG:
+        return Finding(name, Status.SKIPPED, "it cannot be told while the clock is wrong: see online.clock")
+    issued = f"issued by {distrust.issuer}" if distrust.issuer else "whose issuer could not be seen"
+    message = f"{who} is not trusted: {distrust.reason}; it shows a certificate {issued}"
+    hint = "Check the address and the clock."
+    if distrust.is_another_authority:
+        hint = "Something may intercept TLS in between. If it is your own CA, name its file in HSM_ENROLL_CA_FILE."
+    return Finding(name, Status.FAILED, message, hint)

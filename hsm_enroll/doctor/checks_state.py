@@ -1,0 +1,96 @@
+"""This machine's clock, the state folder, and what lies in it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from datetime import UTC, datetime, timedelta
+
+from hsm_enroll import pin
+from hsm_enroll.doctor.patient import Finding, Patient, Status
+from hsm_enroll.errors import HsmEnrollError, NotEnrolledError, PinMissingError
+
+# No gateway runs this program before it was written; a clock that says so has lost its battery.
+_OLDEST_PLAUSIBLE_CLOCK = datetime(2026, 1, 1, tzinfo=UTC)
+_NEWEST_PLAUSIBLE_CLOCK = datetime(2049, 1, 1, tzinfo=UTC)
+
+
+def clock(_: Patient) -> Finding:
+    """Whether the clock says a year in which this program may run."""
+    now = datetime.now(UTC)
+    if _is_plausible(now):
+        return Finding("clock", Status.OK, f"the clock says {now:%Y-%m-%d %H:%M} UTC")
+    return Finding("clock", Status.FAILED, f"the clock is wrong: it says {now:%Y-%m-%d}", "Set it, or start NTP.")
+
+
+def state_folder(patient: Patient) -> Finding:
+    """Whether the state folder is this user's alone and can be written."""
+    name, folder = "state.folder", patient.settings.state
+    if not folder.exists():
+        return Finding(name, Status.SKIPPED, f"{folder} does not exist yet", "hsm-enroll init makes it.")
+    if not folder.is_dir():
+        return Finding(name, Status.FAILED, f"{folder} is not a folder", "Name a folder in HSM_ENROLL_HOME.")
+    found = folder.stat()
+    if found.st_uid != os.geteuid():
+        hint = "Run hsm-enroll as that user."
+        return Finding(name, Status.FAILED, f"{folder} belongs to user id {found.st_uid}", hint)
+    if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        return Finding(name, Status.WARNING, f"{folder} is open to others", f"Close it: chmod 700 {folder}")
+    if not os.access(folder, os.W_OK):
+        return Finding(name, Status.FAILED, f"{folder} cannot be written", "Is it mounted read-only?")
+    return Finding(name, Status.OK, f"{folder} is this user's alone")
+
+
+def pin_source(patient: Patient) -> Finding:
+    """Whether there is a PIN without asking anybody; it is not tried."""
+    name, token = "pin.source", patient.token
+    if isinstance(token, HsmEnrollError):
+        return Finding(name, Status.SKIPPED, "no token whose PIN it would be")
+    if not token.login_required:
+        return Finding(name, Status.OK, "the token wants no PIN")
+    settings = patient.settings
+    try:
+        pin.resolve(
+            settings.pin_file,
+            patient.environment,
+            made_pin=lambda: pin.made(settings.state, token.name),
+            ask=None,
+        )
+    except PinMissingError as error:
+        return Finding(name, Status.WARNING, f"{error.message}; a person would be asked", error.hint)
+    except HsmEnrollError as error:
+        return Finding(name, Status.FAILED, error.message, error.hint)
+    return Finding(name, Status.OK, "there is a PIN; it was not tried")
+
+
+def identity(patient: Patient) -> Finding:
+    """Whether the device is enrolled."""
+    found = patient.identity
+    if isinstance(found, NotEnrolledError):
+        return Finding("identity", Status.WARNING, found.message, found.hint)
+    if isinstance(found, HsmEnrollError):
+        return Finding("identity", Status.FAILED, found.message, found.hint)
+    return Finding("identity", Status.OK, f"enrolled as {found.thing_name}")
+
+
+def certificate_dates(patient: Patient) -> Finding:
+    """Whether the certificate is valid now, and for a month; a clock that is wrong does not judge it."""
+    name, found, now = "certificate.dates", patient.identity, datetime.now(UTC)
+    if isinstance(found, HsmEnrollError):
+        return Finding(name, Status.SKIPPED, "no certificate")
+    if not _is_plausible(now):
+        return Finding(name, Status.SKIPPED, "it cannot be told while the clock is wrong")
+    certificate = found.certificate
+    if certificate.not_valid_before > now:
+        return Finding(name, Status.FAILED, "the certificate is not valid yet", "Check the clock.")
+    if certificate.not_valid_after <= now:
+        hint = "Check the clock; if it is right: hsm-enroll init"
+        return Finding(name, Status.FAILED, f"the certificate ended on {certificate.not_valid_after:%Y-%m-%d}", hint)
+    if certificate.not_valid_after - now < timedelta(days=30):
+        hint = "Run: hsm-enroll init --new-key"
+        return Finding(name, Status.WARNING, f"the certificate ends on {certificate.not_valid_after:%Y-%m-%d}", hint)
+    return Finding(name, Status.OK, f"the certificate is valid to {certificate.not_valid_after:%Y-%m-%d}")
+
+
+def _is_plausible(now: datetime) -> bool:
+    return _OLDEST_PLAUSIBLE_CLOCK <= now <= _NEWEST_PLAUSIBLE_CLOCK

@@ -1,0 +1,146 @@
+"""The token, its module, and the key in it, as they show themselves without a login."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hsm_enroll.doctor.patient import Finding, Patient, Status
+from hsm_enroll.errors import HsmEnrollError
+from hsm_enroll.identity import Identity
+from hsm_enroll.token import keypair, lockout, modules, session
+from hsm_enroll.uri import Pkcs11Uri
+
+# Its changelog: 1.3.1 mends a double free, 1.4.0 memory that C_DestroyObject corrupts.
+_SOUND_TPM2_PKCS11 = (1, 4)
+_NOBODY_TO_ASK = "no token to ask"
+
+
+def token(patient: Patient) -> Finding:
+    """Whether the token is there."""
+    found = patient.token
+    if isinstance(found, HsmEnrollError):
+        return Finding("token", Status.FAILED, found.message, found.hint)
+    return Finding("token", Status.OK, f"{found.name.uri} in {found.name.module}")
+
+
+def module(patient: Patient) -> Finding:
+    """Which version the module has (PKCS#11 v2.40 §3.1, CK_INFO), and whether that one is known to be bad."""
+    name, found = "token.module", patient.token
+    if isinstance(found, HsmEnrollError):
+        return Finding(name, Status.SKIPPED, "no module in use")
+    try:
+        # It was loaded in a child process before, and did no harm.
+        library = modules.load(found.name.module)
+    except HsmEnrollError as error:
+        return Finding(name, Status.FAILED, error.message, error.hint)
+    version, standard = library.library_version, library.cryptoki_version
+    text = f"{library.library_description} {_dotted(version)}, Cryptoki {_dotted(standard)}"
+    if modules.is_tpm2_pkcs11(found.name) and version < _SOUND_TPM2_PKCS11:
+        message = f"{text}: tpm2-pkcs11 before {_dotted(_SOUND_TPM2_PKCS11)} corrupts its memory at times"
+        return Finding(name, Status.WARNING, message, "Install a newer tpm2-pkcs11.")
+    return Finding(name, Status.OK, text)
+
+
+def duplicates(patient: Patient) -> Finding:
+    """Whether labels that MQTT selects by are unique: the token's in its module, the keys' in their token."""
+    name, tokens = "token.duplicates", patient.tokens
+    if isinstance(tokens, HsmEnrollError):
+        return Finding(name, Status.SKIPPED, _NOBODY_TO_ASK)
+    ours, _ = tokens
+    hint = "MQTT selects by label alone: relabel all but one with the token's own tool."
+    if (count := _labelled_alike(patient)) > 1:
+        return Finding(name, Status.FAILED, f"{count} tokens are labelled {ours.name.label!r}", hint)
+    labels = Counter(Pkcs11Uri.parse(uri).object for uri in ours.public_keys)
+    twice = sorted(label for label, count in labels.items() if label is not None and count > 1)
+    if not twice:
+        return Finding(name, Status.OK, "the labels of token and keys are unique")
+    own = patient.identity.key_label if isinstance(patient.identity, Identity) else None
+    label = own if own in twice else twice[0]
+    status = Status.FAILED if label == own else Status.WARNING
+    return Finding(name, status, f"{labels[label]} keys of the token are labelled {label!r}", hint)
+
+
+def mqtt(patient: Patient) -> Finding:
+    """Whether the MQTT client's library can use the token at all."""
+    name, found = "token.mqtt", patient.token
+    if isinstance(found, HsmEnrollError):
+        return Finding(name, Status.SKIPPED, _NOBODY_TO_ASK)
+    if _labelled_alike(patient) > 1:
+        return Finding(name, Status.SKIPPED, "see token.duplicates")
+    if found.mqtt_obstacle:
+        hint = "Use another token, or do without MQTT: hsm-enroll init --no-publish"
+        return Finding(name, Status.FAILED, found.mqtt_obstacle, hint)
+    return Finding(name, Status.OK, "MQTT can use the token")
+
+
+def pin_tries(patient: Patient) -> Finding:
+    """How near the token is to locking its PIN."""
+    name, found = "token.pin-tries", patient.token
+    if isinstance(found, HsmEnrollError):
+        return Finding(name, Status.SKIPPED, _NOBODY_TO_ASK)
+    if found.pin_locked:
+        hint = "A TPM heals with time: leave it powered. Any other token is unlocked with its SO PIN."
+        return Finding(name, Status.FAILED, "the PIN is locked", hint)
+    if found.pin_final_try:
+        hint = "Make sure of the PIN and log in once with the token's own tool."
+        return Finding(name, Status.FAILED, "one more wrong PIN locks the token", hint)
+    if found.pin_count_low:
+        return Finding(
+            name, Status.WARNING, "a wrong PIN was given since the last login", "Check where the PIN is kept."
+        )
+    tries = lockout.read(found.name)
+    if tries is not None:
+        return _tpm_tries(tries)
+    return Finding(name, Status.OK, "no wrong PIN since the last login")
+
+
+def key(patient: Patient) -> Finding:
+    """Whether the token's key is the one that the certificate is for."""
+    name, identity = "key.matches-certificate", patient.identity
+    if isinstance(identity, HsmEnrollError) or isinstance(patient.token, HsmEnrollError):
+        return Finding(name, Status.SKIPPED, "no certificate, or no token, to compare")
+    try:
+        with session.opened(identity.token, None) as opened:
+            public = keypair.find_public(opened, label=identity.key_label, key_id=identity.key_id)
+    except HsmEnrollError as error:
+        return Finding(name, Status.FAILED, error.message, error.hint)
+    if public.public_key_info != bytes(identity.certificate.public_key.dump()):
+        hint = "Run: hsm-enroll init --new-key"
+        return Finding(name, Status.FAILED, "the token's key is not the certificate's", hint)
+    return Finding(name, Status.OK, "the token's key is the certificate's")
+
+
+def key_origin(patient: Patient) -> Finding:
+    """Whether the key was born in its token and cannot leave it, as the token said when the device was enrolled."""
+    name, identity = "key.origin", patient.identity
+    if isinstance(identity, HsmEnrollError):
+        return Finding(name, Status.SKIPPED, "no key of ours")
+    if not identity.key_origin.is_hardware_born:
+        hint = "Run: hsm-enroll init --new-key"
+        return Finding(name, Status.FAILED, "the key was not born in its token, or can leave it", hint)
+    return Finding(name, Status.OK, "the key was born in its token and cannot leave it")
+
+
+def _labelled_alike(patient: Patient) -> int:
+    """How many of the module's tokens have the label of ours."""
+    if isinstance(patient.tokens, HsmEnrollError):
+        return 0
+    ours, reports = patient.tokens
+    return sum(report.name.label == ours.name.label for report in reports)
+
+
+def _tpm_tries(tries: lockout.FailedTries) -> Finding:
+    name = "token.pin-tries"
+    if tries.failed_tries == 0:
+        return Finding(name, Status.OK, "the TPM counts no failed try")
+    counted = f"the TPM counts {tries.counted}"
+    if tries.locked:
+        return Finding(name, Status.FAILED, f"the PIN is locked: {counted}", f"{tries.healing} {tries.waiting}")
+    if tries.one_before_lockout:
+        message = f"one more wrong PIN locks the token: {counted}"
+        return Finding(name, Status.FAILED, message, f"{tries.healing} {tries.waiting}")
+    return Finding(name, Status.WARNING, counted, f"{tries.healing} If it was a PIN, check where that is kept.")
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return f"{version[0]}.{version[1]}"

@@ -1,0 +1,157 @@
+"""What the checks look at, and what they return."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+
+from hsm_enroll import device_token
+from hsm_enroll.doctor import network
+from hsm_enroll.doctor.network import ApiAnswer
+from hsm_enroll.errors import HsmEnrollError
+from hsm_enroll.identity import Identity
+from hsm_enroll.settings import Settings, Tls
+from hsm_enroll.token import inventory, modules
+from hsm_enroll.token.inventory import TokenReport
+
+_TPM2_PKCS11 = "libtpm2_pkcs11"
+
+
+class Status(StrEnum):
+    """How a check ended."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check found.
+
+    Attributes:
+        id: stable name of the check.
+        status: how it ended.
+        message: what was seen; a sentence.
+        hint: what to do, or "".
+    """
+
+    id: str
+    status: Status
+    message: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where a machine has what concerns its TPM.
+
+    Attributes:
+        tpm: the kernel's resource manager.
+        bare_tpm: the TPM without it.
+        tpm_store: tpm2-pkcs11's store for the whole machine.
+        fapi_configuration: tpm2-tss's Feature API; ``TSS2_FAPICONF`` overrides it.
+    """
+
+    tpm: Path = Path("/dev/tpmrm0")
+    bare_tpm: Path = Path("/dev/tpm0")
+    tpm_store: Path = Path("/etc/tpm2_pkcs11")
+    fapi_configuration: Path = Path("/etc/tpm2-tss/fapi-config.json")
+
+
+@dataclass(frozen=True)
+class Patient:
+    """What the checks look at; each part is looked up once, and its error is every dependent check's answer.
+
+    Attributes:
+        settings: as resolved.
+        environment: normally ``os.environ``, which the module and the libraries read too.
+        machine: where its parts are.
+    """
+
+    settings: Settings
+    environment: Mapping[str, str]
+    machine: Machine = field(default_factory=Machine)
+
+    @cached_property
+    def identity(self) -> Identity | HsmEnrollError:
+        """The identity in the state folder, or why there is none."""
+        try:
+            return Identity.load(self.settings.state)
+        except HsmEnrollError as error:
+            return error
+
+    @cached_property
+    def tokens(self) -> tuple[TokenReport, list[TokenReport]] | HsmEnrollError:
+        """The identity's token, or else the one that the settings mean, and all initialised ones of its module."""
+        try:
+            name = self.identity.token if isinstance(self.identity, Identity) else device_token.locate(self.settings)
+            reports = [report for report in inventory.inspect(name.module) if report.initialized]
+        except HsmEnrollError as error:
+            return error
+        for report in reports:
+            if (report.name.label, report.name.serial) == (name.label, name.serial):
+                return report, reports
+        return HsmEnrollError(f"token {name.label!r} is not there", hint="Reconnect it; see hsm-enroll tokens.")
+
+    @property
+    def token(self) -> TokenReport | HsmEnrollError:
+        """The token of :attr:`tokens`."""
+        return self.tokens if isinstance(self.tokens, HsmEnrollError) else self.tokens[0]
+
+    @cached_property
+    def tpm_module(self) -> Path | None:
+        """The file of the tpm2-pkcs11 in use, or None where the token is, or would be, another module's.
+
+        A module that cannot be loaded goes by its file's name: what keeps it from loading may be the TPM.
+        """
+        if isinstance(self.token, TokenReport):
+            return self.token.name.module if modules.is_tpm2_pkcs11(self.token.name) else None
+        if isinstance(self.identity, Identity):
+            name = self.identity.token
+            return name.module if modules.is_tpm2_pkcs11(name) else None
+        named = self.settings.module or (self.settings.token.module_path if self.settings.token else None)
+        candidates = [named] if named else modules.discover()
+        [only] = candidates if len(candidates) == 1 else [None]
+        return only if only is not None and only.name.startswith(_TPM2_PKCS11) else None
+
+    @property
+    def api_url(self) -> str | None:
+        """The identity's API, or else the settings'."""
+        return self.identity.api if isinstance(self.identity, Identity) else self.settings.api_url
+
+    @property
+    def broker(self) -> tuple[str, int] | None:
+        """Host and port of the broker, as a connection would take them."""
+        identity = self.identity if isinstance(self.identity, Identity) else None
+        host = self.settings.mqtt_endpoint or (identity.mqtt_endpoint if identity else None)
+        port = self.settings.mqtt_port or (identity.mqtt_port if identity else None)
+        return None if host is None or port is None else (host, port)
+
+    @property
+    def offers_tls13(self) -> bool:
+        """Whether a connection of this device would offer TLS 1.3."""
+        key_type = self.identity.key_type if isinstance(self.identity, Identity) else self.settings.key_type
+        return self.settings.tls is Tls.AUTO and not key_type.is_rsa
+
+    @cached_property
+    def unresolved(self) -> dict[str, str]:
+        """The names on the way to API and broker that have no address, each with the reason."""
+        hosts = [network.way_to(self.api_url).host] if self.api_url else []
+        hosts += [self.broker[0]] if self.broker else []
+        reasons = {host: network.why_unresolved(host) for host in hosts}
+        return {host: reason for host, reason in reasons.items() if reason is not None}
+
+    @cached_property
+    def api_answer(self) -> ApiAnswer | None:
+        """What TLS to the API is like and what time it says, or None where it is not known or cannot be reached."""
+        if self.api_url is None or network.way_to(self.api_url).host in self.unresolved:
+            return None
+        return network.ask_api(self.api_url, self.settings.ca_file)
+
+
+Check = Callable[[Patient], Finding]
