@@ -166,6 +166,8 @@ def made(folder: Path, token: TokenName) -> Secret | None:
     owner = made_for(folder)
     if owner is None or owner.label != token.label or owner.serial not in {"", token.serial}:
         return None
+    if not owner.serial and owner.module != token.module:
+        return None
     return read_file(made_pin_file(folder))
 
 

@@ -34,19 +34,65 @@ def _processes_that_know(folder: Path) -> list[str]:
     return found
 
 
-def test_the_demo_shows_the_main_job_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    """scripts/demo exits 0 and ends as the README shows: Thing, certificate id, key URI and the received message."""
-    run = subprocess.run(
-        [ROOT / "scripts/demo"],
-        env={**os.environ, "TMPDIR": str(tmp_path), "NO_PROXY": "localhost,127.0.0.1"},
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_TIME_LIMIT, check=False,
+def _processes_of_session(session: int) -> list[str]:
+    """The names of the processes of a session (proc(5), /proc/pid/stat), which its background processes stay in."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            before, _, after = (process / "stat").read_text().rpartition(")")
+        except OSError:  # it has ended
+            continue
+        if int(after.split()[3]) == session:
+            found.append(before)
+    return found
+
+
+def _demo(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start the demo in a session of its own, its temporary files in a folder."""
+    return subprocess.Popen(
+        [ROOT / "scripts/demo", *arguments],
+        env={**os.environ, "TMPDIR": str(folder), "NO_PROXY": "localhost,127.0.0.1"},
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
-    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def _nothing_is_left(demo: subprocess.Popen[str], folder: Path) -> bool:
+    return list(folder.iterdir()) == [] and _processes_that_know(folder) + _processes_of_session(demo.pid) == []
+
+
+@pytest.mark.parametrize("options", [[], ["--tpm"]], ids=["softhsm", "tpm"])
+def test_the_demo_shows_the_main_job_and_leaves_nothing_behind(tmp_path: Path, options: list[str]) -> None:
+    """scripts/demo exits 0 and ends as the README shows: Thing, certificate id, key URI and the received message."""
+    demo = _demo(tmp_path, *options)
+    stdout, stderr = demo.communicate(timeout=_TIME_LIMIT)
+    assert demo.returncode == 0, stdout + stderr
     (shown,) = README.blocks_of("text")
-    ending = run.stdout.splitlines(keepends=True)[-len(shown.text.splitlines()) :]
-    assert matches(shown.text, "".join(ending), str(tmp_path)), run.stdout
-    assert list(tmp_path.iterdir()) == []
-    assert _processes_that_know(tmp_path) == []
+    ending = stdout.splitlines(keepends=True)[-len(shown.text.splitlines()) :]
+    assert matches(shown.text, "".join(ending), str(tmp_path)), stdout
+    assert ("SoftHSM" in "".join(ending)) is (options == [])
+    assert _nothing_is_left(demo, tmp_path)
+
+
+def test_a_demo_that_is_ended_takes_all_of_it_down(tmp_path: Path) -> None:
+    """SIGTERM while the TPM and the cloud are up ends the demo with 143, and nothing that it started is left."""
+    demo = _demo(tmp_path, "--tpm")
+    assert demo.stdout is not None
+    for line in demo.stdout:
+        if line.startswith("AWS APIs"):
+            break
+    assert "swtpm" in "".join(_processes_of_session(demo.pid))
+    demo.terminate()
+    demo.communicate(timeout=_TIME_LIMIT)
+    assert demo.returncode == 143
+    assert _nothing_is_left(demo, tmp_path)
+
+
+def test_an_option_that_is_none_starts_no_demo(tmp_path: Path) -> None:
+    """An unknown argument is refused with its usage, before anything is set up."""
+    demo = _demo(tmp_path, "--hsm")
+    stdout, stderr = demo.communicate(timeout=_TIME_LIMIT)
+    assert (demo.returncode, stdout) == (2, "")
+    assert stderr == "usage: scripts/demo [--tpm]\n"
 
 
 @pytest.fixture
@@ -61,7 +107,7 @@ def checkout() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("sudo", ["none", "one that refuses"])
-@pytest.mark.parametrize("purpose", ["demo", "test"])
+@pytest.mark.parametrize("purpose", ["demo", "demo-tpm", "test"])
 def test_without_root_and_sudo_setup_names_the_packages_and_changes_nothing(
     checkout: Path, sudo: str, purpose: str
 ) -> None:
