@@ -142,8 +142,15 @@ def test_d9_without_a_mechanism_that_signs_no_key_is_made(faulty: FaultyDevice) 
     assert faulty.api.requests == []
 
 
-@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("function", ["C_GenerateKeyPair", "C_Sign", "C_FindObjects", "C_Login"])
+@pytest.mark.parametrize(
+    ("function", "sent", "status"),
+    [
+        ("C_GenerateKeyPair", signal.SIGINT, 130),
+        ("C_Sign", signal.SIGTERM, 143),
+        ("C_FindObjects", signal.SIGINT, 130),
+        ("C_Login", signal.SIGTERM, 143),
+    ],
+)
 def test_d20_a_signal_in_a_slow_call_ends_the_session(
     faulty: FaultyDevice, function: str, sent: signal.Signals, status: int
 ) -> None:
