@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.backend.csr_factory import THING, ecdsa_sha256, forged, pem, pem_of, request
-from tests.backend.deployment import LAMBDA, Answer, Deployment, aws_answer, deployed, event
+from tests.backend.deployment import LAMBDA, POLICY, Answer, Deployment, aws_answer, deployed, event
 
 SAMPLES = Path(__file__).parent / "samples"
 SPEC: dict[str, Any] = yaml.safe_load((LAMBDA / "openapi.yaml").read_text("utf-8"))
@@ -186,7 +186,8 @@ def test_an_operators_answers_are_what_the_contract_says(backend: Deployment) ->
         assert_conforms(backend.operate("GET", "fleet").json, "Things")
         assert_conforms(backend.operate("GET", "fleet", thing=REQUEST["thingName"]).json, "OneThing")
         backend.operate("DELETE", "fleet", thing=REQUEST["thingName"])
-    backend.iot.create_keys_and_certificate(setAsActive=True)
+    stray = backend.iot.create_keys_and_certificate(setAsActive=True)
+    backend.iot.attach_policy(policyName=POLICY, target=stray["certificateArn"])
     backend.clock.ahead = 2 * 3600
     swept = backend.operate("POST", "sweep", {}).json
     assert len(swept["disabled"]) == 1
