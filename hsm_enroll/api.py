@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import queue
 import random
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ import requests
 from requests import exceptions as http
 from urllib3 import exceptions as transport
 
+from hsm_enroll.deadline import within
 from hsm_enroll.errors import (
     ApiTlsError,
     BackendRefusedError,
@@ -193,26 +192,13 @@ class EnrollmentClient:
         raise AssertionError("the last try returns or raises")
 
     def _request(self, method: str, path: str, body: object) -> _Answer:
-        """Send one request in a thread of its own, since a time-out of ``requests`` starts anew with every byte."""
-        outcome: queue.SimpleQueue[_Answer | Exception] = queue.SimpleQueue()
-
-        def run() -> None:
-            try:
-                outcome.put(self._exchange(method, path, body))
-            except Exception as error:  # noqa: BLE001 - raised again below, in the thread that asked
-                outcome.put(error)
-
-        threading.Thread(target=run, name="hsm-enroll-http", daemon=True).start()
         try:
-            result = outcome.get(timeout=self._deadline)
-        except queue.Empty as error:
+            return within(self._deadline, lambda: self._exchange(method, path, body))
+        except TimeoutError as error:
             self._is_abandoned = True
             raise BackendUnreachableError(
                 f"{self._base_url} did not finish its answer within {self._deadline:.0f} s"
             ) from error
-        if isinstance(result, Exception):
-            raise result
-        return result
 
     def _exchange(self, method: str, path: str, body: object) -> _Answer:
         try:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import queue
 import re
 import socket
-import threading
 from io import BytesIO
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,6 +16,7 @@ from botocore.httpsession import URLLib3Session
 from botocore.utils import get_environ_proxies
 from urllib3 import exceptions as http
 
+from hsm_enroll.deadline import within
 from hsm_enroll.errors import ApiTlsError, BackendUnreachableError, UsageError
 from hsm_enroll.operator import aws
 from hsm_enroll.operator.answer import Answer, foreign, printable
@@ -82,24 +81,12 @@ class SignedTransport:
             UsageError: there are no credentials.
         """
         request = self._signed(method, target, body)
-        outcome: queue.SimpleQueue[Answer | Exception] = queue.SimpleQueue()
-
-        def run() -> None:
-            try:
-                outcome.put(self._exchange(request))
-            except Exception as error:  # noqa: BLE001 - raised again below, in the thread that asked
-                outcome.put(error)
-
-        threading.Thread(target=run, name="hsm-enroll-http", daemon=True).start()
         try:
-            result = outcome.get(timeout=self._deadline)
-        except queue.Empty as error:
+            return within(self._deadline, lambda: self._exchange(request))
+        except TimeoutError as error:
             raise BackendUnreachableError(
                 f"{self.base_url} did not finish its answer within {self._deadline:.0f} s", hint=_HINT
             ) from error
-        if isinstance(result, Exception):
-            raise result
-        return result
 
     def _signed(self, method: str, target: str, body: bytes | None) -> AWSPreparedRequest:
         headers = {

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from tests.backend.csr_factory import THING
 from tests.backend.deployment import Death, Deployment, assert_problem
-from tests.backend.fleet import LEASE, Device, going_wrong, iot, item, killed_with, lost, lost_once, throttled
+from tests.backend.fleet import LEASE, Device, Hook, going_wrong, iot, item, killed_with, lost, lost_once, throttled
 from tests.backend.test_ledger_faults import ROUNDS, STEPS
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
@@ -47,11 +49,11 @@ def test_done_again_it_does_no_harm_and_finishes_what_failed(backend: Deployment
 
 
 @pytest.mark.parametrize("fault", [lost, lost_once, throttled])
-def test_a_revocation_that_failed_can_be_sent_again(backend: Deployment, fault: object) -> None:
+def test_a_revocation_that_failed_can_be_sent_again(backend: Deployment, fault: Callable[[str], Hook]) -> None:
     """Also where its first answer was lost."""
     device = Device(backend, THING)
     device.enroll()
-    with going_wrong(device, fault("TransactWriteItems 1")):  # type: ignore[operator]
+    with going_wrong(device, fault("TransactWriteItems 1")):
         assert revoke(backend) in {204, 429, 503}
     assert revoke(backend) == 204
     assert device.usable() == []

@@ -7,10 +7,11 @@ import socketserver
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ from tests.client.https_server import HttpsServer, https_server, response
 from tests.client.mqtt import broker as mosquitto
 from tests.client.mqtt import scripted
 from tests.client.mqtt.authority import Authority
-from tests.client.mqtt.relay import relaying
+from tests.client.mqtt.relay import carry, relaying
 
 _HEALTHY = response("200 OK", '{"version": "0.1.0"}')
 _SUITE = "ECDHE-ECDSA-AES128-GCM-SHA256"
@@ -49,9 +50,8 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 def settings(tmp_path: Path, authority: Authority) -> Callable[..., Patient]:
     """Make a device that is not enrolled, of its settings."""
 
-    def make(**values: object) -> Patient:
-        known = {"state": tmp_path / "state", "ca_file": authority.certificate, **values}
-        return Patient(Settings(**known), {})  # type: ignore[arg-type]
+    def make(**values: Any) -> Patient:
+        return Patient(Settings(**{"state": tmp_path / "state", "ca_file": authority.certificate, **values}), {})
 
     return make
 
@@ -287,9 +287,9 @@ def _proxy(url: str) -> Iterator[tuple[int, list[bytes]]]:
             seen.append(head)
             with socket.create_connection(("127.0.0.1", server_port)) as server:
                 self.request.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-                back = threading.Thread(target=_copy, args=(server, self.request))
+                back = threading.Thread(target=carry, args=(server, self.request))
                 back.start()
-                _copy(self.request, server)
+                carry(self.request, server)
                 back.join()
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
@@ -297,11 +297,3 @@ def _proxy(url: str) -> Iterator[tuple[int, list[bytes]]]:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}).start()
         yield server.server_address[1], seen
         server.shutdown()
-
-
-def _copy(source: socket.socket, sink: socket.socket) -> None:
-    with suppress(OSError):
-        while data := source.recv(65536):
-            sink.sendall(data)
-    with suppress(OSError):
-        sink.shutdown(socket.SHUT_WR)

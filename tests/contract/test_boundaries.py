@@ -31,7 +31,7 @@ _NOT_YET_IN_USE = {"awsiot"}
 _MAY_USE = {
     "cli": None,  # the top: anything
     "local": {"backend_folder", "errors"},
-    "operator": {"backend_folder", "errors", "secret", "version"},
+    "operator": {"backend_folder", "deadline", "errors", "secret", "version"},
     "backend_folder": {"errors"},
     "doctor": {
         "api",
@@ -62,7 +62,7 @@ _MAY_USE = {
         "secret",
         "settings",
     },
-    "api": {"errors", "secret", "version"},
+    "api": {"deadline", "errors", "secret", "version"},
     "identity": {"certificate", "errors", "key", "settings", "state", "uri"},
     "journal": {"errors", "key", "state"},
     "pin": {"errors", "key", "secret", "state"},
@@ -75,6 +75,7 @@ _MAY_USE = {
     "uri": {"errors"},
     "secret": set[str](),
     "errors": set[str](),
+    "deadline": set[str](),
     "version": set[str](),
 }
 _BACKEND_MAY_USE = {

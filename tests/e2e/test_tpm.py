@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.e2e.devices import Cloud, Observer
 from tests.e2e.tpm_device import TpmDevice
+from tests.faults.killed_making import kill_token_create
 from tests.tokens import tpm2
 from tests.tokens.tpm2 import Tpm2
 
@@ -182,24 +183,7 @@ _KILLED_AT = {
 @pytest.mark.parametrize("moment", _KILLED_AT.values(), ids=_KILLED_AT)
 def test_d10_a_token_whose_making_was_killed_is_taken_up(device: TpmDevice, thing: str, moment: str) -> None:
     """D10: killed at any point, token create and init go on with the PIN that is kept, and burn no try."""
-    program = (
-        "import os, sys\n"
-        "from hsm_enroll import device_token, pin\n"
-        "from hsm_enroll.token import provision\n"
-        "module, name = sys.argv[1].split('.')\n"
-        "holder = globals()[module]\n"
-        "original, calls = getattr(holder, name), []\n"
-        "def killed(*arguments, **options):\n"
-        "    calls.append(name)\n"
-        "    if name != 'remember' or len(calls) == 2: os._exit(9)\n"
-        "    return original(*arguments, **options)\n"
-        "setattr(holder, name, killed)\n"
-        "sys.argv = ['hsm-enroll', 'token', 'create', '--label', 'gateway', '--backend', 'tpm2']\n"
-        "from hsm_enroll.cli import main\n"
-        "main()\n"
-    )
-    run = subprocess.run([sys.executable, "-c", program, moment], env=device.environment, timeout=60, check=False)
-    assert run.returncode == 9
+    kill_token_create(moment, "--label", "gateway", "--backend", "tpm2", environment=device.environment)
     device.create_token()
     assert device.json("init", "--thing", thing, "--no-publish")["token"]["label"] == "gateway"
     assert device.tpm.wrong_pins() == 0

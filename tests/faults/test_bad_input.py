@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from tests.client.https_server import https_server, response
 from tests.client.mqtt.authority import Authority
 from tests.e2e.devices import Cloud, Device, publish_as_observer
+from tests.faults.killed_making import kill_token_create
 
 _SPY = "pkcs11-spy.so"
 
@@ -443,23 +444,7 @@ def test_a_token_whose_making_was_killed_is_taken_up(device: Device, thing: str,
     """D10: killed before, or right after, the token was made, token create and init go on with the PIN that is kept."""
     for name in ("pin", "token.json"):
         (device.home / name).unlink()
-    program = (
-        "import os, sys\n"
-        "from hsm_enroll import device_token\n"
-        "module, name = sys.argv[1].split('.')\n"
-        "holder = getattr(device_token, module)\n"
-        "original, calls = getattr(holder, name), []\n"
-        "def killed(*arguments, **options):\n"
-        "    calls.append(name)\n"
-        "    if name != 'remember' or len(calls) == 2: os._exit(9)\n"
-        "    return original(*arguments, **options)\n"
-        "setattr(holder, name, killed)\n"
-        "sys.argv = ['hsm-enroll', 'token', 'create', '--label', 'fresh']\n"
-        "from hsm_enroll.cli import main\n"
-        "main()\n"
-    )
-    run = subprocess.run([sys.executable, "-c", program, moment], env=device.environment, timeout=60, check=False)
-    assert run.returncode == 9
+    kill_token_create(moment, "--label", "fresh", environment=device.environment)
     device.create_token("fresh")
     assert device.json("init", "--thing", thing, "--no-publish")["token"]["label"] == "fresh"
 

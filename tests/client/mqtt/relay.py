@@ -64,9 +64,9 @@ def relaying(broker_port: int, intolerance: Intolerance = Intolerance.NONE) -> I
                 answer = _record(server)
                 relay.chosen.append(_names_tls13(answer))
                 self.request.sendall(answer)
-                other_way = threading.Thread(target=_copy, args=(server, self.request))
+                other_way = threading.Thread(target=carry, args=(server, self.request))
                 other_way.start()
-                _copy(self.request, server)
+                carry(self.request, server)
                 other_way.join()
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
@@ -80,7 +80,8 @@ def relaying(broker_port: int, intolerance: Intolerance = Intolerance.NONE) -> I
             server.shutdown()
 
 
-def _copy(source: socket.socket, sink: socket.socket) -> None:
+def carry(source: socket.socket, sink: socket.socket) -> None:
+    """Pass on what one side says until it ends, and that it has."""
     # What one side's end does to the other is not this side's business.
     with suppress(OSError):
         while data := source.recv(65536):

@@ -6,12 +6,13 @@ import socket
 import socketserver
 import ssl
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.client.mqtt.authority import Pair
+from tests.client.mqtt.authority import Authority, Pair
 
 # MQTT 5.0 §2.1.2
 CONNECT, PUBLISH, SUBSCRIBE = 1, 3, 8
@@ -49,6 +50,16 @@ def tls(server: Pair, ca_file: Path) -> ssl.SSLContext:
     context.load_cert_chain(server.certificate, server.key)
     context.load_verify_locations(ca_file)
     context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def tls_1_1(authority: Authority) -> ssl.SSLContext:
+    """TLS as a broker had it before RFC 8996: no later than 1.1."""
+    context = tls(authority.issue_pair("old", ["localhost"]), authority.certificate)
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        context.minimum_version = ssl.TLSVersion.TLSv1_1
+        context.maximum_version = ssl.TLSVersion.TLSv1_1
     return context
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import ssl
-import warnings
 from pathlib import Path
 
 import pytest
@@ -132,13 +131,8 @@ def test_a_server_that_is_not_trusted_is_not_tried_again(
 
 def test_tls_1_1_is_refused_beside_1_3(identity: Identity, authority: Authority) -> None:
     """The floor holds where TLS 1.3 is offered: a server that has no TLS later than 1.1 is refused (RFC 8996)."""
-    context = scripted.tls(authority.issue_pair("old", ["localhost"]), authority.certificate)
-    context.set_ciphers("ALL:@SECLEVEL=0")
-    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
-        context.minimum_version = ssl.TLSVersion.TLSv1_1
-        context.maximum_version = ssl.TLSVersion.TLSv1_1
     with (
-        scripted.serving(lambda _: scripted.connack(0), context) as port,
+        scripted.serving(lambda _: scripted.connack(0), scripted.tls_1_1(authority)) as port,
         pytest.raises(MqttNotTrustedError, match=r"no TLS 1\.2"),
     ):
         _publish(identity, authority, port, tls13=True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import ssl
-import warnings
 from pathlib import Path
 
 import pytest
@@ -75,13 +73,8 @@ def test_a_server_without_tls_is_not_trusted(identity: Identity, authority: Auth
 
 def test_tls_1_1_is_refused(identity: Identity, authority: Authority) -> None:
     """A server that offers no TLS later than 1.1 is refused (RFC 8996), though it would accept us."""
-    context = scripted.tls(authority.issue_pair("old", ["localhost"]), authority.certificate)
-    context.set_ciphers("ALL:@SECLEVEL=0")
-    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
-        context.minimum_version = ssl.TLSVersion.TLSv1_1
-        context.maximum_version = ssl.TLSVersion.TLSv1_1
     with (
-        scripted.serving(lambda _: scripted.connack(0), context) as port,
+        scripted.serving(lambda _: scripted.connack(0), scripted.tls_1_1(authority)) as port,
         pytest.raises(MqttNotTrustedError, match=r"no TLS 1\.2"),
     ):
         _publish(identity, port, authority.certificate)
