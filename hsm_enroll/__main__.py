@@ -1,6 +1,24 @@
-"""``python -m hsm_enroll``: the command, for where its script is not on PATH."""
+"""Where the ``hsm-enroll`` command begins; also ``python -m hsm_enroll``, where its script is not on PATH."""
 
-from hsm_enroll.cli import main
+from __future__ import annotations
+
+import gc
+
+
+def main() -> None:
+    """Run the command line and end the process with the contract's exit status.
+
+    What is made while modules are loaded stays until the process ends, and the collector is kept from looking for
+    garbage in it: that would take longer than many a command does.
+    """
+    gc.disable()
+    from hsm_enroll import cli
+
+    try:
+        cli.main()
+    finally:
+        gc.freeze()
+
 
 if __name__ == "__main__":
     main()

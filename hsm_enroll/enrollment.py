@@ -29,7 +29,7 @@ from hsm_enroll.identity import Identity
 from hsm_enroll.journal import Attempt
 from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.secret import Secret
-from hsm_enroll.token import capabilities, inventory, keypair, session
+from hsm_enroll.token import capabilities, keypair, public_key, session
 from hsm_enroll.token.keypair import KeyPair
 
 if TYPE_CHECKING:
@@ -244,11 +244,8 @@ def _check_thing(identity: Identity, request: Request) -> None:
 
 
 def _check_key(identity: Identity) -> None:
-    # A module that hangs or crashes does so in a child process first.
-    inventory.inspect(identity.token.module)
-    with session.opened(identity.token, None) as opened:
-        public = keypair.find_public(opened, label=identity.key_label, key_id=identity.key_id)
-    if public.public_key_info != identity.certificate.public_key.dump():
+    shown = public_key.shown(identity.token, label=identity.key_label, key_id=identity.key_id)
+    if shown != identity.certificate.public_key.dump():
         raise KeyMissingError(
             f"the key labelled {identity.key_label!r} is not the one that the certificate is for",
             hint="Run hsm-enroll init --new-key to enroll with a new key.",

@@ -6,7 +6,8 @@ Nothing here knows a library. The rooms that own one translate its exceptions in
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 
 class HsmEnrollError(Exception):
@@ -31,6 +32,26 @@ class HsmEnrollError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = self.default_hint if hint is None else hint
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The error as the contract's JSON object."""
+        return {
+            "code": self.code,
+            "exitStatus": self.exit_status,
+            "message": self.message,
+            "hint": self.hint,
+            "retryable": self.retryable,
+        }
+
+    @classmethod
+    def of_document(cls, document: Mapping[str, Any]) -> HsmEnrollError:
+        """Return the error, of its own class, that another process of this version has written as a document."""
+        kinds = [HsmEnrollError]
+        for kind in kinds:  # grows as it goes
+            kinds += kind.__subclasses__()
+        by_code = {kind.code: kind for kind in kinds}
+        return by_code[document["code"]](document["message"], hint=document["hint"])
 
 
 class UsageError(HsmEnrollError):

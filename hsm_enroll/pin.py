@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
@@ -108,6 +107,8 @@ def read_file(file: Path) -> Secret:
 
 def make() -> Secret:
     """Return a new random PIN of more than 100 bits, letters and digits that are not mistaken for each other."""
+    import secrets
+
     return Secret("".join(secrets.choice(_ALPHABET) for _ in range(_LENGTH)))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -127,13 +126,17 @@ def _read(source: str, text: str, read: Any) -> Any:
 def _configuration(environment: Mapping[str, str]) -> tuple[Path, dict[str, str]]:
     file = _configuration_file(environment)
     try:
-        document = tomllib.loads(file.read_text(encoding="utf-8"))
+        content = file.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return file, {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file} is not TOML: {error}", hint="Correct the file.") from error
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror}", hint="Check its owner and mode.") from error
+    import tomllib
+
+    try:
+        document = tomllib.loads(content.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file} is not TOML: {error}", hint="Correct the file.") from error
     unknown = sorted(set(document) - set(_READERS))
     if unknown:
         raise UsageError(f"{file}: {unknown[0]!r} is no setting", hint=f"Settings: {', '.join(_READERS)}.")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -90,6 +89,8 @@ def write(file: Path, content: str | Callable[[], str], *, mode: int = 0o600) ->
         StateError: the disk is full, read-only or broken, or the content is no Unicode text; the old content is
             untouched.
     """
+    import tempfile
+
     temporary = None
     try:
         descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.", suffix=_TEMPORARY)

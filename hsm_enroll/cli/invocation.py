@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -62,6 +63,9 @@ def command(name: str, *, example: str) -> Callable[[Callable[..., None]], click
     def decorate(function: Callable[..., None]) -> click.Command:
         @wraps(function)
         def run(*, as_json: bool, verbose: bool, quiet: bool, **parameters: Any) -> None:
+            # Disabled by ``__main__`` while the command was loaded.
+            gc.freeze()
+            gc.enable()
             terminal = Terminal(as_json=as_json, verbose=verbose, quiet=quiet)
             told = {key: parameters.pop(key) for key in _SETTINGS_PARAMETERS & parameters.keys()}
             if label := parameters.pop("token_label", None):

@@ -22,10 +22,7 @@ def status(invocation: Invocation) -> None:
 
 
 def _matches(identity: Identity) -> bool:
-    from hsm_enroll.token import inventory, keypair, session
+    from hsm_enroll.token import public_key
 
-    # A module that hangs or crashes does so in a child process first.
-    inventory.inspect(identity.token.module)
-    with session.opened(identity.token, None) as opened:
-        public = keypair.find_public(opened, label=identity.key_label, key_id=identity.key_id)
-    return public.public_key_info == bytes(identity.certificate.public_key.dump())
+    shown = public_key.shown(identity.token, label=identity.key_label, key_id=identity.key_id)
+    return shown == bytes(identity.certificate.public_key.dump())

@@ -14,7 +14,6 @@ import json
 import os
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -64,9 +63,11 @@ class Terminal:
     def error(self, error: HsmEnrollError) -> None:
         """Show an error: with ``--json`` the document of the contract on stdout, else message and hint on stderr."""
         if self.verbose:
+            import traceback
+
             traceback.print_exception(error, file=sys.stderr)
         if self.as_json:
-            self.data(json.dumps({"error": error_document(error)}, indent=2) + "\n")
+            self.data(json.dumps({"error": error.document}, indent=2) + "\n")
             return
         label = "\x1b[1;31merror:\x1b[0m" if self._fancy() else "error:"
         sys.stderr.write(f"{label} {error.message}\n")
@@ -129,17 +130,6 @@ class Terminal:
     def _fancy(self) -> bool:
         silent = self.as_json or self.quiet or "NO_COLOR" in os.environ
         return not silent and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-
-
-def error_document(error: HsmEnrollError) -> dict[str, Any]:
-    """Return an error as the contract's JSON object."""
-    return {
-        "code": error.code,
-        "exitStatus": error.exit_status,
-        "message": error.message,
-        "hint": error.hint,
-        "retryable": error.retryable,
-    }
 
 
 def ask_secret(prompt: str) -> str:

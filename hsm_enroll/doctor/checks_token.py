@@ -7,7 +7,7 @@ from collections import Counter
 from hsm_enroll.doctor.patient import Finding, Patient, Status
 from hsm_enroll.errors import HsmEnrollError
 from hsm_enroll.identity import Identity
-from hsm_enroll.token import keypair, lockout, modules, session
+from hsm_enroll.token import lockout, modules, public_key, session
 from hsm_enroll.uri import Pkcs11Uri
 
 # Its changelog: 1.3.1 mends a double free, 1.4.0 memory that C_DestroyObject corrupts.
@@ -101,7 +101,7 @@ def key(patient: Patient) -> Finding:
         return Finding(name, Status.SKIPPED, "no certificate, or no token, to compare")
     try:
         with session.opened(identity.token, None) as opened:
-            public = keypair.find_public(opened, label=identity.key_label, key_id=identity.key_id)
+            public = public_key.find_public(opened, label=identity.key_label, key_id=identity.key_id)
     except HsmEnrollError as error:
         return Finding(name, Status.FAILED, error.message, error.hint)
     if public.public_key_info != bytes(identity.certificate.public_key.dump()):

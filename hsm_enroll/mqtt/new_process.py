@@ -13,7 +13,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,14 +114,7 @@ def _settle(outcome: dict[str, Any]) -> str | None:
     if error is None:
         fallback: str | None = outcome["tlsFallback"]
         return fallback
-    kind = {kind.code: kind for kind in _kinds(HsmEnrollError)}[error["code"]]
-    raise kind(error["message"], hint=error["hint"])
-
-
-def _kinds(kind: type[HsmEnrollError]) -> Iterator[type[HsmEnrollError]]:
-    yield kind
-    for narrower in kind.__subclasses__():
-        yield from _kinds(narrower)
+    raise HsmEnrollError.of_document(error)
 
 
 def _child() -> None:
@@ -134,7 +126,7 @@ def _child() -> None:
     try:
         fallback = _publish(json.load(sys.stdin))
     except HsmEnrollError as error:
-        json.dump({"error": {"code": error.code, "message": error.message, "hint": error.hint}}, outcomes)
+        json.dump({"error": error.document}, outcomes)
     else:
         json.dump({"published": True, "tlsFallback": fallback}, outcomes)
     outcomes.close()

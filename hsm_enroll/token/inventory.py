@@ -1,16 +1,7 @@
-"""What tokens a module offers, asked in this process or behind a shield in a child process.
-
-A PKCS#11 module is foreign code: it may hang in C_Initialize, crash, or print to stdout. ``inspect`` lets a child
-take that risk, with a time limit; ``python -m hsm_enroll.token.inventory MODULE`` is that child.
-"""
+"""What tokens a module offers, asked in this process or behind a shield in a child process."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -22,20 +13,16 @@ from pkcs11.exceptions import PKCS11Error
 
 from hsm_enroll.errors import (
     HsmEnrollError,
-    ModuleMissingError,
     ModuleUnusableError,
     TokenNotFoundError,
     TokenRefusedError,
 )
 from hsm_enroll.key import KeyType, TokenName
-from hsm_enroll.token import capabilities, modules
+from hsm_enroll.token import capabilities, modules, shield
 from hsm_enroll.uri import Pkcs11Uri
 
 if TYPE_CHECKING:
     from pkcs11 import Object, Token
-
-# C_Initialize of a TPM's module talks to the chip: seconds on real hardware, never half a minute.
-_TIME_LIMIT_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,40 +66,17 @@ def list_tokens(module: Path) -> list[TokenReport]:
     return [_report(module, token) for token in modules.tokens(module)]
 
 
-def inspect(module: Path, time_limit: float = _TIME_LIMIT_SECONDS) -> list[TokenReport]:
+def inspect(module: Path) -> list[TokenReport]:
     """Describe a module's tokens as :func:`list_tokens` does, in a child process that may hang or crash.
 
-    Args:
-        module: file of the module.
-        time_limit: seconds until the child is killed.
-
     Raises:
-        ModuleMissingError, ModuleUnusableError: also when the module hangs or crashes.
+        ModuleMissingError, ModuleUnusableError: see ``shield.asked``; also where it does not list its slots.
     """
-    if not os.path.isfile(module):  # noqa: PTH113 - unlike is_file it never raises
-        raise ModuleMissingError(f"there is no PKCS#11 module {module}")
-    # -P: a module in the current directory must not stand in for one of ours; the child looks where this process looks.
-    command = [sys.executable, "-P", "-m", __name__, str(module)]
-    # Foreign code runs there, and it has no use for the PIN.
-    environment = {name: value for name, value in os.environ.items() if name != "HSM_ENROLL_PIN"}
-    environment |= {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     try:
-        child = subprocess.run(command, capture_output=True, timeout=time_limit, check=False, env=environment)
-    except subprocess.TimeoutExpired as error:
-        raise ModuleUnusableError(
-            f"{module} does not answer: it was stopped after {time_limit:.0f} s",
-            hint="Check that its device is connected and not held by another program.",
-        ) from error
-    if child.returncode < 0:
-        name = signal.Signals(-child.returncode).name
-        raise ModuleUnusableError(f"{module} crashed while it was loaded ({name})")
-    try:
-        answer = json.loads(child.stdout)
-    except ValueError as error:
-        raise ModuleUnusableError(f"{module} ended the process that loaded it") from error
-    if "error" in answer:
-        raise ModuleUnusableError(answer["error"])
-    return [_from_json(module, token) for token in answer["tokens"]]
+        tokens = shield.asked(module, _listed, str(module))
+    except TokenRefusedError as error:
+        raise ModuleUnusableError(error.message) from error
+    return [_from_json(module, token) for token in tokens]
 
 
 def public_key_uris(token: Token, name: TokenName) -> Iterator[str]:
@@ -173,6 +137,11 @@ def _report(module: Path, token: Token) -> TokenReport:
     )
 
 
+def _listed(module: str) -> list[dict[str, Any]]:
+    reports = [asdict(report) for report in list_tokens(Path(module))]
+    return [{**report, "name": {**report["name"], "module": module}} for report in reports]
+
+
 def _from_json(module: Path, token: dict[str, Any]) -> TokenReport:
     name = TokenName(**{**token.pop("name"), "module": module})
     lists = {
@@ -180,19 +149,3 @@ def _from_json(module: Path, token: dict[str, Any]) -> TokenReport:
         "key_types": tuple(KeyType(key_type) for key_type in token["key_types"]),
     }
     return TokenReport(**{**token, **lists}, name=name)
-
-
-def _child(module: Path) -> None:
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    # Some modules print to stdout; from here on that is stderr.
-    os.dup2(2, 1)
-    try:
-        tokens = [asdict(report) for report in list_tokens(module)]
-        json.dump({"tokens": tokens}, answers, default=str)
-    except HsmEnrollError as error:
-        json.dump({"error": error.message}, answers)
-    answers.close()
-
-
-if __name__ == "__main__":
-    _child(Path(sys.argv[1]))

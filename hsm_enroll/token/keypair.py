@@ -9,21 +9,20 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from asn1crypto import algos, core, keys
-from pkcs11 import Attribute, Key, Mechanism, MechanismFlag, ObjectClass, SignMixin
+from asn1crypto import algos, core
+from pkcs11 import Attribute, Mechanism, MechanismFlag, ObjectClass, SignMixin
 from pkcs11 import KeyType as CryptokiKeyType
 from pkcs11.constants import DEFAULT
 from pkcs11.util.ec import encode_ecdsa_signature, encode_named_curve_parameters
 
-from hsm_enroll.errors import KeyAmbiguousError, KeyMissingError, KeyOriginError, TokenRefusedError
+from hsm_enroll.errors import KeyAmbiguousError, KeyOriginError, TokenRefusedError
 from hsm_enroll.key import KeyOrigin, KeyType
 from hsm_enroll.token import capabilities
+from hsm_enroll.token.public_key import CURVES, find_one, find_public, label_of
 from hsm_enroll.token.translation import translated
 
 if TYPE_CHECKING:
-    from pkcs11 import PrivateKey, PublicKey, Session
-
-_CURVES = {KeyType.EC_P256: "secp256r1", KeyType.EC_P384: "secp384r1"}
+    from pkcs11 import PrivateKey, Session
 
 # tpm2-pkcs11 refuses a template that says what it cannot do, even when it says "no". DEFAULT leaves the attribute out.
 _PUBLIC_TEMPLATE = {Attribute.ENCRYPT: DEFAULT, Attribute.WRAP: DEFAULT}
@@ -114,7 +113,7 @@ def generate(session: Session, key_type: KeyType, *, label: str, key_id: bytes) 
         if key_type.is_rsa:
             session.generate_keypair(CryptokiKeyType.RSA, key_type.bits, **arguments)
         else:
-            curve = {Attribute.EC_PARAMS: encode_named_curve_parameters(_CURVES[key_type])}
+            curve = {Attribute.EC_PARAMS: encode_named_curve_parameters(CURVES[key_type])}
             parameters = session.create_domain_parameters(CryptokiKeyType.EC, curve, local=True)
             parameters.generate_keypair(**arguments)
     pair = find(session, label=label, key_id=key_id)
@@ -135,9 +134,9 @@ def find(session: Session, *, label: str | None, key_id: bytes | None) -> KeyPai
         KeyAmbiguousError: there are several.
         KeyOriginError: its type is not one of ``KeyType``.
     """
-    private: PrivateKey = _one(session, ObjectClass.PRIVATE_KEY, label, key_id)
+    private: PrivateKey = find_one(session, ObjectClass.PRIVATE_KEY, label, key_id)
     with translated("tell a key's attributes", f"token {session.token.label!r}"):
-        label, key_id = _label(private), private.id
+        label, key_id = label_of(private), private.id
     public = find_public(session, label=label, key_id=key_id)
     with translated("tell a key's attributes", f"token {session.token.label!r}"):
         origin = KeyOrigin(
@@ -157,26 +156,6 @@ def find(session: Session, *, label: str | None, key_id: bytes | None) -> KeyPai
     )
 
 
-@dataclass(frozen=True, slots=True)
-class PublicKeyReport:
-    """The public half, which most tokens show without a login; members as in :class:`KeyPair`."""
-
-    key_type: KeyType
-    public_key_info: bytes
-
-
-def find_public(session: Session, *, label: str | None, key_id: bytes | None) -> PublicKeyReport:
-    """Find one public key by label and id.
-
-    Raises:
-        KeyMissingError, KeyAmbiguousError, KeyOriginError: as :func:`find`.
-    """
-    public: PublicKey = _one(session, ObjectClass.PUBLIC_KEY, label, key_id)
-    with translated("tell a key's attributes", f"token {session.token.label!r}"):
-        info, label = _public_key_info(public), _label(public)
-    return PublicKeyReport(_key_type(info, label), bytes(info.dump()))
-
-
 def destroy(session: Session, *, label: str, key_id: bytes) -> None:
     """Destroy both halves of a key pair; missing ones are no error (PKCS#11 v2.40 §5.7, C_DestroyObject).
 
@@ -186,73 +165,6 @@ def destroy(session: Session, *, label: str, key_id: bytes) -> None:
     with translated("destroy a key", f"token {session.token.label!r}"):
         for found in list(session.get_objects({Attribute.LABEL: label, Attribute.ID: key_id})):
             found.destroy()
-
-
-def _one(session: Session, object_class: ObjectClass, label: str | None, key_id: bytes | None) -> Any:
-    template: dict[Attribute, Any] = {Attribute.CLASS: object_class}
-    if label is not None:
-        template[Attribute.LABEL] = label
-    if key_id is not None:
-        template[Attribute.ID] = key_id
-    with translated("look for keys", f"token {session.token.label!r}"):
-        found = list(session.get_objects(template))
-    half = "private" if object_class is ObjectClass.PRIVATE_KEY else "public"
-    wanted = f"labelled {label!r}" if label is not None else f"of id {key_id.hex() if key_id else '(any)'}"
-    if not found:
-        raise KeyMissingError(f"token {session.token.label!r} has no {half} key {wanted}")
-    if len(found) > 1:
-        raise KeyAmbiguousError(f"token {session.token.label!r} has {len(found)} {half} keys {wanted}")
-    if not isinstance(found[0], Key):
-        # python-pkcs11 makes a bare object of one whose CKA_CLASS it cannot read.
-        raise TokenRefusedError(f"token {session.token.label!r} does not tell what its {half} key {wanted} is")
-    return found[0]
-
-
-def _label(key: PrivateKey | PublicKey) -> str:
-    try:
-        return key.label
-    except UnicodeDecodeError as error:
-        raise KeyMissingError(
-            f"the label of key {key.id.hex()} is not UTF-8, so that it cannot be named",
-            hint="Relabel it with the token's own tool.",
-        ) from error
-
-
-def _public_key_info(public: PublicKey) -> keys.PublicKeyInfo:
-    if public.key_type is CryptokiKeyType.RSA:
-        numbers = {
-            "modulus": int.from_bytes(public[Attribute.MODULUS]),
-            "public_exponent": int.from_bytes(public[Attribute.PUBLIC_EXPONENT]),
-        }
-        return keys.PublicKeyInfo.wrap(keys.RSAPublicKey(numbers), "rsa")
-    parameters = keys.ECDomainParameters.load(public[Attribute.EC_PARAMS])
-    return keys.PublicKeyInfo(
-        {
-            "algorithm": {"algorithm": "ec", "parameters": parameters},
-            "public_key": keys.ECPointBitString(_ec_point(public[Attribute.EC_POINT])),
-        }
-    )
-
-
-def _ec_point(point: bytes) -> bytes:
-    """PKCS#11 v2.40 (mechanisms) §2.3.3 says DER OCTET STRING; some tokens give the bare point, which is odd in length.
-
-    An uncompressed point of P-256 or P-384 has 65 or 97 bytes; wrapped it has two more.
-    """
-    if len(point) in {65, 97}:
-        return point
-    return bytes(core.OctetString.load(point, strict=True))
-
-
-def _key_type(info: keys.PublicKeyInfo, label: str) -> KeyType:
-    name = f"rsa-{info.bit_size}" if info.algorithm == "rsa" else f"ec-p{info.bit_size}"
-    known = info.algorithm == "rsa" or info.curve[1] in _CURVES.values()
-    if not known or name not in set(KeyType):
-        raise KeyOriginError(
-            f"key {label!r} is of a type that AWS IoT or its MQTT client cannot use",
-            hint=f"Use one of {', '.join(KeyType)}.",
-        )
-    return KeyType(name)
 
 
 def _digest_info(digest: bytes) -> bytes:

@@ -36,6 +36,8 @@ _KNOWN = (
 _TPM2_PKCS11_SERIAL = "0" * 16
 _TPM_MANUFACTURER_LENGTHS = range(1, 5)
 
+_loaded: set[Path] = set()
+
 
 def discover(root: Path = Path("/")) -> list[Path]:
     """Return the modules of known names below ``root``, each file once, in a stable order.
@@ -52,7 +54,7 @@ def discover(root: Path = Path("/")) -> list[Path]:
 def load(module: Path) -> lib:
     """Load a module and initialise it (PKCS#11 v2.40 §5.4, C_Initialize), once a process.
 
-    A module is code: one that crashes takes the process with it (see ``inventory.inspect`` for a shield).
+    A module is code: one that crashes takes the process with it (see ``shield.asked``).
 
     Raises:
         ModuleMissingError: there is no such file.
@@ -60,10 +62,16 @@ def load(module: Path) -> lib:
     """
     if not os.path.isfile(module):  # noqa: PTH113 - unlike is_file it never raises
         raise ModuleMissingError(f"there is no PKCS#11 module {module}")
+    _loaded.add(module)
     try:
         return pkcs11.lib(str(module))
     except PKCS11Error as error:
         raise unusable_module(error, str(module)) from error
+
+
+def any_loaded() -> bool:
+    """Whether :func:`load` has loaded a module in this process."""
+    return bool(_loaded)
 
 
 def shut_down(module: Path) -> None:

@@ -17,7 +17,7 @@ from hsm_enroll.errors import (
     TokenNotFoundError,
 )
 from hsm_enroll.secret import Secret
-from hsm_enroll.token import lockout, modules
+from hsm_enroll.token import modules
 from hsm_enroll.token.translation import translated
 
 if TYPE_CHECKING:
@@ -102,6 +102,8 @@ def _credentials(token: Token, name: TokenName, pin: PinSource) -> str | object 
         raise PinLockedError(f"token {token.label!r} is locked and accepts no PIN now")
     if flags & TokenFlag.USER_PIN_FINAL_TRY:
         raise PinFinalTryError(f"one more wrong PIN locks token {token.label!r}; it was not tried")
+    from hsm_enroll.token import lockout
+
     lockout.refuse_last_try(name)
     if flags & TokenFlag.PROTECTED_AUTHENTICATION_PATH:
         return PROTECTED_AUTH

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 
 from hsm_enroll.cli import main
-from hsm_enroll.token import inventory
+from hsm_enroll.token import shield
 
 if __name__ == "__main__":
-    inventory.inspect = partial(inventory.inspect, time_limit=float(sys.argv.pop(1)))
+    shield.TIME_LIMIT_SECONDS = float(sys.argv.pop(1))
     main()

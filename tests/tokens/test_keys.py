@@ -10,7 +10,7 @@ from pkcs11 import Attribute, ObjectClass
 
 from hsm_enroll.errors import KeyAmbiguousError, KeyMissingError, KeyOriginError, TokenRefusedError
 from hsm_enroll.key import KeyType
-from hsm_enroll.token import inventory, keypair, session
+from hsm_enroll.token import inventory, keypair, public_key, session
 from hsm_enroll.uri import Pkcs11Uri
 from tests.tokens.softhsm import SoftHsm
 from tests.tokens.under_test import KeyName, TokenUnderTest
@@ -22,7 +22,7 @@ def test_d8_a_key_that_is_not_there(token: TokenUnderTest, key: KeyName) -> None
         with pytest.raises(KeyMissingError, match=f"no private key labelled '{key.label}'") as caught:
             keypair.find(opened, label=key.label, key_id=key.id)
         with pytest.raises(KeyMissingError, match=f"no public key of id {key.id.hex()}"):
-            keypair.find_public(opened, label=None, key_id=key.id)
+            public_key.find_public(opened, label=None, key_id=key.id)
     assert caught.value.exit_status == 14
 
 
@@ -48,7 +48,7 @@ def test_label_and_id_have_to_match_both(token: TokenUnderTest, key: KeyName) ->
         keypair.generate(opened, KeyType.EC_P256, label=other.label, key_id=other.id)
         for label, key_id in ((key.label, None), (None, key.id), key):
             assert keypair.find(opened, label=label, key_id=key_id).public_key_info == made.public_key_info
-            found = keypair.find_public(opened, label=label, key_id=key_id)
+            found = public_key.find_public(opened, label=label, key_id=key_id)
             assert (found.public_key_info, found.key_type) == (made.public_key_info, KeyType.EC_P256)
         for label, key_id in ((key.label, other.id), (other.label, key.id)):
             with pytest.raises(KeyMissingError):
@@ -60,7 +60,7 @@ def test_the_public_half_shows_without_a_login(token: TokenUnderTest, key: KeyNa
     with token.opened() as opened:
         made = keypair.generate(opened, KeyType.EC_P256, label=key.label, key_id=key.id)
     with session.opened(token.name, None) as opened:
-        found = keypair.find_public(opened, label=key.label, key_id=key.id)
+        found = public_key.find_public(opened, label=key.label, key_id=key.id)
         with pytest.raises(KeyMissingError):
             keypair.find(opened, label=key.label, key_id=key.id)
     assert (found.public_key_info, found.key_type) == (made.public_key_info, KeyType.EC_P256)
@@ -115,7 +115,7 @@ def test_d8_two_keys_of_one_label(softhsm: SoftHsm, key: KeyName) -> None:
         named = ["--label", key.label, "--id", key_id.hex()]
         softhsm.pkcs11_tool("--keypairgen", "--key-type", "EC:prime256v1", "--usage-sign", *named)
     with softhsm.opened() as opened:
-        for find in (keypair.find, keypair.find_public):
+        for find in (keypair.find, public_key.find_public):
             with pytest.raises(KeyAmbiguousError, match=r"2 .* keys labelled"):
                 find(opened, label=key.label, key_id=None)
         found = [keypair.find(opened, label=key.label, key_id=key_id) for key_id in (key.id, other)]

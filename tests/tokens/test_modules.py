@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hsm_enroll.errors import ModuleMissingError, ModuleUnusableError
-from hsm_enroll.token import inventory, modules
+from hsm_enroll.token import inventory, modules, shield
 from tests.tokens.processes import program, run
 from tests.tokens.softhsm import SoftHsm
 from tests.tokens.under_test import LABEL
@@ -69,7 +69,7 @@ def test_d5_a_module_that_hangs_is_stopped_in_time(softhsm: SoftHsm, tmp_path: P
     module = softhsm.faulty_module(HANGING=f'"{mark}"')
     begin = time.monotonic()
     with pytest.raises(ModuleUnusableError, match="stopped after 3 s"):
-        inventory.inspect(module, time_limit=3)
+        shield.asked(module, inventory._listed, str(module), time_limit=3)
     assert 3 <= time.monotonic() - begin < 10
     with pytest.raises(ProcessLookupError):
         os.kill(int(mark.read_text()), 0)
