@@ -1,0 +1,105 @@
+"""The device's commands, as whole processes, on SoftHSM: against OpenSC and OpenSSL, and against bare libraries."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
+
+from benchmarks.measuring import process_seconds, ratios, show
+from hsm_enroll.identity import Identity
+from hsm_enroll.key import KeyType
+from hsm_enroll.pin import made_for, made_pin_file, read_file
+from hsm_enroll.token import keypair, session
+
+_COMMAND = [str(Path(sys.executable).with_name("hsm-enroll"))]
+_IMPORTS = [sys.executable, "-c", "import pkcs11, asn1crypto.x509"]
+_BARE = Path(__file__).with_name("bare_csr.py")
+_RUNS = 21
+# Two small C programs: one makes the key, the other signs the request.
+_TOOLS = """
+set -e
+pkcs11-tool --module "$MODULE" --token-label gateway --login --pin env:PIN --keypairgen --key-type EC:prime256v1 \
+  --label "$1" --id "$2"
+openssl req -new -engine pkcs11 -keyform engine -subj /CN=gateway-17 \
+  -key "pkcs11:token=gateway;object=$1;type=private;pin-source=$PIN_FILE"
+"""
+
+
+def measure() -> None:
+    """Measure and print a line for each figure."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = _device(Path(folder))
+        serial = count(1)
+
+        def csr() -> float:
+            return process_seconds([*_COMMAND, "csr", "--subject", "CN=gateway-17"], environment)
+
+        def tools() -> float:
+            name = next(serial)
+            return process_seconds(["sh", "-c", _TOOLS, "sh", f"tool-{name}", f"{name:08x}"], environment)
+
+        def bare() -> float:
+            return process_seconds([sys.executable, str(_BARE), f"bare-{next(serial)}"], environment)
+
+        def status() -> float:
+            return process_seconds([*_COMMAND, "status"], environment)
+
+        show("csr / pkcs11-tool and openssl req, at most 4", ratios(csr, tools, _RUNS))
+        show("csr / bare python-pkcs11 and asn1crypto, at most 1.3", ratios(csr, bare, _RUNS))
+        imports = ratios(status, lambda: process_seconds(_IMPORTS, environment), _RUNS)
+        show("status / importing pkcs11 and asn1crypto.x509, at most 1.5", imports)
+
+
+def _device(folder: Path) -> Mapping[str, str]:
+    """Make a SoftHSM token and an enrolled identity; return what every command is told of them."""
+    (folder / "tokens").mkdir()
+    configuration = folder / "softhsm2.conf"
+    configuration.write_text(f"directories.tokendir = {folder / 'tokens'}\nobjectstore.backend = file\n")
+    home = folder / "gateway"
+    os.environ |= {"SOFTHSM2_CONF": str(configuration), "HSM_ENROLL_HOME": str(home)}
+    subprocess.run([*_COMMAND, "token", "create", "--label", "gateway", "--quiet"], check=True)
+    token = made_for(home)
+    if token is None:
+        raise RuntimeError("the token that was made is not known")
+    pin = made_pin_file(home)
+    with session.opened(token, lambda: read_file(pin), writable=True) as opened:
+        key = keypair.generate(opened, KeyType.EC_P256, label="device", key_id=b"device")
+    Identity(
+        thing_name="gateway-17",
+        certificate_id="0" * 64,
+        certificate_pem=_certificate(key.public_key_info),
+        token=token,
+        key_label=key.label,
+        key_id=key.id,
+        key_type=key.key_type,
+        key_origin=key.origin,
+        api="https://localhost",
+        mqtt_endpoint="localhost",
+        mqtt_port=8883,
+        attested=False,
+    ).save(home)
+    bare_pin = folder / "pin"  # without the end of the line, which the engine takes for a part of it
+    bare_pin.touch(mode=0o600)
+    bare_pin.write_text(read_file(pin).reveal())
+    module = str(token.module)
+    return {"MODULE": module, "PKCS11_MODULE_PATH": module, "PIN_FILE": str(bare_pin), "PIN": bare_pin.read_text()}
+
+
+def _certificate(public_key_info: bytes) -> str:
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "gateway-17")])
+    public_key = load_der_public_key(public_key_info)
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(name, name, public_key, 1, now, now + timedelta(days=1))  # type: ignore[arg-type]
+    certificate = builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
+    return certificate.public_bytes(Encoding.PEM).decode()
