@@ -61,12 +61,12 @@ def connect(identity: Identity) -> Connection:
         HsmEnrollError: as ``hsm_enroll.mqtt.connect``, and where no PIN is to be had.
     """
     from hsm_enroll import mqtt
+    from hsm_enroll.token import foreign_login
 
     resolved = settings.load(os.environ, {})
-    device_token.check_ready(identity.token)
     return mqtt.connect(
         identity,
-        _unattended(resolved)(identity.token),
+        foreign_login.prepare(identity.token, _unattended(resolved), lambda: None),
         ca_file=resolved.ca_file,
         endpoint=resolved.mqtt_endpoint,
         port=resolved.mqtt_port,

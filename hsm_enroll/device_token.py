@@ -7,17 +7,11 @@ from enum import StrEnum
 from pathlib import Path
 
 from hsm_enroll import pin
-from hsm_enroll.errors import (
-    ModuleMissingError,
-    ModuleUnusableError,
-    PinFinalTryError,
-    PinLockedError,
-    TokenNotFoundError,
-)
+from hsm_enroll.errors import ModuleMissingError, ModuleUnusableError
 from hsm_enroll.key import TokenName
 from hsm_enroll.secret import Secret
 from hsm_enroll.settings import Settings
-from hsm_enroll.token import inventory, lockout, modules, provision, provision_tpm2, selection
+from hsm_enroll.token import inventory, modules, provision, provision_tpm2, selection
 from hsm_enroll.token.inventory import TokenReport
 from hsm_enroll.uri import Pkcs11Uri
 
@@ -48,30 +42,6 @@ def locate(settings: Settings) -> TokenName:
     if wanted is None and module is None and (made := pin.made_for(settings.state)) is not None:
         wanted, module = Pkcs11Uri(token=made.label, serial=made.serial or None), made.module
     return selection.choose([module] if module else modules.discover(), wanted or Pkcs11Uri(), inventory.inspect).name
-
-
-def check_ready(token: TokenName) -> None:
-    """See, without a login, that one token of this name is there and that its PIN may be tried.
-
-    For what logs in by label alone and asks about nothing, as awscrt does.
-
-    Raises:
-        ModuleMissingError, ModuleUnusableError, TokenNotFoundError: it is not there.
-        TokenAmbiguousError: another token has its label.
-        PinLockedError, PinFinalTryError: the PIN is not to be tried.
-    """
-    report = selection.choose([token.module], Pkcs11Uri(token=token.label), inventory.inspect)
-    if report.name.serial != token.serial:
-        raise TokenNotFoundError(
-            f"token {token.label!r} with serial {token.serial} is not there; another one has its label"
-        )
-    if not report.login_required:
-        return
-    if report.pin_locked:
-        raise PinLockedError(f"token {token.label!r} is locked and accepts no PIN now")
-    if report.pin_final_try:
-        raise PinFinalTryError(f"one more wrong PIN locks token {token.label!r}; it was not tried")
-    lockout.refuse_last_try(report.name)
 
 
 def softhsm_module(settings: Settings) -> Path:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ from hsm_enroll.identity import Identity
 from hsm_enroll.journal import Attempt
 from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.secret import Secret
-from hsm_enroll.token import capabilities, keypair, public_key, session
+from hsm_enroll.token import capabilities, foreign_login, keypair, public_key, session
 from hsm_enroll.token.keypair import KeyPair
 
 if TYPE_CHECKING:
@@ -71,13 +72,16 @@ class Ports:
         locate: finds, or makes, the token; no login.
         pin: gives a token's PIN; called once at the most.
         client: gives the enrollment API; called when one is needed at all, before anything is made.
-        publish: sends the first message, in a process of its own; None sends none.
+        publish: sends the first message, in a process of its own, given what to log in to the token with, see
+            ``foreign_login.prepare``; None sends none.
+        at_pin_pad: told which token waits for its PIN at a keypad of its own.
     """
 
     locate: Callable[[], TokenName]
     pin: PinSource
     client: Callable[[], EnrollmentClient]
-    publish: Callable[[Identity, Secret], None] | None
+    publish: Callable[[Identity, Secret | None], None] | None
+    at_pin_pad: Callable[[TokenName], None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +187,8 @@ def _enroll(
     # Durable before the key is; and a folder that cannot be written is found out before a login.
     attempt.save(folder)
     pin = _once(ports.pin)
-    with session.opened(token, lambda: pin(token), writable=True) as opened:
+    at_pin_pad = partial(ports.at_pin_pad, token)
+    with session.opened(token, lambda: pin(token), writable=True, at_pin_pad=at_pin_pad) as opened:
         key = _key(attempt, opened, steps, is_given_up=request.new_key and attempt.is_spent)
         certification_request = _csr(attempt, key, subject, folder, steps)
     with steps.step("certificate"):
@@ -218,8 +223,9 @@ def _finish(identity: Identity, folder: Path, ports: Ports, steps: _Steps) -> Ou
     if ports.publish is None:
         steps.skip("message")
     else:
+        pin = foreign_login.prepare(identity.token, ports.pin, partial(ports.at_pin_pad, identity.token))
         with steps.step("message"):
-            ports.publish(identity, ports.pin(identity.token))
+            ports.publish(identity, pin)
     journal.close(folder)
     return Outcome(identity, tuple(steps.done), already_enrolled=False)
 

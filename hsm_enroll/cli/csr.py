@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -40,7 +41,8 @@ def csr(invocation: Invocation, *, whole_subject: str | None, key: str | None) -
     terminal = invocation.terminal
     if wanted is None:
         capabilities.require(token, invocation.settings.key_type, mqtt=False)
-    with session.opened(token, lambda: invocation.pin(token), writable=wanted is None) as opened:
+    waiting = partial(invocation.at_pin_pad, token)
+    with session.opened(token, lambda: invocation.pin(token), writable=wanted is None, at_pin_pad=waiting) as opened:
         pair = _find_or_make(invocation, opened, wanted)
         uri = str(_uri(token, pair))
         try:

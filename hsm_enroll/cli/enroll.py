@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from hsm_enroll import assembly, device_token, enrollment
+from hsm_enroll import assembly, enrollment
 from hsm_enroll.cli.documents import identity_document, identity_text
 from hsm_enroll.cli.invocation import Invocation, command, key_type_option, token_options
 from hsm_enroll.cli.terminal import ask_secret, has_person
@@ -53,6 +53,7 @@ def init(invocation: Invocation, *, invite: str | None, create_token: bool, no_p
     _check_one_api(invitation, click.get_current_context().params["api_url"])
     ask_invite = _ask_invite if has_person() and not invocation.terminal.as_json else None
     ports = assembly.ports(settings, invitation, invocation.pin, ask_invite=ask_invite, create_token=create_token)
+    ports = replace(ports, at_pin_pad=invocation.at_pin_pad)
     if not no_publish:
         ports = replace(ports, publish=lambda identity, pin: _publish_first_message(invocation, identity, pin))
     request = enrollment.Request(settings.thing, settings.key_type, settings.subject, new_key)
@@ -108,12 +109,11 @@ def _check_one_api(invitation: Invite | None, option: str | None) -> None:
         raise UsageError("the invite and --api name different APIs", hint="Give the invite alone: it names its API.")
 
 
-def _publish_first_message(invocation: Invocation, identity: Identity, pin: Secret) -> None:
+def _publish_first_message(invocation: Invocation, identity: Identity, pin: Secret | None) -> None:
     """In a process of its own: in this one python-pkcs11 has used the module, and awscrt cannot share it."""
     from hsm_enroll.mqtt import publish_in_new_process
 
     settings = invocation.settings
-    device_token.check_ready(identity.token)
     payload = json.dumps({"message": "hello", "thingName": identity.thing_name}).encode("utf-8")
     fallback = publish_in_new_process(
         identity,

@@ -44,6 +44,10 @@ class Invocation:
         made = partial(pin.made, self.settings.state, token)
         return pin.resolve(self.settings.pin_file, os.environ, made_pin=made, ask=ask)
 
+    def at_pin_pad(self, token: TokenName) -> None:
+        """Tell a person that the token waits for its PIN at a keypad of its own."""
+        self.terminal.say(f"Type the PIN of token {token.label!r} at the token itself.")
+
 
 def _ask(prompt: str) -> Secret:
     return Secret(ask_secret(prompt))

@@ -11,13 +11,13 @@ from typing import Any
 
 import click
 
-from hsm_enroll import device_token
 from hsm_enroll.cli.invocation import Invocation, command
 from hsm_enroll.errors import InterruptedRunError
 from hsm_enroll.identity import Identity
 from hsm_enroll.mqtt import connect
 from hsm_enroll.mqtt.connection import Connection
 from hsm_enroll.settings import Tls
+from hsm_enroll.token import foreign_login
 
 
 @command("publish", example="hsm-enroll publish gateway-17/temperature 21.5")
@@ -60,8 +60,7 @@ def subscribe(invocation: Invocation, *, topic: str, count: int | None) -> None:
 def _connected(invocation: Invocation) -> Connection:
     settings = invocation.settings
     identity = Identity.load(settings.state)
-    device_token.check_ready(identity.token)
-    pin = invocation.pin(identity.token)
+    pin = foreign_login.prepare(identity.token, invocation.pin, lambda: invocation.at_pin_pad(identity.token))
     with invocation.terminal.step(f"connecting to {settings.mqtt_endpoint or identity.mqtt_endpoint}"):
         connection = connect(
             identity,

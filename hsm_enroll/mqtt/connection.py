@@ -64,7 +64,7 @@ def connect(
 
     Args:
         identity: what the device holds.
-        pin: the token's user PIN; None asks at a protected authentication path.
+        pin: the token's user PIN; None asks at a protected authentication path; empty where it wants no login.
         ca_file: PEM file with the trust anchors of the broker; None is the system's.
         endpoint: host name that overrides the identity's.
         port: TCP port that overrides the identity's.

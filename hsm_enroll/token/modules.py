@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pkcs11
-from pkcs11.exceptions import PKCS11Error, TokenNotPresent, TokenNotRecognised
+from pkcs11.exceptions import DeviceRemoved, PKCS11Error, TokenNotPresent, TokenNotRecognised
 
 from hsm_enroll.errors import ModuleMissingError, ModuleUnusableError
 from hsm_enroll.token.translation import translated, unusable_module
@@ -104,6 +104,6 @@ def tokens(module: Path) -> list[Token]:
     library = load(module)
     with translated("list its slots", str(module)):
         for slot in library.get_slots(token_present=True):
-            with suppress(TokenNotPresent, TokenNotRecognised):
+            with suppress(DeviceRemoved, TokenNotPresent, TokenNotRecognised):
                 found.append(slot.get_token())
     return found

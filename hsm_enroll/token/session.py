@@ -31,7 +31,9 @@ PinSource = Callable[[], Secret]
 
 
 @contextmanager
-def opened(name: TokenName, pin: PinSource | None, *, writable: bool = False) -> Iterator[Session]:
+def opened(
+    name: TokenName, pin: PinSource | None, *, writable: bool = False, at_pin_pad: Callable[[], None] = lambda: None
+) -> Iterator[Session]:
     """Open a session on a token; log in once, or not at all, and never try again.
 
     A wrong PIN three times locks a whole TPM, so a token is not tried where it, or its TPM, says that the next try is
@@ -44,6 +46,7 @@ def opened(name: TokenName, pin: PinSource | None, *, writable: bool = False) ->
         name: which token.
         pin: called for the PIN where the token wants one; None does not log in: private keys stay hidden.
         writable: whether objects will be made or destroyed.
+        at_pin_pad: called where the PIN is typed at the token itself, before the token waits for it.
 
     Raises:
         ModuleMissingError, ModuleUnusableError: the module cannot be loaded.
@@ -57,7 +60,9 @@ def opened(name: TokenName, pin: PinSource | None, *, writable: bool = False) ->
         with translated("open a session", _named(name)):
             try:
                 # The PIN has no name here: a traceback that shows local variables does not show it.
-                session = token.open(rw=writable, user_pin=None if pin is None else _credentials(token, name, pin))
+                session = token.open(
+                    rw=writable, user_pin=None if pin is None else _credentials(token, name, pin, at_pin_pad)
+                )
             except (HsmEnrollError, UserAlreadyLoggedIn):
                 # There was no login, or it is that of something else in this process (PKCS#11 v2.40 §5.6).
                 not_ended.pop_all()
@@ -94,7 +99,7 @@ def find(name: TokenName) -> Token:
     return found[0]
 
 
-def _credentials(token: Token, name: TokenName, pin: PinSource) -> str | object | None:
+def _credentials(token: Token, name: TokenName, pin: PinSource, at_pin_pad: Callable[[], None]) -> str | object | None:
     flags = token.flags
     if not flags & TokenFlag.LOGIN_REQUIRED:
         return None
@@ -106,6 +111,7 @@ def _credentials(token: Token, name: TokenName, pin: PinSource) -> str | object 
 
     lockout.refuse_last_try(name)
     if flags & TokenFlag.PROTECTED_AUTHENTICATION_PATH:
+        at_pin_pad()
         return PROTECTED_AUTH
     return pin().reveal()
 

@@ -29,6 +29,7 @@ _OTHER_PROGRAMS = "End the other programs that use the token, then run the same 
 _OTHER_KEY_TYPE = "Choose another type of key with --key-type, or another token."
 _ROOM = "Delete objects that nothing uses any more with the token's own tool, then run the same command again."
 _PIN_TOOL = "Set the PIN anew with the token's own tool."
+_UNANNOUNCED_LOGIN = "Where it has no PIN, set one with the token's own tool; then run the same command again."
 _REPORT = "This token and hsm-enroll do not understand each other: report it, with what --verbose shows."
 
 
@@ -97,7 +98,7 @@ _REFUSALS: dict[type[cryptoki.PKCS11Error], _Refusal] = {
         "it is write-protected", "Take its write protection away, or use another token; then run it again."
     ),
     cryptoki.UserAlreadyLoggedIn: _LOGGED_IN_ELSEWHERE,
-    cryptoki.UserNotLoggedIn: _Refusal("it wants a login first", _AGAIN),
+    cryptoki.UserNotLoggedIn: _Refusal("it wants a login first", _UNANNOUNCED_LOGIN),
     cryptoki.UserPinNotInitialized: _Refusal("it has no user PIN yet", _PIN_TOOL),
     cryptoki.UserTooManyTypes: _LOGGED_IN_ELSEWHERE,
 }

@@ -91,7 +91,7 @@ def shake(
         "module": str(name.module),
         "token": name.label,
         "key": signing or pair.label,
-        "pin": pin and pin.reveal(),
+        "pin": None if pin is None else pin.reveal(),
         "certificate": client.public_bytes(Encoding.PEM).decode(),
         "ca": root.public_bytes(Encoding.PEM).decode(),
         "port": server.listener.getsockname()[1],

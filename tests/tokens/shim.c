@@ -7,7 +7,7 @@
  *   SET_FLAGS=n            sets these flags in the CK_TOKEN_INFO of initialised tokens
  *   CLEAR_FLAGS=n          clears these
  *   SAME_NAME              gives all initialised tokens one label and one serial number
- *   FREE_SLOT_UNREADABLE   answers CKR_TOKEN_NOT_RECOGNIZED for a token that is not initialised
+ *   FREE_SLOT_SAYS=ckr     answers this for a token that is not initialised
  *   LEAK=attribute         turns this boolean attribute of a private key's template round
  *   SPOILT_SIGNATURE       flips a bit of every signature
  *   BARE_EC_POINT          gives CKA_EC_POINT without the OCTET STRING around it
@@ -61,7 +61,7 @@ struct attribute {
     ulong length;
 };
 
-enum { CKR_OK = 0, CKR_MECHANISM_INVALID = 0x70, CKR_TOKEN_NOT_RECOGNIZED = 0xe1, CKF_TOKEN_INITIALIZED = 0x400, CKA_EC_POINT = 0x181 };
+enum { CKR_OK = 0, CKR_MECHANISM_INVALID = 0x70, CKF_TOKEN_INITIALIZED = 0x400, CKA_EC_POINT = 0x181 };
 
 static struct function_list ours, *target;
 
@@ -104,15 +104,15 @@ __attribute__((constructor)) static void loaded(void)
 }
 #endif
 
-#if defined SET_FLAGS || defined CLEAR_FLAGS || defined SAME_NAME || defined FREE_SLOT_UNREADABLE
+#if defined SET_FLAGS || defined CLEAR_FLAGS || defined SAME_NAME || defined FREE_SLOT_SAYS
 static ulong get_token_info(ulong slot, struct token_info *info)
 {
     ulong status = ((ulong(*)(ulong, struct token_info *))target->call[GET_TOKEN_INFO])(slot, info);
     if (status != CKR_OK)
         return status;
     if (!(info->flags & CKF_TOKEN_INITIALIZED)) {
-#ifdef FREE_SLOT_UNREADABLE
-        return CKR_TOKEN_NOT_RECOGNIZED;
+#ifdef FREE_SLOT_SAYS
+        return FREE_SLOT_SAYS;
 #endif
         return CKR_OK;
     }
@@ -222,7 +222,7 @@ ulong C_GetFunctionList(struct function_list **list)
 #if defined CHATTY || defined HANGING || defined CRASHING || defined EXITING
     ours.call[INITIALIZE] = initialize;
 #endif
-#if defined SET_FLAGS || defined CLEAR_FLAGS || defined SAME_NAME || defined FREE_SLOT_UNREADABLE
+#if defined SET_FLAGS || defined CLEAR_FLAGS || defined SAME_NAME || defined FREE_SLOT_SAYS
     ours.call[GET_TOKEN_INFO] = get_token_info;
 #endif
 #ifdef LOGIN_LOG

@@ -181,7 +181,7 @@ def test_a_label_that_another_token_has(softhsm: SoftHsm, key: KeyName, tmp_path
 
 def test_a_slot_that_cannot_be_read_is_in_the_way(softhsm: SoftHsm, key: KeyName, tmp_path: Path) -> None:
     """A slot whose token its module cannot read keeps awscrt from every other one, and is told beforehand."""
-    name = replace(softhsm.name, module=softhsm.faulty_module(FREE_SLOT_UNREADABLE=1))
+    name = replace(softhsm.name, module=softhsm.faulty_module(FREE_SLOT_SAYS="0xe1"))
     assert "holds a token that it cannot read" in _asked(name.module).mqtt_obstacle
     with pytest.raises(ModuleUnusableError, match="one of its 2 slots"):
         capabilities.require(name, KeyType.EC_P256, mqtt=True)

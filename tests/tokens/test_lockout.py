@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from pkcs11.exceptions import PinIncorrect
 
-from hsm_enroll import device_token, doctor
+from hsm_enroll import doctor
 from hsm_enroll.errors import PinFinalTryError, PinLockedError, PinWrongError
 from hsm_enroll.key import TokenName
 from hsm_enroll.secret import Secret
 from hsm_enroll.settings import Settings
-from hsm_enroll.token import inventory, lockout, modules, session
+from hsm_enroll.token import foreign_login, inventory, lockout, modules, session
 from hsm_enroll.uri import Pkcs11Uri
 from tests.tokens.softhsm import SoftHsm
 from tests.tokens.tpm2 import Tpm2
@@ -64,6 +64,11 @@ def _spend_a_try(name: TokenName) -> None:
         pytest.fail("a wrong PIN was taken")
 
 
+def _prepare(name: TokenName) -> None:
+    """Look before awscrt logs in, which asks about nothing itself."""
+    foreign_login.prepare(name, lambda _: _WRONG, lambda: None)
+
+
 def _in_minutes(seconds: int) -> str:
     return f"{-(-seconds // 60)} min"
 
@@ -74,7 +79,7 @@ def test_d1_the_last_try_is_not_used(counting: Tpm2, spied: Callable[[], list[st
     """D1: after two wrong PINs of three a TPM gets no C_Login, not even a right one, until it has forgotten them."""
     name = replace(counting.name, module=tmp_path / "pkcs11-spy.so")
     for _ in range(2):
-        device_token.check_ready(name)
+        _prepare(name)
         with pytest.raises(PinWrongError), session.opened(name, lambda: _WRONG):
             pass
     asked: list[Secret] = []
@@ -91,14 +96,14 @@ def test_d1_the_last_try_is_not_used(counting: Tpm2, spied: Callable[[], list[st
         # Two are remembered, and with one less there are two tries to the lockout again.
         assert f"again in at most {_in_minutes(counting.seconds_to_forget_one())}" in caught.value.hint
     with pytest.raises(PinFinalTryError):
-        device_token.check_ready(name)
+        _prepare(name)
     with session.opened(name, None):
         pass
     assert asked == []
     assert spied() == ["CKR_PIN_INCORRECT"] * 2
     assert counting.wrong_pins() == 2
     counting.forget_wrong_pins()
-    device_token.check_ready(name)
+    _prepare(name)
     with session.opened(name, counting.ask_pin):
         pass
     assert spied() == ["CKR_PIN_INCORRECT"] * 2 + ["CKR_OK"]
@@ -119,7 +124,7 @@ def test_d2_a_locked_tpm_says_when_it_heals(counting: Tpm2, spied: Callable[[], 
     assert "heals with time" in caught.value.hint
     assert f"again in at most {_in_minutes(2 * counting.seconds_to_forget_one())}" in caught.value.hint
     with pytest.raises(PinLockedError) as caught:
-        device_token.check_ready(name)
+        _prepare(name)
     assert f"forgets one failed try every {_in_minutes(counting.seconds_to_forget_one())}" in caught.value.hint
     assert spied() == []
     assert counting.wrong_pins() == counting.wrong_pins_that_lock()
@@ -156,7 +161,7 @@ def test_d1_without_the_tool_a_pin_is_tried_once(
         with pytest.raises(PinWrongError), session.opened(name, lambda: _WRONG):
             pass
     assert lockout.read(name) is None
-    device_token.check_ready(name)
+    _prepare(name)
     with session.opened(name, counting.ask_pin):
         pass
     assert spied() == ["CKR_PIN_INCORRECT"] * 2 + ["CKR_OK"]

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from hsm_enroll import device_token
 from hsm_enroll.errors import PinFinalTryError, PinLockedError, PinMissingError, PinWrongError, TokenRefusedError
-from hsm_enroll.key import TokenName
+from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.secret import Secret
-from hsm_enroll.token import inventory, provision, session
+from hsm_enroll.token import foreign_login, inventory, keypair, provision, session
+from tests.tokens.handshake import TLS_1_2, shake
 from tests.tokens.softhsm import SoftHsm
 from tests.tokens.tpm2 import Tpm2
-from tests.tokens.under_test import OwnToken
+from tests.tokens.under_test import KeyName, OwnToken
 
 # PKCS#11 v2.40 section 3.2, CK_TOKEN_INFO.
 _CKF_LOGIN_REQUIRED = 0x4
@@ -114,7 +114,7 @@ def test_d1_a_warning_token_is_not_logged_in_to(
     assert caught.value.exit_status == 13
     # What MQTT asks before awscrt logs in, which looks at no flag itself.
     with pytest.raises(error):
-        device_token.check_ready(report.name)
+        foreign_login.prepare(report.name, lambda _: pin(), lambda: None)
     assert not log.exists()
     assert asked == []
 
@@ -141,6 +141,36 @@ def test_a_token_that_wants_no_login_gets_none(softhsm: SoftHsm, tmp_path: Path)
     with session.opened(name, pin) as opened:
         assert opened.token.label == "gateway"
     assert not log.exists()
+
+
+def test_a_tpms_token_without_a_pin_is_used_as_it_is(tpm: Tpm2, key: KeyName, tmp_path: Path) -> None:
+    """tpm2-pkcs11's token with an empty PIN signs without a login, and in awscrt's handshake after an empty one."""
+    tpm.add_token_without_pin("open", key)
+    # tpm2-pkcs11 reads its store when it is initialised, so a fresh copy of the module is asked.
+    reports = inventory.inspect(tpm.module_copy(tmp_path))
+    [name] = [report.name for report in reports if report.name.label == "open"]
+
+    def pin(_: object = None) -> Secret:
+        pytest.fail("a PIN was asked for")
+
+    with session.opened(name, pin) as opened:
+        pair = keypair.find(opened, label=key.label, key_id=None)
+        assert pair.sign(b"a message")
+    given = foreign_login.prepare(name, pin, lambda: None)
+    assert shake(name, given, pair, TLS_1_2, tmp_path) == TLS_1_2
+
+
+def test_a_login_that_was_not_announced_is_told(tpm: Tpm2, key: KeyName, tmp_path: Path) -> None:
+    """tpm2-pkcs11 makes no key without a login, though its token says that it wants none; the hint says so."""
+    tpm.add_token_without_pin("shut", key)
+    reports = inventory.inspect(tpm.module_copy(tmp_path))
+    [name] = [report.name for report in reports if report.name.label == "shut"]
+    with (
+        session.opened(name, lambda: Secret(""), writable=True) as opened,
+        pytest.raises(TokenRefusedError, match="wants a login first") as caught,
+    ):
+        keypair.generate(opened, KeyType.EC_P256, label="new", key_id=b"new")
+    assert "no PIN, set one" in caught.value.hint
 
 
 def test_d1_a_warning_shows_before_the_login(softhsm: SoftHsm) -> None:

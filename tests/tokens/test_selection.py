@@ -140,9 +140,10 @@ def test_d6_a_token_that_is_gone_is_not_opened(softhsm: SoftHsm) -> None:
     assert asked == []
 
 
-def test_a_slot_that_cannot_be_read_hides_no_token(softhsm: SoftHsm) -> None:
-    """A slot whose token the module does not know is passed over, and the token beside it is found and opened."""
-    module = softhsm.faulty_module(FREE_SLOT_UNREADABLE=1)
+@pytest.mark.parametrize("answer", [0x32, 0xE0, 0xE1], ids=["removed", "not present", "not recognized"])
+def test_a_slot_that_cannot_be_read_hides_no_token(softhsm: SoftHsm, answer: int) -> None:
+    """A slot whose token is gone, or none that the module knows, hides no other one."""
+    module = softhsm.faulty_module(FREE_SLOT_SAYS=hex(answer))
     chosen = choose([module], Pkcs11Uri(token=LABEL), inventory.inspect)
     assert [report.name.label for report in inventory.list_tokens(module)] == [LABEL]
     with session.opened(chosen.name, softhsm.ask_pin) as opened:

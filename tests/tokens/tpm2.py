@@ -97,10 +97,16 @@ class Tpm2(OwnToken):
         assert value, properties
         return int(value[1], 16)
 
-    def _ptool(self, verb: str, *arguments: str) -> None:
+    def add_token_without_pin(self, label: str, key: KeyName) -> None:
+        """Make another token that wants no login, with a P-256 key that this module's own tool makes."""
+        self._ptool("addtoken", "--pid", "1", "--sopin", "officer-1234", "--userpin", "", label=label)
+        named = ["--key-label", key.label, "--id", key.id.hex()]
+        self._ptool("addkey", "--userpin", "", "--algorithm", "ecc256", *named, label=label)
+
+    def _ptool(self, verb: str, *arguments: str, label: str = LABEL) -> None:
         tool = program("tpm2_ptool", package="libtpm2-pkcs11-tools")
-        label = [] if verb == "init" else ["--label", LABEL]
-        run([tool, verb, "--path", str(self.home / "store"), *label, *arguments], self.environment)
+        label_option = [] if verb == "init" else ["--label", label]
+        run([tool, verb, "--path", str(self.home / "store"), *label_option, *arguments], self.environment)
 
 
 @contextmanager
