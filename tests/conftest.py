@@ -47,6 +47,14 @@ def invite_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def fresh_device(tmp_path_factory: pytest.TempPathFactory) -> Device:
+    """A device that has made its token, and nothing since."""
+    made = Device(tmp_path_factory.mktemp("fresh") / "device", {})
+    made.create_token()
+    return made
+
+
 @pytest.fixture
 def operator(invite_cloud: Cloud, tmp_path: Path) -> Operator:
     """The operator of the cloud that wants invites."""
@@ -54,12 +62,12 @@ def operator(invite_cloud: Cloud, tmp_path: Path) -> Operator:
 
 
 @pytest.fixture
-def new_gateway(invite_cloud: Cloud, tmp_path: Path) -> Callable[[str], Device]:
+def new_gateway(invite_cloud: Cloud, fresh_device: Device, tmp_path: Path) -> Callable[[str], Device]:
     """Makes devices by name that have a token, and know nothing of the cloud that wants invites but its CA."""
 
     def make(name: str) -> Device:
         made = Device(tmp_path / name, invite_cloud.gateway_environment)
-        made.create_token()
+        made.take_token_of(fresh_device)
         return made
 
     return make
@@ -78,10 +86,10 @@ def new_device(cloud: Cloud, tmp_path: Path) -> Callable[[str], Device]:
 
 
 @pytest.fixture
-def device(new_device: Callable[[str], Device]) -> Device:
+def device(new_device: Callable[[str], Device], fresh_device: Device) -> Device:
     """A device with a token, not enrolled."""
     made = new_device("device")
-    made.create_token()
+    made.take_token_of(fresh_device)
     return made
 
 

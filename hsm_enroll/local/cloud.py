@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import signal
@@ -54,7 +55,7 @@ class LocalCloud:
             LocalCloudError: something is missing, damaged or already running; nothing is left behind.
         """
         try:
-            with ExitStack() as stack:
+            with ExitStack() as stack, _no_collection():
                 self._start(stack)
                 self._stack = stack.pop_all()
         except OSError as error:
@@ -155,6 +156,19 @@ def serve(home: Path, on_ready: Callable[[Endpoints], None], auth: str = "open")
         log = (cloud.endpoints.home / "logs" / "handler.log").open("a", buffering=1)
         with log, redirect_stdout(log), redirect_stderr(log):
             cloud.wait(signals)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep the collector out of what is made inside, now and later: moto's modules and tables are most of a start."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if was_enabled:
+            gc.enable()
 
 
 @contextmanager

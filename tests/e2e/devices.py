@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import shutil
 import subprocess
 import sys
 import threading
@@ -167,6 +168,11 @@ class Device(Machine):
     def create_token(self, label: str = "gateway") -> dict[str, Any]:
         """Make a token."""
         return self.json("token", "create", "--label", label)
+
+    def take_token_of(self, other: Device) -> None:
+        """Have what another device has from making its token: quicker than making one more."""
+        for folder, original in ((self.tokens, other.tokens), (self.home, other.home)):
+            shutil.copytree(original, folder, dirs_exist_ok=True)
 
     def pin(self) -> str:
         """The PIN that the device keeps."""

@@ -411,23 +411,6 @@ def test_a_copy_that_is_missing_is_written_when_init_resumes(device: Device, thi
     assert Path(device.json("init")["certificate"]["file"]).exists()
 
 
-@pytest.mark.parametrize("fatal", ["pause();", "__builtin_trap();"], ids=["hangs", "crashes"])
-@pytest.mark.parametrize("command", ["status", "init"])
-def test_an_enrolled_device_whose_module_fails_says_so(device: Device, thing: str, fatal: str, command: str) -> None:
-    """D5: a module that hangs or crashes since takes neither status nor init with it."""
-    device.json("init", "--thing", thing, "--no-publish")
-    (device.folder / "bad.c").write_text(
-        "#include <unistd.h>\nunsigned long C_GetFunctionList(void *list) { (void)list; for (;;) " + fatal + " }\n"
-    )
-    module = device.folder / "bad.so"
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", module, device.folder / "bad.c"], check=True)
-    file = device.home / "identity.json"
-    document = json.loads(file.read_text())
-    document["token"]["module"] = str(module)
-    file.write_text(json.dumps(document))
-    assert device.refused(command) == (10, "module-unusable")
-
-
 @pytest.mark.parametrize("source", ["HSM_ENROLL_PIN", "HSM_ENROLL_PIN_FILE"])
 def test_create_token_takes_the_pin_that_is_given(device: Device, thing: str, source: str) -> None:
     """A PIN that is given is the new token's: init --create-token logs in with it and burns no try."""
