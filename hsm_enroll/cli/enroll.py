@@ -63,6 +63,8 @@ def init(invocation: Invocation, *, invite: str | None, create_token: bool, no_p
 
     outcome = enrollment.enroll(request, settings.state, ports, progress)
     _show(invocation, outcome)
+    if outcome.already_enrolled and invitation is not None:
+        invocation.terminal.say("\nThe invite was not used. To enroll anew with it: hsm-enroll init --new-key INVITE")
 
 
 def _show(invocation: Invocation, outcome: enrollment.Outcome) -> None:

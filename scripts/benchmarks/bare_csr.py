@@ -24,7 +24,7 @@ with token.open(rw=True, user_pin=os.environ["PIN"]) as session:
         }
     )
     digest = hashlib.sha256(information.dump()).digest()
-    signature = encode_ecdsa_signature(private.sign(digest, mechanism=Mechanism.ECDSA))
+    signature = encode_ecdsa_signature(private.sign(digest, mechanism=Mechanism.ECDSA))  # type: ignore[attr-defined]
 request = csr.CertificationRequest(
     {
         "certification_request_info": information,

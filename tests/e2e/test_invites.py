@@ -305,6 +305,17 @@ def _forwarded(request: bytes, cloud: Cloud) -> bytes:
     return answer
 
 
+def test_an_enrolled_device_leaves_an_invite_alone(operator: Operator, gateway: Device, thing: str) -> None:
+    """Given another invite it contacts nobody, exits 0, says that the invite was not used, and what would use it."""
+    assert gateway.run("init", operator.invite(thing), "--thing", thing, "--no-publish").returncode == 0
+    another = operator.invite(thing)
+    run = gateway.run("init", another, "--thing", thing)
+    assert run.returncode == 0
+    assert "The invite was not used." in run.stderr
+    assert "hsm-enroll init --new-key INVITE" in run.stderr
+    assert [one["usesLeft"] for one in operator.json("invite", "list")["invites"] if one["thing"] == thing] == [0, 1]
+
+
 def test_a_key_of_a_revoked_thing_needs_to_be_replaced(operator: Operator, gateway: Device, thing: str) -> None:
     """A new invite for a revoked Thing does not let its old key in again; the hint has the command that helps."""
     invite = operator.invite(thing)
