@@ -25,8 +25,9 @@ _DEFAULT_LABEL = "hsm-enroll"
 def enroll(thing_name: str | None = None, *, invite: str | None = None, new_key: bool = False) -> Identity:
     """Enroll this device as its configuration and environment say, as ``hsm-enroll init --no-publish`` does.
 
-    Resumes an enrollment under way; with a valid identity in place it contacts nobody. Asks nobody for a PIN and prints
-    nothing. The process is logged out of the token when this returns: connect in another process.
+    Resumes an enrollment under way; with a valid identity in place it contacts nobody. Prints nothing, and asks nobody
+    for a PIN, but waits where it is typed at the token itself. The process is logged out of the token when this
+    returns: connect in another process.
 
     Args:
         thing_name: name of the Thing, ``[a-zA-Z0-9:_-]{1,64}``; None takes it from the configuration.
@@ -48,8 +49,9 @@ def enroll(thing_name: str | None = None, *, invite: str | None = None, new_key:
 def connect(identity: Identity) -> Connection:
     """Connect to the broker as this device's configuration and environment say, as ``hsm-enroll publish`` does.
 
-    Asks nobody for a PIN, and prints nothing: where ``tls`` is ``auto`` and TLS 1.3 failed, the connection's
-    ``tls_fallback`` says how. Must not be called in a process that has enrolled: closing a session there logs it out.
+    Asks nobody for a PIN, but waits where it is typed at the token itself, and prints nothing: where ``tls`` is
+    ``auto`` and TLS 1.3 failed, the connection's ``tls_fallback`` says how. Must not be called in a process that has
+    enrolled: closing a session there logs it out.
 
     Args:
         identity: what the device holds.

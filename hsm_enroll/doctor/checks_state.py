@@ -48,6 +48,8 @@ def pin_source(patient: Patient) -> Finding:
         return Finding(name, Status.SKIPPED, "no token whose PIN it would be")
     if not token.login_required:
         return Finding(name, Status.OK, "the token wants no PIN")
+    if token.protected_authentication_path:
+        return Finding(name, Status.OK, "the PIN is typed at the token itself")
     settings = patient.settings
     try:
         pin.resolve(

@@ -152,6 +152,7 @@ def serve(home: Path, on_ready: Callable[[Endpoints], None], auth: str = "open")
         LocalCloudError: it could not be started, or the broker ended by itself.
     """
     with _ending_signals() as signals, LocalCloud(home, auth=auth) as cloud:
+        gc.freeze()  # this process has no other purpose: what is there now stays
         on_ready(cloud.endpoints)
         log = (cloud.endpoints.home / "logs" / "handler.log").open("a", buffering=1)
         with log, redirect_stdout(log), redirect_stderr(log):
@@ -160,13 +161,12 @@ def serve(home: Path, on_ready: Callable[[Endpoints], None], auth: str = "open")
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Keep the collector out of what is made inside, now and later: moto's modules and tables are most of a start."""
+    """Keep the collector away while moto's modules and tables are made: it would take as long as they do."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
         if was_enabled:
             gc.enable()
 

@@ -34,7 +34,7 @@ def build(target: Target, pin: Secret | None, callbacks: Callbacks, timeout: flo
 
     Args:
         target: whom to connect to, with which key.
-        pin: the token's user PIN; None asks at a protected authentication path.
+        pin: the token's user PIN; None asks at a protected authentication path; empty where it wants no login.
         callbacks: what to call.
         timeout: seconds for the TCP connection, and again for CONNACK.
 

@@ -86,10 +86,11 @@ def connect(
 
 def connect_to(target: Target, pin: Secret | None, timeout: float) -> Connection:
     """Connect to a target; see :func:`connect`."""
-    deadline = time.monotonic() + timeout
     with ExitStack() as on_failure:
         connection = Connection(target, pin, timeout)
         on_failure.callback(connection.close)
+        # From here on: before, a person may have typed a PIN at the token.
+        deadline = time.monotonic() + timeout
         try:
             connection._open(timeout)  # noqa: SLF001 - a connection is made here and nowhere else
         except MqttNotTrustedError:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _TIMEOUT_SECONDS = 20.0
 # Beside the network: an interpreter, a module that talks to its chip in C_Initialize, a slow signature.
 _MODULE_SECONDS = 30.0
+# For a person to type the PIN at the token itself.
+_PIN_PAD_SECONDS = 120.0
 _PIN_VARIABLE = "HSM_ENROLL_PIN"
 
 
@@ -49,7 +51,8 @@ def publish_in_new_process(
     Args:
         identity, pin, ca_file, endpoint, port, tls13: as for :func:`hsm_enroll.mqtt.connect`.
         topic, payload: as for :meth:`hsm_enroll.mqtt.Connection.publish`.
-        timeout: seconds until CONNACK, and again until the PUBACK. The process as a whole gets half a minute more.
+        timeout: seconds until CONNACK, and again until the PUBACK. The process as a whole gets half a minute more,
+            and two minutes beside where the PIN is typed at the token itself.
 
     Returns:
         what :attr:`hsm_enroll.mqtt.Connection.tls_fallback` was.
@@ -59,7 +62,8 @@ def publish_in_new_process(
         MqttError: also where the process crashes or has to be killed.
     """
     target = Target.of(identity, ca_file=ca_file, endpoint=endpoint, port=port, tls13=tls13)
-    output, ending = _run(_request(target, pin, topic, payload, timeout), 2 * timeout + _MODULE_SECONDS)
+    limit = 2 * timeout + _MODULE_SECONDS + (_PIN_PAD_SECONDS if pin is None else 0.0)
+    output, ending = _run(_request(target, pin, topic, payload, timeout), limit)
     outcome = _parsed(output)
     if outcome is None:
         raise MqttError(

@@ -37,13 +37,13 @@ def prepare(token: TokenName, pin: Callable[[TokenName], Secret], at_pin_pad: Ca
         raise TokenNotFoundError(
             f"token {token.label!r} with serial {token.serial} is not there; another one has its label"
         )
-    if not report.login_required:
-        return Secret("")
     if report.pin_locked:
         raise PinLockedError(f"token {token.label!r} is locked and accepts no PIN now")
     if report.pin_final_try:
         raise PinFinalTryError(f"one more wrong PIN locks token {token.label!r}; it was not tried")
     lockout.refuse_last_try(report.name)
+    if not report.login_required:
+        return Secret("")
     if report.protected_authentication_path:
         at_pin_pad()
         return None

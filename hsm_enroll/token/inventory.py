@@ -13,7 +13,6 @@ from pkcs11.exceptions import PKCS11Error
 
 from hsm_enroll.errors import (
     HsmEnrollError,
-    ModuleUnusableError,
     TokenNotFoundError,
     TokenRefusedError,
 )
@@ -70,13 +69,9 @@ def inspect(module: Path) -> list[TokenReport]:
     """Describe a module's tokens as :func:`list_tokens` does, in a child process that may hang or crash.
 
     Raises:
-        ModuleMissingError, ModuleUnusableError: see ``shield.asked``; also where it does not list its slots.
+        ModuleMissingError, ModuleUnusableError: see ``shield.asked`` and ``modules.tokens``.
     """
-    try:
-        tokens = shield.asked(module, _listed, str(module))
-    except TokenRefusedError as error:
-        raise ModuleUnusableError(error.message) from error
-    return [_from_json(module, token) for token in tokens]
+    return [_from_json(module, token) for token in shield.asked(module, _listed, str(module))]
 
 
 def public_key_uris(token: Token, name: TokenName) -> Iterator[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pkcs11
 from pkcs11.exceptions import DeviceRemoved, PKCS11Error, TokenNotPresent, TokenNotRecognised
 
-from hsm_enroll.errors import ModuleMissingError, ModuleUnusableError
+from hsm_enroll.errors import ModuleMissingError, ModuleUnusableError, TokenNotFoundError, TokenRefusedError
 from hsm_enroll.token.translation import translated, unusable_module
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _KNOWN = (
 _TPM2_PKCS11_SERIAL = "0" * 16
 _TPM_MANUFACTURER_LENGTHS = range(1, 5)
 
-_loaded: set[Path] = set()
+_loaded: list[Path] = []
 
 
 def discover(root: Path = Path("/")) -> list[Path]:
@@ -62,7 +62,7 @@ def load(module: Path) -> lib:
     """
     if not os.path.isfile(module):  # noqa: PTH113 - unlike is_file it never raises
         raise ModuleMissingError(f"there is no PKCS#11 module {module}")
-    _loaded.add(module)
+    _loaded.append(module)
     try:
         return pkcs11.lib(str(module))
     except PKCS11Error as error:
@@ -97,13 +97,16 @@ def tokens(module: Path) -> list[Token]:
     A slot whose token was pulled out meanwhile, or is none that the module knows, hides no other one.
 
     Raises:
-        ModuleMissingError, ModuleUnusableError: see :func:`load`.
-        TokenRefusedError: the module does not list its slots.
+        ModuleMissingError, ModuleUnusableError: see :func:`load`; or it does not list its slots.
     """
     found: list[Token] = []
     library = load(module)
-    with translated("list its slots", str(module)):
-        for slot in library.get_slots(token_present=True):
-            with suppress(DeviceRemoved, TokenNotPresent, TokenNotRecognised):
-                found.append(slot.get_token())
+    try:
+        with translated("list its slots", str(module)):
+            for slot in library.get_slots(token_present=True):
+                with suppress(DeviceRemoved, TokenNotPresent, TokenNotRecognised):
+                    found.append(slot.get_token())
+    except (TokenNotFoundError, TokenRefusedError) as error:
+        # Not one token's fault; and another module may have the one that is wanted.
+        raise ModuleUnusableError(error.message) from error
     return found

@@ -2,18 +2,21 @@
 
 The child is a fork where that is safe, since a second interpreter takes longer to start than a token takes to answer. A
 fork copies one thread, and the state of every lock and of every module; so a process that has other threads, or has
-initialised a module (PKCS#11 v2.40 §6.7.1 leaves a child of such a process to C_Initialize anew), starts
+loaded a module here (PKCS#11 v2.40 §6.7.1 leaves a child of such a process to C_Initialize anew), starts
 ``python -m hsm_enroll.token.shield`` instead.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
+import math
 import os
 import select
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -46,7 +49,7 @@ def asked(module: Path, question: Callable[..., Any], *arguments: str, time_limi
     Raises:
         ModuleMissingError: there is no such file.
         ModuleUnusableError: the module hangs, crashes, or ends the child.
-        HsmEnrollError: what the function raised, with the same class.
+        HsmEnrollError: what the function raised, with the same class, or that no child could be started.
     """
     if not os.path.isfile(module):  # noqa: PTH113 - unlike is_file it never raises
         raise ModuleMissingError(f"there is no PKCS#11 module {module}")
@@ -58,14 +61,24 @@ def asked(module: Path, question: Callable[..., Any], *arguments: str, time_limi
             hint="Check that its device is connected and not held by another program.",
         )
     if isinstance(ending, int) and ending < 0:
-        raise ModuleUnusableError(f"{module} crashed while it was loaded ({signal.Signals(-ending).name})")
+        raise ModuleUnusableError(f"{module} crashed ({_named(-ending)})")
     try:
         document = json.loads(answer)
     except ValueError as error:
         raise ModuleUnusableError(f"{module} ended the process that loaded it") from error
     if "error" in document:
-        raise HsmEnrollError.of_document(document["error"])
+        told = HsmEnrollError.of_document(document["error"])
+        # For --verbose: what led to it in the child.
+        told.add_note(document["trace"])
+        raise told
     return document["answer"]
+
+
+def _named(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"  # one of the real-time signals
 
 
 def _may_fork() -> bool:
@@ -73,41 +86,84 @@ def _may_fork() -> bool:
         threads = len(os.listdir("/proc/self/task"))  # noqa: PTH208 - names are enough
     except OSError:
         return False
-    return threads == 1 and not modules.any_loaded()
+    # Where SIGCHLD is ignored, the kernel takes a child's status, and its number may be another's by then.
+    waits = signal.getsignal(signal.SIGCHLD) is not signal.SIG_IGN
+    return threads == 1 and waits and not modules.any_loaded()
 
 
 def _forked(question: Callable[..., Any], arguments: tuple[str, ...], limit: float) -> tuple[bytes, int | str]:
     """Return what the child wrote, and its status as ``subprocess`` tells it."""
     reading, writing = os.pipe()
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    child = os.fork()
-    if child == 0:
-        _answer_and_exit(question, arguments, writing)
-    os.close(writing)
-    try:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        answer = _read(reading, time.monotonic() + limit)
-    finally:
-        os.close(reading)
-        # One that has answered is at its end, and one that has not is not waited for; neither is left behind.
-        os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
+    child, status = 0, 0
+    with os.fdopen(reading, "rb") as answers, os.fdopen(writing, "wb") as theirs:
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        try:
+            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+            child = _fork()
+            if child == 0:
+                _be_child(question, arguments, writing, limit, mask)
+            theirs.close()
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            answer = _read(answers.fileno(), time.monotonic() + limit)
+        finally:
+            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+            # One that has answered is at its end, and one that has not is not waited for; neither is left behind.
+            if child != 0:
+                os.kill(child, signal.SIGKILL)
+                _, status = os.waitpid(child, 0)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     if answer is None:
         return b"", _TIMED_OUT
     return answer, 0 if answer else os.waitstatus_to_exitcode(status)
 
 
+def _fork() -> int:
+    try:
+        return os.fork()
+    except OSError as error:
+        raise HsmEnrollError(
+            f"no process can be started to ask the module in: {error.strerror}",
+            hint="End other programs, then run the same command again.",
+        ) from error
+
+
+def _be_child(
+    question: Callable[..., Any],
+    arguments: tuple[str, ...],
+    descriptor: int,
+    limit: float,
+    mask: set[signal.Signals | int],
+) -> NoReturn:
+    """Answer, and end without running anything that the fork has inherited."""
+    try:
+        for number in _SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask - {signal.SIGALRM})
+        # Beyond the standard streams, one of which it may be where the caller has closed them.
+        descriptor = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+        # A lock of the parent's would be held on by a child that hangs.
+        os.closerange(3, descriptor)
+        os.closerange(descriptor + 1, os.sysconf("SC_OPEN_MAX"))
+        # Should the parent be killed, nobody else ends such a child.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(math.ceil(limit) + 1)
+        _respond(question, arguments, descriptor)
+    finally:
+        os._exit(0)
+
+
 def _read(descriptor: int, deadline: float) -> bytes | None:
     """Read to the end; None where that has not come in time."""
     pieces = bytearray()
-    while True:
-        ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
-        if not ready:
-            return None
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    while poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
         piece = os.read(descriptor, _PIECE)
         if not piece:
             return bytes(pieces)
         pieces += piece
+    return None
 
 
 def _spawned(question: Callable[..., Any], arguments: tuple[str, ...], limit: float) -> tuple[bytes, int | str]:
@@ -115,7 +171,8 @@ def _spawned(question: Callable[..., Any], arguments: tuple[str, ...], limit: fl
 
     # -P: a module in the current directory must not stand in for one of ours; the child looks where this process looks.
     command = [sys.executable, "-P", "-m", __name__, question.__module__, question.__name__, *arguments]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    environment = {name: value for name, value in os.environ.items() if name != _PIN_VARIABLE}
+    environment |= {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     try:
         child = subprocess.run(command, capture_output=True, timeout=limit, check=False, env=environment)
     except subprocess.TimeoutExpired:
@@ -123,26 +180,28 @@ def _spawned(question: Callable[..., Any], arguments: tuple[str, ...], limit: fl
     return child.stdout, child.returncode
 
 
-def _answer_and_exit(question: Callable[..., Any], arguments: tuple[str, ...], descriptor: int) -> NoReturn:
-    """Answer, as the child, and end without running anything that a fork has inherited."""
+def _respond(question: Callable[..., Any], arguments: tuple[str, ...], descriptor: int) -> None:
+    # Foreign code runs from here on. It has no use for the PIN, and what it prints is no answer.
+    os.environ.pop(_PIN_VARIABLE, None)
+    silent = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, 1)
+    os.dup2(silent, 2)
+    with os.fdopen(descriptor, "wb") as answers:
+        answers.write(json.dumps(_answer(question, arguments)).encode("ascii"))
+
+
+def _answer(question: Callable[..., Any], arguments: tuple[str, ...]) -> dict[str, Any]:
     try:
-        for number in _SIGNALS:
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        # Foreign code runs from here on. It has no use for the PIN, and what it prints is no answer.
-        os.environ.pop(_PIN_VARIABLE, None)
-        silent = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silent, 1)
-        os.dup2(silent, 2)
-        try:
-            document = {"answer": question(*arguments)}
-        except HsmEnrollError as error:
-            document = {"error": error.document}
-        with os.fdopen(descriptor, "wb") as answers:
-            answers.write(json.dumps(document).encode("ascii"))
-    finally:
-        os._exit(0)
+        return {"answer": question(*arguments)}
+    except HsmEnrollError as error:
+        return {"error": error.document, "trace": traceback.format_exc()}
+    except Exception as error:  # noqa: BLE001 - the child's very top: what nobody foresaw is not the module's end
+        unexpected = HsmEnrollError(
+            f"something unexpected happened: {type(error).__name__}",
+            hint="Run it again with --verbose and report what it shows.",
+        )
+        return {"error": unexpected.document, "trace": traceback.format_exc()}
 
 
 if __name__ == "__main__":
-    _answer_and_exit(getattr(import_module(sys.argv[1]), sys.argv[2]), tuple(sys.argv[3:]), os.dup(1))
+    _respond(getattr(import_module(sys.argv[1]), sys.argv[2]), tuple(sys.argv[3:]), os.dup(1))

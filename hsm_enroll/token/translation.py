@@ -29,7 +29,7 @@ _OTHER_PROGRAMS = "End the other programs that use the token, then run the same 
 _OTHER_KEY_TYPE = "Choose another type of key with --key-type, or another token."
 _ROOM = "Delete objects that nothing uses any more with the token's own tool, then run the same command again."
 _PIN_TOOL = "Set the PIN anew with the token's own tool."
-_UNANNOUNCED_LOGIN = "Where it has no PIN, set one with the token's own tool; then run the same command again."
+_UNANNOUNCED_LOGIN = "Where it has no PIN, set one with the token's own tool; else run hsm-enroll doctor."
 _REPORT = "This token and hsm-enroll do not understand each other: report it, with what --verbose shows."
 
 

@@ -61,6 +61,7 @@ _MAY_USE = {
         "pin",
         "secret",
         "settings",
+        "token",
     },
     "api": {"deadline", "errors", "secret", "version"},
     "identity": {"certificate", "errors", "key", "settings", "state", "uri"},

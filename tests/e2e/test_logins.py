@@ -39,6 +39,9 @@ def test_a_token_without_a_pin_of_ours_goes_the_whole_way(
     assert observer.message()[1] == "again"
     assert log.read_text().split() == [*logins, logins[-1]]
 
+    (source,) = [check for check in device.json("doctor")["checks"] if check["id"] == "pin.source"]
+    assert source["status"] == "ok"
+
     asked = f"Type the PIN of token '{LABEL}' at the token itself."
     typed = [init.stderr.count(asked), publish.stderr.count(asked)]
     assert typed == ([2, 1] if kind == "pin pad" else [0, 0])

@@ -33,7 +33,13 @@ def somebodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SoftHsm:
 
 
 def _pytest(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--color=no", *arguments]
+    plugins = [
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:schemathesis",
+    ]  # the latter takes longest to load, and has no part in it
+    command = [sys.executable, "-m", "pytest", *plugins, "--color=no", *arguments]
     own = {name: value for name, value in os.environ.items() if not name.startswith(("HSM_ENROLL_", "PYTEST_"))}
     return subprocess.run(
         command, cwd=_ROOT, env=own | environment, capture_output=True, text=True, timeout=_TIME_LIMIT, check=False

@@ -143,30 +143,33 @@ def test_a_token_that_wants_no_login_gets_none(softhsm: SoftHsm, tmp_path: Path)
     assert not log.exists()
 
 
-def test_a_tpms_token_without_a_pin_is_used_as_it_is(tpm: Tpm2, key: KeyName, tmp_path: Path) -> None:
+@pytest.fixture
+def without_pin(tpm: Tpm2, key: KeyName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TokenName:
+    """A token of tpm2-pkcs11 with an empty PIN, alone in a store of its own."""
+    own = Tpm2(tmp_path, tpm.environment)
+    own.create_token_without_pin(key)
+    monkeypatch.setenv("TPM2_PKCS11_STORE", own.environment["TPM2_PKCS11_STORE"])
+    [name] = [report.name for report in inventory.inspect(own.module) if report.initialized]
+    return name
+
+
+def test_a_tpms_token_without_a_pin_is_used_as_it_is(without_pin: TokenName, key: KeyName, tmp_path: Path) -> None:
     """tpm2-pkcs11's token with an empty PIN signs without a login, and in awscrt's handshake after an empty one."""
-    tpm.add_token_without_pin("open", key)
-    # tpm2-pkcs11 reads its store when it is initialised, so a fresh copy of the module is asked.
-    reports = inventory.inspect(tpm.module_copy(tmp_path))
-    [name] = [report.name for report in reports if report.name.label == "open"]
 
     def pin(_: object = None) -> Secret:
         pytest.fail("a PIN was asked for")
 
-    with session.opened(name, pin) as opened:
+    with session.opened(without_pin, pin) as opened:
         pair = keypair.find(opened, label=key.label, key_id=None)
         assert pair.sign(b"a message")
-    given = foreign_login.prepare(name, pin, lambda: None)
-    assert shake(name, given, pair, TLS_1_2, tmp_path) == TLS_1_2
+    given = foreign_login.prepare(without_pin, pin, lambda: None)
+    assert shake(without_pin, given, pair, TLS_1_2, tmp_path) == TLS_1_2
 
 
-def test_a_login_that_was_not_announced_is_told(tpm: Tpm2, key: KeyName, tmp_path: Path) -> None:
+def test_a_login_that_was_not_announced_is_told(without_pin: TokenName) -> None:
     """tpm2-pkcs11 makes no key without a login, though its token says that it wants none; the hint says so."""
-    tpm.add_token_without_pin("shut", key)
-    reports = inventory.inspect(tpm.module_copy(tmp_path))
-    [name] = [report.name for report in reports if report.name.label == "shut"]
     with (
-        session.opened(name, lambda: Secret(""), writable=True) as opened,
+        session.opened(without_pin, lambda: Secret(""), writable=True) as opened,
         pytest.raises(TokenRefusedError, match="wants a login first") as caught,
     ):
         keypair.generate(opened, KeyType.EC_P256, label="new", key_id=b"new")

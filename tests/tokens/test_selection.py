@@ -20,6 +20,7 @@ from hsm_enroll.secret import Secret
 from hsm_enroll.token import inventory, keypair, provision, session
 from hsm_enroll.token.selection import choose
 from hsm_enroll.uri import Pkcs11Uri
+from tests.tokens.fault_module import FaultModule
 from tests.tokens.softhsm import SoftHsm
 from tests.tokens.under_test import LABEL, KeyName, OwnToken, TokenUnderTest
 
@@ -148,6 +149,15 @@ def test_a_slot_that_cannot_be_read_hides_no_token(softhsm: SoftHsm, answer: int
     assert [report.name.label for report in inventory.list_tokens(module)] == [LABEL]
     with session.opened(chosen.name, softhsm.ask_pin) as opened:
         assert opened.token.label == LABEL
+
+
+@pytest.mark.parametrize("answer", ["fail 32", "fail 30"], ids=["removed", "device error"])
+def test_a_module_that_lists_no_slots_hides_no_other(softhsm: SoftHsm, tmp_path: Path, answer: str) -> None:
+    """A module that fails to list its slots, whatever it says, is unusable; the token in another one is found."""
+    silent = FaultModule(softhsm.module, tmp_path, f"C_GetSlotList 1+ {answer}")
+    assert choose([silent.file, softhsm.module], softhsm.wanted, inventory.inspect).name == softhsm.name
+    with pytest.raises(ModuleUnusableError):
+        choose([silent.file], softhsm.wanted, inventory.inspect)
 
 
 def test_a_broken_module_is_passed_over_where_another_has_the_token(token: TokenUnderTest, tmp_path: Path) -> None:

@@ -97,16 +97,17 @@ class Tpm2(OwnToken):
         assert value, properties
         return int(value[1], 16)
 
-    def add_token_without_pin(self, label: str, key: KeyName) -> None:
-        """Make another token that wants no login, with a P-256 key that this module's own tool makes."""
-        self._ptool("addtoken", "--pid", "1", "--sopin", "officer-1234", "--userpin", "", label=label)
-        named = ["--key-label", key.label, "--id", key.id.hex()]
-        self._ptool("addkey", "--userpin", "", "--algorithm", "ecc256", *named, label=label)
+    def create_token_without_pin(self, key: KeyName) -> None:
+        """Make the store and in it a token that wants no login, with a P-256 key that its own tool makes."""
+        (self.home / "store").mkdir(mode=0o700)
+        self._ptool("init")
+        self._ptool("addtoken", "--pid", "1", "--sopin", "officer-1234", "--userpin", "")
+        self._ptool("addkey", "--userpin", "", "--algorithm", "ecc256", "--key-label", key.label, "--id", key.id.hex())
 
-    def _ptool(self, verb: str, *arguments: str, label: str = LABEL) -> None:
+    def _ptool(self, verb: str, *arguments: str) -> None:
         tool = program("tpm2_ptool", package="libtpm2-pkcs11-tools")
-        label_option = [] if verb == "init" else ["--label", label]
-        run([tool, verb, "--path", str(self.home / "store"), *label_option, *arguments], self.environment)
+        label = [] if verb == "init" else ["--label", LABEL]
+        run([tool, verb, "--path", str(self.home / "store"), *label, *arguments], self.environment)
 
 
 @contextmanager
