@@ -38,7 +38,7 @@ def _pytest(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
         "no:cacheprovider",
         "-p",
         "no:schemathesis",
-    ]  # the latter takes longest to load, and has no part in it
+    ]  # slow to load, and no part of it
     command = [sys.executable, "-m", "pytest", *plugins, "--color=no", *arguments]
     own = {name: value for name, value in os.environ.items() if not name.startswith(("HSM_ENROLL_", "PYTEST_"))}
     return subprocess.run(
