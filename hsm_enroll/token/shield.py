@@ -16,7 +16,6 @@ import select
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -194,13 +193,19 @@ def _answer(question: Callable[..., Any], arguments: tuple[str, ...]) -> dict[st
     try:
         return {"answer": question(*arguments)}
     except HsmEnrollError as error:
-        return {"error": error.document, "trace": traceback.format_exc()}
+        return {"error": error.document, "trace": _trace()}
     except Exception as error:  # noqa: BLE001 - the child's very top: what nobody foresaw is not the module's end
         unexpected = HsmEnrollError(
             f"something unexpected happened: {type(error).__name__}",
             hint="Run it again with --verbose and report what it shows.",
         )
-        return {"error": unexpected.document, "trace": traceback.format_exc()}
+        return {"error": unexpected.document, "trace": _trace()}
+
+
+def _trace() -> str:
+    import traceback
+
+    return traceback.format_exc()
 
 
 if __name__ == "__main__":
