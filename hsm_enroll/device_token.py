@@ -41,7 +41,9 @@ def locate(settings: Settings) -> TokenName:
     module = module and module.absolute()
     if wanted is None and module is None and (made := pin.made_for(settings.state)) is not None:
         wanted, module = Pkcs11Uri(token=made.label, serial=made.serial or None), made.module
-    return selection.choose([module] if module else modules.discover(), wanted or Pkcs11Uri(), inventory.inspect).name
+    return selection.choose(
+        [module] if module else modules.discover(), wanted or Pkcs11Uri(), inventory.inspect_without_keys
+    ).name
 
 
 def softhsm_module(settings: Settings) -> Path:
@@ -136,7 +138,7 @@ def create(
 
 def _inspected(module: Path, backend: Backend) -> list[TokenReport]:
     try:
-        return inventory.inspect(module)
+        return inventory.inspect_without_keys(module)
     except ModuleUnusableError as error:
         if backend is Backend.SOFTHSM:
             raise

@@ -6,6 +6,7 @@ AWS's library reads by itself (AWS_REGION, AWS_ENDPOINT_URL, credentials).
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 import traceback
@@ -86,9 +87,15 @@ def _settings() -> Settings:
 
 @cache
 def _clients() -> Clients:
-    from enrollment_backend.aws import connect
+    # boto3's modules and descriptions of APIs stay; while they are made, looking for garbage in them only costs time.
+    gc.disable()
+    try:
+        from enrollment_backend.aws import connect
 
-    return connect()
+        return connect()
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _concurrently(*calls: Callable[[], Any]) -> list[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -79,7 +79,7 @@ def _settings(told: Settings, key: Pkcs11Uri | None) -> Settings:
 def _find_or_make(invocation: Invocation, opened: Session, wanted: Pkcs11Uri | None) -> KeyPair:
     if wanted is not None:
         return keypair.find(opened, label=wanted.object, key_id=wanted.id)
-    key_id = secrets.token_bytes(8)
+    key_id = os.urandom(8)
     with invocation.terminal.step("making the key in the token"):
         return keypair.generate(opened, invocation.settings.key_type, label=f"hsm-enroll-{key_id.hex()}", key_id=key_id)
 

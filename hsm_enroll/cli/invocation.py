@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from hsm_enroll import pin, settings
+from hsm_enroll import settings
 from hsm_enroll.cli.terminal import Terminal, ask_secret, has_person
 from hsm_enroll.key import TokenName
 from hsm_enroll.secret import Secret
@@ -38,6 +38,8 @@ class Invocation:
         Raises:
             PinMissingError, PinExposedError, StateError: as ``pin.resolve``.
         """
+        from hsm_enroll import pin
+
         ask = None
         if has_person() and not self.terminal.as_json:
             ask = partial(_ask, f"PIN of token {token.label!r}: ")
