@@ -41,9 +41,8 @@ def locate(settings: Settings) -> TokenName:
     module = module and module.absolute()
     if wanted is None and module is None and (made := pin.made_for(settings.state)) is not None:
         wanted, module = Pkcs11Uri(token=made.label, serial=made.serial or None), made.module
-    return selection.choose(
-        [module] if module else modules.discover(), wanted or Pkcs11Uri(), inventory.inspect_without_keys
-    ).name
+    places = [module] if module else modules.discover()
+    return selection.choose(places, wanted or Pkcs11Uri(), inventory.inspect_without_keys).name
 
 
 def softhsm_module(settings: Settings) -> Path:
