@@ -41,8 +41,7 @@ def locate(settings: Settings) -> TokenName:
     module = module and module.absolute()
     if wanted is None and module is None and (made := pin.made_for(settings.state)) is not None:
         wanted, module = Pkcs11Uri(token=made.label, serial=made.serial or None), made.module
-    places = [module] if module else modules.discover()
-    return selection.choose(places, wanted or Pkcs11Uri(), inventory.inspect_without_keys).name
+    return selection.choose([module] if module else modules.discover(), wanted or Pkcs11Uri(), inventory.inspect).name
 
 
 def softhsm_module(settings: Settings) -> Path:
@@ -137,7 +136,7 @@ def create(
 
 def _inspected(module: Path, backend: Backend) -> list[TokenReport]:
     try:
-        return inventory.inspect_without_keys(module)
+        return inventory.inspect(module)
     except ModuleUnusableError as error:
         if backend is Backend.SOFTHSM:
             raise

@@ -32,7 +32,7 @@ def prepare(token: TokenName, pin: Callable[[TokenName], Secret], at_pin_pad: Ca
         PinLockedError, PinFinalTryError: the PIN is not to be tried.
         HsmEnrollError: what `pin` raises.
     """
-    report = selection.choose([token.module], Pkcs11Uri(token=token.label), inventory.inspect_without_keys)
+    report = selection.choose([token.module], Pkcs11Uri(token=token.label), inventory.inspect)
     if report.name.serial != token.serial:
         raise TokenNotFoundError(
             f"token {token.label!r} with serial {token.serial} is not there; another one has its label"

@@ -37,7 +37,7 @@ class TokenReport:
         pin_count_low: CKF_USER_PIN_COUNT_LOW: a wrong PIN was given since the last good login.
         pin_final_try: CKF_USER_PIN_FINAL_TRY: one more wrong PIN locks it.
         pin_locked: CKF_USER_PIN_LOCKED.
-        public_keys: URIs of the public keys it shows without a login; none where they were not asked for.
+        public_keys: URIs of the public keys it shows without a login.
         key_types: types of keys that it makes and signs with, by its own word; empty where it does not tell.
         mqtt_obstacle: why MQTT can use none of its keys, or "".
     """
@@ -55,33 +55,23 @@ class TokenReport:
     mqtt_obstacle: str
 
 
-def list_tokens(module: Path, *, keys: bool = True) -> list[TokenReport]:
+def list_tokens(module: Path) -> list[TokenReport]:
     """Load a module in this process and describe its tokens, uninitialised ones included.
-
-    Args:
-        module: file of the module.
-        keys: look for their public keys too, which takes the longer the more there are.
 
     Raises:
         ModuleMissingError, ModuleUnusableError: see ``modules.load``.
         TokenRefusedError: the module does not list its slots.
     """
-    return [_report(module, token, keys=keys) for token in modules.tokens(module)]
+    return [_report(module, token) for token in modules.tokens(module)]
 
 
-def inspect(module: Path, *, keys: bool = True) -> list[TokenReport]:
+def inspect(module: Path) -> list[TokenReport]:
     """Describe a module's tokens as :func:`list_tokens` does, in a child process that may hang or crash.
 
     Raises:
         ModuleMissingError, ModuleUnusableError: see ``shield.asked`` and ``modules.tokens``.
     """
-    arguments = [str(module), *(["keys"] if keys else [])]
-    return [_from_json(module, token) for token in shield.asked(module, _listed, *arguments)]
-
-
-def inspect_without_keys(module: Path) -> list[TokenReport]:
-    """As :func:`inspect`, for whoever looks for a token alone."""
-    return inspect(module, keys=False)
+    return [_from_json(module, token) for token in shield.asked(module, _listed, str(module))]
 
 
 def public_key_uris(token: Token, name: TokenName) -> Iterator[str]:
@@ -107,7 +97,7 @@ def _label(key: Object) -> str | None:
         return None
 
 
-def _report(module: Path, token: Token, *, keys: bool) -> TokenReport:
+def _report(module: Path, token: Token) -> TokenReport:
     flags = token.flags
     name = TokenName(
         module=module,
@@ -117,13 +107,13 @@ def _report(module: Path, token: Token, *, keys: bool) -> TokenReport:
         model=token.model,
     )
     initialized = bool(flags & TokenFlag.TOKEN_INITIALIZED)
-    public_keys: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
     key_types: tuple[KeyType, ...] = ()
     obstacle: HsmEnrollError | None = None
     if initialized:
         # A token that shows nothing without a login is none the worse for it.
         with suppress(PKCS11Error):
-            public_keys = tuple(public_key_uris(token, name)) if keys else ()
+            keys = tuple(public_key_uris(token, name))
         with suppress(TokenRefusedError, TokenNotFoundError):
             key_types = capabilities.read(token).key_types
             obstacle = capabilities.mqtt_obstacle(module, token.label)
@@ -136,14 +126,14 @@ def _report(module: Path, token: Token, *, keys: bool) -> TokenReport:
         pin_count_low=bool(flags & TokenFlag.USER_PIN_COUNT_LOW),
         pin_final_try=bool(flags & TokenFlag.USER_PIN_FINAL_TRY),
         pin_locked=bool(flags & TokenFlag.USER_PIN_LOCKED),
-        public_keys=public_keys,
+        public_keys=keys,
         key_types=key_types,
         mqtt_obstacle=obstacle.message if obstacle else "",
     )
 
 
-def _listed(module: str, keys: str = "") -> list[dict[str, Any]]:
-    reports = [asdict(report) for report in list_tokens(Path(module), keys=bool(keys))]
+def _listed(module: str) -> list[dict[str, Any]]:
+    reports = [asdict(report) for report in list_tokens(Path(module))]
     return [{**report, "name": {**report["name"], "module": module}} for report in reports]
 
 

@@ -19,8 +19,7 @@ def choose(modules: Iterable[Path], wanted: Pkcs11Uri, list_tokens: Callable[[Pa
     Args:
         modules: where to look.
         wanted: label, serial, manufacturer and model are compared; None matches anything.
-        list_tokens: ``inventory.inspect_without_keys``, or ``inventory.list_tokens`` where the module is trusted not to
-            crash.
+        list_tokens: ``inventory.inspect``, or ``inventory.list_tokens`` where the module is trusted not to crash.
 
     Raises:
         ModuleMissingError, ModuleUnusableError: there is no module to ask.

@@ -151,16 +151,6 @@ def test_a_slot_that_cannot_be_read_hides_no_token(softhsm: SoftHsm, answer: int
         assert opened.token.label == LABEL
 
 
-def test_whoever_looks_for_a_token_reads_no_keys(softhsm: SoftHsm, tmp_path: Path) -> None:
-    """A token with many keys is found without a look at any of them; the list of keys takes that look."""
-    counting = FaultModule(softhsm.module, tmp_path)
-    [looked, _] = inventory.inspect_without_keys(counting.file)
-    assert counting.calls("C_FindObjectsInit") == []
-    [listed, _] = inventory.inspect(counting.file)
-    assert counting.calls("C_FindObjectsInit") != []
-    assert looked == replace(listed, public_keys=())
-
-
 @pytest.mark.parametrize("answer", ["fail 32", "fail 30"], ids=["removed", "device error"])
 def test_a_module_that_lists_no_slots_hides_no_other(softhsm: SoftHsm, tmp_path: Path, answer: str) -> None:
     """A module that fails to list its slots, whatever it says, is unusable; the token in another one is found."""
