@@ -59,8 +59,7 @@ def list_tokens(module: Path) -> list[TokenReport]:
     """Load a module in this process and describe its tokens, uninitialised ones included.
 
     Raises:
-        ModuleMissingError, ModuleUnusableError: see ``modules.load``.
-        TokenRefusedError: the module does not list its slots.
+        ModuleMissingError, ModuleUnusableError: see ``modules.tokens``.
     """
     return [_report(module, token) for token in modules.tokens(module)]
 

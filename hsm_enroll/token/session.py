@@ -80,9 +80,8 @@ def find(name: TokenName) -> Token:
     """Find the one token of this name; no session.
 
     Raises:
-        ModuleMissingError, ModuleUnusableError: the module cannot be loaded.
+        ModuleMissingError, ModuleUnusableError: the module cannot be loaded, or does not list its slots.
         TokenNotFoundError, TokenAmbiguousError: the token is not there, or another one has its name.
-        TokenRefusedError: the module does not list its slots.
     """
     found = [
         token
