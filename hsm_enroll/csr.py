@@ -94,16 +94,17 @@ def build(signer: Signer, name: x509.Name) -> str:
             "attributes": csr.CRIAttributes([]),
         }
     )
+    message = information.dump()
+    signature = signer.sign(message)
+    _verify(signer, message, signature)
     request = csr.CertificationRequest(
         {
             "certification_request_info": information,
             "signature_algorithm": algorithm,
-            "signature": core.OctetBitString(signer.sign(information.dump())),
+            "signature": core.OctetBitString(signature),
         }
     )
-    der = request.dump()
-    _verify(der)
-    return bytes(pem.armor("CERTIFICATE REQUEST", der)).decode("ascii")
+    return bytes(pem.armor("CERTIFICATE REQUEST", request.dump())).decode("ascii")
 
 
 def is_for(request: str, public_key_info: bytes, name: x509.Name) -> bool:
@@ -117,20 +118,29 @@ def is_for(request: str, public_key_info: bytes, name: x509.Name) -> bool:
         return False
 
 
-def _verify(der: bytes) -> None:
-    """Check the request with another library than the one that built it."""
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.x509 import load_der_x509_csr
+def _verify(signer: Signer, message: bytes, signature: bytes) -> None:
+    """Check the signature, and the public key, with another library than the one that builds the request."""
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+    from cryptography.hazmat.primitives.serialization import load_der_public_key
 
+    algorithm = hashes.SHA384() if signer.key_type.digest == "sha384" else hashes.SHA256()
     try:
-        valid = load_der_x509_csr(der).is_signature_valid
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise TokenRefusedError(f"the token's public key or signature makes no valid CSR: {error}") from error
-    if not valid:
+        key = load_der_public_key(signer.public_key_info)
+        if isinstance(key, rsa.RSAPublicKey) and signer.key_type.is_rsa:
+            key.verify(signature, message, padding.PKCS1v15(), algorithm)
+        elif isinstance(key, ec.EllipticCurvePublicKey) and not signer.key_type.is_rsa:
+            key.verify(signature, message, ec.ECDSA(algorithm))
+        else:
+            raise UnsupportedAlgorithm(f"it is none of type {signer.key_type}")
+    except InvalidSignature as error:
         raise TokenRefusedError(
             "the token's signature does not verify with its own public key",
             hint="Do not use this token; if it is a new key, try once more with --new-key.",
-        )
+        ) from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise TokenRefusedError(f"the token's public key makes no valid CSR: {error}") from error
 
 
 def _parsed(text: str) -> x509.Name:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from cryptography import x509
 from cryptography.x509.oid import NameOID
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from hsm_enroll import csr
@@ -109,3 +109,21 @@ def test_no_made_up_signature_is_believed(key_type: KeyType, signature: bytes) -
 
     with pytest.raises(TokenRefusedError):
         csr.build(Forger(key_type), csr.subject("gateway-7"))
+
+
+@_RUN
+@given(
+    key_type=st.sampled_from([KeyType.EC_P256, KeyType.EC_P384, KeyType.RSA_2048]),
+    position=st.integers(0, 400),
+    value=st.integers(0, 255),
+)
+def test_a_public_key_that_is_a_byte_off_is_refused(key_type: KeyType, position: int, value: int) -> None:
+    """D9: a token that shows another public key than it signs with is refused, wherever the difference is."""
+    signer = SoftwareSigner(key_type)
+    shown = bytearray(signer.public_key_info)
+    position %= len(shown)
+    assume(shown[position] != value)
+    shown[position] = value
+    signer.public_key_info = bytes(shown)
+    with pytest.raises(TokenRefusedError):
+        csr.build(signer, csr.subject("gateway-7"))
