@@ -8,6 +8,10 @@ from __future__ import annotations
 from typing import Protocol
 
 from asn1crypto import algos, core, csr, keys, pem, x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from hsm_enroll.errors import TokenRefusedError, UsageError
 from hsm_enroll.key import KeyType
@@ -120,11 +124,6 @@ def is_for(request: str, public_key_info: bytes, name: x509.Name) -> bool:
 
 def _verify(signer: Signer, message: bytes, signature: bytes) -> None:
     """Check the signature, and the public key, with another library than the one that builds the request."""
-    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-    from cryptography.hazmat.primitives.serialization import load_der_public_key
-
     algorithm = hashes.SHA384() if signer.key_type.digest == "sha384" else hashes.SHA256()
     try:
         key = load_der_public_key(signer.public_key_info)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from hsm_enroll.errors import ModuleMissingError, ModuleUnusableError
 from hsm_enroll.key import TokenName
 from hsm_enroll.secret import Secret
 from hsm_enroll.settings import Settings
-from hsm_enroll.token import inventory, modules, provision, provision_tpm2, selection
+from hsm_enroll.token import inventory, modules, selection
 from hsm_enroll.token.inventory import TokenReport
 from hsm_enroll.uri import Pkcs11Uri
 
@@ -27,13 +29,24 @@ class Backend(StrEnum):
 
 
 def locate(settings: Settings) -> TokenName:
-    """Find the one token that the settings mean; no login.
+    """Find the one token that the settings mean; as :func:`locating`, for a caller who has nothing else to do."""
+    with locating(settings) as located:
+        return located()
+
+
+@contextmanager
+def locating(settings: Settings) -> Iterator[Callable[[], TokenName]]:
+    """Look for the one token that the settings mean, while the block runs; no login.
 
     Where they name no token, it is the one that :func:`create` made; where there is none, the only one there is.
     Modules are looked into in child processes, since a module may hang or crash.
 
+    Yields:
+        A function that waits for the token, to be called once. It raises ModuleMissingError, ModuleUnusableError,
+        TokenNotFoundError and TokenAmbiguousError: see ``selection.choose``.
+
     Raises:
-        ModuleMissingError, ModuleUnusableError, TokenNotFoundError, TokenAmbiguousError: see ``selection.choose``.
+        StateError, StateCorruptError, StateTooNewError: the note of the token that was made cannot be used.
     """
     wanted = settings.token
     module = settings.module or (wanted.module_path if wanted else None)
@@ -41,7 +54,9 @@ def locate(settings: Settings) -> TokenName:
     module = module and module.absolute()
     if wanted is None and module is None and (made := pin.made_for(settings.state)) is not None:
         wanted, module = Pkcs11Uri(token=made.label, serial=made.serial or None), made.module
-    return selection.choose([module] if module else modules.discover(), wanted or Pkcs11Uri(), inventory.inspect).name
+    paths = [module] if module else modules.discover()
+    with inventory.inspecting(paths) as inspected:
+        yield lambda: selection.choose(paths, wanted or Pkcs11Uri(), inspected).name
 
 
 def softhsm_module(settings: Settings) -> Path:
@@ -83,6 +98,8 @@ def prepare_tpm2() -> Path:
         ModuleUnusableError: the TPM has no resource manager.
         UsageError, StateError: its store cannot be used; see ``provision_tpm2.prepare_store``.
     """
+    from hsm_enroll.token import provision_tpm2
+
     provision_tpm2.refuse_unmanaged_tpm(os.environ)
     return provision_tpm2.prepare_store(os.environ)
 
@@ -107,6 +124,8 @@ def create(
         StateError: the folder keeps the PIN of another token already.
         HsmEnrollError: as ``provision.create_softhsm_token`` and ``provision.create_tpm2_token``.
     """
+    from hsm_enroll.token import provision
+
     # Asked in a child process first: a module that is none, or a label that is taken, costs no PIN file.
     tokens = _inspected(module, backend)
     begun = pin.made_for(folder)
@@ -140,9 +159,13 @@ def _inspected(module: Path, backend: Backend) -> list[TokenReport]:
     except ModuleUnusableError as error:
         if backend is Backend.SOFTHSM:
             raise
+        from hsm_enroll.token import provision_tpm2
+
         raise provision_tpm2.explained(error, os.environ) from error
 
 
 def _make(backend: Backend, module: Path, label: str, *, so_pin: Secret, user_pin: Secret) -> TokenName:
+    from hsm_enroll.token import provision
+
     making = provision.create_softhsm_token if backend is Backend.SOFTHSM else provision.create_tpm2_token
     return making(module, label, so_pin=so_pin, user_pin=user_pin).name

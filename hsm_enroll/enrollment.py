@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hsm_enroll import csr, journal, state
+from hsm_enroll import journal, state
 from hsm_enroll.api import EnrollmentClient, Issued
 from hsm_enroll.certificate import read_certificate
 from hsm_enroll.errors import (
@@ -178,6 +178,8 @@ def _enroll(
             f"{thing_name!r} is no name for a Thing",
             hint="It has 1 to 64 letters, digits, colons, underscores and dashes.",
         )
+    from hsm_enroll import csr
+
     client = ports.client()
     subject = csr.subject(thing_name, request.subject)
     with steps.step("token"):
@@ -291,6 +293,8 @@ def _key(attempt: Attempt, opened: Session, steps: _Steps, *, is_given_up: bool)
 
 def _csr(attempt: Attempt, key: KeyPair, subject: Name, folder: Path, steps: _Steps) -> str:
     """Return the request that was journalled, so that a repeated request is the same one, or build it."""
+    from hsm_enroll import csr
+
     if attempt.csr is not None and csr.is_for(attempt.csr, key.public_key_info, subject):
         steps.skip("csr")
         return attempt.csr

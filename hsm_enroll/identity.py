@@ -7,7 +7,8 @@ programs, written after it.
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,11 +38,11 @@ _MEMBERS = {
     "mqtt_port": int,
     "attested": bool,
 }
-_TOKEN_MEMBERS = {field.name: str for field in fields(TokenName)}
-_ORIGIN_MEMBERS = {field.name: bool for field in fields(KeyOrigin)}
+_TOKEN_MEMBERS = dict.fromkeys(TokenName._fields, str)
+_ORIGIN_MEMBERS = dict.fromkeys(KeyOrigin._fields, bool)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Identity:
     """One enrolled device.
 
@@ -120,7 +121,7 @@ class Identity:
         if current != self.certificate_pem:
             state.write(file, self.certificate_pem, mode=0o644)
 
-    @property
+    @cached_property
     def certificate(self) -> Certificate:
         """The certificate, parsed."""
         return read_certificate(self.certificate_pem)
@@ -140,7 +141,8 @@ class Identity:
 
     def _to_document(self) -> dict[str, Any]:
         document = asdict(self)
-        document["token"]["module"] = str(self.token.module)
+        document["token"] = {**self.token._asdict(), "module": str(self.token.module)}
+        document["key_origin"] = self.key_origin._asdict()
         document["key_id"] = self.key_id.hex()
         return document
 

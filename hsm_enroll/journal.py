@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hsm_enroll import state
@@ -12,7 +12,7 @@ from hsm_enroll.key import KeyType, TokenName
 
 _VERSION = 1
 _FILE = "journal.json"
-_TOKEN_MEMBERS = {field.name: str for field in fields(TokenName)}
+_TOKEN_MEMBERS = dict.fromkeys(TokenName._fields, str)
 _MEMBERS = {
     "token": dict,
     "key_type": str,
@@ -85,7 +85,7 @@ class Attempt:
             StateError: it cannot be written.
         """
         document = asdict(self)
-        document["token"]["module"] = str(self.token.module)
+        document["token"] = {**self.token._asdict(), "module": str(self.token.module)}
         document["key_id"] = self.key_id.hex()
         document["csr"] = self.csr or ""
         state.write_document(folder / _FILE, _VERSION, document)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import NamedTuple
 
 from hsm_enroll.uri import Pkcs11Uri
 
@@ -43,8 +43,7 @@ _BITS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class TokenName:
+class TokenName(NamedTuple):
     """Which token, as its module calls it.
 
     Attributes:
@@ -67,8 +66,7 @@ class TokenName:
         return Pkcs11Uri(token=self.label, serial=self.serial or None, manufacturer=self.manufacturer, model=self.model)
 
 
-@dataclass(frozen=True, slots=True)
-class KeyOrigin:
+class KeyOrigin(NamedTuple):
     """What a token says of a private key's birth (PKCS#11 v2.40 §4.7, §4.9): each member is one attribute."""
 
     local: bool

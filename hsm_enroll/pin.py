@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields
 from pathlib import Path
 
 from hsm_enroll import state
@@ -17,7 +16,7 @@ _CREDENTIAL = "hsm-enroll.pin"
 _STATE_FILE = "pin"
 _OWNER_FILE = "token.json"
 _OWNER_VERSION = 1
-_OWNER_MEMBERS = {field.name: str for field in fields(TokenName)}
+_OWNER_MEMBERS = dict.fromkeys(TokenName._fields, str)
 # 20 characters of 32 are 100 bits; no letter that a person could misread.
 _ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
 _LENGTH = 21
@@ -139,7 +138,7 @@ def remember(folder: Path, token: TokenName) -> None:
     Raises:
         StateError: it cannot be written.
     """
-    state.write_document(folder / _OWNER_FILE, _OWNER_VERSION, {**asdict(token), "module": str(token.module)})
+    state.write_document(folder / _OWNER_FILE, _OWNER_VERSION, {**token._asdict(), "module": str(token.module)})
 
 
 def made_for(folder: Path) -> TokenName | None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
 from hsm_enroll.errors import UsageError
@@ -34,8 +34,7 @@ _STANDARD_ATTRIBUTES = _PATH_ATTRIBUTES | _QUERY_ATTRIBUTES | _PIN_ATTRIBUTES | 
 _OBJECT_TYPES = ("private", "public", "cert", "secret-key", "data")
 
 
-@dataclass(frozen=True, slots=True)
-class Pkcs11Uri:
+class Pkcs11Uri(NamedTuple):
     """A PKCS#11 URI; an attribute that is None matches anything.
 
     Attributes:

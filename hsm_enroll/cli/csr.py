@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
-from hsm_enroll import csr as requests
 from hsm_enroll import device_token
 from hsm_enroll.cli.invocation import Invocation, command, key_type_option, token_options
 from hsm_enroll.errors import HsmEnrollError, UsageError
@@ -35,9 +33,13 @@ def csr(invocation: Invocation, *, whole_subject: str | None, key: str | None) -
     wanted = None if key is None else Pkcs11Uri.parse(key)
     if wanted is not None and wanted.object is None and wanted.id is None:
         raise UsageError("--key names no key", hint="Give object=LABEL or id=%XX… in the URI.")
-    # Before a key is made: a subject that cannot be read costs none.
-    _subject(invocation, whole_subject, "label")
-    token = device_token.locate(_settings(invocation.settings, wanted))
+    with device_token.locating(_settings(invocation.settings, wanted)) as located:
+        # Loading what builds and verifies a request takes as long as a module takes to answer.
+        from hsm_enroll import csr as requests
+
+        # Before a key is made: a subject that cannot be read costs none.
+        _subject(invocation, whole_subject, "label")
+        token = located()
     terminal = invocation.terminal
     if wanted is None:
         capabilities.require(token, invocation.settings.key_type, mqtt=False)
@@ -72,8 +74,8 @@ def _settings(told: Settings, key: Pkcs11Uri | None) -> Settings:
     if key is None:
         return told
     if key.token or key.serial or key.manufacturer or key.model:
-        return replace(told, token=key)
-    return replace(told, module=told.module or key.module_path)
+        return told._replace(token=key)
+    return told._replace(module=told.module or key.module_path)
 
 
 def _find_or_make(invocation: Invocation, opened: Session, wanted: Pkcs11Uri | None) -> KeyPair:
@@ -85,6 +87,8 @@ def _find_or_make(invocation: Invocation, opened: Session, wanted: Pkcs11Uri | N
 
 
 def _subject(invocation: Invocation, whole: str | None, label: str) -> Name:
+    from hsm_enroll import csr as requests
+
     if whole is not None:
         return requests.parse_subject(whole)
     return requests.subject(invocation.settings.thing or label, invocation.settings.subject)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,14 @@ def tokens(invocation: Invocation) -> None:
     paths = [named.absolute()] if named else modules.discover()
     if not paths:
         raise ModuleMissingError("no PKCS#11 module was found on this machine")
-    reports = [_inspected(path) for path in paths]
+    with inventory.inspecting(paths) as inspected:
+        reports = [_report(path, inspected) for path in paths]
     invocation.terminal.result({"modules": reports}, "\n".join(line for report in reports for line in _lines(report)))
 
 
-def _inspected(module: Path) -> dict[str, Any]:
+def _report(module: Path, inspected: Callable[[Path], list[TokenReport]]) -> dict[str, Any]:
     try:
-        found = inventory.inspect(module)
+        found = inspected(module)
     except HsmEnrollError as error:
         return {"module": str(module), "error": error.message, "tokens": []}
     return {"module": str(module), "error": None, "tokens": [_document(token) for token in found]}

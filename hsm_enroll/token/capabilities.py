@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pkcs11 import Mechanism, MechanismFlag
 
@@ -23,8 +21,7 @@ if TYPE_CHECKING:
 _MQTT_CRYPTOKI = (2, 20)
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
+class Capabilities(NamedTuple):
     """Which of our key types a token says that it handles (PKCS#11 v2.40 §5.5, C_GetMechanismList).
 
     A key type needs a mechanism that makes it, in a range of sizes that holds it, and one that signs. An elliptic curve
@@ -153,6 +150,8 @@ def _cryptoki(module: Path) -> tuple[int, int]:
 
     The list begins with a CK_VERSION: two bytes.
     """
+    import ctypes
+
     modules.load(module)
     get_function_list = ctypes.CDLL(str(module)).C_GetFunctionList
     get_function_list.restype = ctypes.c_ulong

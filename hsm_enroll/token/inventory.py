@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pkcs11 import Attribute, ObjectClass, TokenFlag
 from pkcs11.exceptions import PKCS11Error
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
     from pkcs11 import Object, Token
 
 
-@dataclass(frozen=True, slots=True)
-class TokenReport:
+class TokenReport(NamedTuple):
     """One token as it shows itself before any login.
 
     Attributes:
@@ -68,9 +66,25 @@ def inspect(module: Path) -> list[TokenReport]:
     """Describe a module's tokens as :func:`list_tokens` does, in a child process that may hang or crash.
 
     Raises:
-        ModuleMissingError, ModuleUnusableError: see ``shield.asked`` and ``modules.tokens``.
+        ModuleMissingError, ModuleUnusableError: see ``shield.asking`` and ``modules.tokens``.
     """
-    return [_from_json(module, token) for token in shield.asked(module, _listed, str(module))]
+    with inspecting([module]) as inspected:
+        return inspected(module)
+
+
+@contextmanager
+def inspecting(paths: Iterable[Path]) -> Iterator[Callable[[Path], list[TokenReport]]]:
+    """Have modules described as by :func:`inspect`, all at once, while the block runs.
+
+    Args:
+        paths: files of the modules.
+
+    Yields:
+        A function that waits for one module's tokens, to be called once for each, and raises what ``inspect`` does.
+    """
+    with ExitStack() as asked:
+        answers = {path: asked.enter_context(shield.asking(path, _listed, str(path))) for path in paths}
+        yield lambda path: [_from_json(path, token) for token in answers[path]()]
 
 
 def public_key_uris(token: Token, name: TokenName) -> Iterator[str]:
@@ -132,8 +146,10 @@ def _report(module: Path, token: Token) -> TokenReport:
 
 
 def _listed(module: str) -> list[dict[str, Any]]:
-    reports = [asdict(report) for report in list_tokens(Path(module))]
-    return [{**report, "name": {**report["name"], "module": module}} for report in reports]
+    return [
+        {**report._asdict(), "name": {**report.name._asdict(), "module": module}}
+        for report in list_tokens(Path(module))
+    ]
 
 
 def _from_json(module: Path, token: dict[str, Any]) -> TokenReport:

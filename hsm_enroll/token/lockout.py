@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from hsm_enroll.errors import PinFinalTryError, PinLockedError
 from hsm_enroll.token import modules
@@ -30,8 +28,7 @@ _PROPERTY = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class FailedTries:
+class FailedTries(NamedTuple):
     """How near a TPM is to its lockout.
 
     Attributes:
@@ -90,6 +87,8 @@ def read(token: TokenName, *, time_limit: float = _TIME_LIMIT_SECONDS) -> Failed
     """
     if not modules.is_tpm2_pkcs11(token):
         return None
+    import subprocess
+
     try:
         tool = subprocess.run(
             _TOOL,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from asn1crypto import core, keys
 from pkcs11 import Attribute, Key, ObjectClass
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
 CURVES = {KeyType.EC_P256: "secp256r1", KeyType.EC_P384: "secp384r1"}
 
 
-@dataclass(frozen=True, slots=True)
-class PublicKeyReport:
+class PublicKeyReport(NamedTuple):
     """The public half, which most tokens show without a login; members as in :class:`keypair.KeyPair`."""
 
     key_type: KeyType

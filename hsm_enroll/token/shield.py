@@ -16,7 +16,8 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 # C_Initialize of a TPM's module talks to the chip: seconds on real hardware, never half a minute.
 TIME_LIMIT_SECONDS = 30.0
 
+# What a child has written, and its status as ``subprocess`` tells it, or that it has run out of time.
+_Ended = Callable[[], tuple[bytes, int | str]]
+
 _PIN_VARIABLE = "HSM_ENROLL_PIN"
 # What ends this process by an exception: it must not arrive in a child that still has this process's stack.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -37,23 +41,45 @@ _TIMED_OUT = "timed out"
 
 
 def asked(module: Path, question: Callable[..., Any], *arguments: str, time_limit: float | None = None) -> Any:
-    """Return what a function answers in a child process.
+    """Return what a function answers in a child process; as :func:`asking`, for a caller who has nothing else to do."""
+    with asking(module, question, *arguments, time_limit=time_limit) as answer:
+        return answer()
+
+
+@contextmanager
+def asking(
+    module: Path, question: Callable[..., Any], *arguments: str, time_limit: float | None = None
+) -> Iterator[Callable[[], Any]]:
+    """Have a function answer in a child process, while the block runs; the child ends with the block.
 
     Args:
         module: file of the module that it will load.
         question: a function of a module of this package that can be imported by its name; its answer is JSON.
         arguments: what it is called with; none of it is a secret.
-        time_limit: seconds until the child is killed; None is half a minute.
+        time_limit: seconds from now until the child is killed; None is half a minute.
+
+    Yields:
+        A function that waits for the answer, to be called once. It raises
+
+        - ModuleMissingError: there is no such file.
+        - ModuleUnusableError: the module hangs, crashes, or ends the child.
+        - HsmEnrollError: what the function raised, with the same class.
 
     Raises:
-        ModuleMissingError: there is no such file.
-        ModuleUnusableError: the module hangs, crashes, or ends the child.
-        HsmEnrollError: what the function raised, with the same class, or that no child could be started.
+        HsmEnrollError: no child could be started.
     """
-    if not os.path.isfile(module):  # noqa: PTH113 - unlike is_file it never raises
-        raise ModuleMissingError(f"there is no PKCS#11 module {module}")
     limit = TIME_LIMIT_SECONDS if time_limit is None else time_limit
-    answer, ending = (_forked if _may_fork() else _spawned)(question, arguments, limit)
+    with ExitStack() as children:
+        ended = None
+        if os.path.isfile(module):  # noqa: PTH113 - unlike is_file it never raises
+            ended = children.enter_context((_forked if _may_fork() else _spawned)(question, arguments, limit))
+        yield lambda: _told(module, ended, limit)
+
+
+def _told(module: Path, ended: _Ended | None, limit: float) -> Any:
+    if ended is None:
+        raise ModuleMissingError(f"there is no PKCS#11 module {module}")
+    answer, ending = ended()
     if ending == _TIMED_OUT:
         raise ModuleUnusableError(
             f"{module} does not answer: it was stopped after {limit:.0f} s",
@@ -90,10 +116,30 @@ def _may_fork() -> bool:
     return threads == 1 and waits and not modules.any_loaded()
 
 
-def _forked(question: Callable[..., Any], arguments: tuple[str, ...], limit: float) -> tuple[bytes, int | str]:
-    """Return what the child wrote, and its status as ``subprocess`` tells it."""
+@contextmanager
+def _forked(question: Callable[..., Any], arguments: tuple[str, ...], limit: float) -> Iterator[_Ended]:
+    deadline = time.monotonic() + limit
     reading, writing = os.pipe()
-    child, status = 0, 0
+    child = 0
+
+    def ended() -> tuple[bytes, int | str]:
+        answer = _read(answers.fileno(), deadline)
+        if answer is None:
+            return b"", _TIMED_OUT
+        return answer, 0 if answer else end()
+
+    def end() -> int:
+        """Leave no child behind: one that has answered is at its end, and one that has not is not waited for."""
+        nonlocal child
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        status = 0
+        if child != 0:
+            os.kill(child, signal.SIGKILL)
+            _, status = os.waitpid(child, 0)
+            child = 0
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        return os.waitstatus_to_exitcode(status)
+
     with os.fdopen(reading, "rb") as answers, os.fdopen(writing, "wb") as theirs:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         try:
@@ -103,17 +149,9 @@ def _forked(question: Callable[..., Any], arguments: tuple[str, ...], limit: flo
                 _be_child(question, arguments, writing, limit, mask)
             theirs.close()
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            answer = _read(answers.fileno(), time.monotonic() + limit)
+            yield ended
         finally:
-            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-            # One that has answered is at its end, and one that has not is not waited for; neither is left behind.
-            if child != 0:
-                os.kill(child, signal.SIGKILL)
-                _, status = os.waitpid(child, 0)
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    if answer is None:
-        return b"", _TIMED_OUT
-    return answer, 0 if answer else os.waitstatus_to_exitcode(status)
+            end()
 
 
 def _fork() -> int:
@@ -165,18 +203,28 @@ def _read(descriptor: int, deadline: float) -> bytes | None:
     return None
 
 
-def _spawned(question: Callable[..., Any], arguments: tuple[str, ...], limit: float) -> tuple[bytes, int | str]:
+@contextmanager
+def _spawned(question: Callable[..., Any], arguments: tuple[str, ...], limit: float) -> Iterator[_Ended]:
     import subprocess
 
+    deadline = time.monotonic() + limit
     # -P: a module in the current directory must not stand in for one of ours; the child looks where this process looks.
     command = [sys.executable, "-P", "-m", __name__, question.__module__, question.__name__, *arguments]
     environment = {name: value for name, value in os.environ.items() if name != _PIN_VARIABLE}
     environment |= {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    try:
-        child = subprocess.run(command, capture_output=True, timeout=limit, check=False, env=environment)
-    except subprocess.TimeoutExpired:
-        return b"", _TIMED_OUT
-    return child.stdout, child.returncode
+
+    def ended() -> tuple[bytes, int | str]:
+        try:
+            answer, _ = child.communicate(timeout=max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            return b"", _TIMED_OUT
+        return answer, child.returncode
+
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as child:
+        try:
+            yield ended
+        finally:
+            child.kill()
 
 
 def _respond(question: Callable[..., Any], arguments: tuple[str, ...], descriptor: int) -> None:

@@ -9,12 +9,11 @@ from asn1crypto import csr, keys, pem, x509
 from pkcs11 import Attribute, KeyType, Mechanism
 from pkcs11.util.ec import encode_ec_public_key, encode_ecdsa_signature, encode_named_curve_parameters
 
-label = sys.argv[1]
 token = pkcs11.lib(os.environ["MODULE"]).get_token(token_label="gateway")  # noqa: S106 - no password
 with token.open(rw=True, user_pin=os.environ["PIN"]) as session:
     curve = {Attribute.EC_PARAMS: encode_named_curve_parameters("secp256r1")}
     parameters = session.create_domain_parameters(KeyType.EC, curve, local=True)
-    public, private = parameters.generate_keypair(label=label, id=label.encode(), store=True)
+    public, private = parameters.generate_keypair(label="csr", id=b"csr", store=True)
     information = csr.CertificationRequestInfo(
         {
             "version": "v1",

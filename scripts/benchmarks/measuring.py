@@ -23,11 +23,15 @@ def ratios(ours: Callable[[], float], peer: Callable[[], float], runs: int) -> l
 def process_seconds(command: Sequence[str], environment: Mapping[str, str]) -> float:
     """Run a command and return how long the whole process took, in seconds.
 
+    Python may keep its byte code, as where a program is installed.
+
     Raises:
         RuntimeError: it failed; what it said is in the message.
     """
+    variables = {**os.environ, **environment}
+    variables.pop("PYTHONDONTWRITEBYTECODE", None)
     begin = time.perf_counter()
-    run = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    run = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - begin
     if run.returncode != 0:
         raise RuntimeError(f"{command}: {run.stderr}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def enrolled(tmp_path: Path) -> Path:
     [
         _IDENTITY,
         replace(_IDENTITY, thing_name="Tür 中 😀", key_label='"\\;=%\n', key_id=b"", attested=True),
-        replace(_IDENTITY, token=replace(_IDENTITY.token, serial="", module=Path("/opt/Ü b/lib.so"))),
+        replace(_IDENTITY, token=_IDENTITY.token._replace(serial="", module=Path("/opt/Ü b/lib.so"))),
         *(replace(_IDENTITY, key_type=key_type, certificate_pem=pem(self_signed(key_type))) for key_type in KeyType),
     ],
 )
@@ -138,7 +138,7 @@ def test_the_key_is_named_by_a_uri_that_finds_it_alone() -> None:
 
 def test_a_token_without_a_serial_is_named_without_one() -> None:
     """An empty serial number is left out of the URI, where it would match nothing but an empty one."""
-    identity = replace(_IDENTITY, token=replace(_IDENTITY.token, serial=""))
+    identity = replace(_IDENTITY, token=_IDENTITY.token._replace(serial=""))
     assert "serial" not in str(identity.key_uri)
 
 
@@ -293,7 +293,7 @@ def test_the_truth_is_written_before_its_copy(enrolled: Path) -> None:
 )
 def test_an_identity_cannot_be_changed(change: Callable[[Identity], None]) -> None:
     """An Identity and its parts are values."""
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError):
         change(_IDENTITY)
 
 
@@ -303,4 +303,4 @@ def test_a_key_was_born_in_hardware_only_if_every_attribute_says_so(attribute: s
     origin = _IDENTITY.key_origin
 
     assert origin.is_hardware_born
-    assert not replace(origin, **{attribute: not getattr(origin, attribute)}).is_hardware_born
+    assert not origin._replace(**{attribute: not getattr(origin, attribute)}).is_hardware_born

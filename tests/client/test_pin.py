@@ -8,7 +8,6 @@ import os
 import random
 import stat
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -295,7 +294,7 @@ def test_a_pin_that_cannot_be_kept_is_shown_nowhere(
 # Which token it was made for
 
 
-@pytest.mark.parametrize("token", [_TOKEN, replace(_TOKEN, label="Tür 中", serial="", module=Path("/opt/Ü b.so"))])
+@pytest.mark.parametrize("token", [_TOKEN, _TOKEN._replace(label="Tür 中", serial="", module=Path("/opt/Ü b.so"))])
 def test_the_token_of_a_made_pin_is_remembered(tmp_path: Path, token: TokenName) -> None:
     """The token that a PIN was made for is read back as it was."""
     assert pin.made_for(tmp_path) is None
@@ -309,7 +308,7 @@ def test_a_made_pin_is_given_for_its_token(tmp_path: Path) -> None:
     pin.remember(tmp_path, _TOKEN)
 
     assert pin.made(tmp_path, _TOKEN) == Secret(_PIN)
-    assert pin.made(tmp_path, replace(_TOKEN, module=Path("/opt/softhsm2.so"))) == Secret(_PIN)
+    assert pin.made(tmp_path, _TOKEN._replace(module=Path("/opt/softhsm2.so"))) == Secret(_PIN)
 
 
 @pytest.mark.parametrize("other", [{"label": "another"}, {"serial": "fedcba9876543210"}])
@@ -317,7 +316,7 @@ def test_a_made_pin_is_tried_on_no_other_token(tmp_path: Path, other: dict[str, 
     """D1: a token of another label or serial gets no PIN from here, for a wrong one may lock it."""
     pin.keep(tmp_path, Secret(_PIN))
     pin.remember(tmp_path, _TOKEN)
-    assert pin.made(tmp_path, replace(_TOKEN, **other)) is None  # type: ignore[arg-type]
+    assert pin.made(tmp_path, _TOKEN._replace(**other)) is None  # type: ignore[arg-type]
 
 
 def test_a_pin_of_an_unknown_token_is_not_tried(tmp_path: Path) -> None:

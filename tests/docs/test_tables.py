@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import fields
 from functools import cache
 
 from hsm_enroll.errors import HsmEnrollError
@@ -44,7 +43,7 @@ def test_every_failure_says_what_to_do() -> None:
 def test_the_variables_are_those_that_the_program_reads() -> None:
     """Each setting has its variable in the table, and the table names no variable that nothing reads."""
     documented = {code(row[0])[0] for row in README.table("variable")}
-    settings = {f"HSM_ENROLL_{field.name.upper()}" for field in fields(Settings) if field.name != "state"}
+    settings = {f"HSM_ENROLL_{name.upper()}" for name in Settings._fields if name != "state"}
     named = set[str]()
     for source in (ROOT / "hsm_enroll").rglob("*.py"):
         named.update(re.findall(r"\bHSM_ENROLL_[A-Z_]*[A-Z]\b", source.read_text(encoding="utf-8")))
@@ -64,7 +63,7 @@ def test_the_configurations_keys_and_options_are_the_settings() -> None:
         assert code(key)[0] == code(variable)[0].removeprefix("HSM_ENROLL_").lower()
         keys.add(code(key)[0])
         assert [option for option in code(options) if f"  {option} " not in helps] == []
-    assert keys == {field.name for field in fields(Settings)} - {"state"}
+    assert keys == set(Settings._fields) - {"state"}
 
 
 def test_the_commands_are_those_of_the_help() -> None:

@@ -35,7 +35,7 @@ _IDENTITIES = st.builds(
     key_label=_TEXTS,
     key_id=st.binary(),
     key_type=st.sampled_from(KeyType),
-    key_origin=st.builds(KeyOrigin, *[st.booleans()] * len(fields(KeyOrigin))),
+    key_origin=st.builds(KeyOrigin, *[st.booleans()] * len(KeyOrigin._fields)),
     api=_TEXTS,
     mqtt_endpoint=_TEXTS,
     mqtt_port=st.integers(1, 65535),
@@ -82,5 +82,5 @@ def test_a_member_replaced_by_anything_is_damage_or_still_an_identity(
     except (StateCorruptError, StateTooNewError):
         return
     assert all(type(getattr(loaded, field.name)) is type(getattr(identity, field.name)) for field in fields(Identity))
-    assert all(type(getattr(loaded.key_origin, field.name)) is bool for field in fields(KeyOrigin))
-    assert all(isinstance(getattr(loaded.token, field.name), str | Path) for field in fields(TokenName))
+    assert all(type(getattr(loaded.key_origin, name)) is bool for name in KeyOrigin._fields)
+    assert all(isinstance(getattr(loaded.token, name), str | Path) for name in TokenName._fields)

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -148,7 +147,7 @@ def test_a_cryptoki_that_awscrt_does_not_take(
     softhsm: SoftHsm, key: KeyName, tmp_path: Path, traits: dict[str, int], version: str
 ) -> None:
     """A module of another Cryptoki is named and refused for MQTT, which fails with it, and makes a request without."""
-    name = replace(softhsm.name, module=softhsm.other_module(**traits))
+    name = softhsm.name._replace(module=softhsm.other_module(**traits))
     assert f"implements Cryptoki {version}" in _asked(name.module).mqtt_obstacle
     error = _refused(name, tmp_path / "state", KeyType.EC_P256)
     assert (error.exit_status, error.code) == (10, "module-unusable")
@@ -181,7 +180,7 @@ def test_a_label_that_another_token_has(softhsm: SoftHsm, key: KeyName, tmp_path
 
 def test_a_slot_that_cannot_be_read_is_in_the_way(softhsm: SoftHsm, key: KeyName, tmp_path: Path) -> None:
     """A slot whose token its module cannot read keeps awscrt from every other one, and is told beforehand."""
-    name = replace(softhsm.name, module=softhsm.faulty_module(FREE_SLOT_SAYS="0xe1"))
+    name = softhsm.name._replace(module=softhsm.faulty_module(FREE_SLOT_SAYS="0xe1"))
     assert "holds a token that it cannot read" in _asked(name.module).mqtt_obstacle
     with pytest.raises(ModuleUnusableError, match="one of its 2 slots"):
         capabilities.require(name, KeyType.EC_P256, mqtt=True)

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +152,7 @@ def test_d8_a_key_from_outside_is_not_enrolled(token: OwnToken, key: KeyName, tm
     token.import_key(file, key)
     # tpm2-pkcs11 reads its store when it is initialised, so a fresh copy of the module is asked.
     (tmp_path / "fresh").mkdir()
-    name = replace(token.name, module=token.module_copy(tmp_path / "fresh"))
+    name = token.name._replace(module=token.module_copy(tmp_path / "fresh"))
     with session.opened(name, token.ask_pin) as opened:
         imported = keypair.find(opened, label=key.label, key_id=None)
     folder = tmp_path / "state"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pkcs11
@@ -36,7 +35,7 @@ def test_d7_a_token_that_cannot_make_a_key(
 ) -> None:
     """D7: a token that is full, write-protected or pulled out while it makes a key says which; no key is left."""
     module = softhsm.faulty_module(FAILING="GENERATE_KEY_PAIR", RETURNING=ckr)
-    with session.opened(replace(softhsm.name, module=module), softhsm.ask_pin, writable=True) as opened:
+    with session.opened(softhsm.name._replace(module=module), softhsm.ask_pin, writable=True) as opened:
         with pytest.raises(error, match=said):
             keypair.generate(opened, KeyType.EC_P256, label=key.label, key_id=key.id)
         assert list(opened.get_objects()) == []
@@ -57,7 +56,7 @@ def test_d7_a_token_that_fails_in_mid_signature(
 ) -> None:
     """D7: a token that is gone, was reset or is broken when it should sign says so; its key outlives it."""
     module = softhsm.faulty_module(FAILING="SIGN", RETURNING=ckr)
-    with session.opened(replace(softhsm.name, module=module), softhsm.ask_pin, writable=True) as opened:
+    with session.opened(softhsm.name._replace(module=module), softhsm.ask_pin, writable=True) as opened:
         pair = keypair.generate(opened, KeyType.EC_P256, label=key.label, key_id=key.id)
         with pytest.raises(error, match=said):
             pair.sign(b"a request")

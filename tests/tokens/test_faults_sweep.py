@@ -6,7 +6,6 @@ import secrets
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 
 import pkcs11
 import pytest
@@ -65,7 +64,7 @@ def _empty(softhsm: SoftHsm) -> None:
 def test_d7_each_call_may_fail(softhsm: SoftHsm, function: str, ckr: str) -> None:
     """D7: whichever of its calls a function fails at, the outcome is a key that signs or one of our errors."""
     module = FaultModule(softhsm.module, softhsm.module.parent)
-    name = replace(softhsm.name, module=module.file)
+    name = softhsm.name._replace(module=module.file)
     _use(softhsm, name, KeyType.EC_P256)
     calls = Counter(call.function for call in module.calls())[function]
     assert calls
@@ -103,7 +102,7 @@ def test_d7_a_module_that_answers_nothing_any_more_is_initialized_anew(softhsm: 
 
 def _assert_over_after_a_fault(softhsm: SoftHsm, fault: str) -> None:
     module = FaultModule(softhsm.module, softhsm.module.parent)
-    name = replace(softhsm.name, module=module.file)
+    name = softhsm.name._replace(module=module.file)
     module.plan(f"{fault} {CKR['CKR_DEVICE_ERROR']:x}")
     with pytest.raises(HsmEnrollError, match="its hardware reported a fault"):
         _use(softhsm, name, KeyType.EC_P256)
@@ -118,7 +117,7 @@ def _assert_over_after_a_fault(softhsm: SoftHsm, fault: str) -> None:
 def test_d20_a_session_that_cannot_be_closed_does_not_stay(softhsm: SoftHsm, function: str) -> None:
     """D20: where a session cannot be ended the work done in it counts all the same, and the next login works."""
     module = FaultModule(softhsm.module, softhsm.module.parent)
-    name = replace(softhsm.name, module=module.file)
+    name = softhsm.name._replace(module=module.file)
     module.plan(f"{function} 1 fail {CKR['CKR_DEVICE_ERROR']:x}")
     _use(softhsm, name, KeyType.EC_P256)
     module.plan()

@@ -77,7 +77,7 @@ def test_an_imported_key_is_told_from_a_born_one(token: OwnToken, key: KeyName, 
     file.write_bytes(imported.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     token.import_key(file, key)
     # tpm2-pkcs11 reads its store when it is initialised, so a fresh copy of the module is asked.
-    name = replace(token.name, module=token.module_copy(tmp_path))
+    name = token.name._replace(module=token.module_copy(tmp_path))
     with session.opened(name, token.ask_pin) as opened:
         found = keypair.find(opened, label=key.label, key_id=None)
     assert load_der_public_key(found.public_key_info) == imported.public_key()
@@ -127,7 +127,7 @@ def test_a_token_that_makes_another_key_than_asked_is_refused(
     softhsm: SoftHsm, key: KeyName, key_type: KeyType, attribute: int, flaw: str
 ) -> None:
     """A token that answers CKR_OK and makes a key that could leave it gets an error, and the key is destroyed."""
-    name = replace(softhsm.name, module=softhsm.faulty_module(LEAK=attribute))
+    name = softhsm.name._replace(module=softhsm.faulty_module(LEAK=attribute))
     with session.opened(name, softhsm.ask_pin, writable=True) as opened:
         with pytest.raises(KeyOriginError, match=rf"\({flaw}[,)].*destroyed"):
             keypair.generate(opened, key_type, label=key.label, key_id=key.id)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
 import pytest
 from pkcs11 import Attribute, ObjectClass
@@ -164,7 +163,7 @@ def test_a_token_that_keeps_a_key(softhsm: SoftHsm, key: KeyName) -> None:
     module = softhsm.faulty_module(FAILING="DESTROY_OBJECT", RETURNING=ckr_action_prohibited)
     with softhsm.opened() as opened:
         keypair.generate(opened, KeyType.EC_P256, label=key.label, key_id=key.id)
-    with session.opened(replace(softhsm.name, module=module), softhsm.ask_pin, writable=True) as opened:
+    with session.opened(softhsm.name._replace(module=module), softhsm.ask_pin, writable=True) as opened:
         with pytest.raises(TokenRefusedError, match="refused to destroy a key"):
             keypair.destroy(opened, label=key.label, key_id=key.id)
         assert keypair.find(opened, label=key.label, key_id=key.id).id == key.id

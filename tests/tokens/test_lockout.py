@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,7 +76,7 @@ def _in_minutes(seconds: int) -> str:
 @pytest.mark.usefixtures("token")
 def test_d1_the_last_try_is_not_used(counting: Tpm2, spied: Callable[[], list[str]], tmp_path: Path) -> None:
     """D1: after two wrong PINs of three a TPM gets no C_Login, not even a right one, until it has forgotten them."""
-    name = replace(counting.name, module=tmp_path / "pkcs11-spy.so")
+    name = counting.name._replace(module=tmp_path / "pkcs11-spy.so")
     for _ in range(2):
         _prepare(name)
         with pytest.raises(PinWrongError), session.opened(name, lambda: _WRONG):
@@ -115,7 +114,7 @@ def test_d2_a_locked_tpm_says_when_it_heals(counting: Tpm2, spied: Callable[[], 
     """D2: a TPM that is locked gets no C_Login, and the error tells when a PIN may be tried again."""
     for _ in range(counting.wrong_pins_that_lock()):
         _spend_a_try(counting.name)
-    name = replace(counting.name, module=tmp_path / "pkcs11-spy.so")
+    name = counting.name._replace(module=tmp_path / "pkcs11-spy.so")
     inventory.list_tokens(name.module)
     with pytest.raises(PinLockedError) as caught, session.opened(name, counting.ask_pin):
         pass
@@ -156,7 +155,7 @@ def test_d1_without_the_tool_a_pin_is_tried_once(
     counting: Tpm2, spied: Callable[[], list[str]], tmp_path: Path
 ) -> None:
     """D1: where tpm2-tools is not installed nothing is refused: each login is one C_Login, as without a count."""
-    name = replace(counting.name, module=tmp_path / "pkcs11-spy.so")
+    name = counting.name._replace(module=tmp_path / "pkcs11-spy.so")
     for _ in range(2):
         with pytest.raises(PinWrongError), session.opened(name, lambda: _WRONG):
             pass

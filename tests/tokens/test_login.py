@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,7 +28,7 @@ def test_d1_a_wrong_pin_is_tried_once(
     token: OwnToken, wrong_pin: Secret, spied: Callable[[], list[str]], tmp_path: Path
 ) -> None:
     """D1: a wrong PIN is one C_Login and then an error with exit status 12; after it the right PIN still works."""
-    name = replace(token.name, module=tmp_path / "pkcs11-spy.so")
+    name = token.name._replace(module=tmp_path / "pkcs11-spy.so")
     with (
         pytest.raises(PinWrongError, match="'gateway' refused the PIN") as caught,
         session.opened(name, lambda: wrong_pin),
@@ -48,7 +47,7 @@ def test_d1_the_right_pin_is_given_once(token: OwnToken, spied: Callable[[], lis
     module = tmp_path / "pkcs11-spy.so"
     inventory.list_tokens(module)
     assert spied() == []
-    with session.opened(replace(token.name, module=module), token.ask_pin, writable=True):
+    with session.opened(token.name._replace(module=module), token.ask_pin, writable=True):
         pass
     assert spied() == ["CKR_OK"]
 
@@ -122,7 +121,7 @@ def test_d1_a_warning_token_is_not_logged_in_to(
 def test_the_shim_counts_logins(softhsm: SoftHsm, tmp_path: Path) -> None:
     """The counter that the test above trusts does count: without the flags there is one C_Login."""
     log = tmp_path / "logins"
-    name = replace(softhsm.name, module=softhsm.faulty_module(LOGIN_LOG=f'"{log}"'))
+    name = softhsm.name._replace(module=softhsm.faulty_module(LOGIN_LOG=f'"{log}"'))
     with session.opened(name, softhsm.ask_pin):
         pass
     assert len(log.read_text().splitlines()) == 1
@@ -131,9 +130,8 @@ def test_the_shim_counts_logins(softhsm: SoftHsm, tmp_path: Path) -> None:
 def test_a_token_that_wants_no_login_gets_none(softhsm: SoftHsm, tmp_path: Path) -> None:
     """A token without CKF_LOGIN_REQUIRED is opened without a C_Login, and nobody is asked for a PIN."""
     log = tmp_path / "logins"
-    name = replace(
-        softhsm.name, module=softhsm.faulty_module(CLEAR_FLAGS=hex(_CKF_LOGIN_REQUIRED), LOGIN_LOG=f'"{log}"')
-    )
+    module = softhsm.faulty_module(CLEAR_FLAGS=hex(_CKF_LOGIN_REQUIRED), LOGIN_LOG=f'"{log}"')
+    name = softhsm.name._replace(module=module)
 
     def pin() -> Secret:
         pytest.fail("a PIN was asked for")

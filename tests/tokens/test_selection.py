@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import secrets
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,7 +91,7 @@ def test_d6_two_tokens_of_one_label_are_told_apart_by_serial(softhsm: SoftHsm) -
         assert str(twin.uri) in caught.value.message
         assert choose([softhsm.module], Pkcs11Uri(token=LABEL, serial=twin.serial), inventory.inspect).name == twin
         with session.opened(
-            replace(twin, module=softhsm.module_copy(softhsm.module.parent)), softhsm.ask_pin
+            twin._replace(module=softhsm.module_copy(softhsm.module.parent)), softhsm.ask_pin
         ) as opened:
             assert opened.token.serial.decode() == twin.serial
 
@@ -135,7 +134,7 @@ def test_d6_a_token_that_is_gone_is_not_opened(softhsm: SoftHsm) -> None:
         asked.append("PIN")
         return softhsm.pin
 
-    gone = replace(name, module=softhsm.module_copy(softhsm.module.parent))
+    gone = name._replace(module=softhsm.module_copy(softhsm.module.parent))
     with pytest.raises(TokenNotFoundError, match="'gateway' is not there"), session.opened(gone, pin):
         pass
     assert asked == []

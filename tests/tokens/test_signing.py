@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,7 +47,7 @@ def test_d9_rsa_without_the_combined_mechanism(
     # SoftHSM's setting is about the list and no more; the shim refuses the mechanism when it is used, too.
     softhsm = softhsm_with("CKM_RSA_PKCS_KEY_PAIR_GEN,CKM_RSA_PKCS")
     combined = Mechanism.SHA256_RSA_PKCS
-    name = replace(softhsm.name, module=softhsm.faulty_module(REFUSED_MECHANISM=int(combined)))
+    name = softhsm.name._replace(module=softhsm.faulty_module(REFUSED_MECHANISM=int(combined)))
     with session.opened(name, softhsm.ask_pin, writable=True) as opened:
         assert combined not in opened.token.slot.get_mechanisms()
         pair = keypair.generate(opened, KeyType.RSA_2048, label=key.label, key_id=key.id)
@@ -74,7 +73,7 @@ def test_d9_ec_with_ckm_ecdsa_alone(
 def test_d9_a_key_type_the_token_does_not_have(softhsm: SoftHsm, key: KeyName) -> None:
     """D9: a token without RSA refuses an RSA key, names the reason, and holds no half of one."""
     module = softhsm.faulty_module(REFUSED_MECHANISM=int(Mechanism.RSA_PKCS_KEY_PAIR_GEN))
-    with session.opened(replace(softhsm.name, module=module), softhsm.ask_pin, writable=True) as opened:
+    with session.opened(softhsm.name._replace(module=module), softhsm.ask_pin, writable=True) as opened:
         with pytest.raises(TokenRefusedError, match="rsa-2048: it does not have the mechanism"):
             keypair.generate(opened, KeyType.RSA_2048, label=key.label, key_id=key.id)
         assert list(opened.get_objects()) == []
@@ -83,7 +82,7 @@ def test_d9_a_key_type_the_token_does_not_have(softhsm: SoftHsm, key: KeyName) -
 @pytest.mark.parametrize("key_type", [KeyType.EC_P256, KeyType.RSA_2048])
 def test_d9_a_signature_that_does_not_verify(softhsm: SoftHsm, key: KeyName, key_type: KeyType) -> None:
     """D9: no request comes of a token whose signature is a bit off; the key's own token is blamed."""
-    name = replace(softhsm.name, module=softhsm.faulty_module(SPOILT_SIGNATURE=1))
+    name = softhsm.name._replace(module=softhsm.faulty_module(SPOILT_SIGNATURE=1))
     with session.opened(name, softhsm.ask_pin, writable=True) as opened:
         pair = keypair.generate(opened, key_type, label=key.label, key_id=key.id)
         with pytest.raises(TokenRefusedError, match="does not verify"):
@@ -97,7 +96,7 @@ def test_a_public_point_without_its_octet_string(
     """A token that gives CKA_EC_POINT bare, as some do, yields the same public key and requests that are accepted."""
     with softhsm.opened() as opened:
         made = keypair.generate(opened, key_type, label=key.label, key_id=key.id)
-    name = replace(softhsm.name, module=softhsm.faulty_module(BARE_EC_POINT=1))
+    name = softhsm.name._replace(module=softhsm.faulty_module(BARE_EC_POINT=1))
     with session.opened(name, softhsm.ask_pin) as opened:
         found = keypair.find(opened, label=key.label, key_id=key.id)
         request = csr.build(found, _SUBJECT)

@@ -155,7 +155,7 @@ def test_a_module_without_its_store_is_unusable(
 
 def test_two_tokens_of_one_label_are_not_chosen_from(reachable: Identity, authority: Authority) -> None:
     """D6: where two tokens have the label, none gets the PIN, and the hint says what to do."""
-    identity = dataclasses.replace(reachable, token=dataclasses.replace(reachable.token, label="twin"))
+    identity = dataclasses.replace(reachable, token=reachable.token._replace(label="twin"))
     with pytest.raises(TokenNotFoundError, match="several") as caught:
         _publish(identity, authority)
     assert "relabel" in caught.value.hint
@@ -200,7 +200,7 @@ def test_a_library_that_is_no_module_is_unusable(reachable: Identity, authority:
 
 def _with_module(identity: Identity, module: Path) -> Identity:
     assert module != MODULE
-    return dataclasses.replace(identity, token=dataclasses.replace(identity.token, module=module))
+    return dataclasses.replace(identity, token=identity.token._replace(module=module))
 
 
 def _publish(identity: Identity, authority: Authority) -> None:
