@@ -175,6 +175,7 @@ def test_the_two_sides_share_no_code() -> None:
     ("arguments", "heavy"),
     [
         (["status"], {"boto3", "awscrt", "awsiot", "rich", "requests", "moto", "cryptography"}),
+        (["csr", "--module", "missing.so"], {"boto3", "awscrt", "rich", "requests", "cryptography.x509", "ctypes"}),
         (["--help"], {"boto3", "awscrt", "rich", "requests", "pkcs11", "asn1crypto", "moto"}),
         (["publish", "--help"], {"boto3", "rich", "requests", "moto"}),
     ],

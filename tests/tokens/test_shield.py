@@ -41,6 +41,7 @@ _both_ways = pytest.mark.parametrize("situation", [_ONE_THREAD, _TWO_THREADS], i
 _PROGRAM = "import sys; from tests.tokens import test_shield; test_shield.main(*sys.argv[1:])"
 _PIN_VARIABLE = "HSM_ENROLL_PIN"
 _CKR_GENERAL_ERROR = 0x5
+_NO_LOG = Path(os.devnull)
 _ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -155,6 +156,28 @@ def _listed_without_processes(module: str) -> Any:
 
 def _no_process() -> NoReturn:
     raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+
+def _left_without_the_answer(module: str, mark: str) -> Any:
+    before = _state()
+    with suppress(LookupError), shield.asking(Path(module), inventory._listed, module):
+        _wait_until_hanging(mark)
+        raise LookupError
+    return {"before": before, "after": _state()}
+
+
+def _inspected_at_once(module: str, other: str, *marks: str) -> bool:
+    with inventory.inspecting([Path(module), Path(other)]):
+        _wait_until_hanging(*marks)
+        return True
+
+
+def _wait_until_hanging(*marks: str) -> None:
+    written = [Path(mark) for mark in marks]
+    # The module writes its process's id and a line's end, and nothing else that a log would hold.
+    wait_until(
+        lambda: all(mark.exists() and mark.read_text().endswith("\n") for mark in written), "C_Initialize", _NO_LOG
+    )
 
 
 def _wait(module: str) -> None:
@@ -276,6 +299,24 @@ def test_d5_a_module_that_hangs_is_stopped_in_time(softhsm: SoftHsm, tmp_path: P
     assert limit <= outcome["seconds"] < limit + 10
     with pytest.raises(ProcessLookupError):
         os.kill(int(mark.read_text()), 0)
+
+
+@_both_ways
+def test_d5_whoever_does_not_wait_leaves_no_child(softhsm: SoftHsm, tmp_path: Path, situation: str) -> None:
+    """D5, D20: where something else fails meanwhile, the child that waits for a module that hangs ends with it."""
+    mark = tmp_path / "hanging"
+    outcome = _done(situation, _left_without_the_answer, softhsm.faulty_module(HANGING=f'"{mark}"'), str(mark))
+    assert outcome["after"] == outcome["before"]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(mark.read_text()), 0)
+
+
+@_both_ways
+def test_d5_modules_are_asked_at_once(softhsm: SoftHsm, tmp_path: Path, situation: str) -> None:
+    """D5: modules that hang do so at once, before one of them is given up: together they cost one time limit."""
+    marks = [tmp_path / "one", tmp_path / "other"]
+    one, other = (softhsm.faulty_module(HANGING=f'"{mark}"') for mark in marks)
+    assert _done(situation, _inspected_at_once, one, str(other), *map(str, marks))
 
 
 @_both_ways
