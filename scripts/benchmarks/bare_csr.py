@@ -1,4 +1,7 @@
-"""The peer of ``hsm-enroll csr``: the same key and request, by python-pkcs11 and asn1crypto, and nothing else."""
+"""The peer of ``hsm-enroll csr``: the same key and request, by python-pkcs11 and asn1crypto, and nothing else.
+
+With ``verify`` as its argument it checks the request with ``cryptography`` too, as the command does.
+"""
 
 import hashlib
 import os
@@ -31,4 +34,13 @@ request = csr.CertificationRequest(
         "signature": signature,
     }
 )
+if sys.argv[1:] == ["verify"]:
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+    key = load_der_public_key(information["subject_pk_info"].dump())
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise TypeError(key)
+    key.verify(signature, information.dump(), ec.ECDSA(hashes.SHA256()))
 sys.stdout.write(pem.armor("CERTIFICATE REQUEST", request.dump()).decode())

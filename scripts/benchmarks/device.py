@@ -53,10 +53,12 @@ def measure() -> None:
         csr = partial(seconds, *_COMMAND, "csr")
         tools = partial(seconds, "sh", "-c", _TOOLS)
         bare = partial(seconds, sys.executable, str(_BARE))
+        verified = partial(bare, "verify")
         status = partial(seconds, *_COMMAND, "status")
         imports = partial(seconds, *_IMPORTS)
         show("csr / pkcs11-tool and openssl req, at most 4", ratios(csr, tools, _RUNS))
         show("csr / bare python-pkcs11 and asn1crypto, at most 1.3", ratios(csr, bare, _RUNS))
+        show("csr / the same two and cryptography, which verifies", ratios(csr, verified, _RUNS))
         show("status / importing pkcs11 and asn1crypto.x509, at most 1.5", ratios(status, imports, _RUNS))
 
 
