@@ -176,16 +176,13 @@ def _be_child(
         for number in _SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask - {signal.SIGALRM})
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         # Beyond the standard streams, one of which it may be where the caller has closed them.
         descriptor = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
         # A lock of the parent's would be held on by a child that hangs.
         os.closerange(3, descriptor)
         os.closerange(descriptor + 1, os.sysconf("SC_OPEN_MAX"))
-        # Should the parent be killed, nobody else ends such a child.
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(math.ceil(limit) + 1)
-        _respond(question, arguments, descriptor)
+        _respond(question, arguments, descriptor, limit)
     finally:
         os._exit(0)
 
@@ -209,7 +206,7 @@ def _spawned(question: Callable[..., Any], arguments: tuple[str, ...], limit: fl
 
     deadline = time.monotonic() + limit
     # -P: a module in the current directory must not stand in for one of ours; the child looks where this process looks.
-    command = [sys.executable, "-P", "-m", __name__, question.__module__, question.__name__, *arguments]
+    command = [sys.executable, "-P", "-m", __name__, str(limit), question.__module__, question.__name__, *arguments]
     environment = {name: value for name, value in os.environ.items() if name != _PIN_VARIABLE}
     environment |= {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
@@ -227,7 +224,11 @@ def _spawned(question: Callable[..., Any], arguments: tuple[str, ...], limit: fl
             child.kill()
 
 
-def _respond(question: Callable[..., Any], arguments: tuple[str, ...], descriptor: int) -> None:
+def _respond(question: Callable[..., Any], arguments: tuple[str, ...], descriptor: int, limit: float) -> None:
+    # Should the parent be killed, nobody else ends a child that hangs.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+    signal.alarm(math.ceil(limit) + 1)
     # Foreign code runs from here on. It has no use for the PIN, and what it prints is no answer.
     os.environ.pop(_PIN_VARIABLE, None)
     silent = os.open(os.devnull, os.O_WRONLY)
@@ -257,4 +258,5 @@ def _trace() -> str:
 
 
 if __name__ == "__main__":
-    _respond(getattr(import_module(sys.argv[1]), sys.argv[2]), tuple(sys.argv[3:]), os.dup(1))
+    _, time_limit, module_name, function_name, *told = sys.argv
+    _respond(getattr(import_module(module_name), function_name), tuple(told), os.dup(1), float(time_limit))

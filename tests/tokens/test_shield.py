@@ -187,6 +187,12 @@ def _wait(module: str) -> None:
     shield.asked(Path(module), inventory._listed, module)
 
 
+def _wait_one_second(module: str) -> None:
+    """Wait for a module for a time that a test can wait too, where nobody must be left waiting with SIGALRM blocked."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+    shield.asked(Path(module), inventory._listed, module, time_limit=1)
+
+
 def _wait_locked(module: str, folder: str) -> None:
     """Wait for a module while this program holds a state folder's lock."""
     with state.locked(Path(folder)):
@@ -462,6 +468,31 @@ def test_d13_a_lock_ends_with_its_holder(softhsm: SoftHsm, tmp_path: Path, situa
                 pass
         finally:
             os.kill(child, signal.SIGKILL)
+
+
+@_both_ways
+def test_d20_a_child_outlives_nobody_for_long(softhsm: SoftHsm, tmp_path: Path, situation: str) -> None:
+    """D20: where the program is killed while a module hangs, its child ends by itself soon after the time limit."""
+    mark, log = tmp_path / "hanging", tmp_path / "log"
+    module = softhsm.faulty_module(HANGING=f'"{mark}"')
+    with running(_command(situation, _wait_one_second, module), log, _environment()) as process:
+        wait_until(lambda: mark.exists() and mark.read_text().endswith("\n"), "C_Initialize", log)
+        process.kill()
+        process.wait()
+    child = int(mark.read_text())
+    try:
+        wait_until(lambda: _has_ended(child), "the end of the child", log, seconds=15)
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+
+
+def _has_ended(process: int) -> bool:
+    """Whether a process is gone, or dead and kept by whoever has not asked for its status (proc(5), /proc/pid/stat)."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 @pytest.mark.parametrize("closed", ["<&- >&-", "<&- 2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
