@@ -22,8 +22,10 @@ from hsm_enroll.certificate import read_certificate
 from hsm_enroll.errors import (
     BackendRefusedError,
     ForeignCertificateError,
+    HsmEnrollError,
     KeyMissingError,
     NotEnrolledError,
+    TokenRefusedError,
     UsageError,
 )
 from hsm_enroll.identity import Identity
@@ -191,7 +193,7 @@ def _enroll(
     pin = _once(ports.pin)
     at_pin_pad = partial(ports.at_pin_pad, token)
     with session.opened(token, lambda: pin(token), writable=True, at_pin_pad=at_pin_pad) as opened:
-        key = _key(attempt, opened, steps, is_given_up=request.new_key and attempt.is_spent)
+        key = _key(attempt, opened, folder, steps, is_given_up=request.new_key and attempt.is_spent)
         certification_request = _csr(attempt, key, subject, folder, steps)
     with steps.step("certificate"):
         try:
@@ -277,7 +279,7 @@ def _continued(attempt: Attempt | None, token: TokenName, request: Request) -> A
     return Attempt.begin(token, request.key_type, new_key=True)
 
 
-def _key(attempt: Attempt, opened: Session, steps: _Steps, *, is_given_up: bool) -> KeyPair:
+def _key(attempt: Attempt, opened: Session, folder: Path, steps: _Steps, *, is_given_up: bool) -> KeyPair:
     try:
         key = keypair.find(opened, label=attempt.key_label, key_id=attempt.key_id)
     except KeyMissingError:
@@ -285,10 +287,24 @@ def _key(attempt: Attempt, opened: Session, steps: _Steps, *, is_given_up: bool)
     if key is None or is_given_up or key.key_type is not attempt.key_type or not key.origin.is_hardware_born:
         # Half a pair, or one whose origin was not yet checked, left by a run that died; or that of an attempt given up.
         keypair.destroy(opened, label=attempt.key_label, key_id=attempt.key_id)
-        with steps.step("key"):
-            return keypair.generate(opened, attempt.key_type, label=attempt.key_label, key_id=attempt.key_id)
+        try:
+            with steps.step("key"):
+                return keypair.generate(opened, attempt.key_type, label=attempt.key_label, key_id=attempt.key_id)
+        except TokenRefusedError as error:
+            if error.of_key_type and attempt.csr is None and _has_none(opened, attempt):
+                # Nothing was made, and the next run is to ask for another type.
+                journal.close(folder)
+            raise
     steps.skip("key")
     return key
+
+
+def _has_none(opened: Session, attempt: Attempt) -> bool:
+    """Whether the token holds neither half of the attempt's key; where it does not tell, it may."""
+    try:
+        return not keypair.is_there(opened, label=attempt.key_label, key_id=attempt.key_id)
+    except HsmEnrollError:
+        return False
 
 
 def _csr(attempt: Attempt, key: KeyPair, subject: Name, folder: Path, steps: _Steps) -> str:

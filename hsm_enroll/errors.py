@@ -173,11 +173,19 @@ class KeyOriginError(HsmEnrollError):
 
 
 class TokenRefusedError(HsmEnrollError):
-    """The token cannot, or will not, do what was asked of it."""
+    """The token cannot, or will not, do what was asked of it.
+
+    Attributes:
+        of_key_type: whether it is this type of key that it cannot make or use, and another one may do.
+    """
 
     code = "token-refused"
     exit_status = 15
     default_hint = "Run hsm-enroll doctor; unplug and reconnect the token if it can be."
+
+    def __init__(self, message: str, *, hint: str | None = None, of_key_type: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.of_key_type = of_key_type
 
 
 class BackendUnreachableError(HsmEnrollError):

@@ -10,6 +10,7 @@ import click
 
 from hsm_enroll import device_token
 from hsm_enroll.cli.invocation import Invocation, command, key_type_option, token_options
+from hsm_enroll.cli.terminal import KEY_NOTE
 from hsm_enroll.errors import HsmEnrollError, UsageError
 from hsm_enroll.key import TokenName
 from hsm_enroll.settings import Settings
@@ -82,7 +83,7 @@ def _find_or_make(invocation: Invocation, opened: Session, wanted: Pkcs11Uri | N
     if wanted is not None:
         return keypair.find(opened, label=wanted.object, key_id=wanted.id)
     key_id = os.urandom(8)
-    with invocation.terminal.step("making the key in the token"):
+    with invocation.terminal.step("making the key in the token", KEY_NOTE):
         return keypair.generate(opened, invocation.settings.key_type, label=f"hsm-enroll-{key_id.hex()}", key_id=key_id)
 
 

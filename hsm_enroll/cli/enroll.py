@@ -13,7 +13,7 @@ import click
 from hsm_enroll import assembly, enrollment
 from hsm_enroll.cli.documents import identity_document, identity_text
 from hsm_enroll.cli.invocation import Invocation, command, key_type_option, token_options
-from hsm_enroll.cli.terminal import ask_secret, has_person
+from hsm_enroll.cli.terminal import KEY_NOTE, ask_secret, has_person
 from hsm_enroll.errors import UsageError
 from hsm_enroll.identity import Identity
 from hsm_enroll.invite import Invite, parse
@@ -28,7 +28,7 @@ _DOING = {
     "store": "checking and storing the certificate",
     "message": "publishing the first message",
 }
-_NOTES = {"key": "(RSA in a TPM: up to half a minute)"}
+_NOTES = {"key": KEY_NOTE}
 _LONGEST_INVITE = 4096  # characters; more is no invite, and may never end
 
 

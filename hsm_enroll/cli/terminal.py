@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 
 from hsm_enroll.errors import HsmEnrollError
 
+KEY_NOTE = "(RSA in a TPM: up to half a minute)"
+
 
 class Terminal(NamedTuple):
     """How this run speaks.

@@ -105,12 +105,17 @@ def mqtt_tls(patient: Patient) -> Finding:
     except HsmEnrollError as error:
         return Finding(name, Status.FAILED, error.message, error.hint)
     outcome = network.shake_hands(host, port, patient.settings.ca_file, tls13=patient.offers_tls13)
+    refused = ""
+    if isinstance(outcome, str) and patient.offers_tls13:
+        # As a connection does it, by the setting.
+        refused = f"; TLS 1.3 failed: {outcome}"
+        outcome = network.shake_hands(host, port, patient.settings.ca_file, tls13=False)
     if isinstance(outcome, Distrust):
         return _distrusted(name, f"{host}:{port}", outcome, patient)
     if isinstance(outcome, str):
         hint = "Something else than the broker may answer there: check endpoint and port."
         return Finding(name, Status.FAILED, f"{host}:{port} agrees on no TLS 1.2 or later: {outcome}", hint)
-    message = f"{host}:{port} negotiates {outcome.version}, {outcome.cipher}, asked without the device's key"
+    message = f"{host}:{port} negotiates {outcome.version}, {outcome.cipher}, asked without the device's key{refused}"
     return Finding(name, Status.OK, message)
 
 

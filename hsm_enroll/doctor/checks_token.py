@@ -7,7 +7,7 @@ from collections import Counter
 from hsm_enroll.doctor.patient import Finding, Patient, Status
 from hsm_enroll.errors import HsmEnrollError
 from hsm_enroll.identity import Identity
-from hsm_enroll.token import lockout, modules, public_key, session
+from hsm_enroll.token import inventory, lockout, modules, public_key
 from hsm_enroll.uri import Pkcs11Uri
 
 # Its changelog: 1.3.1 mends a double free, 1.4.0 memory that C_DestroyObject corrupts.
@@ -29,13 +29,11 @@ def module(patient: Patient) -> Finding:
     if isinstance(found, HsmEnrollError):
         return Finding(name, Status.SKIPPED, "no module in use")
     try:
-        # It was loaded in a child process before, and did no harm.
-        library = modules.load(found.name.module)
+        described = inventory.describe(found.name.module)
     except HsmEnrollError as error:
         return Finding(name, Status.FAILED, error.message, error.hint)
-    version, standard = library.library_version, library.cryptoki_version
-    text = f"{library.library_description} {_dotted(version)}, Cryptoki {_dotted(standard)}"
-    if modules.is_tpm2_pkcs11(found.name) and version < _SOUND_TPM2_PKCS11:
+    text = f"{described.description} {_dotted(described.version)}, Cryptoki {_dotted(described.cryptoki)}"
+    if modules.is_tpm2_pkcs11(found.name) and described.version < _SOUND_TPM2_PKCS11:
         message = f"{text}: tpm2-pkcs11 before {_dotted(_SOUND_TPM2_PKCS11)} corrupts its memory at times"
         return Finding(name, Status.WARNING, message, "Install a newer tpm2-pkcs11.")
     return Finding(name, Status.OK, text)
@@ -70,6 +68,12 @@ def mqtt(patient: Patient) -> Finding:
     if found.mqtt_obstacle:
         hint = "Use another token, or do without MQTT: hsm-enroll init --no-publish"
         return Finding(name, Status.FAILED, found.mqtt_obstacle, hint)
+    key_type = patient.key_type
+    if key_type in set(found.key_types) - set(found.mqtt_key_types):
+        hint = "Enroll with a key of another type: hsm-enroll init --new-key --key-type TYPE"
+        return Finding(
+            name, Status.FAILED, f"MQTT cannot use the token's keys of type {key_type}: no CKM_RSA_PKCS", hint
+        )
     return Finding(name, Status.OK, "MQTT can use the token")
 
 
@@ -91,6 +95,9 @@ def pin_tries(patient: Patient) -> Finding:
     tries = lockout.read(found.name)
     if tries is not None:
         return _tpm_tries(tries)
+    if modules.is_tpm2_pkcs11(found.name):
+        hint = "Install tpm2-tools, and let this user use the TPM: else the last try before a lockout is not refused."
+        return Finding(name, Status.WARNING, "the TPM's count of failed tries cannot be read", hint)
     return Finding(name, Status.OK, "no wrong PIN since the last login")
 
 
@@ -100,11 +107,10 @@ def key(patient: Patient) -> Finding:
     if isinstance(identity, HsmEnrollError) or isinstance(patient.token, HsmEnrollError):
         return Finding(name, Status.SKIPPED, "no certificate, or no token, to compare")
     try:
-        with session.opened(identity.token, None) as opened:
-            public = public_key.find_public(opened, label=identity.key_label, key_id=identity.key_id)
+        shown = public_key.shown(identity.token, label=identity.key_label, key_id=identity.key_id)
     except HsmEnrollError as error:
         return Finding(name, Status.FAILED, error.message, error.hint)
-    if public.public_key_info != bytes(identity.certificate.public_key.dump()):
+    if shown != bytes(identity.certificate.public_key.dump()):
         hint = "Run: hsm-enroll init --new-key"
         return Finding(name, Status.FAILED, "the token's key is not the certificate's", hint)
     return Finding(name, Status.OK, "the token's key is the certificate's")

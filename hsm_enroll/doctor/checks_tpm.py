@@ -12,13 +12,12 @@ import stat
 from pathlib import Path
 
 from hsm_enroll.doctor.patient import Finding, Patient, Status
+from hsm_enroll.token import provision_tpm2
 
 _NO_TPM = "no TPM in use"
 
 # Which TPM, as a TCTI (TCG TSS 2.0 TPM Command Transmission Interface); without it, the first that answers.
 _CONNECTION = "TPM2_PKCS11_TCTI"
-_EMULATORS = {"swtpm", "mssim", "libtpms"}
-_BUSES = {"i2c-ftdi", "i2c-helper", "spi-ftdi", "spi-helper", "spi-ltt2go"}
 
 # tpm2-pkcs11, docs/FAPI.md: esysdb is the default. 1.9 takes the empty string for an unknown one.
 _BACKEND = "TPM2_PKCS11_BACKEND"
@@ -35,7 +34,7 @@ def device(patient: Patient) -> Finding:
     name = "tpm.device"
     if patient.tpm_module is None:
         return Finding(name, Status.SKIPPED, _NO_TPM)
-    kind, _ = _connection(patient)
+    kind, _ = provision_tpm2.connection(patient.environment)
     if kind not in {"", "device"}:
         return Finding(name, Status.SKIPPED, f"the TPM is reached through {kind}, not as a device of this user's")
     path = _device(patient)
@@ -54,11 +53,11 @@ def resource_manager(patient: Patient) -> Finding:
     name = "tpm.resource-manager"
     if patient.tpm_module is None:
         return Finding(name, Status.SKIPPED, _NO_TPM)
-    kind, place = _connection(patient)
+    kind, place = provision_tpm2.connection(patient.environment)
     if kind == "tabrmd":
         return Finding(name, Status.OK, "tpm2-abrmd is in between")
     hint = f"Use the kernel's ({_CONNECTION}=device:{patient.machine.tpm}), or tpm2-abrmd ({_CONNECTION}=tabrmd)."
-    if kind in _EMULATORS | _BUSES:
+    if kind in provision_tpm2.UNMANAGED:
         return Finding(name, Status.WARNING, f"{_CONNECTION}={kind}:{place} reaches the TPM without one", hint)
     if kind not in {"", "device"}:
         return Finding(name, Status.SKIPPED, f"whether {kind} has one is not known")
@@ -113,18 +112,9 @@ def store(patient: Patient) -> Finding:
     return Finding(name, Status.OK, f"{folder} is its owner's alone")
 
 
-def _connection(patient: Patient) -> tuple[str, str]:
-    """Return the TCTI's name and what it is to reach, of ``NAME``, ``NAME:CONFIGURATION`` or a library's file."""
-    kind, _, place = patient.environment.get(_CONNECTION, "").partition(":")
-    file = Path(kind).name
-    if file.startswith("libtss2-tcti-"):
-        kind = file.removeprefix("libtss2-tcti-").partition(".so")[0]
-    return kind, place
-
-
 def _device(patient: Patient) -> Path:
     """The device that the TCTI names, or else the one of the two that tpm2-tss takes."""
-    _, place = _connection(patient)
+    _, place = provision_tpm2.connection(patient.environment)
     if place:
         return Path(place)
     machine = patient.machine

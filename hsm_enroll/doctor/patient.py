@@ -13,6 +13,7 @@ from hsm_enroll.doctor import network
 from hsm_enroll.doctor.network import ApiAnswer
 from hsm_enroll.errors import HsmEnrollError
 from hsm_enroll.identity import Identity
+from hsm_enroll.key import KeyType
 from hsm_enroll.settings import Settings, Tls
 from hsm_enroll.token import inventory, modules
 from hsm_enroll.token.inventory import TokenReport
@@ -133,10 +134,14 @@ class Patient:
         return None if host is None or port is None else (host, port)
 
     @property
+    def key_type(self) -> KeyType:
+        """The type of the identity's key, or else of the key that would be made."""
+        return self.identity.key_type if isinstance(self.identity, Identity) else self.settings.key_type
+
+    @property
     def offers_tls13(self) -> bool:
         """Whether a connection of this device would offer TLS 1.3."""
-        key_type = self.identity.key_type if isinstance(self.identity, Identity) else self.settings.key_type
-        return self.settings.tls is Tls.AUTO and not key_type.is_rsa
+        return self.settings.tls is Tls.AUTO and not self.key_type.is_rsa
 
     @cached_property
     def unresolved(self) -> dict[str, str]:

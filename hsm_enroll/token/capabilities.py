@@ -110,7 +110,8 @@ def mqtt_obstacle(module: Path, label: str) -> HsmEnrollError | None:
             hint="Install a newer version of the module. Without MQTT it can be used: hsm-enroll init --no-publish.",
         )
     tokens = modules.tokens(module)
-    slots = modules.load(module).get_slots(token_present=True)
+    with translated("list its slots", str(module)):
+        slots = modules.load(module).get_slots(token_present=True)
     if len(tokens) < len(slots):
         return ModuleUnusableError(
             f"MQTT cannot use {module}: one of its {len(slots)} slots holds a token that it cannot read",

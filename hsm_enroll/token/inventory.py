@@ -37,6 +37,7 @@ class TokenReport(NamedTuple):
         pin_locked: CKF_USER_PIN_LOCKED.
         public_keys: URIs of the public keys it shows without a login.
         key_types: types of keys that it makes and signs with, by its own word; empty where it does not tell.
+        mqtt_key_types: those of them that MQTT can use, see ``capabilities.Capabilities``.
         mqtt_obstacle: why MQTT can use none of its keys, or "".
     """
 
@@ -50,7 +51,32 @@ class TokenReport(NamedTuple):
     pin_locked: bool
     public_keys: tuple[str, ...]
     key_types: tuple[KeyType, ...]
+    mqtt_key_types: tuple[KeyType, ...]
     mqtt_obstacle: str
+
+
+class ModuleReport(NamedTuple):
+    """What a module says of itself (PKCS#11 v2.40 §3.1, CK_INFO).
+
+    Attributes:
+        description: libraryDescription.
+        version: libraryVersion, major and minor.
+        cryptoki: cryptokiVersion, major and minor.
+    """
+
+    description: str
+    version: tuple[int, int]
+    cryptoki: tuple[int, int]
+
+
+def describe(module: Path) -> ModuleReport:
+    """Have a module describe itself, in a child process that may hang or crash.
+
+    Raises:
+        ModuleMissingError, ModuleUnusableError: see ``shield.asking``.
+    """
+    description, version, cryptoki = shield.asked(module, _described, str(module))
+    return ModuleReport(description, (version[0], version[1]), (cryptoki[0], cryptoki[1]))
 
 
 def list_tokens(module: Path) -> list[TokenReport]:
@@ -121,14 +147,14 @@ def _report(module: Path, token: Token) -> TokenReport:
     )
     initialized = bool(flags & TokenFlag.TOKEN_INITIALIZED)
     keys: tuple[str, ...] = ()
-    key_types: tuple[KeyType, ...] = ()
+    able = capabilities.Capabilities((), ())
     obstacle: HsmEnrollError | None = None
     if initialized:
         # A token that shows nothing without a login is none the worse for it.
         with suppress(PKCS11Error):
             keys = tuple(public_key_uris(token, name))
         with suppress(TokenRefusedError, TokenNotFoundError):
-            key_types = capabilities.read(token).key_types
+            able = capabilities.read(token)
             obstacle = capabilities.mqtt_obstacle(module, token.label)
     return TokenReport(
         name=name,
@@ -140,9 +166,15 @@ def _report(module: Path, token: Token) -> TokenReport:
         pin_final_try=bool(flags & TokenFlag.USER_PIN_FINAL_TRY),
         pin_locked=bool(flags & TokenFlag.USER_PIN_LOCKED),
         public_keys=keys,
-        key_types=key_types,
+        key_types=able.key_types,
+        mqtt_key_types=able.mqtt_key_types,
         mqtt_obstacle=obstacle.message if obstacle else "",
     )
+
+
+def _described(module: str) -> list[Any]:
+    library = modules.load(Path(module))
+    return [library.library_description, library.library_version, library.cryptoki_version]
 
 
 def _listed(module: str) -> list[dict[str, Any]]:
@@ -156,6 +188,7 @@ def _from_json(module: Path, token: dict[str, Any]) -> TokenReport:
     name = TokenName(**{**token.pop("name"), "module": module})
     lists = {
         "public_keys": tuple(token["public_keys"]),
-        "key_types": tuple(KeyType(key_type) for key_type in token["key_types"]),
+        "key_types": tuple(map(KeyType, token["key_types"])),
+        "mqtt_key_types": tuple(map(KeyType, token["mqtt_key_types"])),
     }
     return TokenReport(**{**token, **lists}, name=name)

@@ -156,6 +156,16 @@ def find(session: Session, *, label: str | None, key_id: bytes | None) -> KeyPai
     )
 
 
+def is_there(session: Session, *, label: str, key_id: bytes) -> bool:
+    """Whether the token holds any object of this label and id, such as half a key pair.
+
+    Raises:
+        TokenRefusedError: the token does not tell.
+    """
+    with translated("look for keys", f"token {session.token.label!r}"):
+        return bool(list(session.get_objects({Attribute.LABEL: label, Attribute.ID: key_id})))
+
+
 def destroy(session: Session, *, label: str, key_id: bytes) -> None:
     """Destroy both halves of a key pair; missing ones are no error (PKCS#11 v2.40 §5.7, C_DestroyObject).
 

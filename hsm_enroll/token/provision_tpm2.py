@@ -18,7 +18,10 @@ _DATABASE = "tpm2_pkcs11.sqlite3"
 _CONNECTION_VARIABLE = "TPM2_PKCS11_TCTI"
 _MANAGED_DEVICE = Path("dev/tpmrm0")
 _BARE_DEVICE = Path("dev/tpm0")
-_BARE_SIMULATORS = {"swtpm", "mssim"}
+_EMULATORS = {"swtpm", "mssim", "libtpms"}
+_BUSES = {"i2c-ftdi", "i2c-helper", "spi-ftdi", "spi-helper", "spi-ltt2go"}
+# TCTIs that lead to the TPM itself.
+UNMANAGED = frozenset(_EMULATORS | _BUSES)
 
 _RESOURCE_MANAGER_HINT = (
     "Without one the TPM runs out of memory after a few keys. Use the kernel's, device:/dev/tpmrm0, or start "
@@ -60,19 +63,41 @@ def prepare_store(environment: Mapping[str, str], root: Path = Path("/")) -> Pat
     return folder
 
 
-def refuse_unmanaged_tpm(environment: Mapping[str, str]) -> None:
-    """See that the TPM that the environment names is not reached without a resource manager. Does *not* reach for it.
+def connection(environment: Mapping[str, str]) -> tuple[str, str]:
+    """Return the TCTI's name, and what it is to reach, of ``NAME``, ``NAME:CONFIGURATION`` or a library's file.
+
+    Both are empty where none is named.
+    """
+    kind, _, place = environment.get(_CONNECTION_VARIABLE, "").partition(":")
+    file = Path(kind).name
+    if file.startswith("libtss2-tcti-"):
+        kind = file.removeprefix("libtss2-tcti-").partition(".so")[0]
+    return kind, place
+
+
+def refuse_unmanaged_tpm(environment: Mapping[str, str], root: Path = Path("/")) -> None:
+    """See that the TPM is not one that is reached without a resource manager, and not whichever happens to answer.
+
+    Where the environment names none, it has to be the kernel's, ``/dev/tpmrm0``, and open to this user: tpm2-tss would
+    go on to an emulator's port, at which anybody may listen.
+
+    Args:
+        environment: what the module will read, normally ``os.environ``.
+        root: where the file system begins.
 
     Raises:
         ModuleUnusableError: it is.
     """
-    connection = environment.get(_CONNECTION_VARIABLE, "")
-    kind, _, device = connection.partition(":")
-    if kind in _BARE_SIMULATORS or (kind == "device" and Path(device).name.startswith("tpm") and not _managed(device)):
+    kind, place = connection(environment)
+    if kind in UNMANAGED or (kind == "device" and Path(place).name.startswith("tpm") and not _managed(place)):
         raise ModuleUnusableError(
-            f"{_CONNECTION_VARIABLE}={connection} reaches the TPM without a resource manager",
+            f"{_CONNECTION_VARIABLE}={environment[_CONNECTION_VARIABLE]} reaches the TPM without a resource manager",
             hint=_RESOURCE_MANAGER_HINT,
         )
+    if kind in {"", "device"} and not place:
+        error = _device_error(root / _MANAGED_DEVICE, root / _BARE_DEVICE)
+        if error is not None:
+            raise error
 
 
 def explained(
@@ -85,7 +110,7 @@ def explained(
         environment: what it has read.
         root: where the file system begins.
     """
-    kind, _, named = environment.get(_CONNECTION_VARIABLE, "").partition(":")
+    kind, named = connection(environment)
     if kind == "tabrmd":
         return ModuleUnusableError(
             f"the TPM's resource manager tpm2-abrmd does not answer ({_CONNECTION_VARIABLE}={kind}:{named})",
@@ -95,18 +120,23 @@ def explained(
     if kind not in {"", "device"}:
         return error
     device = Path(named) if named else root / _MANAGED_DEVICE
+    return _device_error(device, None if named else root / _BARE_DEVICE) or error
+
+
+def _device_error(device: Path, bare: Path | None) -> ModuleUnusableError | None:
+    """Return why this user cannot use a device, where that can be seen from here."""
     try:
         os.close(os.open(device, os.O_RDWR))
     except FileNotFoundError:
-        return _without_device(device, None if named else root / _BARE_DEVICE)
+        return _without_device(device, bare)
     except PermissionError:
         return ModuleUnusableError(
             f"user id {os.geteuid()} may not use the TPM: {device} is closed to it",
             hint="Join the group that owns it (usermod --append --groups tss USER) and log in again, or run as root.",
         )
     except OSError:
-        return error
-    return error
+        pass  # the module may know better
+    return None
 
 
 def _without_device(device: Path, bare: Path | None) -> ModuleUnusableError:

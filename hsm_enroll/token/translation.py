@@ -188,7 +188,10 @@ def _translate(error: cryptoki.PKCS11Error, doing: str, token: str) -> HsmEnroll
     if isinstance(error, _TOKEN_GONE):
         return TokenNotFoundError(f"{token} is not there any more", hint=_RECONNECT)
     refusal = _refusal(error)
-    return TokenRefusedError(f"{token} refused to {doing}: {refusal.reason}", hint=refusal.hint)
+    of_key_type = refusal.hint is _OTHER_KEY_TYPE
+    return TokenRefusedError(
+        f"{token} refused to {doing}: {refusal.reason}", hint=refusal.hint, of_key_type=of_key_type
+    )
 
 
 def unusable_module(error: cryptoki.PKCS11Error, module: str) -> ModuleUnusableError:

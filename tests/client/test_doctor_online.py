@@ -22,7 +22,7 @@ from tests.client.https_server import HttpsServer, https_server, response
 from tests.client.mqtt import broker as mosquitto
 from tests.client.mqtt import scripted
 from tests.client.mqtt.authority import Authority
-from tests.client.mqtt.relay import carry, relaying
+from tests.client.mqtt.relay import Intolerance, carry, relaying
 
 _HEALTHY = response("200 OK", '{"version": "0.1.0"}')
 _SUITE = "ECDHE-ECDSA-AES128-GCM-SHA256"
@@ -218,6 +218,18 @@ def test_what_a_broker_negotiates_is_told(
     assert isinstance(outcome, network.Negotiated)
     assert outcome.version == version
     assert relay.chosen == [version == "TLSv1.3"]
+
+
+@pytest.mark.parametrize("intolerance", [Intolerance.ALERT, Intolerance.HANG_UP])
+def test_what_does_not_bear_tls_1_3_is_told(
+    intolerance: Intolerance, tmp_path: Path, authority: Authority, settings: Callable[..., Patient]
+) -> None:
+    """Where what is in between bears no TLS 1.3, the finding names what a connection falls back to, and why."""
+    with mosquitto.running(tmp_path / "broker", authority) as broker, relaying(broker.port, intolerance) as relay:
+        finding = checks_online.mqtt_tls(settings(mqtt_endpoint="localhost", mqtt_port=relay.port, tls=Tls.AUTO))
+    assert _found(finding) == ("online.mqtt-tls", Status.OK)
+    assert "negotiates TLSv1.2" in finding.message
+    assert "; TLS 1.3 failed: " in finding.message
 
 
 def test_the_cipher_suite_of_a_broker_is_told(authority: Authority, settings: Callable[..., Patient]) -> None:

@@ -39,6 +39,7 @@ _MAY_USE = {
         "device_token",
         "errors",
         "identity",
+        "key",
         "mqtt",
         "pin",
         "settings",

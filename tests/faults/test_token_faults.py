@@ -55,6 +55,34 @@ def test_d7_init_goes_on_with_the_same_key(faulty: FaultyDevice, fault: str) -> 
     assert len(faulty.api.requests) == 1
 
 
+def test_d9_another_key_type_is_taken_where_the_token_lacks_a_curve(faulty: FaultyDevice) -> None:
+    """D9: a curve that a token turns out not to have leaves nothing behind, so that the hint's advice works."""
+    faulty.module.plan(f"C_GenerateKeyPair 1 fail {CKR['CKR_CURVE_NOT_SUPPORTED']:x}")
+    error = faulty.device.error(*_INIT, "--key-type", "ec-p384")
+    assert (error["exitStatus"], error["code"]) == (15, "token-refused")
+    assert "it does not have the curve" in error["message"]
+    assert "--key-type" in error["hint"]
+    assert not (faulty.device.home / "journal.json").exists()
+    faulty.module.plan()
+    assert faulty.init("--key-type", "ec-p256").returncode == 0
+    assert len(faulty.key_ids()) == 1
+
+
+@pytest.mark.parametrize("function", ["C_GetSlotList", "C_GetSlotInfo", "C_GetTokenInfo", "C_GetMechanismList"])
+def test_d7_whichever_look_at_a_token_fails_it_is_said(faulty: FaultyDevice, function: str) -> None:
+    """D7: whichever call of a function fails while a token is looked at, the error is one of ours."""
+    assert faulty.init().returncode == 0
+    kinds = set()
+    for number in range(1, 9):
+        faulty.module.plan(f"{function} {number} fail {CKR['CKR_DEVICE_ERROR']:x}")
+        error = json.loads(faulty.device.run("csr", "--json").stdout).get("error")
+        kinds.add(error and error["code"])
+        listed = json.loads(faulty.device.run("tokens", "--json").stdout)
+        assert "unexpected" not in str(listed["modules"][0]["error"])
+    assert len(kinds) > 1
+    assert "unexpected" not in kinds
+
+
 @pytest.mark.parametrize("fault", _FAULTS)
 def test_d7_csr_says_what_failed(faulty: FaultyDevice, fault: str) -> None:
     """D7: a fault of the token ends csr with its own error and hint, instead of a request; after it, it works."""

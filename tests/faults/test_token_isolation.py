@@ -41,6 +41,18 @@ def test_d5_commands_survive_a_module(faulty: FaultyDevice, what: str, function:
     _assert_survived(faulty, _ENROLLED, what, function)
 
 
+@pytest.mark.parametrize("command", ["tokens", "doctor", "status"])
+def test_d5_who_only_looks_loads_no_module(faulty: FaultyDevice, command: str) -> None:
+    """D5: whoever only looks has child processes call the module, so that no fault of it ends the command."""
+    assert faulty.init().returncode == 0
+    faulty.module.forget_calls()
+    with faulty.device.start(command) as looking:
+        assert looking.communicate(timeout=60)[0]
+    processes = {call.process for call in faulty.module.calls()}
+    assert processes != set()
+    assert looking.pid not in processes
+
+
 def _assert_survived(faulty: FaultyDevice, commands: dict[tuple[str, ...], int], what: str, function: str) -> None:
     faulty.module.plan(f"{function} 1+ {what} 0")
     faulty.module.forget_calls()

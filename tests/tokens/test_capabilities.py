@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hsm_enroll import enrollment
+from hsm_enroll import doctor, enrollment
 from hsm_enroll.api import EnrollmentClient
 from hsm_enroll.errors import (
     HsmEnrollError,
@@ -22,6 +22,7 @@ from hsm_enroll.errors import (
 )
 from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.secret import Secret
+from hsm_enroll.settings import Settings
 from hsm_enroll.token import capabilities, inventory, keypair, session
 from tests.tokens.conftest import KEY_TYPES
 from tests.tokens.handshake import TLS_1_2, shake
@@ -69,7 +70,8 @@ def test_a_key_type_needs_its_mechanisms(
     softhsm = softhsm_with(mechanisms)
     expected = capabilities.Capabilities(key_types, mqtt_key_types)
     assert capabilities.read(session.find(softhsm.name)) == expected
-    assert _asked(softhsm.module).key_types == key_types
+    report = _asked(softhsm.module)
+    assert (report.key_types, report.mqtt_key_types) == expected
 
 
 def test_a_size_outside_the_range_is_refused_by_a_tpm(tpm: Tpm2) -> None:
@@ -96,6 +98,20 @@ def test_rsa_without_ckm_rsa_pkcs_is_for_requests_alone(softhsm_with: Callable[[
     with pytest.raises(TokenRefusedError, match="CKM_RSA_PKCS") as caught:
         capabilities.require(name, KeyType.RSA_2048, mqtt=True)
     assert "ec-p256, ec-p384:" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("key_type", "status"), [(KeyType.EC_P256, doctor.Status.OK), (KeyType.RSA_2048, doctor.Status.FAILED)]
+)
+def test_the_doctor_names_a_key_type_that_mqtt_cannot_use(
+    softhsm_with: Callable[[str], SoftHsm], tmp_path: Path, key_type: KeyType, status: doctor.Status
+) -> None:
+    """The doctor fails a token that signs with the wanted type of key, but not by the mechanism that MQTT needs."""
+    module = softhsm_with(f"CKM_RSA_PKCS_KEY_PAIR_GEN,CKM_SHA256_RSA_PKCS,{_ECDSA_ALONE}").module
+    patient = doctor.Patient(Settings(state=tmp_path, module=module, key_type=key_type), os.environ)
+    [finding] = [finding for finding in doctor.examine(patient, online=False) if finding.id == "token.mqtt"]
+    assert finding.status is status
+    assert ("rsa-2048" in finding.message) is (status is doctor.Status.FAILED)
 
 
 def test_csr_refuses_before_a_key_is_made(softhsm_with: Callable[[str], SoftHsm], tmp_path: Path) -> None:

@@ -294,8 +294,10 @@ def test_d1_without_a_choice_of_the_modules_the_tool_has_none(
 
 @pytest.mark.usefixtures("no_tool")
 def test_the_doctor_does_without_the_count(tpm: Tpm2, tmp_path: Path) -> None:
-    """Without tpm2-tools the doctor goes by the token's flags alone."""
-    assert _pin_tries(tpm, tmp_path).status is doctor.Status.OK
+    """D1: without tpm2-tools the doctor says that the count is not known, and what would tell it."""
+    finding = _pin_tries(tpm, tmp_path)
+    assert finding.status is doctor.Status.WARNING
+    assert "tpm2-tools" in finding.hint
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_d1_the_tpm_counts_one_try(tpm: Tpm2) -> None:
 
 
 def test_d2_a_locked_tpm_says_that_it_may_heal(tpm: Tpm2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """D2: a TPM that is locked, and whose count cannot be asked for, refuses the right PIN; time heals it, it says."""
+    """D2: a TPM that is locked, its count out of reach, says that power cuts lock it too, and that time heals it."""
     monkeypatch.setenv("PATH", str(tmp_path))
     try:
         for _ in range(3):
@@ -78,6 +78,7 @@ def test_d2_a_locked_tpm_says_that_it_may_heal(tpm: Tpm2, tmp_path: Path, monkey
         with pytest.raises(PinLockedError) as caught, tpm.opened():
             pass
         assert caught.value.exit_status == 13
+        assert "power cuts" in caught.value.hint
         assert "heals with time" in caught.value.hint
     finally:
         tpm.forget_wrong_pins()

@@ -13,13 +13,14 @@ import pytest
 
 from hsm_enroll.errors import (
     ModuleUnusableError,
+    PinFinalTryError,
     PinWrongError,
     StateError,
     TokenAmbiguousError,
     TokenRefusedError,
     UsageError,
 )
-from hsm_enroll.key import KeyType
+from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.secret import Secret
 from hsm_enroll.token import inventory, keypair, provision, session
 from hsm_enroll.token.provision import complete_token, create_tpm2_token
@@ -95,16 +96,33 @@ def test_d4_pins_are_in_no_command_line(module: Path) -> None:
 
 def test_a_token_without_a_pin_is_completed(module: Path, tpm: Tpm2, monkeypatch: pytest.MonkeyPatch) -> None:
     """A token whose making died before its PIN was set takes the PIN afterwards, and no failed try is counted."""
-    with monkeypatch.context() as patched:
-        patched.setattr(provision, "_set_user_pin", _died)
-        with pytest.raises(KeyboardInterrupt):
-            create_tpm2_token(module, "half", so_pin=_PIN, user_pin=_PIN)
-    (half,) = [token.name for token in inventory.list_tokens(module) if token.initialized]
+    half = _half_made(module, monkeypatch)
     complete_token(half, so_pin=_PIN, user_pin=_PIN)
     with session.opened(half, lambda: _PIN):
         pass
     complete_token(half, so_pin=_PIN, user_pin=_PIN)
     assert tpm.wrong_pins() == 0
+
+
+def test_d1_a_token_is_not_completed_with_the_last_try(
+    module: Path, tpm: Tpm2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D1: one failed try short of the TPM's lockout no PIN is set, with 13 and none counted; after it heals one is."""
+    other = create_tpm2_token(module, "other", so_pin=_SO_PIN, user_pin=_PIN)
+    half = _half_made(module, monkeypatch)
+    with tpm.locking_after(3, seconds_to_forget_one=1000):
+        for _ in range(2):
+            with pytest.raises(PinWrongError), session.opened(other.name, lambda: Secret("wrong-5678")):
+                pass
+        with pytest.raises(PinFinalTryError, match="2 of the 3 failed tries") as caught:
+            complete_token(half, so_pin=_PIN, user_pin=_PIN)
+        assert caught.value.exit_status == 13
+        assert tpm.wrong_pins() == 2
+        tpm.forget_wrong_pins()
+        complete_token(half, so_pin=_PIN, user_pin=_PIN)
+        with session.opened(half, lambda: _PIN):
+            pass
+        assert tpm.wrong_pins() == 0
 
 
 def test_a_complete_token_is_not_given_another_pin(module: Path, tpm: Tpm2) -> None:
@@ -127,6 +145,16 @@ def test_a_tpm_that_makes_no_token_says_what_it_may_want(module: Path) -> None:
     with pytest.raises(TokenRefusedError, match=r"CKR 0x0000000\d") as caught:
         create_tpm2_token(module, "new", so_pin=_SO_PIN, user_pin=_PIN)
     assert "TPM2_PKCS11_OWNER_AUTH" in caught.value.hint
+
+
+def _half_made(module: Path, monkeypatch: pytest.MonkeyPatch) -> TokenName:
+    """Make a token as a process does that dies before the user's PIN is set."""
+    with monkeypatch.context() as patched:
+        patched.setattr(provision, "_set_user_pin", _died)
+        with pytest.raises(KeyboardInterrupt):
+            create_tpm2_token(module, "half", so_pin=_PIN, user_pin=_PIN)
+    (half,) = [token.name for token in inventory.list_tokens(module) if token.name.label == "half"]
+    return half
 
 
 def _died(*_: object) -> None:
@@ -229,7 +257,17 @@ def test_a_store_that_cannot_be_made_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "connection", ["swtpm", "swtpm:port=2321", "mssim:host=a", "device:/dev/tpm0", "device:/dev/tpm1"]
+    "connection",
+    [
+        "swtpm",
+        "swtpm:port=2321",
+        "mssim:host=a",
+        "libtpms",
+        "spi-helper:libtss2-tcti-a.so",
+        "/usr/lib/libtss2-tcti-swtpm.so.0:port=2321",
+        "device:/dev/tpm0",
+        "device:/dev/tpm1",
+    ],
 )
 def test_a_tpm_without_a_resource_manager_is_refused(connection: str) -> None:
     """A connection that leads to the TPM itself is refused before the module is asked."""
@@ -241,9 +279,18 @@ def test_a_tpm_without_a_resource_manager_is_refused(connection: str) -> None:
 @pytest.mark.parametrize(
     "connection", [None, "", "device", "device:/dev/tpmrm0", "tabrmd", "tabrmd:bus_type=session", "cmd:tpm2_send"]
 )
-def test_a_managed_or_unknown_connection_is_not_refused(connection: str | None) -> None:
+def test_a_managed_or_unknown_connection_is_not_refused(connection: str | None, tmp_path: Path) -> None:
     """The kernel's resource manager, tpm2-abrmd, the default and what cannot be judged pass."""
-    refuse_unmanaged_tpm({} if connection is None else {"TPM2_PKCS11_TCTI": connection})
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/tpmrm0").touch()
+    refuse_unmanaged_tpm({} if connection is None else {"TPM2_PKCS11_TCTI": connection}, tmp_path)
+
+
+@pytest.mark.parametrize("connection", [None, "", "device"])
+def test_without_the_kernels_tpm_no_other_one_is_taken(connection: str | None, tmp_path: Path) -> None:
+    """Where no TPM is named, and the kernel has none, whoever listens at an emulator's port does not become one."""
+    with pytest.raises(ModuleUnusableError, match="there is no TPM"):
+        refuse_unmanaged_tpm({} if connection is None else {"TPM2_PKCS11_TCTI": connection}, tmp_path)
 
 
 def test_a_missing_tpm_is_named(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ tpm2-abrmd, the resource manager, with its clients. So any number of them live s
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -22,6 +24,7 @@ from hsm_enroll.token import modules
 from tests.tokens.processes import program, run, running, wait_until
 from tests.tokens.under_test import LABEL, KeyName, OwnToken
 
+_PID_FILE = "swtpm.pid"
 _LISTENING = "0A"  # proc(5), /proc/net/tcp: TCP_LISTEN
 
 
@@ -78,15 +81,22 @@ class Tpm2(OwnToken):
     def locking_after(self, wrong_pins: int, *, seconds_to_forget_one: int) -> Iterator[None]:
         """Set the TPM's limit and interval inside the block, and its count to nought before and after."""
         before = self.wrong_pins_that_lock(), self.seconds_to_forget_one()
-        self._set_limits(wrong_pins, seconds_to_forget_one)
+        self.set_limits(wrong_pins, seconds_to_forget_one)
         self.forget_wrong_pins()
         try:
             yield
         finally:
-            self._set_limits(*before)
+            self.set_limits(*before)
             self.forget_wrong_pins()
 
-    def _set_limits(self, tries: int, seconds: int) -> None:
+    def cut_power(self) -> None:
+        """Kill the TPM, which is told nothing before; it is dead at the return, and the block of it is to be left."""
+        process = int((self.home / _PID_FILE).read_text())
+        os.kill(process, signal.SIGKILL)
+        os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+
+    def set_limits(self, tries: int, seconds: int) -> None:
+        """Set how many failed authorisations lock the TPM, and in which time it forgets one; they outlast its power."""
         tool = program("tpm2_dictionarylockout", package="tpm2-tools")
         limits = [f"--max-tries={tries}", f"--recovery-time={seconds}", f"--lockout-recovery-time={seconds}"]
         run([tool, "--setup-parameters", *limits], self.environment)
@@ -114,10 +124,16 @@ class Tpm2(OwnToken):
 def provided(home: Path) -> Iterator[Tpm2]:
     """Manufacture a TPM, power it, and make a token; inside the block it is served by a resource manager."""
     _manufacture(home)
-    with _powered(home) as port, _bus(home) as address, _resource_managed(home, port, address) as connection:
-        tpm = Tpm2(home, connection)
+    with powered(home) as tpm:
         tpm.create_token()
         yield tpm
+
+
+@contextmanager
+def powered(home: Path) -> Iterator[Tpm2]:
+    """Power a TPM that was provided in this folder before; inside the block it is served by a resource manager."""
+    with _powered(home) as port, _bus(home) as address, _resource_managed(home, port, address) as connection:
+        yield Tpm2(home, connection)
 
 
 @contextmanager
@@ -164,7 +180,7 @@ def _powered(home: Path) -> Iterator[int]:
         # Another program may take a port after it was found free: swtpm ends then, and others are tried.
         port = _two_free_ports()
         channels = ["--server", f"type=tcp,port={port}", "--ctrl", f"type=tcp,port={port + 1}"]
-        start = ["--flags", "not-need-init,startup-clear"]
+        start = ["--flags", "not-need-init,startup-clear", "--pid", f"file={home / _PID_FILE}"]
         with running([swtpm, "socket", "--tpm2", "--tpmstate", f"dir={home / 'state'}", *channels, *start], log) as tpm:
             if _comes_up(tpm, port, log):
                 yield port
