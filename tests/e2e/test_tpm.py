@@ -304,11 +304,11 @@ def test_a_slow_key_streams_nothing_with_json(device: TpmDevice, thing: str, slo
     """With --json nothing is said on the way, and the document ends with what each step took."""
     device.create_token()
     device.extra |= slow_tpm
-    run = device.run("init", "--thing", thing, "--key-type", "rsa-2048", "--no-publish", "--json")
-    document = json.loads(run.stdout)
+    arguments = ("init", "--thing", thing, "--key-type", "rsa-2048", "--no-publish", "--json")
+    # On a terminal, where there would be much to be said; all of it goes to the same one.
+    document = json.loads(_on_a_terminal(device, *arguments))
     assert list(document)[-1] == "steps"
     assert {step["name"]: step["seconds"] for step in document["steps"]}["key"] >= 3
-    assert "making the key" not in run.stderr
 
 
 def _on_a_terminal(device: TpmDevice, *arguments: str) -> str:

@@ -8,6 +8,9 @@
  *   CLEAR_FLAGS=n          clears these
  *   SAME_NAME              gives all initialised tokens one label and one serial number
  *   FREE_SLOT_SAYS=ckr     answers this for a token that is not initialised
+ *   MECHANISMS_LACK=flags  clears these flags in every CK_MECHANISM_INFO
+ *   SMALLEST_KEY=n         makes this every mechanism's ulMinKeySize
+ *   LARGEST_KEY=n          makes this every mechanism's ulMaxKeySize
  *   LEAK=attribute         turns this boolean attribute of a private key's template round
  *   SPOILT_SIGNATURE       flips a bit of every signature
  *   BARE_EC_POINT          gives CKA_EC_POINT without the OCTET STRING around it
@@ -34,6 +37,7 @@ typedef unsigned long ulong;
 enum function {
     INITIALIZE = 0,
     GET_TOKEN_INFO = 6,
+    GET_MECHANISM_INFO = 8,
     OPEN_SESSION = 12,
     LOGIN = 18,
     DESTROY_OBJECT = 22,
@@ -53,6 +57,10 @@ struct function_list {
 struct token_info { /* only as far as it is needed */
     char label[32], manufacturer[32], model[16], serial[16];
     ulong flags;
+};
+
+struct mechanism_info {
+    ulong smallest, largest, flags;
 };
 
 struct attribute {
@@ -128,6 +136,24 @@ static ulong get_token_info(ulong slot, struct token_info *info)
     memset(info->serial, '0', sizeof info->serial);
 #endif
     return CKR_OK;
+}
+#endif
+
+#if defined MECHANISMS_LACK || defined SMALLEST_KEY || defined LARGEST_KEY
+static ulong get_mechanism_info(ulong slot, ulong mechanism, struct mechanism_info *info)
+{
+    ulong status = ((ulong(*)(ulong, ulong, struct mechanism_info *))target->call[GET_MECHANISM_INFO])(slot, mechanism,
+                                                                                                       info);
+#ifdef MECHANISMS_LACK
+    info->flags &= ~(ulong)MECHANISMS_LACK;
+#endif
+#ifdef SMALLEST_KEY
+    info->smallest = SMALLEST_KEY;
+#endif
+#ifdef LARGEST_KEY
+    info->largest = LARGEST_KEY;
+#endif
+    return status;
 }
 #endif
 
@@ -224,6 +250,9 @@ ulong C_GetFunctionList(struct function_list **list)
 #endif
 #if defined SET_FLAGS || defined CLEAR_FLAGS || defined SAME_NAME || defined FREE_SLOT_SAYS
     ours.call[GET_TOKEN_INFO] = get_token_info;
+#endif
+#if defined MECHANISMS_LACK || defined SMALLEST_KEY || defined LARGEST_KEY
+    ours.call[GET_MECHANISM_INFO] = get_mechanism_info;
 #endif
 #ifdef LOGIN_LOG
     ours.call[LOGIN] = login;

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pkcs11 import MechanismFlag
 
 from hsm_enroll import doctor, enrollment
 from hsm_enroll.api import EnrollmentClient
@@ -72,6 +73,25 @@ def test_a_key_type_needs_its_mechanisms(
     assert capabilities.read(session.find(softhsm.name)) == expected
     report = _asked(softhsm.module)
     assert (report.key_types, report.mqtt_key_types) == expected
+
+
+@pytest.mark.parametrize(
+    ("traits", "key_types"),
+    [
+        ({"MECHANISMS_LACK": int(MechanismFlag.GENERATE_KEY_PAIR)}, ()),
+        ({"MECHANISMS_LACK": int(MechanismFlag.SIGN)}, ()),
+        ({"SMALLEST_KEY": 257}, (KeyType.EC_P384, *_RSA)),
+        ({"LARGEST_KEY": 3071}, (*_EC, KeyType.RSA_2048)),
+        ({"LARGEST_KEY": 0}, (*_EC, *_RSA)),
+    ],
+    ids=["makes no pairs", "does not sign", "smallest", "largest", "no limit"],
+)
+def test_what_a_mechanism_is_for_and_its_sizes_count(
+    softhsm: SoftHsm, traits: dict[str, int], key_types: tuple[KeyType, ...]
+) -> None:
+    """A mechanism that is listed counts for what CK_MECHANISM_INFO says: its purpose, and sizes, of which 0 is none."""
+    name = softhsm.name._replace(module=softhsm.faulty_module(**traits))
+    assert capabilities.read(session.find(name)).key_types == key_types
 
 
 def test_a_size_outside_the_range_is_refused_by_a_tpm(tpm: Tpm2) -> None:

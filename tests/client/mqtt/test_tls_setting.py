@@ -44,6 +44,17 @@ def test_publish_offers_what_the_setting_says(
     assert (relay.offered, relay.chosen) == ([offered], [offered])
 
 
+def test_the_first_message_obeys_the_setting(device: Device, cloud: Cloud, thing: str) -> None:
+    """D15: ``init`` offers TLS 1.3 for its first message where ``tls`` is ``auto``, and says that it fell back."""
+    device.extra["HSM_ENROLL_TLS"] = "auto"
+    with relaying(cloud.document["mqttPort"], Intolerance.HANG_UP) as relay:
+        device.extra["HSM_ENROLL_MQTT_PORT"] = str(relay.port)
+        enrolled = device.run("init", "--thing", thing)
+    assert enrolled.returncode == 0
+    assert f"{_SAID}localhost:{relay.port} " in enrolled.stderr
+    assert (relay.offered[0], relay.chosen) == (True, [False])
+
+
 def test_publish_says_that_it_fell_back(enrolled: Device, cloud: Cloud, thing: str) -> None:
     """D15: one line on stderr says that, and how, TLS 1.3 failed; the message went out with 1.2."""
     enrolled.extra["HSM_ENROLL_TLS"] = "auto"
@@ -63,10 +74,13 @@ def test_subscribe_says_that_it_fell_back(enrolled: Device, cloud: Cloud, thing:
     with relaying(cloud.document["mqttPort"], Intolerance.HANG_UP) as relay:
         enrolled.extra["HSM_ENROLL_MQTT_PORT"] = str(relay.port)
         with enrolled.start("subscribe", f"{thing}/x", "--json") as subscribing:
-            assert subscribing.stderr is not None
-            said = subscribing.stderr.readline()
-            subscribing.send_signal(signal.SIGINT)
-            assert subscribing.wait(30) == InterruptedRunError.exit_status
+            try:
+                assert subscribing.stderr is not None
+                said = subscribing.stderr.readline()
+                subscribing.send_signal(signal.SIGINT)
+                assert subscribing.wait(30) == InterruptedRunError.exit_status
+            finally:
+                subscribing.kill()
     assert said.startswith(f"{_SAID}localhost:{relay.port} ")
 
 
