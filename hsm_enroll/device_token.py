@@ -55,8 +55,17 @@ def locating(settings: Settings) -> Iterator[Callable[[], TokenName]]:
     if wanted is None and module is None and (made := pin.made_for(settings.state)) is not None:
         wanted, module = Pkcs11Uri(token=made.label, serial=made.serial or None), made.module
     paths = [module] if module else modules.discover()
+
+    def located() -> TokenName:
+        try:
+            return selection.choose(paths, wanted or Pkcs11Uri(), inspected).name
+        except ModuleUnusableError as error:
+            if not paths[0].name.startswith(_TPM2_PKCS11):
+                raise
+            raise _explained(error) from error
+
     with inventory.inspecting(paths) as inspected:
-        yield lambda: selection.choose(paths, wanted or Pkcs11Uri(), inspected).name
+        yield located
 
 
 def softhsm_module(settings: Settings) -> Path:
@@ -159,9 +168,13 @@ def _inspected(module: Path, backend: Backend) -> list[TokenReport]:
     except ModuleUnusableError as error:
         if backend is Backend.SOFTHSM:
             raise
-        from hsm_enroll.token import provision_tpm2
+        raise _explained(error) from error
 
-        raise provision_tpm2.explained(error, os.environ) from error
+
+def _explained(error: ModuleUnusableError) -> ModuleUnusableError:
+    from hsm_enroll.token import provision_tpm2
+
+    return provision_tpm2.explained(error, os.environ)
 
 
 def _make(backend: Backend, module: Path, label: str, *, so_pin: Secret, user_pin: Secret) -> TokenName:

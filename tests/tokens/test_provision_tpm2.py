@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from hsm_enroll import device_token
 from hsm_enroll.errors import (
     ModuleUnusableError,
     PinFinalTryError,
@@ -22,6 +23,7 @@ from hsm_enroll.errors import (
 )
 from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.secret import Secret
+from hsm_enroll.settings import Settings
 from hsm_enroll.token import inventory, keypair, provision, session
 from hsm_enroll.token.provision import complete_token, create_tpm2_token
 from hsm_enroll.token.provision_tpm2 import explained, prepare_store, refuse_unmanaged_tpm
@@ -299,6 +301,15 @@ def test_a_missing_tpm_is_named(tmp_path: Path) -> None:
         assert "there is no TPM" in explained(_FAILED, environment, tmp_path).message
     missing = explained(_FAILED, {"TPM2_PKCS11_TCTI": f"device:{tmp_path}/tpmrm7"}, tmp_path)
     assert missing.message == f"there is no TPM: {tmp_path}/tpmrm7 does not exist"
+
+
+def test_whoever_looks_for_a_token_is_told_what_is_wrong_with_the_tpm(
+    tpm: Tpm2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only who makes a token: where tpm2-pkcs11 says no more than "general failure", the TPM is named."""
+    monkeypatch.setenv("TPM2_PKCS11_TCTI", f"device:{tmp_path}/tpmrm7")
+    with pytest.raises(ModuleUnusableError, match=f"there is no TPM: {tmp_path}/tpmrm7 does not exist"):
+        device_token.locate(Settings(state=tmp_path, module=tpm.module))
 
 
 def test_a_bare_device_alone_is_no_resource_manager(tmp_path: Path) -> None:
