@@ -37,6 +37,8 @@ _PIN_VARIABLE = "HSM_ENROLL_PIN"
 # What ends this process by an exception: it must not arrive in a child that still has this process's stack.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _PIECE = 65536
+# How long a child that has begun to answer may take for the next piece, also where its time is over.
+_WRITING_SECONDS = 1.0
 _TIMED_OUT = "timed out"
 
 
@@ -80,7 +82,7 @@ def _told(module: Path, ended: _Ended | None, limit: float) -> Any:
     if ended is None:
         raise ModuleMissingError(f"there is no PKCS#11 module {module}")
     answer, ending = ended()
-    if ending == _TIMED_OUT:
+    if ending in {_TIMED_OUT, -signal.SIGALRM}:
         raise ModuleUnusableError(
             f"{module} does not answer: it was stopped after {limit:.0f} s",
             hint="Check that its device is connected and not held by another program.",
@@ -131,24 +133,32 @@ def _forked(question: Callable[..., Any], arguments: tuple[str, ...], limit: flo
     def end() -> int:
         """Leave no child behind: one that has answered is at its end, and one that has not is not waited for."""
         nonlocal child
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         status = 0
-        if child != 0:
-            os.kill(child, signal.SIGKILL)
-            _, status = os.waitpid(child, 0)
-            child = 0
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        try:
+            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        finally:
+            # Blocked also where a signal that had come before is raised by that very call.
+            try:
+                if child != 0:
+                    os.kill(child, signal.SIGKILL)
+                    _, status = os.waitpid(child, 0)
+                    child = 0
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return os.waitstatus_to_exitcode(status)
 
     with os.fdopen(reading, "rb") as answers, os.fdopen(writing, "wb") as theirs:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         try:
-            signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-            child = _fork()
-            if child == 0:
-                _be_child(question, arguments, writing, limit, mask)
-            theirs.close()
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            try:
+                signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+                child = _fork()
+                if child == 0:
+                    _be_child(question, arguments, writing, limit, mask)
+                theirs.close()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             yield ended
         finally:
             end()
@@ -197,6 +207,8 @@ def _read(descriptor: int, deadline: float) -> bytes | None:
         if not piece:
             return bytes(pieces)
         pieces += piece
+        # It has answered, and writes what a pipe does not hold only while somebody reads.
+        deadline = max(deadline, time.monotonic() + _WRITING_SECONDS)
     return None
 
 
@@ -211,11 +223,14 @@ def _spawned(question: Callable[..., Any], arguments: tuple[str, ...], limit: fl
     environment |= {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
     def ended() -> tuple[bytes, int | str]:
+        assert child.stdout is not None  # noqa: S101 - it is the pipe that was asked for
+        answer = _read(child.stdout.fileno(), deadline)
+        if answer is None:
+            return b"", _TIMED_OUT
         try:
-            answer, _ = child.communicate(timeout=max(0.0, deadline - time.monotonic()))
+            return answer, 0 if answer else child.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             return b"", _TIMED_OUT
-        return answer, child.returncode
 
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as child:
         try:
@@ -235,7 +250,10 @@ def _respond(question: Callable[..., Any], arguments: tuple[str, ...], descripto
     os.dup2(silent, 1)
     os.dup2(silent, 2)
     with os.fdopen(descriptor, "wb") as answers:
-        answers.write(json.dumps(_answer(question, arguments)).encode("ascii"))
+        answer = json.dumps(_answer(question, arguments)).encode("ascii")
+        # Whoever is to read it may be busy; where nobody is left, writing fails.
+        signal.alarm(0)
+        answers.write(answer)
 
 
 def _answer(question: Callable[..., Any], arguments: tuple[str, ...]) -> dict[str, Any]:

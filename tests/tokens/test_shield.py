@@ -158,6 +158,22 @@ def _no_process() -> NoReturn:
     raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
 
+def _asked_for_too_late(module: str, mark: str) -> Any:
+    with shield.asking(Path(module), inventory._listed, module, time_limit=1) as answer:
+        _wait_until_hanging(mark)
+        child = int(Path(mark).read_text())
+        wait_until(lambda: _has_ended(child), "the end of the child", _NO_LOG, seconds=15)
+        return _outcome(answer)
+
+
+def _long_answer_read_late(module: str, piece: str, length: str) -> Any:
+    limit = 1.0
+    late = time.monotonic() + limit + 2
+    with shield.asking(Path(module), _repeated, piece, length, time_limit=limit) as answer:
+        wait_until(lambda: time.monotonic() > late, "the time", _NO_LOG)
+        return answer()
+
+
 def _left_without_the_answer(module: str, mark: str) -> Any:
     before = _state()
     with suppress(LookupError), shield.asking(Path(module), inventory._listed, module):
@@ -315,6 +331,22 @@ def test_d5_whoever_does_not_wait_leaves_no_child(softhsm: SoftHsm, tmp_path: Pa
     assert outcome["after"] == outcome["before"]
     with pytest.raises(ProcessLookupError):
         os.kill(int(mark.read_text()), 0)
+
+
+@_both_ways
+def test_d5_a_module_that_has_hung_meanwhile_is_told_as_one(softhsm: SoftHsm, tmp_path: Path, situation: str) -> None:
+    """D5: where the child has ended itself by the time that its answer is wanted, the module hangs, and no less."""
+    mark = tmp_path / "hanging"
+    outcome = _done(situation, _asked_for_too_late, softhsm.faulty_module(HANGING=f'"{mark}"'), str(mark))
+    assert outcome["kind"] == "ModuleUnusableError"
+    assert "does not answer: it was stopped after 1 s" in outcome["message"]
+
+
+@_both_ways
+def test_a_long_answer_waits_for_its_reader(softhsm: SoftHsm, situation: str) -> None:
+    """An answer that was given in time, and that a pipe does not hold, arrives whole though its time is over."""
+    piece, length = "schlüssel ", 2**15
+    assert _done(situation, _long_answer_read_late, softhsm.module, piece, str(length)) == piece * length
 
 
 @_both_ways
