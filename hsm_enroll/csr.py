@@ -11,7 +11,7 @@ from asn1crypto import algos, core, csr, keys, pem, x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.hazmat.primitives.serialization import load_der_public_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from hsm_enroll.errors import TokenRefusedError, UsageError
 from hsm_enroll.key import KeyType
@@ -127,6 +127,9 @@ def _verify(signer: Signer, message: bytes, signature: bytes) -> None:
     algorithm = hashes.SHA384() if signer.key_type.digest == "sha384" else hashes.SHA256()
     try:
         key = load_der_public_key(signer.public_key_info)
+        if key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != signer.public_key_info:
+            # A point may be written in three forms, and the certificate's key is compared byte by byte.
+            raise ValueError("it is not written in its usual form")
         if isinstance(key, rsa.RSAPublicKey) and signer.key_type.is_rsa:
             key.verify(signature, message, padding.PKCS1v15(), algorithm)
         elif isinstance(key, ec.EllipticCurvePublicKey) and not signer.key_type.is_rsa:

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -65,22 +66,25 @@ def asking(
 
         - ModuleMissingError: there is no such file.
         - ModuleUnusableError: the module hangs, crashes, or ends the child.
-        - HsmEnrollError: what the function raised, with the same class.
-
-    Raises:
-        HsmEnrollError: no child could be started.
+        - HsmEnrollError: what the function raised, with the same class, or that no child could be started.
     """
     limit = TIME_LIMIT_SECONDS if time_limit is None else time_limit
     with ExitStack() as children:
-        ended = None
-        if os.path.isfile(module):  # noqa: PTH113 - unlike is_file it never raises
+        try:
+            if not os.path.isfile(module):  # noqa: PTH113 - unlike is_file it never raises
+                raise ModuleMissingError(f"there is no PKCS#11 module {module}")
             ended = children.enter_context((_forked if _may_fork() else _spawned)(question, arguments, limit))
+        except HsmEnrollError as error:
+            # One of several modules that are asked: the others answer nevertheless.
+            ended = partial(_raise, error)
         yield lambda: _told(module, ended, limit)
 
 
-def _told(module: Path, ended: _Ended | None, limit: float) -> Any:
-    if ended is None:
-        raise ModuleMissingError(f"there is no PKCS#11 module {module}")
+def _raise(error: HsmEnrollError) -> NoReturn:
+    raise error
+
+
+def _told(module: Path, ended: _Ended, limit: float) -> Any:
     answer, ending = ended()
     if ending in {_TIMED_OUT, -signal.SIGALRM}:
         raise ModuleUnusableError(
@@ -168,10 +172,14 @@ def _fork() -> int:
     try:
         return os.fork()
     except OSError as error:
-        raise HsmEnrollError(
-            f"no process can be started to ask the module in: {error.strerror}",
-            hint="End other programs, then run the same command again.",
-        ) from error
+        raise _no_process(error) from error
+
+
+def _no_process(error: OSError) -> HsmEnrollError:
+    return HsmEnrollError(
+        f"no process can be started to ask the module in: {error.strerror}",
+        hint="End other programs, then run the same command again.",
+    )
 
 
 def _be_child(
@@ -232,7 +240,11 @@ def _spawned(question: Callable[..., Any], arguments: tuple[str, ...], limit: fl
         except subprocess.TimeoutExpired:
             return b"", _TIMED_OUT
 
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as child:
+    try:
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
+    except OSError as error:
+        raise _no_process(error) from error
+    with child:
         try:
             yield ended
         finally:

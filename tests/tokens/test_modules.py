@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from hsm_enroll import device_token
 from hsm_enroll.errors import ModuleMissingError, ModuleUnusableError
+from hsm_enroll.settings import Settings
 from hsm_enroll.token import inventory, modules, shield
 from tests.tokens.processes import program, run
 from tests.tokens.softhsm import SoftHsm
@@ -73,6 +75,18 @@ def test_d5_a_module_that_hangs_is_stopped_in_time(softhsm: SoftHsm, tmp_path: P
     assert 3 <= time.monotonic() - begin < 10
     with pytest.raises(ProcessLookupError):
         os.kill(int(mark.read_text()), 0)
+
+
+@pytest.mark.parametrize("forks", [True, False], ids=["forked", "spawned"])
+def test_d5_a_module_that_hangs_hides_no_token(
+    softhsm: SoftHsm, tmp_path: Path, forks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D5: a token is found behind a module that hangs, whose time limit leaves the other one's answer none to wait."""
+    hanging = softhsm.faulty_module(HANGING='"/dev/null"')
+    monkeypatch.setattr(shield, "TIME_LIMIT_SECONDS", 2.0)
+    monkeypatch.setattr(shield, "_may_fork", lambda: forks)
+    monkeypatch.setattr(modules, "discover", lambda: [hanging, softhsm.module])
+    assert device_token.locate(Settings(state=tmp_path)) == softhsm.name
 
 
 def test_d5_a_module_that_crashes(softhsm: SoftHsm) -> None:
