@@ -311,12 +311,12 @@ def test_a_made_pin_is_given_for_its_token(tmp_path: Path) -> None:
     assert pin.made(tmp_path, _TOKEN._replace(module=Path("/opt/softhsm2.so"))) == Secret(_PIN)
 
 
-@pytest.mark.parametrize("other", [{"label": "another"}, {"serial": "fedcba9876543210"}])
-def test_a_made_pin_is_tried_on_no_other_token(tmp_path: Path, other: dict[str, str]) -> None:
+@pytest.mark.parametrize("other", [_TOKEN._replace(label="another"), _TOKEN._replace(serial="fedcba9876543210")])
+def test_a_made_pin_is_tried_on_no_other_token(tmp_path: Path, other: TokenName) -> None:
     """D1: a token of another label or serial gets no PIN from here, for a wrong one may lock it."""
     pin.keep(tmp_path, Secret(_PIN))
     pin.remember(tmp_path, _TOKEN)
-    assert pin.made(tmp_path, _TOKEN._replace(**other)) is None  # type: ignore[arg-type]
+    assert pin.made(tmp_path, other) is None
 
 
 def test_a_pin_of_an_unknown_token_is_not_tried(tmp_path: Path) -> None:
