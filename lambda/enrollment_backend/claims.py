@@ -3,6 +3,9 @@
 A *claim* is a Thing's entry in the ledger. It is written before AWS IoT is asked for anything, and binds the Thing to
 one key and to the invite that paid for it. Whoever works on it holds its *lease*: a name, and the time after which
 whoever took it must be dead.
+
+A key is one Thing's. The exception is a *shareable* key: the original article's client makes a new Thing at each run,
+with one and the same CSR. Where an open deployment bound a key by that client's route, several Things may have it.
 """
 
 from __future__ import annotations
@@ -44,11 +47,13 @@ class Applicant:
         thing: a checked Thing's name.
         spki_sha256: SHA-256 of the key's DER SubjectPublicKeyInfo, in hexadecimal.
         code_sha256: hash of the enrollment code; None where none was given, which only an open deployment passes on.
+        shareable_key: whether the key may be another Thing's too: asked by the article's route, and without a code.
     """
 
     thing: str
     spki_sha256: str
     code_sha256: str | None
+    shareable_key: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ class Claim:
         revoked: when the operator revoked the Thing.
         adopted: whether the Thing existed before this ledger knew it, and an invite said that this is in order.
         reclaimed: whether the Thing had another key before, which was revoked.
+        shareable_key: whether other Things may have the key as well.
     """
 
     thing: str
@@ -82,6 +88,7 @@ class Claim:
     revoked: int | None = None
     adopted: bool = False
     reclaimed: bool = False
+    shareable_key: bool = False
 
     @property
     def status(self) -> str:
@@ -98,18 +105,21 @@ class Entries:
     Attributes:
         invite: of the code.
         claim: of the Thing.
-        key_thing: the Thing that the key is, or was, bound to.
+        key_thing: the Thing that the key is, or was, bound to; of several, the first.
+        key_shareable: whether the key may be bound to further Things.
     """
 
     invite: Invite | None
     claim: Claim | None
     key_thing: str | None
+    key_shareable: bool = False
 
 
 class Verdict(Enum):
     """What to do next for an applicant who is not refused."""
 
     CLAIM = "bind the Thing to the key, and use the invite"
+    SHARE = "bind the Thing to a key that is another Thing's as well"
     RECLAIM = "the same, for a Thing that was revoked before the invite was made"
     REBIND = "use this invite in the place of the one before, for the same Thing and key"
     TAKE_OVER = "go on where somebody stopped"
@@ -130,10 +140,10 @@ def decide(applicant: Applicant, entries: Entries, now: float) -> Verdict:
     same_key = claim is not None and compare_digest(claim.spki_sha256, applicant.spki_sha256)
     bound = claim is not None and same_key and _same_invite(claim, applicant)
     _check_invite(applicant, entries.invite, now, bound=bound)
-    if entries.key_thing not in {None, applicant.thing}:
+    if not same_key and _is_anothers_key(applicant, entries):
         raise KeyEnrolledError
     if claim is None:
-        return Verdict.CLAIM
+        return Verdict.CLAIM if entries.key_thing is None else Verdict.SHARE
     if claim.revoked is not None:
         # An invite of before could be in the hands of whoever the Thing was revoked for.
         if same_key or entries.key_thing is not None or not _made_since(entries.invite, claim.revoked):
@@ -146,6 +156,18 @@ def decide(applicant: Applicant, entries: Entries, now: float) -> Verdict:
     if claim.certificate is not None:
         return Verdict.ANSWER
     return Verdict.WAIT if claim.lease_ends > now else Verdict.TAKE_OVER
+
+
+def _is_anothers_key(applicant: Applicant, entries: Entries) -> bool:
+    """Whether the key is another Thing's, and not to be shared; for an applicant whose Thing does not have it."""
+    if entries.key_thing is None:
+        return False
+    # The key has to allow it too: anybody can send a device's CSR again, and would make a key that was bound by an
+    # invite, or by /v1, a shared one.
+    if applicant.shareable_key and entries.key_shareable:
+        return False
+    # A Thing whose claim was undone has left the key to those that it shared it with.
+    return entries.key_thing != applicant.thing or entries.claim is None
 
 
 def _same_invite(claim: Claim, applicant: Applicant) -> bool:

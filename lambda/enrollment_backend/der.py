@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
+BOOLEAN = 0x01
 INTEGER = 0x02
 BIT_STRING = 0x03
+OCTET_STRING = 0x04
+NULL = 0x05
+OBJECT_IDENTIFIER = 0x06
 UTF8_STRING = 0x0C
+NUMERIC_STRING = 0x12
 PRINTABLE_STRING = 0x13
+TELETEX_STRING = 0x14
 IA5_STRING = 0x16
+UNIVERSAL_STRING = 0x1C
+BMP_STRING = 0x1E
 SEQUENCE = 0x30
+SET = 0x31
 CONTEXT_0 = 0xA0
+
+# X.680 §41. Into a TeletexString tools write Latin-1, whatever T.61 says.
+_CODECS = {
+    UTF8_STRING: "utf-8",
+    NUMERIC_STRING: "ascii",
+    PRINTABLE_STRING: "ascii",
+    TELETEX_STRING: "latin-1",
+    IA5_STRING: "ascii",
+    UNIVERSAL_STRING: "utf-32-be",
+    BMP_STRING: "utf-16-be",
+}
+_ALPHABETS = {
+    NUMERIC_STRING: re.compile(r"[0-9 ]*"),  # X.680, table 9
+    PRINTABLE_STRING: re.compile(r"[A-Za-z0-9 '()+,\-./:=?]*"),  # X.680, table 10
+    BMP_STRING: re.compile(r"[\u0000-\uffff]*"),
+}
+
+_LONGEST_ARC = 19  # octets, of 7 bits: no arc is longer than the 128 bits of a UUID (X.667)
 
 
 class Element(NamedTuple):
@@ -37,24 +65,81 @@ def elements(encoded: bytes) -> list[Element]:
     Does not look into the contents, not even of constructed values.
     """
     found = []
-    rest = encoded
-    while rest:
-        element = _first(rest)
+    start = 0
+    while start < len(encoded):
+        element = _element(encoded, start)
         found.append(element)
-        rest = rest[len(element.encoding) :]
+        start += len(element.encoding)
     return found
 
 
-def _first(encoded: bytes) -> Element:
-    if len(encoded) < 2 or encoded[0] & 0x1F == 0x1F:
+def children(encoded: bytes, tag: int = SEQUENCE) -> list[Element]:
+    """Split the contents of the one value that `encoded` must be.
+
+    Raises:
+        ValueError: it is several, or none, or of another tag, or see `elements`.
+    """
+    parents = elements(encoded)
+    if [parent.tag for parent in parents] != [tag]:
+        raise ValueError("not the one value that has to be here")
+    return elements(parents[0].content)
+
+
+def sequence(content: bytes) -> bytes:
+    """Encode a SEQUENCE of what is encoded already."""
+    size = len(content)
+    if size < 0x80:
+        return bytes((SEQUENCE, size)) + content
+    octets = size.to_bytes((size.bit_length() + 7) // 8)
+    return bytes((SEQUENCE, 0x80 | len(octets))) + octets + content
+
+
+def object_identifier(content: bytes) -> str:
+    """Decode the contents octets of an OBJECT IDENTIFIER (§8.19) to dotted numbers, such as ``2.5.4.3``.
+
+    Raises:
+        ValueError: there are none, the last arc is cut off, or an arc is padded or longer than any there is.
+    """
+    arcs = []
+    arc = size = 0
+    for octet in content:
+        arc, size = arc << 7 | octet & 0x7F, size + 1
+        if (arc == 0 and octet & 0x80) or size > _LONGEST_ARC:
+            raise ValueError("an arc that is padded, or longer than any there is")
+        if octet < 0x80:
+            arcs.append(arc)
+            arc = size = 0
+    if size or not arcs:
+        raise ValueError("an object identifier that is cut off")
+    root = min(arcs[0] // 40, 2)
+    return ".".join(str(number) for number in (root, arcs[0] - 40 * root, *arcs[1:]))
+
+
+def text(element: Element) -> str:
+    """Decode a string of one of the kinds that X.520 uses.
+
+    Raises:
+        ValueError: it is of another kind, or holds what a string of its kind cannot.
+    """
+    if element.tag not in _CODECS:
+        raise ValueError("not a string")
+    decoded = element.content.decode(_CODECS[element.tag])
+    if element.tag in _ALPHABETS and not _ALPHABETS[element.tag].fullmatch(decoded):
+        raise ValueError("a string with a character that its kind does not have")
+    return decoded
+
+
+def _element(encoded: bytes, start: int) -> Element:
+    if len(encoded) < start + 2 or encoded[start] & 0x1F == 0x1F:
         raise ValueError("no tag of one octet with a length behind it")
-    header, size = 2, encoded[1]
+    header, size = start + 2, encoded[start + 1]
     if size >= 0x80:
+        octets = encoded[header : header + (size & 0x7F)]
         header += size & 0x7F
-        octets = encoded[2:header]
         size = int.from_bytes(octets)
         if size < 0x80 or octets[0] == 0:
             raise ValueError("a length that is not in its shortest form")
-    if header + size > len(encoded):
+    end = header + size
+    if end > len(encoded):
         raise ValueError("a length beyond the end")
-    return Element(encoded[0], encoded[header : header + size], encoded[: header + size])
+    return Element(encoded[start], encoded[header:end], encoded[start:end])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
@@ -29,7 +30,7 @@ def routes(enroll: Enroll) -> Routes:
 
 
 def _certificates(enroll: Enroll, event: Event) -> Reply:
-    issued = enroll(_enrollment_request(event, json_body(event)))
+    issued = enroll(_enrollment_request(event, json_body(event), article=False))
     return json_reply(
         HTTPStatus.OK if issued.repeated else HTTPStatus.CREATED,
         {
@@ -46,9 +47,7 @@ def _certificates(enroll: Enroll, event: Event) -> Reply:
 
 def _get_certificate(enroll: Enroll, event: Event) -> Reply:
     # Any Content-Type will do: clients written for the original article post as whatever their tool declares.
-    body = body_of(event)
-    bare = body.startswith(_PEM_BEGIN)
-    issued = enroll(_raw_csr(event, body) if bare else _enrollment_request(event, parse_object(body)))
+    issued = enroll(_article_request(event, body_of(event)))
     return Reply(HTTPStatus.OK, "text/plain", issued.certificate.pem)
 
 
@@ -56,18 +55,22 @@ def _health(_event: Event) -> Reply:
     return json_reply(HTTPStatus.OK, {"status": "ok", "version": __version__})
 
 
-def _raw_csr(event: Event, body: bytes) -> EnrollmentRequest:
-    # What is not ASCII becomes a character that no PEM has, for the CSR's own check to refuse.
-    return EnrollmentRequest(code=_code(event), thing_name=None, csr=body.decode("ascii", "replace"))
+def _article_request(event: Event, body: bytes) -> EnrollmentRequest:
+    """Read the JSON object, or the bare CSR: a PEM block, whatever text comes before it."""
+    if _PEM_BEGIN not in body or body.removeprefix(BOM_UTF8).lstrip().startswith(b"{"):
+        return _enrollment_request(event, parse_object(body), article=True)
+    # What is not UTF-8 becomes a character that no PEM has: around the block it does no harm, in it the CSR is refused.
+    return EnrollmentRequest(code=_code(event), thing_name=None, csr=body.decode("utf-8", "replace"), article=True)
 
 
-def _enrollment_request(event: Event, fields: dict[str, Any]) -> EnrollmentRequest:
+def _enrollment_request(event: Event, fields: dict[str, Any], *, article: bool) -> EnrollmentRequest:
     if not fields.keys() <= {"csr", "thingName"}:
         raise FieldUnknownError
     return EnrollmentRequest(
         code=_code(event),
         thing_name=_string(fields, "thingName") if "thingName" in fields else None,
         csr=_string(fields, "csr"),
+        article=article,
     )
 
 

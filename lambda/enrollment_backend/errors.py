@@ -78,10 +78,13 @@ class ThingEnrolledError(ConflictError):
 
 
 class KeyEnrolledError(ConflictError):
-    """The key is, or was, another Thing's."""
+    """The key is, or was, another Thing's, and not one that several Things may have."""
 
     code = "key-enrolled"
-    detail = "The key belongs to another Thing; make a new one."
+    detail = (
+        "The CSR's key belongs to another Thing already, and each Thing needs a key of its own; "
+        "make a new key and CSR for this one."
+    )
 
 
 class ThingRevokedError(ConflictError):
@@ -235,16 +238,36 @@ class CsrTooLargeError(CsrRefusedError):
     """AWS IoT CreateCertificateFromCsr takes at most 4,096 characters."""
 
     code = "csr-too-large"
-    detail = "The CSR is longer than 4,096 characters."
+    detail = "The CSR's PEM block is longer than 4,096 characters."
 
 
 class CsrPemError(CsrRefusedError):
-    """It is not one PEM block in the strict form of RFC 7468 §3."""
+    """There is not exactly one PEM block of a CSR (RFC 7468 §2, §7)."""
 
     code = "csr-pem-invalid"
     detail = (
-        "The CSR must be exactly one PEM block labelled CERTIFICATE REQUEST, "
-        "in lines of 64 base64 characters, with nothing before or after it."
+        "The CSR must be sent as exactly one PEM block: a line -----BEGIN CERTIFICATE REQUEST-----, lines of base64, "
+        "the matching END line; no headers in it, no other block beside it."
+    )
+
+
+class CsrLineEndsMissingError(CsrRefusedError):
+    """The PEM block is there, in one line: what posted it, or a shell, has taken the line ends away."""
+
+    code = "csr-line-ends-missing"
+    detail = (
+        "The CSR has lost its line ends: BEGIN line, base64 and END line are all on one line. "
+        "With curl, send the file with --data-binary @FILE; -d @FILE removes line ends."
+    )
+
+
+class CsrLineEndsEscapedError(CsrRefusedError):
+    r"""The PEM block is there, in one line: its line ends are a backslash and the letter n each."""
+
+    code = "csr-line-ends-escaped"
+    detail = (
+        r"The CSR's line ends arrived as the two characters \n each. "
+        r"In JSON, escape them once, as \n, not twice; without JSON, send the file as it is, with curl's --data-binary."
     )
 
 
@@ -256,10 +279,19 @@ class CsrDerError(CsrRefusedError):
 
 
 class CsrKeyError(CsrRefusedError):
-    """The key is of a kind or size that gets no certificate here."""
+    """The key is of a kind or size that gets no certificate here.
+
+    Args:
+        key: what it is, with an article, such as ``an Ed25519 key``; `detail` then says it.
+    """
 
     code = "csr-key-not-allowed"
-    detail = "The CSR's key must be EC P-256 or P-384, or RSA of 2048, 3072 or 4096 bits with exponent 65537."
+
+    def __init__(self, key: str) -> None:
+        self.detail = (
+            f"The CSR has {key}. It must have EC P-256 or P-384, or RSA of 2048, 3072 or 4096 bits with exponent 65537."
+        )
+        super().__init__(key=key)
 
 
 class CsrKeyWeakError(CsrRefusedError):
@@ -272,17 +304,34 @@ class CsrKeyWeakError(CsrRefusedError):
 
 
 class CsrSignatureAlgorithmError(CsrRefusedError):
-    """The signature algorithm is weak, unknown, or not the key's."""
+    """The signature algorithm is weak, unknown, or not the key's.
+
+    Args:
+        algorithm: its name, or what else is to be said of it; `detail` then says it.
+    """
 
     code = "csr-signature-algorithm-not-allowed"
-    detail = "The CSR must be signed with SHA-256, SHA-384 or SHA-512, by ECDSA or RSA PKCS #1 v1.5 as its key is."
+
+    def __init__(self, algorithm: str) -> None:
+        self.detail = (
+            f"The CSR is signed with {algorithm}; "
+            "it must be signed with SHA-256, SHA-384 or SHA-512, by ECDSA or RSA PKCS #1 v1.5 as its key is."
+        )
+        super().__init__(algorithm=algorithm)
 
 
 class CsrAttributesError(CsrRefusedError):
-    """The CSR asks for extensions or carries other attributes (RFC 2986 §4.1)."""
+    """The CSR's attributes (RFC 2986 §4.1) ask for what no device gets, or are not what they have to be.
+
+    Args:
+        fault: what a CSR must not do, as an infinitive; `detail` then says it.
+    """
 
     code = "csr-attributes-not-allowed"
-    detail = "The CSR must not request extensions or carry any other attribute."
+
+    def __init__(self, fault: str) -> None:
+        self.detail = f"The CSR must not {fault}."
+        super().__init__(fault=fault)
 
 
 class CsrSignatureError(CsrRefusedError):
@@ -293,10 +342,28 @@ class CsrSignatureError(CsrRefusedError):
 
 
 class CsrSubjectError(CsrRefusedError):
-    """The subject holds a value that is no text, or in a kind of string that RFC 5280 §4.1.2.4 has retired."""
+    """The subject holds a value that is no text, or in a kind of string that may not or cannot hold it.
+
+    Args:
+        fault: what is wrong with the subject, as a predicate; `detail` then says it.
+    """
 
     code = "csr-subject-invalid"
-    detail = "The CSR's subject must consist of text, as UTF8String, PrintableString or IA5String."
+
+    def __init__(self, fault: str) -> None:
+        self.detail = f"The CSR's subject {fault}."
+        super().__init__(fault=fault)
+
+
+class CsrNamesNoThingError(CsrRefusedError):
+    """No Thing is named beside the CSR, nor by the CSR's common name."""
+
+    code = "csr-names-no-thing"
+    detail = (
+        "The CSR's subject must hold exactly one common name that can be a Thing's: 1 to 128 characters of a-z, A-Z, "
+        "0-9, colon, underscore and dash. With another subject, name the Thing beside the CSR: "
+        r'POST {"thingName": "NAME", "csr": "-----BEGIN CERTIFICATE REQUEST-----\n..."} to /getCertificate.'
+    )
 
 
 class CsrCommonNameError(CsrRefusedError):

@@ -16,7 +16,13 @@ from cryptography.x509 import load_pem_x509_certificates
 from enrollment_backend import log
 from enrollment_backend.aws import Clients, call, concurrently
 from enrollment_backend.claims import Certificate
-from enrollment_backend.errors import AwsError, CertificateForeignError, NotThereError, ThingExistsError
+from enrollment_backend.errors import (
+    AwsError,
+    AwsRefusedError,
+    CertificateForeignError,
+    NotThereError,
+    ThingExistsError,
+)
 
 if TYPE_CHECKING:
     from enrollment_backend.csr_policy import AcceptedCsr
@@ -110,9 +116,20 @@ class Issuer:
             self.aws.iot.attach_policy(policyName=self.policy_name, target=certificate.arn)
 
     def attach_thing(self, certificate: Certificate, thing_name: str) -> None:
-        """Make it the Thing's (AttachThingPrincipal)."""
-        with call("AttachThingPrincipal"):
-            self.aws.iot.attach_thing_principal(thingName=thing_name, principal=certificate.arn)
+        """Make it the Thing's, and no other's (AttachThingPrincipal, EXCLUSIVE_THING).
+
+        A certificate that is attached to this Thing and no other already is left as it is, where AWS IoT refuses to
+        change the type: earlier versions of the backend attached without one, so not exclusively.
+        """
+        try:
+            with call("AttachThingPrincipal"):
+                self.aws.iot.attach_thing_principal(
+                    thingName=thing_name, principal=certificate.arn, thingPrincipalType="EXCLUSIVE_THING"
+                )
+        except AwsRefusedError:
+            # "Principal already has a Thing attached to it", an InvalidRequestException, does not say which Thing.
+            if self._things_of(certificate) != [thing_name]:
+                raise
 
     def activate(self, certificate_id: str) -> None:
         """Make it ACTIVE (UpdateCertificate)."""
@@ -190,6 +207,11 @@ class Issuer:
         with call("DescribeThing"):
             attributes = self.aws.iot.describe_thing(thingName=thing_name).get("attributes", {})
         return attributes.get(CLAIM_ATTRIBUTE) == claim_id
+
+    def _things_of(self, certificate: Certificate) -> list[str]:
+        pages = self.aws.iot.get_paginator("list_principal_things").paginate(principal=certificate.arn)
+        with call("ListPrincipalThings"):
+            return [thing for page in pages for thing in page["things"]]
 
     def _described(self, certificate_id: str) -> Certificate:
         with call("DescribeCertificate"):

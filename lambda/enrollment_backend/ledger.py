@@ -4,7 +4,9 @@
     invite       its id               what `invites.Invite` says; leaves by TTL some time after it has expired, unless
                                       it was revoked
     thing        the Thing's name     what `claims.Claim` says
-    key          SHA-256 of the SPKI  the Thing that the key is, or was, bound to; leaves only with a claim undone
+    key          SHA-256 of the SPKI  the Thing that the key is, or was, bound to; `shareable` where others may have it
+                                      too, `shared` once another has had it; leaves only with a claim undone, and not
+                                      where it is shared
     certificate  AWS IoT's id         the Thing and the key that it was issued for; of one that `sweep` has found, only
                                       that it is revoked; stays for good
 
@@ -37,6 +39,9 @@ _INVITE_IS_VALID = (
     "#code_sha256 = :code_sha256 AND #thing = :thing AND #uses_left > :none AND #expires > :now"
     " AND attribute_not_exists(#revoked) AND attribute_not_exists(#ek_sha256)"
 )
+_ONE_THINGS = "#thing = :thing AND attribute_not_exists(#shared)"
+_SHAREABLE = "#shareable = :shareable"
+_SHARED = "#shared = :shared"
 
 
 @dataclass(frozen=True)
@@ -129,18 +134,18 @@ class Ledger:
     def abandon(self, claim: Claim) -> None:
         """Undo a claim that can come to nothing: the Thing is free, the key too, and the invite has its use back.
 
-        Of a Thing that had another key before, the claim is only released.
+        A shared key stays the others'. Of a Thing that had another key before, the claim is only released.
         """
-        mine = {"lease": claim.lease}
-        undone = [
-            Write(("thing", claim.thing), {}, _UNRECORDED, mine, delete=True),
-            Write(("key", claim.spki_sha256), {}, "#thing = :thing", {"thing": claim.thing}, delete=True),
-        ]
+        key = ("key", claim.spki_sha256)
+        undone = [Write(("thing", claim.thing), {}, _UNRECORDED, {"lease": claim.lease}, delete=True)]
         if claim.code_sha256 is not None:
             invite = ("invite", invite_id(claim.code_sha256))
             undone.append(Write(invite, {}, "attribute_exists(#id)", {}, add={"uses_left": 1}))
-        if claim.reclaimed or not self._written(*undone):
-            self.release(claim, lambda: None)
+        freed = Write(key, {}, _ONE_THINGS, {"thing": claim.thing}, delete=True)
+        left = Write(key, {"shared": True}, _SHARED, {"shared": True})
+        if not claim.reclaimed and any(self._written(*undone, of_key) for of_key in (freed, left)):
+            return
+        self.release(claim, lambda: None)
 
     def look_up(self, thing: str) -> Claim | None:
         """Return what the ledger says about a Thing."""
@@ -209,8 +214,9 @@ class Ledger:
         verdict = decide(applicant, entries, self.now())
         held = entries.claim
         pattern = entries.invite.thing if entries.invite else applicant.thing
-        if verdict is Verdict.CLAIM:
-            return Claimed(claim, resumed=False) if self._bind(applicant, claim, pattern) else None
+        if verdict in {Verdict.CLAIM, Verdict.SHARE}:
+            shares = verdict is Verdict.SHARE
+            return Claimed(claim, resumed=False) if self._bind(applicant, claim, pattern, shares=shares) else None
         assert held is not None  # noqa: S101 - every other verdict is about a claim that is there
         if verdict is Verdict.ANSWER:
             return Claimed(held, resumed=True)
@@ -234,6 +240,7 @@ class Ledger:
             lease=uuid.uuid4().hex,
             lease_ends=now + LEASE_SECONDS,
             claimed=now,
+            shareable_key=applicant.shareable_key,
         )
 
     def _entries(self, applicant: Applicant) -> Entries:
@@ -244,14 +251,21 @@ class Ledger:
             invite=to_invite(found[invite]) if invite in found else None,
             claim=to_claim(found[thing]) if thing in found else None,
             key_thing=found[key]["thing"] if key in found else None,
+            key_shareable=key in found and found[key].get("shareable", False),
         )
 
-    def _bind(self, applicant: Applicant, claim: Claim, pattern: str, revoked: Claim | None = None) -> bool:
+    def _bind(
+        self, applicant: Applicant, claim: Claim, pattern: str, revoked: Claim | None = None, *, shares: bool = False
+    ) -> bool:
         condition, expected = (_NEW, {}) if revoked is None else (_LEASE_IS, {"lease": revoked.lease})
+        key = ("key", claim.spki_sha256)
+        own = {"thing": claim.thing, "shareable": claim.shareable_key or None}
         return self._written(
             *self._use(applicant, pattern),
             Write(("thing", claim.thing), of_claim(claim), condition, expected, replace=True),
-            Write(("key", claim.spki_sha256), {"thing": claim.thing}, _NEW, {}, replace=True),
+            Write(key, {"shared": True}, _SHAREABLE, {"shareable": True})
+            if shares
+            else Write(key, own, _NEW, {}, replace=True),
         )
 
     def _rebind(self, applicant: Applicant, pattern: str, held: Claim) -> bool:
@@ -294,6 +308,7 @@ def of_claim(claim: Claim) -> Item:
         "revoked": claim.revoked,
         "adopted": claim.adopted or None,
         "reclaimed": claim.reclaimed or None,
+        "shareable_key": claim.shareable_key or None,
         **(_of_certificate(claim.certificate) if claim.certificate else {}),
     }
 
@@ -316,6 +331,7 @@ def to_claim(item: Item) -> Claim:
         revoked=item.get("revoked"),
         adopted=item.get("adopted", False),
         reclaimed=item.get("reclaimed", False),
+        shareable_key=item.get("shareable_key", False),
     )
 
 

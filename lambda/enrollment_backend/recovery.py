@@ -16,11 +16,16 @@ def unrecorded_certificates(claim: Claim, ledger: Ledger, issuer: Issuer) -> lis
     """Return the certificates for a claim's key that are in AWS IoT and not in the ledger, whatever their status.
 
     Looks at those of since the claim was made, the newest thousand of the account at the most. Does not find what AWS
-    IoT does not list yet; `sweep` does, later.
+    IoT does not list yet, nor any for a key that several Things may have; `sweep` does, later.
 
     Raises:
         AwsError: see `aws.call`.
     """
+    if claim.shareable_key:
+        # One for this key may be another Thing's, issued a moment ago and recorded a moment from now: to take it over,
+        # or to switch it off, would break that device. What this claim has lost was never attached to anything, since
+        # for such a key the record comes first; so it can do nothing.
+        return []
     since = datetime.fromtimestamp(claim.claimed, UTC) - _CLOCKS_DIFFER_BY
     unknown: list[str] = []
     for page in issuer.newest():

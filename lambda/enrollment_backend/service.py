@@ -4,7 +4,8 @@
     CreateThing  ∥  CreateCertificateFromCsr     the certificate is active, and attached to nothing
     record  ∥  AttachPolicy  ∥  AttachThing      now it may connect
 
-Three rounds, whatever dies in between; a later request for the same takes over where this one stopped.
+Three rounds, whatever dies in between; a later request for the same takes over where this one stopped. For a key that
+several Things may have it cannot, see `recovery`: there the record comes first, in a round of its own.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from enrollment_backend.claims import Applicant
 from enrollment_backend.csr_policy import accept
 from enrollment_backend.errors import (
     AwsError,
+    CsrNamesNoThingError,
     InviteInvalidError,
     InviteRequiredError,
     ThingExistsError,
@@ -45,11 +47,13 @@ class EnrollmentRequest:
         code: the enrollment code; None if there was none.
         thing_name: the Thing it wants to be; None is the one that the CSR's common name says.
         csr: PKCS#10 in PEM.
+        article: whether it came as the original article's client sends it, to /getCertificate.
     """
 
     code: str | None
     thing_name: str | None
     csr: str
+    article: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,7 @@ class EnrollmentService:
         Raises:
             InviteRequiredError, InviteInvalidError, AttestationRequiredError: the caller may not enroll.
             ThingNameError: the name cannot be that of a Thing.
+            CsrNamesNoThingError: no name is given, and the CSR's common name cannot be that of a Thing.
             CsrRefusedError: the CSR is not acceptable, see `csr_policy.accept`.
             ConflictError, EnrollmentInProgressError: from the ledger.
             AwsError: from AWS. A later request for the same goes on from there.
@@ -108,10 +113,16 @@ class EnrollmentService:
         code_sha256 = self._code_sha256(request.code)
         if request.thing_name is not None and not THING_NAME.fullmatch(request.thing_name):
             raise ThingNameError
-        csr = accept(request.csr, request.thing_name)
-        if not THING_NAME.fullmatch(csr.common_name):
-            raise ThingNameError
-        applicant = Applicant(csr.common_name, hashlib.sha256(csr.spki).hexdigest(), code_sha256)
+        csr = accept(request.csr, request.thing_name, any_subject=request.article and request.thing_name is not None)
+        thing = csr.common_name if request.thing_name is None else request.thing_name
+        if thing is None or not THING_NAME.fullmatch(thing):
+            raise CsrNamesNoThingError
+        applicant = Applicant(
+            thing=thing,
+            spki_sha256=hashlib.sha256(csr.spki).hexdigest(),
+            code_sha256=code_sha256,
+            shareable_key=request.article and code_sha256 is None,
+        )
         log.note(thing=applicant.thing, spkiSha256=applicant.spki_sha256)
         claimed = self.ledger().claim(applicant)
         repeated = claimed.claim.certificate is not None
@@ -139,12 +150,9 @@ class EnrollmentService:
 
     def _again(self, claim: Claim) -> Certificate:
         """Attach what an earlier request had issued: it may have stopped before that. Twice does no harm."""
-        certificate, issuer = claim.certificate, self.issuer()
-        assert certificate is not None  # noqa: S101 - that is what brought us here
-        self.concurrently(
-            lambda: issuer.attach_policy(certificate), lambda: issuer.attach_thing(certificate, claim.thing)
-        )
-        return certificate
+        assert claim.certificate is not None  # noqa: S101 - that is what brought us here
+        self.concurrently(*self._attaching(claim, claim.certificate))
+        return claim.certificate
 
     def _issue(self, claimed: Claimed, csr: AcceptedCsr) -> Certificate:
         """Have the certificate issued, recorded and attached; or give the claim up for the next request."""
@@ -161,12 +169,7 @@ class EnrollmentService:
                 certificate, adopted = issuer.issue(claim.thing, claim.claim_id, csr, may_exist)
             else:
                 adopted = issuer.ensure_thing(claim.thing, claim.claim_id, may_exist)
-            issued, entry = certificate, replace(claim, adopted=adopted)
-            self.concurrently(
-                lambda: ledger.record(entry, issued),
-                lambda: issuer.attach_policy(issued),
-                lambda: issuer.attach_thing(issued, claim.thing),
-            )
+            self._enter(replace(claim, adopted=adopted), certificate)
         except ThingExistsError:
             if certificate is not None:
                 issuer.withdraw(certificate)
@@ -176,6 +179,20 @@ class EnrollmentService:
             self._give_up(claim, certificate)
             raise
         return certificate
+
+    def _enter(self, claim: Claim, certificate: Certificate) -> None:
+        """Record the certificate and attach it, at the same time where a later request could find it again."""
+        ledger, attaching = self.ledger(), self._attaching(claim, certificate)
+        if claim.shareable_key:
+            # What is lost for good, see `recovery`, must not have been attached.
+            ledger.record(claim, certificate)
+            self.concurrently(*attaching)
+            return
+        self.concurrently(lambda: ledger.record(claim, certificate), *attaching)
+
+    def _attaching(self, claim: Claim, certificate: Certificate) -> tuple[Callable[[], None], ...]:
+        issuer = self.issuer()
+        return (lambda: issuer.attach_policy(certificate), lambda: issuer.attach_thing(certificate, claim.thing))
 
     def _lost(self, claim: Claim) -> Certificate | None:
         """Find the certificate that was issued for this claim, its answer lost; make it the only active one."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from asn1crypto import algos, core, keys
+from asn1crypto import algos, core, csr, keys
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -85,6 +85,7 @@ def forged(
     algorithm: dict[str, Any] | None = None,
     sign: Sign | None = None,
     common_name: core.Asn1Value | None = None,
+    subject: bytes | None = None,
     attributes: bytes = b"",
 ) -> bytes:
     """Put a request together from parts that need not fit each other.
@@ -94,12 +95,13 @@ def forged(
         algorithm: the AlgorithmIdentifier's fields; ECDSA with SHA-256 by default.
         sign: makes the signature from the bytes to be signed; that of the default key by default.
         common_name: an ASN.1 string of any kind; `THING` by default.
+        subject: DER of the whole subject; one with nothing but the common name by default.
         attributes: DER of PKCS#10 attributes, one after the other; none by default.
     """
     name = core.UTF8String(THING) if common_name is None else common_name
     rdn = core.Sequence.load(tlv(0x30, core.ObjectIdentifier("2.5.4.3").dump() + name.dump()))
-    subject = tlv(0x30, tlv(0x31, rdn.dump()))
-    information = tlv(0x30, core.Integer(0).dump() + subject + (spki or spki_of(ec_key())) + tlv(0xA0, attributes))
+    name_der = tlv(0x30, tlv(0x31, rdn.dump())) if subject is None else subject
+    information = tlv(0x30, core.Integer(0).dump() + name_der + (spki or spki_of(ec_key())) + tlv(0xA0, attributes))
     identifier = algos.SignedDigestAlgorithm(algorithm or {"algorithm": "sha256_ecdsa"})
     signature = (sign or ecdsa_sha256)(information)
     return tlv(0x30, information + identifier.dump() + core.OctetBitString(signature).dump())
@@ -142,16 +144,15 @@ def overlong_length(der: bytes) -> bytes:
 
 
 def of_length(characters: int) -> str:
-    """Return an acceptable CSR of exactly that many characters, at least 1,200.
+    """Return the shortest CSR of at least that many characters, at least 1,200, that is acceptable but for its size.
 
-    Units in the subject bring it near, CRLF in the place of some line ends brings it there.
+    Units in the subject bring it near, the length of the last one brings it there. Lengths go in steps of 4 or 5.
     """
     units: tuple[str, ...] = ()
-    while len(longer := pem_of(request(rsa_key(), units=units))) <= characters:
-        text, units = longer, (*units, "u")
-    missing = characters - len(text)
-    assert missing <= text.count("\n")
-    return text.replace("\n", "\r\n", missing)
+    while len(pem_of(request(rsa_key(), units=(*units, "u")))) < characters:
+        units = (*units, "u")
+    texts = (pem_of(request(rsa_key(), units=(*units[:-1], "u" * size))) for size in range(1, 64))
+    return next(text for text in texts if len(text) >= characters)
 
 
 def attribute(oid: str, *values: bytes) -> bytes:
@@ -166,3 +167,20 @@ def tlv(tag: int, content: bytes) -> bytes:
         return bytes((tag, size)) + content
     length = size.to_bytes((size.bit_length() + 7) // 8)
     return bytes((tag, 0x80 | len(length))) + length + content
+
+
+def extension(oid: str, value: bytes, critical: bytes = b"") -> bytes:
+    """Return an Extension (RFC 5280 §4.1) with any value; `critical` is the DER of its BOOLEAN."""
+    return tlv(0x30, core.ObjectIdentifier(oid).dump() + critical + core.OctetString(value).dump())
+
+
+def extension_request(*extensions: bytes) -> bytes:
+    """Return the attribute that asks for these (RFC 2985 §5.4.2), in this order, repetitions included."""
+    return attribute("1.2.840.113549.1.9.14", tlv(0x30, b"".join(extensions)))
+
+
+def with_identifier(der: bytes, identifier: bytes) -> bytes:
+    """Return a request with another AlgorithmIdentifier, which no signature covers."""
+    parts = csr.CertificationRequest.load(der)
+    information, signature = parts["certification_request_info"].dump(), parts["signature"].dump()
+    return tlv(0x30, information + identifier + signature)

@@ -172,6 +172,10 @@ class Deployment:
         """POST to /v1/certificates."""
         return self.post("/v1/certificates", {"csr": csr, "thingName": thing_name}, code)
 
+    def enroll_as_article(self, csr: str, thing_name: str, code: str | None = None) -> Answer:
+        """POST to /getCertificate, as the original article's client does."""
+        return self.post("/getCertificate", {"thingName": thing_name, "csr": csr}, code)
+
     def operate(self, method: str, path: str, body: object = None, **query: str) -> Answer:
         """Send an operator's request, as API Gateway passes it on once IAM has let it through."""
         made = event(method, f"/v1/operator/{path}", None if body is None else json.dumps(body))

@@ -27,7 +27,7 @@ LEASE = 31  # seconds; then whoever was at work is dead
 OPERATIONS = (
     "TransactWriteItems", "TransactGetItems", "BatchGetItem", "CreateThing", "DescribeThing",
     "CreateCertificateFromCsr", "AttachPolicy", "AttachThingPrincipal", "ListAttachedPolicies", "ListCertificates",
-    "DescribeCertificate", "UpdateCertificate", "Query",
+    "DescribeCertificate", "UpdateCertificate", "ListPrincipalThings", "Query",
 )  # fmt: skip
 
 
@@ -39,17 +39,19 @@ class Device:
         backend: where it enrolls.
         thing: the Thing that it wants to be.
         code: its invite.
+        article: whether it is the original article's: that asks /getCertificate, with a subject that names no Thing.
     """
 
     backend: Deployment
     thing: str
     code: str | None = None
     key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
+    article: bool = False
 
     @property
     def csr(self) -> str:
         """Its CSR."""
-        return pem_of(request(self.key, self.thing))
+        return pem_of(request(self.key, "AWS IoT Certificate" if self.article else self.thing))
 
     @property
     def spki_sha256(self) -> str:
@@ -58,7 +60,8 @@ class Device:
 
     def enroll(self) -> Answer:
         """Ask for a certificate."""
-        return self.backend.enroll(self.csr, self.thing, self.code)
+        enroll = self.backend.enroll_as_article if self.article else self.backend.enroll
+        return enroll(self.csr, self.thing, self.code)
 
     def certificates(self) -> list[Any]:
         """Return moto's certificates for its key."""
@@ -75,7 +78,13 @@ class Device:
 
     def is_known(self) -> bool:
         """Whether what could connect for its key has its Thing and key in the ledger."""
-        return not self.usable() or item("thing", self.thing).get("spki_sha256") == self.spki_sha256
+        attached = list(iot().principal_things)
+        for certificate in self.usable():
+            # Another Thing may have the key as well.
+            things = [thing for arn, thing in attached if arn == certificate.arn] or [self.thing]
+            if any(item("thing", thing).get("spki_sha256") != self.spki_sha256 for thing in things):
+                return False
+        return True
 
     def assert_enrolled(self, answer: Answer, *, issued: int = 1) -> None:
         """Assert that an answer holds the one active certificate, of so many: attached, and valid in the ledger."""

@@ -16,7 +16,13 @@ from moto.dynamodb.models import dynamodb_backends
 from moto.dynamodb.models.dynamo_type import DynamoType
 
 from enrollment_backend.claims import Applicant, Certificate, Claim, Entries, Verdict, decide
-from enrollment_backend.errors import AttestationRequiredError, ConflictError, EnrollmentError, InviteInvalidError
+from enrollment_backend.errors import (
+    AttestationRequiredError,
+    ConflictError,
+    EnrollmentError,
+    InviteInvalidError,
+    KeyEnrolledError,
+)
 from enrollment_backend.invites import Invite
 from tests.backend.csr_factory import THING
 from tests.backend.deployment import REGION, TABLE, Answer, Deployment, assert_problem, aws_answer
@@ -28,7 +34,9 @@ KEYS = st.sampled_from(["k" * 64, "l" * 64])
 THINGS = st.sampled_from(["line3-1", "line3-2"])
 TIMES = st.integers(NOW - 2, NOW + 2)
 
-applicants = st.builds(Applicant, thing=THINGS, spki_sha256=KEYS, code_sha256=st.none() | HASHES)
+applicants = st.builds(Applicant, thing=THINGS, spki_sha256=KEYS, code_sha256=st.none() | HASHES) | st.builds(
+    Applicant, thing=THINGS, spki_sha256=KEYS, code_sha256=st.none(), shareable_key=st.just(True)
+)
 recorded_invites = st.builds(
     Invite,
     code_sha256=HASHES,
@@ -54,9 +62,14 @@ claims = st.builds(
     certificate=st.none() | st.just(Certificate("pem", "id", "arn")),
     enrolled=st.none(),
     revoked=st.none() | TIMES,
+    shareable_key=st.booleans(),
 )
 ledgers = st.builds(
-    Entries, invite=st.none() | recorded_invites, claim=st.none() | claims, key_thing=st.none() | THINGS
+    Entries,
+    invite=st.none() | recorded_invites,
+    claim=st.none() | claims,
+    key_thing=st.none() | THINGS,
+    key_shareable=st.booleans(),
 )
 
 
@@ -93,10 +106,19 @@ def test_only_the_key_of_a_claim_gets_anything_out_of_it(applicant: Applicant, e
         assert entries.claim is not None
         assert entries.claim.spki_sha256 == applicant.spki_sha256
         assert entries.claim.revoked is None
-    if isinstance(result, Verdict):
-        assert entries.key_thing in {None, applicant.thing}
     if result in {Verdict.CLAIM, Verdict.RECLAIM}:
+        assert entries.key_thing is None
         assert entries.claim is None or entries.claim.revoked is not None
+
+
+@given(applicants, ledgers)
+def test_a_key_is_shared_only_where_both_sides_allow_it(applicant: Applicant, entries: Entries) -> None:
+    """S14: a Thing without a claim gets a key that is known only if the key, and the way it is asked for, permit it."""
+    if outcome(applicant, entries) is Verdict.SHARE:
+        assert (applicant.shareable_key, entries.key_shareable, entries.claim) == (True, True, None)
+    known = entries.claim is None and entries.key_thing is not None and invite_fault(applicant, entries) is None
+    if known and not (applicant.shareable_key and entries.key_shareable):
+        assert isinstance(outcome(applicant, entries), KeyEnrolledError | AttestationRequiredError)
 
 
 @given(applicants, ledgers)

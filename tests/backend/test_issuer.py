@@ -226,6 +226,70 @@ def test_s17_a_certificate_deleted_during_recovery_is_skipped(backend: Deploymen
     device.assert_enrolled(answer)
 
 
+def attach_as_before(backend: Deployment, device: Device) -> str:
+    """Attach a device's certificate as a version did that gave no type; return its ARN."""
+    (certificate,) = device.certificates()
+    arn: str = certificate.arn
+    backend.iot.detach_thing_principal(thingName=device.thing, principal=arn)
+    backend.iot.attach_thing_principal(thingName=device.thing, principal=arn)
+    return arn
+
+
+def things_of(backend: Deployment, arn: str) -> list[dict[str, str]]:
+    """Return the Things that a certificate is attached to, with the types."""
+    things: list[dict[str, str]] = backend.iot.list_principal_things_v2(principal=arn)["principalThingObjects"]
+    return things
+
+
+def test_a_device_of_an_earlier_version_keeps_getting_its_answer(backend: Deployment) -> None:
+    """AWS IoT does not make its attachment exclusive; that it is attached to this Thing alone is as good."""
+    device = Device(backend, THING)
+    first = device.enroll()
+    arn = attach_as_before(backend, device)
+    backend.calls.clear()
+    again = device.enroll()
+    assert (again.status, again.body) == (200, first.body)
+    assert backend.calls.count("ListPrincipalThings") == 1
+    assert things_of(backend, arn) == [{"thingName": THING, "thingPrincipalType": "NON_EXCLUSIVE_THING"}]
+
+
+def test_a_certificate_that_is_anothers_as_well_is_an_error(backend: Deployment) -> None:
+    """Somebody has attached it to another Thing, besides or instead: nothing is changed, and the operator is told."""
+    device = Device(backend, THING)
+    device.enroll()
+    arn = attach_as_before(backend, device)
+    backend.iot.create_thing(thingName="another")
+    backend.iot.attach_thing_principal(thingName="another", principal=arn)
+    assert_problem(device.enroll(), 502, "aws-refused")
+    backend.iot.detach_thing_principal(thingName=THING, principal=arn)
+    assert_problem(device.enroll(), 502, "aws-refused")
+    assert [thing["thingName"] for thing in things_of(backend, arn)] == ["another"]
+    line = backend.log_lines()[-1]
+    assert (line["operation"], line["cause"]) == ("AttachThingPrincipal", "InvalidRequestException")
+    backend.iot.detach_thing_principal(thingName="another", principal=arn)
+    device.assert_enrolled(device.enroll())
+    assert things_of(backend, arn) == [{"thingName": THING, "thingPrincipalType": "EXCLUSIVE_THING"}]
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [(answering(400, "ThrottlingException"), LATER_429), (answering(403, "AccessDeniedException"), NEVER_502)],
+)
+def test_s15_whether_the_attachment_is_good_may_not_be_known(
+    backend: Deployment, fault: Callable[[Any], AWSResponse], expected: tuple[int, str, str | None]
+) -> None:
+    """S15: then the device is told to come again, or the operator what the role lacks."""
+    device = Device(backend, THING)
+    device.enroll()
+    attach_as_before(backend, device)
+    backend.inject("ListPrincipalThings", fault)
+    status, code, _ = expected
+    assert_problem(device.enroll(), status, code)
+    assert backend.log_lines()[-1]["operation"] == "ListPrincipalThings"
+    backend.faults.clear()
+    assert device.enroll().status == 200
+
+
 class FakeIot:
     """AWS IoT's calls, recorded; two of them meet at a barrier, which only calls at the same time can pass."""
 

@@ -30,13 +30,14 @@ _NOT_YET_IN_USE = {"awsiot"}
 # Rule 1: dependencies point one way; a room may use what stands to its right and nothing else.
 _MAY_USE = {
     "cli": None,  # the top: anything
-    "local": {"backend_folder", "errors"},
-    "operator": {"backend_folder", "deadline", "errors", "secret", "version"},
+    "local": {"backend_folder", "errors", "iot_policy"},
+    "operator": {"backend_folder", "deadline", "errors", "iot_policy", "secret", "version"},
     "backend_folder": {"errors"},
     "doctor": {
         "api",
         "certificate",
         "device_token",
+        "device_topics",
         "errors",
         "identity",
         "key",
@@ -48,7 +49,7 @@ _MAY_USE = {
     },
     "enrollment": {"api", "certificate", "csr", "errors", "identity", "journal", "key", "secret", "state", "token"},
     "device_token": {"errors", "key", "pin", "secret", "settings", "token", "uri"},
-    "mqtt": {"certificate", "errors", "identity", "key", "secret", "uri"},
+    "mqtt": {"certificate", "device_topics", "errors", "identity", "key", "secret", "uri"},
     "token": {"errors", "key", "secret", "uri"},
     "assembly": {
         "api",
@@ -75,6 +76,8 @@ _MAY_USE = {
     "state": {"errors"},
     "key": {"uri"},
     "uri": {"errors"},
+    "device_topics": set[str](),
+    "iot_policy": set[str](),
     "secret": set[str](),
     "errors": set[str](),
     "deadline": set[str](),
@@ -94,7 +97,11 @@ _BACKEND_MAY_USE = {
     "aws": {"errors", "log"},
     "claims": {"errors", "invites"},
     "invites": set[str](),
-    "csr_policy": {"der", "errors", "weak_keys"},
+    "csr_policy": {"algorithms", "csr_attributes", "csr_key", "der", "errors", "pem_block"},
+    "csr_attributes": {"der", "errors"},
+    "csr_key": {"algorithms", "der", "errors", "weak_keys"},
+    "algorithms": {"der"},
+    "pem_block": {"errors"},
     "settings": {"errors"},
     "strict_json": {"errors"},
     "weak_keys": set[str](),
