@@ -1,4 +1,4 @@
-"""A development CA (RFC 5280): certificates for devices' keys, for the local servers and for the observer, and CRLs.
+"""A development CA (RFC 5280): certificates for devices' keys, for the local servers and for the observer.
 
 It stands in for AWS IoT's own CA and for the public CA of its endpoints, and is good for nothing but this machine.
 """
@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import datetime as dt
 import ipaddress
-from collections.abc import Iterable
-from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -25,9 +23,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from hsm_enroll.errors import LocalCloudError
 from hsm_enroll.local.home import Home, Pair, write
 
-OBSERVER = "local.observer"
-"""The observer's CN. No Thing can be called so: the dot is not among the characters of a Thing's name."""
-
+_OBSERVER = "local.observer"
 _SERVER_NAME = "localhost"
 _SERVER_ADDRESS = "127.0.0.1"
 _MIN_RSA_BITS = 2048
@@ -39,9 +35,6 @@ _CA_NOT_AFTER = dt.datetime(2050, 12, 31, tzinfo=dt.UTC)
 _PAIR_LIFETIME = dt.timedelta(days=365)
 # A board without a clock battery may lag behind.
 _BACKDATED = dt.timedelta(days=1)
-# OpenSSL takes the CRL whose lastUpdate is later, and lastUpdate counts in seconds. Starting this far back leaves
-# room for one second more per CRL, however fast they follow each other, without ever reaching the future.
-_CRL_BACKDATED = dt.timedelta(days=365)
 
 
 _PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
@@ -56,20 +49,11 @@ class Authority:
 
     Attributes:
         certificate: its self-signed certificate.
-        issued: the serial number of every device certificate it ever issued, also in earlier runs.
-
-    Not safe to use from several threads at once.
     """
 
-    def __init__(
-        self, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey, record: Path, issued: Iterable[int]
-    ) -> None:
+    def __init__(self, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
         self.certificate = certificate
-        self.issued = set(issued)
         self._key = key
-        self._record = record
-        self._crl_base = _now() - _CRL_BACKDATED
-        self._crl_number = 0
 
     @classmethod
     def of(cls, home: Home) -> Authority:
@@ -83,15 +67,14 @@ class Authority:
         try:
             certificate = x509.load_pem_x509_certificate(home.ca_certificate.read_bytes())
             key = load_pem_private_key(home.ca_key.read_bytes(), password=None)
-            issued = [int(line, 16) for line in home.issued.read_text().split()] if home.issued.exists() else []
         except (OSError, ValueError, UnsupportedAlgorithm) as error:
             raise _damaged(home) from error
         if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
             raise _damaged(home)
-        return cls(certificate, key, home.issued, issued)
+        return cls(certificate, key)
 
     def issue_device(self, csr: str) -> x509.Certificate:
-        """Issue a client certificate for a CSR's public key and subject, and remember its serial number.
+        """Issue a client certificate for a CSR's public key and subject.
 
         Args:
             csr: PKCS#10 in PEM.
@@ -106,12 +89,7 @@ class Authority:
         Not checked: who asks, the subject, requested extensions (none is taken over).
         """
         subject, public_key = _accepted(csr)
-        certificate = self._issue(subject, public_key, _DEVICE_NOT_AFTER, ExtendedKeyUsageOID.CLIENT_AUTH)
-        # On disk before anyone gets the certificate: a later run has to know of it to refuse it.
-        with self._record.open("a") as record:
-            record.write(f"{certificate.serial_number:x}\n")
-        self.issued.add(certificate.serial_number)
-        return certificate
+        return self._issue(subject, public_key, _DEVICE_NOT_AFTER, ExtendedKeyUsageOID.CLIENT_AUTH)
 
     def issue_server(self) -> Pair:
         """Issue a certificate for ``localhost`` and 127.0.0.1, with a new P-256 key."""
@@ -119,32 +97,8 @@ class Authority:
         return self._issue_pair(_SERVER_NAME, ExtendedKeyUsageOID.SERVER_AUTH, names)
 
     def issue_observer(self) -> Pair:
-        """Issue the observer's client certificate, with a new P-256 key. No CRL ever names it."""
-        return self._issue_pair(OBSERVER, ExtendedKeyUsageOID.CLIENT_AUTH)
-
-    def revocation_list(self, held: Iterable[int]) -> bytes:
-        """Return a CRL in PEM that holds the serial numbers back, later than every one before it in this process.
-
-        The reason is certificateHold: any of them may come back (RFC 5280 §5.3.1).
-        """
-        self._crl_number += 1
-        builder = (
-            x509.CertificateRevocationListBuilder()
-            .issuer_name(self.certificate.subject)
-            .last_update(self._crl_base + dt.timedelta(seconds=self._crl_number))
-            .next_update(_CA_NOT_AFTER)
-            .add_extension(x509.CRLNumber(self._crl_number), critical=False)
-            .add_extension(self._key_identifier(), critical=False)
-        )
-        for serial in sorted(held):
-            entry = (
-                x509.RevokedCertificateBuilder()
-                .serial_number(serial)
-                .revocation_date(self._crl_base)
-                .add_extension(x509.CRLReason(x509.ReasonFlags.certificate_hold), critical=False)
-            )
-            builder = builder.add_revoked_certificate(entry.build())
-        return builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM)
+        """Issue the observer's client certificate, with a new P-256 key."""
+        return self._issue_pair(_OBSERVER, ExtendedKeyUsageOID.CLIENT_AUTH)
 
     def _issue_pair(
         self, common_name: str, purpose: x509.ObjectIdentifier, names: list[x509.GeneralName] | None = None

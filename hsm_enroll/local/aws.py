@@ -29,7 +29,6 @@ from hsm_enroll.local.server import LoopbackServer, WsgiApplication
 
 _STACK_NAME = "hsm-enroll"
 _FUNCTION_OUTPUT = "FunctionName"
-POLICY_VARIABLE = "POLICY_NAME"
 _CODE_BUCKET, _CODE_KEY = "hsm-enroll-code", "function.zip"
 # Services whose calls may change who is admitted to the broker, as they stand in a SigV4 credential scope.
 _WATCHED = ("/iot/", "/cloudformation/")
@@ -100,7 +99,7 @@ def deploy(template: Path, parameters: Mapping[str, str]) -> Stack:
         parameters: for it, beyond where the function's code is. That is an empty zip: nobody runs it.
 
     Raises:
-        LocalCloudError: the template cannot be read or deployed, or has no such output, or its function no POLICY_NAME.
+        LocalCloudError: the template cannot be read or deployed, or has no such output.
 
     Resources of types that moto does not know are left out.
     """
@@ -122,8 +121,6 @@ def deploy(template: Path, parameters: Mapping[str, str]) -> Stack:
         raise LocalCloudError(f"{template} is {stack['StackStatus']}; its outputs are {sorted(outputs)}.")
     function = session.client("lambda").get_function_configuration(FunctionName=outputs[_FUNCTION_OUTPUT])
     variables: dict[str, str] = function.get("Environment", {}).get("Variables", {})
-    if POLICY_VARIABLE not in variables:
-        raise LocalCloudError(f"The function of {template} has no {POLICY_VARIABLE}; it has {sorted(variables)}.")
     return Stack(
         variables, cloudformation_backends[ACCOUNT_ID][REGION].get_stack(_STACK_NAME).template_dict["Resources"]
     )

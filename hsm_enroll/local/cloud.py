@@ -81,8 +81,9 @@ class LocalCloud:
 
     def _start(self, stack: ExitStack) -> None:
         # Imported here: only a command that brings a cloud up pays for moto, boto3 and werkzeug.
-        from hsm_enroll.local.admission import Admission, close
+        from hsm_enroll.local.admission import Admission
         from hsm_enroll.local.authority import Authority
+        from hsm_enroll.local.gate import Gate
         from hsm_enroll.local.lambda_runtime import REGION, environment, loaded_handler
         from hsm_enroll.local.mosquitto import Mosquitto
 
@@ -93,39 +94,37 @@ class LocalCloud:
         authority = Authority.of(home)
         home.write_pair(home.server_certificate, home.server_key, authority.issue_server())
         home.write_pair(home.observer_certificate, home.observer_key, authority.issue_observer())
-        close(home, authority)
         self._broker = stack.enter_context(Mosquitto(home))
 
         credentials = {"AWS_ACCESS_KEY_ID": ACCESS_KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY}
         stack.enter_context(environment({"AWS_REGION": REGION, "AWS_DEFAULT_REGION": REGION, **credentials}))
         # Only now: moto makes boto3 clients while it is imported, and a profile of the user's may not exist.
-        from hsm_enroll.local.aws import POLICY_VARIABLE, AwsApis, aws_server, deploy, fresh_account
+        from hsm_enroll.local.aws import AwsApis, aws_server, deploy, fresh_account
         from hsm_enroll.local.gateway import Gateway, routes_of
         from hsm_enroll.local.server import LoopbackServer, log_file
 
         iot = stack.enter_context(fresh_account(authority))
+        door = Gate(_tls(home, devices=True), self._broker.open, log_file(stack, home.logs / "mqtt.log"))
+        gate = stack.enter_context(door)
         apis = AwsApis()
         aws = stack.enter_context(aws_server(apis, log_file(stack, home.logs / "aws.log")))
         aws_endpoint_url = f"http://127.0.0.1:{aws.port}"
         os.environ["AWS_ENDPOINT_URL"] = aws_endpoint_url
         deployed = deploy(function / "template.yaml", {"AuthMode": self._auth, "MqttEndpoint": _MQTT_ENDPOINT})
-        policy_name = deployed.variables[POLICY_VARIABLE]
-        apis.after_change = Admission(home, authority, self._broker, iot, policy_name).synchronise
+        apis.after_change = Admission(gate, iot, home.observer_certificate.read_bytes()).synchronise
         apis.after_change()
 
         # AWS IoT's port is always the same, so the template has no parameter for it; here it is a free one.
-        os.environ |= {**deployed.variables, "MQTT_PORT": str(self._broker.device_port)}
+        os.environ |= {**deployed.variables, "MQTT_PORT": str(gate.port)}
         handler = stack.enter_context(loaded_handler(function))
         log = log_file(stack, home.logs / "gateway.log")
-        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        tls.load_cert_chain(home.server_certificate, home.server_key)
-        api = stack.enter_context(LoopbackServer(Gateway(routes_of(deployed.resources), handler, log), log, tls))
+        gateway = Gateway(routes_of(deployed.resources), handler, log)
+        api = stack.enter_context(LoopbackServer(gateway, log, _tls(home, devices=False)))
 
         self.endpoints = Endpoints(
             api_url=f"https://localhost:{api.port}",
             mqtt_endpoint=_MQTT_ENDPOINT,
-            mqtt_port=self._broker.device_port,
-            observer_port=self._broker.observer_port,
+            mqtt_port=gate.port,
             ca_file=home.ca_certificate,
             aws_endpoint_url=aws_endpoint_url,
             region=REGION,
@@ -157,6 +156,16 @@ def serve(home: Path, on_ready: Callable[[Endpoints], None], auth: str = "open")
         log = (cloud.endpoints.home / "logs" / "handler.log").open("a", buffering=1)
         with log, redirect_stdout(log), redirect_stderr(log):
             cloud.wait(signals)
+
+
+def _tls(home: Home, *, devices: bool) -> ssl.SSLContext:
+    """Return the server's side of TLS 1.2 and 1.3; for devices, one that demands a certificate of the home's CA."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(home.server_certificate, home.server_key)
+    if devices:
+        context.load_verify_locations(home.ca_certificate)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
 
 
 @contextmanager

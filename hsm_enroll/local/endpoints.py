@@ -17,8 +17,7 @@ class Endpoints:
     Attributes:
         api_url: the enrollment API, ``https://localhost:PORT``, without a trailing slash.
         mqtt_endpoint: host name of the broker, as its certificate names it.
-        mqtt_port: MQTT with mutual TLS, for devices. A client's id is its certificate's CN, whatever it asks for.
-        observer_port: the same broker for the observer alone: any number of clients, each under its own client id.
+        mqtt_port: MQTT with mutual TLS, for devices and for the observer.
         ca_file: PEM, the trust anchor of the API and of MQTT.
         aws_endpoint_url: AWS's APIs, plain HTTP on loopback.
         region: the AWS region that everything lives in.
@@ -30,7 +29,6 @@ class Endpoints:
     api_url: str
     mqtt_endpoint: str
     mqtt_port: int
-    observer_port: int
     ca_file: Path
     aws_endpoint_url: str
     region: str
@@ -44,7 +42,7 @@ class Endpoints:
             "apiUrl": self.api_url,
             "mqttEndpoint": self.mqtt_endpoint,
             "mqttPort": self.mqtt_port,
-            "observerPort": self.observer_port,
+            "observerPort": self.mqtt_port,
             "caFile": str(self.ca_file),
             "awsEndpointUrl": self.aws_endpoint_url,
             "region": self.region,
@@ -64,7 +62,6 @@ class Endpoints:
             api_url=str(document["apiUrl"]),
             mqtt_endpoint=str(document["mqttEndpoint"]),
             mqtt_port=int(document["mqttPort"]),
-            observer_port=int(document["observerPort"]),
             ca_file=Path(str(document["caFile"])),
             aws_endpoint_url=str(document["awsEndpointUrl"]),
             region=str(document["region"]),

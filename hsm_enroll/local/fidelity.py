@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import json
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,38 +13,52 @@ from typing import Any
 from cryptography.hazmat.primitives.serialization import Encoding
 from moto.cloudformation import parsing
 from moto.core.config import default_user_config
-from moto.core.responses import ActionResult
+from moto.core.responses import ActionResult, EmptyResult
 from moto.dynamodb.models import DynamoDBBackend
 from moto.dynamodb.models.dynamo_type import DynamoType
 from moto.dynamodb.models.table import Table
 from moto.iot.exceptions import InvalidRequestException, ResourceAlreadyExistsException
-from moto.iot.models import IoTBackend
+from moto.iot.models import FakePolicy, IoTBackend, iot_backends
 from moto.iot.responses import IoTResponse
 
 from hsm_enroll.local.authority import Authority, CsrRefusedError
 
+_POLICY_VERSIONS = 5  # AWS IoT's quota, versions per policy
 # API_ListCertificates: the range of pageSize, and its default.
 _LOWEST_PAGE_SIZE, _DEFAULT_PAGE_SIZE, _HIGHEST_PAGE_SIZE = 1, 25, 250
+_EXCLUSIVE, _NOT_EXCLUSIVE = "EXCLUSIVE_THING", "NON_EXCLUSIVE_THING"
 
 
 @contextmanager
 def faithful(authority: Authority) -> Iterator[None]:
     """Override moto's methods until the block ends, in the whole process.
 
+    An ``IoTBackend`` then has `exclusive_attachments`, a set of pairs of a principal's ARN and a Thing's name: those of
+    its attachments that are of the type EXCLUSIVE_THING.
+
     Args:
         authority: issues the certificates.
     """
     overrides: list[tuple[Any, str, object]] = [
+        (IoTBackend, "attach_thing_principal", _attach_thing_principal(IoTBackend.attach_thing_principal)),
         (IoTBackend, "create_certificate_from_csr", _create_certificate_from_csr(authority)),
         (IoTBackend, "create_thing", _create_thing(IoTBackend.create_thing)),
         (IoTBackend, "delete_certificate", _delete_certificate(IoTBackend.delete_certificate)),
+        (IoTBackend, "detach_thing_principal", _detach_thing_principal(IoTBackend.detach_thing_principal)),
+        (IoTResponse, "attach_thing_principal", _attach_by_type),
         (IoTResponse, "list_certificates", _list_certificates),
+        (IoTResponse, "list_principal_things_v2", _list_principal_things_v2),
+        (IoTResponse, "list_thing_principals_v2", _list_thing_principals_v2),
+        (FakePolicy, "update_from_cloudformation_json", update_policy),
+        (FakePolicy, "to_get_dict", policy_in_json(FakePolicy.to_get_dict)),
         (DynamoDBBackend, "transact_write_items", _transact_write_items(DynamoDBBackend.transact_write_items)),
         (parsing, "parse_resource", _parse_resource(parsing.parse_resource)),
         (parsing.logger, "disabled", True),
     ]
     configuration = default_user_config["iot"]
     with ExitStack() as undo:
+        undo.callback(delattr, IoTBackend, "exclusive_attachments")
+        IoTBackend.exclusive_attachments = property(_exclusive_attachments)
         for owner, name, override in overrides:
             undo.callback(setattr, owner, name, getattr(owner, name))
             setattr(owner, name, override)
@@ -51,6 +66,32 @@ def faithful(authority: Authority) -> Iterator[None]:
         # A certificate's id is the SHA-256 of its DER; moto's default is that of the PEM.
         default_user_config["iot"] = {**configuration, "use_valid_cert": True}
         yield
+
+
+def update_policy(*, original_resource: Any, cloudformation_json: Any, **where: Any) -> Any:
+    """Update a policy as CloudFormation does; in the place of `FakePolicy.update_from_cloudformation_json`."""
+    # AWS::IoT::Policy, PolicyDocument: "Update requires: No interruption". CloudFormation makes a new default version
+    # of the same policy, and drops the oldest where there are five. moto puts a policy of another name in its place,
+    # unless the template names it, and cannot do so while the policy is attached.
+    backend = iot_backends[where["account_id"]][where["region_name"]]
+    document, name = cloudformation_json["Properties"]["PolicyDocument"], original_resource.name
+    if document == original_resource.document:
+        return original_resource
+    if len(original_resource.versions) == _POLICY_VERSIONS:
+        backend.delete_policy_version(name, original_resource.versions[0].version_id)
+    backend.create_policy_version(name, document, set_as_default=True)
+    return original_resource
+
+
+def policy_in_json(shown: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
+    """Return what shows a policy as GetPolicy does; in the place of `FakePolicy.to_get_dict`."""
+
+    # API_GetPolicy: "The JSON document that describes the policy." moto shows CloudFormation's as a Python literal.
+    def to_get_dict(policy: Any) -> dict[str, Any]:
+        document = policy.document
+        return shown(policy) | {"policyDocument": document if isinstance(document, str) else json.dumps(document)}
+
+    return to_get_dict
 
 
 def _parse_resource(parse: Callable[..., Any]) -> Callable[..., Any]:
@@ -114,6 +155,73 @@ def _delete_certificate(delete: Callable[..., Any]) -> Callable[..., Any]:
             del self.principal_policies[attachment]
 
     return delete_certificate
+
+
+def _exclusive_attachments(backend: Any) -> set[tuple[str, str]]:
+    made: set[tuple[str, str]] = vars(backend).setdefault("exclusive_attachments", set())
+    return made
+
+
+def _attach_thing_principal(attach: Callable[..., Any]) -> Callable[..., Any]:
+    # Developer guide, "Associating an AWS IoT thing to an MQTT client connection": a certificate that is attached
+    # exclusively can be attached to no other Thing. moto knows no types of attachment. The two errors are those that
+    # Terraform's tests against AWS IoT expect (terraform-provider-aws, thing_principal_attachment_test.go). Whether AWS
+    # IoT changes the type of an attachment is not documented. Here it does not: the errors speak of any Thing.
+    def attach_thing_principal(
+        self: Any, thing_name: str, principal_arn: str, thing_principal_type: str | None = None
+    ) -> None:
+        exclusive = thing_principal_type == _EXCLUSIVE
+        attached = [pair for pair in self.principal_things if pair[0] == principal_arn]
+        exclusively = [pair for pair in attached if pair in self.exclusive_attachments]
+        asked = (principal_arn, thing_name)
+        if exclusive and attached and exclusively != [asked]:
+            raise InvalidRequestException("Principal already has a Thing attached to it")
+        if exclusively and not exclusive:
+            raise InvalidRequestException("Principal already has an exclusive Thing attached to it")
+        attach(self, thing_name, principal_arn)
+        if exclusive:
+            self.exclusive_attachments.add(asked)
+
+    return attach_thing_principal
+
+
+def _detach_thing_principal(detach: Callable[..., Any]) -> Callable[..., Any]:
+    # Neither a Thing nor a certificate can be deleted while they are attached: this is where an attachment ends.
+    def detach_thing_principal(self: Any, thing_name: str, principal_arn: str) -> None:
+        detach(self, thing_name, principal_arn)
+        self.exclusive_attachments.discard((principal_arn, thing_name))
+
+    return detach_thing_principal
+
+
+def _attach_by_type(self: Any) -> Any:
+    kind = self._get_param("thingPrincipalType")
+    if kind not in {None, _EXCLUSIVE, _NOT_EXCLUSIVE}:
+        raise InvalidRequestException(f"{kind} is no thingPrincipalType")
+    self.iot_backend.attach_thing_principal(self._get_param("thingName"), self.headers.get("x-amzn-principal"), kind)
+    return EmptyResult()
+
+
+def _list_principal_things_v2(self: Any) -> Any:
+    principal, wanted = self.headers.get("x-amzn-principal"), self._get_param("thingPrincipalType")
+    things = self.iot_backend.list_principal_things_v2(principal)
+    typed = _typed(self.iot_backend, [(principal, thing) for thing in things], wanted)
+    return ActionResult({"principalThingObjects": [{"thingName": thing, **kind} for (_, thing), kind in typed]})
+
+
+def _list_thing_principals_v2(self: Any) -> Any:
+    thing, wanted = self._get_param("thingName"), self._get_param("thingPrincipalType")
+    principals = self.iot_backend.list_thing_principals_v2(thing)
+    typed = _typed(self.iot_backend, [(principal, thing) for principal in principals], wanted)
+    return ActionResult({"thingPrincipalObjects": [{"principal": arn, **kind} for (arn, _), kind in typed]})
+
+
+def _typed(
+    backend: Any, attachments: list[tuple[str, str]], wanted: str | None
+) -> list[tuple[tuple[str, str], dict[str, str]]]:
+    """Return attachments, each with its type: those of the type that is wanted, or all."""
+    typed = [(pair, _EXCLUSIVE if pair in backend.exclusive_attachments else _NOT_EXCLUSIVE) for pair in attachments]
+    return [(pair, {"thingPrincipalType": kind}) for pair, kind in typed if wanted in {None, kind}]
 
 
 def _transact_write_items(transact: Callable[..., Any]) -> Callable[..., Any]:

@@ -57,10 +57,6 @@ class Home:
         return self.folder / "ca.key"
 
     @property
-    def issued(self) -> Path:
-        return self.folder / "issued"
-
-    @property
     def server_certificate(self) -> Path:
         return self.folder / "server.pem"
 
@@ -75,18 +71,6 @@ class Home:
     @property
     def observer_key(self) -> Path:
         return self.folder / "observer.key"
-
-    @property
-    def device_crl(self) -> Path:
-        return self.folder / "device-crl.pem"
-
-    @property
-    def observer_crl(self) -> Path:
-        return self.folder / "observer-crl.pem"
-
-    @property
-    def acl(self) -> Path:
-        return self.folder / "acl"
 
     @property
     def mosquitto_configuration(self) -> Path:

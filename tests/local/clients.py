@@ -27,14 +27,16 @@ if TYPE_CHECKING:
     from mypy_boto3_iot import IoTClient
 
 TIME_LIMIT = 60.0
+_CONNACKS = {b"\x20\x02\x00\x00": "admitted", b"\x20\x02\x00\x05": "not authorized", b"": "closed"}
 
 
 @dataclass(frozen=True)
 class Identity:
-    """A certificate and a key as files."""
+    """A certificate and a key as files, and the client id to connect under; None lets the client make one up."""
 
     certificate: Path
     key: Path
+    client_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -43,16 +45,17 @@ class Device:
 
     thing: str
     folder: Path
+    subject: str = "/C=JP/ST=Tokyo/L=Meguro/O=Amazon Web Services Japan K.K./CN=AWS IoT Certificate"
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True)
         openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", self.identity.key)
-        openssl("req", "-new", "-key", self.identity.key, "-subj", f"/CN={self.thing}", "-out", self.folder / "csr.pem")
+        openssl("req", "-new", "-key", self.identity.key, "-subj", self.subject, "-out", self.folder / "csr.pem")
 
     @property
     def identity(self) -> Identity:
         """Where certificate and key lie; the certificate once it is stored."""
-        return Identity(self.folder / "device.pem", self.folder / "device.key")
+        return Identity(self.folder / "device.pem", self.folder / "device.key", self.thing)
 
     @property
     def csr(self) -> str:
@@ -82,7 +85,7 @@ class Observer:
         tls = _tls(cloud, Identity(cloud.observer_certificate, cloud.observer_key))
         options = ["-d", "-q", "1", "-F", "message: %t %p", "-t", "#"]
         self._process = subprocess.Popen(
-            ["stdbuf", "-oL", "mosquitto_sub", "-p", str(cloud.observer_port), *tls, *options],
+            ["stdbuf", "-oL", "mosquitto_sub", "-p", str(cloud.mqtt_port), *tls, *options],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -144,20 +147,34 @@ def receive(cloud: Endpoints, identity: Identity, topic: str) -> subprocess.Pope
     return process
 
 
-def handshake(cloud: Endpoints, identity: Identity | None) -> str:
-    """Shake hands in TLS 1.2, where the server's verdict falls before the end; return ``ok`` or the alert's name."""
+def connect(cloud: Endpoints, identity: Identity | None, client_id: str | None = None) -> str:
+    """Connect over MQTT 3.1.1, and say what came of it.
+
+    Returns:
+        ``admitted``; ``not authorized``, as CONNACK says it; ``closed``, without a CONNACK; or the TLS alert's name.
+    """
     context = ssl.create_default_context(cafile=cloud.ca_file)
-    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.maximum_version = ssl.TLSVersion.TLSv1_2  # where the server's verdict falls before the end of the handshake
     if identity is not None:
         context.load_cert_chain(identity.certificate, identity.key)
+        client_id = client_id or identity.client_id
     try:
         with (
             socket.create_connection(("127.0.0.1", cloud.mqtt_port), TIME_LIMIT) as plain,
-            context.wrap_socket(plain, server_hostname="localhost"),
+            context.wrap_socket(plain, server_hostname="localhost") as connection,
         ):
-            return "ok"
+            connection.sendall(connect_packet(client_id or "x"))
+            return _CONNACKS[connection.recv(4)]
     except ssl.SSLError as error:
         return str(error.reason)
+    except ConnectionError:
+        return "closed"
+
+
+def connect_packet(client_id: str) -> bytes:
+    """Return a CONNECT of MQTT 3.1.1: a clean session without keep-alive."""
+    body = b"\x00\x04MQTT\x04\x02\x00\x00" + len(client_id).to_bytes(2) + client_id.encode()
+    return bytes((0x10, len(body))) + body if len(body) < 128 else bytes((0x10, len(body) & 127 | 128, 1)) + body
 
 
 def aws(cloud: Endpoints, service: str) -> Any:
@@ -235,11 +252,12 @@ def is_listening(port: int) -> bool:
 def ports(cloud: Endpoints) -> list[int]:
     """Return every port a cloud names."""
     urls = (cloud.api_url, cloud.aws_endpoint_url)
-    return [cloud.mqtt_port, cloud.observer_port, *(int(url.rpartition(":")[2]) for url in urls)]
+    return [cloud.mqtt_port, *(int(url.rpartition(":")[2]) for url in urls)]
 
 
 def _tls(cloud: Endpoints, identity: Identity) -> list[str]:
     return [
         *("-h", cloud.mqtt_endpoint, "--cafile", str(cloud.ca_file)),
         *("--cert", str(identity.certificate), "--key", str(identity.key)),
+        *(("-i", identity.client_id) if identity.client_id else ()),
     ]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import ssl
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
@@ -20,7 +22,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from hsm_enroll.local.cloud import Endpoints
-from tests.local.clients import Device, aws, handshake, iot, openssl, policy_name, publish, stack_outputs
+from tests.local.clients import Device, aws, connect, iot, openssl, policy_name, publish, stack_outputs
+
+if TYPE_CHECKING:
+    from mypy_boto3_iot.literals import ThingPrincipalTypeType
 
 
 def test_the_certificate_is_for_the_csrs_key_and_chains_to_the_ca(cloud: Endpoints, enrolled: Device) -> None:
@@ -83,8 +88,9 @@ def test_the_document_of_local_up(cloud: Endpoints) -> None:
     assert Endpoints.from_json(document) == cloud
 
 
-def test_the_v1_route_answers_as_the_contract_says(cloud: Endpoints, device: Device) -> None:
+def test_the_v1_route_answers_as_the_contract_says(cloud: Endpoints, thing: str, tmp_path: Path) -> None:
     """POST /v1/certificates through the gateway: 201, and the broker of this cloud as the place to go."""
+    device = Device(thing, tmp_path / "device", f"/CN={thing}")
     body = {"thingName": device.thing, "csr": device.csr}
     answer = requests.post(f"{cloud.api_url}/v1/certificates", json=body, verify=str(cloud.ca_file), timeout=60)
     assert answer.status_code == 201
@@ -182,6 +188,95 @@ def test_certificates_are_listed_in_pages(cloud: Endpoints, device: Device) -> N
     assert len(listed) == len(set(listed))
 
 
+def attached(cloud: Endpoints, certificate_arn: str, **options: Any) -> list[tuple[str, str]]:
+    """Return the Things that a certificate is attached to, with the types; of one type where the options say so."""
+    found = iot(cloud).list_principal_things_v2(principal=certificate_arn, **options)["principalThingObjects"]
+    return [(thing["thingName"], thing["thingPrincipalType"]) for thing in found]
+
+
+def refused(attach: Callable[..., Any], **options: Any) -> str:
+    """Return the message with which AWS IoT refuses to attach."""
+    with pytest.raises(ClientError) as caught:
+        attach(**options)
+    assert caught.value.response["Error"]["Code"] == "InvalidRequestException"
+    assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 400
+    return caught.value.response["Error"]["Message"]
+
+
+def test_a_certificate_that_is_one_things_alone_cannot_be_anothers(cloud: Endpoints, enrolled: Device) -> None:
+    """Nor can one that is several Things', or has become a Thing's otherwise, be made one's alone; nothing changes."""
+    api, other = iot(cloud), f"{enrolled.thing}-other"
+    api.create_thing(thingName=other)
+    (arn,) = api.list_thing_principals(thingName=enrolled.thing)["principals"]
+    alone, besides = [(enrolled.thing, "EXCLUSIVE_THING")], [(other, "NON_EXCLUSIVE_THING")]
+    attach = partial(api.attach_thing_principal, principal=arn)
+
+    attach(thingName=enrolled.thing, thingPrincipalType="EXCLUSIVE_THING")
+    has_one = "Principal already has an exclusive Thing attached to it"
+    for options in ({}, {"thingPrincipalType": "NON_EXCLUSIVE_THING"}):
+        assert refused(attach, thingName=other, **options) == has_one
+        assert refused(attach, thingName=enrolled.thing, **options) == has_one
+    has_any = "Principal already has a Thing attached to it"
+    assert refused(attach, thingName=other, thingPrincipalType="EXCLUSIVE_THING") == has_any
+    assert attached(cloud, arn) == alone
+
+    api.detach_thing_principal(thingName=enrolled.thing, principal=arn)
+    attach(thingName=other)
+    for thing in (other, enrolled.thing):
+        assert refused(attach, thingName=thing, thingPrincipalType="EXCLUSIVE_THING") == has_any
+    attach(thingName=enrolled.thing, thingPrincipalType="NON_EXCLUSIVE_THING")
+    assert attached(cloud, arn) == [*besides, (enrolled.thing, "NON_EXCLUSIVE_THING")]
+
+    for thing in (other, enrolled.thing):
+        api.detach_thing_principal(thingName=thing, principal=arn)
+    attach(thingName=enrolled.thing, thingPrincipalType="EXCLUSIVE_THING")
+    assert attached(cloud, arn) == alone
+
+
+def test_attachments_are_listed_with_their_types(cloud: Endpoints, new_device: Callable[[str], Device]) -> None:
+    """From the certificate and from the Thing; with a type in the request, those of that type."""
+    api, alone, shared = iot(cloud), new_device("-1"), new_device("-2")
+    issued = [api.create_certificate_from_csr(certificateSigningRequest=each.csr) for each in (alone, shared)]
+    arns = [certificate["certificateArn"] for certificate in issued]
+    api.create_thing(thingName=alone.thing)
+    kinds: list[ThingPrincipalTypeType] = ["EXCLUSIVE_THING", "NON_EXCLUSIVE_THING"]
+    for arn, kind in zip(arns, kinds, strict=True):
+        api.attach_thing_principal(thingName=alone.thing, principal=arn, thingPrincipalType=kind)
+    everything = [{"principal": arn, "thingPrincipalType": kind} for arn, kind in zip(arns, kinds, strict=True)]
+    assert api.list_thing_principals_v2(thingName=alone.thing)["thingPrincipalObjects"] == everything
+    for arn, kind, each, other in zip(arns, kinds, everything, reversed(kinds), strict=True):
+        listed = api.list_thing_principals_v2(thingName=alone.thing, thingPrincipalType=kind)
+        assert listed["thingPrincipalObjects"] == [each]
+        assert attached(cloud, arn, thingPrincipalType=kind) == [(alone.thing, kind)]
+        assert attached(cloud, arn, thingPrincipalType=other) == []
+
+
+def test_an_attachment_of_no_known_type_is_an_invalid_request(cloud: Endpoints, enrolled: Device) -> None:
+    """It is not taken for one of the two."""
+    options: Any = {"thingName": enrolled.thing, "thingPrincipalType": "THING"}
+    (arn,) = iot(cloud).list_thing_principals(thingName=enrolled.thing)["principals"]
+    assert "THING" in refused(iot(cloud).attach_thing_principal, principal=arn, **options)
+
+
+def test_what_is_attached_cannot_be_deleted(cloud: Endpoints, enrolled: Device) -> None:
+    """Detached, it can; a Thing and a certificate that come after it begin without any attachment."""
+    api = iot(cloud)
+    (arn,) = api.list_thing_principals(thingName=enrolled.thing)["principals"]
+    certificate_id = arn.rpartition("/")[2]
+    api.update_certificate(certificateId=certificate_id, newStatus="INACTIVE")
+    for delete in (
+        lambda: api.delete_thing(thingName=enrolled.thing),
+        lambda: api.delete_certificate(certificateId=certificate_id, forceDelete=True),
+    ):
+        with pytest.raises(ClientError):
+            delete()
+    api.detach_thing_principal(thingName=enrolled.thing, principal=arn)
+    api.delete_certificate(certificateId=certificate_id, forceDelete=True)
+    api.delete_thing(thingName=enrolled.thing)
+    api.create_thing(thingName=enrolled.thing)
+    assert api.list_thing_principals_v2(thingName=enrolled.thing)["thingPrincipalObjects"] == []
+
+
 @pytest.mark.parametrize("options", [{"pageSize": 251}, {"pageSize": 1, "marker": "AAAA"}, {"marker": "no base64!"}])
 def test_a_page_that_cannot_be_is_an_invalid_request(cloud: Endpoints, options: dict[str, Any]) -> None:
     """AWS IoT's own limit of a page, and a marker that it did not give out."""
@@ -195,11 +290,11 @@ def test_ten_devices_at_once(cloud: Endpoints, new_device: Callable[[str], Devic
 
     def enroll(device: Device) -> str:
         device.enroll(cloud)
-        return handshake(cloud, device.identity)
+        return connect(cloud, device.identity)
 
     devices = [new_device(f"-{number}") for number in range(10)]
     with ThreadPoolExecutor(10) as pool:
-        assert list(pool.map(enroll, devices)) == ["ok"] * 10
+        assert list(pool.map(enroll, devices)) == ["admitted"] * 10
 
 
 def test_another_version_of_the_policy_reaches_the_broker(cloud: Endpoints, enrolled: Device) -> None:
@@ -230,7 +325,7 @@ def test_logs_are_kept_and_say_what_happened(cloud: Endpoints, enrolled: Device)
     assert "POST /getCertificate" in logs["gateway"]
     assert '"/getCertificate"' in logs["handler"]
     assert "/certificates" in logs["aws"]
-    assert "Denied PUBLISH" in logs["mosquitto"]
+    assert re.search("is not allowed: .*certtest/another", logs["mqtt"])
     assert not any(base64.b64encode(b"-----BEGIN") in text.encode() or "BEGIN CERT" in text for text in logs.values())
 
 

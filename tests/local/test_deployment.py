@@ -15,16 +15,16 @@ import requests
 from hsm_enroll.backend_folder import backend_folder
 from hsm_enroll.errors import LocalCloudError
 from hsm_enroll.local.cloud import LocalCloud, running
-from tests.local.clients import TIME_LIMIT, Device, handshake, sign
+from tests.local.clients import TIME_LIMIT, Device, connect, sign
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_cloud_for_the_invited_only(home: Path, device: Device) -> None:
+def test_a_cloud_for_the_invited_only(home: Path, tmp_path: Path) -> None:
     """``local up --auth invite`` turns away who bears no invite, and lets in who bears one made by an operator."""
     command = [sys.executable, "-m", "hsm_enroll", "local", "up", "--auth", "invite", "--detach", "--home", str(home)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    cloud = running(home)
+    cloud, device = running(home), Device("invited", tmp_path / "device", subject="/CN=invited")
     api = partial(requests.post, verify=str(cloud.ca_file), timeout=TIME_LIMIT)
     url, request = f"{cloud.api_url}/v1/certificates", {"thingName": device.thing, "csr": device.csr}
     refused = api(url, json=request)
@@ -39,18 +39,18 @@ def test_a_cloud_for_the_invited_only(home: Path, device: Device) -> None:
     issued = api(url, json=request, headers={"Authorization": f"Bearer {invite['code']}"})
     assert issued.status_code == 201
     device.store(issued.json()["certificatePem"])
-    assert handshake(cloud, device.identity) == "ok"
+    assert connect(cloud, device.identity) == "admitted"
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("POLICY_NAME:", "OTHER_NAME:", "no POLICY_NAME; it has .*OTHER_NAME"),
+        ("FunctionName:\n    Description:", "Function:\n    Description:", "its outputs are"),
         ("RouteKey: GET /v1/health", "RouteKey: $default", "the route [$]default"),
     ],
 )
 def test_a_template_that_does_not_fit_is_an_error(home: Path, tmp_path: Path, old: str, new: str, message: str) -> None:
-    """A function whose policy cannot be told, and a route that the gateway cannot serve."""
+    """A function that is not named, and a route that the gateway cannot serve."""
     function = tmp_path / "function"
     shutil.copytree(backend_folder(), function)
     template = (function / "template.yaml").read_text()

@@ -1,0 +1,104 @@
+"""Who a certificate is and what it may do: what AWS IoT Core decides from attachments and policies, and nothing else.
+
+The certificate's subject plays no part in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import NamedTuple
+
+from hsm_enroll.iot_policy import CLIENT_ID, IS_ATTACHED, THING_NAME, Policy, allows
+from hsm_enroll.local.lambda_runtime import ACCOUNT_ID, REGION
+
+_ARN = f"arn:aws:iot:{REGION}:{ACCOUNT_ID}:"
+_MOST_REMEMBERED = 1000
+
+
+class Attachment(NamedTuple):
+    """A Thing that a certificate is attached to, and whether to that one alone (EXCLUSIVE_THING)."""
+
+    thing: str
+    exclusive: bool
+
+
+class Principal(NamedTuple):
+    """An active certificate.
+
+    Attributes:
+        policies: the attached ones.
+        attachments: the Things it is attached to.
+        everything: whether it may do everything, whatever else is said here; the observer's.
+    """
+
+    policies: tuple[Policy, ...]
+    attachments: tuple[Attachment, ...]
+    everything: bool = False
+
+    def thing_of(self, client_id: str) -> str | None:
+        """Return the Thing that a connection is associated with; None is no Thing.
+
+        A certificate attached exclusively is its Thing's under any client id; attached otherwise, it is that one's of
+        its Things whose name is the client id (developer guide, "Associating an AWS IoT thing to an MQTT client
+        connection").
+        """
+        for thing, exclusive in self.attachments:
+            if exclusive or thing == client_id:
+                return thing
+        return None
+
+    def variables(self, client_id: str) -> dict[str, str]:
+        """Return what the policy variables stand for on a connection."""
+        thing = self.thing_of(client_id)
+        named = {} if thing is None else {THING_NAME: thing}
+        return {CLIENT_ID: client_id, IS_ATTACHED: "true" if thing is not None else "false", **named}
+
+
+OBSERVER = Principal((), (), everything=True)
+
+
+class Rights:
+    """What one connection may do.
+
+    Args:
+        principal: whose.
+        client_id: under which id.
+    """
+
+    def __init__(self, principal: Principal, client_id: str) -> None:
+        self._principal = principal
+        self._client_id = client_id
+        self._known: dict[tuple[str, str], bool] = {}
+
+    @property
+    def may_connect(self) -> bool:
+        """Whether the client id is one of its own (iot:Connect)."""
+        return self._may("iot:Connect", f"client/{self._client_id}")
+
+    def may_publish(self, topic: str, *, retain: bool = False) -> bool:
+        """Whether it may publish to a topic (iot:Publish, iot:RetainPublish)."""
+        resource = f"topic/{topic}"
+        return self._may("iot:Publish", resource) and (not retain or self._may("iot:RetainPublish", resource))
+
+    def may_subscribe(self, topic_filter: str) -> bool:
+        """Whether it may subscribe to a topic filter (iot:Subscribe)."""
+        return self._may("iot:Subscribe", f"topicfilter/{topic_filter}")
+
+    def may_receive(self, topic: str) -> bool:
+        """Whether it may be sent what is published to a topic (iot:Receive)."""
+        return self._may("iot:Receive", f"topic/{topic}")
+
+    @cached_property
+    def _variables(self) -> Mapping[str, str]:
+        return self._principal.variables(self._client_id)
+
+    def _may(self, action: str, resource: str) -> bool:
+        if self._principal.everything:
+            return True
+        request = action, resource
+        if request not in self._known:
+            if len(self._known) >= _MOST_REMEMBERED:
+                self._known.clear()
+            self._known[request] = allows(self._principal.policies, action, _ARN + resource, self._variables)
+        return self._known[request]

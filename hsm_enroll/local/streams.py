@@ -1,0 +1,133 @@
+"""Streams of bytes, plain and with TLS.
+
+asyncio has TLS of its own, but closes without sending the alert when a handshake fails: a client could not tell a
+certificate that is not wanted from a cable that was pulled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from contextlib import suppress
+from typing import Self
+
+_CHUNK = 64 * 1024
+
+
+class Stream:
+    """A connection without TLS.
+
+    Args:
+        reader, writer: as asyncio gives them.
+
+    Every method raises OSError where the connection is lost.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def read(self) -> bytes:
+        """Wait for bytes; none is the end."""
+        return await self._reader.read(_CHUNK)
+
+    def write(self, content: bytes) -> None:
+        """Send bytes, now or later."""
+        self._writer.write(content)
+
+    async def drain(self) -> None:
+        """Wait until so much has been sent that there is room for more."""
+        await self._writer.drain()
+
+    async def close(self) -> None:
+        """Send what was written, and close."""
+        self._writer.close()
+        with suppress(OSError):
+            await self._writer.wait_closed()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self._writer.transport.abort()
+
+
+class TlsStream(Stream):
+    """The server's side of TLS (RFC 8446; RFC 5246)."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, context: ssl.SSLContext) -> None:
+        super().__init__(reader, writer)
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+
+    @classmethod
+    async def accept(
+        cls, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, context: ssl.SSLContext, limit: float
+    ) -> Self:
+        """Shake hands.
+
+        Args:
+            reader, writer: as asyncio gives them.
+            context: one for the server's side.
+            limit: seconds it may take.
+
+        Raises:
+            OSError, TimeoutError: that failed; the client has been sent the alert, and the connection is closed.
+        """
+        stream = cls(reader, writer, context)
+        try:
+            await asyncio.wait_for(stream._shake_hands(), limit)
+        except BaseException:
+            await Stream.close(stream)
+            raise
+        return stream
+
+    @property
+    def client_certificate(self) -> bytes:
+        """The client's certificate in DER."""
+        certificate = self._tls.getpeercert(binary_form=True)
+        assert certificate is not None  # noqa: S101 - the context demands one
+        return certificate
+
+    async def read(self) -> bytes:
+        """Wait for bytes; none is the end, with or without close_notify."""
+        while True:
+            try:
+                return self._tls.read(_CHUNK)
+            except ssl.SSLZeroReturnError:
+                return b""
+            except ssl.SSLWantReadError:
+                if not await self._receive():
+                    return b""
+
+    def write(self, content: bytes) -> None:
+        """Send bytes, now or later."""
+        if content:
+            self._tls.write(content)
+            self._flush()
+
+    async def close(self) -> None:
+        """Send what was written and close_notify, and close; the client's close_notify is not waited for."""
+        with suppress(ssl.SSLError):
+            self._tls.unwrap()
+        self._flush()
+        await super().close()
+
+    async def _shake_hands(self) -> None:
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                self._flush()
+                if not await self._receive():
+                    raise ConnectionResetError("the client left in the handshake") from None
+            else:
+                return
+            finally:
+                self._flush()
+
+    async def _receive(self) -> bool:
+        content = await self._reader.read(_CHUNK)
+        self._incoming.write(content)
+        return bool(content)
+
+    def _flush(self) -> None:
+        self._writer.write(self._outgoing.read())
