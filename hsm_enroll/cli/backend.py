@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -11,11 +14,18 @@ from hsm_enroll.cli.invocation import Invocation, command
 from hsm_enroll.cli.operator_client import require_extra
 from hsm_enroll.cli.terminal import confirm, has_person
 from hsm_enroll.errors import InterruptedRunError, UsageError
+from hsm_enroll.operator.answer import printable
 
 if TYPE_CHECKING:
     from hsm_enroll.operator.deployment import AuthMode, Left, Status
+    from hsm_enroll.operator.device_policy import Change, DevicePolicy, Rule
 
 _DEFAULT_STACK = "hsm-enroll"
+_DEFAULT_POLICY = "default"
+_LARGEST_POLICY_BYTES = 64 * 1024  # white space and all; AWS IoT takes 2,048 characters without it
+_OF_AN_ACCOUNT = re.compile(r"^arn:[^:]*:iot:[^:]*:[^:]*:")
+_POLICY_HINT = "Check --device-policy: it takes a file with an AWS IoT policy in JSON, or the word default."
+_POLICIES = {"default": "the built-in one", "own": "your own"}
 
 
 def _stack_option(function: Callable[..., None]) -> Callable[..., None]:
@@ -39,14 +49,39 @@ def backend() -> None:
     default="invite",
     help="Who may enroll: the bearer of an invite (default), or anyone.",
 )
-def deploy(invocation: Invocation, *, stack: str, auth: AuthMode) -> None:
+@click.option(
+    "--device-policy",
+    "source",
+    metavar="FILE",
+    help="What devices may do: an AWS IoT policy in JSON, checked and kept by later deployments. The word default goes "
+    "back to the built-in policy; a file of that name is ./default.",
+)
+@click.option(
+    "--allow-loose-policy",
+    is_flag=True,
+    help="Deploy the policy of FILE even if it lets a device reach what is not its own; each such grant is shown.",
+)
+def deploy(invocation: Invocation, *, stack: str, auth: AuthMode, source: str | None, allow_loose_policy: bool) -> None:
     """Make the backend, or bring it up to date with this version."""
     from hsm_enroll.operator import deployment
 
+    if allow_loose_policy and source is None:
+        raise click.UsageError("--allow-loose-policy goes with --device-policy")
+    policy = None if source is None else _device_policy(source)
     terminal = invocation.terminal
-    deployed = deployment.deploy(stack, auth, terminal.step, lambda line: terminal.say(f"  {line}"))
+    deployed = deployment.deploy(
+        stack,
+        auth,
+        terminal.step,
+        lambda line: terminal.say(f"  {line}"),
+        policy=policy,
+        loose_allowed=allow_loose_policy,
+    )
     said = "deployed" if deployed.changed else "up to date already"
-    terminal.result({**deployed.status.to_json(), "changed": deployed.changed}, _rows(deployed.status, said))
+    text = f"{_rows(deployed.status, said)}\n\n{_changes(deployed.policy_change)}"
+    terminal.result(deployed.to_json(), text)
+    for grant in deployed.loose:
+        terminal.warn(f"loose grant: {grant}")
     if auth == "open":
         terminal.warn("anyone who knows the API's address can enroll; deploy with --auth invite to close it")
 
@@ -86,12 +121,82 @@ def _rows(status: Status, said: str) -> str:
         "Stack": f"{status.stack} in {status.region}, account {status.account_id}: {said}",
         "API": status.outputs.get("ApiUrl"),
         "Auth": status.auth,
-        "Policy": status.outputs.get("PolicyName"),
+        "Policy": _policy(status),
         "Ledger": status.outputs.get("TableName"),
         "Function": status.outputs.get("FunctionName"),
         "Next": _next(status),
     }
     return "\n".join(f"{name:<8} {value}" for name, value in rows.items() if value)
+
+
+def _policy(status: Status) -> str | None:
+    name = status.outputs.get("PolicyName")
+    return f"{name}, {_POLICIES[status.device_policy]}" if name and status.device_policy else name
+
+
+def _device_policy(source: str) -> DevicePolicy:
+    from hsm_enroll.operator import device_policy
+
+    if source == _DEFAULT_POLICY:
+        return device_policy.TEMPLATES_OWN
+    return device_policy.read(_content(Path(source)), source)
+
+
+def _content(file: Path) -> bytes:
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):  # nobody waits for a FIFO to be written to
+            raise UsageError(f"{file} is not a file", hint=_POLICY_HINT)
+        with file.open("rb") as stream:
+            content = stream.read(_LARGEST_POLICY_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}", hint=_POLICY_HINT) from error
+    except ValueError as error:  # a NUL in its name
+        raise UsageError(f"{file} cannot be read: {error}", hint=_POLICY_HINT) from error
+    if len(content) > _LARGEST_POLICY_BYTES:
+        raise UsageError(f"{file} is larger than {_LARGEST_POLICY_BYTES} bytes", hint=_POLICY_HINT)
+    return content
+
+
+def _changes(change: Change | None) -> str:
+    """Return what changes for devices, in a paragraph and a line for each resource; "" if nothing does."""
+    if change is None or not (change.removed or change.added):
+        return ""
+    lines = [
+        "What devices may do has changed, also for those that are enrolled: the policy",
+        "is updated in place, their certificates stay. AWS IoT takes up to 8 minutes.",
+        *_grants("gone", change.removed),
+        *_grants("new", change.added),
+    ]
+    if _allows(change.removed, "topic/<thing>/*") and _allows(change.added, "topic/device/<thing>/*"):
+        lines += [
+            "Topics under <thing>/ are refused from then on; device/<thing>/ takes their",
+            "place. Change the programs on the devices that use them.",
+        ]
+    return "\n".join(lines)
+
+
+def _grants(word: str, rules: Iterable[Rule]) -> Iterator[str]:
+    actions: dict[str, list[str]] = {}
+    for rule in rules:
+        conditions = [
+            f" if {key} {'is' if operator == 'Bool' else operator} {' or '.join(values)}"
+            for operator, key, values in rule.condition
+        ]
+        where = f"on {_place(rule)}{printable(''.join(conditions))}"
+        denied = "deny " if rule.effect == "Deny" else ""
+        actions.setdefault(where, []).append(denied + printable(rule.action.removeprefix("iot:")))
+    for where, names in actions.items():
+        yield f"  {word:<4} {', '.join(names)} {where}"
+
+
+def _allows(rules: Iterable[Rule], place: str) -> bool:
+    return any(rule.effect == "Allow" and _place(rule) == place for rule in rules)
+
+
+def _place(rule: Rule) -> str:
+    from hsm_enroll.operator.device_policy import short
+
+    return short(_OF_AN_ACCOUNT.sub("", rule.resource))
 
 
 def _next(status: Status) -> str:

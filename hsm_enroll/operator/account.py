@@ -44,12 +44,14 @@ class Account:
     Attributes:
         account_id: twelve digits.
         region: its name.
+        partition: AWS's word for the part of its cloud that the region is in, such as ``aws`` or ``aws-cn``.
 
     Every method raises the errors of `asking`.
     """
 
     account_id: str
     region: str
+    partition: str
     _session: Session = field(repr=False)
 
     @classmethod
@@ -65,12 +67,18 @@ class Account:
         with asking("STS"):
             client: Any = session.create_client("sts", region_name=region, config=_CONFIG)
             identity = client.get_caller_identity()
-        return cls(str(identity["Account"]), region, session)
+        partition = str(identity["Arn"]).split(":")[1]
+        return cls(str(identity["Account"]), region, partition, session)
 
     @property
     def code_bucket(self) -> str:
         """Name of the bucket for the functions' zips; all deployments of account and region share it."""
         return f"hsm-enroll-code-{self.account_id}-{self.region}"
+
+    @property
+    def iot_arns(self) -> str:
+        """How the ARNs of AWS IoT begin in this account and region."""
+        return f"arn:{self.partition}:iot:{self.region}:{self.account_id}:"
 
     @cached_property
     def cloudformation(self) -> Any:
@@ -82,6 +90,12 @@ class Account:
         with asking("AWS IoT"):
             answer = self._client("iot").describe_endpoint(endpointType="iot:Data-ATS")
         return str(answer["endpointAddress"])
+
+    def iot_policy(self, name: str) -> str:
+        """Return the document of an AWS IoT policy, as it is in force: that of its default version."""
+        with asking("AWS IoT"):
+            answer = self._client("iot").get_policy(policyName=name)
+        return str(answer["policyDocument"])
 
     def unreserved_concurrency(self) -> int | None:
         """Return how much concurrency of Lambda no function of the account has reserved; None if it is not told."""

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hsm_enroll.backend_folder import backend_folder
-from hsm_enroll.errors import HsmEnrollError
-from hsm_enroll.operator import package
+from hsm_enroll.errors import HsmEnrollError, UsageError
+from hsm_enroll.iot_policy import Policy, PolicyUnreadableError
+from hsm_enroll.operator import device_policy, package
 from hsm_enroll.operator.account import Account
+from hsm_enroll.operator.device_policy import Change, DevicePolicy, LooseGrant
 from hsm_enroll.operator.stack import Description, Stack
 
 AuthMode = Literal["invite", "open"]
+PolicyOrigin = Literal["default", "own"]
 Step = Callable[[str], AbstractContextManager[None]]
 Report = Callable[[str], None]
 
@@ -21,6 +24,11 @@ Report = Callable[[str], None]
 _RETAINED = ("PolicyName", "TableName")
 # Whatever somebody has set them to, a new deployment of the code leaves alone.
 _TUNED = ("ReservedConcurrency", "ThrottleRate", "ThrottleBurst")
+_POLICY = "DevicePolicyDocument"  # the operator's own; empty, or missing in an older stack, is the template's
+_LOOSE_HINT = (
+    "Bind each resource to the Thing, as topic/device/<thing>/* is, where <thing> stands for "
+    "${iot:Connection.Thing.ThingName}; or deploy it as it is with --allow-loose-policy."
+)
 _WANTED_CONCURRENCY = 10  # the template's default
 _UNRESERVABLE = 100  # PutFunctionConcurrency: what has to be left to the account's other functions
 
@@ -35,6 +43,7 @@ class Status:
         account_id: whose.
         state: CloudFormation's word for the stack; None is no such stack.
         auth: who may enroll, or None.
+        device_policy: whose policy the devices have, the template's or the operator's own; None is no such stack.
         outputs: ApiUrl, PolicyName, TableName, FunctionName: those that there are.
     """
 
@@ -43,6 +52,7 @@ class Status:
     account_id: str
     state: str | None
     auth: str | None
+    device_policy: PolicyOrigin | None
     outputs: Mapping[str, str]
 
     def to_json(self) -> dict[str, Any]:
@@ -56,6 +66,7 @@ class Status:
             "auth": self.auth,
             "apiUrl": self.outputs.get("ApiUrl"),
             "policyName": self.outputs.get("PolicyName"),
+            "devicePolicy": self.device_policy,
             "tableName": self.outputs.get("TableName"),
             "functionName": self.outputs.get("FunctionName"),
         }
@@ -68,10 +79,20 @@ class Deployed:
     Attributes:
         status: what there is now.
         changed: whether anything had to be done.
+        loose: what the policy that was given allows without binding it to one Thing.
+        policy_change: what the device policy says now and did not say before, and the other way round; None if there
+            was none before, or if it could not be read.
     """
 
     status: Status
     changed: bool
+    loose: tuple[LooseGrant, ...] = ()
+    policy_change: Change | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as ``backend deploy --json`` shows it."""
+        change = self.policy_change.to_json() if self.policy_change else None
+        return {**self.status.to_json(), "changed": self.changed, "policyChange": change}
 
 
 @dataclass(frozen=True)
@@ -92,7 +113,15 @@ class Left:
         return {"policyName": self.policy_name, "tableName": self.table_name, "codeBucket": self.bucket}
 
 
-def deploy(name: str, auth: AuthMode, step: Step, report: Report) -> Deployed:
+def deploy(
+    name: str,
+    auth: AuthMode,
+    step: Step,
+    report: Report,
+    *,
+    policy: DevicePolicy | None = None,
+    loose_allowed: bool = False,
+) -> Deployed:
     """Bring the backend of this package to the account and region of the environment, or up to date there.
 
     Args:
@@ -100,12 +129,14 @@ def deploy(name: str, auth: AuthMode, step: Step, report: Report) -> Deployed:
         auth: who may enroll.
         step: shows that something takes its time.
         report: told of each resource that is ready.
+        policy: what devices may do; None leaves it as it is, and is the template's at first.
+        loose_allowed: whether it may grant what is not bound to one Thing.
 
     Returns:
         What there is now.
 
     Raises:
-        UsageError: no region or credentials, or none that AWS takes.
+        UsageError: no region or credentials, or none that AWS takes; or a loose policy.
         ThrottledError: AWS is busy.
         PackageError: the zip cannot be built.
         AwsError: AWS refused, or a resource could not be made; a first deployment that fails leaves no resource.
@@ -116,6 +147,7 @@ def deploy(name: str, auth: AuthMode, step: Step, report: Report) -> Deployed:
     template = _read_template()
     with step("asking AWS for account and endpoint"):
         account = Account.of_environment()
+        loose = _loose(policy, account, loose_allowed)
         endpoint = account.data_endpoint()
         stack = Stack(account.cloudformation, name, report)
         there = stack.describe()
@@ -129,15 +161,21 @@ def deploy(name: str, auth: AuthMode, step: Step, report: Report) -> Deployed:
         "CodeBucket": account.code_bucket,
         "CodeKey": key,
     }
+    if policy is not None:
+        parameters[_POLICY] = policy.text
     if there is not None and there.empty:
         stack.delete(there)
         there = None
     if there is None:
         parameters["ReservedConcurrency"] = str(_reservable(account))
-        return Deployed(_status(account, name, stack.create(template, parameters)), changed=True)
-    parameters |= {name: there.parameters[name] for name in _TUNED if name in there.parameters}
-    changed = stack.update(there, template, parameters)
-    return Deployed(_status(account, name, stack.describe()), changed)
+        return Deployed(_status(account, name, stack.create(template, parameters)), changed=True, loose=loose)
+    kept = {name: there.parameters[name] for name in (*_TUNED, _POLICY) if name in there.parameters}
+    before = _policy_in_force(account, there, report)
+    changed = stack.update(there, template, kept | parameters)
+    described = stack.describe()
+    after = _policy_in_force(account, described, report) if before and described else None
+    change = device_policy.compare(before, after) if before and after else None
+    return Deployed(_status(account, name, described), changed, loose, change)
 
 
 def status(name: str) -> Status:
@@ -173,6 +211,33 @@ def delete(name: str, report: Report) -> Left | None:
     return Left(policy_name, table_name, account.code_bucket)
 
 
+def _loose(policy: DevicePolicy | None, account: Account, allowed: bool) -> tuple[LooseGrant, ...]:
+    """Return what is loose about a policy.
+
+    Raises:
+        UsageError: there is something, and it is not allowed.
+    """
+    if policy is None:
+        return ()
+    loose = device_policy.loose_grants(policy.policy, account.iot_arns)
+    if loose and not allowed:
+        lines = "".join(f"\n  {grant}" for grant in loose)
+        raise UsageError(f"{policy.file} lets a device reach what is not its own:{lines}", hint=_LOOSE_HINT)
+    return tuple(loose)
+
+
+def _policy_in_force(account: Account, described: Description, report: Report) -> Policy | None:
+    """Return the device policy that AWS IoT has; None if it cannot be read, which stops no deployment."""
+    name = described.outputs.get("PolicyName")
+    if name is None:
+        return None
+    try:
+        return Policy.parse(account.iot_policy(name))
+    except (HsmEnrollError, PolicyUnreadableError) as error:
+        report(f"what changes for devices is not known: the policy {name} cannot be read: {error}")
+        return None
+
+
 def _reservable(account: Account) -> int:
     """Return how much concurrency to set aside: nothing in an account so small that Lambda would refuse it."""
     unreserved = account.unreserved_concurrency()
@@ -182,13 +247,16 @@ def _reservable(account: Account) -> int:
 
 
 def _status(account: Account, name: str, described: Description | None) -> Status:
+    if described is None:
+        return Status(name, account.region, account.account_id, None, None, None, {})
     return Status(
         stack=name,
         region=account.region,
         account_id=account.account_id,
-        state=described.status if described else None,
-        auth=described.parameters.get("AuthMode") if described else None,
-        outputs=described.outputs if described else {},
+        state=described.status,
+        auth=described.parameters.get("AuthMode"),
+        device_policy="own" if described.parameters.get(_POLICY) else "default",
+        outputs=described.outputs,
     )
 
 

@@ -16,10 +16,14 @@ from unittest import mock
 
 import boto3
 import pytest
+from botocore.session import Session
 from moto import mock_aws
 
+from hsm_enroll.device_topics import DeviceTopics
+from hsm_enroll.iot_policy import CLIENT_ID, IS_ATTACHED, MAX_DOCUMENT_CHARACTERS, THING_NAME, Policy, allows
 from hsm_enroll.operator import package
-from tests.backend.csr_factory import THING as THING_NAME
+from hsm_enroll.operator.device_policy import loose_grants
+from tests.backend.csr_factory import THING as GATEWAY
 from tests.backend.csr_factory import pem_of, request
 from tests.backend.deployment import ENVIRONMENT, LAMBDA, REGION, deployed, load_handler
 from tests.backend.stack import TEMPLATE, UNKNOWN_TO_MOTO, deploy, template
@@ -89,43 +93,173 @@ def test_an_enrolled_device_gets_the_deployed_policy() -> None:
         given = function["Environment"]["Variables"]
         with mock.patch.dict(os.environ, given | {"AUTH_MODE": "open"}):
             backend.handler = load_handler()
-            answer = backend.enroll(pem_of(request()), THING_NAME)
+            answer = backend.enroll(pem_of(request()), GATEWAY)
         attached = backend.iot.list_attached_policies(target=answer.json["certificateArn"])["policies"]
         assert [policy["policyName"] for policy in attached] == [outputs["PolicyName"]]
         assert answer.json["mqttEndpoint"] == "mqtt.example.com"
 
 
 @pytest.mark.usefixtures("account")
-def test_a_device_connects_as_its_own_thing_only_and_only_if_attached() -> None:
-    """The client id is the attached Thing's name; AWS IoT's variables reach AWS IoT as they are."""
-    connect = policy_document(deploy()["PolicyName"])["Statement"][0]
-    assert connect == {
-        "Effect": "Allow",
-        "Action": "iot:Connect",
-        "Resource": f"{ARN}:client/{THING}",
-        "Condition": {"Bool": {"iot:Connection.Thing.IsAttached": "true"}},
-    }
+def test_a_device_connects_only_if_attached() -> None:
+    """AWS IoT's variables reach AWS IoT as they are; without a connection there are no topics."""
+    connect, *others = policy_document(deploy()["PolicyName"])["Statement"]
+    assert connect["Resource"] == [f"{ARN}:client/{THING}", f"{ARN}:client/{THING}/*"]
+    assert connect["Condition"] == {"Bool": {"iot:Connection.Thing.IsAttached": "true"}}
+    assert [statement["Action"] for statement in others] == [["iot:Publish", "iot:Receive"], "iot:Subscribe"]
+
+
+# Names of topic roots, the beginning of another's name, and what else a Thing's name may consist of.
+THINGS = ["a", "ab", "certtest", "device", "telemetry", "things", "shadow", "-", "_", "a:b", "a_b", "a-b", "x" * 128]
+OWN_CLIENTS = ["{thing}", "{thing}/publish", "{thing}/"]
+FOREIGN_CLIENTS = ["", "other", "{thing}x", "x{thing}", "other/{thing}", "{thing}-publish", "*", THING, THING + "/x"]
+OWN_TOPICS = [
+    "certtest/{thing}",
+    "device/{thing}/x",
+    "device/{thing}/x/y",
+    "device/{thing}/other",
+    "$aws/things/{thing}/shadow/update",
+    "$aws/things/{thing}/shadow/name/settings/get",
+    "$aws/things/{thing}/jobs/notify-next",
+]
+OWN_FILTERS = [
+    *OWN_TOPICS,
+    "device/{thing}/#",
+    "device/{thing}/+",
+    "$aws/things/{thing}/shadow/#",
+    "device/{thing}/+/x",
+]
+FOREIGN_TOPICS = [
+    "",
+    "{thing}",
+    "{thing}/x",
+    "{thing}/{thing}",
+    "{thing}/other",
+    "certtest",
+    "certtest/",
+    "certtest/other",
+    "certtest/{thing}/x",
+    "device",
+    "device/{thing}",
+    "device/other/x",
+    "device/{thing}x/x",
+    "device/x{thing}/x",
+    "device/other/{thing}/x",
+    "telemetry/{thing}",
+    "telemetry/x",
+    "$aws/things/{thing}",
+    "$aws/things/{thing}/x",
+    "$aws/things/{thing}/shadow",
+    "$aws/things/other/shadow/update",
+    "$aws/things/{thing}x/jobs/get",
+    "$aws/rules/device/{thing}/x",
+    f"device/{THING}/x",
+]
+FOREIGN_FILTERS = [
+    *FOREIGN_TOPICS,
+    "#",
+    "+/#",
+    "+/{thing}/#",
+    "device/#",
+    "device/+/x",
+    "device/+/#",
+    "certtest/#",
+    "certtest/+",
+    "certtest/{thing}/#",
+    "{thing}/#",
+    "$aws/#",
+    "$aws/things/+/shadow/#",
+    "$aws/things/{thing}/#",
+    "$share/group/device/{thing}/x",
+]
+
+
+@pytest.fixture(scope="module")
+def device_policy() -> Policy:
+    """The device policy, as a stack of its own deploys it."""
+    with mock.patch.dict(os.environ, ENVIRONMENT, clear=True), mock_aws():
+        return Policy.parse(policy_document(deploy()["PolicyName"]))
+
+
+@pytest.mark.parametrize("thing", THINGS)
+@pytest.mark.parametrize(
+    ("actions", "kind", "own", "foreign"),
+    [
+        (["iot:Connect"], "client", OWN_CLIENTS, FOREIGN_CLIENTS),
+        (["iot:Publish", "iot:Receive"], "topic", OWN_TOPICS, FOREIGN_TOPICS),
+        (["iot:Subscribe"], "topicfilter", OWN_FILTERS, FOREIGN_FILTERS),
+    ],
+    ids=["clients", "topics", "filters"],
+)
+def test_a_device_has_what_is_its_things_and_nothing_else(
+    thing: str, actions: list[str], kind: str, own: list[str], foreign: list[str], device_policy: Policy
+) -> None:
+    """S22: whatever the Thing is called, it reaches its own topics and nobody else's, and listens to nobody else's."""
+    mine = {name.format(thing=thing) for name in own}
+    others = {name if "${" in name else name.format(thing=thing) for name in foreign}
+    for action in actions:
+        allowed = {name for name in mine | others if may(device_policy, action, f"{kind}/{name}", thing)}
+        assert allowed == mine, action
+
+
+@pytest.mark.parametrize("thing", ["gateway-17", "certtest", "a:b_c-d"])
+def test_the_topics_that_a_device_names_are_the_policys(device_policy: Policy, thing: str) -> None:
+    """What hints, examples and ``status`` call a device's topics, it may publish to, subscribe to and receive from."""
+    for topic in DeviceTopics.of(thing):
+        assert may(device_policy, "iot:Subscribe", f"topicfilter/{topic}", thing)
+        for action in ("iot:Publish", "iot:Receive"):
+            assert may(device_policy, action, f"topic/{topic.replace('#', 'a/b')}", thing)
+
+
+def may(policy: Policy, action: str, resource: str, thing: str) -> bool:
+    """Ask whether a device may do something, connected under a client id of its own."""
+    variables = {THING_NAME: thing, CLIENT_ID: f"{thing}/publish", IS_ATTACHED: "true"}
+    return allows([policy], action, f"{ARN}:{resource}", variables)
+
+
+def test_a_certificate_that_is_attached_to_nothing_may_do_nothing(device_policy: Policy) -> None:
+    """Without a Thing there is no name, and without a name no resource; a client id does not stand in for it."""
+    for client in ("a", "a/x", "", "*", THING):
+        variables = {CLIENT_ID: client, IS_ATTACHED: "false"}
+        asked = [("iot:Connect", f"client/{client}"), ("iot:Publish", f"topic/certtest/{client}")]
+        assert not any(allows([device_policy], action, f"{ARN}:{resource}", variables) for action, resource in asked)
+
+
+def test_the_policy_is_one_that_the_check_of_an_operators_own_calls_tight(device_policy: Policy) -> None:
+    """Least privilege: each resource is bound to the Thing behind a literal level, and no two of them can meet."""
+    assert loose_grants(device_policy, f"{ARN}:") == []
+
+
+def test_the_policy_fits_into_aws_iot_in_every_partition_and_region() -> None:
+    """CreatePolicy takes 2,048 characters without white space, and the ARNs have the region's name in them."""
+    session = Session()
+    places = [
+        (partition, region)
+        for partition in session.get_available_partitions()
+        for region in session.get_available_regions("ec2", partition)
+    ]
+    partition, region = max(places, key=lambda place: len("".join(place)))
+    (properties,) = resources("AWS::IoT::Policy").values()
+    (_, _, document) = properties["PolicyDocument"]["Fn::If"]
+    text = json.dumps(document, separators=(",", ":"))
+    for name, value in {"Partition": partition, "Region": region, "AccountId": "1" * 12}.items():
+        text = text.replace(f"${{AWS::{name}}}", value)
+    # What is left of CloudFormation counts too: it is more than what comes of it.
+    assert "aws-" in text
+    assert len(text) <= MAX_DOCUMENT_CHARACTERS
 
 
 @pytest.mark.usefixtures("account")
-def test_a_device_speaks_and_listens_under_its_own_name_only() -> None:
-    """Publish and receive on its topics, subscribe to the same as filters, and no fourth statement."""
-    _, speak, listen = policy_document(deploy()["PolicyName"])["Statement"]
-    own = [f"certtest/{THING}", f"{THING}/*"]
-    assert speak["Action"] == ["iot:Publish", "iot:Receive"]
-    assert speak["Resource"] == [f"{ARN}:topic/{name}" for name in own]
-    assert listen["Action"] == "iot:Subscribe"
-    assert listen["Resource"] == [f"{ARN}:topicfilter/{name}" for name in own]
+def test_an_operators_own_policy_takes_the_place_of_the_templates() -> None:
+    """The parameter's text is the policy's document, character by character."""
+    own = '{"Version":"2012-10-17","Statement":[{"Effect":"Deny","Action":"iot:*","Resource":"*"}]}'
+    name = deploy(DevicePolicyDocument=own)["PolicyName"]
+    assert boto3.client("iot", region_name=REGION).get_policy(policyName=name)["policyDocument"] == own
 
 
-@pytest.mark.usefixtures("account")
-def test_every_resource_is_bound_to_the_thing() -> None:
-    """Least privilege: no resource and no action is a wildcard beyond the Thing's own name."""
-    for statement in policy_document(deploy()["PolicyName"])["Statement"]:
-        targets = statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
-        assert all(THING in target for target in targets)
-        assert all("*" not in target.partition(THING)[0] for target in targets)
-        assert "*" not in str(statement["Action"])
+def test_a_change_of_the_policy_is_an_update_in_place() -> None:
+    """Its name is CloudFormation's, and with it the attachments stay: PolicyDocument updates without interruption."""
+    (properties,) = resources("AWS::IoT::Policy").values()
+    assert properties.keys() == {"PolicyDocument"}
 
 
 def role_statements() -> list[dict[str, Any]]:

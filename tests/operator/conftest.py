@@ -13,7 +13,9 @@ from unittest import mock
 import pytest
 from botocore.loaders import JSONFileLoader
 from moto import mock_aws
+from moto.iot.models import FakePolicy
 
+from hsm_enroll.local.fidelity import policy_in_json, update_policy
 from hsm_enroll.operator import package, stack
 
 REGION = "eu-central-1"
@@ -40,7 +42,10 @@ def aws_environment() -> Iterator[None]:
 def account(aws_environment: None) -> Iterator[None]:  # noqa: ARG001 - the environment comes first
     """An account that holds nothing."""
     # Each session reads AWS's API models anew; that would take most of the tests' time.
-    with mock.patch.object(JSONFileLoader, "load_file", lambda _, path: _model(path)), mock_aws():
+    models = mock.patch.object(JSONFileLoader, "load_file", lambda _, path: _model(path))
+    updated = mock.patch.object(FakePolicy, "update_from_cloudformation_json", update_policy)
+    shown = mock.patch.object(FakePolicy, "to_get_dict", policy_in_json(FakePolicy.to_get_dict))
+    with models, updated, shown, mock_aws():
         yield
 
 

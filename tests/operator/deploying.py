@@ -12,6 +12,7 @@ from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 
 from hsm_enroll.operator import deployment
+from hsm_enroll.operator.device_policy import DevicePolicy
 from tests.operator.conftest import ACCOUNT_ID, REGION
 
 BUCKET = f"hsm-enroll-code-{ACCOUNT_ID}-{REGION}"
@@ -29,9 +30,15 @@ def ignore(_line: str) -> None:
     """Be a report that nobody reads."""
 
 
-def deploy(auth: deployment.AuthMode = "invite", report: Callable[[str], None] = ignore) -> deployment.Deployed:
+def deploy(
+    auth: deployment.AuthMode = "invite",
+    report: Callable[[str], None] = ignore,
+    *,
+    policy: DevicePolicy | None = None,
+    loose_allowed: bool = False,
+) -> deployment.Deployed:
     """Deploy, and say nothing."""
-    return deployment.deploy("hsm-enroll", auth, silent, report)
+    return deployment.deploy("hsm-enroll", auth, silent, report, policy=policy, loose_allowed=loose_allowed)
 
 
 def client(service: str) -> Any:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -48,7 +52,7 @@ def test_deploy_in_json(capsys: pytest.CaptureFixture[str]) -> None:
     """One document on stdout and nothing else; status shows the same."""
     run("deploy", "--json")
     deployed = shown(capsys)
-    assert deployed.pop("changed") is True
+    assert (deployed.pop("changed"), deployed.pop("policyChange")) == (True, None)
     run("status", "--json")
     assert shown(capsys) == deployed
     assert (deployed["stack"], deployed["state"], deployed["deployed"]) == ("hsm-enroll", "CREATE_COMPLETE", True)
@@ -129,3 +133,158 @@ def test_another_kind_of_authentication_is_wrong_usage() -> None:
     """Only ``invite`` and ``open`` mean something."""
     with pytest.raises(click.BadParameter):
         run("deploy", "--auth", "none")
+
+
+THING = "${iot:Connection.Thing.ThingName}"
+
+
+def policy_file(folder: Path, *topics: str, name: str = "own.json") -> str:
+    """Write a policy that lets devices publish to these topics, and return the file's name."""
+    arns = [f"arn:aws:iot:{REGION}:{ACCOUNT_ID}:topic/{topic}" for topic in topics]
+    statement = {"Effect": "Allow", "Action": "iot:Publish", "Resource": arns}
+    file = folder / name
+    file.write_text(json.dumps({"Version": "2012-10-17", "Statement": [statement]}, indent=4))
+    return str(file)
+
+
+def test_whose_the_device_policy_is_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By deploy and by status, to a person and to a script."""
+    run("deploy", "--device-policy", policy_file(tmp_path, f"plant/{THING}"), "--json")
+    assert shown(capsys)["devicePolicy"] == "own"
+    run("status", "--json")
+    found = shown(capsys)
+    assert found["devicePolicy"] == "own"
+    run("status")
+    assert f"Policy   {found['policyName']}, your own" in capsys.readouterr().out.splitlines()
+    run("deploy", "--device-policy", "default", "--quiet")
+    run("status")
+    assert f"Policy   {found['policyName']}, the built-in one" in capsys.readouterr().out.splitlines()
+
+
+def test_the_word_default_is_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file of that name has to be given with its folder."""
+    policy_file(tmp_path, f"plant/{THING}", name="default")
+    monkeypatch.chdir(tmp_path)
+    run("deploy", "--device-policy", "default", "--json")
+    assert shown(capsys)["devicePolicy"] == "default"
+    run("deploy", "--device-policy", "./default", "--json")
+    assert shown(capsys)["devicePolicy"] == "own"
+
+
+def test_what_changes_for_devices_is_told_to_a_person(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a few lines that fit a terminal: a line for what goes, a line for what comes."""
+    run("deploy", "--quiet")
+    run("deploy", "--device-policy", policy_file(tmp_path, f"device/{THING}/*", f"plant/{THING}"))
+    _, _, told = capsys.readouterr().out.partition("\n\n")
+    lines = told.splitlines()
+    assert "the policy is updated in place" in " ".join(lines)
+    assert "  gone Connect on client/<thing>/* if iot:Connection.Thing.IsAttached is true" in lines
+    assert "  gone Receive on topic/device/<thing>/*" in lines
+    assert "  gone Publish, Receive on topic/certtest/<thing>" in lines
+    assert "  new  Publish on topic/plant/<thing>" in lines
+    assert max(map(len, lines)) < 80
+    run("deploy")
+    assert "updated in place" not in capsys.readouterr().out
+
+
+def test_who_comes_from_the_earlier_policy_is_told_where_the_topics_have_gone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It had the Thing's name as the first level; programs on devices have to be changed, and nothing else."""
+    earlier = policy_file(tmp_path, f"certtest/{THING}", f"{THING}/*")
+    run("deploy", "--device-policy", earlier, "--allow-loose-policy", "--quiet")
+    run("deploy", "--device-policy", "default")
+    told = capsys.readouterr().out
+    assert "  gone Publish on topic/<thing>/*" in told.splitlines()
+    assert "device/<thing>/ takes their place" in told.replace("\n", " ")
+
+
+def test_what_changes_for_devices_is_told_to_a_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As lists of what goes and what comes; null where there was no policy before."""
+    run("deploy", "--device-policy", policy_file(tmp_path, f"plant/{THING}"), "--json")
+    assert shown(capsys)["policyChange"] is None
+    run("deploy", "--device-policy", policy_file(tmp_path, f"site/{THING}"), "--json")
+    changed = {
+        where: [
+            {
+                "effect": "Allow",
+                "action": "iot:Publish",
+                "resource": f"arn:aws:iot:{REGION}:{ACCOUNT_ID}:topic/{topic}/{THING}",
+            }
+        ]
+        for where, topic in (("removed", "plant"), ("added", "site"))
+    }
+    assert shown(capsys)["policyChange"] == changed
+    run("deploy", "--json")
+    assert shown(capsys)["policyChange"] == {"removed": [], "added": []}
+
+
+@pytest.mark.parametrize("option", [[], ["--json"]])
+def test_each_loose_grant_is_a_warning(option: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever deploys it is told, also beside JSON."""
+    file = policy_file(tmp_path, "all", f"plant/{THING}", f"{THING}/*")
+    run("deploy", "--device-policy", file, "--allow-loose-policy", *option)
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert [line.partition(": ")[2].rpartition(": ")[0] for line in warnings] == [
+        "loose grant: iot:Publish on topic/all",
+        "loose grant: iot:Publish on topic/<thing>/*",
+    ]
+
+
+def test_a_loose_policy_is_wrong_usage_without_the_option_for_it(tmp_path: Path) -> None:
+    """The error names the file and lists the grants; nothing is deployed."""
+    file = policy_file(tmp_path, "all")
+    with pytest.raises(UsageError) as raised:
+        run("deploy", "--device-policy", file)
+    assert raised.value.message.startswith(
+        f"{file} lets a device reach what is not its own:\n  iot:Publish on topic/all: "
+    )
+    assert "--allow-loose-policy" in raised.value.hint
+    assert deployment.status("hsm-enroll").state is None
+
+
+def test_allowing_a_loose_policy_takes_a_policy() -> None:
+    """Alone the option means nothing."""
+    with pytest.raises(click.UsageError, match="--device-policy"):
+        run("deploy", "--allow-loose-policy")
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda _file: None, "cannot be read: No such file or directory"),
+        (Path.mkdir, "is not a file"),
+        (os.mkfifo, "is not a file"),
+        (lambda file: file.write_bytes(b" " * (64 * 1024 + 1)), "is larger than 65536 bytes"),
+        (lambda file: file.symlink_to("/dev/zero"), "is not a file"),
+        (lambda file: file.write_bytes(b"\xff"), "is not UTF-8"),
+        (lambda file: file.write_bytes(b""), "is not a policy that can be deployed: it is not JSON"),
+        (lambda file: file.write_text("{}"), "is not a policy that can be deployed"),
+    ],
+    ids=["missing", "folder", "fifo", "enormous", "endless", "bytes", "empty", "other"],
+)
+def test_a_file_that_holds_no_policy_is_wrong_usage(make: Any, why: str, tmp_path: Path) -> None:
+    """The error names the file; AWS is not asked, and nobody waits for a FIFO to be written to."""
+    file = tmp_path / "own.json"
+    make(file)
+    with pytest.raises(UsageError) as raised:
+        run("deploy", "--device-policy", str(file))
+    assert raised.value.message.startswith(f"{file} {why}")
+    assert raised.value.hint
+
+
+def test_a_file_name_that_no_file_can_have_is_wrong_usage() -> None:
+    """The operating system takes no NUL, nor a name without an end."""
+    for name in ("a\0b", "x" * 5000):
+        with pytest.raises(UsageError, match="cannot be read"):
+            run("deploy", "--device-policy", name)
+
+
+def test_the_commands_exit_status_for_a_bad_policy_is_that_of_wrong_usage(tmp_path: Path) -> None:
+    """In a process of its own, with the error as JSON."""
+    command = [sys.executable, "-m", "hsm_enroll", "backend", "deploy", "--json", "--device-policy", str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 2
+    assert json.loads(ended.stdout)["error"]["message"] == f"{tmp_path} is not a file"

@@ -315,6 +315,7 @@ def test_nothing_deployed_is_a_status_too() -> None:
         "auth": None,
         "apiUrl": None,
         "policyName": None,
+        "devicePolicy": None,
         "tableName": None,
         "functionName": None,
     }

@@ -1,0 +1,342 @@
+"""An operator's own device policy: read, checked for what lets one device reach another, and compared.
+
+A grant is tight if no two Things can both make use of it in the same place. That takes more than the Thing's name
+somewhere in the resource:
+
+- the name stands behind a fixed first level, since a Thing may have the name of any topic's first level;
+- it is a whole level, since ``device/${...}*`` gives Thing ``a`` what belongs to Thing ``ab``;
+- no wildcard comes before it, since a wildcard matches levels too, and another Thing's name among them;
+- no other resource has a level of its own where this one has the name: with ``site/${...}/*`` beside
+  ``site/line1/${...}``, a Thing called ``line1`` reaches everybody.
+
+``${iot:ClientId}`` binds nothing: the device chooses it, at most within what the policy lets it connect as.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from hsm_enroll.errors import UsageError
+from hsm_enroll.iot_policy import (
+    CLIENT_ID,
+    MAX_DOCUMENT_CHARACTERS,
+    THING_NAME,
+    Policy,
+    PolicyUnreadableError,
+)
+from hsm_enroll.operator.answer import printable
+
+_VERSION = "2012-10-17"  # an earlier version knows no variables
+_THING = f"${{{THING_NAME}}}"
+_CLIENT = f"${{{CLIENT_ID}}}"
+_NAME_OF_A_THING = re.compile(r"[a-zA-Z0-9:_-]{1,128}")
+# A policy's wildcards, MQTT's, and the beginning of a variable.
+_NOT_LITERAL = re.compile(r"[*?+#]|\$\{")
+_RULES = ["$aws", "rules"]
+_REGISTRY = ["$aws", "things"]
+
+# Service Authorization Reference, AWS IoT and AWS IoT Jobs: what each of these is about. All others are for operators,
+# or for what devices have in common.
+_KINDS = {
+    "iot:connect": "client",
+    "iot:publish": "topic",
+    "iot:receive": "topic",
+    "iot:retainpublish": "topic",
+    "iot:getretainedmessage": "topic",
+    "iot:subscribe": "topicfilter",
+    "iot:getthingshadow": "thing",
+    "iot:updatethingshadow": "thing",
+    "iot:deletethingshadow": "thing",
+    "iot:listnamedshadowsforthing": "thing",
+    "iot:describejobexecution": "thing",
+    "iot:getpendingjobexecutions": "thing",
+    "iot:startnextpendingjobexecution": "thing",
+    "iot:updatejobexecution": "thing",
+}
+_OF_TOPICS = {"topic", "topicfilter"}
+
+_SEVERAL_ACTIONS = "a wildcard stands for several actions"
+_OTHER_ACTION = "it is not about a client id, a topic, a shadow or a job"
+_UNBOUND = "it is not bound to one Thing"
+_BY_CLIENT_ID = "a device chooses its client id"
+_ROOT = "a Thing may be named like any first level"
+_VARIES_BEFORE = "a wildcard or a variable comes before the Thing's name"
+_PART_OF_A_LEVEL = "Thing a may reach what is Thing ab's"
+_RESERVED = "this topic of AWS IoT's own is not one Thing's"
+_SHARED = "a shared subscription takes messages from other devices"
+
+_NOT_DEPLOYABLE = "is not a policy that can be deployed"
+_HINT = "It has to be an AWS IoT policy in JSON: Version, and statements of Effect, Action, Resource and Condition."
+
+
+class DevicePolicy(NamedTuple):
+    """A policy that an operator wants deployed.
+
+    Attributes:
+        file: where it comes from, for messages.
+        policy: what it says.
+        text: its document, as compact JSON in ASCII; "" stands for the template's own policy.
+    """
+
+    file: str
+    policy: Policy
+    text: str
+
+
+TEMPLATES_OWN = DevicePolicy("", Policy(()), "")
+
+
+class LooseGrant(NamedTuple):
+    """Something that a policy allows, and that is not bound to one Thing.
+
+    Attributes:
+        actions: as the policy has them.
+        resource: the same, without the beginning that all of this account's ARNs share.
+        why: what is loose about it.
+    """
+
+    actions: tuple[str, ...]
+    resource: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{printable(', '.join(self.actions))} on {short(self.resource)}: {self.why}"
+
+
+class Rule(NamedTuple):
+    """One action on one resource, allowed or denied.
+
+    Attributes:
+        effect: Allow or Deny.
+        action: such as ``iot:Publish``.
+        resource: an ARN, or ``*``.
+        condition: operator and key with their values, by name; empty if it holds always.
+    """
+
+    effect: str
+    action: str
+    resource: str
+    condition: tuple[tuple[str, str, tuple[str, ...]], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as ``backend deploy --json`` shows it; the condition as a policy has it."""
+        condition: dict[str, dict[str, list[str]]] = {}
+        for operator, key, values in self.condition:
+            condition.setdefault(operator, {})[key] = list(values)
+        shown: dict[str, Any] = {"effect": self.effect, "action": self.action, "resource": self.resource}
+        return shown | ({"condition": condition} if condition else {})
+
+
+class Change(NamedTuple):
+    """What one policy says and another does not.
+
+    Attributes:
+        removed, added: in the order of the policy that has them.
+    """
+
+    removed: tuple[Rule, ...]
+    added: tuple[Rule, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as ``backend deploy --json`` shows it."""
+        return {
+            "removed": [rule.to_json() for rule in self.removed],
+            "added": [rule.to_json() for rule in self.added],
+        }
+
+
+def read(content: bytes, file: str) -> DevicePolicy:
+    """Read a device policy.
+
+    Args:
+        content: JSON in UTF-8, with or without a byte order mark.
+        file: its name, for messages.
+
+    Raises:
+        UsageError: it is none, AWS IoT would not take it, or it says something that is not evaluated here.
+
+    Does *not* check what it allows: `loose_grants` does.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file} is not UTF-8", hint="Save the policy as JSON in UTF-8.") from error
+    try:
+        policy = Policy.parse(text)
+    except PolicyUnreadableError as error:
+        raise UsageError(f"{file} {_NOT_DEPLOYABLE}: {error}", hint=_HINT) from error
+    document = json.loads(text)
+    if document.get("Version") != _VERSION:
+        raise UsageError(f"{file} {_NOT_DEPLOYABLE}: its Version is not {_VERSION}", hint=_HINT)
+    if not policy.statements:
+        raise UsageError(f"{file} {_NOT_DEPLOYABLE}: it has no statement", hint=_HINT)
+    # In ASCII: CloudFormation has question marks for the other characters of a parameter. That, and white space inside
+    # strings, count as AWS IoT would count them, or more.
+    compact = json.dumps(document, separators=(",", ":"))
+    if len(compact) > MAX_DOCUMENT_CHARACTERS:
+        raise UsageError(
+            f"{file} has {len(compact):,} characters without white space; AWS IoT takes {MAX_DOCUMENT_CHARACTERS:,}",
+            hint="Shorten it; statements with the same actions or resources can be one.",
+        )
+    return DevicePolicy(file, policy, compact)
+
+
+def loose_grants(policy: Policy, arns: str) -> list[LooseGrant]:
+    """Return what a policy allows without binding it to one Thing; none means that it is tight.
+
+    With a tight policy, no two Things may publish or receive on the same topic, retain a message there, subscribe to a
+    filter that covers the other's topic, connect with the same client id, or reach the same shadow or job.
+
+    Args:
+        policy: any.
+        arns: how the ARNs of AWS IoT in the account and region begin: ``arn:PARTITION:iot:REGION:ACCOUNT:``.
+
+    Does *not* look at statements that deny, nor at conditions: both can only take away.
+    """
+    grants = list(_grants(policy, arns))
+    reasons = [(grant, _why_loose(grant, arns)) for grant in grants]
+    topics = [grant for grant, why in reasons if why is None and grant.wanted in _OF_TOPICS]
+    actions: dict[tuple[str, str], dict[str, None]] = {}
+    for grant, why in [*reasons, *_overlapping(topics)]:
+        if why is not None:
+            actions.setdefault((grant.shown, why), {})[grant.action] = None
+    return [LooseGrant(tuple(names), resource, why) for (resource, why), names in actions.items()]
+
+
+def short(resource: str) -> str:
+    """Return a resource as a person is shown it: ``<thing>`` for the variable, and nothing that steers a terminal."""
+    return printable(resource.replace(_THING, "<thing>"))
+
+
+def compare(before: Policy, after: Policy) -> Change:
+    """Return what the one says and the other does not, whichever way it is put together in statements."""
+    old, new = dict.fromkeys(_rules(before)), dict.fromkeys(_rules(after))
+    return Change(
+        removed=tuple(rule for rule in old if rule not in new), added=tuple(rule for rule in new if rule not in old)
+    )
+
+
+def _rules(policy: Policy) -> Iterator[Rule]:
+    for statement in policy.statements:
+        for resource in statement.resources:
+            for action in statement.actions:
+                yield Rule("Allow" if statement.allows else "Deny", action, resource, statement.conditions)
+
+
+class _Grant(NamedTuple):
+    """One action allowed on one resource.
+
+    Attributes:
+        action: as the policy has it.
+        wanted: the kind of resource that the action is about; None if it is none of those that are known here.
+        resource: as the policy has it.
+        shown: the same without the beginning that all of this account's ARNs share.
+    """
+
+    action: str
+    wanted: str | None
+    resource: str
+    shown: str
+
+    @property
+    def kind(self) -> str:
+        """The kind of the resource, such as ``topic``."""
+        return self.shown.partition("/")[0]
+
+    @property
+    def levels(self) -> list[str]:
+        """The resource's name, by its levels."""
+        return self.shown.partition("/")[2].split("/")
+
+    @property
+    def before(self) -> list[str]:
+        """The literal levels that come first.
+
+        ``$aws/rules/RULE/TOPIC`` (Basic Ingest) hands a message to a rule as if it had been published to TOPIC, so the
+        levels are those of TOPIC.
+        """
+        before = list(itertools.takewhile(_is_literal, self.levels))
+        return before[3:] if before[:2] == _RULES and len(before) > 2 else before
+
+    @property
+    def after(self) -> list[str]:
+        """The levels after `before`, the Thing's name being the first of them where it is bound to the Thing."""
+        return list(itertools.dropwhile(_is_literal, self.levels))
+
+
+def _is_literal(level: str) -> bool:
+    return not _NOT_LITERAL.search(level)
+
+
+def _grants(policy: Policy, arns: str) -> Iterator[_Grant]:
+    for statement in policy.statements:
+        if not statement.allows:
+            continue
+        wanted = {action: _KINDS.get(action.lower()) for action in statement.actions}
+        for resource, action in itertools.product(statement.resources, statement.actions):
+            grant = _Grant(action, wanted[action], resource, resource.removeprefix(arns))
+            # A statement of several actions and resources has pairs that make no sense. AWS IoT never asks about them,
+            # as long as each resource fits one of the actions.
+            if grant.wanted in (None, grant.kind) or grant.kind not in wanted.values():
+                yield grant
+
+
+def _why_loose(grant: _Grant, arns: str) -> str | None:
+    """Return what is loose about a grant, whatever others there are; None if nothing is."""
+    if "*" in grant.action or "?" in grant.action:
+        return _SEVERAL_ACTIONS
+    if grant.wanted is None:
+        return _OTHER_ACTION
+    if grant.resource == "*":
+        return _UNBOUND
+    if not grant.resource.startswith(arns):
+        return f"it does not begin with {arns}"
+    if grant.kind != grant.wanted:
+        return f"the action is about {grant.wanted}/..."
+    return _why_loose_topic(grant) if grant.kind in _OF_TOPICS else _why_loose_name(grant.levels[0])
+
+
+def _why_loose_name(first: str) -> str | None:
+    """Of a client id, or of a Thing with or without the name of a shadow: by its first level."""
+    if first == _THING:
+        return None
+    if _CLIENT in first:
+        return _BY_CLIENT_ID
+    return _PART_OF_A_LEVEL if _THING in first else _UNBOUND
+
+
+def _why_loose_topic(grant: _Grant) -> str | None:
+    level = next(iter(grant.after), "")
+    if level != _THING:
+        return _why_unbound(level, grant.after)
+    if not grant.before:
+        return _ROOT
+    if grant.before[0] == "$share":
+        return _SHARED
+    if grant.before[0] == "$aws" and grant.before != _REGISTRY:
+        return _RESERVED
+    return None
+
+
+def _why_unbound(level: str, after: list[str]) -> str:
+    if _CLIENT in level:
+        return _BY_CLIENT_ID
+    if _THING in level:
+        return _PART_OF_A_LEVEL
+    return _VARIES_BEFORE if any(_THING in other for other in after) else _UNBOUND
+
+
+def _overlapping(grants: list[_Grant]) -> Iterator[tuple[_Grant, str]]:
+    """Yield the grants that give a Thing of a certain name what another one gives other Things, and why."""
+    for grant in grants:
+        if len(grant.after) == 1:
+            continue  # one topic for each Thing, and nothing below it
+        depth = len(grant.before)
+        for other in grants:
+            taken = "".join(other.before[depth : depth + 1])
+            if other.before[:depth] == grant.before and _NAME_OF_A_THING.fullmatch(taken):
+                yield grant, f"a Thing named {taken} reaches {short(other.shown)}"

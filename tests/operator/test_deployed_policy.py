@@ -1,0 +1,194 @@
+"""The device policy of a deployment: the template's or the operator's own, kept, exchanged, and what that changes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from hsm_enroll.errors import UsageError
+from hsm_enroll.operator import deployment
+from hsm_enroll.operator.device_policy import TEMPLATES_OWN, DevicePolicy, read
+from tests.operator.conftest import ACCOUNT_ID, REGION
+from tests.operator.deploying import UNKNOWN_TO_MOTO, answers, calls, client, deploy, ignore, refusal, silent
+
+ARNS = f"arn:aws:iot:{REGION}:{ACCOUNT_ID}:"
+THING = "${iot:Connection.Thing.ThingName}"
+
+pytestmark = [
+    pytest.mark.usefixtures("account", "quick_build"),
+    pytest.mark.filterwarnings(UNKNOWN_TO_MOTO),
+]
+
+
+def own(*topics: str, arns: str = ARNS) -> DevicePolicy:
+    """Return a policy of one's own that lets devices publish to these topics."""
+    allowed = {"Effect": "Allow", "Action": "iot:Publish", "Resource": [f"{arns}topic/{topic}" for topic in topics]}
+    return read(json.dumps({"Version": "2012-10-17", "Statement": [allowed]}).encode(), "own.json")
+
+
+TIGHT = own(f"plant/{THING}/*")
+
+
+def in_force(name: str) -> Any:
+    """Return the document that AWS IoT has."""
+    return json.loads(client("iot").get_policy(policyName=name)["policyDocument"])
+
+
+def attached_to_a_device(name: str) -> str:
+    """Attach the policy to a certificate, as an enrollment does, and return the certificate's ARN."""
+    arn = client("iot").create_keys_and_certificate(setAsActive=True)["certificateArn"]
+    client("iot").attach_policy(policyName=name, target=arn)
+    return str(arn)
+
+
+def earlier_template(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a template of an earlier version, whose policy had the Thing's name as a topic's first level."""
+    template = deployment._read_template()
+    start, end = template.index("  DevicePolicyDocument:"), template.index("Conditions:")
+    earlier = template[:start] + template[end:].replace(
+        '  HasOwnDevicePolicy: !Not [!Equals [!Ref DevicePolicyDocument, ""]]\n', ""
+    )
+    earlier = earlier.replace(
+        "!If\n        - HasOwnDevicePolicy\n        - !Ref DevicePolicyDocument\n        - ", "\n          "
+    )
+    monkeypatch.setattr(deployment, "_read_template", lambda: earlier.replace("/device/$", "/$"))
+
+
+def test_a_policy_of_ones_own_takes_the_place_of_the_templates_in_place() -> None:
+    """The policy keeps its name and what it is attached to: enrolled devices have the new rules, and need nothing."""
+    first = deploy()
+    assert first.status.device_policy == "default"
+    name = first.status.outputs["PolicyName"]
+    device = attached_to_a_device(name)
+    second = deploy(policy=TIGHT)
+    assert second.changed
+    assert second.loose == ()
+    assert second.status.device_policy == "own"
+    assert second.status.outputs["PolicyName"] == name
+    assert in_force(name) == json.loads(TIGHT.text)
+    assert [found["policyName"] for found in client("iot").list_attached_policies(target=device)["policies"]] == [name]
+
+
+def test_a_deployment_can_begin_with_a_policy_of_ones_own() -> None:
+    """There is nobody yet for whom anything changes."""
+    deployed = deploy(policy=TIGHT)
+    assert deployed.policy_change is None
+    assert deployment.status("hsm-enroll").device_policy == "own"
+    assert in_force(deployed.status.outputs["PolicyName"]) == json.loads(TIGHT.text)
+
+
+def test_it_is_kept_until_another_one_is_named() -> None:
+    """Who deploys new code says nothing about policies; the word default goes back to the template's."""
+    name = deploy(policy=TIGHT).status.outputs["PolicyName"]
+    kept = deploy("open")
+    assert (kept.status.device_policy, kept.status.auth) == ("own", "open")
+    assert in_force(name) == json.loads(TIGHT.text)
+
+    back = deploy(policy=TEMPLATES_OWN)
+    assert back.status.device_policy == "default"
+    assert f"{ARNS}topic/device/{THING}/*" in str(in_force(name))
+    assert deploy().status.device_policy == "default"
+
+
+def test_a_policy_can_be_changed_more_often_than_aws_iot_keeps_versions() -> None:
+    """AWS IoT keeps five; CloudFormation drops the oldest."""
+    name = deploy().status.outputs["PolicyName"]
+    for number in range(7):
+        deploy(policy=own(f"plant{number}/{THING}"))
+        assert f"plant{number}/" in str(in_force(name))
+    assert len(client("iot").list_policy_versions(policyName=name)["policyVersions"]) == 5
+
+
+def test_a_loose_policy_is_refused_and_each_loose_grant_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is built, uploaded or changed; the error names the file and the way to have it all the same."""
+    called = calls(monkeypatch)
+    with pytest.raises(UsageError) as raised:
+        deploy(policy=own("all", f"plant/{THING}", f"{THING}/*"))
+    head, *lines = raised.value.message.splitlines()
+    assert head == "own.json lets a device reach what is not its own:"
+    assert [line.partition(": ")[0] for line in lines] == [
+        "  iot:Publish on topic/all",
+        "  iot:Publish on topic/<thing>/*",
+    ]
+    assert "--allow-loose-policy" in raised.value.hint
+    assert set(called) == {"GetCallerIdentity"}
+
+
+def test_a_loose_policy_is_deployed_where_that_is_allowed_and_is_told() -> None:
+    """Each loose grant comes back, for a person to be shown."""
+    loose = own("all", f"plant/{THING}")
+    deployed = deploy(policy=loose, loose_allowed=True)
+    assert [grant.resource for grant in deployed.loose] == ["topic/all"]
+    assert in_force(deployed.status.outputs["PolicyName"]) == json.loads(loose.text)
+
+
+@pytest.mark.parametrize(
+    "arns",
+    [
+        "arn:aws:iot:eu-central-1:210987654321:",
+        "arn:aws:iot:us-east-1:123456789012:",
+        "arn:aws-cn:iot:eu-central-1:123456789012:",
+    ],
+)
+def test_a_policy_that_was_written_for_another_account_is_refused(arns: str) -> None:
+    """It would lock every device out of this one."""
+    with pytest.raises(UsageError, match=f"it does not begin with {ARNS}"):
+        deploy(policy=own(f"plant/{THING}", arns=arns))
+    assert deployment.status("hsm-enroll").state is None
+
+
+def test_what_a_new_template_changes_for_devices_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resources that an earlier version's policy had and this one has not, and the other way round."""
+    with monkeypatch.context() as earlier:
+        earlier_template(earlier)
+        name = deploy().status.outputs["PolicyName"]
+        assert f"{ARNS}topic/{THING}/*" in str(in_force(name))
+    device = attached_to_a_device(name)
+    change = deploy().policy_change
+    assert change is not None
+    assert [(rule.action, rule.resource) for rule in change.removed] == [
+        ("iot:Publish", f"{ARNS}topic/{THING}/*"),
+        ("iot:Receive", f"{ARNS}topic/{THING}/*"),
+        ("iot:Subscribe", f"{ARNS}topicfilter/{THING}/*"),
+    ]
+    assert [(rule.action, rule.resource) for rule in change.added] == [
+        ("iot:Publish", f"{ARNS}topic/device/{THING}/*"),
+        ("iot:Receive", f"{ARNS}topic/device/{THING}/*"),
+        ("iot:Subscribe", f"{ARNS}topicfilter/device/{THING}/*"),
+    ]
+    assert [found["policyName"] for found in client("iot").list_attached_policies(target=device)["policies"]] == [name]
+    assert deploy("open").policy_change == ((), ())
+
+
+def test_a_policy_that_cannot_be_read_stops_no_deployment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody without iot:GetPolicy can deploy; that nothing is known about changes is told."""
+    name = deploy().status.outputs["PolicyName"]
+    answers(monkeypatch, "GetPolicy", refusal("AccessDeniedException", "GetPolicy"))
+    reported: list[str] = []
+    deployed = deploy(policy=TIGHT, report=reported.append)
+    assert (deployed.changed, deployed.policy_change) == (True, None)
+    assert f"the policy {name} cannot be read: AWS IoT refused GetPolicy" in reported[0]
+    assert reported[0].startswith("what changes for devices is not known")
+
+
+@pytest.mark.parametrize(
+    "document", ["", "{}", '{"Statement": {"Effect": "Allow", "NotAction": "*", "Resource": "*"}}']
+)
+def test_a_policy_that_somebody_has_put_in_its_place_stops_no_deployment(
+    document: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What AWS IoT has need not be what can be compared."""
+    deploy()
+    answers(monkeypatch, "GetPolicy", {"policyDocument": document})
+    reported: list[str] = []
+    assert deploy(policy=TIGHT, report=reported.append).policy_change is None
+    assert "what changes for devices is not known" in reported[0]
+
+
+def test_two_deployments_have_each_its_own_policy() -> None:
+    """One stack's policy is none of another one's business."""
+    deployment.deploy("one", "invite", silent, ignore, policy=TIGHT)
+    deployment.deploy("two", "invite", silent, ignore)
+    assert (deployment.status("one").device_policy, deployment.status("two").device_policy) == ("own", "default")

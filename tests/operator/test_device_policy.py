@@ -1,0 +1,306 @@
+"""An operator's own device policy: what is read, what is loose about it, and what differs from another one."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from typing import Any
+
+import pytest
+
+from hsm_enroll.errors import UsageError
+from hsm_enroll.iot_policy import IS_ATTACHED, MAX_DOCUMENT_CHARACTERS, THING_NAME, Policy, allows
+from hsm_enroll.operator import device_policy
+from hsm_enroll.operator.device_policy import compare, loose_grants, read
+
+ARNS = "arn:aws:iot:eu-central-1:123456789012:"
+THING = "${iot:Connection.Thing.ThingName}"
+CLIENT = "${iot:ClientId}"
+ACTIONS = {
+    "client": "iot:Connect",
+    "topic": ["iot:Publish", "iot:Receive"],
+    "topicfilter": "iot:Subscribe",
+    "thing": "iot:GetThingShadow",
+}
+
+
+def statement(resource: str, action: Any = None, **more: Any) -> dict[str, Any]:
+    """Allow what a kind of resource is for; of the account's own, unless it is an ARN or everything."""
+    whole = resource if resource == "*" or resource.startswith("arn:") else ARNS + resource
+    kind = resource.partition("/")[0]
+    return {"Effect": "Allow", "Action": action or ACTIONS[kind], "Resource": whole, **more}
+
+
+def document(*statements: dict[str, Any]) -> dict[str, Any]:
+    """Return the document of a policy."""
+    return {"Version": "2012-10-17", "Statement": list(statements)}
+
+
+def policy(*statements: dict[str, Any]) -> Policy:
+    """Read a policy of these statements."""
+    return Policy.parse(document(*statements))
+
+
+def whys(*statements: dict[str, Any]) -> set[str]:
+    """Return why a policy is loose; nothing if it is tight."""
+    return {grant.why for grant in loose_grants(policy(*statements), ARNS)}
+
+
+@pytest.mark.parametrize(
+    "resource",
+    [
+        f"client/{THING}",
+        f"client/{THING}/*",
+        f"client/{THING}/{CLIENT}",
+        f"topic/device/{THING}",
+        f"topic/device/{THING}/*",
+        f"topicfilter/device/{THING}/*",
+        f"topicfilter/device/{THING}/#",
+        f"topicfilter/device/{THING}/+/x",
+        f"topic/site/line 1/{THING}/up/?/*{THING}*",
+        f"topic/device/{THING}/{CLIENT}",
+        f"topic/$aws/things/{THING}/shadow/*",
+        f"topicfilter/$aws/things/{THING}/jobs/notify-next",
+        f"topic/$aws/rules/ingest/device/{THING}/*",
+        f"topic//{THING}",
+        f"thing/{THING}",
+        f"thing/{THING}/*",
+    ],
+)
+def test_what_is_bound_to_the_thing_behind_a_literal_level_is_tight(resource: str) -> None:
+    """The Thing's name is a whole level, something fixed comes before it, and no wildcard does."""
+    assert whys(statement(resource)) == set()
+
+
+@pytest.mark.parametrize(
+    ("resource", "why"),
+    [
+        ("*", device_policy._UNBOUND),
+        ("topic/*", device_policy._UNBOUND),
+        ("topic/", device_policy._UNBOUND),
+        ("topic", device_policy._UNBOUND),
+        ("topic/all", device_policy._UNBOUND),
+        ("topicfilter/#", device_policy._UNBOUND),
+        ("topicfilter/device/+/x", device_policy._UNBOUND),
+        ("topic/device/${iot:Connection.Thing.ThingTypeName}/*", device_policy._UNBOUND),
+        ("topic/device/${iot:connection.thing.thingname}/*", device_policy._UNBOUND),
+        ("topic/device/${iot:Connection.Thing.ThingName, 'x'}/*", device_policy._UNBOUND),
+        (f"topic/{THING}", device_policy._ROOT),
+        (f"topic/{THING}/*", device_policy._ROOT),
+        (f"topic/$aws/rules/ingest/{THING}/*", device_policy._ROOT),
+        (f"topic/device/*/{THING}", device_policy._VARIES_BEFORE),
+        (f"topic/dev?ce/{THING}", device_policy._VARIES_BEFORE),
+        (f"topic/device*/{THING}", device_policy._VARIES_BEFORE),
+        (f"topicfilter/device/+/{THING}", device_policy._VARIES_BEFORE),
+        (f"topicfilter/+/{THING}/x", device_policy._VARIES_BEFORE),
+        (f"topic/device/${{iot:Unknown}}/{THING}", device_policy._VARIES_BEFORE),
+        (f"topic/device${{/{THING}", device_policy._VARIES_BEFORE),
+        (f"topic/device/{THING}*", device_policy._PART_OF_A_LEVEL),
+        (f"topic/device/x{THING}", device_policy._PART_OF_A_LEVEL),
+        (f"topic/device/{THING}x/*", device_policy._PART_OF_A_LEVEL),
+        (f"topic/device/{THING}{THING}", device_policy._PART_OF_A_LEVEL),
+        (f"topicfilter/device/{THING}#", device_policy._PART_OF_A_LEVEL),
+        (f"topic/device/{CLIENT}/*", device_policy._BY_CLIENT_ID),
+        (f"topic/{CLIENT}/{THING}", device_policy._BY_CLIENT_ID),
+        (f"topic/$aws/{THING}/*", device_policy._RESERVED),
+        (f"topic/$aws/rules/{THING}/device/x", device_policy._RESERVED),
+        (f"topic/$aws/events/presence/connected/{THING}", device_policy._RESERVED),
+        (f"topic/$aws/things/other/{THING}", device_policy._RESERVED),
+        (f"topicfilter/$share/group/device/{THING}/*", device_policy._SHARED),
+        ("client/*", device_policy._UNBOUND),
+        ("client/gateway", device_policy._UNBOUND),
+        (f"client/x/{THING}", device_policy._UNBOUND),
+        (f"client/{CLIENT}", device_policy._BY_CLIENT_ID),
+        (f"client/{THING}*", device_policy._PART_OF_A_LEVEL),
+        (f"client/{THING}-*", device_policy._PART_OF_A_LEVEL),
+        ("thing/*", device_policy._UNBOUND),
+        (f"thing/{THING}*", device_policy._PART_OF_A_LEVEL),
+    ],
+)
+def test_everything_else_is_loose_and_the_reason_is_named(resource: str, why: str) -> None:
+    """Each of them lets a Thing of some name, or a device that chooses its client id, reach what is not its own."""
+    kind = "topic" if resource == "*" else resource.partition("/")[0]
+    assert whys(statement(resource, ACTIONS[kind])) == {why}
+
+
+@pytest.mark.parametrize(
+    "resource",
+    [
+        f"arn:aws:iot:*:*:topic/device/{THING}/*",
+        f"arn:aws:iot:eu-central-1:*:topic/device/{THING}/*",
+        f"arn:aws:iot:eu-west-1:123456789012:topic/device/{THING}/*",
+        f"arn:aws:iot:eu-central-1:210987654321:topic/device/{THING}/*",
+        f"arn:aws-cn:iot:eu-central-1:123456789012:topic/device/{THING}/*",
+        f"arn:aws:sns:eu-central-1:123456789012:topic/device/{THING}/*",
+        f"arn:*:topic/device/{THING}/*",
+    ],
+)
+def test_the_arns_are_those_of_the_account_and_region(resource: str) -> None:
+    """A wildcard there would match a colon in a topic; another account's policy would lock every device out."""
+    assert whys(statement(resource, "iot:Publish")) == {f"it does not begin with {ARNS}"}
+
+
+def test_a_wildcard_in_the_region_is_loose_for_a_reason() -> None:
+    """It takes the beginning of Thing b's topic, and the rest is Thing a's."""
+    loose = policy(statement(f"arn:aws:iot:*:*:topic/device/{THING}/*", "iot:Publish"))
+    assert allows([loose], "iot:Publish", f"{ARNS}topic/device/b/:topic/device/a/x", {THING_NAME: "a"})
+
+
+@pytest.mark.parametrize(
+    ("action", "why"),
+    [
+        ("iot:*", device_policy._SEVERAL_ACTIONS),
+        ("*", device_policy._SEVERAL_ACTIONS),
+        ("iot:Publis?", device_policy._SEVERAL_ACTIONS),
+        ("iot:AssumeRoleWithCertificate", device_policy._OTHER_ACTION),
+        ("iot:DeleteCertificate", device_policy._OTHER_ACTION),
+        ("iot:Subscribe", "the action is about topicfilter/..."),
+        ("iot:Connect", "the action is about client/..."),
+    ],
+)
+def test_an_action_is_one_of_those_that_a_device_needs_and_fits_its_resource(action: str, why: str) -> None:
+    """What an action means for other devices is known for these only."""
+    assert whys(statement(f"topic/device/{THING}/*", action)) == {why}
+
+
+def test_the_actions_are_about_the_resources_that_aws_says_they_are() -> None:
+    """Service Authorization Reference, AWS IoT and AWS IoT Jobs."""
+    reference = json.loads((files("cfnlint") / "data/AdditionalSpecs/Policies.json").read_text("utf-8"))
+    actions = reference["iotjobsdata"]["Actions"] | reference["iot"]["Actions"]
+    for action, kind in device_policy._KINDS.items():
+        assert kind in actions[action.removeprefix("iot:")]["Resources"], action
+
+
+def test_a_statement_may_mix_kinds_as_long_as_each_resource_fits_an_action() -> None:
+    """AWS IoT never asks for the pairs that make no sense; a resource that no action fits is a mistake."""
+    mixed = {
+        "Effect": "Allow",
+        "Action": ["iot:Publish", "iot:Subscribe"],
+        "Resource": [f"{ARNS}topic/device/{THING}/*", f"{ARNS}topicfilter/device/{THING}/*"],
+    }
+    assert whys(mixed) == set()
+    mixed["Resource"] = [*mixed["Resource"], f"{ARNS}client/{THING}"]
+    assert whys(mixed) == {"the action is about topic/...", "the action is about topicfilter/..."}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "name"),
+    [
+        (f"topic/site/{THING}/*", f"topic/site/line1/{THING}", "line1"),
+        (f"topicfilter/site/{THING}/#", f"topic/site/line1/{THING}", "line1"),
+        (f"topic/site/{THING}/x/*", f"topicfilter/site/line1/x/{THING}", "line1"),
+        (f"topic/device/{THING}/*", f"topic/$aws/rules/ingest/device/line1/{THING}", "line1"),
+        (f"topic/$aws/rules/ingest/device/{THING}/*", f"topic/device/line1/{THING}", "line1"),
+    ],
+)
+def test_no_level_is_one_things_name_and_another_resources_own(one: str, other: str, name: str) -> None:
+    """Each is tight by itself; beside the other it gives the Thing of one name the topics of all the others."""
+    assert whys(statement(one)) == whys(statement(other)) == set()
+    for statements in ((one, other), (other, one)):
+        reached = other.replace(THING, "<thing>")
+        assert whys(*map(statement, statements)) == {f"a Thing named {name} reaches {reached}"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (f"topic/site/{THING}", f"topic/site/line1/{THING}"),
+        (f"topic/site/{THING}/*", f"topic/site/line 1/{THING}"),
+        (f"topic/site/{THING}/*", f"topic/site/{THING}"),
+        (f"topic/site/{THING}/*", f"topic/sites/line1/{THING}"),
+        (f"topic/site/{THING}/*", f"topic/sit/{THING}/*"),
+    ],
+)
+def test_resources_that_cannot_meet_are_tight_together(one: str, other: str) -> None:
+    """Nothing lies below one's topics, no Thing may bear the level's name, or the levels before it differ."""
+    assert whys(statement(one), statement(other)) == set()
+
+
+def test_denials_and_conditions_are_free() -> None:
+    """They can only take away."""
+    denial = {"Effect": "Deny", "Action": "iot:*", "Resource": "*"}
+    condition = {"Condition": {"Bool": {IS_ATTACHED: "true"}}}
+    assert whys(denial, statement(f"client/{THING}", **condition)) == set()
+    assert whys(statement("client/*", **condition)) == {device_policy._UNBOUND}
+
+
+def test_a_loose_grant_is_one_line_that_cannot_steer_the_terminal() -> None:
+    """Actions, resource without what all of the account's share, and the reason; each grant once."""
+    loose = loose_grants(policy(statement(f"topic/{THING}\x1b\nb"), statement(f"topic/{THING}\x1b\nb")), ARNS)
+    assert [str(grant) for grant in loose] == [
+        f"iot:Publish, iot:Receive on topic/<thing>??b: {device_policy._PART_OF_A_LEVEL}"
+    ]
+
+
+def test_a_policy_is_deployed_as_what_was_checked() -> None:
+    """It is written anew from what was read: compact, in ASCII, without a byte order mark."""
+    written = document(statement(f"topic/größe/{THING}"))
+    text = json.dumps(written, indent=4, ensure_ascii=False)
+    found = read(b"\xef\xbb\xbf" + text.encode(), "own.json")
+    assert found.policy == Policy.parse(written)
+    assert json.loads(found.text) == written
+    assert found.text.isascii()
+    assert " " not in found.text
+    assert found == read(json.dumps(written).encode(), "own.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "not JSON"),
+        (b"\xff\xfe{}", "not UTF-8"),
+        (json.dumps(document(statement("topic/x"))).encode("utf-16"), "not UTF-8"),
+        (b"{}", "JSON object with Version and Statement"),
+        (b"[]", "JSON object"),
+        (json.dumps(document()).encode(), "no statement"),
+        (json.dumps({"Statement": statement("topic/x")}).encode(), "Version is not 2012-10-17"),
+        (json.dumps({**document(statement("topic/x")), "Version": "2008-10-17"}).encode(), "Version is not 2012-10-17"),
+        (json.dumps(document({**statement("topic/x"), "NotAction": "*"})).encode(), "NotAction"),
+        (b'{"Version": "2012-10-17", "Version": "2012-10-17", "Statement": []}', "two members"),
+        (b"[" * 100_000, "not JSON"),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_what_is_no_policy_is_wrong_usage_that_names_the_file(content: bytes, why: str) -> None:
+    """The error says what is wrong with it, and what it has to be."""
+    with pytest.raises(UsageError, match=rf"^own\.json .*{why}") as raised:
+        read(content, "own.json")
+    assert raised.value.hint
+
+
+def test_a_policy_has_at_most_what_aws_iot_takes() -> None:
+    """2,048 characters without the white space between them; one more is refused, with both numbers."""
+    empty = len(read(json.dumps(document(statement("topic/"))).encode(), "own.json").text)
+
+    def sized(length: int) -> bytes:
+        return json.dumps(document(statement("topic/" + "x" * (length - empty))), indent=8).encode()
+
+    assert len(read(sized(MAX_DOCUMENT_CHARACTERS), "own.json").text) == MAX_DOCUMENT_CHARACTERS
+    with pytest.raises(UsageError, match=r"own\.json has 2,049 characters without white space; AWS IoT takes 2,048"):
+        read(sized(MAX_DOCUMENT_CHARACTERS + 1), "own.json")
+
+
+def test_two_policies_differ_by_what_they_say_and_not_by_how() -> None:
+    """Statements may be put together otherwise; an action, a resource, an effect or a condition may not."""
+    together = {"Effect": "Allow", "Action": ["iot:Publish", "iot:Receive"], "Resource": ["a", "b"]}
+    apart = [
+        {"Effect": "Allow", "Action": action, "Resource": resource, "Sid": "x"}
+        for action in ("iot:Receive", "iot:Publish")
+        for resource in ("b", "a")
+    ]
+    assert compare(policy(together), policy(*apart)) == ((), ())
+
+    attached = {"Condition": {"Bool": {IS_ATTACHED: True}}}
+    change = compare(policy(together), policy(*apart[1:], {**apart[0], **attached}, {**apart[1], "Effect": "Deny"}))
+    assert change.to_json() == {
+        "removed": [{"effect": "Allow", "action": "iot:Receive", "resource": "b"}],
+        "added": [
+            {
+                "effect": "Allow",
+                "action": "iot:Receive",
+                "resource": "b",
+                "condition": {"Bool": {IS_ATTACHED: ["true"]}},
+            },
+            {"effect": "Deny", "action": "iot:Receive", "resource": "a"},
+        ],
+    }
