@@ -49,6 +49,9 @@ def enroll(thing_name: str | None = None, *, invite: str | None = None, new_key:
 def connect(identity: Identity) -> Connection:
     """Connect to the broker as this device's configuration and environment say, as ``hsm-enroll publish`` does.
 
+    The client id is the Thing's name, and a broker allows one connection per client id: a second one ends the first.
+    ``hsm-enroll publish``, ``subscribe`` and ``doctor --login`` have ids of their own and may run beside this.
+
     Asks nobody for a PIN, but waits where it is typed at the token itself, and prints nothing: where ``tls`` is
     ``auto`` and TLS 1.3 failed, the connection's ``tls_fallback`` says how. Must not be called in a process that has
     enrolled: closing a session there logs it out.

@@ -286,14 +286,20 @@ class MqttRefusedError(MqttError):
     """The broker closed the door: the certificate is inactive, or its policy does not allow this."""
 
     code = "mqtt-refused"
-    default_hint = "Ask the operator whether the certificate is active and its policy attached."
+    default_hint = (
+        "Ask the operator whether the certificate is active and its policy attached; "
+        "hsm-enroll doctor --login then shows whether it works."
+    )
 
 
 class MqttTakenOverError(MqttError):
-    """Another connection uses this Thing's client id."""
+    """Another connection has come with this one's client id."""
 
     code = "mqtt-taken-over"
-    default_hint = "AWS IoT allows one connection a Thing: stop the other program that uses this identity."
+    default_hint = (
+        "AWS IoT allows one connection per client id. Programs that use the library's connect() all have the Thing's "
+        "name: stop the other one."
+    )
 
 
 class StateError(HsmEnrollError):

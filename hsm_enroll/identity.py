@@ -47,7 +47,7 @@ class Identity:
     """One enrolled device.
 
     Attributes:
-        thing_name: the AWS IoT Thing, which is also the MQTT client id.
+        thing_name: the AWS IoT Thing; MQTT client ids begin with its name.
         certificate_id: AWS IoT's id of the certificate.
         certificate_pem: the certificate, one PEM block.
         token: where the key is.

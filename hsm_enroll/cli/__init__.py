@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 from importlib import import_module
 from io import TextIOWrapper
 from types import FrameType
+from typing import Any, NoReturn
 
 import click
 
@@ -64,7 +66,25 @@ def main() -> None:
     """Run the command line and end the process with the contract's exit status."""
     _open_standard_streams()
     signal.signal(signal.SIGTERM, _terminated)
-    sys.exit(_run(sys.argv[1:]))
+    try:
+        status: Any = _run(sys.argv[1:])
+    except SystemExit as ended:
+        status = ended.code
+    _leave(status)
+
+
+def _leave(status: Any) -> NoReturn:
+    """End with an exit status, whatever becomes of foreign code at the end of a process.
+
+    awscrt's threads may still be at work then, and the PKCS#11 module that it has loaded runs its destructors: either
+    has been seen to crash, when everything was done and said.
+    """
+    if "awscrt" not in sys.modules:
+        sys.exit(status)
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
 
 
 def _open_standard_streams() -> None:

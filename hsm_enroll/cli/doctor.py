@@ -8,18 +8,23 @@ from dataclasses import asdict
 import click
 
 from hsm_enroll.cli.invocation import Invocation, command, token_options
-from hsm_enroll.doctor import Finding, Patient, Status, examine
+from hsm_enroll.doctor import Finding, Login, Patient, Status, examine
 
 _FAILED_STATUS = 1
 
 
 @command("doctor", example="hsm-enroll doctor --online")
 @click.option("--online", is_flag=True, help="Also look at the network: names, API, broker, TLS.")
+@click.option("--login", is_flag=True, help="Also connect to the broker with this device's key: tries the PIN, once.")
 @token_options
-def doctor(invocation: Invocation, *, online: bool) -> None:
-    """Check everything, and say what to do; exit 1 if a check failed. It changes nothing and tries no PIN."""
+def doctor(invocation: Invocation, *, online: bool, login: bool) -> None:
+    """Check everything, and say what to do; exit 1 if a check failed.
+
+    It changes nothing, and tries no PIN without --login. A certificate that was revoked shows with --login alone.
+    """
     findings = []
-    for finding in examine(Patient(invocation.settings, os.environ), online=online):
+    allowed = Login(invocation.pin, invocation.at_pin_pad) if login else None
+    for finding in examine(Patient(invocation.settings, os.environ), online=online, login=allowed):
         findings.append(finding)
         if not invocation.terminal.as_json:
             invocation.terminal.result(None, _line(finding))

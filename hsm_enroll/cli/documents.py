@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from hsm_enroll.device_topics import DeviceTopics
 from hsm_enroll.identity import Identity, certificate_file
 
 
 def identity_document(identity: Identity, folder: Path, *, matches_certificate: bool) -> dict[str, Any]:
-    """Return what ``init`` and ``status`` answer.
+    """Return what ``init`` and ``status`` answer. Its topics are those of the built-in policy.
 
     Args:
         identity: what the device holds.
@@ -50,6 +51,7 @@ def identity_document(identity: Identity, folder: Path, *, matches_certificate: 
         },
         "api": identity.api,
         "mqtt": {"endpoint": identity.mqtt_endpoint, "port": identity.mqtt_port},
+        "topics": DeviceTopics.of(identity.thing_name)._asdict(),
         "attested": identity.attested,
     }
 
@@ -57,6 +59,7 @@ def identity_document(identity: Identity, folder: Path, *, matches_certificate: 
 def identity_text(document: dict[str, Any]) -> str:
     """Return the same document for a person."""
     certificate, key, mqtt = document["certificate"], document["key"], document["mqtt"]
+    topics = document["topics"]
     born = "born in the token, cannot leave it" if not key["extractable"] and key["local"] else "NOT born in the token"
     rows = {
         "Thing": document["thingName"],
@@ -65,6 +68,8 @@ def identity_text(document: dict[str, Any]) -> str:
         "Key": f"{key['type']}, {born}",
         " ": key["uri"],
         "MQTT": f"{mqtt['endpoint']}:{mqtt['port']}",
+        "Topics": f"{topics['own']}, {topics['hello']}",
+        "  ": f"{topics['shadow']}, {topics['jobs']}",
     }
     return "\n".join(f"{name:<12} {value}" for name, value in rows.items())
 

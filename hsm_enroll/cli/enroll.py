@@ -14,6 +14,7 @@ from hsm_enroll import assembly, enrollment
 from hsm_enroll.cli.documents import identity_document, identity_text
 from hsm_enroll.cli.invocation import Invocation, command, key_type_option, token_options
 from hsm_enroll.cli.terminal import KEY_NOTE, ask_secret, has_person
+from hsm_enroll.device_topics import DeviceTopics
 from hsm_enroll.errors import UsageError
 from hsm_enroll.identity import Identity
 from hsm_enroll.invite import Invite, parse
@@ -117,15 +118,16 @@ def _publish_first_message(invocation: Invocation, identity: Identity, pin: Secr
 
     settings = invocation.settings
     payload = json.dumps({"message": "hello", "thingName": identity.thing_name}).encode("utf-8")
-    fallback = publish_in_new_process(
+    fallbacks = publish_in_new_process(
         identity,
         pin,
-        f"certtest/{identity.thing_name}",
+        DeviceTopics.of(identity.thing_name).hello,
         payload,
+        purpose="init",
         ca_file=settings.ca_file,
         endpoint=settings.mqtt_endpoint,
         port=settings.mqtt_port,
         tls13=settings.tls is Tls.AUTO,
     )
-    if fallback is not None:
-        invocation.terminal.warn(f"TLS 1.3 failed, this connection has TLS 1.2: {fallback}")
+    for warning in fallbacks.warnings:
+        invocation.terminal.warn(warning)

@@ -20,26 +20,32 @@ from hsm_enroll.settings import Tls
 from hsm_enroll.token import foreign_login
 
 
-@command("publish", example="hsm-enroll publish gateway-17/temperature 21.5")
+@command("publish", example="hsm-enroll publish device/gateway-17/temperature 21.5")
 @click.argument("topic")
 @click.argument("message", required=False)
 def publish(invocation: Invocation, *, topic: str, message: str | None) -> None:
-    """Publish one message, QoS 1, and wait until the broker has it. Without MESSAGE it is read from stdin."""
+    """Publish one message, QoS 1, and wait until the broker has it. Without MESSAGE it is read from stdin.
+
+    Other programs of this device may be connected meanwhile. The device's topics: hsm-enroll status.
+    """
     payload = sys.stdin.buffer.read() if message is None else message.encode("utf-8", "surrogateescape")
-    with _connected(invocation) as connection:
+    with _connected(invocation, "publish") as connection:
         connection.publish(topic, payload)
     text = f"published {len(payload)} bytes to {topic}"
     invocation.terminal.result({"published": {"topic": topic, "bytes": len(payload)}}, text)
 
 
-@command("subscribe", example="hsm-enroll subscribe gateway-17/commands --count 1")
+@command("subscribe", example="hsm-enroll subscribe device/gateway-17/commands --count 1")
 @click.argument("topic")
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after N messages.")
 def subscribe(invocation: Invocation, *, topic: str, count: int | None) -> None:
-    """Print the messages of a topic, a line each, until Ctrl-C or --count messages."""
+    """Print the messages of a topic, a line each, until Ctrl-C or --count messages.
+
+    Other programs of this device may be connected meanwhile. The device's topics: hsm-enroll status.
+    """
     received: list[dict[str, Any]] = []
     terminal, ended = invocation.terminal, False
-    with _connected(invocation) as connection:
+    with _connected(invocation, "subscribe") as connection:
         messages = connection.subscribe(topic)
         terminal.say(f"subscribed to {topic}")
         try:
@@ -57,7 +63,7 @@ def subscribe(invocation: Invocation, *, topic: str, count: int | None) -> None:
         raise click.exceptions.Exit(InterruptedRunError.exit_status)
 
 
-def _connected(invocation: Invocation) -> Connection:
+def _connected(invocation: Invocation, purpose: str) -> Connection:
     settings = invocation.settings
     identity = Identity.load(settings.state)
     pin = foreign_login.prepare(identity.token, invocation.pin, lambda: invocation.at_pin_pad(identity.token))
@@ -65,11 +71,12 @@ def _connected(invocation: Invocation) -> Connection:
         connection = connect(
             identity,
             pin,
+            purpose=purpose,
             ca_file=settings.ca_file,
             endpoint=settings.mqtt_endpoint,
             port=settings.mqtt_port,
             tls13=settings.tls is Tls.AUTO,
         )
-    if connection.tls_fallback is not None:
-        invocation.terminal.warn(f"TLS 1.3 failed, this connection has TLS 1.2: {connection.tls_fallback}")
+    for warning in connection.fallbacks.warnings:
+        invocation.terminal.warn(warning)
     return connection

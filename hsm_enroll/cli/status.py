@@ -11,7 +11,8 @@ from hsm_enroll.identity import Identity
 def status(invocation: Invocation) -> None:
     """Show what this device holds; exit 3 when it is not enrolled.
 
-    It looks at the token's public key and asks for no PIN: a monitor may call it often.
+    It looks at the token's public key and asks for no PIN: a monitor may call it often. The topics are those of the
+    built-in policy; the operator's own may differ.
     """
     identity = Identity.load(invocation.settings.state)
     matches = _matches(identity)

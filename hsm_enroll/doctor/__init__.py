@@ -1,13 +1,14 @@
-"""The doctor: checks, each a small function that returns one finding. It changes nothing and tries no PIN."""
+"""The doctor: checks, each a small function that returns one finding. It changes nothing, and tries no PIN unasked."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hsm_enroll.doctor import checks_online, checks_state, checks_token, checks_tpm
+from hsm_enroll.doctor import checks_login, checks_online, checks_state, checks_token, checks_tpm
+from hsm_enroll.doctor.checks_login import Login
 from hsm_enroll.doctor.patient import Check, Finding, Machine, Patient, Status
 
-__all__ = ["Finding", "Machine", "Patient", "Status", "examine"]
+__all__ = ["Finding", "Login", "Machine", "Patient", "Status", "examine"]
 
 _OFFLINE: tuple[Check, ...] = (
     checks_state.clock,
@@ -37,12 +38,14 @@ _ONLINE: tuple[Check, ...] = (
 )
 
 
-def examine(patient: Patient, *, online: bool) -> Iterator[Finding]:
+def examine(patient: Patient, *, online: bool, login: Login | None = None) -> Iterator[Finding]:
     """Run the checks one after the other and yield what each found.
 
     Args:
         patient: what to look at.
         online: also look at the network: names, the API, the broker, what TLS is like there.
+        login: where to get the PIN for a connection with the device's own key; None tries none.
     """
     for check in (*_OFFLINE, *(_ONLINE if online else ())):
         yield check(patient)
+    yield checks_login.mqtt(patient, login)

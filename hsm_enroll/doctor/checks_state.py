@@ -7,6 +7,7 @@ import stat
 from datetime import UTC, datetime, timedelta
 
 from hsm_enroll import pin
+from hsm_enroll.device_topics import DeviceTopics
 from hsm_enroll.doctor.patient import Finding, Patient, Status
 from hsm_enroll.errors import HsmEnrollError, NotEnrolledError, PinMissingError
 
@@ -62,17 +63,18 @@ def pin_source(patient: Patient) -> Finding:
         return Finding(name, Status.WARNING, f"{error.message}; a person would be asked", error.hint)
     except HsmEnrollError as error:
         return Finding(name, Status.FAILED, error.message, error.hint)
-    return Finding(name, Status.OK, "there is a PIN; it was not tried")
+    return Finding(name, Status.OK, "there is a PIN; this check does not try it")
 
 
 def identity(patient: Patient) -> Finding:
-    """Whether the device is enrolled."""
+    """Whether the device is enrolled; as what, and the topics that this gives it by the built-in policy."""
     found = patient.identity
     if isinstance(found, NotEnrolledError):
         return Finding("identity", Status.WARNING, found.message, found.hint)
     if isinstance(found, HsmEnrollError):
         return Finding("identity", Status.FAILED, found.message, found.hint)
-    return Finding("identity", Status.OK, f"enrolled as {found.thing_name}")
+    topics = DeviceTopics.of(found.thing_name)
+    return Finding("identity", Status.OK, f"enrolled as {found.thing_name}; its topics: {topics.own}, {topics.hello}")
 
 
 def certificate_dates(patient: Patient) -> Finding:

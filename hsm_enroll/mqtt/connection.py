@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from hsm_enroll.errors import MqttError, MqttNotTrustedError, MqttUnreachableError
 from hsm_enroll.mqtt import client, failures, trust
+from hsm_enroll.mqtt.fallbacks import Fallbacks
 from hsm_enroll.mqtt.inbox import Inbox, Message, Stream
 from hsm_enroll.mqtt.target import Target
 from hsm_enroll.secret import Secret
@@ -32,6 +33,7 @@ _SUSPICION_SECONDS = 2.0
 _CLOSE_SECONDS = 3.0
 _TRUST_CHECK_SECONDS = 5.0
 _SETTLE_SECONDS = 1.0
+_NOTHING_MISSED = Fallbacks()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ def connect(
     identity: Identity,
     pin: Secret | None,
     *,
+    purpose: str | None = None,
     ca_file: Path | None = None,
     endpoint: str | None = None,
     port: int | None = None,
@@ -54,10 +57,15 @@ def connect(
 ) -> Connection:
     """Connect to the broker as the Thing, with the key in the token (MQTT 5.0 §3.1; TLS 1.2 or later).
 
-    The PIN is tried once, and so is the connection; but where TLS 1.3 was offered and the handshake failed, it is tried
-    again with TLS 1.2, within the same time, and :attr:`Connection.tls_fallback` says so. Must not be called in a
-    process that uses python-pkcs11: closing a session there logs this one out (see
-    :func:`hsm_enroll.mqtt.publish_in_new_process`).
+    A broker ends a connection when another one comes with its client id (§3.1.4), which is the Thing's name unless
+    there is a purpose: then it is one that no other connection has.
+
+    The PIN is tried once, and so is the connection, with two exceptions, both within the same time. Where TLS 1.3 was
+    offered and the handshake failed, it is tried again with TLS 1.2. Where a client id of the connection's own was
+    refused, or the connection closed without a word, it is tried again with the Thing's name: the policy may be an
+    older one or the operator's own, or the certificate attached without EXCLUSIVE_THING (not tried on a real account).
+    :attr:`Connection.fallbacks` tells. Must not be called in a process that uses python-pkcs11: closing a session there
+    logs this one out (see :func:`hsm_enroll.mqtt.publish_in_new_process`).
 
     Does *not* check that the certificate belongs to the key, the token's serial number (awscrt selects by label), or
     how many tries the PIN has left.
@@ -65,6 +73,7 @@ def connect(
     Args:
         identity: what the device holds.
         pin: the token's user PIN; None asks at a protected authentication path; empty where it wants no login.
+        purpose: a word for the client id, ``THING/PURPOSE-XXXXXXXX``; None is the Thing's name.
         ca_file: PEM file with the trust anchors of the broker; None is the system's.
         endpoint: host name that overrides the identity's.
         port: TCP port that overrides the identity's.
@@ -80,46 +89,48 @@ def connect(
         MqttRefusedError: the broker does not want this certificate or this client id.
         MqttError: anything else.
     """
-    target = Target.of(identity, ca_file=ca_file, endpoint=endpoint, port=port, tls13=tls13)
+    target = Target.of(identity, purpose=purpose, ca_file=ca_file, endpoint=endpoint, port=port, tls13=tls13)
     return connect_to(target, pin, timeout)
 
 
 def connect_to(target: Target, pin: Secret | None, timeout: float) -> Connection:
     """Connect to a target; see :func:`connect`."""
+    connection = Connection(target, pin, timeout)
+    # From here on: before, a person may have typed a PIN at the token.
+    deadline = time.monotonic() + timeout
     with ExitStack() as on_failure:
-        connection = Connection(target, pin, timeout)
-        on_failure.callback(connection.close)
-        # From here on: before, a person may have typed a PIN at the token.
-        deadline = time.monotonic() + timeout
-        try:
-            connection._open(timeout)  # noqa: SLF001 - a connection is made here and nowhere else
-        except MqttNotTrustedError:
-            raise
-        except MqttError:
-            failure = connection._tls13_failure()  # noqa: SLF001
-            left = deadline - time.monotonic()
-            if failure is None or left <= 0:
+        while True:
+            on_failure.callback(connection.close)
+            try:
+                connection._open(deadline - time.monotonic())  # noqa: SLF001 - opened here and nowhere else
+            except MqttNotTrustedError:
                 raise
-            # Made while the first one's session is open: the token has its login and takes no PIN a second time.
-            second = Connection(replace(target, offers_tls13=False), pin, left, tls_fallback=failure)
+            except MqttError:
+                easier = connection._easier()  # noqa: SLF001
+                left = deadline - time.monotonic()
+                if easier is None or left <= 0:
+                    raise
+            else:
+                on_failure.pop_all()
+                return connection
+            target, fallbacks = easier
+            # Made while the last one's session is open: the token has its login and takes no PIN a second time.
+            following = Connection(target, pin, left, fallbacks=fallbacks)
             connection.close()
-            on_failure.callback(second.close)
-            second._open(left)  # noqa: SLF001
-            connection = second
-        on_failure.pop_all()
-    return connection
+            connection = following
 
 
 class Connection:
     """An open connection; made by :func:`connect`, closed by leaving its ``with`` block. Threads may share it.
 
     Attributes:
-        tls_fallback: how the handshake that offered TLS 1.3 failed, a sentence, where this connection is a second one
-            that offered TLS 1.2 alone; else None.
+        fallbacks: what it has done without.
     """
 
-    def __init__(self, target: Target, pin: Secret | None, timeout: float, *, tls_fallback: str | None = None) -> None:
-        self.tls_fallback = tls_fallback
+    def __init__(
+        self, target: Target, pin: Secret | None, timeout: float, *, fallbacks: Fallbacks = _NOTHING_MISSED
+    ) -> None:
+        self.fallbacks = fallbacks
         self._target = target
         self._opened: Future[_Ending | None] = Future()
         # None where this side closed it.
@@ -135,6 +146,16 @@ class Connection:
             on_message=self._on_message,
         )
         self._client: Any = client.build(target, pin, callbacks, timeout)
+
+    @property
+    def tls_fallback(self) -> str | None:
+        """How the handshake that offered TLS 1.3 failed, a sentence, where this connection offered 1.2 alone then."""
+        return self.fallbacks.tls
+
+    @property
+    def client_id_fallback(self) -> str | None:
+        """How a client id of its own was refused, a sentence, where this connection has the Thing's name instead."""
+        return self.fallbacks.client_id
 
     def __enter__(self) -> Self:
         return self
@@ -212,17 +233,26 @@ class Connection:
                 raise failures.of_distrust(why, self._target)
         wait([self._opened], max(0.0, deadline - time.monotonic()))
         if not self._opened.done():
-            raise MqttUnreachableError(f"no broker answers at {self._target.broker} within {timeout:g} s")
+            raise MqttUnreachableError(f"no broker answers at {self._target.broker} within {round(timeout, 1):g} s")
         ending = self._opened.result()
         if ending is not None:
             raise failures.of_connecting(ending.error, ending.reason, self._target) from ending.error
 
-    def _tls13_failure(self) -> str | None:
-        """Say how the handshake failed, where TLS 1.3 was offered and may be the reason."""
+    def _easier(self) -> tuple[Target, Fallbacks] | None:
+        """Return what may succeed where this attempt failed, and what is then done without; None where nothing may.
+
+        Where both may be the reason TLS 1.3 is given up first: to go without it takes nothing from anybody.
+        """
         ending = self._opened.result() if self._opened.done() else None
-        if ending is None or not self._target.offers_tls13:
+        if ending is None:
             return None
-        return failures.of_tls13(ending.error, ending.reason, self._target)
+        attempt = ending.error, ending.reason, self._target
+        if self._target.offers_tls13 and (failure := failures.of_tls13(*attempt)):
+            return replace(self._target, offers_tls13=False), self.fallbacks._replace(tls=failure)
+        if self._target.client_id != self._target.thing_name and (failure := failures.of_client_id(*attempt)):
+            target = replace(self._target, client_id=self._target.thing_name)
+            return target, self.fallbacks._replace(client_id=failure)
+        return None
 
     def _is_suspicious(self) -> bool:
         if not self._opened.done():

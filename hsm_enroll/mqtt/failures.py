@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 
+from hsm_enroll.device_topics import DeviceTopics
 from hsm_enroll.errors import (
     HsmEnrollError,
     KeyMissingError,
@@ -45,15 +46,14 @@ _TLS_FAILED = "AWS_IO_TLS_ERROR_NEGOTIATION_FAILURE"
 _DNS = "AWS_IO_DNS_"
 # An alert, a FIN or a reset, and silence.
 _TLS_1_3_FAILED = {_TLS_FAILED, "AWS_IO_SOCKET_CLOSED", "AWS_IO_TLS_NEGOTIATION_TIMEOUT"}
-# What is left when a server ends a connection before it has answered CONNECT: close_notify, FIN, reset; and the alert
-# about our certificate, which in TLS 1.3 comes after this side's handshake is complete (RFC 8446 §2).
-_DOOR_CLOSED = {
-    "AWS_ERROR_MQTT_UNEXPECTED_HANGUP",
-    "AWS_IO_SOCKET_CLOSED",
-    "AWS_IO_TLS_ERROR_READ_FAILURE",
-    "AWS_IO_TLS_ERROR_WRITE_FAILURE",
-}
+# What is left when a server ends a connection before it has answered CONNECT: close_notify, FIN, reset.
+_HUNG_UP = {"AWS_ERROR_MQTT_UNEXPECTED_HANGUP", "AWS_IO_SOCKET_CLOSED", "AWS_IO_TLS_ERROR_WRITE_FAILURE"}
+# The alert about our certificate, which in TLS 1.3 comes after this side's handshake is complete (RFC 8446 §2).
+_DOOR_CLOSED = {*_HUNG_UP, "AWS_IO_TLS_ERROR_READ_FAILURE"}
 _MALFORMED = {"AWS_ERROR_MQTT5_PUBLISH_OPTIONS_VALIDATION", "AWS_ERROR_MQTT5_SUBSCRIBE_OPTIONS_VALIDATION"}
+# What a broker that does not want a client id says (MQTT 5.0 §3.2.2.2); AWS IoT has the first for whatever its policies
+# do not allow.
+_CLIENT_ID_REFUSED = {"NOT_AUTHORIZED", "CLIENT_IDENTIFIER_NOT_VALID"}
 _NOT_ALLOWED = {"BAD_USERNAME_OR_PASSWORD", "BANNED", "CLIENT_IDENTIFIER_NOT_VALID", "NOT_AUTHORIZED"}
 
 _LABEL_HINT = (
@@ -119,6 +119,22 @@ def of_tls13(error: BaseException, reason: str | None, target: Target) -> str | 
     return f"{target.broker} did not complete the handshake ({name})"
 
 
+def of_client_id(error: BaseException, reason: str | None, target: Target) -> str | None:
+    """Say how an attempt ended that may have been refused for its client id.
+
+    A connection that is closed without a word may have been, and may not: awscrt has the same name for one that is cut
+    off in its handshake. Arguments as for :func:`of_connecting`.
+
+    Returns:
+        a sentence, or None where it ended otherwise.
+    """
+    name = name_of(error)
+    refused = f"{target.broker} refused client id {target.client_id!r}"
+    if reason is not None:
+        return f"{refused} ({reason})" if reason in _CLIENT_ID_REFUSED else None
+    return f"{refused}, or closed the connection for another reason ({name})" if name in _HUNG_UP else None
+
+
 def of_distrust(why: str, target: Target) -> HsmEnrollError:
     """Say that this side refuses the server; ``why`` is from ``trust.why_distrusted``."""
     return MqttNotTrustedError(f"the server at {target.broker} is not trusted: {why}")
@@ -149,10 +165,12 @@ def of_connecting(error: BaseException, reason: str | None, target: Target) -> H
 def of_lost(error: BaseException, reason: str | None, target: Target) -> HsmEnrollError:
     """Translate the end of an established connection; ``reason`` is that of the server's DISCONNECT, if it sent one."""
     if reason is None:
-        return MqttError(
-            f"the connection to {target.broker} was lost ({name_of(error)})",
-            hint="The network went away, or another program uses this identity: stop it, then try again.",
-        )
+        hint = "The network went away: try again."
+        if target.client_id == target.thing_name:
+            hint = (
+                f"The network went away, or another program connected as {target.client_id!r}: stop it, and try again."
+            )
+        return MqttError(f"the connection to {target.broker} was lost ({name_of(error)})", hint=hint)
     return _of_reason(reason, f"{target.broker} ended the connection of client id {target.client_id!r}")
 
 
@@ -169,7 +187,7 @@ def of_acknowledgement(reason: str, what: str, target: Target) -> HsmEnrollError
     if reason == "NOT_AUTHORIZED":
         return MqttRefusedError(
             f"{target.broker} refused {what}: it is not allowed (NOT_AUTHORIZED)",
-            hint=f"The policy of a device allows certtest/{target.client_id} and what is below {target.client_id}/.",
+            hint=DeviceTopics.of(target.thing_name).hint,
         )
     return _of_reason(reason, f"{target.broker} refused {what}")
 

@@ -1,4 +1,4 @@
-"""Publish from a process of its own.
+"""Connect, and publish, from a process of its own.
 
 python-pkcs11 and awscrt cannot share one: when a session that python-pkcs11 logged in is closed, the module logs the
 whole process out and the next handshake fails. Nor may awscrt be forked. ``python -m hsm_enroll.mqtt.new_process``
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hsm_enroll.errors import HsmEnrollError, MqttError
+from hsm_enroll.mqtt.fallbacks import Fallbacks
 from hsm_enroll.mqtt.target import Target
 from hsm_enroll.secret import Secret
 
@@ -38,32 +39,56 @@ def publish_in_new_process(
     topic: str,
     payload: bytes,
     *,
+    purpose: str = "publish",
     ca_file: Path | None = None,
     endpoint: str | None = None,
     port: int | None = None,
     tls13: bool = False,
     timeout: float = _TIMEOUT_SECONDS,
-) -> str | None:
+) -> Fallbacks:
     """Connect, publish one message with QoS 1, wait for its PUBACK and disconnect, all in a process of its own.
 
     The PIN is in neither the arguments nor the environment of that process.
 
     Args:
-        identity, pin, ca_file, endpoint, port, tls13: as for :func:`hsm_enroll.mqtt.connect`.
+        identity, pin, purpose, ca_file, endpoint, port, tls13: as for :func:`hsm_enroll.mqtt.connect`.
         topic, payload: as for :meth:`hsm_enroll.mqtt.Connection.publish`.
         timeout: seconds until CONNACK, and again until the PUBACK. The process as a whole gets half a minute more,
             and two minutes beside where the PIN is typed at the token itself.
 
     Returns:
-        what :attr:`hsm_enroll.mqtt.Connection.tls_fallback` was.
+        what the connection has done without.
 
     Raises:
         HsmEnrollError: what ``connect`` and ``publish`` raise, with the same class.
         MqttError: also where the process crashes or has to be killed.
     """
-    target = Target.of(identity, ca_file=ca_file, endpoint=endpoint, port=port, tls13=tls13)
-    limit = 2 * timeout + _MODULE_SECONDS + (_PIN_PAD_SECONDS if pin is None else 0.0)
-    output, ending = _run(_request(target, pin, topic, payload, timeout), limit)
+    target = Target.of(identity, purpose=purpose, ca_file=ca_file, endpoint=endpoint, port=port, tls13=tls13)
+    message = {"topic": topic, "payload": base64.b64encode(payload).decode("ascii")}
+    return _in_new_process(target, pin, message, timeout, 2 * timeout)
+
+
+def connect_in_new_process(
+    identity: Identity,
+    pin: Secret | None,
+    *,
+    purpose: str,
+    ca_file: Path | None = None,
+    endpoint: str | None = None,
+    port: int | None = None,
+    tls13: bool = False,
+    timeout: float = _TIMEOUT_SECONDS,
+) -> Fallbacks:
+    """Connect and disconnect in a process of its own, to see whether it works; see :func:`publish_in_new_process`."""
+    target = Target.of(identity, purpose=purpose, ca_file=ca_file, endpoint=endpoint, port=port, tls13=tls13)
+    return _in_new_process(target, pin, None, timeout, timeout)
+
+
+def _in_new_process(
+    target: Target, pin: Secret | None, message: dict[str, str] | None, timeout: float, on_network: float
+) -> Fallbacks:
+    limit = on_network + _MODULE_SECONDS + (_PIN_PAD_SECONDS if pin is None else 0.0)
+    output, ending = _run(_request(target, pin, message, timeout), limit)
     outcome = _parsed(output)
     if outcome is None:
         raise MqttError(
@@ -94,12 +119,11 @@ def _run(request: bytes, limit: float) -> tuple[bytes, str]:
     return child.stdout, f"ended without an outcome, with exit status {child.returncode}"
 
 
-def _request(target: Target, pin: Secret | None, topic: str, payload: bytes, timeout: float) -> bytes:
+def _request(target: Target, pin: Secret | None, message: dict[str, str] | None, timeout: float) -> bytes:
     request = {
         "target": asdict(target),
         "pin": None if pin is None else pin.reveal(),
-        "topic": topic,
-        "payload": base64.b64encode(payload).decode("ascii"),
+        "message": message,
         "timeout": timeout,
     }
     return json.dumps(request, default=str).encode()
@@ -113,11 +137,10 @@ def _parsed(output: bytes) -> dict[str, Any] | None:
     return outcome if isinstance(outcome, dict) else None
 
 
-def _settle(outcome: dict[str, Any]) -> str | None:
+def _settle(outcome: dict[str, Any]) -> Fallbacks:
     error = outcome.get("error")
     if error is None:
-        fallback: str | None = outcome["tlsFallback"]
-        return fallback
+        return Fallbacks(**outcome["fallbacks"])
     raise HsmEnrollError.of_document(error)
 
 
@@ -128,15 +151,15 @@ def _child() -> None:
     # Some modules print to stdout; from here on that is stderr.
     os.dup2(2, 1)
     try:
-        fallback = _publish(json.load(sys.stdin))
+        fallbacks = _carried_out(json.load(sys.stdin))
     except HsmEnrollError as error:
         json.dump({"error": error.document}, outcomes)
     else:
-        json.dump({"published": True, "tlsFallback": fallback}, outcomes)
+        json.dump({"fallbacks": fallbacks._asdict()}, outcomes)
     outcomes.close()
 
 
-def _publish(request: dict[str, Any]) -> str | None:
+def _carried_out(request: dict[str, Any]) -> Fallbacks:
     from hsm_enroll.mqtt.connection import connect_to
 
     pin = request.pop("pin")
@@ -144,8 +167,9 @@ def _publish(request: dict[str, Any]) -> str | None:
     paths = {name: request["target"][name] for name in ("module", "ca_file")}
     target = Target(**request["target"] | {name: value and Path(value) for name, value in paths.items()})
     with connect_to(target, secret, request["timeout"]) as connection:
-        connection.publish(request["topic"], base64.b64decode(request["payload"]), timeout=request["timeout"])
-        return connection.tls_fallback
+        if message := request["message"]:
+            connection.publish(message["topic"], base64.b64decode(message["payload"]), timeout=request["timeout"])
+        return connection.fallbacks
 
 
 if __name__ == "__main__":

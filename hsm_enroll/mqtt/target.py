@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,13 +10,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hsm_enroll.identity import Identity
 
+# AWS IoT Core endpoints and quotas, "Client ID size".
+_MAX_CLIENT_ID_BYTES = 128
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
     """Whom to connect to, as whom, with which key.
 
     Attributes:
-        client_id: the MQTT client identifier, which is the Thing's name.
+        thing_name: the Thing that the certificate is attached to.
+        client_id: the MQTT client identifier: the Thing's name, or one below it, see :func:`own_client_id`.
         certificate_pem: the device's certificate, one PEM block.
         module: file of the PKCS#11 module.
         token_label: CK_TOKEN_INFO.label of the token, unique in its module.
@@ -26,6 +31,7 @@ class Target:
         offers_tls13: whether TLS 1.3 is offered beside 1.2.
     """
 
+    thing_name: str
     client_id: str
     certificate_pem: str
     module: Path
@@ -41,6 +47,7 @@ class Target:
         cls,
         identity: Identity,
         *,
+        purpose: str | None = None,
         ca_file: Path | None = None,
         endpoint: str | None = None,
         port: int | None = None,
@@ -48,11 +55,13 @@ class Target:
     ) -> Target:
         """Take what a connection needs from an identity; an endpoint or a port that is not None overrides it.
 
+        With a purpose it gets a client id of its own, else it has the Thing's name.
         ``tls13`` is for EC keys alone: TLS 1.3 signs with RSASSA-PSS (RFC 8446 §9.1), which awscrt does not ask of a
         token, and with a token's RSA key it then fails at TLS 1.2 too.
         """
         return cls(
-            client_id=identity.thing_name,
+            thing_name=identity.thing_name,
+            client_id=identity.thing_name if purpose is None else own_client_id(identity.thing_name, purpose),
             certificate_pem=identity.certificate_pem,
             module=identity.token.module,
             token_label=identity.token.label,
@@ -67,3 +76,18 @@ class Target:
     def broker(self) -> str:
         """The broker's address, for messages."""
         return f"{self.endpoint}:{self.port}"
+
+
+def own_client_id(thing_name: str, purpose: str) -> str:
+    """Return a client id that no other connection has, ``THING/PURPOSE-XXXXXXXX`` with eight random hex digits.
+
+    A broker ends a connection when another one comes with its client id (MQTT 5.0 §3.1.4), and with it what was on its
+    way: programs with one identity need an id each. Where the Thing's name leaves no room for one, it is the Thing's
+    name.
+
+    Args:
+        thing_name: name of the Thing, in ASCII.
+        purpose: what the connection is for; a word.
+    """
+    own = f"{thing_name}/{purpose}-{secrets.token_hex(4)}"
+    return own if len(own.encode()) <= _MAX_CLIENT_ID_BYTES else thing_name

@@ -51,15 +51,15 @@ def test_revoking_ends_the_open_connection_of_that_device_alone(
     out, stays = (new_gateway(name) for name in names)
     for device, name in zip((out, stays), names, strict=True):
         device.json("init", operator.invite(name), "--thing", name, "--no-publish")
-    with _subscribed(out, f"{names[0]}/in") as ending, _subscribed(stays, f"{names[1]}/in") as staying:
+    with _subscribed(out, f"device/{names[0]}/in") as ending, _subscribed(stays, f"device/{names[1]}/in") as staying:
         told = operator.run("fleet", "revoke", names[0], "--yes")
         assert (told.returncode, told.stdout) == (0, f"{names[0]} is revoked\n"), told.stderr
         _, stderr = ending.communicate(timeout=60)
-        assert ending.returncode == 40
+        assert ending.returncode == 40, stderr
         assert "Traceback" not in stderr
-        assert out.error("publish", f"{names[0]}/out", "x")["exitStatus"] == 40
+        assert out.error("publish", f"device/{names[0]}/out", "x")["exitStatus"] == 40
         assert staying.poll() is None
-        publish_as_observer(invite_cloud.document, f"{names[1]}/in", "still here")
+        publish_as_observer(invite_cloud.document, f"device/{names[1]}/in", "still here")
         assert (staying.communicate(timeout=60)[0], staying.returncode) == ("still here\n", 0)
 
 
@@ -101,12 +101,12 @@ def test_a_revoked_thing_enrolls_again_with_a_new_invite_and_key(
     assert (shown["status"], shown["certificateId"], shown["revoked"]) == ("issued", new["certificate"]["id"], None)
     statuses = invite_cloud.certificates()
     assert (statuses[old["certificate"]["id"]], statuses[new["certificate"]["id"]]) == ("INACTIVE", "ACTIVE")
-    assert revoked.run("publish", f"{thing}/out", "x").returncode == 0
+    assert revoked.run("publish", f"device/{thing}/out", "x").returncode == 0
     revoked.extra["HSM_ENROLL_HOME"] = str(revoked.folder / "old-home")
     assert revoked.json("status")["certificate"] == {
         **old["certificate"], "file": str(revoked.folder / "old-home" / "certificate.pem"),
     }  # fmt: skip
-    assert revoked.error("publish", f"{thing}/out", "x")["exitStatus"] == 40
+    assert revoked.error("publish", f"device/{thing}/out", "x")["exitStatus"] == 40
 
 
 def test_an_enrolled_thing_is_not_given_to_another_key(
@@ -123,7 +123,7 @@ def test_an_enrolled_thing_is_not_given_to_another_key(
         assert "hsm-enroll fleet revoke" in error["hint"]
     assert invite_cloud.certificates() == before
     assert operator.json("fleet", "show", thing)["thing"]["certificateId"] == enrolled["certificate"]["id"]
-    assert first.run("publish", f"{thing}/out", "x").returncode == 0
+    assert first.run("publish", f"device/{thing}/out", "x").returncode == 0
 
 
 def test_a_thing_that_there_is_not(operator: Operator, thing: str) -> None:

@@ -40,13 +40,19 @@ def test_the_answer_of_init_is_the_contracts(device: Device, thing: str, cloud: 
     document = device.json("init", "--thing", thing)
     certificate = x509.load_pem_x509_certificate(Path(document["certificate"]["file"]).read_bytes())
     assert set(document) == {
-        "enrolled", "thingName", "certificate", "key", "token", "api", "mqtt", "attested", "steps",
+        "enrolled", "thingName", "certificate", "key", "token", "api", "mqtt", "topics", "attested", "steps",
     }  # fmt: skip
     assert document["enrolled"] is True
     assert document["thingName"] == thing
     assert document["attested"] is False
     assert document["api"] == cloud.document["apiUrl"]
     assert document["mqtt"] == {"endpoint": "localhost", "port": cloud.document["mqttPort"]}
+    assert document["topics"] == {
+        "hello": f"certtest/{thing}",
+        "own": f"device/{thing}/#",
+        "shadow": f"$aws/things/{thing}/shadow/#",
+        "jobs": f"$aws/things/{thing}/jobs/#",
+    }
     assert certificate.subject.rfc4514_string() == f"CN={thing}"
     not_after = datetime.strptime(document["certificate"]["notAfter"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
     assert not_after == certificate.not_valid_after_utc
@@ -116,19 +122,19 @@ def test_publish_and_subscribe_work_from_an_enrolled_identity(
     device = new_device("device")
     device.create_token()
     device.json("init", "--thing", thing, "--no-publish")
-    observer = observe(f"{thing}/#")
-    assert device.run("publish", f"{thing}/temperature", "21.5").returncode == 0
-    assert observer.message() == (f"{thing}/temperature", "21.5")
-    assert device.run("publish", f"{thing}/temperature", stdin="22.5").returncode == 0
-    assert observer.message() == (f"{thing}/temperature", "22.5")
+    observer = observe(f"device/{thing}/#")
+    assert device.run("publish", f"device/{thing}/temperature", "21.5").returncode == 0
+    assert observer.message() == (f"device/{thing}/temperature", "21.5")
+    assert device.run("publish", f"device/{thing}/temperature", stdin="22.5").returncode == 0
+    assert observer.message() == (f"device/{thing}/temperature", "22.5")
 
-    subscriber = device.start("subscribe", f"{thing}/commands", "--count", "2")
+    subscriber = device.start("subscribe", f"device/{thing}/commands", "--count", "2")
     assert subscriber.stderr is not None
     for line in subscriber.stderr:
         if line.startswith("subscribed"):
             break
-    publish_as_observer(cloud.document, f"{thing}/commands", "open")
-    publish_as_observer(cloud.document, f"{thing}/commands", "schließen")
+    publish_as_observer(cloud.document, f"device/{thing}/commands", "open")
+    publish_as_observer(cloud.document, f"device/{thing}/commands", "schließen")
     stdout, _ = subscriber.communicate(timeout=60)
     assert (subscriber.returncode, stdout) == (0, "open\nschließen\n")
 

@@ -503,13 +503,13 @@ def test_an_ended_certificate_keeps_its_thing(device: Device, thing: str) -> Non
 def test_subscribe_ended_by_ctrl_c_is_exit_130_and_keeps_what_came(device: Device, thing: str, cloud: Cloud) -> None:
     """``subscribe`` until Ctrl-C prints what came before it and exits 130 without an error."""
     device.json("init", "--thing", thing, "--no-publish")
-    subscriber = device.start("subscribe", f"{thing}/commands")
+    subscriber = device.start("subscribe", f"device/{thing}/commands")
     assert subscriber.stderr is not None
     assert subscriber.stdout is not None
     for line in subscriber.stderr:
         if line.startswith("subscribed"):
             break
-    publish_as_observer(cloud.document, f"{thing}/commands", "open")
+    publish_as_observer(cloud.document, f"device/{thing}/commands", "open")
     assert subscriber.stdout.readline() == "open\n"
     subscriber.send_signal(signal.SIGINT)
     _, stderr = subscriber.communicate(timeout=60)

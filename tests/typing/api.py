@@ -7,7 +7,7 @@ from typing import assert_type
 
 from asn1crypto.x509 import Certificate
 
-from hsm_enroll import HsmEnrollError, Identity, __version__
+from hsm_enroll import HsmEnrollError, Identity, __version__, connect
 from hsm_enroll.errors import NotEnrolledError, StateError
 from hsm_enroll.key import KeyOrigin, KeyType, TokenName
 from hsm_enroll.uri import Pkcs11Uri
@@ -52,6 +52,14 @@ def it_is_saved_into_a_folder(identity: Identity, folder: Path) -> None:
     """Saving returns nothing and wants to know where."""
     assert_type(identity.save(folder), None)
     identity.save()  # type: ignore[call-arg]
+
+
+def a_connection_tells_what_it_has_done_without(identity: Identity) -> None:
+    """Each fallback is a sentence, or None."""
+    with connect(identity) as connection:
+        assert_type(connection.tls_fallback, str | None)
+        assert_type(connection.client_id_fallback, str | None)
+        connection.client_id_fallback = None  # type: ignore[misc]
 
 
 def errors_carry_data(error: HsmEnrollError) -> None:

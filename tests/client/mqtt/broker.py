@@ -57,9 +57,9 @@ class Neighbour:
     ca_file: Path
     pair: Pair
 
-    def publish(self, topic: str, payload: str) -> None:
-        """Publish with mosquitto_pub, QoS 1."""
-        command = ["mosquitto_pub", *self._options("sender"), "-t", topic, "-m", payload]
+    def publish(self, topic: str, payload: str, *, client_id: str = "sender") -> None:
+        """Publish with mosquitto_pub, QoS 1; whoever has the client id is thrown out."""
+        command = ["mosquitto_pub", *self._options(client_id), "-t", topic, "-m", payload]
         subprocess.run(command, check=True, timeout=_TIME_LIMIT)
 
     def subscribe(self, topic: str) -> subprocess.Popen[str]:
@@ -100,7 +100,7 @@ def running(
     *,
     server: Pair | None = None,
     crl: Path | None = None,
-    acl: str = "pattern readwrite certtest/%u/#",
+    acl: str = "pattern readwrite certtest/%u\npattern readwrite device/%u/#",
     lines: tuple[str, ...] = (),
 ) -> Iterator[Broker]:
     """Run mosquitto on a free loopback port until the block ends."""

@@ -65,7 +65,7 @@ def identity(identities: dict[KeyType, Identity]) -> Identity:
 
 @pytest.fixture
 def broker(tmp_path: Path, authority: Authority) -> Iterator[Broker]:
-    """mosquitto that lets each identity use the topics below certtest/IDENTITY/."""
+    """mosquitto that lets an identity use certtest/IDENTITY and device/IDENTITY/#, under whatever client id."""
     with mosquitto.running(tmp_path / "mosquitto", authority) as running:
         yield running
 

@@ -29,6 +29,19 @@ class Packet(NamedTuple):
 Script = Callable[[Packet], bytes | None]
 
 
+def client_id(connect: Packet) -> str:
+    """The client identifier of a CONNECT (MQTT 5.0 §3.1.2, §3.1.3.1) whose properties are shorter than 128 bytes."""
+    at = 11 + connect.body[10]
+    length = int.from_bytes(connect.body[at : at + 2])
+    return connect.body[at + 2 : at + 2 + length].decode()
+
+
+def puback(publish: Packet) -> bytes:
+    """The PUBACK to a PUBLISH of QoS 1 (MQTT 5.0 §3.3.2, §3.4)."""
+    at = 2 + int.from_bytes(publish.body[:2])
+    return bytes((0x40, 2, *publish.body[at : at + 2]))
+
+
 def connack(reason: int) -> bytes:
     """A CONNACK without properties (MQTT 5.0 §3.2)."""
     return bytes((0x20, 3, 0, reason, 0))

@@ -57,7 +57,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Module:
 
 
 def _publish(identity: Identity, authority: Authority, timeout: float = 20.0) -> None:
-    topic = f"certtest/{identity.thing_name}/x"
+    topic = f"device/{identity.thing_name}/x"
     publish_in_new_process(identity, Secret(PIN), topic, b"x", ca_file=authority.certificate, timeout=timeout)
 
 

@@ -26,7 +26,7 @@ def test_a_message_reaches_an_independent_subscriber(
 ) -> None:
     """What a device publishes arrives byte for byte at another program, whatever the type of its key."""
     identity = dataclasses.replace(identities[key_type], mqtt_port=broker.port)
-    topic = f"certtest/{identity.thing_name}/état"
+    topic = f"device/{identity.thing_name}/état"
     payload = bytes(range(256))
     with broker.observed("#") as observer:
         publish_in_new_process(identity, Secret(PIN), topic, payload, ca_file=authority.certificate)
@@ -35,7 +35,7 @@ def test_a_message_reaches_an_independent_subscriber(
 
 def test_an_empty_message_is_published(identity: Identity, broker: Broker, authority: Authority) -> None:
     """A payload of no bytes is a payload."""
-    topic = f"certtest/{identity.thing_name}/empty"
+    topic = f"device/{identity.thing_name}/empty"
     with broker.observed("#") as observer:
         publish_in_new_process(identity, Secret(PIN), topic, b"", ca_file=authority.certificate, port=broker.port)
         assert observer.wait_for(topic).strip() == topic
@@ -47,7 +47,7 @@ def test_endpoint_and_port_can_be_overridden(identity: Identity, broker: Broker,
     publish_in_new_process(
         identity,
         Secret(PIN),
-        f"certtest/{identity.thing_name}/x",
+        f"device/{identity.thing_name}/x",
         b"x",
         ca_file=authority.certificate,
         endpoint="127.0.0.1",
@@ -56,28 +56,35 @@ def test_endpoint_and_port_can_be_overridden(identity: Identity, broker: Broker,
     broker.log.wait_for(f"Received PUBLISH from {identity.thing_name}")
 
 
-def test_connect_tells_the_thing_and_nothing_else(identity: Identity, authority: Authority) -> None:
-    """CONNECT is MQTT 5, asks for a clean session and a minute's keep-alive, and names the Thing: no user, no SDK."""
+def test_connect_tells_the_client_id_and_nothing_else(identity: Identity, authority: Authority) -> None:
+    """CONNECT is MQTT 5, asks for a clean session and a minute's keep-alive, and has a client id: no user, no SDK."""
     context = scripted.tls(authority.issue_pair("server", ["localhost"]), authority.certificate)
     packets: list[Packet] = []
-    with scripted.serving(lambda packet: packets.append(packet), context) as port, pytest.raises(MqttRefusedError):
+
+    def script(packet: Packet) -> bytes:
+        packets.append(packet)
+        return scripted.connack(0x88)
+
+    with scripted.serving(script, context) as port, pytest.raises(MqttError, match="SERVER_UNAVAILABLE"):
         publish_in_new_process(identity, Secret(PIN), "a/b", b"x", ca_file=authority.certificate, port=port)
     (connect,) = packets
     assert connect.type == CONNECT
     # MQTT 5.0 §3.1.2: protocol name and version, the flag "clean start" alone, the keep-alive in seconds.
     assert connect.body[:10] == b"\x00\x04MQTT\x05\x02\x00\x3c"
-    assert connect.body.endswith(len(identity.thing_name).to_bytes(2) + identity.thing_name.encode())
+    client_id = scripted.client_id(connect)
+    assert client_id.startswith(identity.thing_name)
+    assert connect.body.endswith(len(client_id).to_bytes(2) + client_id.encode())
 
 
 def test_a_topic_the_broker_forbids_is_an_error(identity: Identity, broker: Broker, authority: Authority) -> None:
     """D19: a PUBACK with "not authorized" is a refusal that names the topic, not a success."""
-    with pytest.raises(MqttRefusedError, match=r"'certtest/another/x': it is not allowed \(NOT_AUTHORIZED\)"):
+    with pytest.raises(MqttRefusedError, match=r"'device/another/x': it is not allowed \(NOT_AUTHORIZED\)"):
         publish_in_new_process(
-            identity, Secret(PIN), "certtest/another/x", b"x", ca_file=authority.certificate, port=broker.port
+            identity, Secret(PIN), "device/another/x", b"x", ca_file=authority.certificate, port=broker.port
         )
 
 
-@pytest.mark.parametrize("topic", ["", "certtest/#", "certtest/+/x", "a\0b"])
+@pytest.mark.parametrize("topic", ["", "device/#", "device/+/x", "a\0b"])
 def test_what_is_no_topic_is_wrong_usage(topic: str, identity: Identity, broker: Broker, authority: Authority) -> None:
     """A topic that MQTT does not allow is the caller's mistake, told before anything is sent."""
     with pytest.raises(UsageError, match="not a topic"):
@@ -121,7 +128,7 @@ def test_a_module_in_the_current_folder_is_not_run(
     publish_in_new_process(
         identity,
         Secret(PIN),
-        f"certtest/{identity.thing_name}/x",
+        f"device/{identity.thing_name}/x",
         b"x",
         ca_file=authority.certificate,
         port=broker.port,

@@ -23,14 +23,14 @@ from hsm_enroll.secret import Secret
 from tests.client.mqtt import broker as mosquitto
 from tests.client.mqtt import scripted
 from tests.client.mqtt.authority import Authority
-from tests.client.mqtt.broker import Broker
+from tests.client.mqtt.broker import Broker, Neighbour
 from tests.client.mqtt.conftest import apart
 from tests.client.mqtt.scripted import CONNECT, Packet
 from tests.client.mqtt.softhsm import PIN
 
 
 def _publish(identity: Identity, authority: Authority, *, port: int, timeout: float = 20.0) -> None:
-    topic = f"certtest/{identity.thing_name}/x"
+    topic = f"device/{identity.thing_name}/x"
     publish_in_new_process(
         identity, Secret(PIN), topic, b"x", ca_file=authority.certificate, port=port, timeout=timeout
     )
@@ -148,26 +148,26 @@ def test_a_connection_that_is_taken_over_says_so(identity: Identity, authority: 
         return scripted.suback(packet, 1) + scripted.disconnect(0x8E)
 
     with _scripted(authority, script) as port:
-        codes = apart(_wait_and_publish, dataclasses.replace(identity, mqtt_port=port), authority.certificate, False)
+        codes = apart(_wait_and_publish, dataclasses.replace(identity, mqtt_port=port), authority.certificate, None)
     assert codes == ["mqtt-taken-over", "mqtt-taken-over"]
 
 
 def test_a_connection_that_is_taken_over_does_not_come_back(
     identity: Identity, broker: Broker, authority: Authority
 ) -> None:
-    """D19: mosquitto ends the older of two connections of a Thing without a word; the older leaves it at that."""
+    """D19: mosquitto ends the older of two connections of a client id without a word; the older leaves it at that."""
     identity = dataclasses.replace(identity, mqtt_port=broker.port)
-    codes = apart(_wait_and_publish, identity, authority.certificate, True)
+    codes = apart(_wait_and_publish, identity, authority.certificate, broker.neighbour)
     assert codes == ["mqtt-failed", "mqtt-failed"]
 
 
-def _wait_and_publish(identity: Identity, ca_file: Path, second: bool) -> list[str]:
-    topic = f"certtest/{identity.thing_name}/x"
+def _wait_and_publish(identity: Identity, ca_file: Path, rival: Neighbour | None) -> list[str]:
+    topic = f"device/{identity.thing_name}/x"
     codes = []
     with connect(identity, Secret(PIN), ca_file=ca_file) as connection:
         messages = connection.subscribe(topic)
-        if second:
-            publish_in_new_process(identity, Secret(PIN), topic, b"x", ca_file=ca_file)
+        if rival:
+            rival.publish(topic, "x", client_id=identity.thing_name)
         attempts: tuple[Callable[[], object], ...] = (
             lambda: list(messages),
             lambda: connection.publish(topic, b"y"),

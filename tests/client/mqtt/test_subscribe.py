@@ -30,14 +30,14 @@ def listener(identity: Identity, broker: Broker) -> Identity:
 def test_messages_of_another_program_are_received(listener: Identity, broker: Broker, authority: Authority) -> None:
     """A subscriber gets what others publish, in order, and may stop after as many as it wants."""
     messages = apart(_receive_two, listener, authority.certificate, broker.neighbour)
-    topic = f"certtest/{listener.thing_name}/orders"
+    topic = f"device/{listener.thing_name}/orders"
     assert messages == [Message(topic, "première".encode()), Message(topic, b"second")]
 
 
 def _receive_two(identity: Identity, ca_file: Path, neighbour: Neighbour) -> list[Message]:
-    topic = f"certtest/{identity.thing_name}/orders"
+    topic = f"device/{identity.thing_name}/orders"
     with connect(identity, Secret(PIN), ca_file=ca_file) as connection:
-        messages = connection.subscribe(f"certtest/{identity.thing_name}/+")
+        messages = connection.subscribe(f"device/{identity.thing_name}/+")
         for payload in ("première", "second", "third"):
             neighbour.publish(topic, payload)
         return list(itertools.islice(messages, 2))
@@ -49,7 +49,7 @@ def test_two_subscriptions_are_kept_apart(listener: Identity, authority: Authori
 
 
 def _receive_from_two_topics(identity: Identity, ca_file: Path) -> list[list[bytes]]:
-    base = f"certtest/{identity.thing_name}"
+    base = f"device/{identity.thing_name}"
     with connect(identity, Secret(PIN), ca_file=ca_file) as connection:
         streams = [connection.subscribe(f"{base}/1/#"), connection.subscribe(f"{base}/2")]
         for topic, payload in ((f"{base}/1/x", b"a"), (f"{base}/2", b"b"), (f"{base}/1/y", b"c")):
@@ -63,7 +63,7 @@ def test_closing_ends_the_messages(listener: Identity, authority: Authority) -> 
 
 
 def _close_while_waiting(identity: Identity, ca_file: Path) -> list[bytes]:
-    topic = f"certtest/{identity.thing_name}/x"
+    topic = f"device/{identity.thing_name}/x"
     connection = connect(identity, Secret(PIN), ca_file=ca_file)
     received = []
     closer = threading.Thread(target=connection.close)
@@ -88,7 +88,7 @@ def _close_twice(identity: Identity, ca_file: Path) -> str:
         connection.close()
         connection.close()
         with pytest.raises(MqttError, match="is closed") as caught:
-            connection.publish(f"certtest/{identity.thing_name}/x", b"x")
+            connection.publish(f"device/{identity.thing_name}/x", b"x")
     return caught.value.code
 
 

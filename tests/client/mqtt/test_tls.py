@@ -11,7 +11,7 @@ import pytest
 from hsm_enroll.errors import MqttError, MqttNotTrustedError, MqttRefusedError
 from hsm_enroll.identity import Identity
 from hsm_enroll.key import KeyType
-from hsm_enroll.mqtt import connect, publish_in_new_process
+from hsm_enroll.mqtt import Fallbacks, connect, publish_in_new_process
 from hsm_enroll.secret import Secret
 from tests.client.mqtt import broker as mosquitto
 from tests.client.mqtt import cryptoki, scripted
@@ -26,11 +26,11 @@ _TIMEOUT_SECONDS = 15.0
 
 def _publish(
     identity: Identity, authority: Authority, port: int, *, tls13: bool, timeout: float = _TIMEOUT_SECONDS
-) -> str | None:
+) -> Fallbacks:
     return publish_in_new_process(
         identity,
         Secret(PIN),
-        f"certtest/{identity.thing_name}/x",
+        f"device/{identity.thing_name}/x",
         b"x",
         ca_file=authority.certificate,
         port=port,
@@ -59,7 +59,7 @@ def test_tls_1_3_is_negotiated_where_it_is_asked_for(
 ) -> None:
     """A broker that has both is spoken to in TLS 1.2, or in 1.3 where that is asked for and the key is an EC key."""
     with relaying(broker.port) as relay:
-        assert _publish(identities[key_type], authority, relay.port, tls13=tls13) is None
+        assert _publish(identities[key_type], authority, relay.port, tls13=tls13) == Fallbacks()
     assert (relay.offered, relay.chosen) == ([offered], [offered])
     broker.log.wait_for(f"Received PUBLISH from {identities[key_type].thing_name}")
 
@@ -83,9 +83,10 @@ def test_what_does_not_bear_tls_1_3_is_tried_with_1_2(
 ) -> None:
     """D15: where the offer of TLS 1.3 is refused, cut off or left without an answer, 1.2 is tried, and it is told."""
     with relaying(broker.port, intolerance) as relay:
-        fallback = _publish(identity, authority, relay.port, tls13=True, timeout=25.0)
-    assert fallback is not None
-    assert fallback.startswith(f"localhost:{relay.port} did not complete the handshake (AWS_IO_")
+        fallbacks = _publish(identity, authority, relay.port, tls13=True, timeout=25.0)
+    assert fallbacks.tls is not None
+    assert fallbacks.client_id is None
+    assert fallbacks.tls.startswith(f"localhost:{relay.port} did not complete the handshake (AWS_IO_")
     assert (relay.offered[0], relay.offered[-1], relay.chosen) == (True, False, [False])
     broker.log.wait_for(f"Received PUBLISH from {identity.thing_name}")
 
@@ -102,7 +103,7 @@ def test_the_fallback_takes_no_second_login(identity: Identity, broker: Broker, 
 def _watched_fallback(identity: Identity, ca_file: Path) -> tuple[str | None, list[int]]:
     logins = cryptoki.answers("C_Login")
     with connect(identity, Secret(PIN), ca_file=ca_file, tls13=True) as connection:
-        connection.publish(f"certtest/{identity.thing_name}/x", b"x")
+        connection.publish(f"device/{identity.thing_name}/x", b"x")
         return connection.tls_fallback, list(logins)
 
 

@@ -18,7 +18,7 @@ _CONNECT = (
     "from hsm_enroll import Identity, connect\n"
     "identity = Identity.load()\n"
     "with connect(identity) as connection:\n"
-    "    connection.publish(f'{identity.thing_name}/x', b'x')\n"
+    "    connection.publish(f'device/{identity.thing_name}/x', b'x')\n"
     "    print(repr(connection.tls_fallback))\n"
 )
 
@@ -38,7 +38,7 @@ def test_publish_offers_what_the_setting_says(
     enrolled.extra["HSM_ENROLL_TLS"] = setting
     with relaying(cloud.document["mqttPort"]) as relay:
         enrolled.extra["HSM_ENROLL_MQTT_PORT"] = str(relay.port)
-        published = enrolled.run("publish", f"{thing}/x", "x")
+        published = enrolled.run("publish", f"device/{thing}/x", "x")
     assert published.returncode == 0
     assert "warning" not in published.stderr
     assert (relay.offered, relay.chosen) == ([offered], [offered])
@@ -60,7 +60,7 @@ def test_publish_says_that_it_fell_back(enrolled: Device, cloud: Cloud, thing: s
     enrolled.extra["HSM_ENROLL_TLS"] = "auto"
     with relaying(cloud.document["mqttPort"], Intolerance.HANG_UP) as relay:
         enrolled.extra["HSM_ENROLL_MQTT_PORT"] = str(relay.port)
-        published = enrolled.run("publish", f"{thing}/x", "x", "--json")
+        published = enrolled.run("publish", f"device/{thing}/x", "x", "--json")
     assert published.returncode == 0
     assert json.loads(published.stdout)["published"]["bytes"] == 1
     [line] = published.stderr.splitlines()
@@ -73,7 +73,7 @@ def test_subscribe_says_that_it_fell_back(enrolled: Device, cloud: Cloud, thing:
     enrolled.extra["HSM_ENROLL_TLS"] = "auto"
     with relaying(cloud.document["mqttPort"], Intolerance.HANG_UP) as relay:
         enrolled.extra["HSM_ENROLL_MQTT_PORT"] = str(relay.port)
-        with enrolled.start("subscribe", f"{thing}/x", "--json") as subscribing:
+        with enrolled.start("subscribe", f"device/{thing}/x", "--json") as subscribing:
             try:
                 assert subscribing.stderr is not None
                 said = subscribing.stderr.readline()

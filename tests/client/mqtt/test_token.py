@@ -46,20 +46,21 @@ def test_one_connection_is_one_login(reachable: Identity, authority: Authority) 
 def _watched_publish(identity: Identity, ca_file: Path) -> list[str]:
     calls = cryptoki.watch("C_OpenSession", "C_Login", "C_Sign", "C_CloseSession")
     with connect(identity, Secret(PIN), ca_file=ca_file) as connection:
-        connection.publish(f"certtest/{identity.thing_name}/x", b"x")
+        connection.publish(f"device/{identity.thing_name}/x", b"x")
     return calls.wait_for("C_CloseSession")
 
 
-def test_a_wrong_pin_is_tried_once(reachable: Identity, authority: Authority) -> None:
-    """D1: a wrong PIN costs exactly one C_Login, and the broker is not spoken to."""
-    kind, calls = apart(_watched_wrong_pin, reachable, authority.certificate)
+@pytest.mark.parametrize("purpose", [None, "try"])
+def test_a_wrong_pin_is_tried_once(purpose: str | None, reachable: Identity, authority: Authority) -> None:
+    """D1: a wrong PIN costs exactly one C_Login, whatever the client id, and the broker is not spoken to."""
+    kind, calls = apart(_watched_wrong_pin, reachable, authority.certificate, purpose)
     assert (kind, calls) == ("PinWrongError", ["C_Login"])
 
 
-def _watched_wrong_pin(identity: Identity, ca_file: Path) -> tuple[str, list[str]]:
+def _watched_wrong_pin(identity: Identity, ca_file: Path, purpose: str | None) -> tuple[str, list[str]]:
     calls = cryptoki.watch("C_Login", "C_Sign")
     with pytest.raises(PinWrongError) as caught:
-        connect(identity, Secret(_WRONG_PIN), ca_file=ca_file)
+        connect(identity, Secret(_WRONG_PIN), purpose=purpose, ca_file=ca_file, tls13=True)
     return type(caught.value).__name__, calls.names
 
 
@@ -204,5 +205,5 @@ def _with_module(identity: Identity, module: Path) -> Identity:
 
 
 def _publish(identity: Identity, authority: Authority) -> None:
-    topic = f"certtest/{identity.thing_name}/x"
+    topic = f"device/{identity.thing_name}/x"
     publish_in_new_process(identity, Secret(PIN), topic, b"x", ca_file=authority.certificate)

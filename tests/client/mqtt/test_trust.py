@@ -22,7 +22,7 @@ _TIMEOUT_SECONDS = 9.0
 
 
 def _publish(identity: Identity, port: int, ca_file: Path | None) -> None:
-    topic = f"certtest/{identity.thing_name}/x"
+    topic = f"device/{identity.thing_name}/x"
     publish_in_new_process(identity, Secret(PIN), topic, b"x", ca_file=ca_file, port=port, timeout=_TIMEOUT_SECONDS)
 
 

@@ -1,0 +1,71 @@
+"""The broker, asked with the device's own key: the one check that tries a PIN, and only where somebody wants that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from hsm_enroll.doctor import checks_token
+from hsm_enroll.doctor.patient import Finding, Patient, Status
+from hsm_enroll.errors import HsmEnrollError
+from hsm_enroll.mqtt import connect_in_new_process
+from hsm_enroll.settings import Tls
+from hsm_enroll.token import foreign_login
+
+if TYPE_CHECKING:
+    from hsm_enroll.key import TokenName
+    from hsm_enroll.secret import Secret
+
+
+class Login(NamedTuple):
+    """What a login takes.
+
+    Attributes:
+        pin: gives a token's PIN.
+        at_pin_pad: called where the PIN is typed at the token itself.
+    """
+
+    pin: Callable[[TokenName], Secret]
+    at_pin_pad: Callable[[TokenName], None]
+
+
+def mqtt(patient: Patient, login: Login | None) -> Finding:
+    """Whether the broker lets this device in: a revoked certificate, or one without a policy, shows nowhere else.
+
+    It connects and disconnects, in a process of its own and under a client id of its own: who is connected stays so.
+    """
+    name, identity = "mqtt.login", patient.identity
+    if isinstance(identity, HsmEnrollError):
+        return Finding(name, Status.SKIPPED, "no certificate to connect with")
+    if login is None:
+        return Finding(name, Status.SKIPPED, "not tried: it takes the PIN", "Run: hsm-enroll doctor --login")
+    if isinstance(patient.token, HsmEnrollError):
+        return Finding(name, Status.SKIPPED, "no token to log in to")
+    if checks_token.key(patient).status is Status.FAILED:
+        return Finding(name, Status.SKIPPED, "see key.matches-certificate")
+    settings = patient.settings
+    try:
+        pin = foreign_login.prepare(identity.token, login.pin, partial(login.at_pin_pad, identity.token))
+        fallbacks = connect_in_new_process(
+            identity,
+            pin,
+            purpose="doctor",
+            ca_file=settings.ca_file,
+            endpoint=settings.mqtt_endpoint,
+            port=settings.mqtt_port,
+            tls13=settings.tls is Tls.AUTO,
+        )
+    except HsmEnrollError as error:
+        return Finding(name, Status.FAILED, error.message, error.hint)
+    host = settings.mqtt_endpoint or identity.mqtt_endpoint
+    connected = f"connected to {host} as {identity.thing_name} with the token's key"
+    tls = f"; TLS 1.3 failed: {fallbacks.tls}" if fallbacks.tls else ""
+    if fallbacks.client_id is None:
+        return Finding(name, Status.OK, connected + tls)
+    message = f"{connected}, but not under a client id of its own: {fallbacks.client_id}{tls}"
+    hint = (
+        f"Ask the operator for a policy that allows client ids {identity.thing_name}/…, as the built-in one does: "
+        "without it publish and subscribe end the connection of a program that has the Thing's name."
+    )
+    return Finding(name, Status.WARNING, message, hint)
