@@ -37,6 +37,6 @@ class DeviceTopics(NamedTuple):
     def hint(self) -> str:
         """What to tell somebody who was refused another topic."""
         return (
-            f"This device's topics are {self.hello}, {self.own}, {self.shadow} and {self.jobs}, "
+            f"This device's topics are {self.own}, {self.hello}, {self.shadow} and {self.jobs}, "
             "unless the operator's policy says otherwise."
         )

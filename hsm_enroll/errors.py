@@ -287,8 +287,8 @@ class MqttRefusedError(MqttError):
 
     code = "mqtt-refused"
     default_hint = (
-        "Ask the operator whether the certificate is active and its policy attached; "
-        "hsm-enroll doctor --login then shows whether it works."
+        "The certificate may have been revoked, or its policy detached: ask the operator. If it was revoked, run "
+        "hsm-enroll init --new-key INVITE with a new invite."
     )
 
 

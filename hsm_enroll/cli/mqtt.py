@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import sys
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hsm_enroll.cli.invocation import Invocation, command
 from hsm_enroll.errors import InterruptedRunError
 from hsm_enroll.identity import Identity
-from hsm_enroll.mqtt import connect
-from hsm_enroll.mqtt.connection import Connection
 from hsm_enroll.settings import Tls
 from hsm_enroll.token import foreign_login
+
+if TYPE_CHECKING:
+    from hsm_enroll.mqtt.connection import Connection
 
 
 @command("publish", example="hsm-enroll publish device/gateway-17/temperature 21.5")
@@ -64,6 +65,8 @@ def subscribe(invocation: Invocation, *, topic: str, count: int | None) -> None:
 
 
 def _connected(invocation: Invocation, purpose: str) -> Connection:
+    from hsm_enroll.mqtt import connect
+
     settings = invocation.settings
     identity = Identity.load(settings.state)
     pin = foreign_login.prepare(identity.token, invocation.pin, lambda: invocation.at_pin_pad(identity.token))

@@ -158,18 +158,19 @@ def of_connecting(error: BaseException, reason: str | None, target: Target) -> H
     if name == _TLS_FAILED:
         return MqttRefusedError(f"{target.broker} ended the TLS handshake: it does not want this certificate ({name})")
     if name in _DOOR_CLOSED:
-        return MqttRefusedError(f"{target.broker} closed the connection before it was established ({name})")
+        return MqttRefusedError(f"{target.broker} closed the connection without an answer ({name})")
     return MqttError(f"the connection to {target.broker} failed ({name})")
 
 
 def of_lost(error: BaseException, reason: str | None, target: Target) -> HsmEnrollError:
     """Translate the end of an established connection; ``reason`` is that of the server's DISCONNECT, if it sent one."""
     if reason is None:
-        hint = "The network went away: try again."
-        if target.client_id == target.thing_name:
-            hint = (
-                f"The network went away, or another program connected as {target.client_id!r}: stop it, and try again."
-            )
+        taken = target.client_id == target.thing_name
+        other = f", another program connected as {target.client_id!r}" if taken else ""
+        hint = (
+            f"The network dropped{other}, or the broker cut this device off. Try again; "
+            "if that fails: hsm-enroll doctor --login"
+        )
         return MqttError(f"the connection to {target.broker} was lost ({name_of(error)})", hint=hint)
     return _of_reason(reason, f"{target.broker} ended the connection of client id {target.client_id!r}")
 

@@ -197,7 +197,7 @@ def test_tls_1_3_is_kept_where_only_the_id_was_refused(identity: Identity, autho
     [
         (_NOT_AUTHORIZED, _NOT_AUTHORIZED, MqttRefusedError, r"refused client id 'press-ec-p256' \(NOT_AUTHORIZED\)"),
         (_NOT_AUTHORIZED, _UNAVAILABLE, MqttError, r"refused client id 'press-ec-p256' \(SERVER_UNAVAILABLE\)"),
-        (_HANG_UP, _HANG_UP, MqttRefusedError, "closed the connection before it was established"),
+        (_HANG_UP, _HANG_UP, MqttRefusedError, "closed the connection without an answer"),
         (_HANG_UP, _NOT_VALID, MqttRefusedError, r"refused client id 'press-ec-p256' \(CLIENT_IDENTIFIER_NOT_VALID\)"),
     ],
 )

@@ -98,7 +98,7 @@ def test_a_broker_that_hangs_up_on_connect_has_refused(
     context = scripted.tls(authority.issue_pair("server", ["localhost"]), authority.certificate)
     with (
         scripted.serving(lambda _: None, context, farewell=farewell) as port,
-        pytest.raises(MqttRefusedError, match="closed the connection before"),
+        pytest.raises(MqttRefusedError, match="closed the connection without an answer"),
     ):
         _publish(identity, authority, port=port)
 
