@@ -24,7 +24,7 @@ _DEFAULT_STACK = "hsm-enroll"
 _DEFAULT_POLICY = "default"
 _LARGEST_POLICY_BYTES = 64 * 1024  # white space and all; AWS IoT takes 2,048 characters without it
 _OF_AN_ACCOUNT = re.compile(r"^arn:[^:]*:iot:[^:]*:[^:]*:")
-_POLICY_HINT = "Check --device-policy: it takes a file with an AWS IoT policy in JSON, or the word default."
+_POLICY_HINT = "--device-policy takes a file with an AWS IoT policy in JSON, or the word default."
 _POLICIES = {"default": "the built-in one", "own": "your own"}
 
 
@@ -46,22 +46,23 @@ def backend() -> None:
 @click.option(
     "--auth",
     type=click.Choice(["invite", "open"]),
-    default="invite",
-    help="Who may enroll: the bearer of an invite (default), or anyone.",
+    help="Who may enroll: the bearer of an invite (default), or anyone; kept by later deployments.",
 )
 @click.option(
     "--device-policy",
     "source",
     metavar="FILE",
-    help="What devices may do: an AWS IoT policy in JSON, checked and kept by later deployments. The word default goes "
-    "back to the built-in policy; a file of that name is ./default.",
+    help="What devices may do: an AWS IoT policy in JSON, which is checked; later deployments keep it. The word "
+    "default goes back to the built-in policy; write ./default for a file of that name.",
 )
 @click.option(
     "--allow-loose-policy",
     is_flag=True,
-    help="Deploy the policy of FILE even if it lets a device reach what is not its own; each such grant is shown.",
+    help="Deploy the policy in FILE even if it lets a device reach what is not its own; each such grant is shown.",
 )
-def deploy(invocation: Invocation, *, stack: str, auth: AuthMode, source: str | None, allow_loose_policy: bool) -> None:
+def deploy(
+    invocation: Invocation, *, stack: str, auth: AuthMode | None, source: str | None, allow_loose_policy: bool
+) -> None:
     """Make the backend, or bring it up to date with this version."""
     from hsm_enroll.operator import deployment
 
@@ -80,9 +81,11 @@ def deploy(invocation: Invocation, *, stack: str, auth: AuthMode, source: str | 
     said = "deployed" if deployed.changed else "up to date already"
     text = f"{_rows(deployed.status, said)}\n\n{_changes(deployed.policy_change)}"
     terminal.result(deployed.to_json(), text)
-    for grant in deployed.loose:
+    for grant in deployed.status.loose or ():
         terminal.warn(f"loose grant: {grant}")
-    if auth == "open":
+    for note in deployed.notes:
+        terminal.say(f"note: {note}")
+    if deployed.status.auth == "open":
         terminal.warn("anyone who knows the API's address can enroll; deploy with --auth invite to close it")
 
 
@@ -131,7 +134,11 @@ def _rows(status: Status, said: str) -> str:
 
 def _policy(status: Status) -> str | None:
     name = status.outputs.get("PolicyName")
-    return f"{name}, {_POLICIES[status.device_policy]}" if name and status.device_policy else name
+    if name is None or status.device_policy is None:
+        return name
+    count = len(status.loose or ())
+    loose = f", with {count} loose grant{'' if count == 1 else 's'}" if count else ""
+    return f"{name}, {_POLICIES[status.device_policy]}{loose}"
 
 
 def _device_policy(source: str) -> DevicePolicy:
@@ -162,15 +169,15 @@ def _changes(change: Change | None) -> str:
     if change is None or not (change.removed or change.added):
         return ""
     lines = [
-        "What devices may do has changed, also for those that are enrolled: the policy",
-        "is updated in place, their certificates stay. AWS IoT takes up to 8 minutes.",
+        "What devices may do has changed, for enrolled devices too: the policy is",
+        "updated in place, and their certificates stay. AWS IoT takes up to 8 minutes.",
         *_grants("gone", change.removed),
         *_grants("new", change.added),
     ]
     if _allows(change.removed, "topic/<thing>/*") and _allows(change.added, "topic/device/<thing>/*"):
         lines += [
             "Topics under <thing>/ are refused from then on; device/<thing>/ takes their",
-            "place. Change the programs on the devices that use them.",
+            "place. Update the programs on your devices that use them.",
         ]
     return "\n".join(lines)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import defaultdict
 from collections.abc import Mapping
 from functools import cache
@@ -12,7 +13,6 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from hsm_enroll.errors import LocalCloudError
 from hsm_enroll.iot_policy import Policy, PolicyUnreadableError
 from hsm_enroll.local.gate import Gate
 from hsm_enroll.local.rights import OBSERVER, Attachment, Principal
@@ -25,50 +25,53 @@ class Admission:
         gate: lets devices in.
         iot: moto's ``IoTBackend`` of the account and region.
         observer: the observer's certificate, in PEM.
+        log: is told of a policy that is not understood here; a certificate that has one may do nothing.
     """
 
-    def __init__(self, gate: Gate, iot: Any, observer: bytes) -> None:
+    def __init__(self, gate: Gate, iot: Any, observer: bytes, log: logging.Logger) -> None:
         self._gate = gate
         self._iot = iot
-        self._always = {_fingerprint(observer.decode("ascii")): OBSERVER}
+        self._log = log
+        self._always = {str(_fingerprint(observer.decode("ascii"))): OBSERVER}
         self._admitted: Mapping[str, Principal] = {}
 
     def synchronise(self) -> None:
-        """Return once the broker decides by what AWS IoT now holds.
-
-        Raises:
-            LocalCloudError: a policy that is attached to a certificate says something that is not evaluated here.
-        """
+        """Return once the broker decides by what AWS IoT now holds."""
         admitted = self._principals() | self._always
         if admitted != self._admitted:
             self._gate.admit(admitted)
             self._admitted = admitted
 
     def _principals(self) -> dict[str, Principal]:
-        policies: defaultdict[str, list[Policy]] = defaultdict(list)
+        policies: defaultdict[str, list[Policy | None]] = defaultdict(list)
         for (arn, name), (_, policy) in self._iot.principal_policies.items():
-            policies[arn].append(_policy(name, policy.document))
+            policies[arn].append(self._policy(name, policy.document))
         things: defaultdict[str, list[Attachment]] = defaultdict(list)
         for arn, thing in self._iot.principal_things:
             things[arn].append(Attachment(thing, (arn, thing) in self._iot.exclusive_attachments))
+        active = [certificate for certificate in self._iot.certificates.values() if certificate.status == "ACTIVE"]
         return {
-            _fingerprint(certificate.certificate_pem): Principal(
-                tuple(policies[certificate.arn]), tuple(things[certificate.arn])
-            )
-            for certificate in self._iot.certificates.values()
-            if certificate.status == "ACTIVE"
+            fingerprint: Principal(_understood(policies[certificate.arn]), tuple(things[certificate.arn]))
+            for certificate in active
+            if (fingerprint := _fingerprint(certificate.certificate_pem)) is not None
         }
 
+    def _policy(self, name: str, document: Any) -> Policy | None:
+        # A dict from CloudFormation, text from CreatePolicy and CreatePolicyVersion.
+        text = document if isinstance(document, str) else json.dumps(document)
+        try:
+            return _parsed(text)
+        except PolicyUnreadableError as error:
+            self._log.warning(
+                "policy %s: the local broker cannot evaluate it, and lets nobody in by it: %s", name, error
+            )
+            return None
 
-def _policy(name: str, document: Any) -> Policy:
-    # A dict from CloudFormation, text from CreatePolicy and CreatePolicyVersion.
-    try:
-        return _parsed(document if isinstance(document, str) else json.dumps(document))
-    except PolicyUnreadableError as error:
-        raise LocalCloudError(
-            f"The local broker cannot enforce the policy {name}: {error}.",
-            hint="Teach hsm_enroll/iot_policy.py to evaluate it, or take it out of the policy.",
-        ) from error
+
+def _understood(policies: list[Policy | None]) -> tuple[Policy, ...]:
+    """Return the policies; none if there is one that is not understood, since it might deny."""
+    understood = [policy for policy in policies if policy is not None]
+    return tuple(understood) if len(understood) == len(policies) else ()
 
 
 @cache
@@ -77,6 +80,10 @@ def _parsed(document: str) -> Policy:
 
 
 @cache
-def _fingerprint(certificate_pem: str) -> str:
-    der = x509.load_pem_x509_certificate(certificate_pem.encode("ascii")).public_bytes(Encoding.DER)
-    return hashlib.sha256(der).hexdigest()
+def _fingerprint(certificate_pem: str) -> str | None:
+    """Return the SHA-256 of a certificate's DER in hexadecimal; None if it is none: moto registers anything."""
+    try:
+        certificate = x509.load_pem_x509_certificate(certificate_pem.encode())
+    except ValueError:
+        return None
+    return hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()

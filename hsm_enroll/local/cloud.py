@@ -104,14 +104,14 @@ class LocalCloud:
         from hsm_enroll.local.server import LoopbackServer, log_file
 
         iot = stack.enter_context(fresh_account(authority))
-        door = Gate(_tls(home, devices=True), self._broker.open, log_file(stack, home.logs / "mqtt.log"))
-        gate = stack.enter_context(door)
+        mqtt_log = log_file(stack, home.logs / "mqtt.log")
+        gate = stack.enter_context(Gate(_tls(home, devices=True), self._broker.open, mqtt_log))
         apis = AwsApis()
         aws = stack.enter_context(aws_server(apis, log_file(stack, home.logs / "aws.log")))
         aws_endpoint_url = f"http://127.0.0.1:{aws.port}"
         os.environ["AWS_ENDPOINT_URL"] = aws_endpoint_url
         deployed = deploy(function / "template.yaml", {"AuthMode": self._auth, "MqttEndpoint": _MQTT_ENDPOINT})
-        apis.after_change = Admission(gate, iot, home.observer_certificate.read_bytes()).synchronise
+        apis.after_change = Admission(gate, iot, home.observer_certificate.read_bytes(), mqtt_log).synchronise
         apis.after_change()
 
         # AWS IoT's port is always the same, so the template has no parameter for it; here it is a free one.

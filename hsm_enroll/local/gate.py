@@ -25,6 +25,7 @@ from hsm_enroll.local.server import ADDRESS
 from hsm_enroll.local.streams import Stream, TlsStream
 
 _TIME_LIMIT = 10.0  # seconds for a handshake, for the first packet, and for a change to take effect
+_STALLED_SECONDS = 30.0  # that a side may take to read what it is sent; by then it has missed its keep-alive
 _BACKLOG = 128
 
 Open = Callable[[], Coroutine[Any, Any, tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
@@ -46,6 +47,7 @@ class Gate:
         self._log = log
         self._principals: Mapping[str, Principal] = {}
         self._connections: set[_Connection] = set()
+        self._handshakes: set[asyncio.Task[Any]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="gate", daemon=True)
 
@@ -87,6 +89,9 @@ class Gate:
 
     async def _stop(self) -> None:
         self._server.close()
+        for handshake in self._handshakes:
+            handshake.cancel()
+        await asyncio.gather(*self._handshakes, return_exceptions=True)
         await _end(self._connections)
 
     async def _admit(self, principals: Mapping[str, Principal]) -> None:
@@ -94,11 +99,17 @@ class Gate:
         await _end([connection for connection in self._connections if not connection.renew(principals)])
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        handshake = asyncio.ensure_future(TlsStream.accept(reader, writer, self._tls, _TIME_LIMIT))
+        self._handshakes.add(handshake)
         try:
-            device = await TlsStream.accept(reader, writer, self._tls, _TIME_LIMIT)
+            device = await handshake
         except (OSError, TimeoutError) as error:
             self._log.info("no handshake: %s", error or type(error).__name__)
             return
+        except asyncio.CancelledError:
+            return  # the gate is closed
+        finally:
+            self._handshakes.discard(handshake)
         connection = _Connection(device, self._log)
         self._connections.add(connection)
         try:
@@ -119,17 +130,19 @@ class Gate:
 class _Side:
     """One end of a connection: packets from a stream."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, largest: int | None) -> None:
         self.stream = stream
+        self._largest = largest
         self._buffer = bytearray()
 
     async def packets(self) -> list[Packet]:
         """Wait for at least one packet; none is the end."""
-        while chunk := await self.stream.read():
+        while not (packets := mqtt_packets.take(self._buffer, self._largest)):
+            chunk = await self.stream.read()
+            if not chunk:
+                return []
             self._buffer += chunk
-            if packets := mqtt_packets.take(self._buffer):
-                return packets
-        return []
+        return packets
 
 
 class _Connection:
@@ -137,7 +150,7 @@ class _Connection:
 
     def __init__(self, device: TlsStream, log: logging.Logger) -> None:
         self._fingerprint = hashlib.sha256(device.client_certificate).hexdigest()
-        self._device = _Side(device)
+        self._device = _Side(device, mqtt_packets.LARGEST)
         self._log = log
         self._broker: _Side | None = None
         self._guard: Guard | None = None
@@ -166,7 +179,8 @@ class _Connection:
             MalformedPacketError: the device sent something that is no MQTT.
             OSError, TimeoutError: a side was lost, or the device never said CONNECT.
         """
-        packets = await asyncio.wait_for(self._device.packets(), _TIME_LIMIT)
+        async with asyncio.timeout(_TIME_LIMIT):
+            packets = await self._device.packets()
         if not packets or self._principal is None:
             return
         first, *others = packets
@@ -180,7 +194,7 @@ class _Connection:
         if verdict.ends:
             self._device.stream.write(verdict.answer)
             return
-        self._broker = _Side(Stream(*await open_broker()))
+        self._broker = _Side(Stream(*await open_broker()), None)
         self._broker.stream.write(verdict.forward)
         self._log.info("%s connected as %s", self, self._principal.thing_of(connect.client_id))
         await _first_of(
@@ -217,8 +231,9 @@ class _Connection:
                 source.stream.write(verdict.answer)
                 if verdict.ends:
                     return
-            await onward.stream.drain()
-            await source.stream.drain()
+            async with asyncio.timeout(_STALLED_SECONDS):
+                await onward.stream.drain()
+                await source.stream.drain()
             packets = await source.packets()
             if not packets:
                 return

@@ -91,6 +91,8 @@ class Guard:
         topic = _resolved(message, self._aliases_of_device)
         if message.quality == 2:
             raise MalformedPacketError("a PUBLISH of QoS 2", mqtt.TAKES_NO_QOS_2)
+        if message.size > mqtt.LARGEST_PAYLOAD:
+            raise MalformedPacketError(f"a payload of {message.size} bytes", mqtt.TOO_LARGE)
         if self.rights.may_publish(topic, retain=message.retain):
             return Verdict(forward=packet.encoding)
         refused = f"{'iot:RetainPublish' if message.retain else 'iot:Publish'} to {topic!r}"

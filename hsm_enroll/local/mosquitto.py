@@ -26,7 +26,10 @@ per_listener_settings false
 allow_anonymous true
 persistence false
 log_dest stderr
-log_type all
+log_type error
+log_type warning
+log_type notice
+log_type information
 log_timestamp_format %Y-%m-%dT%H:%M:%S%z
 listener 0 {_SOCKET}
 """

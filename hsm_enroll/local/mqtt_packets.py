@@ -13,8 +13,11 @@ CONNECT, CONNACK, PUBLISH, PUBACK, SUBSCRIBE, SUBACK, DISCONNECT = 1, 2, 3, 4, 8
 MALFORMED, PROTOCOL_ERROR, NOT_AUTHORIZED, TAKES_NO_QOS_2, TOO_LARGE = 0x81, 0x82, 0x87, 0x9B, 0x95
 """Reason codes of MQTT 5.0 (§2.4)."""
 
-LARGEST = 160 * 1024
-"""Bytes of a packet. AWS IoT takes a payload of 128 KiB; topic and properties come on top."""
+LARGEST_PAYLOAD = 128 * 1024
+"""Bytes of a message (AWS IoT Core, "Message broker limits and quotas")."""
+
+LARGEST = LARGEST_PAYLOAD + 128 * 1024
+"""Bytes of a device's packet: beside the payload, a topic and properties have at most 64 KiB each here."""
 
 _NAMES = {V3: b"\x00\x04MQTT\x04", V5: b"\x00\x04MQTT\x05"}
 _V3_REFUSED_CONNECTION, _V3_REFUSED_SUBSCRIPTION = 5, 0x80
@@ -80,6 +83,7 @@ class Publish(NamedTuple):
         retain: whether it is to be retained.
         packet_id: None with quality 0.
         alias: topic alias of MQTT 5.0; None is none.
+        size: bytes of the payload.
     """
 
     topic: str
@@ -87,6 +91,7 @@ class Publish(NamedTuple):
     retain: bool
     packet_id: int | None
     alias: int | None
+    size: int
 
 
 class Subscribe(NamedTuple):
@@ -96,23 +101,32 @@ class Subscribe(NamedTuple):
     filters: tuple[str, ...]
 
 
-def take(buffer: bytearray) -> list[Packet]:
+def take(buffer: bytearray, largest: int | None) -> list[Packet]:
     """Take the complete packets off the front of a buffer.
 
+    Args:
+        buffer: what has been received.
+        largest: bytes that a packet may have after its length; None is any.
+
     Raises:
-        MalformedPacketError: a length is no variable byte integer, or more than `LARGEST`.
+        MalformedPacketError: the first length is no variable byte integer, or too much. Good packets that come before
+            such a one are returned, and it is met by the next call.
     """
     packets, start = [], 0
-    while (length := _remaining_length(buffer, start + 1)) is not None:
-        size, body = length
-        if size > LARGEST:
-            raise MalformedPacketError(f"a packet of {size} bytes", TOO_LARGE)
-        end = body + size
-        if end > len(buffer):
-            break
-        encoding = bytes(buffer[start:end])
-        packets.append(Packet(encoding[0] >> 4, encoding[0] & 15, encoding[body - start :], encoding))
-        start = end
+    try:
+        while (length := _remaining_length(buffer, start + 1)) is not None:
+            size, body = length
+            if largest is not None and size > largest:
+                raise MalformedPacketError(f"a packet of {size} bytes", TOO_LARGE)
+            end = body + size
+            if end > len(buffer):
+                break
+            encoding = bytes(buffer[start:end])
+            packets.append(Packet(encoding[0] >> 4, encoding[0] & 15, encoding[body - start :], encoding))
+            start = end
+    except MalformedPacketError:
+        if not packets:
+            raise
     del buffer[:start]
     return packets
 
@@ -155,7 +169,7 @@ def read_publish(packet: Packet, level: int) -> Publish:
     alias = reader.properties() if level == V5 else None
     if quality == 3 or packet_id == 0 or (not topic and alias is None):
         raise MalformedPacketError("a PUBLISH that makes no sense", PROTOCOL_ERROR)
-    return Publish(topic, quality, bool(packet.flags & 1), packet_id, alias)
+    return Publish(topic, quality, bool(packet.flags & 1), packet_id, alias, reader.left)
 
 
 def read_subscribe(packet: Packet, level: int) -> Subscribe:

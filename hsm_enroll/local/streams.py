@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Self
 
 _CHUNK = 64 * 1024
+_CLOSE_SECONDS = 5.0  # that a peer may take to read what it was sent last
 
 
 class Stream:
@@ -42,8 +43,13 @@ class Stream:
     async def close(self) -> None:
         """Send what was written, and close."""
         self._writer.close()
-        with suppress(OSError):
-            await self._writer.wait_closed()
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._writer.wait_closed()
+        except TimeoutError:
+            self.abort()
+        except OSError:
+            pass
 
     def abort(self) -> None:
         """Close at once."""
@@ -74,7 +80,8 @@ class TlsStream(Stream):
         """
         stream = cls(reader, writer, context)
         try:
-            await asyncio.wait_for(stream._shake_hands(), limit)
+            async with asyncio.timeout(limit):
+                await stream._shake_hands()
         except BaseException:
             await Stream.close(stream)
             raise

@@ -14,7 +14,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from hsm_enroll.errors import MqttError, MqttNotTrustedError, MqttUnreachableError
 from hsm_enroll.mqtt import client, failures, trust
@@ -44,6 +44,14 @@ class _Ending:
     reason: str | None
 
 
+class _Attempt(NamedTuple):
+    """What to try next, what is then done without, and whether it is the same as before."""
+
+    target: Target
+    fallbacks: Fallbacks
+    repeated: bool = False
+
+
 def connect(
     identity: Identity,
     pin: Secret | None,
@@ -62,10 +70,10 @@ def connect(
 
     The PIN is tried once, and so is the connection, with two exceptions, both within the same time. Where TLS 1.3 was
     offered and the handshake failed, it is tried again with TLS 1.2. Where a client id of the connection's own was
-    refused, or the connection closed without a word, it is tried again with the Thing's name: the policy may be an
-    older one or the operator's own, or the certificate attached without EXCLUSIVE_THING (not tried on a real account).
-    :attr:`Connection.fallbacks` tells. Must not be called in a process that uses python-pkcs11: closing a session there
-    logs this one out (see :func:`hsm_enroll.mqtt.publish_in_new_process`).
+    refused, or the connection was closed without a word twice, it is tried again with the Thing's name: the policy may
+    be an older one or the operator's own, or the certificate attached without EXCLUSIVE_THING (not tried on a real
+    account). :attr:`Connection.fallbacks` tells. Must not be called in a process that uses python-pkcs11: closing a
+    session there logs this one out (see :func:`hsm_enroll.mqtt.publish_in_new_process`).
 
     Does *not* check that the certificate belongs to the key, the token's serial number (awscrt selects by label), or
     how many tries the PIN has left.
@@ -113,9 +121,8 @@ def connect_to(target: Target, pin: Secret | None, timeout: float) -> Connection
             else:
                 on_failure.pop_all()
                 return connection
-            target, fallbacks = easier
             # Made while the last one's session is open: the token has its login and takes no PIN a second time.
-            following = Connection(target, pin, left, fallbacks=fallbacks)
+            following = Connection(easier.target, pin, left, fallbacks=easier.fallbacks, repeated=easier.repeated)
             connection.close()
             connection = following
 
@@ -128,10 +135,17 @@ class Connection:
     """
 
     def __init__(
-        self, target: Target, pin: Secret | None, timeout: float, *, fallbacks: Fallbacks = _NOTHING_MISSED
+        self,
+        target: Target,
+        pin: Secret | None,
+        timeout: float,
+        *,
+        fallbacks: Fallbacks = _NOTHING_MISSED,
+        repeated: bool = False,
     ) -> None:
         self.fallbacks = fallbacks
         self._target = target
+        self._repeated = repeated
         self._opened: Future[_Ending | None] = Future()
         # None where this side closed it.
         self._ended: Future[_Ending | None] = Future()
@@ -238,21 +252,25 @@ class Connection:
         if ending is not None:
             raise failures.of_connecting(ending.error, ending.reason, self._target) from ending.error
 
-    def _easier(self) -> tuple[Target, Fallbacks] | None:
-        """Return what may succeed where this attempt failed, and what is then done without; None where nothing may.
+    def _easier(self) -> _Attempt | None:
+        """Return what may succeed where this attempt failed; None where nothing may.
 
-        Where both may be the reason TLS 1.3 is given up first: to go without it takes nothing from anybody.
+        Where both may be the reason TLS 1.3 is given up first: to go without it takes nothing from anybody. A client id
+        of the connection's own is given up last, and where the connection was closed without a word only after the same
+        has happened again: a network that drops once must not end another program's connection.
         """
         ending = self._opened.result() if self._opened.done() else None
         if ending is None:
             return None
         attempt = ending.error, ending.reason, self._target
         if self._target.offers_tls13 and (failure := failures.of_tls13(*attempt)):
-            return replace(self._target, offers_tls13=False), self.fallbacks._replace(tls=failure)
-        if self._target.client_id != self._target.thing_name and (failure := failures.of_client_id(*attempt)):
-            target = replace(self._target, client_id=self._target.thing_name)
-            return target, self.fallbacks._replace(client_id=failure)
-        return None
+            return _Attempt(replace(self._target, offers_tls13=False), self.fallbacks._replace(tls=failure))
+        if self._target.client_id == self._target.thing_name or not (failure := failures.of_client_id(*attempt)):
+            return None
+        if ending.reason is None and not self._repeated:
+            return _Attempt(self._target, self.fallbacks, repeated=True)
+        target = replace(self._target, client_id=self._target.thing_name)
+        return _Attempt(target, self.fallbacks._replace(client_id=failure))
 
     def _is_suspicious(self) -> bool:
         if not self._opened.done():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,7 +12,8 @@ from hsm_enroll.errors import HsmEnrollError, UsageError
 from hsm_enroll.iot_policy import Policy, PolicyUnreadableError
 from hsm_enroll.operator import device_policy, package
 from hsm_enroll.operator.account import Account
-from hsm_enroll.operator.device_policy import Change, DevicePolicy, LooseGrant
+from hsm_enroll.operator.device_policy import TEMPLATES_OWN, Change, DevicePolicy, LooseGrant
+from hsm_enroll.operator.policy_mistakes import mistakes
 from hsm_enroll.operator.stack import Description, Stack
 
 AuthMode = Literal["invite", "open"]
@@ -24,11 +25,13 @@ Report = Callable[[str], None]
 _RETAINED = ("PolicyName", "TableName")
 # Whatever somebody has set them to, a new deployment of the code leaves alone.
 _TUNED = ("ReservedConcurrency", "ThrottleRate", "ThrottleBurst")
+_EMPTY: Mapping[str, Any] = {"Statement": []}
 _POLICY = "DevicePolicyDocument"  # the operator's own; empty, or missing in an older stack, is the template's
 _LOOSE_HINT = (
-    "Bind each resource to the Thing, as topic/device/<thing>/* is, where <thing> stands for "
-    "${iot:Connection.Thing.ThingName}; or deploy it as it is with --allow-loose-policy."
+    "Limit each resource to one Thing, as topic/device/<thing>/* is, where <thing> stands for "
+    "${iot:Connection.Thing.ThingName}; or deploy the policy as it is with --allow-loose-policy."
 )
+_MISTAKES_HINT = "Correct the file and deploy again; --allow-loose-policy does not allow mistakes."
 _WANTED_CONCURRENCY = 10  # the template's default
 _UNRESERVABLE = 100  # PutFunctionConcurrency: what has to be left to the account's other functions
 
@@ -45,6 +48,7 @@ class Status:
         auth: who may enroll, or None.
         device_policy: whose policy the devices have, the template's or the operator's own; None is no such stack.
         outputs: ApiUrl, PolicyName, TableName, FunctionName: those that there are.
+        loose: what that policy allows without limiting it to one Thing; None if that is not known.
     """
 
     stack: str
@@ -54,6 +58,7 @@ class Status:
     auth: str | None
     device_policy: PolicyOrigin | None
     outputs: Mapping[str, str]
+    loose: tuple[LooseGrant, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return it as ``backend deploy --json`` and ``backend status --json`` show it."""
@@ -67,6 +72,7 @@ class Status:
             "apiUrl": self.outputs.get("ApiUrl"),
             "policyName": self.outputs.get("PolicyName"),
             "devicePolicy": self.device_policy,
+            "looseGrants": None if self.loose is None else len(self.loose),
             "tableName": self.outputs.get("TableName"),
             "functionName": self.outputs.get("FunctionName"),
         }
@@ -79,20 +85,21 @@ class Deployed:
     Attributes:
         status: what there is now.
         changed: whether anything had to be done.
-        loose: what the policy that was given allows without binding it to one Thing.
+        notes: what the policy in force gets in the way of, if it is the operator's own; for a person.
         policy_change: what the device policy says now and did not say before, and the other way round; None if there
             was none before, or if it could not be read.
     """
 
     status: Status
     changed: bool
-    loose: tuple[LooseGrant, ...] = ()
+    notes: tuple[str, ...] = ()
     policy_change: Change | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return it as ``backend deploy --json`` shows it."""
         change = self.policy_change.to_json() if self.policy_change else None
-        return {**self.status.to_json(), "changed": self.changed, "policyChange": change}
+        shown = {"changed": self.changed, "policyChange": change, "notes": list(self.notes)}
+        return {**self.status.to_json(), **shown}
 
 
 @dataclass(frozen=True)
@@ -115,7 +122,7 @@ class Left:
 
 def deploy(
     name: str,
-    auth: AuthMode,
+    auth: AuthMode | None,
     step: Step,
     report: Report,
     *,
@@ -126,17 +133,17 @@ def deploy(
 
     Args:
         name: the stack's.
-        auth: who may enroll.
+        auth: who may enroll; None leaves it as it is, and is ``invite`` at first.
         step: shows that something takes its time.
         report: told of each resource that is ready.
         policy: what devices may do; None leaves it as it is, and is the template's at first.
-        loose_allowed: whether it may grant what is not bound to one Thing.
+        loose_allowed: whether that policy may grant what is not limited to one Thing.
 
     Returns:
         What there is now.
 
     Raises:
-        UsageError: no region or credentials, or none that AWS takes; or a loose policy.
+        UsageError: no region or credentials, or none that AWS takes; or a policy with mistakes, or a loose one.
         ThrottledError: AWS is busy.
         PackageError: the zip cannot be built.
         AwsError: AWS refused, or a resource could not be made; a first deployment that fails leaves no resource.
@@ -147,7 +154,7 @@ def deploy(
     template = _read_template()
     with step("asking AWS for account and endpoint"):
         account = Account.of_environment()
-        loose = _loose(policy, account, loose_allowed)
+        _check(policy, account, loose_allowed)
         endpoint = account.data_endpoint()
         stack = Stack(account.cloudformation, name, report)
         there = stack.describe()
@@ -156,11 +163,12 @@ def deploy(
     with step("uploading it"):
         key = account.upload(content)
     parameters = {
-        "AuthMode": auth,
         "MqttEndpoint": endpoint,
         "CodeBucket": account.code_bucket,
         "CodeKey": key,
     }
+    if auth is not None:
+        parameters["AuthMode"] = auth
     if policy is not None:
         parameters[_POLICY] = policy.text
     if there is not None and there.empty:
@@ -168,14 +176,15 @@ def deploy(
         there = None
     if there is None:
         parameters["ReservedConcurrency"] = str(_reservable(account))
-        return Deployed(_status(account, name, stack.create(template, parameters)), changed=True, loose=loose)
-    kept = {name: there.parameters[name] for name in (*_TUNED, _POLICY) if name in there.parameters}
+        made = stack.create(template, parameters)
+        return Deployed(_status(account, name, made), changed=True, notes=_notes(account, made))
+    kept = {name: there.parameters[name] for name in (*_TUNED, "AuthMode", _POLICY) if name in there.parameters}
     before = _policy_in_force(account, there, report)
     changed = stack.update(there, template, kept | parameters)
     described = stack.describe()
     after = _policy_in_force(account, described, report) if before and described else None
     change = device_policy.compare(before, after) if before and after else None
-    return Deployed(_status(account, name, described), changed, loose, change)
+    return Deployed(_status(account, name, described), changed, _notes(account, described), change)
 
 
 def status(name: str) -> Status:
@@ -211,19 +220,40 @@ def delete(name: str, report: Report) -> Left | None:
     return Left(policy_name, table_name, account.code_bucket)
 
 
-def _loose(policy: DevicePolicy | None, account: Account, allowed: bool) -> tuple[LooseGrant, ...]:
-    """Return what is loose about a policy.
+def _check(policy: DevicePolicy | None, account: Account, loose_allowed: bool) -> None:
+    """Look for reasons not to deploy a policy.
 
     Raises:
-        UsageError: there is something, and it is not allowed.
+        UsageError: it has mistakes; or it is loose, and may not be.
     """
-    if policy is None:
-        return ()
+    if policy is None or policy == TEMPLATES_OWN:
+        return
+    wrong = mistakes(policy.policy, account.iot_arns)
+    if wrong:
+        raise UsageError(f"{policy.file} cannot be deployed:{_lines(wrong)}", hint=_MISTAKES_HINT)
     loose = device_policy.loose_grants(policy.policy, account.iot_arns)
-    if loose and not allowed:
-        lines = "".join(f"\n  {grant}" for grant in loose)
-        raise UsageError(f"{policy.file} lets a device reach what is not its own:{lines}", hint=_LOOSE_HINT)
-    return tuple(loose)
+    if loose and not loose_allowed:
+        raise UsageError(f"{policy.file} lets a device reach what is not its own:{_lines(loose)}", hint=_LOOSE_HINT)
+
+
+def _lines(things: Iterable[object]) -> str:
+    return "".join(f"\n  {thing}" for thing in things)
+
+
+def _own_policy(described: Description) -> Policy | None:
+    """Return the operator's own policy, one without statements if it is the template's; None if it is not known.
+
+    Somebody may have set the stack's parameter to anything.
+    """
+    try:
+        return Policy.parse(described.parameters.get(_POLICY) or _EMPTY)
+    except PolicyUnreadableError:
+        return None
+
+
+def _notes(account: Account, described: Description | None) -> tuple[str, ...]:
+    policy = described and _own_policy(described)
+    return tuple(device_policy.notes(policy, account.iot_arns)) if policy and policy.statements else ()
 
 
 def _policy_in_force(account: Account, described: Description, report: Report) -> Policy | None:
@@ -234,7 +264,7 @@ def _policy_in_force(account: Account, described: Description, report: Report) -
     try:
         return Policy.parse(account.iot_policy(name))
     except (HsmEnrollError, PolicyUnreadableError) as error:
-        report(f"what changes for devices is not known: the policy {name} cannot be read: {error}")
+        report(f"cannot tell what changes for devices: the policy {name} cannot be read: {error}")
         return None
 
 
@@ -249,6 +279,7 @@ def _reservable(account: Account) -> int:
 def _status(account: Account, name: str, described: Description | None) -> Status:
     if described is None:
         return Status(name, account.region, account.account_id, None, None, None, {})
+    policy = _own_policy(described)
     return Status(
         stack=name,
         region=account.region,
@@ -257,6 +288,7 @@ def _status(account: Account, name: str, described: Description | None) -> Statu
         auth=described.parameters.get("AuthMode"),
         device_policy="own" if described.parameters.get(_POLICY) else "default",
         outputs=described.outputs,
+        loose=None if policy is None else tuple(device_policy.loose_grants(policy, account.iot_arns)),
     )
 
 

@@ -1,5 +1,7 @@
 """An operator's own device policy: read, checked for what lets one device reach another, and compared.
 
+What is wrong with a policy, whatever it allows, is a matter of its own: `policy_mistakes`.
+
 A grant is tight if no two Things can both make use of it in the same place. That takes more than the Thing's name
 somewhere in the resource:
 
@@ -23,10 +25,12 @@ from typing import Any, NamedTuple
 from hsm_enroll.errors import UsageError
 from hsm_enroll.iot_policy import (
     CLIENT_ID,
+    IS_ATTACHED,
     MAX_DOCUMENT_CHARACTERS,
     THING_NAME,
     Policy,
     PolicyUnreadableError,
+    allows,
 )
 from hsm_enroll.operator.answer import printable
 
@@ -59,18 +63,30 @@ _KINDS = {
 }
 _OF_TOPICS = {"topic", "topicfilter"}
 
-_SEVERAL_ACTIONS = "a wildcard stands for several actions"
-_OTHER_ACTION = "it is not about a client id, a topic, a shadow or a job"
-_UNBOUND = "it is not bound to one Thing"
-_BY_CLIENT_ID = "a device chooses its client id"
-_ROOT = "a Thing may be named like any first level"
-_VARIES_BEFORE = "a wildcard or a variable comes before the Thing's name"
-_PART_OF_A_LEVEL = "Thing a may reach what is Thing ab's"
-_RESERVED = "this topic of AWS IoT's own is not one Thing's"
-_SHARED = "a shared subscription takes messages from other devices"
+_SEVERAL_ACTIONS = "a wildcard allows several actions: name the ones that devices need"
+_OTHER_ACTION = "what this action gives a device is not checked"
+_UNBOUND = "it is not limited to one Thing"
+_BY_CLIENT_ID = "a device chooses its own client id, so that limits nothing"
+_ROOT = "put a fixed level before <thing>: a Thing could be named after another topic's first level"
+_VARIES_BEFORE = "a wildcard or a variable comes before <thing>"
+_PART_OF_A_LEVEL = "<thing> has to be a whole level, or Thing a can reach what belongs to Thing ab"
+_RESERVED = "this reserved topic of AWS IoT does not belong to one Thing"
+_SHARED = "a shared subscription can take messages that are meant for other devices"
 
-_NOT_DEPLOYABLE = "is not a policy that can be deployed"
-_HINT = "It has to be an AWS IoT policy in JSON: Version, and statements of Effect, Action, Resource and Condition."
+_CANNOT = "cannot be deployed"
+_HINT = "An AWS IoT policy is JSON: a Version, and statements with Effect, Action, Resource and, if needed, Condition."
+
+_ORDINARY = "gateway-17"  # a Thing like any other
+_TAKES_OVER = (
+    "publish and subscribe will connect as <thing> itself and end the connection of a program that does: "
+    f"allow client/{_THING}/* too"
+)
+_NO_CLIENT_ID = (
+    "hsm-enroll connects as <thing>/<anything> or as <thing>, and this policy allows neither: run init --no-publish"
+)
+_NO_FIRST_MESSAGE = (
+    "the first message of init goes to certtest/<thing>, which this policy does not allow: run init --no-publish"
+)
 
 
 class DevicePolicy(NamedTuple):
@@ -159,7 +175,7 @@ def read(content: bytes, file: str) -> DevicePolicy:
     Raises:
         UsageError: it is none, AWS IoT would not take it, or it says something that is not evaluated here.
 
-    Does *not* check what it allows: `loose_grants` does.
+    Does *not* check what it allows, as `loose_grants` does, nor whether that makes sense, as `mistakes` does.
     """
     try:
         text = content.decode("utf-8-sig")
@@ -168,19 +184,23 @@ def read(content: bytes, file: str) -> DevicePolicy:
     try:
         policy = Policy.parse(text)
     except PolicyUnreadableError as error:
-        raise UsageError(f"{file} {_NOT_DEPLOYABLE}: {error}", hint=_HINT) from error
+        raise UsageError(f"{file} {_CANNOT}: {error}", hint=_HINT) from error
     document = json.loads(text)
-    if document.get("Version") != _VERSION:
-        raise UsageError(f"{file} {_NOT_DEPLOYABLE}: its Version is not {_VERSION}", hint=_HINT)
+    if not _is_text(document):
+        raise UsageError(f"{file} {_CANNOT}: it has half of a surrogate pair", hint=_HINT)
+    if "Version" not in document:
+        raise UsageError(f'{file} {_CANNOT}: it has no Version; add "Version": "{_VERSION}"', hint=_HINT)
+    if document["Version"] != _VERSION:
+        raise UsageError(f"{file} {_CANNOT}: its Version has to be {_VERSION}", hint=_HINT)
     if not policy.statements:
-        raise UsageError(f"{file} {_NOT_DEPLOYABLE}: it has no statement", hint=_HINT)
+        raise UsageError(f"{file} {_CANNOT}: it has no statements", hint=_HINT)
     # In ASCII: CloudFormation has question marks for the other characters of a parameter. That, and white space inside
     # strings, count as AWS IoT would count them, or more.
     compact = json.dumps(document, separators=(",", ":"))
     if len(compact) > MAX_DOCUMENT_CHARACTERS:
         raise UsageError(
-            f"{file} has {len(compact):,} characters without white space; AWS IoT takes {MAX_DOCUMENT_CHARACTERS:,}",
-            hint="Shorten it; statements with the same actions or resources can be one.",
+            f"{file} has {len(compact):,} characters without white space; AWS IoT allows {MAX_DOCUMENT_CHARACTERS:,}",
+            hint="Shorten it: statements with the same actions or the same resources can be merged.",
         )
     return DevicePolicy(file, policy, compact)
 
@@ -205,6 +225,39 @@ def loose_grants(policy: Policy, arns: str) -> list[LooseGrant]:
         if why is not None:
             actions.setdefault((grant.shown, why), {})[grant.action] = None
     return [LooseGrant(tuple(names), resource, why) for (resource, why), names in actions.items()]
+
+
+def notes(policy: Policy, arns: str) -> list[str]:
+    """Return what of hsm-enroll's own doings a policy gets in the way of, in a line each.
+
+    Args:
+        policy: any.
+        arns: as for `loose_grants`.
+
+    Does *not* know what is said about a certain Thing, or about the attributes of some: it asks for an ordinary one.
+    """
+    own = f"{_ORDINARY}/publish"
+
+    def may(action: str, resource: str, client_id: str) -> bool:
+        variables = {THING_NAME: _ORDINARY, CLIENT_ID: client_id, IS_ATTACHED: "true"}
+        return allows([policy], action, f"{arns}{resource}", variables)
+
+    by_own_id, by_name = (may("iot:Connect", f"client/{client_id}", client_id) for client_id in (own, _ORDINARY))
+    if not by_own_id and not by_name:
+        return [_NO_CLIENT_ID]
+    found = [] if by_own_id else [_TAKES_OVER]
+    if not may("iot:Publish", f"topic/certtest/{_ORDINARY}", own if by_own_id else _ORDINARY):
+        found.append(_NO_FIRST_MESSAGE)
+    return found
+
+
+def _is_text(document: Any) -> bool:
+    r"""Whether every string in it is Unicode text: JSON can say ``\ud800`` alone (RFC 8259 §8.2)."""
+    try:
+        json.dumps(document, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def short(resource: str) -> str:
@@ -296,7 +349,7 @@ def _why_loose(grant: _Grant, arns: str) -> str | None:
     if not grant.resource.startswith(arns):
         return f"it does not begin with {arns}"
     if grant.kind != grant.wanted:
-        return f"the action is about {grant.wanted}/..."
+        return f"this action is about {grant.wanted}/..., not {printable(grant.kind)}/..."
     return _why_loose_topic(grant) if grant.kind in _OF_TOPICS else _why_loose_name(grant.levels[0])
 
 
@@ -313,7 +366,7 @@ def _why_loose_topic(grant: _Grant) -> str | None:
     level = next(iter(grant.after), "")
     if level != _THING:
         return _why_unbound(level, grant.after)
-    if not grant.before:
+    if not any(grant.before[:1]):
         return _ROOT
     if grant.before[0] == "$share":
         return _SHARED
@@ -339,4 +392,4 @@ def _overlapping(grants: list[_Grant]) -> Iterator[tuple[_Grant, str]]:
         for other in grants:
             taken = "".join(other.before[depth : depth + 1])
             if other.before[:depth] == grant.before and _NAME_OF_A_THING.fullmatch(taken):
-                yield grant, f"a Thing named {taken} reaches {short(other.shown)}"
+                yield grant, f"a Thing named {taken} could reach {short(other.shown)}"

@@ -29,10 +29,11 @@ def check(attributes: bytes) -> None:
         attributes: the contents octets of CertificationRequestInfo's `attributes` (RFC 2986 §4.1).
 
     Raises:
-        CsrAttributesError: an attribute is unknown, has no or several values, or is there twice; or an extension is
-            there twice, is critical and unknown, or asks for a CA's powers; or one of them is not DER.
+        CsrAttributesError: the attributes are not in the order of DER (X.690 §11.6); an attribute is unknown, has no or
+            several values, or is there twice; an extension is there twice, is critical and unknown, or asks for a CA's
+            powers; or one of them is not DER.
 
-    Does not check what extensions say beside that, nor the order of the attributes.
+    Does not check what extensions say beside that.
     """
     try:
         _check_attributes(attributes)
@@ -42,7 +43,10 @@ def check(attributes: bytes) -> None:
 
 def _check_attributes(attributes: bytes) -> None:
     known: set[str] = set()
-    for attribute in der.elements(attributes):
+    listed = der.elements(attributes)
+    if [attribute.encoding for attribute in listed] != sorted(attribute.encoding for attribute in listed):
+        raise CsrAttributesError("carry attributes in another order than DER has (X.690 §11.6), as node-forge does")
+    for attribute in listed:
         kind, values = der.children(attribute.encoding)
         oid = _oid(kind)
         if oid in known:

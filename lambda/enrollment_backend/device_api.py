@@ -9,12 +9,19 @@ from http import HTTPStatus
 from typing import Any
 
 from enrollment_backend import __version__
-from enrollment_backend.errors import FieldMissingError, FieldTypeError, FieldUnknownError, InviteInvalidError
+from enrollment_backend.errors import (
+    FieldMissingError,
+    FieldTypeError,
+    FieldUnknownError,
+    InviteInvalidError,
+    RequestRefusedError,
+)
 from enrollment_backend.http import Event, Reply, Routes, body_of, header, json_body, json_reply
 from enrollment_backend.service import EnrollmentRequest, Issued
 from enrollment_backend.strict_json import parse_object
 
 _PEM_BEGIN = b"-----BEGIN "
+_FORMS = "This path takes a JSON object with thingName and csr, or a CSR in PEM."
 _BEARER = "bearer"  # RFC 6750 §2.1; schemes are compared without regard to case (RFC 9110 §11.1)
 
 Enroll = Callable[[EnrollmentRequest], Issued]
@@ -57,8 +64,14 @@ def _health(_event: Event) -> Reply:
 
 def _article_request(event: Event, body: bytes) -> EnrollmentRequest:
     """Read the JSON object, or the bare CSR: a PEM block, whatever text comes before it."""
-    if _PEM_BEGIN not in body or body.removeprefix(BOM_UTF8).lstrip().startswith(b"{"):
-        return _enrollment_request(event, parse_object(body), article=True)
+    is_object = body.removeprefix(BOM_UTF8).lstrip().startswith(b"{")
+    if is_object or _PEM_BEGIN not in body:
+        try:
+            return _enrollment_request(event, parse_object(body), article=True)
+        except RequestRefusedError as error:
+            if not is_object:
+                error.detail = f"{error.detail} {_FORMS}"
+            raise
     # What is not UTF-8 becomes a character that no PEM has: around the block it does no harm, in it the CSR is refused.
     return EnrollmentRequest(code=_code(event), thing_name=None, csr=body.decode("utf-8", "replace"), article=True)
 

@@ -36,7 +36,9 @@ class InviteRequiredError(EnrollmentError):
     """The deployment does not let just anyone enroll."""
 
     code = "invite-required"
-    detail = "This deployment needs an invite; its code, the part behind #, goes into the header Authorization: Bearer CODE."
+    detail = (
+        "This deployment needs an invite; its code, the part behind #, goes into the header Authorization: Bearer CODE."
+    )
 
 
 class InviteInvalidError(EnrollmentError):

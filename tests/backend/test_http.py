@@ -283,3 +283,13 @@ def test_without_a_name_the_common_name_is_the_things(backend: Deployment) -> No
 def test_a_bare_csr_is_taken_at_the_articles_path_alone(backend: Deployment) -> None:
     """POST /v1/certificates takes JSON and nothing else."""
     assert backend.refused(backend.post_bytes("/v1/certificates", CSR.encode()), 400, "json-malformed", CSR)
+
+
+@pytest.mark.parametrize(
+    ("body", "code"), [(b"", "body-empty"), (b"MIIC", "json-malformed"), (b"\x30\x82", "body-not-utf8")]
+)
+def test_who_sends_neither_json_nor_pem_is_told_what_is_taken(backend: Deployment, body: bytes, code: str) -> None:
+    """On /getCertificate a body that is no JSON may have been meant as a CSR: bare base64, say, or DER."""
+    answer = backend.post_bytes("/getCertificate", body)
+    assert backend.refused(answer, 400, code)
+    assert answer.json["detail"].endswith("or a CSR in PEM.")

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from hsm_enroll.errors import UsageError
 from hsm_enroll.iot_policy import CLIENT_ID, IS_ATTACHED, THING_NAME, Policy, allows
-from hsm_enroll.operator.device_policy import loose_grants, read
+from hsm_enroll.operator.device_policy import loose_grants, notes, read
+from hsm_enroll.operator.policy_mistakes import mistakes
 
 _RUN = settings(database=None, deadline=None, max_examples=400)
 _ARNS = "arn:aws:iot:eu-central-1:123456789012:"
@@ -84,6 +85,38 @@ def test_what_is_deployed_is_what_was_checked(resources: list[tuple[str, str, st
     found = read(json.dumps(document, indent=2).encode(), "own.json")
     assert Policy.parse(found.text) == found.policy == Policy.parse(document)
     assert read(found.text.encode(), "own.json") == found
+
+
+_PIECES = st.sampled_from(
+    [*"ab:/*?#+$}{\x1b\n", "${", "${iot:", "Thing", "Name", _THING, _CLIENT, "arn:", ":iot:", "aws", "client/", _ARNS]
+)
+_TEXTS = st.lists(_PIECES, max_size=12).map("".join)
+_STATEMENTS = st.fixed_dictionaries(
+    {"Effect": st.sampled_from(["Allow", "Deny"]), "Action": _TEXTS | st.just("iot:Connect"), "Resource": _TEXTS},
+    optional={"Condition": st.builds(lambda value: {"StringLike": {CLIENT_ID: value}}, _TEXTS)},
+)
+
+
+@_RUN
+@given(statements=st.lists(_STATEMENTS, min_size=1, max_size=4))
+def test_whatever_is_wrong_with_a_policy_is_told_in_lines_that_cannot_steer_the_terminal(
+    statements: list[dict[str, Any]],
+) -> None:
+    """Any actions, resources and variables: each mistake and note is one printable line, told once."""
+    policy = Policy.parse({"Version": "2012-10-17", "Statement": statements})
+    for lines in (mistakes(policy, _ARNS), notes(policy, _ARNS)):
+        assert all(line.isprintable() for line in lines)
+        assert len(lines) == len(set(lines))
+
+
+@_RUN
+@given(resources=_RESOURCES, client=st.sampled_from([_THING, f"{_THING}/*", "*", "x"]))
+def test_where_a_device_may_connect_no_mistake_says_otherwise(
+    resources: list[tuple[str, str, str]], client: str
+) -> None:
+    """Beside any resources, a grant that lets a Thing connect is seen."""
+    policy = Policy.parse(_document([*resources, (_ARNS, "client", client)]))
+    assert not [line for line in mistakes(policy, _ARNS) if "no device could connect" in line]
 
 
 def _document(resources: list[tuple[str, str, str]]) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from urllib.parse import quote
 
 import pytest
 import requests
-from botocore.exceptions import ClientError
 
 from hsm_enroll.local.cloud import Endpoints
 from tests.local.clients import (
@@ -270,18 +269,37 @@ def test_a_new_version_of_the_policy_holds_for_open_connections(
         assert connection.recv(1) == b""
 
 
-def test_a_policy_that_is_not_understood_is_never_followed_by_halves(
-    cloud: Endpoints, device: Device, certificate: dict[str, Any]
+def test_a_policy_that_is_not_understood_lets_nobody_in_and_stops_nothing(
+    cloud: Endpoints, enrolled: Device, new_device: Callable[[str], Device]
 ) -> None:
-    """Attaching a policy with a condition that is not evaluated here fails, and says so in the log."""
+    """Whoever has it is kept out, with a line in the log; and another device's revocation takes effect as ever."""
+    other = new_device("-other")
+    other.enroll(cloud)
     document = _document(("iot:Connect", f"client/{_THING}"))
     document["Statement"][0]["Condition"] = {"IpAddress": {"aws:SourceIp": "10.0.0.0/8"}}
-    try:
-        with pytest.raises(ClientError):
-            _attach_own_policy(cloud, device, certificate, document)
-        assert "IpAddress" in (cloud.home / "logs" / "aws.log").read_text()
-    finally:
-        iot(cloud).detach_policy(policyName=device.thing, target=certificate["certificateArn"])
+    iot(cloud).create_policy(policyName=enrolled.thing, policyDocument=json.dumps(document))
+    arn = iot(cloud).list_thing_principals(thingName=enrolled.thing)["principals"][0]
+    iot(cloud).attach_policy(policyName=enrolled.thing, target=arn)
+    assert connect(cloud, enrolled.identity) == "not authorized"
+    assert "IpAddress" in (cloud.home / "logs" / "mqtt.log").read_text()
+    iot(cloud).update_certificate(certificateId=_certificate_id(cloud, other), newStatus="INACTIVE")
+    assert connect(cloud, other.identity) == "closed"
+    iot(cloud).detach_policy(policyName=enrolled.thing, target=arn)
+    assert connect(cloud, enrolled.identity) == "admitted"
+
+
+def test_a_message_of_128_kib_arrives(cloud: Endpoints, enrolled: Device, tmp_path: Path) -> None:
+    """AWS IoT's limit for a message is what may be sent here too."""
+    (tmp_path / "payload").write_bytes(b"x" * 131072)
+    command = ["mosquitto_pub", "-d", "-V", "5", "-q", "1", "-t", f"certtest/{enrolled.thing}", "-f"]
+    outcome = subprocess.run(
+        [*command, tmp_path / "payload", *_tls(cloud, enrolled.identity)],
+        capture_output=True,
+        text=True,
+        timeout=TIME_LIMIT,
+        check=False,
+    )
+    assert _accepted(outcome)
 
 
 def test_nobody_becomes_the_observer(cloud: Endpoints, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def _rights(client_id: str = "press", **more: str) -> Rights:
 
 
 def _packet(encoding: bytes) -> Packet:
-    (packet,) = mqtt.take(bytearray(encoding))
+    (packet,) = mqtt.take(bytearray(encoding), None)
     return packet
 
 
@@ -137,6 +137,19 @@ def test_a_retained_message_takes_a_permission_of_its_own() -> None:
     assert Guard(V5, _rights()).from_device(_publish(V5, "mine", 3)).refused == "iot:RetainPublish to 'mine'"
     retaining = _rights(**{"iot:RetainPublish": "topic/mine"})
     assert Guard(V5, retaining).from_device(_publish(V5, "mine", 3)).refused is None
+
+
+@pytest.mark.parametrize("level", [V3, V5])
+def test_a_message_of_more_than_128_kib_is_too_large(level: int) -> None:
+    """AWS IoT's limit is the payload's; what the broker sends on is not measured again."""
+    guard = Guard(level, _rights(**{"iot:Receive": "topic/mine"}))
+    start = _text("mine") + b"\x00\x07" + (b"\x00" if level == V5 else b"")
+    largest, larger = (Packet(mqtt.PUBLISH, 2, start + bytes(size), bytes(size)) for size in (131072, 131073))
+    assert guard.from_device(largest).forward == largest.encoding
+    assert guard.from_broker(larger).forward == larger.encoding
+    with pytest.raises(MalformedPacketError) as caught:
+        guard.from_device(larger)
+    assert caught.value.reason == mqtt.TOO_LARGE
 
 
 def test_rights_can_be_taken_away() -> None:

@@ -31,7 +31,7 @@ def ignore(_line: str) -> None:
 
 
 def deploy(
-    auth: deployment.AuthMode = "invite",
+    auth: deployment.AuthMode | None = None,
     report: Callable[[str], None] = ignore,
     *,
     policy: DevicePolicy | None = None,

@@ -52,7 +52,7 @@ def test_deploy_in_json(capsys: pytest.CaptureFixture[str]) -> None:
     """One document on stdout and nothing else; status shows the same."""
     run("deploy", "--json")
     deployed = shown(capsys)
-    assert (deployed.pop("changed"), deployed.pop("policyChange")) == (True, None)
+    assert (deployed.pop("changed"), deployed.pop("policyChange"), deployed.pop("notes")) == (True, None, [])
     run("status", "--json")
     assert shown(capsys) == deployed
     assert (deployed["stack"], deployed["state"], deployed["deployed"]) == ("hsm-enroll", "CREATE_COMPLETE", True)
@@ -139,11 +139,14 @@ THING = "${iot:Connection.Thing.ThingName}"
 
 
 def policy_file(folder: Path, *topics: str, name: str = "own.json") -> str:
-    """Write a policy that lets devices publish to these topics, and return the file's name."""
-    arns = [f"arn:aws:iot:{REGION}:{ACCOUNT_ID}:topic/{topic}" for topic in topics]
-    statement = {"Effect": "Allow", "Action": "iot:Publish", "Resource": arns}
+    """Write a policy that lets devices connect and publish to these topics, and return the file's name."""
+    arns = f"arn:aws:iot:{REGION}:{ACCOUNT_ID}:"
+    statements = [
+        {"Effect": "Allow", "Action": "iot:Connect", "Resource": [f"{arns}client/{THING}", f"{arns}client/{THING}/*"]},
+        {"Effect": "Allow", "Action": "iot:Publish", "Resource": [f"{arns}topic/{topic}" for topic in topics]},
+    ]
     file = folder / name
-    file.write_text(json.dumps({"Version": "2012-10-17", "Statement": [statement]}, indent=4))
+    file.write_text(json.dumps({"Version": "2012-10-17", "Statement": statements}, indent=4))
     return str(file)
 
 
@@ -223,14 +226,51 @@ def test_what_changes_for_devices_is_told_to_a_script(tmp_path: Path, capsys: py
 
 @pytest.mark.parametrize("option", [[], ["--json"]])
 def test_each_loose_grant_is_a_warning(option: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whoever deploys it is told, also beside JSON."""
+    """Whoever deploys it is told, also beside JSON, and so is whoever deploys later and keeps it."""
     file = policy_file(tmp_path, "all", f"plant/{THING}", f"{THING}/*")
     run("deploy", "--device-policy", file, "--allow-loose-policy", *option)
-    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
-    assert [line.partition(": ")[2].rpartition(": ")[0] for line in warnings] == [
-        "loose grant: iot:Publish on topic/all",
-        "loose grant: iot:Publish on topic/<thing>/*",
-    ]
+    first = capsys.readouterr().err
+    run("deploy", *option)
+    for told in (first, capsys.readouterr().err):
+        assert [line.partition(": it ")[0].partition(": put ")[0] for line in warnings(told)] == [
+            "warning: loose grant: iot:Publish on topic/all",
+            "warning: loose grant: iot:Publish on topic/<thing>/*",
+        ]
+
+
+def warnings(told: str) -> list[str]:
+    """Return the lines that warn."""
+    return [line for line in told.splitlines() if line.startswith("warning: ")]
+
+
+@pytest.mark.parametrize(
+    ("topics", "expected"),
+    [((f"plant/{THING}",), ""), (("all",), ", with 1 loose grant"), (("all", "x/*"), ", with 2 loose grants")],
+)
+def test_status_says_how_loose_a_policy_is(
+    topics: tuple[str, ...], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever looks at the deployment need not know how it was made."""
+    run("deploy", "--device-policy", policy_file(tmp_path, *topics), "--allow-loose-policy", "--quiet")
+    run("status")
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Policy ")]
+    assert row.endswith(f", your own{expected}")
+    run("status", "--json")
+    assert shown(capsys)["looseGrants"] == (len(topics) if expected else 0)
+
+
+def test_what_a_policy_keeps_hsm_enroll_from_is_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A line to a person, and a list to a script."""
+    file = policy_file(tmp_path, f"plant/{THING}")
+    note = "the first message of init goes to certtest/<thing>, which this policy does not allow: run init --no-publish"
+    run("deploy", "--device-policy", file)
+    err = capsys.readouterr().err
+    assert f"note: {note}" in err.splitlines()
+    assert warnings(err) == []
+    run("deploy", "--json")
+    out, err = capsys.readouterr()
+    assert json.loads(out)["notes"] == [note]
+    assert err == ""
 
 
 def test_a_loose_policy_is_wrong_usage_without_the_option_for_it(tmp_path: Path) -> None:
@@ -242,6 +282,19 @@ def test_a_loose_policy_is_wrong_usage_without_the_option_for_it(tmp_path: Path)
         f"{file} lets a device reach what is not its own:\n  iot:Publish on topic/all: "
     )
     assert "--allow-loose-policy" in raised.value.hint
+    assert deployment.status("hsm-enroll").state is None
+
+
+def test_a_mistake_is_wrong_usage_whatever_is_allowed(tmp_path: Path) -> None:
+    """The error names the file and lists the mistakes; nothing is deployed."""
+    file = policy_file(tmp_path, "plant/${iot:ThingName}")
+    with pytest.raises(UsageError) as raised:
+        run("deploy", "--device-policy", file, "--allow-loose-policy")
+    assert raised.value.message == (
+        f"{file} cannot be deployed:\n"
+        "  unknown variable ${iot:ThingName} (did you mean ${iot:Connection.Thing.ThingName}?)"
+    )
+    assert raised.value.exit_status == 2
     assert deployment.status("hsm-enroll").state is None
 
 
@@ -260,8 +313,8 @@ def test_allowing_a_loose_policy_takes_a_policy() -> None:
         (lambda file: file.write_bytes(b" " * (64 * 1024 + 1)), "is larger than 65536 bytes"),
         (lambda file: file.symlink_to("/dev/zero"), "is not a file"),
         (lambda file: file.write_bytes(b"\xff"), "is not UTF-8"),
-        (lambda file: file.write_bytes(b""), "is not a policy that can be deployed: it is not JSON"),
-        (lambda file: file.write_text("{}"), "is not a policy that can be deployed"),
+        (lambda file: file.write_bytes(b""), "cannot be deployed: it is not JSON"),
+        (lambda file: file.write_text("{}"), "cannot be deployed: a policy is a JSON object"),
     ],
     ids=["missing", "folder", "fifo", "enormous", "endless", "bytes", "empty", "other"],
 )

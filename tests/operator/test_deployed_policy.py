@@ -23,9 +23,13 @@ pytestmark = [
 
 
 def own(*topics: str, arns: str = ARNS) -> DevicePolicy:
-    """Return a policy of one's own that lets devices publish to these topics."""
-    allowed = {"Effect": "Allow", "Action": "iot:Publish", "Resource": [f"{arns}topic/{topic}" for topic in topics]}
-    return read(json.dumps({"Version": "2012-10-17", "Statement": [allowed]}).encode(), "own.json")
+    """Return a policy of one's own that lets devices connect, and publish to these topics."""
+    client_ids = [f"{arns}client/{THING}", f"{arns}client/{THING}/*"]
+    statements = [
+        {"Effect": "Allow", "Action": "iot:Connect", "Resource": client_ids},
+        {"Effect": "Allow", "Action": "iot:Publish", "Resource": [f"{arns}topic/{topic}" for topic in topics]},
+    ]
+    return read(json.dumps({"Version": "2012-10-17", "Statement": statements}).encode(), "own.json")
 
 
 TIGHT = own(f"plant/{THING}/*")
@@ -64,7 +68,7 @@ def test_a_policy_of_ones_own_takes_the_place_of_the_templates_in_place() -> Non
     device = attached_to_a_device(name)
     second = deploy(policy=TIGHT)
     assert second.changed
-    assert second.loose == ()
+    assert second.status.loose == ()
     assert second.status.device_policy == "own"
     assert second.status.outputs["PolicyName"] == name
     assert in_force(name) == json.loads(TIGHT.text)
@@ -117,25 +121,72 @@ def test_a_loose_policy_is_refused_and_each_loose_grant_is_listed(monkeypatch: p
 
 
 def test_a_loose_policy_is_deployed_where_that_is_allowed_and_is_told() -> None:
-    """Each loose grant comes back, for a person to be shown."""
+    """Each loose grant comes back, for a person to be shown; later deployments and the status have them too."""
     loose = own("all", f"plant/{THING}")
     deployed = deploy(policy=loose, loose_allowed=True)
-    assert [grant.resource for grant in deployed.loose] == ["topic/all"]
     assert in_force(deployed.status.outputs["PolicyName"]) == json.loads(loose.text)
+    for status in (deployed.status, deploy("open").status, deployment.status("hsm-enroll")):
+        assert status.loose is not None
+        assert [grant.resource for grant in status.loose] == ["topic/all"]
+        assert status.to_json()["looseGrants"] == 1
+    assert deploy(policy=TEMPLATES_OWN).status.loose == ()
+
+
+def test_a_policy_that_keeps_hsm_enroll_from_something_is_deployed_and_noted() -> None:
+    """Also by a later deployment that keeps it; the template's own has no notes."""
+    deployed = deploy(policy=TIGHT)
+    assert deployed.notes == deploy("open").notes
+    assert len(deployed.notes) == 1
+    assert "certtest/<thing>" in deployed.notes[0]
+    assert deploy(policy=own(f"certtest/{THING}")).notes == ()
+    assert deploy(policy=TEMPLATES_OWN).notes == ()
+
+
+@pytest.mark.parametrize("parameter", ["none", "{}", '{"Statement": {"Effect": "Allow"}}'])
+def test_what_is_loose_about_a_policy_that_cannot_be_read_is_not_known(
+    parameter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody may have set the stack's parameter with another tool; the status says as much as it can."""
+    deploy(policy=TIGHT)
+    described = client("cloudformation").describe_stacks(StackName="hsm-enroll")
+    for entry in described["Stacks"][0]["Parameters"]:
+        if entry["ParameterKey"] == "DevicePolicyDocument":
+            entry["ParameterValue"] = parameter
+    answers(monkeypatch, "DescribeStacks", described)
+    status = deployment.status("hsm-enroll")
+    assert (status.device_policy, status.loose, status.to_json()["looseGrants"]) == ("own", None, None)
+
+
+@pytest.mark.parametrize("loose_allowed", [False, True])
+def test_a_policy_with_mistakes_is_never_deployed_and_each_is_listed(
+    loose_allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is built, uploaded or changed; what is loose is told when the mistakes are gone."""
+    called = calls(monkeypatch)
+    with pytest.raises(UsageError) as raised:
+        deploy(policy=own("all", "${iot:ThingName}", "${iot:x}"), loose_allowed=loose_allowed)
+    assert raised.value.message.splitlines() == [
+        "own.json cannot be deployed:",
+        "  unknown variable ${iot:ThingName} (did you mean ${iot:Connection.Thing.ThingName}?)",
+        "  unknown variable ${iot:x}",
+    ]
+    assert "does not allow mistakes" in raised.value.hint
+    assert set(called) == {"GetCallerIdentity"}
 
 
 @pytest.mark.parametrize(
-    "arns",
+    ("arns", "why"),
     [
-        "arn:aws:iot:eu-central-1:210987654321:",
-        "arn:aws:iot:us-east-1:123456789012:",
-        "arn:aws-cn:iot:eu-central-1:123456789012:",
+        ("arn:aws:iot:eu-central-1:210987654321:", "this policy is for account 210987654321; the deployment is in"),
+        ("arn:aws:iot:us-east-1:123456789012:", "this policy is for us-east-1; the deployment is in eu-central-1"),
+        ("arn:aws-cn:iot:eu-central-1:123456789012:", "this policy is for the partition aws-cn; the deployment is in"),
+        ("arn:aws:iot:REGION:ACCOUNT:", f"write {ARNS} in place of arn:aws:iot:REGION:ACCOUNT:"),
     ],
 )
-def test_a_policy_that_was_written_for_another_account_is_refused(arns: str) -> None:
-    """It would lock every device out of this one."""
-    with pytest.raises(UsageError, match=f"it does not begin with {ARNS}"):
-        deploy(policy=own(f"plant/{THING}", arns=arns))
+def test_a_policy_that_was_written_for_another_account_is_refused(arns: str, why: str) -> None:
+    """It would lock every device out of this one, so that allowing loose grants does not help."""
+    with pytest.raises(UsageError, match=why):
+        deploy(policy=own(f"plant/{THING}", arns=arns), loose_allowed=True)
     assert deployment.status("hsm-enroll").state is None
 
 
@@ -170,7 +221,7 @@ def test_a_policy_that_cannot_be_read_stops_no_deployment(monkeypatch: pytest.Mo
     deployed = deploy(policy=TIGHT, report=reported.append)
     assert (deployed.changed, deployed.policy_change) == (True, None)
     assert f"the policy {name} cannot be read: AWS IoT refused GetPolicy" in reported[0]
-    assert reported[0].startswith("what changes for devices is not known")
+    assert reported[0].startswith("cannot tell what changes for devices")
 
 
 @pytest.mark.parametrize(
@@ -184,7 +235,7 @@ def test_a_policy_that_somebody_has_put_in_its_place_stops_no_deployment(
     answers(monkeypatch, "GetPolicy", {"policyDocument": document})
     reported: list[str] = []
     assert deploy(policy=TIGHT, report=reported.append).policy_change is None
-    assert "what changes for devices is not known" in reported[0]
+    assert "cannot tell what changes for devices" in reported[0]
 
 
 def test_two_deployments_have_each_its_own_policy() -> None:

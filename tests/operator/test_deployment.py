@@ -109,11 +109,13 @@ def test_new_code_is_deployed_and_what_somebody_has_tuned_stays(quick_build: lis
     assert the_function()["CodeSha256"] == base64.b64encode(hashlib.sha256(code(b"another")).digest()).decode()
 
 
-def test_a_deployment_can_be_opened_and_is_closed_again_by_default() -> None:
-    """Who deploys without saying ``open`` gets a backend that wants invites, whatever it was before."""
+def test_who_may_enroll_is_kept_until_somebody_says_otherwise() -> None:
+    """At first a deployment wants invites; opened, it stays open over later deployments, until it is closed."""
+    assert deploy().status.auth == "invite"
     assert deploy("open").status.auth == "open"
     assert the_function()["Environment"]["Variables"]["AUTH_MODE"] == "open"
-    assert deploy().status.auth == "invite"
+    assert deploy().status.auth == "open"
+    assert deploy("invite").status.auth == "invite"
 
 
 def test_each_resource_is_reported_once() -> None:
@@ -316,6 +318,7 @@ def test_nothing_deployed_is_a_status_too() -> None:
         "apiUrl": None,
         "policyName": None,
         "devicePolicy": None,
+        "looseGrants": None,
         "tableName": None,
         "functionName": None,
     }

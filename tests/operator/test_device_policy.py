@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
+from hsm_enroll.device_topics import DeviceTopics
 from hsm_enroll.errors import UsageError
 from hsm_enroll.iot_policy import IS_ATTACHED, MAX_DOCUMENT_CHARACTERS, THING_NAME, Policy, allows
 from hsm_enroll.operator import device_policy
-from hsm_enroll.operator.device_policy import compare, loose_grants, read
+from hsm_enroll.operator.device_policy import compare, loose_grants, notes, read
+from hsm_enroll.operator.policy_mistakes import mistakes
+from tests.docs.pages import page
 
 ARNS = "arn:aws:iot:eu-central-1:123456789012:"
 THING = "${iot:Connection.Thing.ThingName}"
@@ -62,7 +65,6 @@ def whys(*statements: dict[str, Any]) -> set[str]:
         f"topic/$aws/things/{THING}/shadow/*",
         f"topicfilter/$aws/things/{THING}/jobs/notify-next",
         f"topic/$aws/rules/ingest/device/{THING}/*",
-        f"topic//{THING}",
         f"thing/{THING}",
         f"thing/{THING}/*",
     ],
@@ -87,6 +89,7 @@ def test_what_is_bound_to_the_thing_behind_a_literal_level_is_tight(resource: st
         ("topic/device/${iot:Connection.Thing.ThingName, 'x'}/*", device_policy._UNBOUND),
         (f"topic/{THING}", device_policy._ROOT),
         (f"topic/{THING}/*", device_policy._ROOT),
+        (f"topic//{THING}/*", device_policy._ROOT),
         (f"topic/$aws/rules/ingest/{THING}/*", device_policy._ROOT),
         (f"topic/device/*/{THING}", device_policy._VARIES_BEFORE),
         (f"topic/dev?ce/{THING}", device_policy._VARIES_BEFORE),
@@ -154,8 +157,8 @@ def test_a_wildcard_in_the_region_is_loose_for_a_reason() -> None:
         ("iot:Publis?", device_policy._SEVERAL_ACTIONS),
         ("iot:AssumeRoleWithCertificate", device_policy._OTHER_ACTION),
         ("iot:DeleteCertificate", device_policy._OTHER_ACTION),
-        ("iot:Subscribe", "the action is about topicfilter/..."),
-        ("iot:Connect", "the action is about client/..."),
+        ("iot:Subscribe", "this action is about topicfilter/..., not topic/..."),
+        ("iot:Connect", "this action is about client/..., not topic/..."),
     ],
 )
 def test_an_action_is_one_of_those_that_a_device_needs_and_fits_its_resource(action: str, why: str) -> None:
@@ -180,7 +183,10 @@ def test_a_statement_may_mix_kinds_as_long_as_each_resource_fits_an_action() -> 
     }
     assert whys(mixed) == set()
     mixed["Resource"] = [*mixed["Resource"], f"{ARNS}client/{THING}"]
-    assert whys(mixed) == {"the action is about topic/...", "the action is about topicfilter/..."}
+    assert whys(mixed) == {
+        "this action is about topic/..., not client/...",
+        "this action is about topicfilter/..., not client/...",
+    }
 
 
 @pytest.mark.parametrize(
@@ -198,7 +204,7 @@ def test_no_level_is_one_things_name_and_another_resources_own(one: str, other: 
     assert whys(statement(one)) == whys(statement(other)) == set()
     for statements in ((one, other), (other, one)):
         reached = other.replace(THING, "<thing>")
-        assert whys(*map(statement, statements)) == {f"a Thing named {name} reaches {reached}"}
+        assert whys(*map(statement, statements)) == {f"a Thing named {name} could reach {reached}"}
 
 
 @pytest.mark.parametrize(
@@ -252,9 +258,9 @@ def test_a_policy_is_deployed_as_what_was_checked() -> None:
         (json.dumps(document(statement("topic/x"))).encode("utf-16"), "not UTF-8"),
         (b"{}", "JSON object with Version and Statement"),
         (b"[]", "JSON object"),
-        (json.dumps(document()).encode(), "no statement"),
-        (json.dumps({"Statement": statement("topic/x")}).encode(), "Version is not 2012-10-17"),
-        (json.dumps({**document(statement("topic/x")), "Version": "2008-10-17"}).encode(), "Version is not 2012-10-17"),
+        (json.dumps(document()).encode(), "no statements"),
+        (json.dumps({"Statement": statement("topic/x")}).encode(), 'no Version; add "Version": "2012-10-17"'),
+        (json.dumps({**document(statement("topic/x")), "Version": "2008-10-17"}).encode(), "Version has to be 2012-"),
         (json.dumps(document({**statement("topic/x"), "NotAction": "*"})).encode(), "NotAction"),
         (b'{"Version": "2012-10-17", "Version": "2012-10-17", "Statement": []}', "two members"),
         (b"[" * 100_000, "not JSON"),
@@ -276,8 +282,80 @@ def test_a_policy_has_at_most_what_aws_iot_takes() -> None:
         return json.dumps(document(statement("topic/" + "x" * (length - empty))), indent=8).encode()
 
     assert len(read(sized(MAX_DOCUMENT_CHARACTERS), "own.json").text) == MAX_DOCUMENT_CHARACTERS
-    with pytest.raises(UsageError, match=r"own\.json has 2,049 characters without white space; AWS IoT takes 2,048"):
+    with pytest.raises(UsageError, match=r"own\.json has 2,049 characters without white space; AWS IoT allows 2,048"):
         read(sized(MAX_DOCUMENT_CHARACTERS + 1), "own.json")
+
+
+TAKES_OVER = device_policy._TAKES_OVER
+NO_CLIENT_ID = device_policy._NO_CLIENT_ID
+NO_FIRST_MESSAGE = device_policy._NO_FIRST_MESSAGE
+
+
+@pytest.mark.parametrize(
+    ("resources", "expected"),
+    [
+        ([f"client/{THING}", f"client/{THING}/*", f"topic/certtest/{THING}"], []),
+        ([f"client/{THING}/*", f"topic/certtest/{THING}"], []),
+        ([f"client/{CLIENT}", "topic/certtest/*"], []),
+        ([f"client/{THING}", f"topic/certtest/{THING}"], [TAKES_OVER]),
+        ([f"client/{THING}", f"client/{THING}/*", f"topic/device/{THING}/*"], [NO_FIRST_MESSAGE]),
+        ([f"client/{THING}", f"topic/certtest/{THING}/*"], [TAKES_OVER, NO_FIRST_MESSAGE]),
+        (["client/other", f"topic/certtest/{THING}"], [NO_CLIENT_ID]),
+    ],
+)
+def test_what_a_policy_keeps_hsm_enroll_from_is_noted(resources: list[str], expected: list[str]) -> None:
+    """A client id of a connection's own, and the topic of the first message."""
+    attached = {"Condition": {"Bool": {IS_ATTACHED: "true"}}}
+    assert notes(policy(*(statement(resource, **attached) for resource in resources)), ARNS) == expected
+
+
+def test_the_topic_that_is_asked_for_is_that_of_the_first_message() -> None:
+    """As devices have it."""
+    hello = DeviceTopics.of(device_policy._ORDINARY).hello
+    allowed = [statement("client/*"), statement(f"topic/{hello}")]
+    assert notes(policy(*allowed), ARNS) == []
+    assert hello.replace(device_policy._ORDINARY, "<thing>") in NO_FIRST_MESSAGE
+
+
+def test_a_denial_is_noted_too() -> None:
+    """It takes away what is allowed elsewhere."""
+    allowed = [statement("*", "iot:*")]
+    assert notes(policy(*allowed), ARNS) == []
+    denied = {**statement("topic/certtest/*", "iot:Publish"), "Effect": "Deny"}
+    assert notes(policy(*allowed, denied), ARNS) == [NO_FIRST_MESSAGE]
+
+
+def test_the_notes_say_what_to_do() -> None:
+    """What happens, and what to write or to run."""
+    assert TAKES_OVER == (
+        "publish and subscribe will connect as <thing> itself and end the connection of a program that does: "
+        "allow client/${iot:Connection.Thing.ThingName}/* too"
+    )
+    assert NO_FIRST_MESSAGE.endswith(": run init --no-publish")
+
+
+def example() -> str:
+    """Return the policy on the page about policies of one's own."""
+    return page("docs/device-policy.md").blocks_of("text")[0].text
+
+
+def test_the_pages_example_can_be_deployed_as_it_is() -> None:
+    """It is tight, has no mistakes, and keeps hsm-enroll from nothing."""
+    arns = "arn:aws:iot:us-east-1:123456789012:"
+    found = read(example().encode(), "policy.json").policy
+    assert loose_grants(found, arns) == []
+    assert mistakes(found, arns) == []
+    assert notes(found, arns) == []
+
+
+def test_the_pages_mistakes_are_told_as_the_page_shows_them() -> None:
+    """The example with the three mistakes that it is about."""
+    wrong = example().replace("iot:Publish", "iot:publsh").replace("123456789012:topicfilter/", "ACCOUNT:topicfilter/")
+    wrong = wrong.replace(f"topic/plant/{THING}", "topic/plant/${iot:ThingName}")
+    wrong = wrong.replace("us-east-1:ACCOUNT", "REGION:ACCOUNT")
+    found = mistakes(read(wrong.encode(), "policy.json").policy, "arn:aws:iot:us-east-1:123456789012:")
+    _, shown = page("docs/device-policy.md").blocks_of("text")
+    assert shown.text.splitlines() == ["error: policy.json cannot be deployed:", *(f"  {line}" for line in found)]
 
 
 def test_two_policies_differ_by_what_they_say_and_not_by_how() -> None:

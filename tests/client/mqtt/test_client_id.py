@@ -140,15 +140,35 @@ def test_a_refused_id_is_left_for_the_things_name(reason: int, identity: Identit
 
 @pytest.mark.parametrize("farewell", [False, True], ids=["FIN", "close_notify"])
 def test_a_closed_door_is_tried_with_the_things_name(farewell: bool, identity: Identity, authority: Authority) -> None:
-    """D26: a connection closed without a CONNACK may have been closed for its id, so the Thing's name is tried."""
+    """D26: closed without a CONNACK twice, a connection may have been closed for its id: the Thing's name is tried."""
     door = Door(own=_HANG_UP, thing=_SUCCESS)
     with _open(authority, door, farewell=farewell) as port:
         fallbacks = connect_in_new_process(
             identity, Secret(PIN), purpose="try", ca_file=authority.certificate, port=port
         )
-    assert door.ids[1:] == [identity.thing_name]
+    assert door.ids == [door.ids[0], door.ids[0], identity.thing_name]
     assert fallbacks.client_id is not None
     assert fallbacks.client_id.startswith(f"localhost:{port} refused client id {door.ids[0]!r}, or closed")
+
+
+def test_a_network_that_drops_once_costs_no_other_program_its_connection(
+    identity: Identity, authority: Authority
+) -> None:
+    """D26: after one connection that was cut off, the id of its own is tried again, and nothing is done without."""
+    door = Door(own=_SUCCESS, thing=_SUCCESS)
+    answers: list[bytes | None] = [None]
+
+    def once_closed(packet: Packet) -> bytes | None:
+        answer = door(packet)
+        return answers.pop() if packet.type == CONNECT and answers else answer
+
+    context = scripted.tls(authority.issue_pair("server", ["localhost"]), authority.certificate)
+    with scripted.serving(once_closed, context) as port:
+        fallbacks = connect_in_new_process(
+            identity, Secret(PIN), purpose="try", ca_file=authority.certificate, port=port
+        )
+    assert fallbacks == Fallbacks()
+    assert door.ids == [door.ids[0]] * 2
 
 
 def test_the_things_name_takes_no_second_login(identity: Identity, authority: Authority) -> None:
@@ -209,12 +229,12 @@ def test_the_last_attempts_error_is_the_one(
     identity: Identity,
     authority: Authority,
 ) -> None:
-    """D19: where the Thing's name is refused too there is no third attempt, and the error is the second one's."""
+    """D19: where the Thing's name is refused too there is no further attempt, and the error is the last one's."""
     door = Door(own=own, thing=thing)
     with _open(authority, door) as port, pytest.raises(MqttError, match=message) as caught:
         connect_in_new_process(identity, Secret(PIN), purpose="try", ca_file=authority.certificate, port=port)
     assert type(caught.value) is kind
-    assert door.ids[1:] == [identity.thing_name]
+    assert door.ids == [*[door.ids[0]] * (2 if own is _HANG_UP else 1), identity.thing_name]
 
 
 @pytest.mark.parametrize("reason", [_UNSPECIFIED, _UNAVAILABLE, _BANNED])
