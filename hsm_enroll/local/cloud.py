@@ -161,6 +161,7 @@ def serve(home: Path, on_ready: Callable[[Endpoints], None], auth: str = "open")
 def _tls(home: Home, *, devices: bool) -> ssl.SSLContext:
     """Return the server's side of TLS 1.2 and 1.3; for devices, one that demands a certificate of the home's CA."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # not every build of Python has it for a default
     context.load_cert_chain(home.server_certificate, home.server_key)
     if devices:
         context.load_verify_locations(home.ca_certificate)
