@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import sys
+
+_WITH_A_TOKEN = {"init", "status", "doctor", "tokens", "token", "csr", "publish", "subscribe"}
 
 
 def main() -> None:
@@ -12,6 +15,11 @@ def main() -> None:
     garbage in it: that would take longer than many a command does.
     """
     gc.disable()
+    if len(sys.argv) > 1 and sys.argv[1] in _WITH_A_TOKEN:
+        # Before this process has loaded anything that a fork would copy: both import at the same time.
+        from hsm_enroll.token import worker
+
+        worker.prepare()
     from hsm_enroll import cli
 
     try:

@@ -15,6 +15,9 @@ from hsm_enroll.invite import Invite, parse
 from hsm_enroll.key import TokenName
 from hsm_enroll.secret import Secret
 from hsm_enroll.settings import Settings
+from hsm_enroll.token import login, selection
+from hsm_enroll.token.reports import TokenReport
+from hsm_enroll.token.tokens import Tokens
 
 if TYPE_CHECKING:
     from hsm_enroll.mqtt import Connection
@@ -26,8 +29,8 @@ def enroll(thing_name: str | None = None, *, invite: str | None = None, new_key:
     """Enroll this device as its configuration and environment say, as ``hsm-enroll init --no-publish`` does.
 
     Resumes an enrollment under way; with a valid identity in place it contacts nobody. Prints nothing, and asks nobody
-    for a PIN, but waits where it is typed at the token itself. The process is logged out of the token when this
-    returns: connect in another process.
+    for a PIN, but waits where it is typed at the token itself. Afterwards this
+    process may connect.
 
     Args:
         thing_name: name of the Thing, ``[a-zA-Z0-9:_-]{1,64}``; None takes it from the configuration.
@@ -43,7 +46,9 @@ def enroll(thing_name: str | None = None, *, invite: str | None = None, new_key:
     resolved = settings.load(os.environ, {"thing": thing_name})
     request = Request(resolved.thing, resolved.key_type, resolved.subject, new_key)
     invitation = None if invite is None else parse(invite)
-    return enrollment.enroll(request, resolved.state, ports(resolved, invitation, _unattended(resolved))).identity
+    with Tokens() as tokens:
+        reached = ports(resolved, tokens, invitation, _unattended(resolved))
+        return enrollment.enroll(request, resolved.state, reached).identity
 
 
 def connect(identity: Identity) -> Connection:
@@ -53,8 +58,7 @@ def connect(identity: Identity) -> Connection:
     ``hsm-enroll publish``, ``subscribe`` and ``doctor --login`` have ids of their own and may run beside this.
 
     Asks nobody for a PIN, but waits where it is typed at the token itself, and prints nothing: where ``tls`` is
-    ``auto`` and TLS 1.3 failed, the connection's ``tls_fallback`` says how. Must not be called in a process that has
-    enrolled: closing a session there logs it out.
+    ``auto`` and TLS 1.3 failed, the connection's ``tls_fallback`` says how.
 
     Args:
         identity: what the device holds.
@@ -66,12 +70,13 @@ def connect(identity: Identity) -> Connection:
         HsmEnrollError: as ``hsm_enroll.mqtt.connect``, and where no PIN is to be had.
     """
     from hsm_enroll import mqtt
-    from hsm_enroll.token import foreign_login
 
     resolved = settings.load(os.environ, {})
+    with Tokens() as tokens:
+        token = selection.enrolled(identity.token, tokens.listed)
     return mqtt.connect(
         identity,
-        foreign_login.prepare(identity.token, _unattended(resolved), lambda: None),
+        login.credentials(token, _unattended(resolved), lambda _: None),
         ca_file=resolved.ca_file,
         endpoint=resolved.mqtt_endpoint,
         port=resolved.mqtt_port,
@@ -81,6 +86,7 @@ def connect(identity: Identity) -> Connection:
 
 def ports(
     resolved: Settings,
+    tokens: Tokens,
     invitation: Invite | None,
     pin_source: Callable[[TokenName], Secret],
     *,
@@ -91,6 +97,7 @@ def ports(
 
     Args:
         resolved: which API, token and trust anchor.
+        tokens: what modules are asked through.
         invitation: names the API and the code; None is the settings' API, without a code.
         pin_source: gives a token's PIN.
         ask_invite: asks a person, once an API is needed and neither invitation nor settings name one; None where there
@@ -99,7 +106,8 @@ def ports(
     """
     return Ports(
         client=lambda: _client(resolved, invitation, ask_invite),
-        locate=lambda: _locate(resolved, create_token=create_token),
+        tokens=tokens,
+        locate=lambda: _locate(resolved, tokens, create_token=create_token),
         pin=pin_source,
         publish=None,
     )
@@ -123,12 +131,14 @@ def _client(resolved: Settings, invitation: Invite | None, ask_invite: Callable[
     return EnrollmentClient(url, code=invitation.code if invitation else None, ca_file=resolved.ca_file)
 
 
-def _locate(resolved: Settings, *, create_token: bool) -> TokenName:
+def _locate(resolved: Settings, tokens: Tokens, *, create_token: bool) -> TokenReport:
     try:
-        return device_token.locate(resolved)
+        return device_token.locate(resolved, tokens)
     except TokenNotFoundError:
         if not create_token:
             raise
     label = resolved.token.token if resolved.token and resolved.token.token else _DEFAULT_LABEL
     given = pin.given(resolved.pin_file, os.environ)
-    return device_token.create(resolved.state, device_token.softhsm_module(resolved), label, given)
+    module = device_token.softhsm_module(resolved)
+    made = device_token.create(tokens, resolved.state, module, label, given)
+    return selection.enrolled(made, tokens.listed)

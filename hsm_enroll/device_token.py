@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 
@@ -13,12 +12,12 @@ from hsm_enroll.errors import ModuleMissingError, ModuleUnusableError
 from hsm_enroll.key import TokenName
 from hsm_enroll.secret import Secret
 from hsm_enroll.settings import Settings
-from hsm_enroll.token import inventory, modules, selection
-from hsm_enroll.token.inventory import TokenReport
+from hsm_enroll.token import discovery, selection, tpm2
+from hsm_enroll.token.reports import TokenReport
+from hsm_enroll.token.tokens import Tokens
 from hsm_enroll.uri import Pkcs11Uri
 
 _SOFTHSM = "libsofthsm2.so"
-_TPM2_PKCS11 = "libtpm2_pkcs11.so"
 
 
 class Backend(StrEnum):
@@ -28,20 +27,17 @@ class Backend(StrEnum):
     TPM2 = "tpm2"
 
 
-def locate(settings: Settings) -> TokenName:
-    """Find the one token that the settings mean; as :func:`locating`, for a caller who has nothing else to do."""
-    with locating(settings) as located:
-        return located()
+def locate(settings: Settings, tokens: Tokens) -> TokenReport:
+    """Find the one token that the settings mean; as :func:`looking`, for a caller who has nothing else to do."""
+    return looking(settings, tokens)()
 
 
-@contextmanager
-def locating(settings: Settings) -> Iterator[Callable[[], TokenName]]:
-    """Look for the one token that the settings mean, while the block runs; no login.
+def looking(settings: Settings, tokens: Tokens) -> Callable[[], TokenReport]:
+    """Begin to look for the one token that the settings mean; no login.
 
     Where they name no token, it is the one that :func:`create` made; where there is none, the only one there is.
-    Modules are looked into in child processes, since a module may hang or crash.
 
-    Yields:
+    Returns:
         A function that waits for the token, to be called once. It raises ModuleMissingError, ModuleUnusableError,
         TokenNotFoundError and TokenAmbiguousError: see ``selection.choose``.
 
@@ -54,18 +50,18 @@ def locating(settings: Settings) -> Iterator[Callable[[], TokenName]]:
     module = module and module.absolute()
     if wanted is None and module is None and (made := pin.made_for(settings.state)) is not None:
         wanted, module = Pkcs11Uri(token=made.label, serial=made.serial or None), made.module
-    paths = [module] if module else modules.discover()
+    paths = [module] if module else discovery.discover()
+    reports = tokens.look(paths)
 
-    def located() -> TokenName:
+    def located() -> TokenReport:
         try:
-            return selection.choose(paths, wanted or Pkcs11Uri(), inspected).name
+            return selection.choose(paths, wanted or Pkcs11Uri(), reports)
         except ModuleUnusableError as error:
-            if not paths[0].name.startswith(_TPM2_PKCS11):
+            if not paths[0].name.startswith(tpm2.MODULE_NAME):
                 raise
             raise _explained(error) from error
 
-    with inventory.inspecting(paths) as inspected:
-        yield located
+    return located
 
 
 def softhsm_module(settings: Settings) -> Path:
@@ -76,7 +72,7 @@ def softhsm_module(settings: Settings) -> Path:
     """
     if settings.module is not None:
         return settings.module.absolute()
-    for module in modules.discover():
+    for module in discovery.discover():
         if module.name == _SOFTHSM:
             return module
     raise ModuleMissingError(
@@ -92,8 +88,8 @@ def tpm2_module(settings: Settings) -> Path:
     """
     if settings.module is not None:
         return settings.module.absolute()
-    for module in modules.discover():
-        if module.name.startswith(_TPM2_PKCS11):
+    for module in discovery.discover():
+        if module.name.startswith(tpm2.MODULE_NAME):
             return module
     raise ModuleMissingError(
         "tpm2-pkcs11 is not installed", hint="Install it (Debian: libtpm2-pkcs11-1), or name it with --module."
@@ -105,16 +101,21 @@ def prepare_tpm2() -> Path:
 
     Raises:
         ModuleUnusableError: the TPM has no resource manager.
-        UsageError, StateError: its store cannot be used; see ``provision_tpm2.prepare_store``.
+        UsageError, StateError: its store cannot be used; see ``token.tpm2.provision.prepare_store``.
     """
-    from hsm_enroll.token import provision_tpm2
+    from hsm_enroll.token.tpm2 import provision
 
-    provision_tpm2.refuse_unmanaged_tpm(os.environ)
-    return provision_tpm2.prepare_store(os.environ)
+    provision.refuse_unmanaged_tpm(os.environ)
+    return provision.prepare_store(os.environ)
 
 
 def create(
-    folder: Path, module: Path, label: str, given_pin: Secret | None, backend: Backend = Backend.SOFTHSM
+    tokens: Tokens,
+    folder: Path,
+    module: Path,
+    label: str,
+    given_pin: Secret | None,
+    backend: Backend = Backend.SOFTHSM,
 ) -> TokenName:
     """Make a token and keep its PIN in the state folder.
 
@@ -123,6 +124,7 @@ def create(
     replaced, not unlocked.
 
     Args:
+        tokens: what the module is asked through.
         folder: the state folder, locked by the caller.
         module: the backend's module.
         label: the token's label.
@@ -131,40 +133,38 @@ def create(
 
     Raises:
         StateError: the folder keeps the PIN of another token already.
-        HsmEnrollError: as ``provision.create_softhsm_token`` and ``provision.create_tpm2_token``.
+        HsmEnrollError: as ``Tokens.create``.
     """
-    from hsm_enroll.token import provision
-
-    # Asked in a child process first: a module that is none, or a label that is taken, costs no PIN file.
-    tokens = _inspected(module, backend)
+    # Looked first: a module that is none, or a label that is taken, costs no PIN file.
+    there = _listed(tokens, module, backend)
     begun = pin.made_for(folder)
     unfinished = begun is not None and not begun.serial
     # The label was free in one module; a token that has it in another one is somebody's, and has another PIN.
     half_made = unfinished and begun is not None and (begun.label, begun.module) == (label, module)
     if given_pin is not None:
-        provision.refuse_taken_label(tokens, label)
-        return _make(backend, module, label, so_pin=pin.make(), user_pin=given_pin)
-    made = [token.name for token in tokens if token.initialized and token.name.label == label]
+        selection.refuse_taken_label(there, label)
+        return tokens.create(module, backend, label, so_pin=pin.make(), user_pin=given_pin)
+    made = [token.name for token in there if token.initialized and token.name.label == label]
     if made and half_made:
         kept = pin.read_file(pin.made_pin_file(folder))
-        provision.complete_token(made[0], so_pin=kept, user_pin=kept)
+        tokens.complete(made[0], so_pin=kept, user_pin=kept)
         pin.remember(folder, made[0])
         return made[0]
-    provision.refuse_taken_label(tokens, label)
+    selection.refuse_taken_label(there, label)
     left_over = (begun is None or unfinished) and pin.made_pin_file(folder).exists()
     new_pin = pin.read_file(pin.made_pin_file(folder)) if left_over else pin.make()
     if not left_over:
         pin.keep(folder, new_pin)
     # Without a serial, which nobody knows yet: the label was free, so a token that has it is the one begun here.
     pin.remember(folder, TokenName(module, label, serial="", manufacturer="", model=""))
-    token = _make(backend, module, label, so_pin=new_pin, user_pin=new_pin)
+    token = tokens.create(module, backend, label, so_pin=new_pin, user_pin=new_pin)
     pin.remember(folder, token)
     return token
 
 
-def _inspected(module: Path, backend: Backend) -> list[TokenReport]:
+def _listed(tokens: Tokens, module: Path, backend: Backend) -> list[TokenReport]:
     try:
-        return inventory.inspect(module)
+        return tokens.listed(module)
     except ModuleUnusableError as error:
         if backend is Backend.SOFTHSM:
             raise
@@ -172,13 +172,6 @@ def _inspected(module: Path, backend: Backend) -> list[TokenReport]:
 
 
 def _explained(error: ModuleUnusableError) -> ModuleUnusableError:
-    from hsm_enroll.token import provision_tpm2
+    from hsm_enroll.token.tpm2 import provision
 
-    return provision_tpm2.explained(error, os.environ)
-
-
-def _make(backend: Backend, module: Path, label: str, *, so_pin: Secret, user_pin: Secret) -> TokenName:
-    from hsm_enroll.token import provision
-
-    making = provision.create_softhsm_token if backend is Backend.SOFTHSM else provision.create_tpm2_token
-    return making(module, label, so_pin=so_pin, user_pin=user_pin).name
+    return provision.explained(error, os.environ)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,13 +31,12 @@ from hsm_enroll.identity import Identity
 from hsm_enroll.journal import Attempt
 from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.secret import Secret
-from hsm_enroll.token import capabilities, foreign_login, keypair, public_key, session
-from hsm_enroll.token.keypair import KeyPair
+from hsm_enroll.token import login, selection
+from hsm_enroll.token.reports import TokenReport
+from hsm_enroll.token.tokens import Key, Session, Tokens
 
 if TYPE_CHECKING:
     from asn1crypto.x509 import Name
-
-    from hsm_enroll.token.session import Session
 
 PinSource = Callable[[TokenName], Secret]
 
@@ -71,15 +69,17 @@ class Ports:
     """What the enrollment reaches the world through.
 
     Attributes:
+        tokens: what modules are asked through.
         locate: finds, or makes, the token; no login.
         pin: gives a token's PIN; called once at the most.
         client: gives the enrollment API; called when one is needed at all, before anything is made.
-        publish: sends the first message, in a process of its own, given what to log in to the token with, see
-            ``foreign_login.prepare``; None sends none.
+        publish: sends the first message, given what to log in to the token with, see ``login.credentials``; None sends
+            none.
         at_pin_pad: told which token waits for its PIN at a keypad of its own.
     """
 
-    locate: Callable[[], TokenName]
+    tokens: Tokens
+    locate: Callable[[], TokenReport]
     pin: PinSource
     client: Callable[[], EnrollmentClient]
     publish: Callable[[Identity, Secret | None], None] | None
@@ -163,8 +163,8 @@ def enroll(request: Request, folder: Path, ports: Ports, progress: Progress = la
         if identity is None or _has_ended(identity) or (request.new_key and not same):
             return _enroll(request, None if unsent else attempt, identity, folder, ports, steps)
         if unsent:
-            return _finish(identity, folder, ports, steps)
-        _check_key(identity)
+            return _finish(identity, None, folder, ports, steps)
+        _check_key(identity, ports.tokens)
         identity.save_copy(folder)
         return Outcome(identity, (), already_enrolled=True, replacement_open=attempt is not None)
 
@@ -186,15 +186,16 @@ def _enroll(
     subject = csr.subject(thing_name, request.subject)
     with steps.step("token"):
         token = ports.locate()
-        capabilities.require(token, request.key_type, mqtt=ports.publish is not None)
-    attempt = _continued(attempt, token, request)
+        selection.require(token, request.key_type, mqtt=ports.publish is not None)
+    attempt = _continued(attempt, token.name, request)
     # Durable before the key is; and a folder that cannot be written is found out before a login.
     attempt.save(folder)
     pin = _once(ports.pin)
-    at_pin_pad = partial(ports.at_pin_pad, token)
-    with session.opened(token, lambda: pin(token), writable=True, at_pin_pad=at_pin_pad) as opened:
+    with ports.tokens.session(token, pin, ports.at_pin_pad, writable=True) as opened:
         key = _key(attempt, opened, folder, steps, is_given_up=request.new_key and attempt.is_spent)
         certification_request = _csr(attempt, key, subject, folder, steps)
+    # Logged out and done with while the API answers.
+    ports.tokens.dismiss()
     with steps.step("certificate"):
         try:
             issued = client.enroll(certification_request, thing_name)
@@ -208,7 +209,7 @@ def _enroll(
             thing_name=issued.thing_name,
             certificate_id=issued.certificate_id,
             certificate_pem=issued.certificate_pem,
-            token=token,
+            token=token.name,
             key_label=key.label,
             key_id=key.id,
             key_type=key.key_type,
@@ -219,17 +220,19 @@ def _enroll(
             attested=issued.attested,
         )
         identity.save(folder)
-    return _finish(identity, folder, replace(ports, pin=pin), steps)
+    return _finish(identity, token, folder, replace(ports, pin=pin), steps)
 
 
-def _finish(identity: Identity, folder: Path, ports: Ports, steps: _Steps) -> Outcome:
+def _finish(identity: Identity, token: TokenReport | None, folder: Path, ports: Ports, steps: _Steps) -> Outcome:
+    """Send the first message; `token` is what it has shown of itself in this run, None if it was not looked at."""
     identity.save_copy(folder)
     if ports.publish is None:
         steps.skip("message")
     else:
-        pin = foreign_login.prepare(identity.token, ports.pin, partial(ports.at_pin_pad, identity.token))
+        shown = token or selection.enrolled(identity.token, ports.tokens.listed)
+        secret = login.credentials(shown, ports.pin, ports.at_pin_pad)
         with steps.step("message"):
-            ports.publish(identity, pin)
+            ports.publish(identity, secret)
     journal.close(folder)
     return Outcome(identity, tuple(steps.done), already_enrolled=False)
 
@@ -253,8 +256,8 @@ def _check_thing(identity: Identity, request: Request) -> None:
         )
 
 
-def _check_key(identity: Identity) -> None:
-    shown = public_key.shown(identity.token, label=identity.key_label, key_id=identity.key_id)
+def _check_key(identity: Identity, tokens: Tokens) -> None:
+    shown = tokens.public_key(identity.token, label=identity.key_label, key_id=identity.key_id)
     if shown != identity.certificate.public_key.dump():
         raise KeyMissingError(
             f"the key labelled {identity.key_label!r} is not the one that the certificate is for",
@@ -279,17 +282,17 @@ def _continued(attempt: Attempt | None, token: TokenName, request: Request) -> A
     return Attempt.begin(token, request.key_type, new_key=True)
 
 
-def _key(attempt: Attempt, opened: Session, folder: Path, steps: _Steps, *, is_given_up: bool) -> KeyPair:
+def _key(attempt: Attempt, opened: Session, folder: Path, steps: _Steps, *, is_given_up: bool) -> Key:
     try:
-        key = keypair.find(opened, label=attempt.key_label, key_id=attempt.key_id)
+        key = opened.find(label=attempt.key_label, key_id=attempt.key_id)
     except KeyMissingError:
         key = None
     if key is None or is_given_up or key.key_type is not attempt.key_type or not key.origin.is_hardware_born:
         # Half a pair, or one whose origin was not yet checked, left by a run that died; or that of an attempt given up.
-        keypair.destroy(opened, label=attempt.key_label, key_id=attempt.key_id)
+        opened.destroy(label=attempt.key_label, key_id=attempt.key_id)
         try:
             with steps.step("key"):
-                return keypair.generate(opened, attempt.key_type, label=attempt.key_label, key_id=attempt.key_id)
+                return opened.generate(attempt.key_type, label=attempt.key_label, key_id=attempt.key_id)
         except TokenRefusedError as error:
             if error.of_key_type and attempt.csr is None and _has_none(opened, attempt):
                 # Nothing was made, and the next run is to ask for another type.
@@ -302,12 +305,12 @@ def _key(attempt: Attempt, opened: Session, folder: Path, steps: _Steps, *, is_g
 def _has_none(opened: Session, attempt: Attempt) -> bool:
     """Whether the token holds neither half of the attempt's key; where it does not tell, it may."""
     try:
-        return not keypair.is_there(opened, label=attempt.key_label, key_id=attempt.key_id)
+        return not opened.is_there(label=attempt.key_label, key_id=attempt.key_id)
     except HsmEnrollError:
         return False
 
 
-def _csr(attempt: Attempt, key: KeyPair, subject: Name, folder: Path, steps: _Steps) -> str:
+def _csr(attempt: Attempt, key: Key, subject: Name, folder: Path, steps: _Steps) -> str:
     """Return the request that was journalled, so that a repeated request is the same one, or build it."""
     from hsm_enroll import csr
 
@@ -320,7 +323,7 @@ def _csr(attempt: Attempt, key: KeyPair, subject: Name, folder: Path, steps: _St
     return request
 
 
-def _check_issued(issued: Issued, key: KeyPair) -> None:
+def _check_issued(issued: Issued, key: Key) -> None:
     """Store nothing that is not a valid certificate for this very key."""
     certificate = read_certificate(issued.certificate_pem)
     if certificate.public_key.dump() != key.public_key_info:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -14,57 +13,56 @@ from hsm_enroll.cli.terminal import KEY_NOTE
 from hsm_enroll.errors import HsmEnrollError, UsageError
 from hsm_enroll.key import TokenName
 from hsm_enroll.settings import Settings
-from hsm_enroll.token import capabilities, keypair, session
+from hsm_enroll.token import selection
+from hsm_enroll.token.tokens import Key, Session, Tokens
 from hsm_enroll.uri import Pkcs11Uri
 
 if TYPE_CHECKING:
     from asn1crypto.x509 import Name
 
-    from hsm_enroll.token.keypair import KeyPair
-    from hsm_enroll.token.session import Session
-
 
 @command("csr", example="hsm-enroll csr --subject 'CN=gateway-17,O=Example' > gateway-17.csr")
 @click.option("--subject", "whole_subject", metavar="DN", help="The subject (RFC 4514); default CN=<thing>.")
-@click.option("--key", metavar="PKCS11-URI", help="Use this key; without it a new one is made.")
+@click.option("--key", "key_uri", metavar="PKCS11-URI", help="Use this key; without it a new one is made.")
 @token_options
 @key_type_option
-def csr(invocation: Invocation, *, whole_subject: str | None, key: str | None) -> None:
+def csr(invocation: Invocation, *, whole_subject: str | None, key_uri: str | None) -> None:
     """Print a certificate request in PEM; the key's URI goes to stderr."""
-    wanted = None if key is None else Pkcs11Uri.parse(key)
+    wanted = None if key_uri is None else Pkcs11Uri.parse(key_uri)
     if wanted is not None and wanted.object is None and wanted.id is None:
         raise UsageError("--key names no key", hint="Give object=LABEL or id=%XX… in the URI.")
-    with device_token.locating(_settings(invocation.settings, wanted)) as located:
+    terminal = invocation.terminal
+    with Tokens() as tokens:
+        located = device_token.looking(_settings(invocation.settings, wanted), tokens)
         # Loading what builds and verifies a request takes as long as a module takes to answer.
         from hsm_enroll import csr as requests
 
         # Before a key is made: a subject that cannot be read costs none.
         _subject(invocation, whole_subject, "label")
         token = located()
-    terminal = invocation.terminal
-    if wanted is None:
-        capabilities.require(token, invocation.settings.key_type, mqtt=False)
-    waiting = partial(invocation.at_pin_pad, token)
-    with session.opened(token, lambda: invocation.pin(token), writable=wanted is None, at_pin_pad=waiting) as opened:
-        pair = _find_or_make(invocation, opened, wanted)
-        uri = str(_uri(token, pair))
-        try:
-            request = requests.build(pair, _subject(invocation, whole_subject, pair.label))
-        except HsmEnrollError as error:
-            if wanted is None and not _destroyed(opened, pair):
-                error.hint = f"{error.hint} The key that was made is in the token: hsm-enroll csr --key '{uri}'"
-            raise
+        if wanted is None:
+            selection.require(token, invocation.settings.key_type, mqtt=False)
+        with tokens.session(token, invocation.pin, invocation.at_pin_pad, writable=wanted is None) as opened:
+            key = _find_or_make(invocation, opened, wanted)
+            uri = str(_uri(token.name, key))
+            try:
+                request = requests.build(key, _subject(invocation, whole_subject, key.label))
+            except HsmEnrollError as error:
+                if wanted is None and not _destroyed(opened, key):
+                    error.hint = f"{error.hint} The key that was made is in the token: hsm-enroll csr --key '{uri}'"
+                raise
+        tokens.dismiss()
     terminal.say(f"key: {uri}")
     if terminal.as_json:
-        terminal.result({"csr": request, "key": {"uri": uri, "type": pair.key_type.value}}, "")
+        terminal.result({"csr": request, "key": {"uri": uri, "type": key.key_type.value}}, "")
     else:
         terminal.data(request)
 
 
-def _destroyed(opened: Session, pair: KeyPair) -> bool:
+def _destroyed(opened: Session, key: Key) -> bool:
     """Destroy a key that no request was made with, and that nobody would know of; say whether it could be done."""
     try:
-        keypair.destroy(opened, label=pair.label, key_id=pair.id)
+        opened.destroy(label=key.label, key_id=key.id)
     except HsmEnrollError:
         return False
     return True
@@ -79,12 +77,12 @@ def _settings(told: Settings, key: Pkcs11Uri | None) -> Settings:
     return told._replace(module=told.module or key.module_path)
 
 
-def _find_or_make(invocation: Invocation, opened: Session, wanted: Pkcs11Uri | None) -> KeyPair:
+def _find_or_make(invocation: Invocation, opened: Session, wanted: Pkcs11Uri | None) -> Key:
     if wanted is not None:
-        return keypair.find(opened, label=wanted.object, key_id=wanted.id)
+        return opened.find(label=wanted.object, key_id=wanted.id)
     key_id = os.urandom(8)
     with invocation.terminal.step("making the key in the token", KEY_NOTE):
-        return keypair.generate(opened, invocation.settings.key_type, label=f"hsm-enroll-{key_id.hex()}", key_id=key_id)
+        return opened.generate(invocation.settings.key_type, label=f"hsm-enroll-{key_id.hex()}", key_id=key_id)
 
 
 def _subject(invocation: Invocation, whole: str | None, label: str) -> Name:
@@ -95,5 +93,5 @@ def _subject(invocation: Invocation, whole: str | None, label: str) -> Name:
     return requests.subject(invocation.settings.thing or label, invocation.settings.subject)
 
 
-def _uri(token: TokenName, pair: KeyPair) -> Pkcs11Uri:
-    return Pkcs11Uri(token=token.label, serial=token.serial or None, object=pair.label, id=pair.id, type="private")
+def _uri(token: TokenName, key: Key) -> Pkcs11Uri:
+    return Pkcs11Uri(token=token.label, serial=token.serial or None, object=key.label, id=key.id, type="private")

@@ -8,7 +8,9 @@ from dataclasses import asdict
 import click
 
 from hsm_enroll.cli.invocation import Invocation, command, token_options
+from hsm_enroll.cli.terminal import keep_stdout
 from hsm_enroll.doctor import Finding, Login, Patient, Status, examine
+from hsm_enroll.token.tokens import Tokens
 
 _FAILED_STATUS = 1
 
@@ -23,11 +25,15 @@ def doctor(invocation: Invocation, *, online: bool, login: bool) -> None:
     It changes nothing, and tries no PIN without --login. A certificate that was revoked shows with --login alone.
     """
     findings = []
-    allowed = Login(invocation.pin, invocation.at_pin_pad) if login else None
-    for finding in examine(Patient(invocation.settings, os.environ), online=online, login=allowed):
-        findings.append(finding)
-        if not invocation.terminal.as_json:
-            invocation.terminal.result(None, _line(finding))
+    allowed = None
+    if login:
+        keep_stdout()
+        allowed = Login(invocation.pin, invocation.at_pin_pad)
+    with Tokens() as tokens:
+        for finding in examine(Patient(invocation.settings, os.environ, tokens), online=online, login=allowed):
+            findings.append(finding)
+            if not invocation.terminal.as_json:
+                invocation.terminal.result(None, _line(finding))
     failed = any(finding.status is Status.FAILED for finding in findings)
     if invocation.terminal.as_json:
         invocation.terminal.result({"ok": not failed, "checks": [asdict(finding) for finding in findings]}, "")

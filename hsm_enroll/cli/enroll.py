@@ -13,13 +13,14 @@ import click
 from hsm_enroll import assembly, enrollment
 from hsm_enroll.cli.documents import identity_document, identity_text
 from hsm_enroll.cli.invocation import Invocation, command, key_type_option, token_options
-from hsm_enroll.cli.terminal import KEY_NOTE, ask_secret, has_person
+from hsm_enroll.cli.terminal import KEY_NOTE, ask_secret, has_person, keep_stdout
 from hsm_enroll.device_topics import DeviceTopics
 from hsm_enroll.errors import UsageError
 from hsm_enroll.identity import Identity
 from hsm_enroll.invite import Invite, parse
 from hsm_enroll.secret import Secret
 from hsm_enroll.settings import Tls
+from hsm_enroll.token.tokens import Tokens
 
 _DOING = {
     "token": "looking for the token",
@@ -53,16 +54,19 @@ def init(invocation: Invocation, *, invite: str | None, create_token: bool, no_p
     invitation = None if invite is None else _read_invite(invite)
     _check_one_api(invitation, click.get_current_context().params["api_url"])
     ask_invite = _ask_invite if has_person() and not invocation.terminal.as_json else None
-    ports = assembly.ports(settings, invitation, invocation.pin, ask_invite=ask_invite, create_token=create_token)
-    ports = replace(ports, at_pin_pad=invocation.at_pin_pad)
-    if not no_publish:
-        ports = replace(ports, publish=lambda identity, pin: _publish_first_message(invocation, identity, pin))
     request = enrollment.Request(settings.thing, settings.key_type, settings.subject, new_key)
 
     def progress(step: str) -> AbstractContextManager[None]:
         return invocation.terminal.step(_DOING[step], _NOTES.get(step, ""))
 
-    outcome = enrollment.enroll(request, settings.state, ports, progress)
+    with Tokens() as tokens:
+        ports = assembly.ports(
+            settings, tokens, invitation, invocation.pin, ask_invite=ask_invite, create_token=create_token
+        )
+        ports = replace(ports, at_pin_pad=invocation.at_pin_pad)
+        if not no_publish:
+            ports = replace(ports, publish=lambda identity, pin: _publish_first_message(invocation, identity, pin))
+        outcome = enrollment.enroll(request, settings.state, ports, progress)
     _show(invocation, outcome)
     if outcome.already_enrolled and invitation is not None:
         invocation.terminal.say("\nThe invite was not used. To enroll anew with it: hsm-enroll init --new-key INVITE")
@@ -113,21 +117,20 @@ def _check_one_api(invitation: Invite | None, option: str | None) -> None:
 
 
 def _publish_first_message(invocation: Invocation, identity: Identity, pin: Secret | None) -> None:
-    """In a process of its own: in this one python-pkcs11 has used the module, and awscrt cannot share it."""
-    from hsm_enroll.mqtt import publish_in_new_process
+    from hsm_enroll.mqtt import connect
 
+    keep_stdout()
     settings = invocation.settings
     payload = json.dumps({"message": "hello", "thingName": identity.thing_name}).encode("utf-8")
-    fallbacks = publish_in_new_process(
+    with connect(
         identity,
         pin,
-        DeviceTopics.of(identity.thing_name).hello,
-        payload,
         purpose="init",
         ca_file=settings.ca_file,
         endpoint=settings.mqtt_endpoint,
         port=settings.mqtt_port,
         tls13=settings.tls is Tls.AUTO,
-    )
-    for warning in fallbacks.warnings:
+    ) as connection:
+        connection.publish(DeviceTopics.of(identity.thing_name).hello, payload)
+    for warning in connection.fallbacks.warnings:
         invocation.terminal.warn(warning)

@@ -1,6 +1,6 @@
 """``hsm-enroll publish`` and ``hsm-enroll subscribe``.
 
-In their process awscrt has the PKCS#11 module alone; what python-pkcs11 would ask of it is asked in a child process.
+Their process has the PKCS#11 module by awscrt alone, which asks about nothing: a worker has looked at the token before.
 """
 
 from __future__ import annotations
@@ -12,10 +12,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hsm_enroll.cli.invocation import Invocation, command
+from hsm_enroll.cli.terminal import keep_stdout
 from hsm_enroll.errors import InterruptedRunError
 from hsm_enroll.identity import Identity
 from hsm_enroll.settings import Tls
-from hsm_enroll.token import foreign_login
+from hsm_enroll.token import login, selection
+from hsm_enroll.token.tokens import Tokens
+
+if TYPE_CHECKING:
+    from hsm_enroll.mqtt.connection import Connection
 
 if TYPE_CHECKING:
     from hsm_enroll.mqtt.connection import Connection
@@ -69,7 +74,15 @@ def _connected(invocation: Invocation, purpose: str) -> Connection:
 
     settings = invocation.settings
     identity = Identity.load(settings.state)
-    pin = foreign_login.prepare(identity.token, invocation.pin, lambda: invocation.at_pin_pad(identity.token))
+    with Tokens() as tokens:
+        look = tokens.look([identity.token.module])
+        # Loading awscrt takes as long as a module takes to answer.
+        from hsm_enroll.mqtt.connection import connect
+
+        token = selection.enrolled(identity.token, look)
+        tokens.dismiss()
+        pin = login.credentials(token, invocation.pin, invocation.at_pin_pad)
+    keep_stdout()
     with invocation.terminal.step(f"connecting to {settings.mqtt_endpoint or identity.mqtt_endpoint}"):
         connection = connect(
             identity,

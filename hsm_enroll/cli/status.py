@@ -5,6 +5,7 @@ from __future__ import annotations
 from hsm_enroll.cli.documents import identity_document, identity_text
 from hsm_enroll.cli.invocation import Invocation, command
 from hsm_enroll.identity import Identity
+from hsm_enroll.token.tokens import Tokens
 
 
 @command("status", example="hsm-enroll status --json")
@@ -15,15 +16,10 @@ def status(invocation: Invocation) -> None:
     built-in policy; the operator's own may differ.
     """
     identity = Identity.load(invocation.settings.state)
-    matches = _matches(identity)
+    with Tokens() as tokens:
+        shown = tokens.public_key(identity.token, label=identity.key_label, key_id=identity.key_id)
+    matches = shown == bytes(identity.certificate.public_key.dump())
     document = identity_document(identity, invocation.settings.state, matches_certificate=matches)
     invocation.terminal.result(document, identity_text(document))
     if not matches:
         invocation.terminal.warn("the token's key is not the certificate's. Run: hsm-enroll doctor")
-
-
-def _matches(identity: Identity) -> bool:
-    from hsm_enroll.token import public_key
-
-    shown = public_key.shown(identity.token, label=identity.key_label, key_id=identity.key_id)
-    return shown == bytes(identity.certificate.public_key.dump())

@@ -132,6 +132,14 @@ class Terminal(NamedTuple):
         return not silent and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
+def keep_stdout() -> None:
+    """Keep stdout for what is written here: a PKCS#11 module that prints in this process prints to stderr from now."""
+    sys.stdout.flush()
+    own = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = os.fdopen(own, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
+
+
 def ask_secret(prompt: str) -> str:
     """Ask a person without echo, on the terminal itself and not on stdin, which may be a pipe."""
     import getpass

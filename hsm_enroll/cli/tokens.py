@@ -14,8 +14,9 @@ from hsm_enroll.cli.invocation import Invocation, command
 from hsm_enroll.device_token import Backend
 from hsm_enroll.errors import HsmEnrollError, ModuleMissingError
 from hsm_enroll.key import TokenName
-from hsm_enroll.token import inventory, modules
-from hsm_enroll.token.inventory import TokenReport
+from hsm_enroll.token import discovery, tpm2
+from hsm_enroll.token.reports import TokenReport
+from hsm_enroll.token.tokens import Tokens
 
 _BACKENDS = click.Choice([backend.value for backend in Backend])
 
@@ -25,17 +26,18 @@ _BACKENDS = click.Choice([backend.value for backend in Backend])
 def tokens(invocation: Invocation) -> None:
     """List the PKCS#11 modules of this machine, their tokens, and the keys these show without a PIN."""
     named = invocation.settings.module
-    paths = [named.absolute()] if named else modules.discover()
+    paths = [named.absolute()] if named else discovery.discover()
     if not paths:
         raise ModuleMissingError("no PKCS#11 module was found on this machine")
-    with inventory.inspecting(paths) as inspected:
-        reports = [_report(path, inspected) for path in paths]
+    with Tokens() as there:
+        look = there.look(paths)
+        reports = [_report(path, look) for path in paths]
     invocation.terminal.result({"modules": reports}, "\n".join(line for report in reports for line in _lines(report)))
 
 
-def _report(module: Path, inspected: Callable[[Path], list[TokenReport]]) -> dict[str, Any]:
+def _report(module: Path, look: Callable[[Path], list[TokenReport]]) -> dict[str, Any]:
     try:
-        found = inspected(module)
+        found = look(module)
     except HsmEnrollError as error:
         return {"module": str(module), "error": error.message, "tokens": []}
     return {"module": str(module), "error": None, "tokens": [_document(token) for token in found]}
@@ -60,7 +62,7 @@ def _document(token: TokenReport) -> dict[str, Any]:
 
 def _lines(report: dict[str, Any]) -> list[str]:
     lines: list[str] = [report["module"]]
-    options = "--label L --backend tpm2" if Path(report["module"]).name.startswith("libtpm2_pkcs11") else "--label L"
+    options = "--label L --backend tpm2" if Path(report["module"]).name.startswith(tpm2.MODULE_NAME) else "--label L"
     if report["error"]:
         return [*lines, f"  {report['error']}"]
     for token in report["tokens"]:
@@ -97,20 +99,20 @@ def create(invocation: Invocation, *, label: str, backend: str) -> None:
 
 def _create_in_softhsm(invocation: Invocation, label: str) -> None:
     settings = invocation.settings
-    with state.locked(settings.state):
+    with state.locked(settings.state), Tokens() as there:
         given = pin.given(settings.pin_file, os.environ)
-        name = device_token.create(settings.state, device_token.softhsm_module(settings), label, given)
+        name = device_token.create(there, settings.state, device_token.softhsm_module(settings), label, given)
     _show_created(invocation, name, None if given else pin.made_pin_file(settings.state), {}, [])
 
 
 def _create_in_tpm(invocation: Invocation, label: str) -> None:
     settings = invocation.settings
-    with state.locked(settings.state):
+    with state.locked(settings.state), Tokens() as there:
         given = pin.given(settings.pin_file, os.environ)
         module = device_token.tpm2_module(settings)
         with invocation.terminal.step("making the token in the TPM", "(up to half a minute)"):
             store = device_token.prepare_tpm2()
-            name = device_token.create(settings.state, module, label, given, Backend.TPM2)
+            name = device_token.create(there, settings.state, module, label, given, Backend.TPM2)
     lines = [f"Its store is {store}"]
     if "TPM2_PKCS11_STORE" in os.environ:
         lines.append("Every program that uses the token has to find TPM2_PKCS11_STORE set to it")

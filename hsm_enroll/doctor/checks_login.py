@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from hsm_enroll.doctor import checks_token
 from hsm_enroll.doctor.patient import Finding, Patient, Status
 from hsm_enroll.errors import HsmEnrollError
-from hsm_enroll.mqtt import connect_in_new_process
 from hsm_enroll.settings import Tls
-from hsm_enroll.token import foreign_login
+from hsm_enroll.token import login
 
 if TYPE_CHECKING:
     from hsm_enroll.key import TokenName
@@ -30,15 +28,15 @@ class Login(NamedTuple):
     at_pin_pad: Callable[[TokenName], None]
 
 
-def mqtt(patient: Patient, login: Login | None) -> Finding:
+def mqtt(patient: Patient, taking: Login | None) -> Finding:
     """Whether the broker lets this device in: a revoked certificate, or one without a policy, shows nowhere else.
 
-    It connects and disconnects, in a process of its own and under a client id of its own: who is connected stays so.
+    It connects and disconnects, under a client id of its own: who is connected stays so.
     """
     name, identity = "mqtt.login", patient.identity
     if isinstance(identity, HsmEnrollError):
         return Finding(name, Status.SKIPPED, "no certificate to connect with")
-    if login is None:
+    if taking is None:
         return Finding(name, Status.SKIPPED, "not tried: it takes the PIN", "Run: hsm-enroll doctor --login")
     if isinstance(patient.token, HsmEnrollError):
         return Finding(name, Status.SKIPPED, "no token to log in to")
@@ -46,8 +44,10 @@ def mqtt(patient: Patient, login: Login | None) -> Finding:
         return Finding(name, Status.SKIPPED, "see key.matches-certificate")
     settings = patient.settings
     try:
-        pin = foreign_login.prepare(identity.token, login.pin, partial(login.at_pin_pad, identity.token))
-        fallbacks = connect_in_new_process(
+        pin = login.credentials(patient.token, taking.pin, taking.at_pin_pad)
+        from hsm_enroll.mqtt import connect
+
+        with connect(
             identity,
             pin,
             purpose="doctor",
@@ -55,7 +55,8 @@ def mqtt(patient: Patient, login: Login | None) -> Finding:
             endpoint=settings.mqtt_endpoint,
             port=settings.mqtt_port,
             tls13=settings.tls is Tls.AUTO,
-        )
+        ) as connection:
+            fallbacks = connection.fallbacks
     except HsmEnrollError as error:
         return Finding(name, Status.FAILED, error.message, error.hint)
     host = settings.mqtt_endpoint or identity.mqtt_endpoint

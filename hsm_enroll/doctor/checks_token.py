@@ -7,7 +7,7 @@ from collections import Counter
 from hsm_enroll.doctor.patient import Finding, Patient, Status
 from hsm_enroll.errors import HsmEnrollError
 from hsm_enroll.identity import Identity
-from hsm_enroll.token import inventory, lockout, modules, public_key
+from hsm_enroll.token.tpm2 import is_tpm2, lockout
 from hsm_enroll.uri import Pkcs11Uri
 
 # Its changelog: 1.3.1 mends a double free, 1.4.0 memory that C_DestroyObject corrupts.
@@ -29,11 +29,11 @@ def module(patient: Patient) -> Finding:
     if isinstance(found, HsmEnrollError):
         return Finding(name, Status.SKIPPED, "no module in use")
     try:
-        described = inventory.describe(found.name.module)
+        described = patient.modules.describe(found.name.module)
     except HsmEnrollError as error:
         return Finding(name, Status.FAILED, error.message, error.hint)
     text = f"{described.description} {_dotted(described.version)}, Cryptoki {_dotted(described.cryptoki)}"
-    if modules.is_tpm2_pkcs11(found.name) and described.version < _SOUND_TPM2_PKCS11:
+    if is_tpm2(found.name) and described.version < _SOUND_TPM2_PKCS11:
         message = f"{text}: tpm2-pkcs11 before {_dotted(_SOUND_TPM2_PKCS11)} corrupts its memory at times"
         return Finding(name, Status.WARNING, message, "Install a newer tpm2-pkcs11.")
     return Finding(name, Status.OK, text)
@@ -67,7 +67,7 @@ def mqtt(patient: Patient) -> Finding:
         return Finding(name, Status.SKIPPED, "see token.duplicates")
     if found.mqtt_obstacle:
         hint = "Use another token, or do without MQTT: hsm-enroll init --no-publish"
-        return Finding(name, Status.FAILED, found.mqtt_obstacle, hint)
+        return Finding(name, Status.FAILED, found.mqtt_obstacle["message"], hint)
     key_type = patient.key_type
     if key_type in set(found.key_types) - set(found.mqtt_key_types):
         hint = "Enroll with a key of another type: hsm-enroll init --new-key --key-type TYPE"
@@ -95,7 +95,7 @@ def pin_tries(patient: Patient) -> Finding:
     tries = lockout.read(found.name)
     if tries is not None:
         return _tpm_tries(tries)
-    if modules.is_tpm2_pkcs11(found.name):
+    if is_tpm2(found.name):
         hint = "Install tpm2-tools, and let this user use the TPM: else the last try before a lockout is not refused."
         return Finding(name, Status.WARNING, "the TPM's count of failed tries cannot be read", hint)
     return Finding(name, Status.OK, "no wrong PIN since the last login")
@@ -107,7 +107,7 @@ def key(patient: Patient) -> Finding:
     if isinstance(identity, HsmEnrollError) or isinstance(patient.token, HsmEnrollError):
         return Finding(name, Status.SKIPPED, "no certificate, or no token, to compare")
     try:
-        shown = public_key.shown(identity.token, label=identity.key_label, key_id=identity.key_id)
+        shown = patient.modules.public_key(identity.token, label=identity.key_label, key_id=identity.key_id)
     except HsmEnrollError as error:
         return Finding(name, Status.FAILED, error.message, error.hint)
     if shown != bytes(identity.certificate.public_key.dump()):

@@ -12,7 +12,7 @@ import stat
 from pathlib import Path
 
 from hsm_enroll.doctor.patient import Finding, Patient, Status
-from hsm_enroll.token import provision_tpm2
+from hsm_enroll.token.tpm2 import provision
 
 _NO_TPM = "no TPM in use"
 
@@ -34,7 +34,7 @@ def device(patient: Patient) -> Finding:
     name = "tpm.device"
     if patient.tpm_module is None:
         return Finding(name, Status.SKIPPED, _NO_TPM)
-    kind, _ = provision_tpm2.connection(patient.environment)
+    kind, _ = provision.connection(patient.environment)
     if kind not in {"", "device"}:
         return Finding(name, Status.SKIPPED, f"the TPM is reached through {kind}, not as a device of this user's")
     path = _device(patient)
@@ -53,11 +53,11 @@ def resource_manager(patient: Patient) -> Finding:
     name = "tpm.resource-manager"
     if patient.tpm_module is None:
         return Finding(name, Status.SKIPPED, _NO_TPM)
-    kind, place = provision_tpm2.connection(patient.environment)
+    kind, place = provision.connection(patient.environment)
     if kind == "tabrmd":
         return Finding(name, Status.OK, "tpm2-abrmd is in between")
     hint = f"Use the kernel's ({_CONNECTION}=device:{patient.machine.tpm}), or tpm2-abrmd ({_CONNECTION}=tabrmd)."
-    if kind in provision_tpm2.UNMANAGED:
+    if kind in provision.UNMANAGED:
         return Finding(name, Status.WARNING, f"{_CONNECTION}={kind}:{place} reaches the TPM without one", hint)
     if kind not in {"", "device"}:
         return Finding(name, Status.SKIPPED, f"whether {kind} has one is not known")
@@ -114,7 +114,7 @@ def store(patient: Patient) -> Finding:
 
 def _device(patient: Patient) -> Path:
     """The device that the TCTI names, or else the one of the two that tpm2-tss takes."""
-    _, place = provision_tpm2.connection(patient.environment)
+    _, place = provision.connection(patient.environment)
     if place:
         return Path(place)
     machine = patient.machine

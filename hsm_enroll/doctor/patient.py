@@ -13,10 +13,12 @@ from hsm_enroll.doctor import network
 from hsm_enroll.doctor.network import ApiAnswer
 from hsm_enroll.errors import HsmEnrollError
 from hsm_enroll.identity import Identity
-from hsm_enroll.key import KeyType
+from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.settings import Settings, Tls
-from hsm_enroll.token import inventory, modules
-from hsm_enroll.token.inventory import TokenReport
+from hsm_enroll.token import discovery
+from hsm_enroll.token.reports import TokenReport
+from hsm_enroll.token.tokens import Tokens
+from hsm_enroll.token.tpm2 import is_tpm2
 
 _TPM2_PKCS11 = "libtpm2_pkcs11"
 
@@ -76,6 +78,7 @@ class Patient:
 
     settings: Settings
     environment: Mapping[str, str]
+    modules: Tokens
     machine: Machine = field(default_factory=Machine)
 
     @cached_property
@@ -90,14 +93,19 @@ class Patient:
     def tokens(self) -> tuple[TokenReport, list[TokenReport]] | HsmEnrollError:
         """The identity's token, or else the one that the settings mean, and all initialised ones of its module."""
         try:
-            name = self.identity.token if isinstance(self.identity, Identity) else device_token.locate(self.settings)
-            reports = [report for report in inventory.inspect(name.module) if report.initialized]
+            name = self._token_name()
+            reports = [report for report in self.modules.listed(name.module) if report.initialized]
         except HsmEnrollError as error:
             return error
         for report in reports:
             if (report.name.label, report.name.serial) == (name.label, name.serial):
                 return report, reports
         return HsmEnrollError(f"token {name.label!r} is not there", hint="Reconnect it; see hsm-enroll tokens.")
+
+    def _token_name(self) -> TokenName:
+        if isinstance(self.identity, Identity):
+            return self.identity.token
+        return device_token.locate(self.settings, self.modules).name
 
     @property
     def token(self) -> TokenReport | HsmEnrollError:
@@ -111,12 +119,12 @@ class Patient:
         A module that cannot be loaded goes by its file's name: what keeps it from loading may be the TPM.
         """
         if isinstance(self.token, TokenReport):
-            return self.token.name.module if modules.is_tpm2_pkcs11(self.token.name) else None
+            return self.token.name.module if is_tpm2(self.token.name) else None
         if isinstance(self.identity, Identity):
             name = self.identity.token
-            return name.module if modules.is_tpm2_pkcs11(name) else None
+            return name.module if is_tpm2(name) else None
         named = self.settings.module or (self.settings.token.module_path if self.settings.token else None)
-        candidates = [named] if named else modules.discover()
+        candidates = [named] if named else discovery.discover()
         [only] = candidates if len(candidates) == 1 else [None]
         return only if only is not None and only.name.startswith(_TPM2_PKCS11) else None
 

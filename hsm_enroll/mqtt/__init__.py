@@ -12,17 +12,14 @@ if TYPE_CHECKING:
     from hsm_enroll.mqtt.connection import Connection, connect
     from hsm_enroll.mqtt.fallbacks import Fallbacks
     from hsm_enroll.mqtt.inbox import Message
-    from hsm_enroll.mqtt.new_process import connect_in_new_process, publish_in_new_process
 
-__all__ = ["Connection", "Fallbacks", "Message", "connect", "connect_in_new_process", "publish_in_new_process"]
+__all__ = ["Connection", "Fallbacks", "Message", "connect"]
 
 _HOMES = {
     "Connection": "hsm_enroll.mqtt.connection",
     "Fallbacks": "hsm_enroll.mqtt.fallbacks",
     "Message": "hsm_enroll.mqtt.inbox",
     "connect": "hsm_enroll.mqtt.connection",
-    "connect_in_new_process": "hsm_enroll.mqtt.new_process",
-    "publish_in_new_process": "hsm_enroll.mqtt.new_process",
 }
 
 

@@ -72,8 +72,8 @@ def connect(
     offered and the handshake failed, it is tried again with TLS 1.2. Where a client id of the connection's own was
     refused, or the connection was closed without a word twice, it is tried again with the Thing's name: the policy may
     be an older one or the operator's own, or the certificate attached without EXCLUSIVE_THING (not tried on a real
-    account). :attr:`Connection.fallbacks` tells. Must not be called in a process that uses python-pkcs11: closing a
-    session there logs this one out (see :func:`hsm_enroll.mqtt.publish_in_new_process`).
+    account). :attr:`Connection.fallbacks` tells. Must not be called in a process that itself uses python-pkcs11:
+    closing a session there logs this one out. ``hsm_enroll`` does not: its worker is a process of its own.
 
     Does *not* check that the certificate belongs to the key, the token's serial number (awscrt selects by label), or
     how many tries the PIN has left.

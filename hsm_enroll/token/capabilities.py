@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pkcs11 import Mechanism, MechanismFlag
 
-from hsm_enroll.errors import HsmEnrollError, ModuleUnusableError, TokenAmbiguousError, TokenRefusedError
+from hsm_enroll.errors import HsmEnrollError, ModuleUnusableError, TokenAmbiguousError
 from hsm_enroll.key import KeyType
-from hsm_enroll.token import modules, session
+from hsm_enroll.token import function_list, modules
 from hsm_enroll.token.translation import translated
 
 if TYPE_CHECKING:
     from pkcs11 import Slot, Token
-
-    from hsm_enroll.key import TokenName
 
 # aws-c-io, pkcs11_lib.c: the function list's major version is this one, the minor one at least that.
 _MQTT_CRYPTOKI = (2, 20)
@@ -60,36 +58,6 @@ def signs(slot: Slot, mechanism: Mechanism) -> bool:
     return _signs(slot, slot.get_mechanisms(), mechanism)
 
 
-def require(name: TokenName, key_type: KeyType, *, mqtt: bool) -> None:
-    """Refuse a key type that a token does not handle, before anything is journalled or made; no login.
-
-    Does *not* find out a curve that the token lacks; see :class:`Capabilities`. The curves that awscrt lacks are no
-    ``KeyType``.
-
-    Args:
-        name: which token; it is looked for in this process.
-        key_type: what is to be made.
-        mqtt: whether awscrt is to use it.
-
-    Raises:
-        ModuleMissingError, ModuleUnusableError: the module cannot be loaded, or not by awscrt.
-        TokenNotFoundError, TokenAmbiguousError: the token is not there, or another one has its name; for awscrt, which
-            goes by the label alone, another one that has its label is enough.
-        TokenRefusedError: the token does not handle the key type; the hint names those that it does.
-    """
-    capabilities = read(session.find(name))
-    if key_type not in capabilities.key_types:
-        raise _unable(f"token {name.label!r} makes no keys of type {key_type}", capabilities.key_types)
-    if not mqtt:
-        return
-    obstacle = mqtt_obstacle(name.module, name.label)
-    if obstacle is not None:
-        raise obstacle
-    if key_type not in capabilities.mqtt_key_types:
-        message = f"token {name.label!r} does not sign for MQTT with keys of type {key_type}: it has no CKM_RSA_PKCS"
-        raise _unable(message, capabilities.mqtt_key_types)
-
-
 def mqtt_obstacle(module: Path, label: str) -> HsmEnrollError | None:
     """Return why awscrt could use none of a token's keys, or None.
 
@@ -102,7 +70,7 @@ def mqtt_obstacle(module: Path, label: str) -> HsmEnrollError | None:
     Raises:
         ModuleMissingError, ModuleUnusableError, TokenRefusedError: the module cannot be asked.
     """
-    version = _cryptoki(module)
+    version = function_list.version(module)
     if version[0] != _MQTT_CRYPTOKI[0] or version < _MQTT_CRYPTOKI:
         return ModuleUnusableError(
             f"MQTT cannot use {module}: it implements Cryptoki {version[0]}.{version[1]}, and 2.20 or a later 2.x is "
@@ -126,12 +94,6 @@ def mqtt_obstacle(module: Path, label: str) -> HsmEnrollError | None:
     return None
 
 
-def _unable(message: str, able: tuple[KeyType, ...]) -> TokenRefusedError:
-    if not able:
-        return TokenRefusedError(message, hint="It has no mechanisms for any key type of AWS IoT: use another token.")
-    return TokenRefusedError(message, hint=f"It can do {', '.join(able)}: give one of these as --key-type.")
-
-
 def _makes(slot: Slot, listed: set[Mechanism], key_type: KeyType) -> bool:
     mechanism = Mechanism.RSA_PKCS_KEY_PAIR_GEN if key_type.is_rsa else Mechanism.EC_KEY_PAIR_GEN
     if mechanism not in listed:
@@ -144,20 +106,3 @@ def _makes(slot: Slot, listed: set[Mechanism], key_type: KeyType) -> bool:
 
 def _signs(slot: Slot, listed: set[Mechanism], mechanism: Mechanism) -> bool:
     return mechanism in listed and bool(slot.get_mechanism_info(mechanism).flags & MechanismFlag.SIGN)
-
-
-def _cryptoki(module: Path) -> tuple[int, int]:
-    """Return the version of the function list (PKCS#11 v2.40 §3.6), which awscrt goes by; C_GetInfo's may be another.
-
-    The list begins with a CK_VERSION: two bytes.
-    """
-    import ctypes
-
-    modules.load(module)
-    get_function_list = ctypes.CDLL(str(module)).C_GetFunctionList
-    get_function_list.restype = ctypes.c_ulong
-    version = ctypes.POINTER(ctypes.c_ubyte)()
-    status = get_function_list(ctypes.byref(version))
-    if status != 0:
-        raise ModuleUnusableError(f"{module} gives no function list: CKR 0x{status:08x}")
-    return version[0], version[1]

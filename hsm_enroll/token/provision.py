@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 from pkcs11 import TokenFlag
 from pkcs11.exceptions import UserPinNotInitialized
 
-from hsm_enroll.errors import TokenAmbiguousError, TokenRefusedError, UsageError
-from hsm_enroll.token import lockout, modules
-from hsm_enroll.token.inventory import TokenReport, list_tokens
+from hsm_enroll.errors import TokenRefusedError, UsageError
+from hsm_enroll.token import function_list, modules, selection
+from hsm_enroll.token.inventory import list_tokens
+from hsm_enroll.token.reports import TokenReport
+from hsm_enroll.token.tpm2 import lockout
 from hsm_enroll.token.translation import translated
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ def create_tpm2_token(module: Path, label: str, *, so_pin: Secret, user_pin: Sec
     """As :func:`create_softhsm_token`, with tpm2-pkcs11: the token's secret is sealed by the TPM, its store is a file.
 
     Makes the TPM's storage key where it has none (0x81000001, TCG "TPM v2.0 Provisioning Guidance" §7.5.1). Does *not*
-    look at the store's mode; see ``provision_tpm2.prepare_store``.
+    look at the store's mode; see ``tpm2.provision.prepare_store``.
 
     Args:
         module: tpm2-pkcs11's module.
@@ -96,19 +98,6 @@ def complete_token(name: TokenName, *, so_pin: Secret, user_pin: Secret) -> None
             _set_user_pin(token, so_pin, user_pin)
 
 
-def refuse_taken_label(tokens: list[TokenReport], label: str) -> None:
-    """See that no token has a label.
-
-    Raises:
-        TokenAmbiguousError: one has.
-    """
-    if any(token.initialized and token.name.label == label for token in tokens):
-        raise TokenAmbiguousError(
-            f"a token labelled {label!r} exists already",
-            hint="Choose another label, or use that token.",
-        )
-
-
 def _create(
     module: Path, label: str, so_pin: Secret, user_pin: Secret, *, refusal_hint: str | None = None
 ) -> TokenReport:
@@ -117,7 +106,7 @@ def _create(
         raise UsageError(f"a token's label has 1 to {_LABEL_BYTES} bytes; this one has {len(encoded)}")
     if not label.isprintable() or label != label.strip():
         raise UsageError(f"a token's label is printable and has no blank at its ends; {label!r} is not")
-    refuse_taken_label(list_tokens(module), label)
+    selection.refuse_taken_label(list_tokens(module), label)
     slot = _free_slot(module)
     with translated("initialise a token", str(module)):
         _init_token(module, slot, so_pin, encoded, refusal_hint)
@@ -146,9 +135,8 @@ def _free_slot(module: Path) -> Slot:
 
 def _init_token(module: Path, slot: Slot, so_pin: Secret, label: bytes, refusal_hint: str | None) -> None:
     """Call C_InitToken, which python-pkcs11 does not wrap; softhsm2-util and tpm2_ptool would want the PINs in argv."""
-    init_token = ctypes.CDLL(str(module)).C_InitToken
-    init_token.argtypes = [ctypes.c_ulong, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
-    init_token.restype = ctypes.c_ulong
+    types = (ctypes.c_ulong, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
+    init_token = function_list.function(module, function_list.INIT_TOKEN, *types)
     status = init_token(slot.slot_id, *_text(so_pin), label.ljust(_LABEL_BYTES))
     if status != 0:
         raise TokenRefusedError(f"{module} refused to initialise a token: CKR 0x{status:08x}", hint=refusal_hint)

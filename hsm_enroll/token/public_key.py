@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from asn1crypto import core, keys
@@ -10,8 +9,7 @@ from pkcs11 import Attribute, Key, ObjectClass
 from pkcs11 import KeyType as CryptokiKeyType
 
 from hsm_enroll.errors import KeyAmbiguousError, KeyMissingError, KeyOriginError, TokenRefusedError
-from hsm_enroll.key import KeyType, TokenName
-from hsm_enroll.token import session, shield
+from hsm_enroll.key import KeyType
 from hsm_enroll.token.translation import translated
 
 if TYPE_CHECKING:
@@ -38,31 +36,6 @@ def find_public(session: Session, *, label: str | None, key_id: bytes | None) ->
     with translated("tell a key's attributes", f"token {session.token.label!r}"):
         info, label = _public_key_info(public), label_of(public)
     return PublicKeyReport(_key_type(info, label), bytes(info.dump()))
-
-
-def shown(token: TokenName, *, label: str, key_id: bytes) -> bytes:
-    """Return the public key that a token shows without a login, asked in a child process that may hang or crash.
-
-    Args:
-        token: which token.
-        label: CKA_LABEL.
-        key_id: CKA_ID.
-
-    Returns:
-        DER SubjectPublicKeyInfo (RFC 5280 §4.1.2.7).
-
-    Raises:
-        ModuleMissingError, ModuleUnusableError, TokenNotFoundError, TokenAmbiguousError, TokenRefusedError: the token.
-        KeyMissingError, KeyAmbiguousError, KeyOriginError: as :func:`find_public`.
-    """
-    arguments = (token.label, token.serial, label, key_id.hex())
-    return bytes.fromhex(shield.asked(token.module, _shown, str(token.module), *arguments))
-
-
-def _shown(module: str, token_label: str, serial: str, label: str, key_id: str) -> str:
-    token = TokenName(Path(module), token_label, serial, manufacturer="", model="")
-    with session.opened(token, None) as opened:
-        return find_public(opened, label=label, key_id=bytes.fromhex(key_id)).public_key_info.hex()
 
 
 def find_one(session: Session, object_class: ObjectClass, label: str | None, key_id: bytes | None) -> Any:

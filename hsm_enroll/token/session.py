@@ -106,7 +106,7 @@ def _credentials(token: Token, name: TokenName, pin: PinSource, at_pin_pad: Call
         raise PinLockedError(f"token {token.label!r} is locked and accepts no PIN now")
     if flags & TokenFlag.USER_PIN_FINAL_TRY:
         raise PinFinalTryError(f"one more wrong PIN locks token {token.label!r}; it was not tried")
-    from hsm_enroll.token import lockout
+    from hsm_enroll.token.tpm2 import lockout
 
     lockout.refuse_last_try(name)
     if flags & TokenFlag.PROTECTED_AUTHENTICATION_PATH:

@@ -18,6 +18,7 @@ import pytest
 from hsm_enroll.doctor import Finding, Patient, Status, checks_online, network
 from hsm_enroll.key import KeyType
 from hsm_enroll.settings import Settings, Tls
+from hsm_enroll.token.tokens import Tokens
 from tests.client.https_server import HttpsServer, https_server, response
 from tests.client.mqtt import broker as mosquitto
 from tests.client.mqtt import scripted
@@ -51,7 +52,8 @@ def settings(tmp_path: Path, authority: Authority) -> Callable[..., Patient]:
     """Make a device that is not enrolled, of its settings."""
 
     def make(**values: Any) -> Patient:
-        return Patient(Settings(**{"state": tmp_path / "state", "ca_file": authority.certificate, **values}), {})
+        told = Settings(**{"state": tmp_path / "state", "ca_file": authority.certificate, **values})
+        return Patient(told, {}, Tokens())
 
     return make
 

@@ -135,6 +135,52 @@ def test_the_owned_libraries_are_in_use() -> None:
     assert {library for library in _OWNERS if library not in _graph().modules} == _NOT_YET_IN_USE
 
 
+_LOADING = {"pkcs11", "awscrt", "_awscrt"}
+_IN_THE_WORKER = {
+    "hsm_enroll.token.capabilities",
+    "hsm_enroll.token.inventory",
+    "hsm_enroll.token.keypair",
+    "hsm_enroll.token.modules",
+    "hsm_enroll.token.provision",
+    "hsm_enroll.token.public_key",
+    "hsm_enroll.token.session",
+    "hsm_enroll.token.translation",
+}
+
+
+def test_the_worker_alone_imports_what_loads_modules() -> None:
+    """Beside what a worker runs nothing imports ``pkcs11``, directly or not, and only a fork of it begins to."""
+    graph = grimp.build_graph("hsm_enroll", include_external_packages=True, exclude_type_checking_imports=True)
+    assert graph.find_modules_that_directly_import("pkcs11") == _IN_THE_WORKER
+    # The fork goes on as the worker.
+    assert graph.find_modules_that_directly_import("hsm_enroll.token.serving") == {"hsm_enroll.token.worker"}
+    graph.remove_import(importer="hsm_enroll.token.worker", imported="hsm_enroll.token.serving")
+    loading = graph.find_downstream_modules("pkcs11")
+    assert loading <= {*_IN_THE_WORKER, "hsm_enroll.token.serving", "hsm_enroll.token.function_list"}
+
+
+@pytest.mark.parametrize(
+    ("modules", "libraries"),
+    [
+        ("token.tokens token.worker token.selection token.login token.discovery token.reports", _LOADING),
+        ("token.tpm2 token.tpm2.lockout token.tpm2.provision device_token enrollment assembly", _LOADING),
+        ("cli.csr cli.status cli.tokens cli.enroll cli.doctor cli.mqtt mqtt", _LOADING),
+        ("mqtt.connection", {"pkcs11"}),
+    ],
+)
+def test_who_has_a_worker_imports_nothing_that_loads_a_module(modules: str, libraries: set[str]) -> None:
+    """What the process of a command imports leaves python-pkcs11 to the worker, and awscrt to who connects."""
+    program = (
+        "import sys\nfrom importlib import import_module\n"
+        f"for name in {modules.split()!r}: import_module('hsm_enroll.' + name)\n"
+        "print(*sys.modules)\n"
+    )
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = set(child.stdout.split())
+    assert "hsm_enroll" in loaded
+    assert loaded & libraries == set()
+
+
 def test_every_room_has_its_row() -> None:
     """Rule 1: a new room has to say what it may use."""
     rooms = {_room(module) for module in _graph().modules if module.startswith("hsm_enroll.")}

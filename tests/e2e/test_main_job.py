@@ -188,8 +188,9 @@ def test_status_of_an_enrolled_device_imports_nothing_heavy(device: Device, thin
     )
     assert json.loads(run.stdout)["key"]["matchesCertificate"] is True
     loaded = set(run.stderr.split())
-    assert {"pkcs11", "asn1crypto.x509"} <= loaded
-    assert loaded & {"boto3", "botocore", "awscrt", "awsiot", "rich", "requests", "moto", "cryptography"} == set()
+    assert "asn1crypto.x509" in loaded
+    heavy = {"boto3", "botocore", "awscrt", "awsiot", "rich", "requests", "moto", "cryptography", "pkcs11"}
+    assert loaded & heavy == set()
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])

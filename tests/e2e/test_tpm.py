@@ -174,9 +174,9 @@ def test_the_store_is_where_the_variable_says(device: TpmDevice, thing: str) -> 
 
 
 _KILLED_AT = {
-    "before the token": "device_token._make",
-    "between token and PIN": "provision._set_user_pin",
-    "after the token": "pin.remember",
+    "before the token": "hsm_enroll.token.provision.create_tpm2_token",
+    "between token and PIN": "hsm_enroll.token.provision._set_user_pin",
+    "after the token": "hsm_enroll.pin.remember",
 }
 
 
@@ -193,16 +193,8 @@ def test_a_pin_that_was_made_for_softhsm_is_not_tried_on_a_tpm(device: TpmDevice
     """A making that died in SoftHSM leaves its PIN; a token of that label in the TPM is not tried with it."""
     device.create_token()
     shutil.rmtree(device.home)
-    program = (
-        "import os, sys\n"
-        "from hsm_enroll import device_token\n"
-        "device_token._make = lambda *_, **__: os._exit(9)\n"
-        "sys.argv = ['hsm-enroll', 'token', 'create', '--label', 'gateway']\n"
-        "from hsm_enroll.cli import main\n"
-        "main()\n"
-    )
-    run = subprocess.run([sys.executable, "-c", program], env=device.environment, timeout=60, check=False)
-    assert run.returncode == 9
+    moment = "hsm_enroll.token.provision.create_softhsm_token"
+    kill_token_create(moment, "--label", "gateway", environment=device.environment)
     again = device.refused("token", "create", "--label", "gateway", "--backend", "tpm2")
     assert again == (11, "token-ambiguous")
     assert device.refused("init", "--thing", thing, "--token-label", "gateway") == (12, "pin-missing")

@@ -23,6 +23,7 @@ from hsm_enroll.api import EnrollmentClient, Issued
 from hsm_enroll.errors import BackendRefusedError
 from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.secret import Secret
+from hsm_enroll.token.tokens import Tokens
 from tests.client.mqtt.authority import Authority
 
 
@@ -32,6 +33,10 @@ class RecordingClient(EnrollmentClient):
 
     folder: Path
     answered: str  # "yes", "no" (the process dies first), or a problem code
+
+    @contextmanager
+    def connecting(self) -> Iterator[None]:
+        yield
 
     @property
     def base_url(self) -> str:
@@ -70,8 +75,10 @@ def main(specification: dict[str, Any]) -> None:
         assert made is not None
         return made
 
+    tokens = Tokens()
     ports = enrollment.Ports(
-        locate=lambda: device_token.locate(resolved),
+        tokens=tokens,
+        locate=lambda: device_token.locate(resolved, tokens),
         pin=token_pin,
         client=lambda: RecordingClient(home.parent, specification.get("answered", "yes")),
         publish=lambda *_: None,
@@ -81,7 +88,8 @@ def main(specification: dict[str, Any]) -> None:
         KeyType(specification.get("keyType", "ec-p256")),
         new_key=specification.get("newKey", False),
     )
-    outcome = enrollment.enroll(request, home, ports, progress)
+    with tokens:
+        outcome = enrollment.enroll(request, home, ports, progress)
     answer = {"already": outcome.already_enrolled, "open": outcome.replacement_open}
     print(json.dumps({"id": outcome.identity.key_id.hex(), **answer}))  # noqa: T201
 

@@ -422,12 +422,12 @@ def test_create_token_takes_the_pin_that_is_given(device: Device, thing: str, so
     assert document["token"]["label"] == "another"
 
 
-@pytest.mark.parametrize("moment", ["provision.create_softhsm_token", "pin.remember"])
+@pytest.mark.parametrize("moment", ["token.provision.create_softhsm_token", "pin.remember"])
 def test_a_token_whose_making_was_killed_is_taken_up(device: Device, thing: str, moment: str) -> None:
     """D10: killed before, or right after, the token was made, token create and init go on with the PIN that is kept."""
     for name in ("pin", "token.json"):
         (device.home / name).unlink()
-    kill_token_create(moment, "--label", "fresh", environment=device.environment)
+    kill_token_create(f"hsm_enroll.{moment}", "--label", "fresh", environment=device.environment)
     device.create_token("fresh")
     assert device.json("init", "--thing", thing, "--no-publish")["token"]["label"] == "fresh"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
@@ -168,38 +167,6 @@ def test_d9_without_a_mechanism_that_signs_no_key_is_made(faulty: FaultyDevice) 
     assert error["exitStatus"] == 15
     assert faulty.key_ids() == []
     assert faulty.api.requests == []
-
-
-@pytest.mark.parametrize(
-    ("function", "sent", "status"),
-    [
-        ("C_GenerateKeyPair", signal.SIGINT, 130),
-        ("C_Sign", signal.SIGTERM, 143),
-        ("C_FindObjects", signal.SIGINT, 130),
-        ("C_Login", signal.SIGTERM, 143),
-    ],
-)
-def test_d20_a_signal_in_a_slow_call_ends_the_session(
-    faulty: FaultyDevice, function: str, sent: signal.Signals, status: int
-) -> None:
-    """D20: Ctrl-C or SIGTERM while the token thinks: logged out, session closed, and init goes on with the one key."""
-    # The child that looks at the module first is to get through: it makes none of the calls of a writable session.
-    when = "2" if function == "C_FindObjects" else "1"
-    faulty.module.plan(f"{function} {when} wait 0")
-    run = faulty.device.start(*_INIT)
-    waiting = faulty.module.await_call(function, "waits")
-    assert waiting.process == run.pid
-    run.send_signal(sent)
-    _, stderr = run.communicate(timeout=60)
-    assert run.returncode == status
-    assert "Traceback" not in stderr
-    # What interrupts a login leaves nothing to log out with; C_Finalize ends that session.
-    assert faulty.module.sessions_left_open() == 0
-    assert function == "C_Login" or _sessions(faulty) == {"C_OpenSession": 0, "C_Login": 0}
-    faulty.module.plan()
-    begun = faulty.journalled_id()
-    assert faulty.init().returncode == 0
-    assert faulty.key_ids() == [begun]
 
 
 def _sessions(faulty: FaultyDevice) -> dict[str, int]:

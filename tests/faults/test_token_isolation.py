@@ -41,16 +41,31 @@ def test_d5_commands_survive_a_module(faulty: FaultyDevice, what: str, function:
     _assert_survived(faulty, _ENROLLED, what, function)
 
 
-@pytest.mark.parametrize("command", ["tokens", "doctor", "status"])
-def test_d5_who_only_looks_loads_no_module(faulty: FaultyDevice, command: str) -> None:
-    """D5: whoever only looks has child processes call the module, so that no fault of it ends the command."""
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("tokens",),
+        ("doctor",),
+        ("status",),
+        ("csr",),
+        ("init",),
+        ("init", "--new-key", "--no-publish"),
+        ("token", "create", "--label", "another"),
+    ],
+    ids=" ".join,
+)
+def test_d5_a_command_has_another_process_load_the_module(faulty: FaultyDevice, command: tuple[str, ...]) -> None:
+    """D5: every call of the module is made by one other process, so that no fault of it ends the command."""
     assert faulty.init().returncode == 0
+    if command[0] == "token":
+        (faulty.device.home / "pin").unlink()
+        (faulty.device.home / "token.json").unlink()
     faulty.module.forget_calls()
-    with faulty.device.start(command) as looking:
-        assert looking.communicate(timeout=60)[0]
-    processes = {call.process for call in faulty.module.calls()}
-    assert processes != set()
-    assert looking.pid not in processes
+    with faulty.device.start(*command) as running:
+        output, errors = running.communicate(timeout=60)
+    assert running.returncode == 0, output + errors
+    (worker,) = {call.process for call in faulty.module.calls()}
+    assert worker != running.pid
 
 
 def _assert_survived(faulty: FaultyDevice, commands: dict[tuple[str, ...], int], what: str, function: str) -> None:

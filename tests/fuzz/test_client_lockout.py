@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hsm_enroll.token.lockout import FailedTries, parse
+from hsm_enroll.token.tpm2.lockout import FailedTries, parse
 
 _RUN = settings(database=None, deadline=None, max_examples=300)
 _UINT32 = st.integers(0, 2**32 - 1)

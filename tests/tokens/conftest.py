@@ -26,8 +26,9 @@ from hsm_enroll import pin
 from hsm_enroll.errors import HsmEnrollError
 from hsm_enroll.key import KeyType
 from hsm_enroll.secret import Secret
-from hsm_enroll.token import inventory, selection
+from hsm_enroll.token import selection
 from hsm_enroll.uri import Pkcs11Uri
+from tests.support.tokens import listed
 from tests.tokens import tpm2
 from tests.tokens.options import GIVEN
 from tests.tokens.softhsm import SoftHsm
@@ -70,7 +71,7 @@ def _key_types(token: str, config: pytest.Config) -> list[KeyType]:
         return KEY_TYPES[token]
     wanted = Pkcs11Uri(token=config.option.token_label, serial=config.option.token_serial)
     try:
-        return list(selection.choose([config.option.module], wanted, inventory.inspect).key_types)
+        return list(selection.choose([config.option.module], wanted, listed).key_types)
     except HsmEnrollError as error:
         raise pytest.UsageError(f"{error.message} {error.hint}") from error
 

@@ -14,7 +14,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from hsm_enroll.token import modules
+from hsm_enroll.token import discovery
 from tests.client.https_server import HttpsServer, https_server, response
 from tests.client.mqtt.authority import Authority
 from tests.e2e.devices import Device
@@ -92,7 +92,7 @@ def faulty_device(folder: Path) -> Iterator[FaultyDevice]:
         known = {"HSM_ENROLL_API_URL": api.url, "HSM_ENROLL_CA_FILE": str(authority.certificate)}
         device = Device(folder / "device", known)
         device.create_token()
-        (softhsm,) = [path for path in modules.discover() if path.name == "libsofthsm2.so"]
+        (softhsm,) = [path for path in discovery.discover() if path.name == "libsofthsm2.so"]
         module = FaultModule(softhsm, device.folder)
         device.extra["HSM_ENROLL_MODULE"] = str(module.file)
         yield FaultyDevice(device, module, api)

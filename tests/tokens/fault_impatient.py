@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from hsm_enroll.cli import main
-from hsm_enroll.token import shield
+from hsm_enroll.__main__ import main
+from hsm_enroll.token import tokens, worker
 
 if __name__ == "__main__":
-    shield.TIME_LIMIT_SECONDS = float(sys.argv.pop(1))
+    seconds = float(sys.argv.pop(1))
+    worker.TIME_LIMIT_SECONDS = tokens._GENERATION_SECONDS = seconds
     main()

@@ -18,6 +18,9 @@
  *     dead n          do nothing, return CKR n, and so at each later call but C_Finalize, until C_Initialize
  *     hang            do not return
  *     crash           abort
+ *     segv            read from the null pointer
+ *     exit            end the process, with status 0
+ *     tell            say so in the log (begins), and do it
  *     wait            do it once a signal has come
  *     flip            do it, and flip a bit of the signature: C_Sign
  *     set n, clear n  do it, and set or clear these flags in CK_TOKEN_INFO of initialised tokens: C_GetTokenInfo
@@ -239,6 +242,12 @@ static ulong call(int number, const ulong *word)
             hang(number);
         if (strcmp(fault->what, "crash") == 0)
             abort();
+        if (strcmp(fault->what, "segv") == 0)
+            return *(volatile ulong *)NULL;
+        if (strcmp(fault->what, "exit") == 0)
+            exit(0);
+        if (strcmp(fault->what, "tell") == 0)
+            report(number, "begins");
         if (strcmp(fault->what, "wait") == 0)
             wait_for_signal(number);
         if (strcmp(fault->what, "dead") == 0)

@@ -15,13 +15,14 @@
  *   SPOILT_SIGNATURE       flips a bit of every signature
  *   BARE_EC_POINT          gives CKA_EC_POINT without the OCTET STRING around it
  *   REFUSED_MECHANISM=ckm  answers CKR_MECHANISM_INVALID where keys are made, or signed with, by this mechanism
- *   INIT_TOKEN_RETURNS=ckr exports a C_InitToken that does nothing and returns this
  *   FAILING=function       makes this one function (a name of the enumeration below) do nothing and return RETURNING
  *   RETURNING=ckr
  *   CHATTY                 prints to stdout when it is loaded and when it is initialised
  *   HANGING="file"         does not return from C_Initialize; writes its process id to the file
  *   CRASHING               reads from the null pointer in C_Initialize
  *   EXITING                ends the process in C_Initialize, with status 0
+ *   CRASHING_AT_END        reads from the null pointer when it is unloaded, or the process that has it calls exit
+ *   PIN_SEEN="file"        writes what HSM_ENROLL_PIN is set to, or "nothing", to the file in C_Initialize
  *
  * PKCS#11 v2.40 (base) section 3.6: a function list is a version and the functions in the order of section 5.
  */
@@ -38,6 +39,7 @@ enum function {
     INITIALIZE = 0,
     GET_TOKEN_INFO = 6,
     GET_MECHANISM_INFO = 8,
+    INIT_TOKEN = 9,
     OPEN_SESSION = 12,
     LOGIN = 18,
     DESTROY_OBJECT = 22,
@@ -82,11 +84,17 @@ static void write_line(const char *path, const char *mode, long number)
 }
 #endif
 
-#if defined CHATTY || defined HANGING || defined CRASHING || defined EXITING
+#if defined CHATTY || defined HANGING || defined CRASHING || defined EXITING || defined PIN_SEEN
 static ulong initialize(void *arguments)
 {
 #ifdef CHATTY
     puts("{\"tokens\": []}");
+#endif
+#ifdef PIN_SEEN
+    const char *pin = getenv("HSM_ENROLL_PIN");
+    FILE *seen = fopen(PIN_SEEN, "w");
+    if (!seen || fputs(pin ? pin : "nothing", seen) < 0 || fclose(seen))
+        abort();
 #endif
 #ifdef HANGING
     write_line(HANGING, "w", (long)getpid());
@@ -101,6 +109,14 @@ static ulong initialize(void *arguments)
     exit(0);
 #endif
     return ((ulong(*)(void *))target->call[INITIALIZE])(arguments);
+}
+#endif
+
+#ifdef CRASHING_AT_END
+__attribute__((destructor)) static void unloaded(void)
+{
+    volatile int *nowhere = NULL;
+    *nowhere = 1;
 }
 #endif
 
@@ -229,13 +245,6 @@ static ulong fail(void)
 }
 #endif
 
-#ifdef INIT_TOKEN_RETURNS
-ulong C_InitToken(void)
-{
-    return INIT_TOKEN_RETURNS;
-}
-#endif
-
 ulong C_GetFunctionList(struct function_list **list)
 {
     void *library = dlopen(TARGET, RTLD_NOW | RTLD_LOCAL);
@@ -245,7 +254,7 @@ ulong C_GetFunctionList(struct function_list **list)
         abort();
     }
     ours = *target;
-#if defined CHATTY || defined HANGING || defined CRASHING || defined EXITING
+#if defined CHATTY || defined HANGING || defined CRASHING || defined EXITING || defined PIN_SEEN
     ours.call[INITIALIZE] = initialize;
 #endif
 #if defined SET_FLAGS || defined CLEAR_FLAGS || defined SAME_NAME || defined FREE_SLOT_SAYS

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hsm_enroll.secret import Secret
-from hsm_enroll.token import inventory, modules
+from hsm_enroll.token import discovery, inventory
 from tests.tokens.processes import program, run
 from tests.tokens.under_test import KeyName, OwnToken
 
@@ -49,7 +49,7 @@ class SoftHsm(OwnToken):
 
     def module_copy(self, folder: Path) -> Path:
         """Copy SoftHSM's module into a folder, under a new name each time."""
-        installed = [path for path in modules.discover() if path.name == "libsofthsm2.so"]
+        installed = [path for path in discovery.discover() if path.name == "libsofthsm2.so"]
         if not installed:
             pytest.fail("the token tests need SoftHSM, from the Debian package softhsm2", pytrace=False)
         return Path(shutil.copy(installed[0], folder / f"libsofthsm2-{next(self._serial)}.so"))

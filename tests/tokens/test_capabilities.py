@@ -24,7 +24,10 @@ from hsm_enroll.errors import (
 from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.secret import Secret
 from hsm_enroll.settings import Settings
-from hsm_enroll.token import capabilities, inventory, keypair, session
+from hsm_enroll.token import capabilities, keypair, selection, session
+from hsm_enroll.token.reports import TokenReport
+from hsm_enroll.token.tokens import Tokens
+from tests.support.tokens import listed, token_of
 from tests.tokens.conftest import KEY_TYPES
 from tests.tokens.handshake import TLS_1_2, shake
 from tests.tokens.softhsm import SoftHsm
@@ -36,18 +39,13 @@ _EC = (KeyType.EC_P256, KeyType.EC_P384)
 _RSA = (KeyType.RSA_2048, KeyType.RSA_3072, KeyType.RSA_4096)
 
 
-def _asked(module: Path) -> inventory.TokenReport:
-    [report] = [report for report in inventory.inspect(module) if report.initialized]
-    return report
-
-
 @pytest.mark.own_token
 def test_a_token_tells_its_key_types(token: OwnToken, request: pytest.FixtureRequest) -> None:
     """What a token's mechanisms and their sizes come to is what the suite makes in it, here and through a child."""
     made = tuple(KEY_TYPES[request.node.callspec.params["token"]])
     assert capabilities.read(session.find(token.name)) == capabilities.Capabilities(made, made)
-    report = next(report for report in inventory.inspect(token.module) if report.name == token.name)
-    assert (report.key_types, report.mqtt_obstacle) == (made, "")
+    report = next(report for report in listed(token.module) if report.name == token.name)
+    assert (report.key_types, report.mqtt_key_types, report.mqtt_obstacle) == (made, made, None)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +69,7 @@ def test_a_key_type_needs_its_mechanisms(
     softhsm = softhsm_with(mechanisms)
     expected = capabilities.Capabilities(key_types, mqtt_key_types)
     assert capabilities.read(session.find(softhsm.name)) == expected
-    report = _asked(softhsm.module)
+    report = token_of(softhsm.module)
     assert (report.key_types, report.mqtt_key_types) == expected
 
 
@@ -96,27 +94,28 @@ def test_what_a_mechanism_is_for_and_its_sizes_count(
 
 def test_a_size_outside_the_range_is_refused_by_a_tpm(tpm: Tpm2) -> None:
     """A TPM whose RSA keys end at 3072 bits refuses RSA-4096, and the hint names what it can, for MQTT or not."""
+    report = next(report for report in listed(tpm.module) if report.name == tpm.name)
     for mqtt in (False, True):
         with pytest.raises(TokenRefusedError, match="makes no keys of type rsa-4096") as caught:
-            capabilities.require(tpm.name, KeyType.RSA_4096, mqtt=mqtt)
+            selection.require(report, KeyType.RSA_4096, mqtt=mqtt)
         assert caught.value.exit_status == 15
         assert "ec-p256, ec-p384, rsa-2048, rsa-3072:" in caught.value.hint
-        capabilities.require(tpm.name, KeyType.RSA_3072, mqtt=mqtt)
+        selection.require(report, KeyType.RSA_3072, mqtt=mqtt)
 
 
 def test_a_token_without_any_of_them_says_so(softhsm_with: Callable[[str], SoftHsm]) -> None:
     """A token that has no mechanism of use sends its owner to another token."""
     with pytest.raises(TokenRefusedError) as caught:
-        capabilities.require(softhsm_with("CKM_AES_CBC").name, KeyType.EC_P256, mqtt=True)
+        selection.require(token_of(softhsm_with("CKM_AES_CBC").module), KeyType.EC_P256, mqtt=True)
     assert "another token" in caught.value.hint
 
 
 def test_rsa_without_ckm_rsa_pkcs_is_for_requests_alone(softhsm_with: Callable[[str], SoftHsm]) -> None:
     """A token that signs RSA by CKM_SHA256_RSA_PKCS alone is refused for MQTT, and does without it."""
-    name = softhsm_with(f"CKM_RSA_PKCS_KEY_PAIR_GEN,CKM_SHA256_RSA_PKCS,{_ECDSA_ALONE}").name
-    capabilities.require(name, KeyType.RSA_2048, mqtt=False)
+    report = token_of(softhsm_with(f"CKM_RSA_PKCS_KEY_PAIR_GEN,CKM_SHA256_RSA_PKCS,{_ECDSA_ALONE}").module)
+    selection.require(report, KeyType.RSA_2048, mqtt=False)
     with pytest.raises(TokenRefusedError, match="CKM_RSA_PKCS") as caught:
-        capabilities.require(name, KeyType.RSA_2048, mqtt=True)
+        selection.require(report, KeyType.RSA_2048, mqtt=True)
     assert "ec-p256, ec-p384:" in caught.value.hint
 
 
@@ -128,8 +127,9 @@ def test_the_doctor_names_a_key_type_that_mqtt_cannot_use(
 ) -> None:
     """The doctor fails a token that signs with the wanted type of key, but not by the mechanism that MQTT needs."""
     module = softhsm_with(f"CKM_RSA_PKCS_KEY_PAIR_GEN,CKM_SHA256_RSA_PKCS,{_ECDSA_ALONE}").module
-    patient = doctor.Patient(Settings(state=tmp_path, module=module, key_type=key_type), os.environ)
-    [finding] = [finding for finding in doctor.examine(patient, online=False) if finding.id == "token.mqtt"]
+    with Tokens() as tokens:
+        patient = doctor.Patient(Settings(state=tmp_path, module=module, key_type=key_type), os.environ, tokens)
+        [finding] = [finding for finding in doctor.examine(patient, online=False) if finding.id == "token.mqtt"]
     assert finding.status is status
     assert ("rsa-2048" in finding.message) is (status is doctor.Status.FAILED)
 
@@ -150,20 +150,27 @@ def test_csr_refuses_before_a_key_is_made(softhsm_with: Callable[[str], SoftHsm]
         assert list(opened.get_objects()) == []
 
 
+def _obstacle(report: TokenReport) -> str:
+    assert report.mqtt_obstacle is not None
+    return str(report.mqtt_obstacle["message"])
+
+
 def _no_pin(_: TokenName) -> Secret:
     raise PinMissingError("a PIN was asked for")
 
 
 def _refused(name: TokenName, folder: Path, key_type: KeyType, *, publishing: bool = True) -> HsmEnrollError:
     """Enroll on a token that is refused; nothing but the token may have been looked at."""
-    ports = enrollment.Ports(
-        locate=lambda: name,
-        pin=_no_pin,
-        client=lambda: EnrollmentClient("https://localhost:1"),
-        publish=(lambda _identity, _pin: None) if publishing else None,
-    )
-    with pytest.raises(HsmEnrollError) as caught:
-        enrollment.enroll(enrollment.Request("press-1", key_type), folder, ports)
+    with Tokens() as tokens:
+        ports = enrollment.Ports(
+            tokens=tokens,
+            locate=lambda: selection.choose([name.module], name.uri, tokens.listed),
+            pin=_no_pin,
+            client=lambda: EnrollmentClient("https://localhost:1"),
+            publish=(lambda _identity, _pin: None) if publishing else None,
+        )
+        with pytest.raises(HsmEnrollError) as caught:
+            enrollment.enroll(enrollment.Request("press-1", key_type), folder, ports)
     return caught.value
 
 
@@ -184,7 +191,7 @@ def test_a_cryptoki_that_awscrt_does_not_take(
 ) -> None:
     """A module of another Cryptoki is named and refused for MQTT, which fails with it, and makes a request without."""
     name = softhsm.name._replace(module=softhsm.other_module(**traits))
-    assert f"implements Cryptoki {version}" in _asked(name.module).mqtt_obstacle
+    assert f"implements Cryptoki {version}" in _obstacle(token_of(name.module))
     error = _refused(name, tmp_path / "state", KeyType.EC_P256)
     assert (error.exit_status, error.code) == (10, "module-unusable")
     assert _refused(name, tmp_path / "state", KeyType.EC_P256, publishing=False).code == "pin-missing"
@@ -196,19 +203,20 @@ def test_a_cryptoki_that_awscrt_does_not_take(
 @pytest.mark.parametrize("minor", [20, 30])
 def test_a_cryptoki_that_awscrt_takes(softhsm: SoftHsm, minor: int) -> None:
     """Cryptoki 2.20 and what followed it stand in no way."""
-    assert _asked(softhsm.other_module(CRYPTOKI_MINOR=minor)).mqtt_obstacle == ""
+    assert token_of(softhsm.other_module(CRYPTOKI_MINOR=minor)).mqtt_obstacle is None
 
 
 def test_a_label_that_another_token_has(softhsm: SoftHsm, key: KeyName, tmp_path: Path) -> None:
     """Two tokens of one label are told apart by serial, but not by MQTT, so that neither is enrolled."""
     softhsm.add_token(LABEL)
-    names = [report.name for report in inventory.inspect(softhsm.module) if report.initialized]
-    for name in names:
+    reports = [report for report in listed(softhsm.module) if report.initialized]
+    names = [report.name for report in reports]
+    for report in reports:
         with pytest.raises(TokenAmbiguousError, match="2 are labelled 'gateway'"):
-            capabilities.require(name, KeyType.EC_P256, mqtt=True)
-        capabilities.require(name, KeyType.EC_P256, mqtt=False)
-        assert _refused(name, tmp_path / "state", KeyType.EC_P256).exit_status == 11
-    assert {"2 are labelled" in report.mqtt_obstacle for report in inventory.inspect(softhsm.module)[:2]} == {True}
+            selection.require(report, KeyType.EC_P256, mqtt=True)
+        selection.require(report, KeyType.EC_P256, mqtt=False)
+        assert _refused(report.name, tmp_path / "state", KeyType.EC_P256).exit_status == 11
+    assert {"2 are labelled" in _obstacle(report) for report in reports} == {True}
     with session.opened(names[0], softhsm.ask_pin, writable=True) as opened:
         pair = keypair.generate(opened, KeyType.EC_P256, label=key.label, key_id=key.id)
     assert "PKCS11_TOKEN_NOT_FOUND" in shake(names[0], softhsm.pin, pair, TLS_1_2, tmp_path)
@@ -217,9 +225,9 @@ def test_a_label_that_another_token_has(softhsm: SoftHsm, key: KeyName, tmp_path
 def test_a_slot_that_cannot_be_read_is_in_the_way(softhsm: SoftHsm, key: KeyName, tmp_path: Path) -> None:
     """A slot whose token its module cannot read keeps awscrt from every other one, and is told beforehand."""
     name = softhsm.name._replace(module=softhsm.faulty_module(FREE_SLOT_SAYS="0xe1"))
-    assert "holds a token that it cannot read" in _asked(name.module).mqtt_obstacle
+    assert "holds a token that it cannot read" in _obstacle(token_of(name.module))
     with pytest.raises(ModuleUnusableError, match="one of its 2 slots"):
-        capabilities.require(name, KeyType.EC_P256, mqtt=True)
+        selection.require(token_of(name.module), KeyType.EC_P256, mqtt=True)
     with session.opened(name, softhsm.ask_pin, writable=True) as opened:
         pair = keypair.generate(opened, KeyType.EC_P256, label=key.label, key_id=key.id)
     assert "CKR_TOKEN_NOT_RECOGNIZED" in shake(name, softhsm.pin, pair, TLS_1_2, tmp_path)
@@ -229,7 +237,7 @@ def test_a_pin_pad_is_left_to_ask(softhsm: SoftHsm, key: KeyName, tmp_path: Path
     """A token with a PIN pad is logged in to without a PIN, once, by us and by awscrt; nobody else is asked."""
     log = tmp_path / "logins"
     pad = softhsm.other_module(TYPED_PIN=f'"{softhsm.pin.reveal()}"', LOGIN_LOG=f'"{log}"')
-    report = _asked(pad)
+    report = token_of(pad)
     assert report.protected_authentication_path
     name = report.name
 

@@ -21,7 +21,8 @@ from hsm_enroll.errors import BackendUnreachableError
 from hsm_enroll.identity import Identity
 from hsm_enroll.journal import Attempt
 from hsm_enroll.key import KeyOrigin, KeyType
-from hsm_enroll.token import keypair, session
+from hsm_enroll.token import keypair, selection, session
+from hsm_enroll.token.tokens import Tokens
 from tests.client.mqtt.authority import Authority
 from tests.client.mqtt.broker import free_port
 from tests.tokens.under_test import KeyName, OwnToken
@@ -158,15 +159,19 @@ def test_d8_a_key_from_outside_is_not_enrolled(token: OwnToken, key: KeyName, tm
     folder = tmp_path / "state"
     folder.mkdir(mode=0o700)
     Attempt(name, KeyType.EC_P256, key.label, imported.id, new_key=False).save(folder)
-    ports = enrollment.Ports(
-        locate=lambda: name,
-        pin=lambda _: token.pin,
-        client=lambda: EnrollmentClient(f"https://localhost:{free_port()}"),
-        publish=None,
-    )
-    with pytest.raises(BackendUnreachableError):
-        enrollment.enroll(enrollment.Request("press-1"), folder, ports)
-    with session.opened(name, token.ask_pin) as opened:
-        made = keypair.find(opened, label=key.label, key_id=imported.id)
+    with Tokens() as tokens:
+        ports = enrollment.Ports(
+            tokens=tokens,
+            locate=lambda: selection.enrolled(name, tokens.listed),
+            pin=lambda _: token.pin,
+            client=lambda: EnrollmentClient(f"https://localhost:{free_port()}"),
+            publish=None,
+        )
+        with pytest.raises(BackendUnreachableError):
+            enrollment.enroll(enrollment.Request("press-1"), folder, ports)
+    with Tokens() as tokens:
+        report = selection.enrolled(name, tokens.listed)
+        with tokens.session(report, lambda _: token.pin, lambda _: None) as logged_in:
+            made = logged_in.find(label=key.label, key_id=imported.id)
     assert made.origin.is_hardware_born
     assert made.public_key_info != imported.public_key_info

@@ -11,7 +11,8 @@ from pkcs11 import Mechanism
 from hsm_enroll import csr
 from hsm_enroll.errors import HsmEnrollError, ModuleUnusableError, TokenNotFoundError, TokenRefusedError
 from hsm_enroll.key import KeyType
-from hsm_enroll.token import inventory, keypair, session, shield
+from hsm_enroll.token import keypair, session
+from hsm_enroll.token.worker import Worker
 from tests.tokens.fault_codes import CKR
 from tests.tokens.fault_module import FaultModule
 from tests.tokens.tpm2 import Tpm2
@@ -101,8 +102,8 @@ def test_d9_a_tpms_signature_that_does_not_verify(
 def test_d5_a_tpms_module_that_does_not_come_back(behind: FaultModule, what: str, said: str) -> None:
     """D5: a TPM's module that hangs or crashes is given up, named, and its process is gone."""
     behind.plan(f"C_GetTokenInfo 1+ {what}")
-    with pytest.raises(ModuleUnusableError, match=said) as caught:
-        shield.asked(behind.file, inventory._listed, str(behind.file), time_limit=5)
+    with Worker(behind.file) as worker, pytest.raises(ModuleUnusableError, match=said) as caught:
+        worker.ask("tokens", limit=5)
     assert str(behind.file) in caught.value.message
     for process in {call.process for call in behind.calls("C_GetTokenInfo")}:
         with pytest.raises(ProcessLookupError):

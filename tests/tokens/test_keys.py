@@ -9,8 +9,9 @@ from pkcs11 import Attribute, ObjectClass
 
 from hsm_enroll.errors import KeyAmbiguousError, KeyMissingError, KeyOriginError, TokenRefusedError
 from hsm_enroll.key import KeyType
-from hsm_enroll.token import inventory, keypair, public_key, session
+from hsm_enroll.token import keypair, public_key, session
 from hsm_enroll.uri import Pkcs11Uri
+from tests.support.tokens import listed
 from tests.tokens.softhsm import SoftHsm
 from tests.tokens.under_test import KeyName, TokenUnderTest
 
@@ -148,7 +149,7 @@ def test_a_label_that_is_no_utf_8(softhsm: SoftHsm, key: KeyName) -> None:
         made = keypair.generate(opened, KeyType.EC_P256, label=key.label, key_id=key.id)
     named = ["--label", os.fsdecode("Größe".encode("latin-1")), "--id", "77"]
     softhsm.pkcs11_tool("--keypairgen", "--key-type", "EC:prime256v1", "--usage-sign", *named)
-    [report] = [report for report in inventory.inspect(softhsm.module) if report.initialized]
+    [report] = [report for report in listed(softhsm.module) if report.initialized]
     uris = [Pkcs11Uri.parse(uri) for uri in report.public_keys]
     assert {(uri.object, uri.id) for uri in uris} == {(key.label, key.id), (None, b"\x77")}
     with softhsm.opened() as opened:

@@ -18,8 +18,11 @@ from hsm_enroll.errors import PinFinalTryError, PinLockedError, PinWrongError
 from hsm_enroll.key import TokenName
 from hsm_enroll.secret import Secret
 from hsm_enroll.settings import Settings
-from hsm_enroll.token import foreign_login, inventory, lockout, modules, session
+from hsm_enroll.token import inventory, login, modules, selection, session
+from hsm_enroll.token.tokens import Tokens
+from hsm_enroll.token.tpm2 import is_tpm2, lockout
 from hsm_enroll.uri import Pkcs11Uri
+from tests.support.tokens import listed
 from tests.tokens.softhsm import SoftHsm
 from tests.tokens.tpm2 import Tpm2
 
@@ -65,7 +68,7 @@ def _spend_a_try(name: TokenName) -> None:
 
 def _prepare(name: TokenName) -> None:
     """Look before awscrt logs in, which asks about nothing itself."""
-    foreign_login.prepare(name, lambda _: _WRONG, lambda: None)
+    login.credentials(selection.enrolled(name, listed), lambda _: _WRONG, lambda _: None)
 
 
 def _in_minutes(seconds: int) -> str:
@@ -241,10 +244,10 @@ def test_a_tpm2_pkcs11_token_is_known_by_its_name(
     """D1: a renamed module's token is still one of tpm2-pkcs11, and SoftHSM's is none, not even of the same serial."""
     renamed = tpm.module.rename(tpm.module.with_name("vendor.so"))
     try:
-        assert [modules.is_tpm2_pkcs11(report.name) for report in inventory.inspect(renamed)] == [True, True]
+        assert [is_tpm2(report.name) for report in listed(renamed)] == [True, True]
     finally:
         renamed.rename(tpm.module)
-    [report] = [report for report in inventory.inspect(softhsm.faulty_module(SAME_NAME=1)) if report.initialized]
+    [report] = [report for report in listed(softhsm.faulty_module(SAME_NAME=1)) if report.initialized]
     assert report.name.serial == tpm.name.serial
     own_tool(f'touch "{tmp_path}/asked"')
     lockout.refuse_last_try(report.name)
@@ -252,8 +255,10 @@ def test_a_tpm2_pkcs11_token_is_known_by_its_name(
 
 
 def _pin_tries(tpm: Tpm2, state: Path) -> doctor.Finding:
-    patient = doctor.Patient(Settings(state=state, module=tpm.module, token=Pkcs11Uri(token="gateway")), os.environ)
-    [finding] = [finding for finding in doctor.examine(patient, online=False) if finding.id == "token.pin-tries"]
+    settings = Settings(state=state, module=tpm.module, token=Pkcs11Uri(token="gateway"))
+    with Tokens() as tokens:
+        findings = doctor.examine(doctor.Patient(settings, os.environ, tokens), online=False)
+        [finding] = [finding for finding in findings if finding.id == "token.pin-tries"]
     return finding
 
 

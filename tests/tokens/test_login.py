@@ -11,7 +11,8 @@ import pytest
 from hsm_enroll.errors import PinFinalTryError, PinLockedError, PinMissingError, PinWrongError, TokenRefusedError
 from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.secret import Secret
-from hsm_enroll.token import foreign_login, inventory, keypair, provision, session
+from hsm_enroll.token import inventory, keypair, login, provision, selection, session
+from tests.support.tokens import listed
 from tests.tokens.handshake import TLS_1_2, shake
 from tests.tokens.softhsm import SoftHsm
 from tests.tokens.tpm2 import Tpm2
@@ -101,7 +102,7 @@ def test_d1_a_warning_token_is_not_logged_in_to(
     """D1: a token that says its next try is the last, or that it is locked, gets no C_Login, not even a right one."""
     log = tmp_path / "logins"
     module = softhsm.faulty_module(SET_FLAGS=hex(flag), LOGIN_LOG=f'"{log}"')
-    [report] = [report for report in inventory.inspect(module) if report.initialized]
+    [report] = [report for report in listed(module) if report.initialized]
     assert getattr(report, member)
     asked: list[TokenName] = []
 
@@ -114,7 +115,7 @@ def test_d1_a_warning_token_is_not_logged_in_to(
     assert caught.value.exit_status == 13
     # What MQTT asks before awscrt logs in, which looks at no flag itself.
     with pytest.raises(error):
-        foreign_login.prepare(report.name, lambda _: pin(), lambda: None)
+        login.credentials(report, lambda _: pin(), lambda _: None)
     assert not log.exists()
     assert asked == []
 
@@ -148,7 +149,7 @@ def without_pin(tpm: Tpm2, key: KeyName, tmp_path: Path, monkeypatch: pytest.Mon
     own = Tpm2(tmp_path, tpm.environment)
     own.create_token_without_pin(key)
     monkeypatch.setenv("TPM2_PKCS11_STORE", own.environment["TPM2_PKCS11_STORE"])
-    [name] = [report.name for report in inventory.inspect(own.module) if report.initialized]
+    [name] = [report.name for report in listed(own.module) if report.initialized]
     return name
 
 
@@ -161,7 +162,7 @@ def test_a_tpms_token_without_a_pin_is_used_as_it_is(without_pin: TokenName, key
     with session.opened(without_pin, pin) as opened:
         pair = keypair.find(opened, label=key.label, key_id=None)
         assert pair.sign(b"a message")
-    given = foreign_login.prepare(without_pin, pin, lambda: None)
+    given = login.credentials(selection.enrolled(without_pin, listed), pin, lambda _: None)
     assert shake(without_pin, given, pair, TLS_1_2, tmp_path) == TLS_1_2
 
 
@@ -179,10 +180,10 @@ def test_d1_a_warning_shows_before_the_login(softhsm: SoftHsm) -> None:
     """D1: after a wrong PIN, SoftHSM's warning is in the report, and the right PIN takes it away."""
     with pytest.raises(PinWrongError), session.opened(softhsm.name, lambda: Secret("wrong-1234")):
         pass
-    assert [report.pin_count_low for report in inventory.inspect(softhsm.module)] == [True, False]
+    assert [report.pin_count_low for report in listed(softhsm.module)] == [True, False]
     with softhsm.opened():
         pass
-    assert [report.pin_count_low for report in inventory.inspect(softhsm.module)] == [False, False]
+    assert [report.pin_count_low for report in listed(softhsm.module)] == [False, False]
 
 
 @pytest.mark.own_token
@@ -214,7 +215,7 @@ def test_d4_pins_show_nowhere_when_a_token_cannot_be_made(empty_softhsm: SoftHsm
     """D4: where SoftHSM refuses to initialise a token, neither PIN is in the error or the locals of its traceback."""
     so_pin, user_pin = Secret("officer-secret"), Secret("user-secret")
     ckr_function_failed = 0x6
-    module = empty_softhsm.faulty_module(INIT_TOKEN_RETURNS=ckr_function_failed)
+    module = empty_softhsm.faulty_module(FAILING="INIT_TOKEN", RETURNING=ckr_function_failed)
     try:
         provision.create_softhsm_token(module, "new", so_pin=so_pin, user_pin=user_pin)
         pytest.fail("a token was made")

@@ -11,7 +11,10 @@ import pytest
 from hsm_enroll import device_token
 from hsm_enroll.errors import ModuleMissingError, ModuleUnusableError
 from hsm_enroll.settings import Settings
-from hsm_enroll.token import inventory, modules, shield
+from hsm_enroll.token import discovery, inventory, worker
+from hsm_enroll.token.tokens import Tokens
+from hsm_enroll.token.worker import Worker
+from tests.support.tokens import listed
 from tests.tokens.processes import program, run
 from tests.tokens.softhsm import SoftHsm
 from tests.tokens.under_test import LABEL
@@ -21,7 +24,7 @@ _EM_S390 = 22  # <elf.h>: a machine that is not this one
 
 def test_the_modules_of_this_machine_are_discovered() -> None:
     """Both modules that the token tests need are found where Debian puts them, each once."""
-    names = [path.name for path in modules.discover()]
+    names = [path.name for path in discovery.discover()]
     assert names.count("libsofthsm2.so") == 1
     assert len([name for name in names if name.startswith("libtpm2_pkcs11.so")]) == 1
 
@@ -29,7 +32,7 @@ def test_the_modules_of_this_machine_are_discovered() -> None:
 def test_d5_a_module_that_is_missing(tmp_path: Path) -> None:
     """D5: a file that does not exist, and a folder of that name, are a missing module, here and through a child."""
     for path in (tmp_path / "nowhere.so", tmp_path):
-        for ask in (inventory.inspect, inventory.list_tokens):
+        for ask in (listed, inventory.list_tokens):
             with pytest.raises(ModuleMissingError, match=str(path)) as caught:
                 ask(path)
             assert caught.value.exit_status == 10
@@ -41,7 +44,7 @@ def test_d5_a_file_that_is_no_library(tmp_path: Path) -> None:
         path = tmp_path / "module.so"
         path.write_text(content)
         with pytest.raises(ModuleUnusableError, match=str(path)) as caught:
-            inventory.inspect(path)
+            listed(path)
         assert caught.value.exit_status == 10
 
 
@@ -52,7 +55,7 @@ def test_d5_a_library_that_is_no_module(tmp_path: Path) -> None:
     library = tmp_path / "answer.so"
     run([program("gcc", package="gcc"), "-shared", "-fPIC", "-o", str(library), str(source)])
     with pytest.raises(ModuleUnusableError, match="cannot be used as a PKCS#11 module"):
-        inventory.inspect(library)
+        listed(library)
 
 
 def test_d5_a_module_for_another_architecture(empty_softhsm: SoftHsm) -> None:
@@ -62,7 +65,7 @@ def test_d5_a_module_for_another_architecture(empty_softhsm: SoftHsm) -> None:
     header[18:20] = _EM_S390.to_bytes(2, "little")
     module.write_bytes(header)
     with pytest.raises(ModuleUnusableError, match="cannot be used as a PKCS#11 module"):
-        inventory.inspect(module)
+        listed(module)
 
 
 def test_d5_a_module_that_hangs_is_stopped_in_time(softhsm: SoftHsm, tmp_path: Path) -> None:
@@ -70,8 +73,8 @@ def test_d5_a_module_that_hangs_is_stopped_in_time(softhsm: SoftHsm, tmp_path: P
     mark = tmp_path / "hanging"
     module = softhsm.faulty_module(HANGING=f'"{mark}"')
     begin = time.monotonic()
-    with pytest.raises(ModuleUnusableError, match="stopped after 3 s"):
-        shield.asked(module, inventory._listed, str(module), time_limit=3)
+    with Worker(module) as asked, pytest.raises(ModuleUnusableError, match="stopped after 3 s"):
+        asked.ask("tokens", limit=3)
     assert 3 <= time.monotonic() - begin < 10
     with pytest.raises(ProcessLookupError):
         os.kill(int(mark.read_text()), 0)
@@ -83,36 +86,37 @@ def test_d5_a_module_that_hangs_hides_no_token(
 ) -> None:
     """D5: a token is found behind a module that hangs, whose time limit leaves the other one's answer none to wait."""
     hanging = softhsm.faulty_module(HANGING='"/dev/null"')
-    monkeypatch.setattr(shield, "TIME_LIMIT_SECONDS", 2.0)
-    monkeypatch.setattr(shield, "_may_fork", lambda: forks)
-    monkeypatch.setattr(modules, "discover", lambda: [hanging, softhsm.module])
-    assert device_token.locate(Settings(state=tmp_path)) == softhsm.name
+    monkeypatch.setattr(worker, "TIME_LIMIT_SECONDS", 2.0)
+    monkeypatch.setattr(worker, "_may_fork", lambda: forks)
+    monkeypatch.setattr(discovery, "discover", lambda: [hanging, softhsm.module])
+    with Tokens() as tokens:
+        assert device_token.locate(Settings(state=tmp_path), tokens).name == softhsm.name
 
 
 def test_d5_a_module_that_crashes(softhsm: SoftHsm) -> None:
     """D5: a module that crashes in C_Initialize takes a child with it, and the error names the signal."""
     with pytest.raises(ModuleUnusableError, match=r"crashed .*\(SIGSEGV\)"):
-        inventory.inspect(softhsm.faulty_module(CRASHING=1))
+        listed(softhsm.faulty_module(CRASHING=1))
 
 
 def test_d5_a_module_that_ends_the_process(softhsm: SoftHsm) -> None:
     """D5: a module that calls exit in C_Initialize, with status 0, is unusable rather than a module without tokens."""
     with pytest.raises(ModuleUnusableError, match="ended the process"):
-        inventory.inspect(softhsm.faulty_module(EXITING=1))
+        listed(softhsm.faulty_module(EXITING=1))
 
 
 def test_d5_a_module_that_refuses_to_start(softhsm: SoftHsm) -> None:
     """D5: a module whose C_Initialize fails is unusable, here and through a child."""
     ckr_general_error = 0x5
     module = softhsm.faulty_module(FAILING="INITIALIZE", RETURNING=ckr_general_error)
-    for ask in (inventory.inspect, inventory.list_tokens):
+    for ask in (listed, inventory.list_tokens):
         with pytest.raises(ModuleUnusableError, match="general failure"):
             ask(module)
 
 
 def test_a_module_that_prints_does_not_disturb(softhsm: SoftHsm, capfd: pytest.CaptureFixture[str]) -> None:
     """What a module prints when it is loaded and initialised is neither taken for the answer nor passed on."""
-    [report, _] = inventory.inspect(softhsm.faulty_module(CHATTY=1))
+    [report, _] = listed(softhsm.faulty_module(CHATTY=1))
     assert report.name.label == LABEL
     assert capfd.readouterr() == ("", "")
 
@@ -120,10 +124,10 @@ def test_a_module_that_prints_does_not_disturb(softhsm: SoftHsm, capfd: pytest.C
 def test_the_child_imports_nothing_from_the_current_directory(
     softhsm: SoftHsm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file in the current directory that is called like a library is not run, perhaps as root, by ``inspect``."""
+    """A file in the current directory that is called like a library is not run, perhaps as root, by a worker."""
     mark = tmp_path / "was-run"
     for name in ("json", "pkcs11", "hsm_enroll"):
         (tmp_path / f"{name}.py").write_text(f"open({str(mark)!r}, 'w').close()\n")
     monkeypatch.chdir(tmp_path)
-    assert [report.name.label for report in inventory.inspect(softhsm.module) if report.initialized] == [LABEL]
+    assert [report.name.label for report in listed(softhsm.module) if report.initialized] == [LABEL]
     assert not mark.exists()

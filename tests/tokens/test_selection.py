@@ -19,6 +19,7 @@ from hsm_enroll.secret import Secret
 from hsm_enroll.token import inventory, keypair, provision, session
 from hsm_enroll.token.selection import choose
 from hsm_enroll.uri import Pkcs11Uri
+from tests.support.tokens import listed
 from tests.tokens.fault_module import FaultModule
 from tests.tokens.softhsm import SoftHsm
 from tests.tokens.under_test import LABEL, KeyName, OwnToken, TokenUnderTest
@@ -39,7 +40,7 @@ _ODD_LABELS = [
 def test_a_token_is_chosen_by_its_label(token: TokenUnderTest) -> None:
     """The label finds the token, in this process and through a child, and both describe it alike."""
     wanted = token.wanted
-    chosen = choose([token.module], wanted, inventory.inspect)
+    chosen = choose([token.module], wanted, listed)
     assert chosen.name.label == token.label
     assert chosen.initialized
     assert chosen.name == choose([token.module], wanted, inventory.list_tokens).name
@@ -52,7 +53,7 @@ def test_a_token_is_chosen_by_all_that_names_it(token: TokenUnderTest) -> None:
     assert Pkcs11Uri.parse(uri) == Pkcs11Uri(
         token=token.label, serial=name.serial or None, manufacturer=name.manufacturer, model=name.model
     )
-    assert choose([token.module], Pkcs11Uri.parse(uri), inventory.inspect).name == token.name
+    assert choose([token.module], Pkcs11Uri.parse(uri), listed).name == token.name
 
 
 @pytest.mark.parametrize("attribute", ["token", "serial", "manufacturer", "model"])
@@ -68,28 +69,28 @@ def test_d6_no_such_token_lists_what_is_there(token: TokenUnderTest, attribute: 
 @pytest.mark.own_token
 def test_d6_an_uninitialised_token_is_not_chosen(token: OwnToken) -> None:
     """D6: with nothing asked for, the one initialised token is it, though the module has a free slot beside it."""
-    reports = inventory.inspect(token.module)
+    reports = listed(token.module)
     assert [report.initialized for report in reports].count(False) >= 1
     assert choose([token.module], Pkcs11Uri(), lambda _: reports).name == token.name
 
 
 def test_d6_a_module_with_no_token_says_so(empty_softhsm: SoftHsm) -> None:
     """D6: a module whose only token is uninitialised has none to choose, and the error says so."""
-    assert [report.initialized for report in inventory.inspect(empty_softhsm.module)] == [False]
+    assert [report.initialized for report in listed(empty_softhsm.module)] == [False]
     with pytest.raises(TokenNotFoundError, match="this machine has no token"):
-        choose([empty_softhsm.module], Pkcs11Uri(token=""), inventory.inspect)
+        choose([empty_softhsm.module], Pkcs11Uri(token=""), listed)
 
 
 def test_d6_two_tokens_of_one_label_are_told_apart_by_serial(softhsm: SoftHsm) -> None:
     """D6: a label that two tokens have chooses neither; the error lists both, and each one's URI chooses it."""
     softhsm.add_token(LABEL)
-    twins = [report.name for report in inventory.inspect(softhsm.module) if report.initialized]
+    twins = [report.name for report in listed(softhsm.module) if report.initialized]
     assert [twin.label for twin in twins] == [LABEL, LABEL]
     with pytest.raises(TokenAmbiguousError, match="2 tokens match") as caught:
-        choose([softhsm.module], Pkcs11Uri(token=LABEL), inventory.inspect)
+        choose([softhsm.module], Pkcs11Uri(token=LABEL), listed)
     for twin in twins:
         assert str(twin.uri) in caught.value.message
-        assert choose([softhsm.module], Pkcs11Uri(token=LABEL, serial=twin.serial), inventory.inspect).name == twin
+        assert choose([softhsm.module], Pkcs11Uri(token=LABEL, serial=twin.serial), listed).name == twin
         with session.opened(
             twin._replace(module=softhsm.module_copy(softhsm.module.parent)), softhsm.ask_pin
         ) as opened:
@@ -112,7 +113,7 @@ def test_d6_a_token_is_found_after_its_slot_has_changed(empty_softhsm: SoftHsm, 
     so_pin = Secret("officer-1234")
     made = provision.create_softhsm_token(empty_softhsm.module, LABEL, so_pin=so_pin, user_pin=empty_softhsm.pin)
     empty_softhsm.add_token("newcomer")
-    chosen = choose([empty_softhsm.module], made.name.uri, inventory.inspect)
+    chosen = choose([empty_softhsm.module], made.name.uri, listed)
     assert chosen.slot != made.slot
     assert chosen.name == made.name
     another = empty_softhsm.module_copy(empty_softhsm.module.parent)
@@ -144,7 +145,7 @@ def test_d6_a_token_that_is_gone_is_not_opened(softhsm: SoftHsm) -> None:
 def test_a_slot_that_cannot_be_read_hides_no_token(softhsm: SoftHsm, answer: int) -> None:
     """A slot whose token is gone, or none that the module knows, hides no other one."""
     module = softhsm.faulty_module(FREE_SLOT_SAYS=hex(answer))
-    chosen = choose([module], Pkcs11Uri(token=LABEL), inventory.inspect)
+    chosen = choose([module], Pkcs11Uri(token=LABEL), listed)
     assert [report.name.label for report in inventory.list_tokens(module)] == [LABEL]
     with session.opened(chosen.name, softhsm.ask_pin) as opened:
         assert opened.token.label == LABEL
@@ -154,9 +155,9 @@ def test_a_slot_that_cannot_be_read_hides_no_token(softhsm: SoftHsm, answer: int
 def test_a_module_that_lists_no_slots_hides_no_other(softhsm: SoftHsm, tmp_path: Path, answer: str) -> None:
     """A module that fails to list its slots, whatever it says, is unusable; the token in another one is found."""
     silent = FaultModule(softhsm.module, tmp_path, f"C_GetSlotList 1+ {answer}")
-    assert choose([silent.file, softhsm.module], softhsm.wanted, inventory.inspect).name == softhsm.name
+    assert choose([silent.file, softhsm.module], softhsm.wanted, listed).name == softhsm.name
     with pytest.raises(ModuleUnusableError):
-        choose([silent.file], softhsm.wanted, inventory.inspect)
+        choose([silent.file], softhsm.wanted, listed)
 
 
 def test_a_broken_module_is_passed_over_where_another_has_the_token(token: TokenUnderTest, tmp_path: Path) -> None:
@@ -164,7 +165,7 @@ def test_a_broken_module_is_passed_over_where_another_has_the_token(token: Token
     broken = tmp_path / "broken.so"
     broken.write_text("no module\n")
     missing = tmp_path / "missing.so"
-    chosen = choose([broken, missing, token.module], token.wanted, inventory.inspect)
+    chosen = choose([broken, missing, token.module], token.wanted, listed)
     assert chosen.name == token.name
 
 
@@ -173,18 +174,18 @@ def test_the_only_module_answers_with_its_own_error(tmp_path: Path) -> None:
     broken = tmp_path / "broken.so"
     broken.write_text("no module\n")
     with pytest.raises(ModuleUnusableError):
-        choose([broken], Pkcs11Uri(), inventory.inspect)
+        choose([broken], Pkcs11Uri(), listed)
     with pytest.raises(ModuleMissingError, match=r"missing\.so"):
-        choose([tmp_path / "missing.so"], Pkcs11Uri(), inventory.inspect)
+        choose([tmp_path / "missing.so"], Pkcs11Uri(), listed)
     with pytest.raises(ModuleMissingError, match="no PKCS#11 module"):
-        choose([], Pkcs11Uri(), inventory.inspect)
+        choose([], Pkcs11Uri(), listed)
 
 
 def test_odd_labels_survive_the_way_through_a_uri(empty_softhsm: SoftHsm) -> None:
     """Each token's URI, written and read again, chooses that token out of all, whatever signs its label has."""
     for label in _ODD_LABELS:
         empty_softhsm.add_token(label)
-    reports = [report for report in inventory.inspect(empty_softhsm.module) if report.initialized]
+    reports = [report for report in listed(empty_softhsm.module) if report.initialized]
     assert sorted(report.name.label for report in reports) == sorted(_ODD_LABELS)
     for report in reports:
         by_all = Pkcs11Uri.parse(str(report.name.uri))
@@ -198,7 +199,7 @@ def test_odd_key_labels_survive_the_way_through_a_uri(token: TokenUnderTest, key
     names = [KeyName(f"{odd} {key.label} {odd}", secrets.token_bytes(6) + b"\x00%") for odd in _ODD_LABELS]
     with token.opened() as opened:
         made = [keypair.generate(opened, KeyType.EC_P256, label=name.label, key_id=name.id) for name in names]
-    report = choose([token.module], token.wanted, inventory.inspect)
+    report = choose([token.module], token.wanted, listed)
     uris = {uri.id: uri for uri in map(Pkcs11Uri.parse, report.public_keys)}
     with token.opened() as opened:
         for pair in made:

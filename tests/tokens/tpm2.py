@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from hsm_enroll.secret import Secret
-from hsm_enroll.token import modules
+from hsm_enroll.token import discovery
 from tests.tokens.processes import program, run, running, wait_until
 from tests.tokens.under_test import LABEL, KeyName, OwnToken
 
@@ -44,7 +44,7 @@ class Tpm2(OwnToken):
 
     def module_copy(self, folder: Path) -> Path:
         """Copy tpm2-pkcs11's module into a folder that has no copy yet."""
-        installed = [path for path in modules.discover() if path.name == "libtpm2_pkcs11.so"]
+        installed = [path for path in discovery.discover() if path.name == "libtpm2_pkcs11.so"]
         if not installed:
             pytest.fail("the token tests need tpm2-pkcs11, from the Debian package libtpm2-pkcs11-1", pytrace=False)
         return Path(shutil.copy(installed[0], folder))

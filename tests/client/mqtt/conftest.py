@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -19,12 +16,7 @@ from tests.client.mqtt.broker import Broker
 from tests.client.mqtt.softhsm import MODULE, SoftHsm
 
 ROOT = Path(__file__).parents[3]
-_TIME_LIMIT = 60.0
 _KEY_TYPES = {KeyType.EC_P256: "EC:prime256v1", KeyType.EC_P384: "EC:secp384r1", KeyType.RSA_2048: "rsa:2048"}
-
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 @pytest.fixture(scope="session")
@@ -76,12 +68,6 @@ def environment(softhsm: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in softhsm.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-
-
-def apart(function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
-    """Call a function in a process of its own: one that has used awscrt or a module is spoilt for the next test."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments, **options).result(_TIME_LIMIT)
 
 
 def _enrolled(softhsm: SoftHsm, authority: Authority, thing: str, key_type: KeyType, key_id: bytes) -> Identity:

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from hsm_enroll.errors import MqttError, MqttRefusedError
 from hsm_enroll.identity import Identity
-from hsm_enroll.mqtt import Fallbacks, connect, connect_in_new_process, failures, publish_in_new_process
+from hsm_enroll.mqtt import Fallbacks, connect, failures
 from hsm_enroll.mqtt.target import Target, own_client_id
 from hsm_enroll.secret import Secret
 from tests.client.mqtt import cryptoki, scripted
+from tests.client.mqtt.apart import apart, connect_apart, publish_apart
 from tests.client.mqtt.authority import Authority
 from tests.client.mqtt.broker import Broker
-from tests.client.mqtt.conftest import apart
 from tests.client.mqtt.relay import Intolerance, relaying
 from tests.client.mqtt.scripted import CONNECT, Packet
 from tests.client.mqtt.softhsm import PIN
@@ -74,9 +74,9 @@ def test_a_message_goes_out_under_an_id_of_its_own(identity: Identity, authority
     with _open(authority, door) as port:
         for _ in range(2):
             with pytest.raises(MqttError):
-                publish_in_new_process(identity, Secret(PIN), "a", b"", ca_file=authority.certificate, port=port)
+                publish_apart(identity, "a", b"", ca_file=authority.certificate, port=port)
         with pytest.raises(MqttError):
-            connect_in_new_process(identity, Secret(PIN), purpose="try", ca_file=authority.certificate, port=port)
+            connect_apart(identity, purpose="try", ca_file=authority.certificate, port=port)
     first, second, third = door.ids
     assert first != second
     assert _shape(identity, "publish").fullmatch(first)
@@ -111,8 +111,8 @@ def _stay_connected(identity: Identity, ca_file: Path) -> list[list[bytes]]:
     with connect(identity, Secret(PIN), ca_file=ca_file) as program:
         heard_by_program = program.subscribe(topic)
         for number in range(3):
-            publish_in_new_process(identity, Secret(PIN), topic, str(number).encode(), ca_file=ca_file)
-        connect_in_new_process(identity, Secret(PIN), purpose="doctor", ca_file=ca_file)
+            publish_apart(identity, topic, str(number).encode(), ca_file=ca_file)
+        connect_apart(identity, purpose="doctor", ca_file=ca_file)
         with connect(identity, Secret(PIN), purpose="subscribe", ca_file=ca_file) as listener:
             heard_by_listener = listener.subscribe(topic)
             program.publish(topic, b"still here")
@@ -127,9 +127,7 @@ def test_a_refused_id_is_left_for_the_things_name(reason: int, identity: Identit
     """D26: an id that CONNACK refuses is told, and the same connection made under the Thing's name, once."""
     door = Door(own=reason, thing=_SUCCESS)
     with _open(authority, door) as port:
-        fallbacks = connect_in_new_process(
-            identity, Secret(PIN), purpose="try", ca_file=authority.certificate, port=port
-        )
+        fallbacks = connect_apart(identity, purpose="try", ca_file=authority.certificate, port=port)
     own, thing = door.ids
     assert _shape(identity, "try").fullmatch(own)
     assert thing == identity.thing_name
@@ -143,9 +141,7 @@ def test_a_closed_door_is_tried_with_the_things_name(farewell: bool, identity: I
     """D26: closed without a CONNACK twice, a connection may have been closed for its id: the Thing's name is tried."""
     door = Door(own=_HANG_UP, thing=_SUCCESS)
     with _open(authority, door, farewell=farewell) as port:
-        fallbacks = connect_in_new_process(
-            identity, Secret(PIN), purpose="try", ca_file=authority.certificate, port=port
-        )
+        fallbacks = connect_apart(identity, purpose="try", ca_file=authority.certificate, port=port)
     assert door.ids == [door.ids[0], door.ids[0], identity.thing_name]
     assert fallbacks.client_id is not None
     assert fallbacks.client_id.startswith(f"localhost:{port} refused client id {door.ids[0]!r}, or closed")
@@ -164,9 +160,7 @@ def test_a_network_that_drops_once_costs_no_other_program_its_connection(
 
     context = scripted.tls(authority.issue_pair("server", ["localhost"]), authority.certificate)
     with scripted.serving(once_closed, context) as port:
-        fallbacks = connect_in_new_process(
-            identity, Secret(PIN), purpose="try", ca_file=authority.certificate, port=port
-        )
+        fallbacks = connect_apart(identity, purpose="try", ca_file=authority.certificate, port=port)
     assert fallbacks == Fallbacks()
     assert door.ids == [door.ids[0]] * 2
 
@@ -205,9 +199,7 @@ def test_both_fallbacks_go_together(identity: Identity, authority: Authority) ->
 def test_tls_1_3_is_kept_where_only_the_id_was_refused(identity: Identity, authority: Authority) -> None:
     """A refused id is no reason to give TLS 1.3 up."""
     with _open(authority, Door(own=_NOT_AUTHORIZED, thing=_SUCCESS)) as port, relaying(port) as relay:
-        fallbacks = connect_in_new_process(
-            identity, Secret(PIN), purpose="try", ca_file=authority.certificate, port=relay.port, tls13=True
-        )
+        fallbacks = connect_apart(identity, purpose="try", ca_file=authority.certificate, port=relay.port, tls13=True)
     assert (relay.offered, relay.chosen) == ([True, True], [True, True])
     assert (fallbacks.tls, fallbacks.client_id is None) == (None, False)
 
@@ -232,7 +224,7 @@ def test_the_last_attempts_error_is_the_one(
     """D19: where the Thing's name is refused too there is no further attempt, and the error is the last one's."""
     door = Door(own=own, thing=thing)
     with _open(authority, door) as port, pytest.raises(MqttError, match=message) as caught:
-        connect_in_new_process(identity, Secret(PIN), purpose="try", ca_file=authority.certificate, port=port)
+        connect_apart(identity, purpose="try", ca_file=authority.certificate, port=port)
     assert type(caught.value) is kind
     assert door.ids == [*[door.ids[0]] * (2 if own is _HANG_UP else 1), identity.thing_name]
 
@@ -242,7 +234,7 @@ def test_another_refusal_is_final(reason: int, identity: Identity, authority: Au
     """D19: a CONNACK that says something else than that the id is not wanted is not answered with another attempt."""
     door = Door(own=reason, thing=_SUCCESS)
     with _open(authority, door) as port, pytest.raises(MqttError, match="refused client id"):
-        connect_in_new_process(identity, Secret(PIN), purpose="try", ca_file=authority.certificate, port=port)
+        connect_apart(identity, purpose="try", ca_file=authority.certificate, port=port)
     assert len(door.ids) == 1
 
 

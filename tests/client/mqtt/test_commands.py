@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,80 +14,29 @@ import pytest
 from cryptography import x509
 
 from hsm_enroll import settings
-from hsm_enroll.doctor import Finding, Login, Patient, Status, checks_login, examine
+from hsm_enroll.doctor import Finding, Login, Patient, Status, checks_login
 from hsm_enroll.errors import MqttRefusedError, PinMissingError
 from hsm_enroll.identity import Identity
 from hsm_enroll.journal import Attempt
 from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.secret import Secret
-from hsm_enroll.token import inventory
+from hsm_enroll.token.reports import TokenReport
+from hsm_enroll.token.tokens import Tokens
 from tests.client.mqtt import broker as mosquitto
 from tests.client.mqtt import scripted
 from tests.client.mqtt.authority import Authority
 from tests.client.mqtt.broker import Broker
+from tests.client.mqtt.device import Device, enrolled_device
 from tests.client.mqtt.scripted import CONNECT, PUBLISH, Packet
-from tests.client.mqtt.softhsm import MODULE, PIN
 
 _TIME_LIMIT = 60.0
 _FELL_BACK = "connected under the Thing's name, which ends any other connection of that name: "
 
 
-@dataclasses.dataclass(frozen=True)
-class Device:
-    """A device as the commands find it: its identity in a state folder, its PIN in a file."""
-
-    identity: Identity
-    folder: Path
-    environment: dict[str, str]
-
-    @property
-    def thing(self) -> str:
-        return self.identity.thing_name
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start ``hsm-enroll``."""
-        command = [sys.executable, "-m", "hsm_enroll", *arguments]
-        return subprocess.Popen(
-            command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-
-    def run(self, *arguments: str) -> tuple[int, str, str]:
-        """Run ``hsm-enroll`` to its end; return its exit status, stdout and stderr."""
-        with self.start(*arguments) as process:
-            output, errors = process.communicate(timeout=_TIME_LIMIT)
-        return process.returncode, output, errors
-
-    def at(self, port: int) -> Device:
-        """The same device with its broker elsewhere."""
-        environment = {**self.environment, "HSM_ENROLL_MQTT_PORT": str(port)}
-        return dataclasses.replace(self, environment=environment)
-
-    def patient(self) -> Patient:
-        """The same device as the doctor's checks get it."""
-        return Patient(settings.load(self.environment, {}), self.environment)
-
-
 @pytest.fixture
 def device(identity: Identity, broker: Broker, authority: Authority, tmp_path: Path) -> Device:
     """An enrolled device whose broker is there."""
-    return _device(identity, broker.port, authority, tmp_path / "home")
-
-
-def _device(identity: Identity, port: int, authority: Authority, home: Path) -> Device:
-    [token] = [report.name for report in inventory.inspect(MODULE) if report.name.label == "gateway"]
-    identity = dataclasses.replace(identity, token=token)
-    environment = {
-        **os.environ,
-        "HSM_ENROLL_HOME": str(home),
-        "HSM_ENROLL_CA_FILE": str(authority.certificate),
-        "HSM_ENROLL_MQTT_PORT": str(port),
-        "HSM_ENROLL_PIN": PIN,
-    }
-    folder = settings.load(environment, {}).state
-    folder.mkdir(parents=True)
-    folder.chmod(0o700)
-    identity.save(folder)
-    return Device(identity, folder, environment)
+    return enrolled_device(identity, broker.port, authority, tmp_path / "home")
 
 
 @contextmanager
@@ -180,12 +126,28 @@ def test_status_tells_the_topics(device: Device) -> None:
     assert all(topic in told for topic in own.values())
 
 
-def _login(pin: str = PIN) -> Login:
-    return Login(lambda _: Secret(pin), lambda _: None)
-
-
 def _must_not_be_asked(_: TokenName) -> Secret:
     pytest.fail("the PIN was asked for")
+
+
+def _not_logged_in(device: Device, login: Login | None, tokens: Tokens | None = None) -> Finding:
+    """What the doctor finds where no login is tried, so that this process may see it."""
+    with tokens or Tokens() as there:
+        return checks_login.mqtt(Patient(settings.load(device.environment, {}), device.environment, there), login)
+
+
+class _Locking(Tokens):
+    """Tokens whose PIN is locked, or would be by one more wrong one."""
+
+    def __init__(self, *, locked: bool) -> None:
+        super().__init__()
+        self._locked = locked
+
+    def listed(self, module: Path) -> list[TokenReport]:
+        return [
+            report._replace(pin_locked=self._locked, pin_final_try=not self._locked)
+            for report in super().listed(module)
+        ]
 
 
 _NOT_ASKED = Login(_must_not_be_asked, lambda _: None)
@@ -219,8 +181,11 @@ def test_the_doctor_tries_no_login_unasked(device: Device, broker: Broker) -> No
 
 def test_the_doctor_does_not_look_at_the_network_for_a_login(device: Device) -> None:
     """``--login`` is one check more, and none of those of ``--online``."""
-    ids = [finding.id for finding in examine(device.patient(), online=False, login=_login())]
-    assert ids == [*(finding.id for finding in examine(device.patient(), online=False))]
+    ids, ids_without = (
+        [finding["id"] for finding in json.loads(device.run("doctor", "--json", *options)[1])["checks"]]
+        for options in (["--login"], [])
+    )
+    assert ids == ids_without
     assert ids[-1] == "mqtt.login"
 
 
@@ -228,7 +193,7 @@ def test_the_doctor_sees_a_revoked_certificate(identity: Identity, authority: Au
     """D19: a certificate that the broker does not take any more fails the doctor with --login, and nothing else."""
     certificate = x509.load_pem_x509_certificate(identity.certificate_pem.encode())
     with mosquitto.running(tmp_path / "strict", authority, crl=authority.revoke(certificate)) as broker:
-        status, login, failed = _doctor(_device(identity, broker.port, authority, tmp_path / "home"), "--login")
+        status, login, failed = _doctor(enrolled_device(identity, broker.port, authority, tmp_path / "home"), "--login")
     assert (status, login["status"], failed) == (1, "failed", "")
     assert login["hint"] == MqttRefusedError.default_hint
 
@@ -236,26 +201,27 @@ def test_the_doctor_sees_a_revoked_certificate(identity: Identity, authority: Au
 def test_the_doctor_warns_of_a_policy_without_ids(device: Device, authority: Authority) -> None:
     """D26: where the Thing's name is the only id that is let in, the doctor warns, and says whom to ask for what."""
     with _refusing(authority, own=0x87) as port:
-        finding = checks_login.mqtt(device.at(port).patient(), _login())
-    assert finding.status is Status.WARNING
+        status, login, _ = _doctor(device.at(port), "--login")
+    assert (status, login["status"]) == (0, "warning")
     refused = rf"localhost:{port} refused client id '{device.thing}/doctor-[0-9a-f]{{8}}' \(NOT_AUTHORIZED\)"
-    assert re.search(f"but not under a client id of its own: {refused}$", finding.message)
-    assert f"{device.thing}/…" in finding.hint
+    assert re.search(f"but not under a client id of its own: {refused}$", login["message"])
+    assert f"{device.thing}/…" in login["hint"]
 
 
 def test_the_doctor_tells_what_the_broker_says(device: Device, authority: Authority) -> None:
     """D19: a device that is let in under no name fails, with the error's own message and hint."""
     with _refusing(authority, own=0x87, thing=0x87) as port:
-        finding = checks_login.mqtt(device.at(port).patient(), _login())
-    message = f"localhost:{port} refused client id '{device.thing}' (NOT_AUTHORIZED)"
-    assert finding == Finding("mqtt.login", Status.FAILED, message, MqttRefusedError.default_hint)
+        _, login, failed = _doctor(device.at(port), "--login")
+    assert (login["status"], failed) == ("failed", "")
+    assert login["message"] == f"localhost:{port} refused client id '{device.thing}' (NOT_AUTHORIZED)"
+    assert login["hint"] == MqttRefusedError.default_hint
 
 
 def test_the_doctor_tells_of_a_wrong_pin(device: Device) -> None:
     """D1: a PIN that the token refuses is a failed check."""
-    finding = checks_login.mqtt(device.patient(), _login("123456-is-wrong"))
-    assert (finding.status, finding.message) == (Status.FAILED, "token 'gateway' refused the PIN")
-    assert "once" in finding.hint
+    _, login, failed = _doctor(device.with_pin("123456-is-wrong"), "--login")
+    assert (login["status"], login["message"], failed) == ("failed", "token 'gateway' refused the PIN", "")
+    assert "once" in login["hint"]
 
 
 def test_the_doctor_tells_of_a_missing_pin(device: Device) -> None:
@@ -264,7 +230,7 @@ def test_the_doctor_tells_of_a_missing_pin(device: Device) -> None:
     def missing(_: TokenName) -> Secret:
         raise PinMissingError("there is no PIN")
 
-    finding = checks_login.mqtt(device.patient(), Login(missing, lambda _: None))
+    finding = _not_logged_in(device, Login(missing, lambda _: None))
     assert finding == Finding("mqtt.login", Status.FAILED, "there is no PIN", PinMissingError.default_hint)
 
 
@@ -275,13 +241,9 @@ def test_the_doctor_tells_of_a_missing_pin(device: Device) -> None:
         (False, "one more wrong PIN locks token 'gateway'; it was not tried"),
     ],
 )
-def test_the_doctor_tries_no_pin_that_would_lock(
-    locked: bool, message: str, device: Device, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_doctor_tries_no_pin_that_would_lock(locked: bool, message: str, device: Device) -> None:
     """D2: with the PIN locked, or before the try that would lock it, --login asks for none and tries none."""
-    reports = [report._replace(pin_locked=locked, pin_final_try=not locked) for report in inventory.inspect(MODULE)]
-    monkeypatch.setattr(inventory, "inspect", lambda _: reports)
-    finding = checks_login.mqtt(device.patient(), _NOT_ASKED)
+    finding = _not_logged_in(device, _NOT_ASKED, _Locking(locked=locked))
     assert (finding.status, finding.message) == (Status.FAILED, message)
 
 
@@ -289,7 +251,7 @@ def test_the_doctor_has_nobody_to_log_in_as(device: Device) -> None:
     """A device that is not enrolled has no login to try, asked or not."""
     (device.folder / "identity.json").unlink()
     for login in (None, _NOT_ASKED):
-        finding = checks_login.mqtt(device.patient(), login)
+        finding = _not_logged_in(device, login)
         assert finding == Finding("mqtt.login", Status.SKIPPED, "no certificate to connect with")
 
 
@@ -297,7 +259,7 @@ def test_the_doctor_does_not_log_in_with_another_key(device: Device, identities:
     """A key that is not the certificate's is told as that; a refusal of the broker would lead astray."""
     other = identities[KeyType.EC_P384]
     dataclasses.replace(device.identity, certificate_pem=other.certificate_pem).save(device.folder)
-    finding = checks_login.mqtt(device.patient(), _NOT_ASKED)
+    finding = _not_logged_in(device, _NOT_ASKED)
     assert finding == Finding("mqtt.login", Status.SKIPPED, "see key.matches-certificate")
 
 
@@ -305,5 +267,5 @@ def test_the_doctor_needs_the_token(device: Device) -> None:
     """Without the token there is nothing to log in to; that it is gone is another finding."""
     token = device.identity.token._replace(serial="0000000000000000")
     dataclasses.replace(device.identity, token=token).save(device.folder)
-    finding = checks_login.mqtt(device.patient(), _NOT_ASKED)
+    finding = _not_logged_in(device, _NOT_ASKED)
     assert finding == Finding("mqtt.login", Status.SKIPPED, "no token to log in to")

@@ -1,23 +1,19 @@
-"""One message from a device to a real broker, the key in a real token, in a process of its own."""
+"""One message from a device to a real broker, the key in a real token."""
 
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import pytest
 
 from hsm_enroll.errors import MqttError, MqttRefusedError, MqttUnreachableError, UsageError
 from hsm_enroll.identity import Identity
 from hsm_enroll.key import KeyType
-from hsm_enroll.mqtt import publish_in_new_process
-from hsm_enroll.secret import Secret
 from tests.client.mqtt import scripted
+from tests.client.mqtt.apart import publish_apart
 from tests.client.mqtt.authority import Authority
 from tests.client.mqtt.broker import Broker
-from tests.client.mqtt.conftest import ROOT
 from tests.client.mqtt.scripted import CONNECT, Packet
-from tests.client.mqtt.softhsm import PIN
 
 
 @pytest.mark.parametrize("key_type", [KeyType.EC_P256, KeyType.EC_P384, KeyType.RSA_2048])
@@ -29,7 +25,7 @@ def test_a_message_reaches_an_independent_subscriber(
     topic = f"device/{identity.thing_name}/état"
     payload = bytes(range(256))
     with broker.observed("#") as observer:
-        publish_in_new_process(identity, Secret(PIN), topic, payload, ca_file=authority.certificate)
+        publish_apart(identity, topic, payload, ca_file=authority.certificate)
         assert observer.wait_for(topic) == f"{topic} {payload.hex()}"
 
 
@@ -37,16 +33,15 @@ def test_an_empty_message_is_published(identity: Identity, broker: Broker, autho
     """A payload of no bytes is a payload."""
     topic = f"device/{identity.thing_name}/empty"
     with broker.observed("#") as observer:
-        publish_in_new_process(identity, Secret(PIN), topic, b"", ca_file=authority.certificate, port=broker.port)
+        publish_apart(identity, topic, b"", ca_file=authority.certificate, port=broker.port)
         assert observer.wait_for(topic).strip() == topic
 
 
 def test_endpoint_and_port_can_be_overridden(identity: Identity, broker: Broker, authority: Authority) -> None:
     """An endpoint and a port that are given stand in for those of the identity."""
     identity = dataclasses.replace(identity, mqtt_endpoint="nowhere.invalid")
-    publish_in_new_process(
+    publish_apart(
         identity,
-        Secret(PIN),
         f"device/{identity.thing_name}/x",
         b"x",
         ca_file=authority.certificate,
@@ -66,7 +61,7 @@ def test_connect_tells_the_client_id_and_nothing_else(identity: Identity, author
         return scripted.connack(0x88)
 
     with scripted.serving(script, context) as port, pytest.raises(MqttError, match="SERVER_UNAVAILABLE"):
-        publish_in_new_process(identity, Secret(PIN), "a/b", b"x", ca_file=authority.certificate, port=port)
+        publish_apart(identity, "a/b", b"x", ca_file=authority.certificate, port=port)
     (connect,) = packets
     assert connect.type == CONNECT
     # MQTT 5.0 §3.1.2: protocol name and version, the flag "clean start" alone, the keep-alive in seconds.
@@ -79,16 +74,14 @@ def test_connect_tells_the_client_id_and_nothing_else(identity: Identity, author
 def test_a_topic_the_broker_forbids_is_an_error(identity: Identity, broker: Broker, authority: Authority) -> None:
     """D19: a PUBACK with "not authorized" is a refusal that names the topic, not a success."""
     with pytest.raises(MqttRefusedError, match=r"'device/another/x': it is not allowed \(NOT_AUTHORIZED\)"):
-        publish_in_new_process(
-            identity, Secret(PIN), "device/another/x", b"x", ca_file=authority.certificate, port=broker.port
-        )
+        publish_apart(identity, "device/another/x", b"x", ca_file=authority.certificate, port=broker.port)
 
 
 @pytest.mark.parametrize("topic", ["", "device/#", "device/+/x", "a\0b"])
 def test_what_is_no_topic_is_wrong_usage(topic: str, identity: Identity, broker: Broker, authority: Authority) -> None:
     """A topic that MQTT does not allow is the caller's mistake, told before anything is sent."""
     with pytest.raises(UsageError, match="not a topic"):
-        publish_in_new_process(identity, Secret(PIN), topic, b"x", ca_file=authority.certificate, port=broker.port)
+        publish_apart(identity, topic, b"x", ca_file=authority.certificate, port=broker.port)
 
 
 def test_the_acknowledgement_is_waited_for(identity: Identity, authority: Authority) -> None:
@@ -99,9 +92,7 @@ def test_the_acknowledgement_is_waited_for(identity: Identity, authority: Author
         scripted.serving(lambda packet: answers.get(packet.type, b""), context) as port,
         pytest.raises(MqttUnreachableError, match=r"no answer .* to publishing to 'a/b' in 2 s"),
     ):
-        publish_in_new_process(
-            identity, Secret(PIN), "a/b", b"x", ca_file=authority.certificate, port=port, timeout=2.0
-        )
+        publish_apart(identity, "a/b", b"x", ca_file=authority.certificate, port=port, timeout=2.0)
 
 
 def test_a_connection_lost_before_the_acknowledgement_is_an_error(identity: Identity, authority: Authority) -> None:
@@ -112,25 +103,5 @@ def test_a_connection_lost_before_the_acknowledgement_is_an_error(identity: Iden
         scripted.serving(lambda packet: answers.get(packet.type), context) as port,
         pytest.raises(MqttError, match="was lost") as caught,
     ):
-        publish_in_new_process(identity, Secret(PIN), "a/b", b"x", ca_file=authority.certificate, port=port)
+        publish_apart(identity, "a/b", b"x", ca_file=authority.certificate, port=port)
     assert caught.value.code == "mqtt-failed"
-
-
-def test_a_module_in_the_current_folder_is_not_run(
-    identity: Identity, broker: Broker, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """D4: the process that gets the PIN does not take its code from the folder the command is run in."""
-    trap = tmp_path / "hsm_enroll" / "mqtt"
-    trap.mkdir(parents=True)
-    for file in (trap / "new_process.py", trap / "__init__.py", tmp_path / "hsm_enroll" / "__init__.py"):
-        file.write_text("raise SystemExit('taken from the current folder')\n")
-    monkeypatch.chdir(tmp_path)
-    publish_in_new_process(
-        identity,
-        Secret(PIN),
-        f"device/{identity.thing_name}/x",
-        b"x",
-        ca_file=authority.certificate,
-        port=broker.port,
-    )
-    assert Path.cwd() != ROOT

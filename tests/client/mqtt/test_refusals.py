@@ -18,22 +18,20 @@ from hsm_enroll.errors import (
     MqttUnreachableError,
 )
 from hsm_enroll.identity import Identity
-from hsm_enroll.mqtt import connect, publish_in_new_process
+from hsm_enroll.mqtt import connect
 from hsm_enroll.secret import Secret
 from tests.client.mqtt import broker as mosquitto
 from tests.client.mqtt import scripted
+from tests.client.mqtt.apart import apart, publish_apart
 from tests.client.mqtt.authority import Authority
 from tests.client.mqtt.broker import Broker, Neighbour
-from tests.client.mqtt.conftest import apart
 from tests.client.mqtt.scripted import CONNECT, Packet
 from tests.client.mqtt.softhsm import PIN
 
 
 def _publish(identity: Identity, authority: Authority, *, port: int, timeout: float = 20.0) -> None:
     topic = f"device/{identity.thing_name}/x"
-    publish_in_new_process(
-        identity, Secret(PIN), topic, b"x", ca_file=authority.certificate, port=port, timeout=timeout
-    )
+    publish_apart(identity, topic, b"x", ca_file=authority.certificate, port=port, timeout=timeout)
 
 
 def test_a_port_that_nobody_listens_on_is_unreachable(identity: Identity, authority: Authority) -> None:

@@ -14,9 +14,9 @@ from hsm_enroll.identity import Identity
 from hsm_enroll.mqtt import Message, connect
 from hsm_enroll.secret import Secret
 from tests.client.mqtt import scripted
+from tests.client.mqtt.apart import apart
 from tests.client.mqtt.authority import Authority
 from tests.client.mqtt.broker import Broker, Neighbour
-from tests.client.mqtt.conftest import apart
 from tests.client.mqtt.scripted import CONNECT, Packet
 from tests.client.mqtt.softhsm import PIN
 

@@ -11,13 +11,13 @@ import pytest
 from hsm_enroll.errors import MqttError, MqttNotTrustedError, MqttRefusedError
 from hsm_enroll.identity import Identity
 from hsm_enroll.key import KeyType
-from hsm_enroll.mqtt import Fallbacks, connect, publish_in_new_process
+from hsm_enroll.mqtt import Fallbacks, connect
 from hsm_enroll.secret import Secret
 from tests.client.mqtt import broker as mosquitto
 from tests.client.mqtt import cryptoki, scripted
+from tests.client.mqtt.apart import apart, publish_apart
 from tests.client.mqtt.authority import Authority
 from tests.client.mqtt.broker import Broker
-from tests.client.mqtt.conftest import apart
 from tests.client.mqtt.relay import Intolerance, relaying
 from tests.client.mqtt.softhsm import PIN
 
@@ -27,9 +27,8 @@ _TIMEOUT_SECONDS = 15.0
 def _publish(
     identity: Identity, authority: Authority, port: int, *, tls13: bool, timeout: float = _TIMEOUT_SECONDS
 ) -> Fallbacks:
-    return publish_in_new_process(
+    return publish_apart(
         identity,
-        Secret(PIN),
         f"device/{identity.thing_name}/x",
         b"x",
         ca_file=authority.certificate,

@@ -18,12 +18,12 @@ from hsm_enroll.errors import (
     TokenNotFoundError,
 )
 from hsm_enroll.identity import Identity
-from hsm_enroll.mqtt import connect, publish_in_new_process
+from hsm_enroll.mqtt import connect
 from hsm_enroll.secret import Secret
 from tests.client.mqtt import cryptoki
+from tests.client.mqtt.apart import apart, publish_apart
 from tests.client.mqtt.authority import Authority
 from tests.client.mqtt.broker import Broker
-from tests.client.mqtt.conftest import apart
 from tests.client.mqtt.softhsm import MODULE, PIN, SoftHsm
 
 _WRONG_PIN = "314159-not-the-pin"
@@ -206,4 +206,4 @@ def _with_module(identity: Identity, module: Path) -> Identity:
 
 def _publish(identity: Identity, authority: Authority) -> None:
     topic = f"device/{identity.thing_name}/x"
-    publish_in_new_process(identity, Secret(PIN), topic, b"x", ca_file=authority.certificate)
+    publish_apart(identity, topic, b"x", ca_file=authority.certificate)

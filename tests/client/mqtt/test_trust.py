@@ -9,13 +9,11 @@ import pytest
 
 from hsm_enroll.errors import MqttNotTrustedError, UsageError
 from hsm_enroll.identity import Identity
-from hsm_enroll.mqtt import publish_in_new_process
-from hsm_enroll.secret import Secret
 from tests.client.mqtt import broker as mosquitto
 from tests.client.mqtt import scripted
+from tests.client.mqtt.apart import publish_apart
 from tests.client.mqtt.authority import Authority
 from tests.client.mqtt.broker import Broker
-from tests.client.mqtt.softhsm import PIN
 
 # awscrt keeps silent about a handshake that it refused for 10 to 30 seconds: the reason has to be found before.
 _TIMEOUT_SECONDS = 9.0
@@ -23,7 +21,7 @@ _TIMEOUT_SECONDS = 9.0
 
 def _publish(identity: Identity, port: int, ca_file: Path | None) -> None:
     topic = f"device/{identity.thing_name}/x"
-    publish_in_new_process(identity, Secret(PIN), topic, b"x", ca_file=ca_file, port=port, timeout=_TIMEOUT_SECONDS)
+    publish_apart(identity, topic, b"x", ca_file=ca_file, port=port, timeout=_TIMEOUT_SECONDS)
 
 
 def test_a_broker_of_another_ca_is_not_trusted(identity: Identity, broker: Broker, other_authority: Authority) -> None:

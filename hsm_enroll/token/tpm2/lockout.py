@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from hsm_enroll.errors import PinFinalTryError, PinLockedError
-from hsm_enroll.token import modules
+from hsm_enroll.token.tpm2 import is_tpm2
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,7 +85,7 @@ def read(token: TokenName, *, time_limit: float = _TIME_LIMIT_SECONDS) -> Failed
     Returns:
         None where the token is no tpm2-pkcs11 one, where the tool is missing, fails or hangs, and as :func:`parse`.
     """
-    if not modules.is_tpm2_pkcs11(token):
+    if not is_tpm2(token):
         return None
     import subprocess
 
