@@ -46,15 +46,22 @@ def _on_a_terminal(device: Device, answer: bytes, *arguments: str) -> tuple[int,
         stdin=secondary, stdout=secondary, stderr=secondary, env=device.environment,
     )  # fmt: skip
     os.close(secondary)
-    seen, is_answered = b"", False
-    while select.select([primary], [], [], 60)[0]:
-        try:
-            seen += os.read(primary, 65536)
-        except OSError:
+    # A signal between the prompt and the read behind it interrupts nothing: whoever typed Ctrl-C does so again.
+    answers = [answer] * (10 if answer == b"\x03" else 1)
+    seen, patience = b"", 60
+    while True:
+        if select.select([primary], [], [], patience)[0]:
+            try:
+                seen += os.read(primary, 65536)
+            except OSError:
+                break
+            if patience == 60 and _PROMPT.encode() in seen:
+                os.write(primary, answers.pop())
+                patience = 20
+        elif not answers:
             break
-        if _PROMPT.encode() in seen and not is_answered:
-            is_answered = True
-            os.write(primary, answer)
+        else:
+            os.write(primary, answers.pop())
     status = child.wait(timeout=60)
     os.close(primary)
     return status, seen.decode(errors="replace")

@@ -14,6 +14,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 _DAY = dt.timedelta(days=1)
+# Python 3.13 verifies strictly (VERIFY_X509_STRICT): a CA says what its key is for, and a certificate whose it is.
+_ISSUING = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 
 def _name(common_name: str) -> x509.Name:
@@ -39,8 +51,11 @@ class Authority:
 
     def __post_init__(self) -> None:
         self.folder.mkdir()
-        builder = self._builder(self.name, self.key.public_key()).add_extension(
-            x509.BasicConstraints(ca=True, path_length=0), critical=True
+        builder = (
+            self._builder(self.name, self.key.public_key())
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_ISSUING, critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(self.key.public_key()), critical=False)
         )
         self.certificate = self.folder / "ca.pem"
         self.certificate.write_bytes(builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
@@ -82,7 +97,7 @@ class Authority:
     def _builder(
         self, common_name: str, public_key: ec.EllipticCurvePublicKey, shift: dt.timedelta = _DAY * 0
     ) -> x509.CertificateBuilder:
-        return x509.CertificateBuilder(
+        builder = x509.CertificateBuilder(
             _name(self.name),
             _name(common_name),
             public_key,
@@ -90,6 +105,8 @@ class Authority:
             self.now - _DAY + shift,
             self.now + _DAY + shift,
         )
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
+        return builder.add_extension(issuer, critical=False)
 
 
 def _general_name(name: str) -> x509.GeneralName:
