@@ -1,4 +1,4 @@
-"""What a connection has done without, as one value: it comes back from another process too."""
+"""What a connection has done without, as one value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an MQTT connection is made of, as one value: it is what crosses into another process, the PIN beside it."""
+"""What an MQTT connection is made of, as one value; the PIN is not in it."""
 
 from __future__ import annotations
 
