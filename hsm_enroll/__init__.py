@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 from hsm_enroll.version import __version__
 
 if TYPE_CHECKING:
-    from hsm_enroll.assembly import connect, enroll
     from hsm_enroll.errors import HsmEnrollError
-    from hsm_enroll.identity import Identity
+    from hsm_enroll.library import connect, enroll
+    from hsm_enroll.store.identity import Identity
 
 __all__ = ["HsmEnrollError", "Identity", "__version__", "connect", "enroll"]
 
 _HOMES = {
     "HsmEnrollError": "hsm_enroll.errors",
-    "Identity": "hsm_enroll.identity",
-    "connect": "hsm_enroll.assembly",
-    "enroll": "hsm_enroll.assembly",
+    "Identity": "hsm_enroll.store.identity",
+    "connect": "hsm_enroll.library",
+    "enroll": "hsm_enroll.library",
 }
 
 

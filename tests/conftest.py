@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.e2e.devices import Cloud, Device, Observer, Operator
+from tests.support.devices import Cloud, Device, Observer, Operator
 
 # No test is timed: what takes long on a busy machine is no failure.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hsm_enroll import device_token
 from hsm_enroll.cli.invocation import Invocation, command, key_type_option, token_options
 from hsm_enroll.cli.terminal import KEY_NOTE
+from hsm_enroll.device import device_token
 from hsm_enroll.errors import HsmEnrollError, UsageError
 from hsm_enroll.key import TokenName
 from hsm_enroll.settings import Settings
@@ -35,7 +35,7 @@ def csr(invocation: Invocation, *, whole_subject: str | None, key_uri: str | Non
     with Tokens() as tokens:
         located = device_token.looking(_settings(invocation.settings, wanted), tokens)
         # Loading what builds and verifies a request takes as long as a module takes to answer.
-        from hsm_enroll import csr as requests
+        from hsm_enroll.x509 import csr as requests
 
         # Before a key is made: a subject that cannot be read costs none.
         _subject(invocation, whole_subject, "label")
@@ -86,7 +86,7 @@ def _find_or_make(invocation: Invocation, opened: Session, wanted: Pkcs11Uri | N
 
 
 def _subject(invocation: Invocation, whole: str | None, label: str) -> Name:
-    from hsm_enroll import csr as requests
+    from hsm_enroll.x509 import csr as requests
 
     if whole is not None:
         return requests.parse_subject(whole)

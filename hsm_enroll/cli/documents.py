@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hsm_enroll.device_topics import DeviceTopics
-from hsm_enroll.identity import Identity, certificate_file
+from hsm_enroll.iot.device_topics import DeviceTopics
+from hsm_enroll.store.identity import Identity, certificate_file
 
 
 def identity_document(identity: Identity, folder: Path, *, matches_certificate: bool) -> dict[str, Any]:

@@ -10,16 +10,15 @@ from pathlib import Path
 
 import click
 
-from hsm_enroll import assembly, enrollment
+from hsm_enroll.backend_api.invite import Invite, parse
 from hsm_enroll.cli.documents import identity_document, identity_text
 from hsm_enroll.cli.invocation import Invocation, command, key_type_option, token_options
 from hsm_enroll.cli.terminal import KEY_NOTE, ask_secret, has_person, keep_stdout
-from hsm_enroll.device_topics import DeviceTopics
+from hsm_enroll.device import enrollment, wiring
 from hsm_enroll.errors import UsageError
-from hsm_enroll.identity import Identity
-from hsm_enroll.invite import Invite, parse
+from hsm_enroll.iot.device_topics import DeviceTopics
 from hsm_enroll.secret import Secret
-from hsm_enroll.settings import Tls
+from hsm_enroll.store.identity import Identity
 from hsm_enroll.token.tokens import Tokens
 
 _DOING = {
@@ -60,7 +59,7 @@ def init(invocation: Invocation, *, invite: str | None, create_token: bool, no_p
         return invocation.terminal.step(_DOING[step], _NOTES.get(step, ""))
 
     with Tokens() as tokens:
-        ports = assembly.ports(
+        ports = wiring.ports(
             settings, tokens, invitation, invocation.pin, ask_invite=ask_invite, create_token=create_token
         )
         ports = replace(ports, at_pin_pad=invocation.at_pin_pad)
@@ -117,20 +116,9 @@ def _check_one_api(invitation: Invite | None, option: str | None) -> None:
 
 
 def _publish_first_message(invocation: Invocation, identity: Identity, pin: Secret | None) -> None:
-    from hsm_enroll.mqtt import connect
-
     keep_stdout()
-    settings = invocation.settings
     payload = json.dumps({"message": "hello", "thingName": identity.thing_name}).encode("utf-8")
-    with connect(
-        identity,
-        pin,
-        purpose="init",
-        ca_file=settings.ca_file,
-        endpoint=settings.mqtt_endpoint,
-        port=settings.mqtt_port,
-        tls13=settings.tls is Tls.AUTO,
-    ) as connection:
+    with wiring.connect(identity, pin, invocation.settings, purpose="init") as connection:
         connection.publish(DeviceTopics.of(identity.thing_name).hello, payload)
     for warning in connection.fallbacks.warnings:
         invocation.terminal.warn(warning)

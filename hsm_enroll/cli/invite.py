@@ -14,13 +14,13 @@ from typing import Any
 
 import click
 
-from hsm_enroll import state
 from hsm_enroll.cli.invocation import Invocation, command
 from hsm_enroll.cli.operator_client import api_options, minute, operator_client, require_extra
 from hsm_enroll.errors import InterruptedRunError, UsageError
 from hsm_enroll.operator import batch, records
 from hsm_enroll.operator.batch import Batch, MadeInvite, made_invite
 from hsm_enroll.operator.invites import DEFAULT_TTL_SECONDS, NewInvite, ttl_seconds
+from hsm_enroll.store import files
 
 _LARGEST_TABLE_BYTES = 32 * 1024 * 1024
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -162,12 +162,12 @@ class _Keeper:
 
     def keep(self, table: Batch) -> None:
         if self._output is not None:
-            state.write(self._output, table.to_csv)
+            files.write(self._output, table.to_csv)
 
     def discard_if(self, *, nothing_made: bool) -> None:
         """Remove a file that holds no invite, so that the same command can be given again."""
         if nothing_made and self._fresh and self._output is not None:
-            state.remove(self._output)
+            files.remove(self._output)
 
 
 def _is_same(output: Path, source: Path) -> bool:

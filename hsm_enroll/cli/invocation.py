@@ -36,7 +36,7 @@ class Invocation(NamedTuple):
         Raises:
             PinMissingError, PinExposedError, StateError: as ``pin.resolve``.
         """
-        from hsm_enroll import pin
+        from hsm_enroll.device import pin
 
         ask = None
         if has_person() and not self.terminal.as_json:

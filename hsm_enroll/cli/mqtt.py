@@ -13,17 +13,12 @@ import click
 
 from hsm_enroll.cli.invocation import Invocation, command
 from hsm_enroll.cli.terminal import keep_stdout
+from hsm_enroll.device import wiring
 from hsm_enroll.errors import InterruptedRunError
-from hsm_enroll.identity import Identity
-from hsm_enroll.settings import Tls
-from hsm_enroll.token import login, selection
-from hsm_enroll.token.tokens import Tokens
+from hsm_enroll.store.identity import Identity
 
 if TYPE_CHECKING:
-    from hsm_enroll.mqtt.connection import Connection
-
-if TYPE_CHECKING:
-    from hsm_enroll.mqtt.connection import Connection
+    from hsm_enroll.iot import Connection
 
 
 @command("publish", example="hsm-enroll publish device/gateway-17/temperature 21.5")
@@ -70,29 +65,12 @@ def subscribe(invocation: Invocation, *, topic: str, count: int | None) -> None:
 
 
 def _connected(invocation: Invocation, purpose: str) -> Connection:
-    from hsm_enroll.mqtt import connect
-
     settings = invocation.settings
     identity = Identity.load(settings.state)
-    with Tokens() as tokens:
-        look = tokens.look([identity.token.module])
-        # Loading awscrt takes as long as a module takes to answer.
-        from hsm_enroll.mqtt.connection import connect
-
-        token = selection.enrolled(identity.token, look)
-        tokens.dismiss()
-        pin = login.credentials(token, invocation.pin, invocation.at_pin_pad)
+    pin = wiring.credentials(identity, invocation.pin, invocation.at_pin_pad)
     keep_stdout()
     with invocation.terminal.step(f"connecting to {settings.mqtt_endpoint or identity.mqtt_endpoint}"):
-        connection = connect(
-            identity,
-            pin,
-            purpose=purpose,
-            ca_file=settings.ca_file,
-            endpoint=settings.mqtt_endpoint,
-            port=settings.mqtt_port,
-            tls13=settings.tls is Tls.AUTO,
-        )
+        connection = wiring.connect(identity, pin, settings, purpose=purpose)
     for warning in connection.fallbacks.warnings:
         invocation.terminal.warn(warning)
     return connection

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hsm_enroll.cli.documents import identity_document, identity_text
 from hsm_enroll.cli.invocation import Invocation, command
-from hsm_enroll.identity import Identity
+from hsm_enroll.store.identity import Identity
 from hsm_enroll.token.tokens import Tokens
 
 

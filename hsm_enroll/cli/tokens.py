@@ -9,11 +9,12 @@ from typing import Any
 
 import click
 
-from hsm_enroll import device_token, pin, state
 from hsm_enroll.cli.invocation import Invocation, command
-from hsm_enroll.device_token import Backend
+from hsm_enroll.device import device_token, pin
+from hsm_enroll.device.device_token import Backend
 from hsm_enroll.errors import HsmEnrollError, ModuleMissingError
 from hsm_enroll.key import TokenName
+from hsm_enroll.store import files
 from hsm_enroll.token import discovery, tpm2
 from hsm_enroll.token.reports import TokenReport
 from hsm_enroll.token.tokens import Tokens
@@ -99,7 +100,7 @@ def create(invocation: Invocation, *, label: str, backend: str) -> None:
 
 def _create_in_softhsm(invocation: Invocation, label: str) -> None:
     settings = invocation.settings
-    with state.locked(settings.state), Tokens() as there:
+    with files.locked(settings.state), Tokens() as there:
         given = pin.given(settings.pin_file, os.environ)
         name = device_token.create(there, settings.state, device_token.softhsm_module(settings), label, given)
     _show_created(invocation, name, None if given else pin.made_pin_file(settings.state), {}, [])
@@ -107,7 +108,7 @@ def _create_in_softhsm(invocation: Invocation, label: str) -> None:
 
 def _create_in_tpm(invocation: Invocation, label: str) -> None:
     settings = invocation.settings
-    with state.locked(settings.state), Tokens() as there:
+    with files.locked(settings.state), Tokens() as there:
         given = pin.given(settings.pin_file, os.environ)
         module = device_token.tpm2_module(settings)
         with invocation.terminal.step("making the token in the TPM", "(up to half a minute)"):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from hsm_enroll.device import wiring
 from hsm_enroll.doctor import checks_token
 from hsm_enroll.doctor.patient import Finding, Patient, Status
 from hsm_enroll.errors import HsmEnrollError
-from hsm_enroll.settings import Tls
 from hsm_enroll.token import login
 
 if TYPE_CHECKING:
@@ -45,17 +45,7 @@ def mqtt(patient: Patient, taking: Login | None) -> Finding:
     settings = patient.settings
     try:
         pin = login.credentials(patient.token, taking.pin, taking.at_pin_pad)
-        from hsm_enroll.mqtt import connect
-
-        with connect(
-            identity,
-            pin,
-            purpose="doctor",
-            ca_file=settings.ca_file,
-            endpoint=settings.mqtt_endpoint,
-            port=settings.mqtt_port,
-            tls13=settings.tls is Tls.AUTO,
-        ) as connection:
+        with wiring.connect(identity, pin, settings, purpose="doctor") as connection:
             fallbacks = connection.fallbacks
     except HsmEnrollError as error:
         return Finding(name, Status.FAILED, error.message, error.hint)

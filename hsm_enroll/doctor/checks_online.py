@@ -5,12 +5,12 @@ from __future__ import annotations
 import socket
 from datetime import timedelta
 
-from hsm_enroll.api import EnrollmentClient
+from hsm_enroll.backend_api.client import EnrollmentClient
 from hsm_enroll.doctor import network
 from hsm_enroll.doctor.network import Distrust
 from hsm_enroll.doctor.patient import Finding, Patient, Status
 from hsm_enroll.errors import HsmEnrollError
-from hsm_enroll.mqtt import trust
+from hsm_enroll.iot import trust
 
 _CONNECT_SECONDS = 10.0
 # A certificate made a minute ago is not yet valid to a clock that is a minute behind; an hour is no drift any more.

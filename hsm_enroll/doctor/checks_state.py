@@ -6,10 +6,10 @@ import os
 import stat
 from datetime import UTC, datetime, timedelta
 
-from hsm_enroll import pin
-from hsm_enroll.device_topics import DeviceTopics
+from hsm_enroll.device import pin
 from hsm_enroll.doctor.patient import Finding, Patient, Status
 from hsm_enroll.errors import HsmEnrollError, NotEnrolledError, PinMissingError
+from hsm_enroll.iot.device_topics import DeviceTopics
 
 # No gateway runs this program before it was written; a clock that says so has lost its battery.
 _OLDEST_PLAUSIBLE_CLOCK = datetime(2026, 1, 1, tzinfo=UTC)

@@ -6,7 +6,7 @@ from collections import Counter
 
 from hsm_enroll.doctor.patient import Finding, Patient, Status
 from hsm_enroll.errors import HsmEnrollError
-from hsm_enroll.identity import Identity
+from hsm_enroll.store.identity import Identity
 from hsm_enroll.token.tpm2 import is_tpm2, lockout
 from hsm_enroll.uri import Pkcs11Uri
 

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from hsm_enroll.api import HEALTH
-from hsm_enroll.certificate import read_certificate
+from hsm_enroll.backend_api.client import HEALTH
 from hsm_enroll.errors import ForeignCertificateError
-from hsm_enroll.mqtt import trust
+from hsm_enroll.iot import trust
+from hsm_enroll.x509.certificate import read_certificate
 
 _STEP_SECONDS = 10.0
 _WHOLE_SECONDS = 30.0

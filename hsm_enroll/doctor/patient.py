@@ -8,13 +8,13 @@ from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 
-from hsm_enroll import device_token
+from hsm_enroll.device import device_token
 from hsm_enroll.doctor import network
 from hsm_enroll.doctor.network import ApiAnswer
 from hsm_enroll.errors import HsmEnrollError
-from hsm_enroll.identity import Identity
 from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.settings import Settings, Tls
+from hsm_enroll.store.identity import Identity
 from hsm_enroll.token import discovery
 from hsm_enroll.token.reports import TokenReport
 from hsm_enroll.token.tokens import Tokens

@@ -16,7 +16,7 @@ from botocore.httpsession import URLLib3Session
 from botocore.utils import get_environ_proxies
 from urllib3 import exceptions as http
 
-from hsm_enroll.deadline import within
+from hsm_enroll.backend_api.deadline import within
 from hsm_enroll.errors import ApiTlsError, BackendUnreachableError, UsageError
 from hsm_enroll.operator import aws
 from hsm_enroll.operator.answer import Answer, foreign, printable

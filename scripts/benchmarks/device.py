@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
 
 from benchmarks.measuring import process_seconds, ratios, show
-from hsm_enroll.identity import Identity
+from hsm_enroll.device.pin import made_for, made_pin_file, read_file
 from hsm_enroll.key import KeyType
-from hsm_enroll.pin import made_for, made_pin_file, read_file
+from hsm_enroll.store.identity import Identity
 from hsm_enroll.token import keypair, session
 
 _COMMAND = [str(Path(sys.executable).with_name("hsm-enroll"))]

@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.measuring import show
 from hsm_enroll.local.cloud import detach, down
-from tests.tokens import tpm2
+from tests.support import tpm2
 
 _COMMAND = [str(Path(sys.executable).with_name("hsm-enroll"))]
 _RUNS = 7

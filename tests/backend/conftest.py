@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.backend.deployment import Deployment, deployed
+from tests.support.deployment import Deployment, deployed
 
 
 @pytest.fixture

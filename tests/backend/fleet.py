@@ -20,8 +20,8 @@ from moto.dynamodb.models import dynamodb_backends
 from moto.dynamodb.models.dynamo_type import DynamoType
 from moto.iot.models import iot_backends
 
-from tests.backend.csr_factory import pem_of, request, spki_of
-from tests.backend.deployment import POLICY, REGION, TABLE, Answer, Death, Deployment, aws_answer
+from tests.support.csr_factory import pem_of, request, spki_of
+from tests.support.deployment import POLICY, REGION, TABLE, Answer, Death, Deployment, aws_answer
 
 LEASE = 31  # seconds; then whoever was at work is dead
 OPERATIONS = (

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.backend.csr_factory import THING, pem_of, request
-from tests.backend.deployment import Answer, Deployment, assert_hidden, assert_problem, deployed, event
 from tests.backend.fleet import Device, iot
+from tests.support.csr_factory import THING, pem_of, request
+from tests.support.deployment import Answer, Deployment, assert_hidden, assert_problem, deployed, event
 
 CSR = pem_of(request())
 DAY = 24 * 3600

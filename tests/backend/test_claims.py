@@ -24,9 +24,9 @@ from enrollment_backend.errors import (
     KeyEnrolledError,
 )
 from enrollment_backend.invites import Invite
-from tests.backend.csr_factory import THING
-from tests.backend.deployment import REGION, TABLE, Answer, Deployment, assert_problem, aws_answer
 from tests.backend.fleet import Device, going_wrong, iot, item, let_items_expire, throttled
+from tests.support.csr_factory import THING
+from tests.support.deployment import REGION, TABLE, Answer, Deployment, assert_problem, aws_answer
 
 NOW = 1_000
 HASHES = st.sampled_from(["a" * 64, "b" * 64])

@@ -10,8 +10,8 @@ from asn1crypto import core
 from cryptography import x509
 
 from enrollment_backend.csr_policy import accept
-from tests.backend import csr_factory as make
-from tests.backend.csr_cases import (
+from tests.support import csr_factory as make
+from tests.support.csr_cases import (
     CHALLENGE,
     CHALLENGE_PASSWORD,
     CRITICAL,
@@ -25,8 +25,8 @@ from tests.backend.csr_cases import (
     key_usage,
     with_attributes,
 )
-from tests.backend.csr_factory import THING, pem
-from tests.backend.deployment import Deployment
+from tests.support.csr_factory import THING, pem
+from tests.support.deployment import Deployment
 
 KEY_USAGE, BASIC_CONSTRAINTS, SAN = "2.5.29.15", "2.5.29.19", "2.5.29.17"
 

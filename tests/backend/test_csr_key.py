@@ -13,10 +13,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from enrollment_backend.csr_policy import accept
 from enrollment_backend.errors import CsrKeyError
-from tests.backend import csr_factory as make
-from tests.backend.csr_cases import NULL, P256, POINT, RSA_NUMBERS, cases, check
-from tests.backend.csr_factory import THING, pem, pem_of, request
-from tests.backend.deployment import Deployment
+from tests.support import csr_factory as make
+from tests.support.csr_cases import NULL, P256, POINT, RSA_NUMBERS, cases, check
+from tests.support.csr_factory import THING, pem, pem_of, request
+from tests.support.deployment import Deployment
 
 GOOD_MODULUS = make.rsa_key().public_key().public_numbers().n
 

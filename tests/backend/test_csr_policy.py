@@ -17,8 +17,8 @@ from enrollment_backend.csr_policy import accept
 from enrollment_backend.errors import (
     CsrRefusedError,
 )
-from tests.backend import csr_factory as make
-from tests.backend.csr_cases import (
+from tests.support import csr_factory as make
+from tests.support.csr_cases import (
     ACCEPTED,
     EC_SHA256,
     GOOD_DER,
@@ -32,8 +32,8 @@ from tests.backend.csr_cases import (
     with_null,
     without_null,
 )
-from tests.backend.csr_factory import THING, pem, pem_of, request
-from tests.backend.deployment import Deployment
+from tests.support.csr_factory import THING, pem, pem_of, request
+from tests.support.deployment import Deployment
 
 RSA_SHA1 = core.ObjectIdentifier("1.2.840.113549.1.1.5").dump()
 

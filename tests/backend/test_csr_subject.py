@@ -19,10 +19,10 @@ from enrollment_backend.errors import (
     CsrSignatureAlgorithmError,
     CsrSubjectError,
 )
-from tests.backend import csr_factory as make
-from tests.backend.csr_cases import NULL, cases, check
-from tests.backend.csr_factory import THING, pem, pem_of, request
-from tests.backend.deployment import Deployment
+from tests.support import csr_factory as make
+from tests.support.csr_cases import NULL, cases, check
+from tests.support.csr_factory import THING, pem, pem_of, request
+from tests.support.deployment import Deployment
 
 
 def named(value: core.Asn1Value) -> str:

@@ -11,7 +11,7 @@ from cryptography import x509
 
 from enrollment_backend.csr_policy import accept
 from enrollment_backend.errors import CsrRefusedError
-from tests.backend.csr_factory import pem
+from tests.support.csr_factory import pem
 
 REQUESTS = Path(cryptography_vectors.__file__).parent / "x509" / "requests"
 

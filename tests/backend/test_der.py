@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from enrollment_backend import der
 from enrollment_backend.der import Element, elements
-from tests.backend.csr_factory import tlv
+from tests.support.csr_factory import tlv
 
 RUN = settings(database=None, deadline=None)
 ARCS = st.integers(0, 2**128 - 1)

@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from tests.backend.csr_factory import THING, ec_key, pem_of, request, rsa_key, spki_of
-from tests.backend.deployment import POLICY, Deployment, event
+from tests.support.csr_factory import THING, ec_key, pem_of, request, rsa_key, spki_of
+from tests.support.deployment import POLICY, Deployment, event
 
 
 def spki_in(certificate_pem: str) -> bytes:

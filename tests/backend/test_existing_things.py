@@ -6,8 +6,6 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.backend.csr_factory import THING
-from tests.backend.deployment import Deployment, assert_problem
 from tests.backend.fleet import (
     LEASE,
     Device,
@@ -20,6 +18,8 @@ from tests.backend.fleet import (
     throttled,
     unreachable,
 )
+from tests.support.csr_factory import THING
+from tests.support.deployment import Deployment, assert_problem
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
 

@@ -12,9 +12,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
 
 from enrollment_backend.csr_policy import accept
-from tests.backend.deployment import Deployment
+from tests.support import csr_factory as make
+from tests.support.deployment import Deployment
 
-REQUESTS = Path(__file__).with_name("requests")
+REQUESTS = Path(make.__file__).with_name("requests")
 THING = "gw-1"  # whose common name is in every request but those of `ANOTHER_SUBJECT`
 
 TAKEN = [

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from tests.backend.csr_factory import THING, pem_of, request
-from tests.backend.deployment import LAMBDA, assert_hidden, assert_problem, deployed, event
+from tests.support.csr_factory import THING, pem_of, request
+from tests.support.deployment import LAMBDA, assert_hidden, assert_problem, deployed, event
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from tests.backend.csr_factory import THING, of_length, pem_of, request
-from tests.backend.deployment import Answer, Deployment, deployed, event
+from tests.support.csr_factory import THING, of_length, pem_of, request
+from tests.support.deployment import Answer, Deployment, deployed, event
 
 V1 = "/v1/certificates"
 BOTH = pytest.mark.parametrize("path", [V1, "/getCertificate"])

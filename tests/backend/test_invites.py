@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enrollment_backend import invites
-from tests.backend.deployment import Deployment
+from tests.support.deployment import Deployment
 
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base32
 SAMPLES = json.loads((Path(__file__).parents[1] / "contract" / "samples" / "invite-codes.json").read_text("utf-8"))

@@ -18,8 +18,9 @@ from enrollment_backend.aws import Clients, concurrently
 from enrollment_backend.csr_policy import AcceptedCsr, accept
 from enrollment_backend.errors import AwsRefusedError, CertificateForeignError
 from enrollment_backend.issuer import Issuer
-from tests.backend.csr_factory import THING, pem_of, request
-from tests.backend.deployment import (
+from tests.backend.fleet import Device, going_wrong, iot, lost
+from tests.support.csr_factory import THING, pem_of, request
+from tests.support.deployment import (
     POLICY,
     Deployment,
     assert_hidden,
@@ -28,7 +29,6 @@ from tests.backend.deployment import (
     certificate_for,
     deployed,
 )
-from tests.backend.fleet import Device, going_wrong, iot, lost
 
 CSR = pem_of(request())
 CALLS = ["CreateThing", "CreateCertificateFromCsr", "AttachPolicy", "AttachThingPrincipal"]

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import pytest
 
 from enrollment_backend.errors import EnrollmentInProgressError
-from tests.backend.deployment import Answer, Death, Deployment, assert_problem, deployed
 from tests.backend.fleet import (
     LEASE,
     Device,
@@ -25,6 +24,7 @@ from tests.backend.fleet import (
     throttled,
     unreachable,
 )
+from tests.support.deployment import Answer, Death, Deployment, assert_problem, deployed
 
 ROUNDS = (
     ("TransactWriteItems 1",),

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from enrollment_backend import log
-from tests.backend.csr_factory import THING
-from tests.backend.deployment import OPERATOR, REQUEST_ID, Answer, Deployment, assert_hidden, event
 from tests.backend.fleet import Device, going_wrong, throttled
+from tests.support.csr_factory import THING
+from tests.support.deployment import OPERATOR, REQUEST_ID, Answer, Deployment, assert_hidden, event
 
 METRIC_UNITS = {"AwsLatency": "Milliseconds", "Refusals": "Count", "Enrollments": "Count"}
 

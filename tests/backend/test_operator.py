@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from botocore.awsrequest import AWSResponse
 
-from tests.backend.csr_factory import THING
-from tests.backend.deployment import OPERATOR, Deployment, assert_problem, aws_answer, event
 from tests.backend.fleet import Device, let_items_expire
+from tests.support.csr_factory import THING
+from tests.support.deployment import OPERATOR, Deployment, assert_problem, aws_answer, event
 
 DAY = 24 * 3600
 

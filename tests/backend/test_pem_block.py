@@ -11,9 +11,9 @@ import pytest
 
 from enrollment_backend.csr_policy import accept
 from enrollment_backend.errors import CsrLineEndsMissingError, CsrRefusedError, CsrTooLargeError
-from tests.backend.csr_cases import GOOD, GOOD_DER, cases, check
-from tests.backend.csr_factory import THING, of_length, pem, pem_of, request
-from tests.backend.deployment import Deployment
+from tests.support.csr_cases import GOOD, GOOD_DER, cases, check
+from tests.support.csr_factory import THING, of_length, pem, pem_of, request
+from tests.support.deployment import Deployment
 
 BODY = GOOD.splitlines()[1:-1]
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.backend.csr_factory import THING
-from tests.backend.deployment import Death, Deployment, assert_problem
 from tests.backend.fleet import LEASE, Device, Hook, going_wrong, iot, item, killed_with, lost, lost_once, throttled
 from tests.backend.test_ledger_faults import ROUNDS, STEPS
+from tests.support.csr_factory import THING
+from tests.support.deployment import Death, Deployment, assert_problem
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
 

@@ -30,9 +30,9 @@ from moto.iam.access_control import IAMRequest
 from moto.iot.models import iot_backends
 
 from enrollment_backend.errors import EnrollmentError
-from tests.backend.csr_factory import pem_of, request
-from tests.backend.deployment import REGION, Deployment, deployed
-from tests.backend.stack import UNKNOWN_TO_MOTO, deploy, template
+from tests.support.csr_factory import pem_of, request
+from tests.support.deployment import REGION, Deployment, deployed
+from tests.support.stack import UNKNOWN_TO_MOTO, deploy, template
 
 ACCOUNT_ID = "123456789012"
 IOT = f"arn:aws:iot:{REGION}:{ACCOUNT_ID}"

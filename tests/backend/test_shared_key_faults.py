@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.backend.deployment import Death, Deployment, deployed
 from tests.backend.fleet import LEASE, Device, Hook, going_wrong, item, killed_with
 from tests.backend.test_ledger_faults import FAULTS
 from tests.backend.test_shared_keys import (
@@ -19,6 +18,7 @@ from tests.backend.test_shared_keys import (
     run,
 )
 from tests.backend.test_sweep import HOUR, by_route
+from tests.support.deployment import Death, Deployment, deployed
 
 RUNS = {"first": FIRST_RUN, "second": SECOND_RUN}
 _numbers = count()

@@ -12,17 +12,6 @@ import pytest
 from botocore.awsrequest import AWSResponse
 
 from enrollment_backend.errors import KeyEnrolledError
-from tests.backend.csr_factory import THING
-from tests.backend.deployment import (
-    POLICY,
-    Answer,
-    Death,
-    Deployment,
-    assert_problem,
-    aws_answer,
-    deployed,
-    load_handler,
-)
 from tests.backend.fleet import (
     LEASE,
     Device,
@@ -38,6 +27,17 @@ from tests.backend.fleet import (
     unreachable,
 )
 from tests.backend.test_sweep import HOUR, by_route
+from tests.support.csr_factory import THING
+from tests.support.deployment import (
+    POLICY,
+    Answer,
+    Death,
+    Deployment,
+    assert_problem,
+    aws_answer,
+    deployed,
+    load_handler,
+)
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
 

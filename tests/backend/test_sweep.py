@@ -17,8 +17,10 @@ from moto.core import DEFAULT_ACCOUNT_ID
 from moto.iot.models import FakeCertificate
 
 from enrollment_backend.errors import AwsError, AwsRefusedError, AwsUnavailableError, ThrottledError
-from tests.backend.csr_factory import THING, request
-from tests.backend.deployment import (
+from tests.backend.fleet import Device, going_wrong, iot, item, killed_with
+from tests.backend.test_ledger_faults import ROUNDS
+from tests.support.csr_factory import THING, request
+from tests.support.deployment import (
     POLICY,
     REGION,
     Death,
@@ -28,8 +30,6 @@ from tests.backend.deployment import (
     aws_answer,
     certificate_for,
 )
-from tests.backend.fleet import Device, going_wrong, iot, item, killed_with
-from tests.backend.test_ledger_faults import ROUNDS
 
 HOUR = 3600
 SCHEDULED = {"hsm-enroll": "sweep"}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.backend.csr_factory import THING
-from tests.backend.deployment import Answer, Death, Deployment, assert_problem
 from tests.backend.fleet import LEASE, Device, going_wrong, iot, item, killed_with
 from tests.backend.test_ledger_faults import ROUNDS
 from tests.backend.test_sweep import HOUR, by_route
+from tests.support.csr_factory import THING
+from tests.support.deployment import Answer, Death, Deployment, assert_problem
 
 
 def killed_before_the_record(backend: Deployment, *attached: str) -> tuple[Device, str]:

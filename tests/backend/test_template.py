@@ -19,14 +19,14 @@ import pytest
 from botocore.session import Session
 from moto import mock_aws
 
-from hsm_enroll.device_topics import DeviceTopics
+from hsm_enroll.iot.device_topics import DeviceTopics
 from hsm_enroll.iot_policy import CLIENT_ID, IS_ATTACHED, MAX_DOCUMENT_CHARACTERS, THING_NAME, Policy, allows
 from hsm_enroll.operator import package
 from hsm_enroll.operator.device_policy import loose_grants
-from tests.backend.csr_factory import THING as GATEWAY
-from tests.backend.csr_factory import pem_of, request
-from tests.backend.deployment import ENVIRONMENT, LAMBDA, REGION, deployed, load_handler
-from tests.backend.stack import TEMPLATE, UNKNOWN_TO_MOTO, deploy, template
+from tests.support.csr_factory import THING as GATEWAY
+from tests.support.csr_factory import pem_of, request
+from tests.support.deployment import ENVIRONMENT, LAMBDA, REGION, deployed, load_handler
+from tests.support.stack import TEMPLATE, UNKNOWN_TO_MOTO, deploy, template
 
 ARN = f"arn:aws:iot:{REGION}:123456789012"
 THING = "${iot:Connection.Thing.ThingName}"

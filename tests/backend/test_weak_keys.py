@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enrollment_backend.weak_keys import weakness_of
-from tests.backend import csr_factory as make
+from tests.support import csr_factory as make
 
 PRIMES = [number for number in range(2, 752) if all(number % divisor for divisor in range(2, number))]
 ROCA_PRIMES = PRIMES[:39]  # 2 to 167: "The Return of Coppersmith's Attack", §2

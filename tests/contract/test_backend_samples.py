@@ -14,8 +14,8 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.backend.csr_factory import THING, ecdsa_sha256, forged, pem, pem_of, request
-from tests.backend.deployment import LAMBDA, POLICY, Answer, Deployment, aws_answer, deployed, event
+from tests.support.csr_factory import THING, ecdsa_sha256, forged, pem, pem_of, request
+from tests.support.deployment import LAMBDA, POLICY, Answer, Deployment, aws_answer, deployed, event
 
 SAMPLES = Path(__file__).parent / "samples"
 SPEC: dict[str, Any] = yaml.safe_load((LAMBDA / "openapi.yaml").read_text("utf-8"))

@@ -14,8 +14,8 @@ import yaml
 from enrollment_backend import device_api, http, operator_api
 from enrollment_backend.errors import EnrollmentError
 from hsm_enroll.local.gateway import routes_of
-from tests.backend.deployment import LAMBDA
-from tests.backend.stack import template
+from tests.support.deployment import LAMBDA
+from tests.support.stack import template
 
 SPEC: dict[str, Any] = yaml.safe_load((LAMBDA / "openapi.yaml").read_text("utf-8"))
 OPERATIONS: dict[tuple[str, str], dict[str, Any]] = {

@@ -13,15 +13,15 @@ import jsonschema
 import pytest
 import yaml
 
-from hsm_enroll.api import EnrollmentClient
+from hsm_enroll.backend_api.client import EnrollmentClient
 from hsm_enroll.operator.api import OperatorClient
 from hsm_enroll.operator.invites import MOST_IN_A_REQUEST, NewInvite
 from hsm_enroll.secret import Secret
-from tests.backend.deployment import LAMBDA
-from tests.client.https_server import https_server, response
-from tests.client.mqtt.authority import Authority
 from tests.operator.api.conftest import authority, backend, operator_credentials  # noqa: F401 - fixtures, by their names
 from tests.operator.api.stand_in import Backend
+from tests.support.authority import Authority
+from tests.support.deployment import LAMBDA
+from tests.support.https_server import https_server, response
 
 SPEC: dict[str, Any] = yaml.safe_load((LAMBDA / "openapi.yaml").read_text("utf-8"))
 SAMPLES = Path(__file__).parent / "samples"

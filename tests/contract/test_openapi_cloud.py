@@ -22,9 +22,9 @@ from schemathesis.config import HealthCheck
 from schemathesis.specs.openapi import checks
 
 from hsm_enroll.local.cloud import Endpoints, detach, down
-from tests.backend.csr_factory import pem_of, request
-from tests.backend.deployment import LAMBDA
-from tests.local.clients import TIME_LIMIT, iot, sign
+from tests.support.clients import TIME_LIMIT, iot, sign
+from tests.support.csr_factory import pem_of, request
+from tests.support.deployment import LAMBDA
 
 # Not among them are checks that fit no API Gateway (a method that no route has gets 404), or that send on their own.
 CHECKS = [

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from hsm_enroll import settings
-from tests.docs.pages import PAGES, README, ROOT, Block, Command, Page, commands
 from tests.docs.shell import Shell
 from tests.docs.shown import matches
+from tests.support.pages import PAGES, README, ROOT, Block, Command, Page, commands
 
 # What pip needs to reach its packages here, whatever that takes.
 _PIP = re.compile(r"(pip_.*|https?_proxy|ssl_cert_.*|requests_ca_bundle)", re.IGNORECASE)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import README, ROOT
 from tests.docs.shown import matches
+from tests.support.pages import README, ROOT
 
 _TIME_LIMIT = 600
 _NOBODY = "65534"

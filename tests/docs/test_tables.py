@@ -10,8 +10,7 @@ from functools import cache
 
 from hsm_enroll.errors import HsmEnrollError
 from hsm_enroll.settings import Settings
-from tests.contract.test_boundaries import _MAY_USE
-from tests.docs.pages import README, ROOT, code, page
+from tests.support.pages import README, ROOT, code
 
 _TERMINATED = 143
 _HELP_ROW = re.compile(r"^  (?P<name>[a-z]+)  +\S", re.MULTILINE)
@@ -87,16 +86,6 @@ def test_the_packages_to_install_are_among_those_of_setup() -> None:
     (line,) = re.findall(r"^apt-get install (.+)$", README.text, re.MULTILINE)
     (known,) = re.findall(r"^packages=\((.+)\)$", (ROOT / "scripts/setup").read_text(), re.MULTILINE)
     assert set(line.split()) <= set(known.split())
-
-
-def test_the_rooms_are_those_of_the_boundaries() -> None:
-    """The architecture's table of rooms is the one that the import test enforces."""
-    everything = {"everything": None, "nothing": set[str]()}
-    documented = {
-        code(room)[0]: everything[uses] if uses in everything else set(code(uses))
-        for room, _, uses in page("docs/architecture.md").table("room")
-    }
-    assert documented == _MAY_USE
 
 
 def _command_names() -> set[str]:

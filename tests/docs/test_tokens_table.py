@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.docs.pages import ROOT, Page
+from tests.support.pages import ROOT, Page
 from tests.tokens import table
 
 _PAGE = "docs/tokens.md"

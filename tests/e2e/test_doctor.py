@@ -12,9 +12,9 @@ import pytest
 from cryptography.x509 import load_pem_x509_certificate
 from cryptography.x509.oid import NameOID
 
-from tests.client.mqtt.authority import Authority
-from tests.client.self_signed import pem, self_signed
-from tests.e2e.devices import Device
+from tests.support.authority import Authority
+from tests.support.devices import Device
+from tests.support.self_signed import pem, self_signed
 
 
 def _findings(device: Device, *arguments: str) -> tuple[int, dict[str, str]]:

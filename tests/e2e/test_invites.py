@@ -21,12 +21,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from hsm_enroll.api import EnrollmentClient
-from hsm_enroll.invite import parse
-from tests.client.https_server import HttpsServer, https_server
-from tests.client.mqtt.authority import Authority
-from tests.e2e.devices import Cloud, Device, Observer, Operator
-from tests.local.clients import Device as SoftwareDevice
+from hsm_enroll.backend_api.client import EnrollmentClient
+from hsm_enroll.backend_api.invite import parse
+from tests.support.authority import Authority
+from tests.support.clients import Device as SoftwareDevice
+from tests.support.devices import Cloud, Device, Observer, Operator
+from tests.support.https_server import HttpsServer, https_server
 
 NewGateway = Callable[[str], Device]
 

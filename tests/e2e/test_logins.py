@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from tests.e2e.devices import Device, Observer
-from tests.tokens.softhsm import SoftHsm
-from tests.tokens.under_test import LABEL
+from tests.support.devices import Device, Observer
+from tests.support.softhsm_under_test import SoftHsm
+from tests.support.under_test import LABEL
 
 # What makes it such a token, and each login of the whole way: of this program's session, then of awscrt's.
 _KINDS = {"pin pad": ("TYPED_PIN", ["typed", "typed"]), "no login": ("LOGIN_FREE", ["empty"])}

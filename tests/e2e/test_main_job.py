@@ -17,7 +17,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from tests.e2e.devices import Cloud, Device, Observer, publish_as_observer
+from tests.support.devices import Cloud, Device, Observer, publish_as_observer
 
 Observe = Callable[[str], Observer]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from tests.e2e.devices import Cloud, Observer, Operator
+from tests.support.devices import Cloud, Observer, Operator
 
 _CLIENT = Path(__file__).parent / "article" / "client.py"
 _SUBJECT = "/C=JP/ST=Tokyo/L=Meguro/O=Amazon Web Services Japan K.K./CN=AWS IoT Certificate"

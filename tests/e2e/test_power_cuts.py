@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.tpm_device import TpmDevice
-from tests.tokens import tpm2
-from tests.tokens.tpm2 import Tpm2
+from tests.support import tpm2
+from tests.support.tpm2 import Tpm2
 
 _PACE = "Power cuts count too. A TPM heals with time: while powered this one forgets one failed try every 17 min."
 _WAIT = f"{_PACE} A PIN may be tried again in at most %s, or after: tpm2_dictionarylockout --clear-lockout"

@@ -19,11 +19,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from tests.e2e.devices import Cloud, Observer
 from tests.e2e.tpm_device import TpmDevice
-from tests.faults.killed_making import kill_token_create
-from tests.tokens import tpm2
-from tests.tokens.tpm2 import Tpm2
+from tests.support import tpm2
+from tests.support.devices import Cloud, Observer
+from tests.support.killed_making import kill_token_create
+from tests.support.tpm2 import Tpm2
 
 Observe = Callable[[str], Observer]
 
@@ -176,7 +176,7 @@ def test_the_store_is_where_the_variable_says(device: TpmDevice, thing: str) -> 
 _KILLED_AT = {
     "before the token": "hsm_enroll.token.provision.create_tpm2_token",
     "between token and PIN": "hsm_enroll.token.provision._set_user_pin",
-    "after the token": "hsm_enroll.pin.remember",
+    "after the token": "hsm_enroll.device.pin.remember",
 }
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.devices import Device
-from tests.tokens.tpm2 import Tpm2
+from tests.support.devices import Device
+from tests.support.tpm2 import Tpm2
 
 
 @dataclass

@@ -18,13 +18,14 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from hsm_enroll import device_token, enrollment, pin, settings
-from hsm_enroll.api import EnrollmentClient, Issued
+from hsm_enroll import settings
+from hsm_enroll.backend_api.client import EnrollmentClient, Issued
+from hsm_enroll.device import device_token, enrollment, pin
 from hsm_enroll.errors import BackendRefusedError
 from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.secret import Secret
 from hsm_enroll.token.tokens import Tokens
-from tests.client.mqtt.authority import Authority
+from tests.support.authority import Authority
 
 
 @dataclass

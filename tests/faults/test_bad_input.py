@@ -18,10 +18,10 @@ import boto3
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from tests.client.https_server import https_server, response
-from tests.client.mqtt.authority import Authority
-from tests.e2e.devices import Cloud, Device, publish_as_observer
-from tests.faults.killed_making import kill_token_create
+from tests.support.authority import Authority
+from tests.support.devices import Cloud, Device, publish_as_observer
+from tests.support.https_server import https_server, response
+from tests.support.killed_making import kill_token_create
 
 _SPY = "pkcs11-spy.so"
 
@@ -422,7 +422,7 @@ def test_create_token_takes_the_pin_that_is_given(device: Device, thing: str, so
     assert document["token"]["label"] == "another"
 
 
-@pytest.mark.parametrize("moment", ["token.provision.create_softhsm_token", "pin.remember"])
+@pytest.mark.parametrize("moment", ["token.provision.create_softhsm_token", "device.pin.remember"])
 def test_a_token_whose_making_was_killed_is_taken_up(device: Device, thing: str, moment: str) -> None:
     """D10: killed before, or right after, the token was made, token create and init go on with the PIN that is kept."""
     for name in ("pin", "token.json"):

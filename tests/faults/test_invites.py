@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.client.https_server import HttpsServer, https_server, response
-from tests.client.mqtt.authority import Authority
-from tests.e2e.devices import Device
+from tests.support.authority import Authority
+from tests.support.devices import Device
+from tests.support.https_server import HttpsServer, https_server, response
 
 _SAMPLES = json.loads((Path(__file__).parents[1] / "contract" / "samples" / "invite-codes.json").read_text("utf-8"))
 _WRITTEN: str = _SAMPLES["valid"][4]["written"]

@@ -10,8 +10,8 @@ from urllib.parse import unquote_to_bytes
 import pytest
 from cryptography.x509 import load_pem_x509_csr
 
-from tests.tokens.fault_codes import CKR
-from tests.tokens.fault_device import THING, FaultyDevice, faulty_device
+from tests.support.fault_codes import CKR
+from tests.support.fault_device import THING, FaultyDevice, faulty_device
 
 _INIT = ("init", "--thing", THING, "--no-publish")
 

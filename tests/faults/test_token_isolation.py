@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.tokens.fault_device import THING, FaultyDevice, faulty_device
+from tests.support.fault_device import THING, FaultyDevice, faulty_device
 
 # What a look at a module calls, before anybody logs in.
 _LOOKING = ("C_Initialize", "C_GetSlotList", "C_GetTokenInfo", "C_FindObjects")

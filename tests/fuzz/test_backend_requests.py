@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from enrollment_backend import algorithms, invites
 from enrollment_backend.csr_policy import accept
 from enrollment_backend.errors import CsrRefusedError
-from tests.backend import csr_factory as make
-from tests.backend.csr_cases import ACCEPTED, P256, with_attributes
-from tests.backend.csr_factory import THING, der_of, pem, pem_of, request, rsa_key
-from tests.backend.deployment import Answer, Deployment, deployed, event
+from tests.support import csr_factory as make
+from tests.support.csr_cases import ACCEPTED, P256, with_attributes
+from tests.support.csr_factory import THING, der_of, pem, pem_of, request, rsa_key
+from tests.support.deployment import Answer, Deployment, deployed, event
 
 FOREIGN = Path(make.__file__).with_name("requests")
 PATHS = st.sampled_from(["/v1/certificates", "/getCertificate"])

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hsm_enroll.certificate import read_certificate
 from hsm_enroll.errors import ForeignCertificateError
 from hsm_enroll.key import KeyType
-from tests.client.self_signed import armoured, der, self_signed
+from hsm_enroll.x509.certificate import read_certificate
+from tests.support.self_signed import armoured, der, self_signed
 
 _RUN = settings(database=None, deadline=None, max_examples=300)
 _SOUND = [der(self_signed(key_type, with_extensions=True)) for key_type in (KeyType.EC_P256, KeyType.RSA_2048)]

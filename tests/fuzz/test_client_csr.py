@@ -8,10 +8,10 @@ from cryptography.x509.oid import NameOID
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from hsm_enroll import csr
 from hsm_enroll.errors import TokenRefusedError, UsageError
 from hsm_enroll.key import KeyType
-from tests.client.software_signer import SoftwareSigner
+from hsm_enroll.x509 import csr
+from tests.support.software_signer import SoftwareSigner
 
 _RUN = settings(database=None, deadline=None, max_examples=200)
 # ``cryptography``, the judge here, counts the 64 characters of a CN in bytes.

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hsm_enroll.errors import StateCorruptError, StateTooNewError
-from hsm_enroll.identity import Identity
 from hsm_enroll.key import KeyOrigin, KeyType, TokenName
-from tests.client.self_signed import pem, self_signed
+from hsm_enroll.store.identity import Identity
+from tests.support.self_signed import pem, self_signed
 
 _RUN = settings(database=None, deadline=None, max_examples=100)
 _TEXTS = st.text()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from hsm_enroll.backend_api.invite import parse
 from hsm_enroll.errors import UsageError
-from hsm_enroll.invite import parse
 
 _RUN = settings(database=None, deadline=None, max_examples=300)
 

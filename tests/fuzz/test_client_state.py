@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hsm_enroll import state
 from hsm_enroll.errors import StateCorruptError, StateTooNewError
+from hsm_enroll.store import files
 
 _RUN = settings(database=None, deadline=None, max_examples=100)
 _VALUES = st.recursive(
@@ -31,19 +31,19 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(document=_DOCUMENTS, version=st.integers(min_value=1, max_value=9))
 def test_a_document_is_read_back(file: Path, document: dict[str, Any], version: int) -> None:
     """Any JSON object survives being written and read."""
-    state.write_document(file, version, document)
-    assert state.read_document(file, version) == {"version": version, **document}
+    files.write_document(file, version, document)
+    assert files.read_document(file, version) == {"version": version, **document}
 
 
 @_RUN
 @given(document=_DOCUMENTS, data=st.data())
 def test_a_document_cut_anywhere_is_corrupt(file: Path, document: dict[str, Any], data: st.DataObject) -> None:
     """D12: no beginning of a document, but the one without its last newline, passes for one."""
-    state.write_document(file, 1, document)
+    files.write_document(file, 1, document)
     content = file.read_bytes()
     file.write_bytes(content[: data.draw(st.integers(0, len(content) - 2))])
     with pytest.raises(StateCorruptError):
-        state.read_document(file, 1)
+        files.read_document(file, 1)
 
 
 @_RUN
@@ -52,7 +52,7 @@ def test_any_bytes_are_a_document_or_an_error_of_ours(file: Path, content: bytes
     """D12: whatever a file holds, it is a JSON object with a version, corrupt, or too new."""
     file.write_bytes(content)
     try:
-        document = state.read_document(file, 1)
+        document = files.read_document(file, 1)
     except (StateCorruptError, StateTooNewError):
         return
     assert document is not None

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hsm_enroll.local.cloud import Endpoints, detach, down
-from tests.local.clients import TIME_LIMIT, Device, Observer, Watched, children, supervisor
+from tests.support.clients import TIME_LIMIT, Device, Observer, Watched, children, supervisor
 
 # What a shell may hold, each of which would lead a careless program away from loopback.
 HOSTILE_ENVIRONMENT = {

@@ -17,7 +17,7 @@ import pytest
 import requests
 
 from hsm_enroll.local.cloud import Endpoints
-from tests.local.clients import (
+from tests.support.clients import (
     TIME_LIMIT,
     Device,
     Identity,

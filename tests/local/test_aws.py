@@ -22,7 +22,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from hsm_enroll.local.cloud import Endpoints
-from tests.local.clients import Device, aws, connect, iot, openssl, policy_name, publish, stack_outputs
+from tests.support.clients import Device, aws, connect, iot, openssl, policy_name, publish, stack_outputs
 
 if TYPE_CHECKING:
     from mypy_boto3_iot.literals import ThingPrincipalTypeType

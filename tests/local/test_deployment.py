@@ -15,7 +15,7 @@ import requests
 from hsm_enroll.backend_folder import backend_folder
 from hsm_enroll.errors import LocalCloudError
 from hsm_enroll.local.cloud import LocalCloud, running
-from tests.local.clients import TIME_LIMIT, Device, connect, sign
+from tests.support.clients import TIME_LIMIT, Device, connect, sign
 
 ROOT = Path(__file__).parents[2]
 

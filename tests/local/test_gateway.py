@@ -24,7 +24,7 @@ from hsm_enroll.local.gateway import MAX_BODY_BYTES, Gateway, routes_of
 from hsm_enroll.local.home import Home
 from hsm_enroll.local.lambda_runtime import Context
 from hsm_enroll.local.server import LoopbackServer, log_file
-from tests.local.clients import sign
+from tests.support.clients import sign
 
 ROUTES = {"GET /": "NONE", "POST /": "NONE", "POST /a": "NONE", "POST /signed": "AWS_IAM"}
 

@@ -25,7 +25,7 @@ from hsm_enroll.errors import LocalCloudError
 from hsm_enroll.local import mosquitto
 from hsm_enroll.local.cloud import Endpoints, LocalCloud, default_home, detach, down, running, serve
 from hsm_enroll.local.home import Home
-from tests.local.clients import (
+from tests.support.clients import (
     TIME_LIMIT,
     Device,
     Observer,

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from hsm_enroll.device_topics import DeviceTopics
 from hsm_enroll.errors import UsageError
+from hsm_enroll.iot.device_topics import DeviceTopics
 from hsm_enroll.iot_policy import IS_ATTACHED, MAX_DOCUMENT_CHARACTERS, THING_NAME, Policy, allows
 from hsm_enroll.operator import device_policy
 from hsm_enroll.operator.device_policy import compare, loose_grants, notes, read
 from hsm_enroll.operator.policy_mistakes import mistakes
-from tests.docs.pages import page
+from tests.support.pages import page
 
 ARNS = "arn:aws:iot:eu-central-1:123456789012:"
 THING = "${iot:Connection.Thing.ThingName}"

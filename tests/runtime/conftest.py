@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import pytest
 
-from tests.e2e.devices import Cloud
 from tests.runtime.execution_environment import ExecutionEnvironment, link_runtime
+from tests.support.devices import Cloud
 
 if TYPE_CHECKING:
     from mypy_boto3_iot import IoTClient

@@ -17,10 +17,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from hsm_enroll.local.payload import Request, to_event
-from tests.backend.csr_factory import request
-from tests.e2e.devices import Cloud
 from tests.runtime.execution_environment import ExecutionEnvironment, Function
 from tests.runtime.runtime_api import Report
+from tests.support.csr_factory import request
+from tests.support.devices import Cloud
 
 if TYPE_CHECKING:
     from mypy_boto3_iot import IoTClient

@@ -22,18 +22,18 @@ from typing import TypeVar
 import pkcs11
 import pytest
 
-from hsm_enroll import pin
+from hsm_enroll.device import pin
 from hsm_enroll.errors import HsmEnrollError
 from hsm_enroll.key import KeyType
 from hsm_enroll.secret import Secret
 from hsm_enroll.token import selection
 from hsm_enroll.uri import Pkcs11Uri
+from tests.support import tpm2
+from tests.support.softhsm_under_test import SoftHsm
 from tests.support.tokens import listed
-from tests.tokens import tpm2
+from tests.support.tpm2 import Tpm2
+from tests.support.under_test import LABEL, GivenToken, KeyName, OwnToken, TokenUnderTest
 from tests.tokens.options import GIVEN
-from tests.tokens.softhsm import SoftHsm
-from tests.tokens.tpm2 import Tpm2
-from tests.tokens.under_test import LABEL, GivenToken, KeyName, OwnToken, TokenUnderTest
 
 _Token = TypeVar("_Token", bound=TokenUnderTest)
 

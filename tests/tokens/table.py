@@ -14,8 +14,8 @@ from pkcs11 import Mechanism
 from hsm_enroll.errors import TokenRefusedError
 from hsm_enroll.key import KeyType
 from hsm_enroll.token import capabilities, keypair, modules, session
+from tests.support.under_test import TokenUnderTest
 from tests.tokens.handshake import TLS_1_2, TLS_1_3, shake
-from tests.tokens.under_test import TokenUnderTest
 
 HEADER = ("token", "module", "key type", "mechanisms", "generation", "signature", "TLS 1.2", "TLS 1.3")
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from pkcs11 import MechanismFlag
 
-from hsm_enroll import doctor, enrollment
-from hsm_enroll.api import EnrollmentClient
+from hsm_enroll import doctor
+from hsm_enroll.backend_api.client import EnrollmentClient
+from hsm_enroll.device import enrollment
 from hsm_enroll.errors import (
     HsmEnrollError,
     ModuleUnusableError,
@@ -27,12 +28,12 @@ from hsm_enroll.settings import Settings
 from hsm_enroll.token import capabilities, keypair, selection, session
 from hsm_enroll.token.reports import TokenReport
 from hsm_enroll.token.tokens import Tokens
+from tests.support.softhsm_under_test import SoftHsm
 from tests.support.tokens import listed, token_of
+from tests.support.tpm2 import Tpm2
+from tests.support.under_test import LABEL, KeyName, OwnToken
 from tests.tokens.conftest import KEY_TYPES
 from tests.tokens.handshake import TLS_1_2, shake
-from tests.tokens.softhsm import SoftHsm
-from tests.tokens.tpm2 import Tpm2
-from tests.tokens.under_test import LABEL, KeyName, OwnToken
 
 _ECDSA_ALONE = "CKM_EC_KEY_PAIR_GEN,CKM_ECDSA"
 _EC = (KeyType.EC_P256, KeyType.EC_P384)

@@ -15,17 +15,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from pkcs11 import Attribute, ObjectClass
 
-from hsm_enroll import enrollment
-from hsm_enroll.api import EnrollmentClient
+from hsm_enroll.backend_api.client import EnrollmentClient
+from hsm_enroll.device import enrollment
 from hsm_enroll.errors import BackendUnreachableError
-from hsm_enroll.identity import Identity
-from hsm_enroll.journal import Attempt
 from hsm_enroll.key import KeyOrigin, KeyType
+from hsm_enroll.store.identity import Identity
+from hsm_enroll.store.journal import Attempt
 from hsm_enroll.token import keypair, selection, session
 from hsm_enroll.token.tokens import Tokens
-from tests.client.mqtt.authority import Authority
-from tests.client.mqtt.broker import free_port
-from tests.tokens.under_test import KeyName, OwnToken
+from tests.support.authority import Authority
+from tests.support.broker import free_port
+from tests.support.under_test import KeyName, OwnToken
 
 pytestmark = pytest.mark.own_token
 

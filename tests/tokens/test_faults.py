@@ -14,10 +14,10 @@ from pkcs11 import Session
 from hsm_enroll.errors import HsmEnrollError, KeyMissingError, TokenNotFoundError, TokenRefusedError
 from hsm_enroll.key import KeyType
 from hsm_enroll.token import keypair, session
-from tests.tokens import tpm2
-from tests.tokens.softhsm import SoftHsm
-from tests.tokens.tpm2 import Tpm2
-from tests.tokens.under_test import KeyName
+from tests.support import tpm2
+from tests.support.softhsm_under_test import SoftHsm
+from tests.support.tpm2 import Tpm2
+from tests.support.under_test import KeyName
 
 
 @pytest.mark.parametrize(

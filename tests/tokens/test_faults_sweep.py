@@ -13,10 +13,10 @@ import pytest
 from hsm_enroll.errors import HsmEnrollError
 from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.token import keypair, session
-from tests.tokens.fault_codes import CKR
-from tests.tokens.fault_module import FaultModule
-from tests.tokens.softhsm import SoftHsm
-from tests.tokens.under_test import LABEL
+from tests.support.fault_codes import CKR
+from tests.support.fault_module import FaultModule
+from tests.support.softhsm_under_test import SoftHsm
+from tests.support.under_test import LABEL
 
 
 @contextmanager

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from pkcs11 import Mechanism
 
-from hsm_enroll import csr
 from hsm_enroll.errors import HsmEnrollError, ModuleUnusableError, TokenNotFoundError, TokenRefusedError
 from hsm_enroll.key import KeyType
 from hsm_enroll.token import keypair, session
 from hsm_enroll.token.worker import Worker
-from tests.tokens.fault_codes import CKR
-from tests.tokens.fault_module import FaultModule
-from tests.tokens.tpm2 import Tpm2
-from tests.tokens.under_test import KeyName
+from hsm_enroll.x509 import csr
+from tests.support.fault_codes import CKR
+from tests.support.fault_module import FaultModule
+from tests.support.tpm2 import Tpm2
+from tests.support.under_test import KeyName
 
 _SUBJECT = csr.subject("gateway-17")
 

@@ -22,9 +22,9 @@ from pkcs11.util.ec import encode_named_curve_parameters
 from hsm_enroll.errors import KeyMissingError, KeyOriginError, TokenRefusedError
 from hsm_enroll.key import KeyOrigin, KeyType
 from hsm_enroll.token import keypair, session
-from tests.tokens.softhsm import SoftHsm
-from tests.tokens.tpm2 import Tpm2
-from tests.tokens.under_test import KeyName, OwnToken, TokenUnderTest
+from tests.support.softhsm_under_test import SoftHsm
+from tests.support.tpm2 import Tpm2
+from tests.support.under_test import KeyName, OwnToken, TokenUnderTest
 
 _HARDWARE_BORN = KeyOrigin(local=True, sensitive=True, extractable=False, never_extractable=True, always_sensitive=True)
 _CKA_SENSITIVE, _CKA_EXTRACTABLE = 0x103, 0x162

@@ -13,8 +13,8 @@ from pkcs11 import Attribute
 
 from hsm_enroll.key import KeyType
 from hsm_enroll.token import keypair, session
-from tests.tokens.softhsm import SoftHsm
-from tests.tokens.under_test import KeyName
+from tests.support.softhsm_under_test import SoftHsm
+from tests.support.under_test import KeyName
 
 _ROOT = Path(__file__).parents[2]
 _LABEL = "line 3"

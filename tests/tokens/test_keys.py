@@ -11,9 +11,9 @@ from hsm_enroll.errors import KeyAmbiguousError, KeyMissingError, KeyOriginError
 from hsm_enroll.key import KeyType
 from hsm_enroll.token import keypair, public_key, session
 from hsm_enroll.uri import Pkcs11Uri
+from tests.support.softhsm_under_test import SoftHsm
 from tests.support.tokens import listed
-from tests.tokens.softhsm import SoftHsm
-from tests.tokens.under_test import KeyName, TokenUnderTest
+from tests.support.under_test import KeyName, TokenUnderTest
 
 
 def test_d8_a_key_that_is_not_there(token: TokenUnderTest, key: KeyName) -> None:

@@ -22,9 +22,9 @@ from hsm_enroll.token import inventory, login, modules, selection, session
 from hsm_enroll.token.tokens import Tokens
 from hsm_enroll.token.tpm2 import is_tpm2, lockout
 from hsm_enroll.uri import Pkcs11Uri
+from tests.support.softhsm_under_test import SoftHsm
 from tests.support.tokens import listed
-from tests.tokens.softhsm import SoftHsm
-from tests.tokens.tpm2 import Tpm2
+from tests.support.tpm2 import Tpm2
 
 _ON_A_TPM = pytest.mark.parametrize("token", ["tpm2-pkcs11"], indirect=True)
 _WRONG = Secret("wrong-1234")

@@ -12,11 +12,11 @@ from hsm_enroll.errors import PinFinalTryError, PinLockedError, PinMissingError,
 from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.secret import Secret
 from hsm_enroll.token import inventory, keypair, login, provision, selection, session
+from tests.support.softhsm_under_test import SoftHsm
 from tests.support.tokens import listed
+from tests.support.tpm2 import Tpm2
+from tests.support.under_test import KeyName, OwnToken
 from tests.tokens.handshake import TLS_1_2, shake
-from tests.tokens.softhsm import SoftHsm
-from tests.tokens.tpm2 import Tpm2
-from tests.tokens.under_test import KeyName, OwnToken
 
 # PKCS#11 v2.40 section 3.2, CK_TOKEN_INFO.
 _CKF_LOGIN_REQUIRED = 0x4

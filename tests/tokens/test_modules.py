@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from hsm_enroll import device_token
+from hsm_enroll.device import device_token
 from hsm_enroll.errors import ModuleMissingError, ModuleUnusableError
 from hsm_enroll.settings import Settings
 from hsm_enroll.token import discovery, inventory, worker
 from hsm_enroll.token.tokens import Tokens
 from hsm_enroll.token.worker import Worker
+from tests.support.processes import program, run
+from tests.support.softhsm_under_test import SoftHsm
 from tests.support.tokens import listed
-from tests.tokens.processes import program, run
-from tests.tokens.softhsm import SoftHsm
-from tests.tokens.under_test import LABEL
+from tests.support.under_test import LABEL
 
 _EM_S390 = 22  # <elf.h>: a machine that is not this one
 

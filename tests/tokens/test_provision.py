@@ -15,8 +15,8 @@ from hsm_enroll.secret import Secret
 from hsm_enroll.token import inventory, keypair, provision, session
 from hsm_enroll.token.provision import complete_token, create_softhsm_token
 from hsm_enroll.token.tokens import Tokens
-from tests.tokens.softhsm import SoftHsm
-from tests.tokens.under_test import LABEL, KeyName
+from tests.support.softhsm_under_test import SoftHsm
+from tests.support.under_test import LABEL, KeyName
 
 _SO_PIN = Secret("officer-5678")
 _USER_PIN = Secret("user-Straße-5678")

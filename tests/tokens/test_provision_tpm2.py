@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hsm_enroll import device_token
+from hsm_enroll.device import device_token
 from hsm_enroll.errors import (
     ModuleUnusableError,
     PinFinalTryError,
@@ -28,9 +28,9 @@ from hsm_enroll.token import inventory, keypair, provision, session
 from hsm_enroll.token.provision import complete_token, create_tpm2_token
 from hsm_enroll.token.tokens import Tokens
 from hsm_enroll.token.tpm2.provision import explained, prepare_store, refuse_unmanaged_tpm
+from tests.support.tpm2 import Tpm2
+from tests.support.under_test import KeyName
 from tests.tokens.test_provision import watched
-from tests.tokens.tpm2 import Tpm2
-from tests.tokens.under_test import KeyName
 
 _PIN = Secret("user-Straße-5678")
 _SO_PIN = Secret("officer-5678")

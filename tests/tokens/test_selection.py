@@ -19,10 +19,10 @@ from hsm_enroll.secret import Secret
 from hsm_enroll.token import inventory, keypair, provision, session
 from hsm_enroll.token.selection import choose
 from hsm_enroll.uri import Pkcs11Uri
+from tests.support.fault_module import FaultModule
+from tests.support.softhsm_under_test import SoftHsm
 from tests.support.tokens import listed
-from tests.tokens.fault_module import FaultModule
-from tests.tokens.softhsm import SoftHsm
-from tests.tokens.under_test import LABEL, KeyName, OwnToken, TokenUnderTest
+from tests.support.under_test import LABEL, KeyName, OwnToken, TokenUnderTest
 
 # RFC 7512 reserves or encodes each of these somewhere; a label has 32 bytes.
 _ODD_LABELS = [

@@ -12,13 +12,13 @@ from cryptography.x509.oid import NameOID
 from pkcs11 import Mechanism
 from pkcs11.exceptions import MechanismInvalid
 
-from hsm_enroll import csr
 from hsm_enroll.errors import TokenRefusedError
 from hsm_enroll.key import KeyType
 from hsm_enroll.token import keypair, session
-from tests.tokens.processes import program, run
-from tests.tokens.softhsm import SoftHsm
-from tests.tokens.under_test import KeyName, TokenUnderTest
+from hsm_enroll.x509 import csr
+from tests.support.processes import program, run
+from tests.support.softhsm_under_test import SoftHsm
+from tests.support.under_test import KeyName, TokenUnderTest
 
 _SUBJECT = csr.subject("pumpe-7_Süd", "OU=Straße 3,O=Größenwahn & Söhne 水,C=CH")
 

@@ -8,10 +8,10 @@ import pytest
 
 from hsm_enroll.key import KeyType
 from hsm_enroll.token import capabilities, session
-from tests.docs.pages import page
+from tests.support.pages import page
+from tests.support.under_test import OwnToken, TokenUnderTest
 from tests.tokens import table
 from tests.tokens.options import ROWS
-from tests.tokens.under_test import OwnToken, TokenUnderTest
 
 
 @cache

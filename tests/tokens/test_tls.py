@@ -8,8 +8,8 @@ import pytest
 
 from hsm_enroll.key import KeyType
 from hsm_enroll.token import keypair
+from tests.support.under_test import KeyName, TokenUnderTest
 from tests.tokens.handshake import TLS_1_2, TLS_1_3, shake
-from tests.tokens.under_test import KeyName, TokenUnderTest
 
 
 def test_a_key_signs_its_handshake(token: TokenUnderTest, key: KeyName, key_type: KeyType, tmp_path: Path) -> None:

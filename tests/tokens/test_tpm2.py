@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.tokens import tpm2
-from tests.tokens.processes import program, run
-from tests.tokens.tpm2 import Tpm2
+from tests.support import tpm2
+from tests.support.processes import program, run
+from tests.support.tpm2 import Tpm2
 
 # TCG EK Credential Profile for TPM 2.0, section 2.2.1: the certificates of the RSA 2048 and of the P-384 one.
 _EK_CERTIFICATES = {"0x1C00002", "0x1C00016"}

@@ -15,10 +15,10 @@ from hsm_enroll.errors import HsmEnrollError, ModuleUnusableError, TokenRefusedE
 from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.token import inventory, keypair, selection, session
 from hsm_enroll.uri import Pkcs11Uri
-from tests.tokens.fault_codes import CKR
-from tests.tokens.fault_module import FaultModule
-from tests.tokens.softhsm import SoftHsm
-from tests.tokens.under_test import LABEL, KeyName
+from tests.support.fault_codes import CKR
+from tests.support.fault_module import FaultModule
+from tests.support.softhsm_under_test import SoftHsm
+from tests.support.under_test import LABEL, KeyName
 
 # Whatever is asked of the token: the PIN is wrong, it is locked, the token is not there. All others are a refusal.
 _OTHERS = {

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from hsm_enroll import state
 from hsm_enroll.errors import BusyError, HsmEnrollError, KeyMissingError, TokenAmbiguousError, TokenNotFoundError
+from hsm_enroll.store import files
 from hsm_enroll.token import inventory, public_key, session
+from tests.support.fault_module import FaultModule
+from tests.support.processes import run, running, wait_until
+from tests.support.softhsm_under_test import SoftHsm
+from tests.support.under_test import LABEL, KeyName
 from tests.tokens import worker_tasks as tasks
-from tests.tokens.fault_module import FaultModule
-from tests.tokens.processes import run, running, wait_until
-from tests.tokens.softhsm import SoftHsm
-from tests.tokens.under_test import LABEL, KeyName
 from tests.tokens.worker_programs import (
     AWSCRT_LOADED,
     CHILDREN_IGNORED,
@@ -308,12 +308,12 @@ def test_d13_a_lock_ends_with_its_holder(softhsm: SoftHsm, tmp_path: Path, situa
     with running(command(situation, tasks.waits_locked, module, str(folder)), log, environment()) as process:
         await_mark(mark)
         try:
-            with pytest.raises(BusyError), state.locked(folder):
+            with pytest.raises(BusyError), files.locked(folder):
                 pass
             process.kill()
             process.wait()
             assert not _is_gone(mark)
-            with state.locked(folder):
+            with files.locked(folder):
                 pass
         finally:
             os.kill(int(mark.read_text()), signal.SIGKILL)

@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from tests.e2e.devices import Device, Observer
 from tests.e2e.tpm_device import TpmDevice
-from tests.tokens.fault_device import THING, FaultyDevice, faulty_device
-from tests.tokens.fault_module import FaultModule
-from tests.tokens.processes import program, run, wait_until
-from tests.tokens.softhsm import SoftHsm
-from tests.tokens.tpm2 import Tpm2
+from tests.support.devices import Device, Observer
+from tests.support.fault_device import THING, FaultyDevice, faulty_device
+from tests.support.fault_module import FaultModule
+from tests.support.processes import program, run, wait_until
+from tests.support.softhsm_under_test import SoftHsm
+from tests.support.tpm2 import Tpm2
 from tests.tokens.worker_programs import has_ended
 
 # It is 0.2 s on a machine that has nothing else to do.

@@ -11,8 +11,8 @@ import pytest
 
 from hsm_enroll.errors import HsmEnrollError
 from hsm_enroll.token import worker
+from tests.support.softhsm_under_test import SoftHsm
 from tests.tokens import worker_tasks as tasks
-from tests.tokens.softhsm import SoftHsm
 from tests.tokens.worker_programs import FORKED, SPAWNED, done
 
 _both_ways = pytest.mark.parametrize("situation", [FORKED, SPAWNED], ids=["forked", "spawned"])

@@ -21,7 +21,7 @@ from typing import Any
 from hsm_enroll.errors import HsmEnrollError
 from hsm_enroll.token import worker
 from hsm_enroll.token.reports import TokenReport
-from tests.tokens.processes import run, wait_until
+from tests.support.processes import run, wait_until
 
 FORKED = "one thread"
 PREPARED = "one thread, and a worker before anything else"

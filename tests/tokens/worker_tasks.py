@@ -15,15 +15,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from hsm_enroll import state
 from hsm_enroll.errors import HsmEnrollError
 from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.secret import Secret
+from hsm_enroll.store import files
 from hsm_enroll.token import selection, tokens, worker
 from hsm_enroll.token.tokens import Tokens
 from hsm_enroll.token.worker import Worker
 from hsm_enroll.uri import Pkcs11Uri
-from tests.tokens.processes import wait_until
+from tests.support.processes import wait_until
 from tests.tokens.worker_programs import as_outcome, await_mark, has_ended, told
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
@@ -251,7 +251,7 @@ def waits_one_second(module: Path) -> None:
 
 def waits_locked(module: Path, folder: str) -> None:
     """Wait for a module while this program holds a state folder's lock."""
-    with state.locked(Path(folder)):
+    with files.locked(Path(folder)):
         listed(module, "600")
 
 

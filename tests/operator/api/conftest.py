@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.client.conftest import shown_with_locals  # noqa: F401 - a fixture, found by its name
-from tests.client.mqtt.authority import Authority
 from tests.operator.api.stand_in import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, Backend, operator_backend
+from tests.support.authority import Authority
 
 _SURROUNDINGS = (
     *("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "AWS_CA_BUNDLE", "AWS_PROFILE", "AWS_SESSION_TOKEN"),

@@ -23,7 +23,7 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from tests.client.mqtt.authority import Authority
+from tests.support.authority import Authority
 
 REGION = "eu-west-3"
 ACCESS_KEY_ID = "AKIAIOSFODNN7EXAMPLE"

@@ -23,13 +23,13 @@ from hsm_enroll.errors import (
 from hsm_enroll.operator.api import OperatorClient
 from hsm_enroll.operator.invites import NewInvite
 from hsm_enroll.secret import Secret
-from tests.client.https_server import Answer, HttpsServer, https_server, response
-from tests.client.mqtt.authority import Authority
 from tests.operator.api.stand_in import (
     Backend,
     json_reply,
     problem,
 )
+from tests.support.authority import Authority
+from tests.support.https_server import Answer, HttpsServer, https_server, response
 
 _CODE = "7K3QM-ABCDE-FGHJK-MNPQR-STVWX"
 _INVITE = {

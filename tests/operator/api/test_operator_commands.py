@@ -20,8 +20,8 @@ import pytest
 from moto import mock_aws
 
 from hsm_enroll import cli
-from tests.client.mqtt.authority import Authority
 from tests.operator.api.stand_in import REGION, Backend, json_reply, problem
+from tests.support.authority import Authority
 
 _ROOT = Path(cli.__file__).parents[2]
 _PROGRAM = (

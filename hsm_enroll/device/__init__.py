@@ -1,0 +1,1 @@
+"""What a device does with its identity, a module for each use case."""

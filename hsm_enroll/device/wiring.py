@@ -1,0 +1,133 @@
+"""Puts the use cases together from the settings: which API, which token, whose PIN, which broker."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from hsm_enroll.backend_api.invite import Invite
+from hsm_enroll.device import device_token, pin
+from hsm_enroll.errors import TokenNotFoundError, UsageError
+from hsm_enroll.key import TokenName
+from hsm_enroll.secret import Secret
+from hsm_enroll.settings import Settings, Tls
+from hsm_enroll.store.identity import Identity
+from hsm_enroll.token import login, selection
+from hsm_enroll.token.reports import TokenReport
+from hsm_enroll.token.tokens import Tokens
+
+if TYPE_CHECKING:
+    from hsm_enroll.backend_api.client import EnrollmentClient
+    from hsm_enroll.device.enrollment import Ports
+    from hsm_enroll.iot import Connection
+
+_DEFAULT_LABEL = "hsm-enroll"
+
+
+def ports(
+    resolved: Settings,
+    tokens: Tokens,
+    invitation: Invite | None,
+    pin_source: Callable[[TokenName], Secret],
+    *,
+    ask_invite: Callable[[], Invite] | None = None,
+    create_token: bool = False,
+) -> Ports:
+    """Return what an enrollment reaches the world through; the first message is left to the caller.
+
+    Args:
+        resolved: which API, token and trust anchor.
+        tokens: what modules are asked through.
+        invitation: names the API and the code; None is the settings' API, without a code.
+        pin_source: gives a token's PIN.
+        ask_invite: asks a person, once an API is needed and neither invitation nor settings name one; None where there
+            is nobody.
+        create_token: make a SoftHSM token where none matches.
+    """
+    from hsm_enroll.device.enrollment import Ports
+
+    return Ports(
+        client=lambda: _client(resolved, invitation, ask_invite),
+        tokens=tokens,
+        locate=lambda: _locate(resolved, tokens, create_token=create_token),
+        pin=pin_source,
+        publish=None,
+    )
+
+
+def credentials(
+    identity: Identity, pin_source: Callable[[TokenName], Secret], at_pin_pad: Callable[[TokenName], None]
+) -> Secret | None:
+    """Find the identity's token, and return what awscrt logs in to it with; see ``login.credentials``.
+
+    A worker looks at the token first: a module that cannot be loaded is an error, and a PIN that must not be tried
+    is not.
+    """
+    with Tokens() as tokens:
+        look = tokens.look([identity.token.module])
+        # Loading awscrt takes as long as a module takes to answer.
+        import_module("hsm_enroll.iot.connection")
+        token = selection.enrolled(identity.token, look)
+        tokens.dismiss()
+        return login.credentials(token, pin_source, at_pin_pad)
+
+
+def connect(identity: Identity, pin: Secret | None, resolved: Settings, *, purpose: str | None = None) -> Connection:
+    """Connect to the broker that the settings, else the identity, name.
+
+    Args:
+        identity: what the device holds.
+        pin: what to log in to the token with, see ``login.credentials``.
+        resolved: trust anchor, endpoint, port and TLS versions.
+        purpose: names a client id of its own below the Thing's name; None connects under the Thing's name.
+
+    Raises:
+        HsmEnrollError: as ``hsm_enroll.iot.connect``.
+    """
+    from hsm_enroll import iot
+
+    return iot.connect(
+        identity,
+        pin,
+        purpose=purpose,
+        ca_file=resolved.ca_file,
+        endpoint=resolved.mqtt_endpoint,
+        port=resolved.mqtt_port,
+        tls13=resolved.tls is Tls.AUTO,
+    )
+
+
+def unattended(resolved: Settings) -> Callable[[TokenName], Secret]:
+    """Return what gives a token's PIN where nobody can be asked: a file, a credential, the environment, or our own."""
+    return lambda token: pin.resolve(
+        resolved.pin_file, os.environ, made_pin=lambda: pin.made(resolved.state, token), ask=None
+    )
+
+
+def _client(resolved: Settings, invitation: Invite | None, ask_invite: Callable[[], Invite] | None) -> EnrollmentClient:
+    from hsm_enroll.backend_api.client import EnrollmentClient
+
+    if invitation is None and resolved.api_url is None and ask_invite is not None:
+        invitation = ask_invite()
+    url = invitation.api_url if invitation else resolved.api_url
+    if url is None:
+        raise UsageError(
+            "which API is to issue the certificate?",
+            hint="Give the invite: hsm-enroll init INVITE. An open deployment needs only --api URL.",
+        )
+    return EnrollmentClient(url, code=invitation.code if invitation else None, ca_file=resolved.ca_file)
+
+
+def _locate(resolved: Settings, tokens: Tokens, *, create_token: bool) -> TokenReport:
+    try:
+        return device_token.locate(resolved, tokens)
+    except TokenNotFoundError:
+        if not create_token:
+            raise
+    label = resolved.token.token if resolved.token and resolved.token.token else _DEFAULT_LABEL
+    given = pin.given(resolved.pin_file, os.environ)
+    module = device_token.softhsm_module(resolved)
+    made = device_token.create(tokens, resolved.state, module, label, given)
+    return selection.enrolled(made, tokens.listed)

@@ -1,0 +1,118 @@
+"""The awscrt client for a target: TLS with the key in the token, MQTT 5 settings. Knows nothing of waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from awscrt import io, mqtt5
+
+from hsm_enroll.iot import failures, trust
+from hsm_enroll.iot.target import Target
+from hsm_enroll.secret import Secret
+
+# Below the few minutes after which NATs and cellular networks forget a silent connection; AWS IoT takes 30 to 1200.
+_KEEP_ALIVE_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Callbacks:
+    """What awscrt calls, from a thread of its own; each takes the event's data."""
+
+    on_connected: Callable[[Any], None]
+    on_connection_failure: Callable[[Any], None]
+    on_disconnection: Callable[[Any], None]
+    on_stopped: Callable[[Any], None]
+    on_message: Callable[[Any], None]
+
+
+def build(target: Target, pin: Secret | None, callbacks: Callbacks, timeout: float) -> Any:
+    """Load the module, log in to the token (PKCS#11 v2.40 §5.6, C_Login, once), find the key; send nothing yet.
+
+    A clean session (MQTT 5.0 §3.1.2.4): nothing is kept on either side that outlives the connection.
+
+    Args:
+        target: whom to connect to, with which key.
+        pin: the token's user PIN; None asks at a protected authentication path; empty where it wants no login.
+        callbacks: what to call.
+        timeout: seconds for the TCP connection, and again for CONNACK.
+
+    Returns:
+        A client that is not started.
+
+    Raises:
+        UsageError: the CA file is none.
+        ModuleMissingError, ModuleUnusableError, TokenNotFoundError, PinWrongError, PinLockedError, KeyMissingError,
+        TokenRefusedError: the module or the token.
+        MqttError: anything else, with awscrt's name of it.
+    """
+    trust_anchors = trust.anchors(target.ca_file)
+    try:
+        # DEFAULT takes a module that is initialised already, and never finalises it for others in this process.
+        library = io.Pkcs11Lib(file=str(target.module), behavior=io.Pkcs11Lib.InitializeFinalizeBehavior.DEFAULT)
+    except RuntimeError as error:
+        raise failures.of_module(error, target) from error
+    try:
+        context = io.ClientTlsContext(_tls(target, library, pin, trust_anchors))
+    except RuntimeError as error:
+        raise failures.of_token(error, target) from error
+    return mqtt5.Client(_options(target, context, callbacks, int(timeout * 1000)))
+
+
+def publish_packet(topic: str, payload: bytes) -> Any:
+    """Return a PUBLISH of QoS 1 (MQTT 5.0 §3.3)."""
+    return mqtt5.PublishPacket(topic=topic, payload=payload, qos=mqtt5.QoS.AT_LEAST_ONCE)
+
+
+def subscribe_packet(topic_filter: str) -> Any:
+    """Return a SUBSCRIBE of QoS 1 to one topic filter (MQTT 5.0 §3.8)."""
+    return mqtt5.SubscribePacket([mqtt5.Subscription(topic_filter, mqtt5.QoS.AT_LEAST_ONCE)])
+
+
+def disconnect_packet() -> Any:
+    """Return a DISCONNECT with reason "normal disconnection" (MQTT 5.0 §3.14)."""
+    return mqtt5.DisconnectPacket()
+
+
+def _tls(target: Target, library: Any, pin: Secret | None, trust_anchors: bytes | None) -> Any:
+    options = io.TlsContextOptions.create_client_with_mtls_pkcs11(
+        pkcs11_lib=library,
+        user_pin=None if pin is None else pin.reveal(),
+        token_label=target.token_label,
+        private_key_label=target.key_label,
+        cert_file_contents=target.certificate_pem.encode("ascii"),
+    )
+    # awscrt's own floor is TLS 1.1, and the SDK's builder has no argument for it.
+    options.min_tls_ver = io.TlsVersion.TLSv1_2
+    if target.offers_tls13:
+        # A key in a token has awscrt leave TLS 1.3 out, and refuse it as a floor; this list of ciphers brings it back.
+        options.cipher_pref = io.TlsCipherPref.TLSv1_2_2025_07
+    if trust_anchors is not None:
+        options.override_default_trust_store(trust_anchors)
+    return options
+
+
+def _options(target: Target, context: Any, callbacks: Callbacks, timeout_ms: int) -> Any:
+    socket_options = io.SocketOptions()
+    socket_options.connect_timeout_ms = timeout_ms
+    return mqtt5.ClientOptions(
+        host_name=target.endpoint,
+        port=target.port,
+        socket_options=socket_options,
+        tls_ctx=context,
+        connect_options=mqtt5.ConnectPacket(client_id=target.client_id, keep_alive_interval_sec=_KEEP_ALIVE_SECONDS),
+        session_behavior=mqtt5.ClientSessionBehaviorType.CLEAN,
+        extended_validation_and_flow_control_options=(
+            mqtt5.ExtendedValidationAndFlowControlOptions.AWS_IOT_CORE_DEFAULTS
+        ),
+        offline_queue_behavior=mqtt5.ClientOperationQueueBehaviorType.FAIL_ALL_ON_DISCONNECT,
+        connack_timeout_ms=timeout_ms,
+        on_lifecycle_event_connection_success_fn=callbacks.on_connected,
+        on_lifecycle_event_connection_failure_fn=callbacks.on_connection_failure,
+        on_lifecycle_event_disconnection_fn=callbacks.on_disconnection,
+        on_lifecycle_event_stopped_fn=callbacks.on_stopped,
+        on_publish_callback_fn=callbacks.on_message,
+        # The SDK would tell its version and this machine's platform in the user name.
+        disable_metrics=True,
+    )

@@ -1,0 +1,93 @@
+"""What an MQTT connection is made of, as one value; the PIN is not in it."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hsm_enroll.store.identity import Identity
+
+# AWS IoT Core endpoints and quotas, "Client ID size".
+_MAX_CLIENT_ID_BYTES = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Whom to connect to, as whom, with which key.
+
+    Attributes:
+        thing_name: the Thing that the certificate is attached to.
+        client_id: the MQTT client identifier: the Thing's name, or one below it, see :func:`own_client_id`.
+        certificate_pem: the device's certificate, one PEM block.
+        module: file of the PKCS#11 module.
+        token_label: CK_TOKEN_INFO.label of the token, unique in its module.
+        key_label: CKA_LABEL of the private key, unique in its token.
+        endpoint: host name or address of the broker, which its certificate must hold.
+        port: TCP port of the broker.
+        ca_file: PEM file with the trust anchors; None is the system's.
+        offers_tls13: whether TLS 1.3 is offered beside 1.2.
+    """
+
+    thing_name: str
+    client_id: str
+    certificate_pem: str
+    module: Path
+    token_label: str
+    key_label: str
+    endpoint: str
+    port: int
+    ca_file: Path | None
+    offers_tls13: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        identity: Identity,
+        *,
+        purpose: str | None = None,
+        ca_file: Path | None = None,
+        endpoint: str | None = None,
+        port: int | None = None,
+        tls13: bool = False,
+    ) -> Target:
+        """Take what a connection needs from an identity; an endpoint or a port that is not None overrides it.
+
+        With a purpose it gets a client id of its own, else it has the Thing's name.
+        ``tls13`` is for EC keys alone: TLS 1.3 signs with RSASSA-PSS (RFC 8446 §9.1), which awscrt does not ask of a
+        token, and with a token's RSA key it then fails at TLS 1.2 too.
+        """
+        return cls(
+            thing_name=identity.thing_name,
+            client_id=identity.thing_name if purpose is None else own_client_id(identity.thing_name, purpose),
+            certificate_pem=identity.certificate_pem,
+            module=identity.token.module,
+            token_label=identity.token.label,
+            key_label=identity.key_label,
+            endpoint=identity.mqtt_endpoint if endpoint is None else endpoint,
+            port=identity.mqtt_port if port is None else port,
+            ca_file=ca_file,
+            offers_tls13=tls13 and not identity.key_type.is_rsa,
+        )
+
+    @property
+    def broker(self) -> str:
+        """The broker's address, for messages."""
+        return f"{self.endpoint}:{self.port}"
+
+
+def own_client_id(thing_name: str, purpose: str) -> str:
+    """Return a client id that no other connection has, ``THING/PURPOSE-XXXXXXXX`` with eight random hex digits.
+
+    A broker ends a connection when another one comes with its client id (MQTT 5.0 §3.1.4), and with it what was on its
+    way: programs with one identity need an id each. Where the Thing's name leaves no room for one, it is the Thing's
+    name.
+
+    Args:
+        thing_name: name of the Thing, in ASCII.
+        purpose: what the connection is for; a word.
+    """
+    own = f"{thing_name}/{purpose}-{secrets.token_hex(4)}"
+    return own if len(own.encode()) <= _MAX_CLIENT_ID_BYTES else thing_name

@@ -1,0 +1,1 @@
+"""What lies on the disk: each file whole or untouched, whenever the power goes."""

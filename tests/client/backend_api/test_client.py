@@ -1,0 +1,382 @@
+"""The HTTP side of the client, against a server that misbehaves in every way a network does."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hsm_enroll.backend_api.client import EnrollmentClient, Issued
+from hsm_enroll.errors import (
+    ApiTlsError,
+    BackendRefusedError,
+    BackendUnreachableError,
+    ForeignAnswerError,
+    HsmEnrollError,
+    ThrottledError,
+    UsageError,
+)
+from hsm_enroll.secret import Secret
+from tests.support.authority import Authority
+from tests.support.https_server import Answer, HttpsServer, https_server, response
+
+_SAMPLES = Path(__file__).parents[2] / "contract" / "samples"
+_ANSWER = {
+    "certificatePem": "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n",
+    "certificateId": "0a" * 32,
+    "certificateArn": "arn:aws:iot:eu-central-1:123456789012:cert/" + "0a" * 32,
+    "thingName": "gateway-17",
+    "mqttEndpoint": "iot.example",
+    "mqttPort": 8883,
+    "attested": False,
+}
+_GOOD = response("201 Created", json.dumps(_ANSWER))
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    """A CA that the client is told to trust."""
+    return Authority(tmp_path / "authority")
+
+
+@pytest.fixture(autouse=True)
+def no_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No proxy and no other trust anchor from the surroundings."""
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def _enroll(
+    server: HttpsServer, authority: Authority, waits: list[float] | None = None, deadline: float = 30
+) -> Issued:
+    client = EnrollmentClient(
+        server.url + "/",
+        code=Secret("THE-CODE"),
+        ca_file=authority.certificate,
+        deadline=deadline,
+        sleep=([] if waits is None else waits).append,
+    )
+    return client.enroll("THE-CSR", "gateway-17")
+
+
+def test_a_request_is_the_contracts(authority: Authority) -> None:
+    """The client posts JSON with CSR and Thing to /v1/certificates, the code as a bearer token."""
+    with https_server(authority, _GOOD) as server:
+        issued = _enroll(server, authority)
+    head, _, body = server.requests[0].partition(b"\r\n\r\n")
+    lines = head.decode().split("\r\n")
+    assert lines[0] == "POST /v1/certificates HTTP/1.1"
+    assert "Authorization: Bearer THE-CODE" in lines
+    assert "Content-Type: application/json" in lines
+    assert json.loads(body) == {"csr": "THE-CSR", "thingName": "gateway-17"}
+    assert issued == Issued(_ANSWER["certificatePem"], "0a" * 32, "gateway-17", "iot.example", 8883, attested=False)  # type: ignore[arg-type]
+
+
+def test_a_code_is_not_replaced_by_a_netrc_password(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A password for the host in the user's netrc is not sent in the code's place."""
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine localhost login someone password something\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    with https_server(authority, _GOOD) as server:
+        _enroll(server, authority)
+    assert b"Authorization: Bearer THE-CODE" in server.requests[0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        pytest.param(response("200 OK", "<html>Welcome to the hotel</html>", content_type="text/html"),
+                     ForeignAnswerError, id="D17 captive portal"),
+        pytest.param(response("200 OK", '{"certificatePem": "-----BEG'), ForeignAnswerError, id="D17 cut JSON"),
+        pytest.param(response("302 Found", "", "Location: https://elsewhere.example/"), ForeignAnswerError,
+                     id="D17 redirect"),
+        pytest.param(response("307 Temporary Redirect", "", "Location: https://elsewhere.example/"),
+                     ForeignAnswerError, id="D17 redirect that keeps the body"),
+        pytest.param(response("511 Network Authentication Required", "log in", content_type="text/html"),
+                     BackendUnreachableError, id="D17 network login"),
+        pytest.param(response("200 OK", "[]"), ForeignAnswerError, id="D17 not an object"),
+        pytest.param(response("200 OK", "[" * 50_000), ForeignAnswerError, id="D17 nested deeply"),
+        pytest.param(response("200 OK", b"\xff\xfe"), ForeignAnswerError, id="D17 not UTF-8"),
+        pytest.param(response("201 Created", json.dumps({**_ANSWER, "thingName": "other"})), ForeignAnswerError,
+                     id="D17 another Thing"),
+        pytest.param(response("201 Created", json.dumps({**_ANSWER, "mqttPort": True})), ForeignAnswerError,
+                     id="D17 port of another type"),
+        pytest.param(response("201 Created", json.dumps({**_ANSWER, "mqttPort": 70000})), ForeignAnswerError,
+                     id="D17 port out of range"),
+        pytest.param(response("201 Created", json.dumps({**_ANSWER, "certificatePem": 5})), ForeignAnswerError,
+                     id="D17 certificate of another type"),
+        pytest.param(response("201 Created", json.dumps({k: v for k, v in _ANSWER.items() if k != "attested"})),
+                     ForeignAnswerError, id="D17 member missing"),
+        pytest.param(response("404 Not Found", '{"message": "Not Found"}'), ForeignAnswerError, id="wrong address"),
+    ],
+)  # fmt: skip
+def test_what_is_no_answer_of_ours_is_an_error(
+    authority: Authority, answer: bytes, error: type[HsmEnrollError]
+) -> None:
+    """D17: each has its own error, and no other answer is waited for: the same thing would answer again."""
+    with https_server(authority, answer) as server:
+        with pytest.raises(HsmEnrollError) as raised:
+            _enroll(server, authority)
+        assert type(raised.value) is error
+        assert raised.value.hint
+        assert "THE-CODE" not in raised.value.message
+        assert len(server.requests) == 1
+
+
+def test_a_huge_answer_is_given_up_early(authority: Authority) -> None:
+    """D17: an answer of 100 MB is not read to its end."""
+    sent = 0
+
+    def flood(stream: ssl.SSLSocket, _: HttpsServer) -> None:
+        nonlocal sent
+        stream.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 104857600\r\n\r\n")
+        while sent < 104_857_600:
+            stream.sendall(b" " * 65536)
+            sent += 65536
+
+    with https_server(authority, flood) as server, pytest.raises(ForeignAnswerError):
+        _enroll(server, authority)
+    assert sent < 104_857_600 / 2
+
+
+def _trickle(head: bytes, drop: bytes) -> Answer:
+    def answer(stream: ssl.SSLSocket, server: HttpsServer) -> None:
+        stream.sendall(head)
+        while not server.stop.wait(0.02):
+            stream.sendall(drop)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(_trickle(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n", b" "), id="body"),
+        pytest.param(_trickle(b"HTTP/1.1 200 OK\r\nX: ", b"y"), id="header"),
+        pytest.param(_trickle(b"", b""), id="nothing"),
+    ],
+)
+def test_an_endless_slow_answer_ends_at_the_deadline(authority: Authority, answer: Answer) -> None:
+    """D15: an answer that trickles in for ever is given up at the deadline, though every byte came in time.
+
+    The request is not repeated beside the one that may still be under way.
+    """
+    begin = time.monotonic()
+    with https_server(authority, answer) as server:
+        with pytest.raises(BackendUnreachableError):
+            _enroll(server, authority, deadline=0.5)
+        assert len(server.requests) == 1
+    assert time.monotonic() - begin < 10
+
+
+def _cut(stream: ssl.SSLSocket, _: HttpsServer) -> None:
+    stream.sendall(b"HTTP/1.1 201 Created\r\nContent-Type: application/json\r\nContent-Length: 999\r\n\r\n{")
+
+
+def _reset(stream: ssl.SSLSocket, _: HttpsServer) -> None:
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+# What came instead of the answer, how often it is asked at the most, and what then is said.
+_PASSING: dict[str, tuple[bytes | Answer, int, type[HsmEnrollError]]] = {
+    "429": (response("429 Too Many Requests", ""), 4, ThrottledError),
+    "500": (response("500 Internal Server Error", '{"message": "x"}'), 2, BackendUnreachableError),
+    "502": (response("502 Bad Gateway", "bad", content_type="text/plain"), 4, BackendUnreachableError),
+    "503": (response("503 Service Unavailable", ""), 4, BackendUnreachableError),
+    "504": (response("504 Gateway Timeout", ""), 4, BackendUnreachableError),
+    "cut body": (_cut, 4, BackendUnreachableError),
+    "reset": (_reset, 4, BackendUnreachableError),
+    "closed without an answer": (b"", 4, BackendUnreachableError),
+    "not HTTP": (b"nonsense\r\n\r\n", 4, BackendUnreachableError),
+}
+
+
+@pytest.mark.parametrize("status", ["200 OK", "201 Created"])
+@pytest.mark.parametrize("fault", _PASSING)
+def test_what_may_pass_is_tried_again_with_the_same_request(authority: Authority, fault: str, status: str) -> None:
+    """D16: after a fault that passes, or a lost answer, the very same request gets the certificate, new or known."""
+    answer, tries, _ = _PASSING[fault]
+    waits: list[float] = []
+    with https_server(authority, *[answer] * (tries - 1), response(status, json.dumps(_ANSWER))) as server:
+        assert _enroll(server, authority, waits).thing_name == "gateway-17"
+    assert len(server.requests) == tries == len(waits) + 1
+    assert len(set(server.requests)) == 1
+
+
+@pytest.mark.parametrize("fault", _PASSING)
+def test_what_does_not_pass_is_given_up(authority: Authority, fault: str) -> None:
+    """D16: a fault that stays ends in a retryable error after a few tries and waits that are bounded."""
+    answer, tries, error = _PASSING[fault]
+    waits: list[float] = []
+    with https_server(authority, answer) as server:
+        with pytest.raises(HsmEnrollError) as raised:
+            _enroll(server, authority, waits)
+        assert type(raised.value) is error
+        assert raised.value.retryable
+        assert len(server.requests) == tries
+    assert sum(waits) < 4
+
+
+def test_two_faults_of_its_own_are_final_whatever_came_before(authority: Authority) -> None:
+    """D16: 500 is tried again once at the most, also after other faults."""
+    faults = (response("503 Service Unavailable", ""), response("500 Internal Server Error", ""))
+    with https_server(authority, *faults) as server:
+        with pytest.raises(BackendUnreachableError):
+            _enroll(server, authority)
+        assert len(server.requests) == 2
+
+
+def test_the_waits_have_full_jitter_and_a_cap(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    """D16: each wait is drawn from zero to a limit that doubles, so that a thousand devices do not come in step."""
+    limits: list[tuple[float, float]] = []
+
+    def uniform(low: float, high: float) -> float:
+        limits.append((low, high))
+        return high
+
+    monkeypatch.setattr("random.uniform", uniform)
+    waits: list[float] = []
+    busy = response("503 Service Unavailable", "")
+    with https_server(authority, busy) as server, pytest.raises(BackendUnreachableError):
+        _enroll(server, authority, waits)
+    assert limits == [(0, 0.5), (0, 1), (0, 2)]
+    assert waits == [0.5, 1, 2]
+
+
+@pytest.mark.parametrize("status", ["429 Too Many Requests", "503 Service Unavailable"])
+def test_a_busy_api_is_asked_again(authority: Authority, status: str) -> None:
+    """D16: the client waits at least as long as Retry-After says, then succeeds."""
+    waits: list[float] = []
+    with https_server(authority, response(status, "", "Retry-After: 2"), _GOOD) as server:
+        assert _enroll(server, authority, waits).thing_name == "gateway-17"
+    assert len(waits) == 1
+    assert 2 <= waits[0] < 3
+
+
+@pytest.mark.parametrize("status", ["429 Too Many Requests", "503 Service Unavailable"])
+def test_a_long_wait_is_left_to_the_person(authority: Authority, status: str) -> None:
+    """D16: an API that asks for more patience than a command has is given up at once."""
+    with https_server(authority, response(status, "", "Retry-After: 21")) as server:
+        with pytest.raises(HsmEnrollError) as raised:
+            _enroll(server, authority)
+        assert raised.value.retryable
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("headers", [(), ("Retry-After: 3600",), ("Retry-After: soon",)])
+def test_an_api_that_stays_busy_is_given_up(authority: Authority, headers: tuple[str, ...]) -> None:
+    """D16: 429 with or without Retry-After ends in an error of its own, after waits that are bounded."""
+    waits: list[float] = []
+    with https_server(authority, response("429 Too Many Requests", "", *headers)) as server:
+        with pytest.raises(ThrottledError):
+            _enroll(server, authority, waits)
+        assert len(server.requests) == len(waits) + 1 <= 4
+    assert sum(waits) < 60
+
+
+def test_a_refusal_carries_the_apis_reason(authority: Authority) -> None:
+    """A problem document's code, detail and request id reach the person; its control characters do not."""
+    problem = {"detail": "no\x1b[31m such", "code": "csr-key", "requestId": "r-1"}
+    answer = response("400 Bad Request", json.dumps(problem), content_type="application/problem+json")
+    with https_server(authority, answer) as server, pytest.raises(BackendRefusedError) as raised:
+        _enroll(server, authority)
+    assert (raised.value.problem_code, raised.value.request_id) == ("csr-key", "r-1")
+    assert "csr-key" in raised.value.message
+    assert "\x1b" not in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "advice"),
+    [
+        ("401 Unauthorized", "invite-required", "hsm-enroll init INVITE"),
+        ("401 Unauthorized", "invite-invalid", "a new invite"),
+        ("403 Forbidden", "attestation-required", "not bound to a TPM"),
+        ("409 Conflict", "thing-enrolled", "hsm-enroll fleet revoke THING"),
+        ("409 Conflict", "key-enrolled", "hsm-enroll init --new-key INVITE"),
+        ("409 Conflict", "thing-revoked", "hsm-enroll init --new-key INVITE"),
+        ("409 Conflict", "thing-exists", "take over an existing Thing"),
+        ("400 Bad Request", "something-new", "Ask the operator"),
+    ],
+)
+def test_a_refusal_says_what_a_technician_can_do(authority: Authority, status: str, code: str, advice: str) -> None:
+    """Each refusal is final, keeps its code as data and has a hint of its own; an unknown one sends to the operator."""
+    problem = json.dumps({"detail": "no", "code": code, "requestId": "r-1"})
+    with https_server(authority, response(status, problem, content_type="application/problem+json")) as server:
+        with pytest.raises(BackendRefusedError) as raised:
+            _enroll(server, authority)
+        assert len(server.requests) == 1
+    assert raised.value.problem_code == code
+    assert advice in raised.value.hint
+    assert not raised.value.retryable
+
+
+def test_an_enrollment_in_progress_is_waited_for(authority: Authority) -> None:
+    """D16: while another request for the same Thing is at work the client waits; when that lasts, so may the person."""
+    problem = json.dumps({"detail": "under way", "code": "enrollment-in-progress", "requestId": "r-1"})
+    busy = response("503 Service Unavailable", problem, "Retry-After: 5", content_type="application/problem+json")
+    waits: list[float] = []
+    with https_server(authority, busy, _GOOD) as server:
+        assert _enroll(server, authority, waits).thing_name == "gateway-17"
+    assert 5 <= waits[0] < 6
+    with https_server(authority, busy) as server, pytest.raises(BackendUnreachableError) as raised:
+        _enroll(server, authority)
+    assert "enrollment-in-progress" in raised.value.message
+    assert raised.value.hint.startswith("Wait a minute")
+
+
+def test_an_untrusted_server_gets_no_request(authority: Authority, tmp_path: Path) -> None:
+    """D15: a server whose certificate another CA signed is told nothing, not even the code."""
+    other = Authority(tmp_path / "other")
+    with https_server(other, _GOOD) as server:
+        with pytest.raises(ApiTlsError):
+            _enroll(server, authority)
+        assert server.requests == []
+
+
+def test_the_named_ca_is_the_only_anchor(authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CA file that was named holds against REQUESTS_CA_BUNDLE of the surroundings."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(Authority(tmp_path / "other").certificate))
+    with https_server(authority, _GOOD) as server:
+        assert _enroll(server, authority).mqtt_port == 8883
+
+
+def _closed_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"https://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("url", [_closed_port, lambda: "https://no-such-host.invalid"], ids=["refused", "DNS"])
+def test_no_connection_is_tried_again_then_given_up(authority: Authority, url: Callable[[], str]) -> None:
+    """D15: without a connection nothing can have happened, so it is tried again a few times, with bounded waits."""
+    waits: list[float] = []
+    client = EnrollmentClient(url(), ca_file=authority.certificate, sleep=waits.append)
+    with pytest.raises(BackendUnreachableError) as raised:
+        client.enroll("THE-CSR", "gateway-17")
+    assert raised.value.retryable
+    assert len(waits) == 3
+    assert sum(waits) < 10
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://api.example", "api.example", "https://", "https://a:b@api.example", "https://api.example/?x=1",
+     "https://api.example:99999", "ftp://api.example", ""],
+)  # fmt: skip
+def test_only_an_https_url_is_taken(url: str) -> None:
+    """An address that would send a code in the clear, or that is no address, is refused before anything is sent."""
+    with pytest.raises(UsageError):
+        EnrollmentClient(url)
+
+
+def test_a_missing_ca_file_is_said(tmp_path: Path) -> None:
+    """A CA file that does not exist is named, instead of failing as a TLS error."""
+    with pytest.raises(UsageError, match=r"ca\.pem"):
+        EnrollmentClient("https://api.example", ca_file=tmp_path / "ca.pem")

@@ -1,0 +1,76 @@
+"""Processes of their own for what uses awscrt: one that has is spoilt for the next test."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from hsm_enroll.iot import Fallbacks, connect
+from hsm_enroll.secret import Secret
+from hsm_enroll.store.identity import Identity
+from tests.client.iot.softhsm import PIN
+
+_TIME_LIMIT = 60.0
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def apart(function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+    """Call a function in a process of its own, and return or raise what it does."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments, **options).result(_TIME_LIMIT)
+
+
+def publish_apart(
+    identity: Identity,
+    topic: str,
+    payload: bytes,
+    *,
+    ca_file: Path | None,
+    endpoint: str | None = None,
+    port: int | None = None,
+    tls13: bool = False,
+    timeout: float = 20.0,
+) -> Fallbacks:
+    """Connect as ``hsm-enroll publish`` does, publish one message, and return what the connection did without."""
+    return apart(_publish, identity, topic, payload, ca_file, endpoint, port, tls13, timeout)
+
+
+def connect_apart(
+    identity: Identity, *, purpose: str, ca_file: Path, port: int | None = None, tls13: bool = False
+) -> Fallbacks:
+    """Connect and disconnect, and return what the connection did without."""
+    return apart(_connect, identity, purpose, ca_file, port, tls13)
+
+
+def _publish(
+    identity: Identity,
+    topic: str,
+    payload: bytes,
+    ca_file: Path | None,
+    endpoint: str | None,
+    port: int | None,
+    tls13: bool,
+    timeout: float,
+) -> Fallbacks:
+    with connect(
+        identity,
+        Secret(PIN),
+        purpose="publish",
+        ca_file=ca_file,
+        endpoint=endpoint,
+        port=port,
+        tls13=tls13,
+        timeout=timeout,
+    ) as connection:
+        connection.publish(topic, payload, timeout=timeout)
+        return connection.fallbacks
+
+
+def _connect(identity: Identity, purpose: str, ca_file: Path, port: int | None, tls13: bool) -> Fallbacks:
+    with connect(identity, Secret(PIN), purpose=purpose, ca_file=ca_file, port=port, tls13=tls13) as connection:
+        return connection.fallbacks

@@ -1,0 +1,98 @@
+"""Watch and replace the functions of SoftHSM as this process sees them.
+
+A module's C_GetFunctionList hands out its table of functions (PKCS#11 v2.40 §3.6); SoftHSM keeps that table in writable
+memory, so an entry can be replaced by one of ours for whoever loads the module later in the same process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from tests.client.iot.softhsm import MODULE
+
+CKR_OK = 0x00
+CKR_GENERAL_ERROR = 0x05
+CKR_DEVICE_ERROR = 0x30
+CKR_DEVICE_REMOVED = 0x32
+CKR_PIN_LEN_RANGE = 0xA2
+CKR_PIN_EXPIRED = 0xA3
+CKR_PIN_LOCKED = 0xA4
+CKR_TOKEN_NOT_PRESENT = 0xE0
+CKR_USER_ALREADY_LOGGED_IN = 0x100
+
+_TIME_LIMIT = 15.0
+# Position in CK_FUNCTION_LIST; its first member is the version.
+_POSITIONS = {"C_Initialize": 1, "C_OpenSession": 13, "C_CloseSession": 14, "C_Login": 19, "C_Sign": 44}
+# Enough arguments for each of them: the ones too many are registers that nobody reads.
+_FUNCTION = ctypes.CFUNCTYPE(ctypes.c_ulong, *[ctypes.c_size_t] * 5)
+_kept: list[Any] = []
+
+
+def replace(name: str, replacement: Callable[[Callable[..., int], tuple[int, ...]], int]) -> None:
+    """Have a function answered by ``replacement(original, arguments)``, which returns a CK_RV."""
+    table = _function_list()
+    position = _POSITIONS[name]
+    original = _FUNCTION(table[position])
+    ours = _FUNCTION(lambda *arguments: replacement(original, arguments))
+    _kept.append(ours)
+    table[position] = ctypes.cast(ours, ctypes.c_void_p).value
+
+
+class Calls:
+    """The names of the watched functions, in the order they were called, from whichever thread."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self._changed = threading.Condition()
+
+    def note(self, name: str, original: Callable[..., int], arguments: tuple[int, ...]) -> int:
+        """Call the original, then write it down."""
+        value = original(*arguments)
+        with self._changed:
+            self.names.append(name)
+            self._changed.notify_all()
+        return value
+
+    def wait_for(self, name: str) -> list[str]:
+        """Return the names as soon as this one is among them."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: name in self.names, _TIME_LIMIT), self.names
+            return list(self.names)
+
+
+def watch(*names: str) -> Calls:
+    """Write down each call of these functions from now on."""
+    calls = Calls()
+    for name in names:
+        replace(name, functools.partial(calls.note, name))
+    return calls
+
+
+def answers(name: str) -> list[int]:
+    """Write down the CK_RV of each call of a function from now on."""
+    values: list[int] = []
+
+    def note(original: Callable[..., int], arguments: tuple[int, ...]) -> int:
+        values.append(original(*arguments))
+        return values[-1]
+
+    replace(name, note)
+    return values
+
+
+def fail(name: str, value: int) -> None:
+    """Have a function fail with a CK_RV each time it is called."""
+    replace(name, lambda _original, _arguments: value)
+
+
+def _function_list() -> Any:
+    library = ctypes.CDLL(str(MODULE))
+    library.C_GetFunctionList.restype = ctypes.c_ulong
+    pointer = ctypes.c_void_p()
+    assert library.C_GetFunctionList(ctypes.byref(pointer)) == 0
+    assert pointer.value is not None
+    return (ctypes.c_void_p * (max(_POSITIONS.values()) + 1)).from_address(pointer.value)
