@@ -73,8 +73,12 @@ def _routes() -> http.Routes:
         unrecorded_certificates=_unrecorded_certificates,
         mqtt_endpoint=settings.mqtt_endpoint,
         mqtt_port=settings.mqtt_port,
+        now=time.time,
     )
-    return {**device_api.routes(service.enroll), **operator_api.routes(_operator, _sweeper, time.time)}
+    return {
+        **device_api.routes(service.enroll, service.show_invite),
+        **operator_api.routes(_operator, _sweeper, time.time),
+    }
 
 
 @cache

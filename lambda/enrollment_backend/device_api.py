@@ -16,7 +16,8 @@ from enrollment_backend.errors import (
     InviteInvalidError,
     RequestRefusedError,
 )
-from enrollment_backend.http import Event, Reply, Routes, body_of, header, json_body, json_reply
+from enrollment_backend.http import Event, Reply, Routes, body_of, header, instant, json_body, json_reply
+from enrollment_backend.invites import Invite
 from enrollment_backend.service import EnrollmentRequest, Issued
 from enrollment_backend.strict_json import parse_object
 
@@ -25,13 +26,15 @@ _FORMS = "This path takes a JSON object with thingName and csr, or a CSR in PEM.
 _BEARER = "bearer"  # RFC 6750 §2.1; schemes are compared without regard to case (RFC 9110 §11.1)
 
 Enroll = Callable[[EnrollmentRequest], Issued]
+ShowInvite = Callable[[str | None], Invite]
 
 
-def routes(enroll: Enroll) -> Routes:
-    """Return the routes that lead to the use case."""
+def routes(enroll: Enroll, show_invite: ShowInvite) -> Routes:
+    """Return the routes that lead to the use cases."""
     return {
         "/v1/certificates": {"POST": partial(_certificates, enroll)},
         "/getCertificate": {"POST": partial(_get_certificate, enroll)},
+        "/v1/invite": {"GET": partial(_invite, show_invite)},
         "/v1/health": {"GET": _health},
     }
 
@@ -56,6 +59,13 @@ def _get_certificate(enroll: Enroll, event: Event) -> Reply:
     # Any Content-Type will do: clients written for the original article post as whatever their tool declares.
     issued = enroll(_article_request(event, body_of(event)))
     return Reply(HTTPStatus.OK, "text/plain", issued.certificate.pem)
+
+
+def _invite(show_invite: ShowInvite, event: Event) -> Reply:
+    invite = show_invite(_code(event))
+    attestation = "off" if invite.ek_sha256 is None else "require"
+    content = {"thing": invite.thing, "expires": instant(invite.expires), "attestation": attestation}
+    return json_reply(HTTPStatus.OK, content)
 
 
 def _health(_event: Event) -> Reply:

@@ -11,6 +11,7 @@ import binascii
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
@@ -172,6 +173,11 @@ def internal_error(request_id: str) -> Answer:
 def json_reply(status: HTTPStatus, content: dict[str, Any]) -> Reply:
     """Return a reply whose body is a JSON object."""
     return Reply(status, body=json.dumps(content))
+
+
+def instant(seconds: float) -> str:
+    """Return a time, given in seconds since the epoch, as RFC 3339 §5.6 writes it, in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def json_body(event: Event) -> dict[str, Any]:

@@ -96,6 +96,12 @@ class Ledger:
             self.sleep(_LOOK_SECONDS)
             claim = replace(claim, lease_ends=int(self.now()) + LEASE_SECONDS)
 
+    def invite(self, code_sha256: str) -> Invite | None:
+        """Return the invite whose id a code has; whether it is the code's own, `Invite.fault` says."""
+        key = ("invite", invite_id(code_sha256))
+        item = self.table.get([key]).get(key)
+        return to_invite(item) if item is not None else None
+
     def record(self, claim: Claim, certificate: Certificate) -> None:
         """Enter the certificate.
 
@@ -176,9 +182,8 @@ class Ledger:
         """Whether a Thing not made for this claim may be enrolled: it was before, or the claim's invite says so."""
         if claim.adopted or claim.code_sha256 is None:
             return claim.adopted
-        key = ("invite", invite_id(claim.code_sha256))
-        item = self.table.get([key]).get(key)
-        return item is not None and to_invite(item).existing_thing
+        invite = self.invite(claim.code_sha256)
+        return invite is not None and invite.existing_thing
 
     def standing(self, certificate_ids: Iterable[str]) -> dict[str, bool]:
         """Return, of the certificates that the ledger knows, whether each is valid; False is revoked."""

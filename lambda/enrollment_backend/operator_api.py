@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from enrollment_backend.errors import FieldInvalidError
-from enrollment_backend.http import Event, Reply, Routes, json_body, json_reply, operator_of, parameter
+from enrollment_backend.http import Event, Reply, Routes, instant, json_body, json_reply, operator_of, parameter
 
 if TYPE_CHECKING:
     from enrollment_backend.claims import Claim
@@ -62,7 +61,7 @@ def _create_invites(operator: Callable[[], Operator], event: Event) -> Reply:
             "code": code,
             "thing": invite.thing,
             "uses": invite.uses,
-            "expires": _instant(invite.expires),
+            "expires": instant(invite.expires),
         }
         for code, invite in made
     ]
@@ -104,7 +103,7 @@ def _sweep(sweeper: Callable[[], Sweeper], event: Event) -> Reply:
         raise FieldInvalidError("next")
     swept = sweeper().page(marker)
     disabled = [
-        {"certificateId": found.certificate_id, "created": _instant(found.created.timestamp())}
+        {"certificateId": found.certificate_id, "created": instant(found.created.timestamp())}
         for found in swept.disabled
     ]
     content = {"checked": swept.checked, "disabled": disabled, "foreign": swept.foreign, "next": swept.next}
@@ -173,8 +172,8 @@ def _invite(invite: Invite, now: float) -> dict[str, Any]:
         "thing": invite.thing,
         "uses": invite.uses,
         "usesLeft": invite.uses_left,
-        "expires": _instant(invite.expires),
-        "created": _instant(invite.created),
+        "expires": instant(invite.expires),
+        "created": instant(invite.created),
         "createdBy": invite.created_by,
         "status": status,
         "existingThing": invite.existing_thing,
@@ -188,12 +187,8 @@ def _thing(claim: Claim) -> dict[str, Any]:
         "status": claim.status,
         "spkiSha256": claim.spki_sha256,
         "certificateId": claim.certificate.certificate_id if claim.certificate else None,
-        "claimed": _instant(claim.claimed),
-        "enrolled": None if claim.enrolled is None else _instant(claim.enrolled),
-        "revoked": None if claim.revoked is None else _instant(claim.revoked),
+        "claimed": instant(claim.claimed),
+        "enrolled": None if claim.enrolled is None else instant(claim.enrolled),
+        "revoked": None if claim.revoked is None else instant(claim.revoked),
         "inviteId": None if claim.code_sha256 is None else claim.code_sha256[:16],
     }
-
-
-def _instant(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,4 +1,6 @@
-"""The use case of a device: enroll. No HTTP and no AWS library: what it needs from outside comes in as arguments.
+"""The use cases of a device: enroll, and look at an invite.
+
+No HTTP and no AWS library: what it needs from outside comes in as arguments.
 
     claim                                        the ledger binds Thing, key and invite, or says no
     CreateThing  ∥  CreateCertificateFromCsr     the certificate is active, and attached to nothing
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
     from enrollment_backend.claims import Certificate, Claim
     from enrollment_backend.csr_policy import AcceptedCsr
+    from enrollment_backend.invites import Invite
     from enrollment_backend.issuer import Issuer
     from enrollment_backend.ledger import Claimed, Ledger
 
@@ -89,6 +92,7 @@ class EnrollmentService:
         unrecorded_certificates: see `recovery.unrecorded_certificates`.
         mqtt_endpoint: host name handed to devices.
         mqtt_port: port handed to devices.
+        now: the time, in seconds since the epoch.
     """
 
     auth_mode: str
@@ -98,6 +102,7 @@ class EnrollmentService:
     unrecorded_certificates: Callable[[Claim, Ledger, Issuer], list[Certificate]]
     mqtt_endpoint: str
     mqtt_port: int
+    now: Callable[[], float]
 
     def enroll(self, request: EnrollmentRequest) -> Issued:
         """Give a Thing its certificate; the one it has, if the same key asks again with the same invite.
@@ -137,11 +142,35 @@ class EnrollmentService:
             repeated=repeated,
         )
 
-    def _code_sha256(self, code: str | None) -> str | None:
+    def show_invite(self, code: str | None) -> Invite:
+        """Return what an invite says, so that a technician need not type it; its uses stay as they are.
+
+        One that is used up is shown too: the device that used it may come back with it.
+
+        Raises:
+            InviteRequiredError: there is no code.
+            InviteInvalidError: it is unknown, revoked or expired; the caller is not told which.
+            AwsError: from AWS.
+        """
         if code is None:
-            if self.auth_mode != _OPEN:
-                raise InviteRequiredError
-            return None
+            raise InviteRequiredError
+        code_sha256 = self._hash_of(code)
+        invite = self.ledger().invite(code_sha256)
+        if invite is None:
+            raise InviteInvalidError(reason="unknown")
+        fault = invite.fault(code_sha256, invite.thing, self.now())
+        if fault is not None and fault != "used":
+            raise InviteInvalidError(reason=fault)
+        return invite
+
+    def _code_sha256(self, code: str | None) -> str | None:
+        if code is not None:
+            return self._hash_of(code)
+        if self.auth_mode != _OPEN:
+            raise InviteRequiredError
+        return None
+
+    def _hash_of(self, code: str) -> str:
         code_sha256 = invites.code_sha256(code)
         if code_sha256 is None:
             raise InviteInvalidError(reason="malformed")

@@ -377,6 +377,7 @@ def test_operators_routes_need_iam_and_devices_routes_do_not() -> None:
     assert routes() == {
         "POST /v1/certificates": "NONE",
         "POST /getCertificate": "NONE",
+        "GET /v1/invite": "NONE",
         "GET /v1/health": "NONE",
         "POST /v1/operator/invites": "AWS_IAM",
         "GET /v1/operator/invites": "AWS_IAM",

@@ -27,13 +27,17 @@ _OWNERS = {library: owners for libraries, owners in _rows("library") for library
 @cache
 def _graph() -> grimp.ImportGraph:
     return grimp.build_graph(
-        "hsm_enroll", "enrollment_backend", include_external_packages=True, exclude_type_checking_imports=True
+        "hsm_enroll",
+        "enrollment_backend",
+        include_external_packages=True,
+        exclude_type_checking_imports=True,
+        cache_dir=None,
     )
 
 
 @cache
 def _typed_graph() -> grimp.ImportGraph:
-    return grimp.build_graph("hsm_enroll", "enrollment_backend")
+    return grimp.build_graph("hsm_enroll", "enrollment_backend", cache_dir=None)
 
 
 def _room(module: str) -> str:
@@ -63,7 +67,9 @@ _IN_THE_WORKER = {
 
 def test_the_worker_alone_imports_what_loads_modules() -> None:
     """Beside what a worker runs nothing imports ``pkcs11``, directly or not, and only a fork of it begins to."""
-    graph = grimp.build_graph("hsm_enroll", include_external_packages=True, exclude_type_checking_imports=True)
+    graph = grimp.build_graph(
+        "hsm_enroll", include_external_packages=True, exclude_type_checking_imports=True, cache_dir=None
+    )
     assert graph.find_modules_that_directly_import("pkcs11") == _IN_THE_WORKER
     # The fork goes on as the worker.
     assert graph.find_modules_that_directly_import("hsm_enroll.token.serving") == {"hsm_enroll.token.worker"}
