@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hsm_enroll import settings
 from hsm_enroll.backend_api.invite import parse
 from hsm_enroll.device import enrollment, wiring
-from hsm_enroll.device.enrollment import Request
+from hsm_enroll.device.plan import Request
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.token.tokens import Tokens
 

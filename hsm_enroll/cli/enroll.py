@@ -15,6 +15,7 @@ from hsm_enroll.cli.documents import identity_document, identity_text
 from hsm_enroll.cli.invocation import Invocation, command, key_type_option, token_options
 from hsm_enroll.cli.terminal import KEY_NOTE, ask_secret, has_person, keep_stdout
 from hsm_enroll.device import enrollment, wiring
+from hsm_enroll.device.plan import Request
 from hsm_enroll.errors import UsageError
 from hsm_enroll.iot.device_topics import DeviceTopics
 from hsm_enroll.secret import Secret
@@ -53,7 +54,7 @@ def init(invocation: Invocation, *, invite: str | None, create_token: bool, no_p
     invitation = None if invite is None else _read_invite(invite)
     _check_one_api(invitation, click.get_current_context().params["api_url"])
     ask_invite = _ask_invite if has_person() and not invocation.terminal.as_json else None
-    request = enrollment.Request(settings.thing, settings.key_type, settings.subject, new_key)
+    request = Request(settings.thing, settings.key_type, settings.subject, new_key)
 
     def progress(step: str) -> AbstractContextManager[None]:
         return invocation.terminal.step(_DOING[step], _NOTES.get(step, ""))

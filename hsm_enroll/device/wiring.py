@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from hsm_enroll.backend_api.invite import Invite
 from hsm_enroll.device import device_token, pin
+from hsm_enroll.device.ports import Ports
 from hsm_enroll.errors import TokenNotFoundError, UsageError
 from hsm_enroll.key import TokenName
 from hsm_enroll.secret import Secret
@@ -20,7 +21,6 @@ from hsm_enroll.token.tokens import Tokens
 
 if TYPE_CHECKING:
     from hsm_enroll.backend_api.client import EnrollmentClient
-    from hsm_enroll.device.enrollment import Ports
     from hsm_enroll.iot import Connection
 
 _DEFAULT_LABEL = "hsm-enroll"
@@ -46,8 +46,6 @@ def ports(
             is nobody.
         create_token: make a SoftHSM token where none matches.
     """
-    from hsm_enroll.device.enrollment import Ports
-
     return Ports(
         client=lambda: _client(resolved, invitation, ask_invite),
         tokens=tokens,

@@ -21,8 +21,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hsm_enroll import settings
 from hsm_enroll.backend_api.client import EnrollmentClient, Issued
 from hsm_enroll.device import device_token, enrollment, pin
-from hsm_enroll.errors import BackendRefusedError
-from hsm_enroll.key import KeyType, TokenName
+from hsm_enroll.device.plan import Request
+from hsm_enroll.device.ports import Ports
+from hsm_enroll.key import TokenName
 from hsm_enroll.secret import Secret
 from hsm_enroll.token.tokens import Tokens
 from tests.support.authority import Authority
@@ -33,11 +34,7 @@ class RecordingClient(EnrollmentClient):
     """Answers as the API does and writes each CSR into a file first."""
 
     folder: Path
-    answered: str  # "yes", "no" (the process dies first), or a problem code
-
-    @contextmanager
-    def connecting(self) -> Iterator[None]:
-        yield
+    answers: bool  # else the process dies first
 
     @property
     def base_url(self) -> str:
@@ -46,12 +43,10 @@ class RecordingClient(EnrollmentClient):
     def enroll(self, csr: str, thing_name: str) -> Issued:
         with (self.folder / "requests").open("a", encoding="utf-8") as requests:
             requests.write(json.dumps(csr) + "\n")
-        if self.answered not in {"yes", "no"}:
-            raise BackendRefusedError("refused", problem_code=self.answered)
         request = x509.load_pem_x509_csr(csr.encode())
         spki = request.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         certificate = Authority(self.folder / f"ca-{os.getpid()}").issue_client(spki, thing_name)
-        if self.answered == "no":
+        if not self.answers:
             os.kill(os.getpid(), signal.SIGKILL)
         pem = certificate.public_bytes(Encoding.PEM).decode()
         return Issued(pem, "0a" * 32, thing_name, "localhost", 8883, attested=False)
@@ -77,22 +72,17 @@ def main(specification: dict[str, Any]) -> None:
         return made
 
     tokens = Tokens()
-    ports = enrollment.Ports(
+    ports = Ports(
         tokens=tokens,
         locate=lambda: device_token.locate(resolved, tokens),
         pin=token_pin,
-        client=lambda: RecordingClient(home.parent, specification.get("answered", "yes")),
+        client=lambda: RecordingClient(home.parent, answers=specification.get("answers", True)),
         publish=lambda *_: None,
     )
-    request = enrollment.Request(
-        specification.get("thing", "gateway-17"),
-        KeyType(specification.get("keyType", "ec-p256")),
-        new_key=specification.get("newKey", False),
-    )
+    request = Request("gateway-17", new_key=specification.get("newKey", False))
     with tokens:
         outcome = enrollment.enroll(request, home, ports, progress)
-    answer = {"already": outcome.already_enrolled, "open": outcome.replacement_open}
-    print(json.dumps({"id": outcome.identity.key_id.hex(), **answer}))  # noqa: T201
+    print(json.dumps({"id": outcome.identity.key_id.hex(), "already": outcome.already_enrolled}))  # noqa: T201
 
 
 if __name__ == "__main__":

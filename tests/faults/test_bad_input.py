@@ -205,7 +205,7 @@ def _other_api(device: Device, answer: bytes) -> Iterator[None]:
 def test_a_captive_portal_is_exit_33(device: Device, thing: str) -> None:
     """D17: a captive portal's page with status 200 is told from the API, and nothing is stored."""
     with _other_api(device, response("200 OK", "<html>Accept our terms</html>", content_type="text/html")):
-        assert device.refused("init", "--thing", thing) == (33, "answer-not-ours")
+        assert device.refused("init", "--thing", thing) == (33, "unexpected-response")
     assert device.refused("status") == (3, "not-enrolled")
     assert device.run("init", "--thing", thing).returncode == 0
 

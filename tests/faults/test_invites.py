@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import documents
 from tests.support.authority import Authority
 from tests.support.devices import Device
 from tests.support.https_server import HttpsServer, https_server, response
@@ -77,7 +78,7 @@ def test_an_invite_names_the_api_and_its_normalized_code_is_sent(device: Device,
         file.write_text("\ufeff" * source.startswith("file of") + invite, encoding="utf-8")
         argument = {"argument": invite, "stdin": "-"}.get(source, f"@{file}")
         run = device.run("init", argument, "--thing", thing, "--json", "--verbose", stdin=invite)
-    assert (run.returncode, json.loads(run.stdout)["error"]["code"]) == (31, "backend-refused")
+    assert (run.returncode, documents.read(["init"], run.stdout)["error"]["code"]) == (31, "backend-refused")
     assert f"Authorization: Bearer {_CODE}".encode() in server.requests[0]
     kept = b"".join(path.read_bytes() for path in device.home.iterdir())
     for code in (_CODE, _WRITTEN):

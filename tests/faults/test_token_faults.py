@@ -10,6 +10,7 @@ from urllib.parse import unquote_to_bytes
 import pytest
 from cryptography.x509 import load_pem_x509_csr
 
+from tests.support import documents
 from tests.support.fault_codes import CKR
 from tests.support.fault_device import THING, FaultyDevice, faulty_device
 
@@ -74,9 +75,9 @@ def test_d7_whichever_look_at_a_token_fails_it_is_said(faulty: FaultyDevice, fun
     kinds = set()
     for number in range(1, 9):
         faulty.module.plan(f"{function} {number} fail {CKR['CKR_DEVICE_ERROR']:x}")
-        error = json.loads(faulty.device.run("csr", "--json").stdout).get("error")
+        error = documents.read(["csr"], faulty.device.run("csr", "--json").stdout).get("error")
         kinds.add(error and error["code"])
-        listed = json.loads(faulty.device.run("tokens", "--json").stdout)
+        listed = documents.read(["tokens"], faulty.device.run("tokens", "--json").stdout)
         assert "unexpected" not in str(listed["modules"][0]["error"])
     assert len(kinds) > 1
     assert "unexpected" not in kinds

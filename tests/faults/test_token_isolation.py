@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from itertools import cycle
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import documents
 from tests.support.fault_device import THING, FaultyDevice, faulty_device
 
 # What a look at a module calls, before anybody logs in.
@@ -77,7 +77,7 @@ def _assert_survived(faulty: FaultyDevice, commands: dict[tuple[str, ...], int],
     for (command, status), run in zip(commands.items(), runs, strict=True):
         assert run.returncode == status, (command, run.stdout, run.stderr)
         assert "Traceback" not in run.stderr
-        told = _told(command[0], json.loads(run.stdout))
+        told = _told(command[0], documents.read(command, run.stdout))
         assert str(faulty.module.file) in told
         assert ("does not answer" if what == "hang" else "crashed") in told
     for process in {call.process for call in faulty.module.calls() if call.outcome == "hangs"}:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -15,6 +14,8 @@ from pkcs11 import MechanismFlag
 from hsm_enroll import doctor
 from hsm_enroll.backend_api.client import EnrollmentClient
 from hsm_enroll.device import enrollment
+from hsm_enroll.device.plan import Request
+from hsm_enroll.device.ports import Ports
 from hsm_enroll.errors import (
     HsmEnrollError,
     ModuleUnusableError,
@@ -28,6 +29,7 @@ from hsm_enroll.settings import Settings
 from hsm_enroll.token import capabilities, keypair, selection, session
 from hsm_enroll.token.reports import TokenReport
 from hsm_enroll.token.tokens import Tokens
+from tests.support import documents
 from tests.support.softhsm_under_test import SoftHsm
 from tests.support.tokens import listed, token_of
 from tests.support.tpm2 import Tpm2
@@ -144,7 +146,7 @@ def test_csr_refuses_before_a_key_is_made(softhsm_with: Callable[[str], SoftHsm]
         [*command, "--key-type", "rsa-2048"],
         env={**os.environ, **told}, capture_output=True, timeout=60, check=False,
     )  # fmt: skip
-    error = json.loads(run.stdout)["error"]
+    error = documents.read(["csr"], run.stdout.decode())["error"]
     assert (run.returncode, error["code"]) == (15, "token-refused")
     assert "ec-p256, ec-p384:" in error["hint"]
     with softhsm.opened() as opened:
@@ -163,7 +165,7 @@ def _no_pin(_: TokenName) -> Secret:
 def _refused(name: TokenName, folder: Path, key_type: KeyType, *, publishing: bool = True) -> HsmEnrollError:
     """Enroll on a token that is refused; nothing but the token may have been looked at."""
     with Tokens() as tokens:
-        ports = enrollment.Ports(
+        ports = Ports(
             tokens=tokens,
             locate=lambda: selection.choose([name.module], name.uri, tokens.listed),
             pin=_no_pin,
@@ -171,7 +173,7 @@ def _refused(name: TokenName, folder: Path, key_type: KeyType, *, publishing: bo
             publish=(lambda _identity, _pin: None) if publishing else None,
         )
         with pytest.raises(HsmEnrollError) as caught:
-            enrollment.enroll(enrollment.Request("press-1", key_type), folder, ports)
+            enrollment.enroll(Request("press-1", key_type), folder, ports)
     return caught.value
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -17,12 +16,15 @@ from pkcs11 import Attribute, ObjectClass
 
 from hsm_enroll.backend_api.client import EnrollmentClient
 from hsm_enroll.device import enrollment
+from hsm_enroll.device.plan import Request
+from hsm_enroll.device.ports import Ports
 from hsm_enroll.errors import BackendUnreachableError
 from hsm_enroll.key import KeyOrigin, KeyType
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.store.journal import Attempt
 from hsm_enroll.token import keypair, selection, session
 from hsm_enroll.token.tokens import Tokens
+from tests.support import documents
 from tests.support.authority import Authority
 from tests.support.broker import free_port
 from tests.support.under_test import KeyName, OwnToken
@@ -52,8 +54,8 @@ class Enrolled:
         told = {"HSM_ENROLL_HOME": str(self.folder), "HSM_ENROLL_PIN": self.token.pin.reveal()}
         command = [sys.executable, "-m", "hsm_enroll", *arguments, "--json"]
         run = subprocess.run(command, env={**os.environ, **told}, capture_output=True, timeout=60, check=False)
-        document: dict[str, Any] = json.loads(run.stdout)
-        return run.returncode, document
+        written: dict[str, Any] = documents.read(arguments, run.stdout.decode())
+        return run.returncode, written
 
     def diagnosis(self) -> tuple[str, str]:
         """Return what the doctor finds about the key: a status and a hint."""
@@ -160,7 +162,7 @@ def test_d8_a_key_from_outside_is_not_enrolled(token: OwnToken, key: KeyName, tm
     folder.mkdir(mode=0o700)
     Attempt(name, KeyType.EC_P256, key.label, imported.id, new_key=False).save(folder)
     with Tokens() as tokens:
-        ports = enrollment.Ports(
+        ports = Ports(
             tokens=tokens,
             locate=lambda: selection.enrolled(name, tokens.listed),
             pin=lambda _: token.pin,
@@ -168,7 +170,7 @@ def test_d8_a_key_from_outside_is_not_enrolled(token: OwnToken, key: KeyName, tm
             publish=None,
         )
         with pytest.raises(BackendUnreachableError):
-            enrollment.enroll(enrollment.Request("press-1"), folder, ports)
+            enrollment.enroll(Request("press-1"), folder, ports)
     with Tokens() as tokens:
         report = selection.enrolled(name, tokens.listed)
         with tokens.session(report, lambda _: token.pin, lambda _: None) as logged_in:

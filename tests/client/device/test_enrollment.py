@@ -1,0 +1,263 @@
+"""Enrollment against a token, an API and a broker in memory: what it does, and what a power cut cannot break."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
+from itertools import count
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hsm_enroll.backend_api.client import Issued
+from hsm_enroll.device.enrollment import Outcome, enroll
+from hsm_enroll.device.plan import Request
+from hsm_enroll.errors import (
+    BackendRefusedError,
+    BusyError,
+    ForeignCertificateError,
+    KeyMissingError,
+    TokenRefusedError,
+    UsageError,
+)
+from hsm_enroll.key import KeyType
+from hsm_enroll.store import files
+from hsm_enroll.store.identity import Identity
+from hsm_enroll.store.journal import Attempt
+from tests.support.world import PowerCut, World, report
+
+_REQUEST = Request("gateway-17")
+_NEW_KEY = Request("gateway-17", new_key=True)
+_STEPS = ["token", "key", "csr", "certificate", "store", "message"]
+
+
+@pytest.fixture
+def world() -> World:
+    """A token without keys, an API that issues, a broker that listens."""
+    return World()
+
+
+def _skipped(outcome: Outcome) -> list[str]:
+    return [step.name for step in outcome.steps if step.skipped]
+
+
+def test_a_new_device_is_enrolled_in_six_steps(world: World, tmp_path: Path) -> None:
+    """One key, one request, one login, one message; the identity names them, and nothing is under way afterwards."""
+    outcome = enroll(_REQUEST, tmp_path, world.ports())
+    assert [step.name for step in outcome.steps] == _STEPS
+    assert _skipped(outcome) == []
+    [key] = world.keys.values()
+    [csr] = world.requests
+    assert x509.load_pem_x509_csr(csr.encode()).subject.rfc4514_string() == "CN=gateway-17"
+    assert outcome.identity == Identity.load(tmp_path)
+    assert outcome.identity.certificate.public_key.dump() == key.public_key_info
+    assert (world.logins, world.messages) == (1, ["gateway-17"])
+    assert Attempt.load(tmp_path) is None
+
+
+def test_an_enrolled_device_contacts_nobody(world: World, tmp_path: Path) -> None:
+    """Run again it asks the token for the public key, without a login, and does nothing else."""
+    first = enroll(_REQUEST, tmp_path, world.ports())
+    again = enroll(Request(None), tmp_path, world.ports())
+    assert (again.already_enrolled, again.steps, again.identity) == (True, (), first.identity)
+    assert (world.logins, world.contacts, len(world.requests), len(world.messages)) == (1, 1, 1, 1)
+    assert world.calls == []
+
+
+def test_no_message_is_sent_where_none_is_wanted(world: World, tmp_path: Path) -> None:
+    """Without a publisher the message's step is skipped, and the device is enrolled all the same."""
+    outcome = enroll(_REQUEST, tmp_path, world.ports(publishes=False))
+    assert _skipped(outcome) == ["message"]
+    assert Attempt.load(tmp_path) is None
+
+
+def test_a_key_that_is_gone_is_said(world: World, tmp_path: Path) -> None:
+    """D8: an identity whose key the token has lost, or has another key for, is not called enrolled."""
+    enroll(_REQUEST, tmp_path, world.ports())
+    [name] = world.keys
+    del world.keys[name]
+    with pytest.raises(KeyMissingError):
+        enroll(_REQUEST, tmp_path, world.ports())
+    world.generate(KeyType.EC_P256, label=name[0], key_id=name[1])
+    with pytest.raises(KeyMissingError, match="not the one that the certificate is for"):
+        enroll(_REQUEST, tmp_path, world.ports())
+
+
+def test_a_key_type_that_the_token_lacks_leaves_nothing_behind(world: World, tmp_path: Path) -> None:
+    """What the token says beforehand that it cannot do costs no login and no journal."""
+    world.token = report((KeyType.EC_P384,))
+    with pytest.raises(TokenRefusedError, match="ec-p256"):
+        enroll(_REQUEST, tmp_path, world.ports())
+    assert (world.logins, world.calls) == (0, ["locate"])
+    assert Attempt.load(tmp_path) is None
+
+
+def test_wrong_usage_is_said_before_anything_is_asked(world: World, tmp_path: Path) -> None:
+    """Without a valid Thing name neither token nor API is asked."""
+    with pytest.raises(UsageError):
+        enroll(Request(None), tmp_path, world.ports())
+    assert (world.contacts, world.calls) == (0, [])
+
+
+def test_d13_a_second_run_does_not_wait(world: World, tmp_path: Path) -> None:
+    """D13: while another run holds the folder, nothing is asked."""
+    with files.locked(tmp_path), pytest.raises(BusyError):
+        enroll(_REQUEST, tmp_path, world.ports())
+    assert (world.contacts, world.calls) == (0, [])
+
+
+@pytest.mark.parametrize("flaw", ["another key", "ended"])
+def test_d18_a_certificate_that_is_not_for_this_device_is_not_stored(world: World, tmp_path: Path, flaw: str) -> None:
+    """D18: a certificate for another key, or one that has ended, is refused, and the next run asks again."""
+    if flaw == "ended":
+        world.lifetime = timedelta(seconds=-1)
+        with pytest.raises(ForeignCertificateError, match="ended"):
+            enroll(_REQUEST, tmp_path, world.ports())
+    else:
+        other = World()
+        stranger = enroll(_REQUEST, tmp_path / "other", other.ports()).identity
+        world.answer = Issued(stranger.certificate_pem, "0b" * 32, "gateway-17", "localhost", 8883, attested=False)
+        with pytest.raises(ForeignCertificateError, match="another key"):
+            enroll(_REQUEST, tmp_path, world.ports())
+    assert not (tmp_path / "identity.json").exists()
+    attempt = Attempt.load(tmp_path)
+    assert attempt is not None
+    assert attempt.csr == world.requests[0]
+
+
+@pytest.mark.parametrize("code", ["thing-enrolled", "invite-required"])
+def test_a_refused_request_is_repeated_as_it_was(world: World, tmp_path: Path, code: str) -> None:
+    """A refusal that another invite can lift keeps key and request, also with ``new_key``."""
+    world.refusal = code
+    for request in (_REQUEST, _NEW_KEY):
+        with pytest.raises(BackendRefusedError):
+            enroll(request, tmp_path, world.ports())
+    world.refusal = ""
+    outcome = enroll(_REQUEST, tmp_path, world.ports())
+    assert _skipped(outcome) == ["key", "csr"]
+    assert len({*world.requests}) == len(world.keys) == 1
+
+
+@pytest.mark.parametrize("code", ["key-enrolled", "thing-revoked"])
+def test_a_spent_key_is_replaced_on_request(world: World, tmp_path: Path, code: str) -> None:
+    """A key that the API never takes again is kept by plain runs, and replaced in its place by ``new_key``."""
+    world.refusal = code
+    for _ in range(2):
+        with pytest.raises(BackendRefusedError):
+            enroll(_REQUEST, tmp_path, world.ports())
+    assert len({*world.requests}) == 1
+    world.refusal = ""
+    enroll(_NEW_KEY, tmp_path, world.ports())
+    assert len({*world.requests}) == 2
+    assert len(world.keys) == 1
+
+
+def test_another_thing_takes_the_same_key(world: World, tmp_path: Path) -> None:
+    """A mistyped Thing name that was refused costs no second key: the request is built anew."""
+    world.refusal = "invite-invalid"
+    with pytest.raises(BackendRefusedError):
+        enroll(Request("gatewya-17"), tmp_path, world.ports())
+    world.refusal = ""
+    outcome = enroll(_REQUEST, tmp_path, world.ports())
+    assert _skipped(outcome) == ["key"]
+    assert len(world.keys) == 1
+
+
+@pytest.mark.parametrize("code", ["thing-enrolled", "thing-revoked", "invite-required"])
+def test_a_refused_replacement_leaves_the_identity_as_it_was(world: World, tmp_path: Path, code: str) -> None:
+    """D10: after a refused ``new_key`` plain runs are enrolled with the old key, and ``new_key`` goes on."""
+    first = enroll(_REQUEST, tmp_path, world.ports()).identity
+    world.refusal = code
+    with pytest.raises(BackendRefusedError):
+        enroll(_NEW_KEY, tmp_path, world.ports())
+    asked = len(world.requests)
+    plain = enroll(_REQUEST, tmp_path, world.ports())
+    assert (plain.identity, plain.already_enrolled, plain.replacement_open) == (first, True, True)
+    assert len(world.requests) == asked
+    world.refusal = ""
+    second = enroll(_NEW_KEY, tmp_path, world.ports()).identity
+    assert {key_id for _, key_id in world.keys} == {first.key_id, second.key_id}
+    assert not enroll(_REQUEST, tmp_path, world.ports()).replacement_open
+
+
+def test_an_attempt_of_another_key_type_is_given_up_with_its_key(world: World, tmp_path: Path) -> None:
+    """Another key type while one is under way is refused; ``new_key`` destroys the key and makes the other one."""
+    world.dies_at = (5, False)
+    with pytest.raises(PowerCut, match="enroll"):
+        enroll(_REQUEST, tmp_path, world.ports())
+    world.dies_at = None
+    with pytest.raises(UsageError, match="is under way"):
+        enroll(Request("gateway-17", KeyType.EC_P384), tmp_path, world.ports())
+    enroll(Request("gateway-17", KeyType.EC_P384, new_key=True), tmp_path, world.ports())
+    [key] = world.keys.values()
+    assert key.key_type is KeyType.EC_P384
+
+
+_RUNS = st.tuples(
+    st.builds(
+        Request,
+        st.sampled_from(["gateway-17", "gateway-18", None]),
+        st.sampled_from([KeyType.EC_P256, KeyType.EC_P384]),
+        new_key=st.booleans(),
+    ),
+    st.sampled_from(["", "", "", "thing-enrolled", "key-enrolled"]),
+    st.none() | st.tuples(st.integers(1, 7), st.booleans()),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(_RUNS, max_size=6))
+def test_d10_whatever_happened_one_more_run_enrolls(runs: list[tuple[Request, str, tuple[int, bool] | None]]) -> None:
+    """D10: after any runs, refused or cut short, one run enrolls; one key more than the identities' is never there."""
+    world = World()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        identities = set[bytes]()
+        for request, refusal, dies_at in runs:
+            world.refusal, world.dies_at = refusal, dies_at
+            before = _identity(folder)
+            with suppress(PowerCut, UsageError, BackendRefusedError):
+                enroll(request, folder, world.ports())
+            after = _identity(folder)
+            identities |= {one.key_id for one in (before, after) if one}
+            # Nothing but a stored certificate takes the place of an identity.
+            assert before is None or after is not None
+            assert before is None or after == before or request.new_key
+            assert len({key_id for _, key_id in world.keys} - identities) <= 1
+        world.refusal, world.dies_at = "", None
+        outcome = enroll(Request("gateway-17", new_key=True), folder, world.ports())
+        key = world.keys[outcome.identity.key_label, outcome.identity.key_id]
+        assert outcome.identity.certificate.public_key.dump() == key.public_key_info
+        assert enroll(Request(None), folder, world.ports()).already_enrolled
+
+
+@pytest.mark.parametrize("has_effect", [False, True], ids=["before", "after"])
+def test_d10_power_may_go_at_any_call(tmp_path: Path, has_effect: bool) -> None:
+    """D10: cut off at each call in turn, before or after its effect, the next run ends with one key and one request."""
+    for number in count(1):
+        world, folder = World(), tmp_path / str(number)
+        world.dies_at = (number, has_effect)
+        try:
+            enroll(_REQUEST, folder, world.ports())
+        except PowerCut:
+            pass
+        else:
+            # It has no more calls than that.
+            assert number > len(world.calls) >= 5
+            return
+        world.dies_at = None
+        outcome = enroll(_REQUEST, folder, world.ports())
+        [key] = world.keys.values()
+        assert outcome.identity.certificate.public_key.dump() == key.public_key_info
+        assert len({*world.requests}) == 1
+        assert outcome == replace(outcome, already_enrolled=False)
+        assert set(world.messages) == {"gateway-17"}
+
+
+def _identity(folder: Path) -> Identity | None:
+    return Identity.load(folder) if (folder / "identity.json").exists() else None

@@ -1,0 +1,169 @@
+"""What a run of ``init`` decides to do, given what lies on the disk and what was asked for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hsm_enroll.device.plan import Obtain, Request, SendMessage, Verify, attempt_with, decide, may_use
+from hsm_enroll.errors import UsageError
+from hsm_enroll.key import KeyType, TokenName
+from hsm_enroll.store.identity import Identity
+from hsm_enroll.store.journal import Attempt
+from tests.support.world import TOKEN, FakeKey, World, certificate_for
+
+_NOW = datetime.now(UTC)
+_WORLD = World()
+_KEY = _WORLD.generate(KeyType.EC_P256, label="hsm-enroll-01", key_id=b"\x01")
+_IDENTITY = Identity(
+    thing_name="gateway-17",
+    certificate_id="0a" * 32,
+    certificate_pem=certificate_for(_KEY.public_key_info, "gateway-17", timedelta(days=30)),
+    token=TOKEN,
+    key_label=_KEY.label,
+    key_id=_KEY.id,
+    key_type=KeyType.EC_P256,
+    key_origin=_KEY.origin,
+    api="https://api.example",
+    mqtt_endpoint="localhost",
+    mqtt_port=8883,
+    attested=False,
+)
+_FIRST = Attempt(TOKEN, KeyType.EC_P256, _KEY.label, _KEY.id, new_key=False)
+_REPLACING = Attempt(TOKEN, KeyType.EC_P256, "hsm-enroll-02", b"\x02", new_key=True)
+_REPLACED = replace(_FIRST, new_key=True)
+_LATER = _NOW + timedelta(days=31)
+
+_PLAIN = Request("gateway-17")
+_NAMELESS = Request(None)
+_NEW_KEY = Request("gateway-17", new_key=True)
+_ELSE = Request("gateway-18", new_key=True)
+_P384 = Request(None, KeyType.EC_P384, new_key=True)
+
+
+@pytest.mark.parametrize(
+    ("request_", "identity", "attempt", "now", "plan"),
+    [
+        # Not enrolled.
+        (_PLAIN, None, None, _NOW, Obtain("gateway-17", None)),
+        (_PLAIN, None, _FIRST, _NOW, Obtain("gateway-17", _FIRST)),
+        (_NEW_KEY, None, None, _NOW, Obtain("gateway-17", None)),
+        (_NEW_KEY, None, _FIRST, _NOW, Obtain("gateway-17", _FIRST)),
+        # Enrolled, and nothing under way.
+        (_PLAIN, _IDENTITY, None, _NOW, Verify(_IDENTITY, replacement_open=False)),
+        (_NAMELESS, _IDENTITY, None, _NOW, Verify(_IDENTITY, replacement_open=False)),
+        (_NEW_KEY, _IDENTITY, None, _NOW, Obtain("gateway-17", None)),
+        (_ELSE, _IDENTITY, None, _NOW, Obtain("gateway-18", None)),
+        (_P384, _IDENTITY, None, _NOW, Obtain("gateway-17", None)),
+        # Stored, and the first message not sent.
+        (_PLAIN, _IDENTITY, _FIRST, _NOW, SendMessage(_IDENTITY)),
+        (_NAMELESS, _IDENTITY, _REPLACED, _NOW, SendMessage(_IDENTITY)),
+        (_NEW_KEY, _IDENTITY, _REPLACED, _NOW, SendMessage(_IDENTITY)),
+        (_NEW_KEY, _IDENTITY, _FIRST, _NOW, Obtain("gateway-17", None)),
+        (_P384, _IDENTITY, _REPLACED, _NOW, Obtain("gateway-17", None)),
+        # A replacement under way: only --new-key goes on with it.
+        (_PLAIN, _IDENTITY, _REPLACING, _NOW, Verify(_IDENTITY, replacement_open=True)),
+        (_NEW_KEY, _IDENTITY, _REPLACING, _NOW, Obtain("gateway-17", _REPLACING)),
+        # The certificate has ended.
+        (_PLAIN, _IDENTITY, None, _LATER, Obtain("gateway-17", None)),
+        (_NAMELESS, _IDENTITY, _FIRST, _LATER, Obtain("gateway-17", None)),
+        (_NAMELESS, _IDENTITY, _REPLACING, _LATER, Obtain("gateway-17", _REPLACING)),
+    ],
+)
+def test_each_state_has_its_plan(
+    request_: Request, identity: Identity | None, attempt: Attempt | None, now: datetime, plan: object
+) -> None:
+    """What lies on the disk and what was asked for decide what is done, and nothing else does."""
+    assert decide(request_, identity, attempt, now) == plan
+
+
+@pytest.mark.parametrize("now", [_NOW, _LATER])
+@pytest.mark.parametrize("attempt", [None, _FIRST, _REPLACING])
+def test_an_enrolled_device_does_not_become_another_thing_by_the_way(attempt: Attempt | None, now: datetime) -> None:
+    """Another Thing's name is refused unless a new key is asked for, whatever is under way."""
+    with pytest.raises(UsageError, match="'gateway-17', not as 'gateway-18'"):
+        decide(Request("gateway-18"), _IDENTITY, attempt, now)
+
+
+@pytest.mark.parametrize("name", [None, "", "a b", "gateway-17\n", "../x", "$aws", "*", "ä", "x" * 65])
+def test_s11_a_thing_needs_a_valid_name(name: str | None) -> None:
+    """S11: no name and a name that AWS IoT would refuse are wrong usage, before anything is made."""
+    with pytest.raises(UsageError, match="Thing name"):
+        decide(Request(name), None, None, _NOW)
+
+
+@given(
+    request=st.builds(
+        Request,
+        st.sampled_from([None, "gateway-17", "gateway-18"]),
+        st.sampled_from([KeyType.EC_P256, KeyType.EC_P384]),
+        new_key=st.booleans(),
+    ),
+    attempt=st.sampled_from([None, _FIRST, _REPLACING, _REPLACED]),
+    now=st.sampled_from([_NOW, _LATER]),
+)
+def test_a_valid_identity_goes_only_when_told_to(request: Request, attempt: Attempt | None, now: datetime) -> None:
+    """Without ``new_key``, a device with a valid certificate never asks for another one."""
+    try:
+        plan = decide(request, _IDENTITY, attempt, now)
+    except UsageError:
+        assert not request.new_key
+        assert request.thing_name == "gateway-18"
+        return
+    assert not isinstance(plan, Obtain) or request.new_key or now == _LATER
+    if isinstance(plan, Obtain):
+        # The journal of an identity that is in place is not the journal of another one.
+        assert plan.under_way is None or plan.under_way.key_id != _IDENTITY.key_id
+
+
+def test_an_attempt_under_way_is_resumed_as_it_is() -> None:
+    """The same token and key type go on with the same key name and request."""
+    under_way = replace(_FIRST, csr="-----BEGIN…", is_spent=True)
+    moved = TOKEN._replace(module=Path("/elsewhere.so"), manufacturer="renamed")
+    assert attempt_with(moved, _PLAIN, under_way) is under_way
+
+
+@pytest.mark.parametrize(
+    ("token", "key_type"), [(TOKEN, KeyType.EC_P384), (TOKEN._replace(serial="ff"), KeyType.EC_P256)]
+)
+def test_an_attempt_under_way_is_not_left_behind_by_the_way(token: TokenName, key_type: KeyType) -> None:
+    """Another token or key type is refused unless ``new_key`` gives the attempt up."""
+    with pytest.raises(UsageError, match="is under way"):
+        attempt_with(token, Request("gateway-17", key_type), _FIRST)
+    given_up = attempt_with(token, Request("gateway-17", key_type, new_key=True), _FIRST)
+    assert given_up.key_type is key_type
+    # In the same token its key is destroyed under its name; in another token nothing has that name.
+    assert (given_up.key_id == _FIRST.key_id) is (token == TOKEN)
+
+
+def test_a_new_attempt_has_a_name_of_its_own() -> None:
+    """No key has the name of a key that is to be made."""
+    attempts = [attempt_with(TOKEN, _NEW_KEY, None) for _ in range(100)]
+    assert len({attempt.key_label for attempt in attempts}) == 100
+    assert all(attempt.new_key and attempt.csr is None for attempt in attempts)
+
+
+# One attribute of its birth after the other is not what it should be.
+_LOOSE = [_KEY.origin._replace(**{name: not value}) for name, value in _KEY.origin._asdict().items()]
+
+
+@pytest.mark.parametrize(
+    ("key", "attempt", "request_", "usable"),
+    [
+        (None, _FIRST, _PLAIN, False),
+        (_KEY, _FIRST, _PLAIN, True),
+        (_KEY, _FIRST, _NEW_KEY, True),
+        (_KEY, replace(_FIRST, is_spent=True), _PLAIN, True),
+        (_KEY, replace(_FIRST, is_spent=True), _NEW_KEY, False),
+        (_KEY, replace(_FIRST, key_type=KeyType.EC_P384), _PLAIN, False),
+        *((replace(_KEY, origin=origin), _FIRST, _PLAIN, False) for origin in _LOOSE),
+    ],
+)
+def test_which_key_is_enrolled(key: FakeKey | None, attempt: Attempt, request_: Request, usable: bool) -> None:
+    """D8: a key of the attempt's type that was born in the token is used, unless the API will never take it."""
+    assert may_use(key, attempt, request_) is usable

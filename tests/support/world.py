@@ -1,0 +1,239 @@
+"""A token, an API and a broker in memory, behind the ports of the use cases; power may go at any call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+from cryptography.x509.oid import NameOID
+
+from hsm_enroll.backend_api.client import Issued
+from hsm_enroll.device.ports import Ports
+from hsm_enroll.errors import BackendRefusedError, KeyMissingError
+from hsm_enroll.key import KeyOrigin, KeyType, TokenName
+from hsm_enroll.secret import Secret
+from hsm_enroll.store.identity import Identity
+from hsm_enroll.token.reports import TokenReport
+from tests.support.software_signer import public_key_info
+
+TOKEN = TokenName(Path("/usr/lib/module.so"), "gateway", "0a1b", "Maker", "Model")
+_BORN = KeyOrigin(local=True, sensitive=True, extractable=False, never_extractable=True, always_sensitive=True)
+_CURVES = {KeyType.EC_P256: ec.SECP256R1(), KeyType.EC_P384: ec.SECP384R1()}
+_DAY = timedelta(days=1)
+_T = TypeVar("_T")
+
+
+class PowerCut(BaseException):
+    """Power has gone: no handler for ordinary errors runs, and what is on the disk stays as it is."""
+
+
+@dataclass
+class FakeKey:
+    """A key pair of the token in memory."""
+
+    label: str
+    id: bytes
+    key_type: KeyType
+    secret: ec.EllipticCurvePrivateKey
+    origin: KeyOrigin = _BORN
+
+    @property
+    def public_key_info(self) -> bytes:
+        """DER SubjectPublicKeyInfo."""
+        return public_key_info(self.secret)
+
+    def sign(self, message: bytes) -> bytes:
+        """Sign as the token would."""
+        digest = hashes.SHA384() if self.key_type is KeyType.EC_P384 else hashes.SHA256()
+        return self.secret.sign(message, ec.ECDSA(digest))
+
+
+@dataclass
+class World:
+    """What lies outside the state folder.
+
+    Attributes:
+        token: how the token shows itself.
+        keys: the token's keys, by label and id.
+        requests: the CSRs that reached the API, in order.
+        messages: the Things whose first message reached the broker.
+        logins: how often somebody logged in.
+        contacts: how often the API was asked for.
+        refusal: the problem code that the API answers with; "" issues.
+        lifetime: how long a certificate is valid.
+        answer: what the API answers instead of what it has issued; None is that.
+        calls: what was called, in order, a name each.
+        dies_at: the number of the call at which power goes, and whether before or after its effect; None is never.
+    """
+
+    token: TokenReport = field(default_factory=lambda: report())
+    keys: dict[tuple[str, bytes], FakeKey] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
+    logins: int = 0
+    contacts: int = 0
+    refusal: str = ""
+    lifetime: timedelta = 3650 * _DAY
+    answer: Issued | None = None
+    calls: list[str] = field(default_factory=list)
+    dies_at: tuple[int, bool] | None = None
+    _issued: dict[bytes, Issued] = field(default_factory=dict)
+
+    def ports(self, *, publishes: bool = True) -> Ports:
+        """Return the ports of one run."""
+        self.calls.clear()
+        return Ports(
+            tokens=self,
+            locate=lambda: self._call("locate", lambda: self.token),
+            pin=lambda _: Secret("1234"),
+            client=self._client,
+            publish=self._publish if publishes else None,
+        )
+
+    @property
+    def base_url(self) -> str:
+        """The API's URL."""
+        return "https://api.example"
+
+    def listed(self, module: Path) -> list[TokenReport]:
+        """List the one token of the one module."""
+        assert module == self.token.name.module
+        return [self.token]
+
+    def public_key(self, token: TokenName, *, label: str, key_id: bytes) -> bytes:
+        """Show a public key without a login."""
+        assert token == self.token.name
+        return self._found(label, key_id).public_key_info
+
+    @contextmanager
+    def session(
+        self,
+        token: TokenReport,
+        pin: Callable[[TokenName], Secret],
+        at_pin_pad: Callable[[TokenName], None],
+        *,
+        writable: bool = False,
+    ) -> Iterator[World]:
+        """Log in; this world is its own session."""
+        del at_pin_pad
+        assert writable
+        assert pin(token.name).reveal() == "1234"
+        self.logins += 1
+        yield self
+
+    def dismiss(self) -> None:
+        """Nothing has to end."""
+
+    def find(self, *, label: str | None, key_id: bytes | None) -> FakeKey:
+        """Find a key by label and id."""
+        assert label is not None
+        assert key_id is not None
+        return self._call("find", lambda: self._found(label, key_id))
+
+    def generate(self, key_type: KeyType, *, label: str, key_id: bytes) -> FakeKey:
+        """Generate a key; a second one of the same name is a mistake of the caller."""
+        assert (label, key_id) not in self.keys
+
+        def make() -> FakeKey:
+            return self.keys.setdefault(
+                (label, key_id), FakeKey(label, key_id, key_type, ec.generate_private_key(_CURVES[key_type]))
+            )
+
+        return self._call("generate", make)
+
+    def is_there(self, *, label: str, key_id: bytes) -> bool:
+        """Whether there is a key of this label and id."""
+        return (label, key_id) in self.keys
+
+    def destroy(self, *, label: str, key_id: bytes) -> None:
+        """Destroy a key."""
+        self._call("destroy", lambda: self.keys.pop((label, key_id), None))
+
+    def enroll(self, csr: str, thing_name: str) -> Issued:
+        """Issue, once for each key, or refuse."""
+        return self._call("enroll", lambda: self._issue(csr, thing_name))
+
+    def _client(self) -> World:
+        self.contacts += 1
+        return self
+
+    def _publish(self, identity: Identity, pin: Secret | None) -> None:
+        assert pin is not None
+        self._call("publish", lambda: self.messages.append(identity.thing_name))
+
+    def _found(self, label: str, key_id: bytes) -> FakeKey:
+        if (label, key_id) not in self.keys:
+            raise KeyMissingError(f"no key labelled {label!r}")
+        return self.keys[label, key_id]
+
+    def _issue(self, csr: str, thing_name: str) -> Issued:
+        self.requests.append(csr)
+        if self.refusal:
+            raise BackendRefusedError("refused", problem_code=self.refusal)
+        request = x509.load_pem_x509_csr(csr.encode())
+        assert request.is_signature_valid
+        info = request.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        if info not in self._issued:
+            certificate = certificate_for(info, thing_name, self.lifetime)
+            self._issued[info] = Issued(certificate, "0a" * 32, thing_name, "localhost", 8883, attested=False)
+        return self.answer or self._issued[info]
+
+    def _call(self, name: str, effect: Callable[[], _T]) -> _T:
+        self.calls.append(name)
+        number, has_effect = self.dies_at or (0, False)
+        if len(self.calls) != number:
+            return effect()
+        if has_effect:
+            with suppress(Exception):
+                effect()
+        raise PowerCut(name)
+
+
+def report(key_types: tuple[KeyType, ...] = (KeyType.EC_P256, KeyType.EC_P384)) -> TokenReport:
+    """Return how the token shows itself before a login."""
+    return TokenReport(
+        name=TOKEN,
+        slot=0,
+        initialized=True,
+        login_required=True,
+        protected_authentication_path=False,
+        pin_count_low=False,
+        pin_final_try=False,
+        pin_locked=False,
+        public_keys=(),
+        key_types=key_types,
+        mqtt_key_types=key_types,
+        mqtt_obstacle=None,
+    )
+
+
+def certificate_for(public_key_info: bytes, thing_name: str, lifetime: timedelta) -> str:
+    """Return a certificate for a public key, in PEM, valid from a day ago."""
+    begin = datetime.now(UTC) - _DAY
+    builder = x509.CertificateBuilder(
+        _name("CA"),
+        _name(thing_name),
+        load_der_public_key(public_key_info),  # type: ignore[arg-type]
+        x509.random_serial_number(),
+        begin,
+        begin + _DAY + lifetime,
+    )
+    return builder.sign(_ca_key(), hashes.SHA256()).public_bytes(Encoding.PEM).decode()
+
+
+@cache
+def _ca_key() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def _name(common_name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
