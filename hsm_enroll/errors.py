@@ -79,46 +79,46 @@ class ModuleMissingError(HsmEnrollError):
 
 
 class ModuleUnusableError(HsmEnrollError):
-    """The file exists and is no PKCS#11 module that this machine can run."""
+    """The file exists, but is not a PKCS#11 module that works on this machine."""
 
     code = "module-unusable"
     exit_status = 10
     default_hint = (
         "Check that the file is a PKCS#11 module built for this machine, and that its own configuration can be read "
-        "(for SoftHSM the file that SOFTHSM2_CONF names)."
+        "(for SoftHSM the file that SOFTHSM2_CONF names, for tpm2-pkcs11 the store that TPM2_PKCS11_STORE names)."
     )
 
 
 class TokenNotFoundError(HsmEnrollError):
-    """No token matches what was asked for."""
+    """No token matches."""
 
     code = "token-not-found"
     exit_status = 11
-    default_hint = "Run hsm-enroll tokens to see what is there, or hsm-enroll token create to make one."
+    default_hint = "Run hsm-enroll tokens to list the tokens, or hsm-enroll token create to create one."
 
 
 class TokenAmbiguousError(HsmEnrollError):
-    """Several tokens match what was asked for."""
+    """Several tokens match."""
 
     code = "token-ambiguous"
     exit_status = 11
-    default_hint = "Name one of them by its serial: --token 'pkcs11:token=LABEL;serial=SERIAL'."
+    default_hint = "Select one of them by its serial: --token 'pkcs11:token=LABEL;serial=SERIAL'."
 
 
 class PinMissingError(HsmEnrollError):
-    """No PIN can be had from a file, a systemd credential, the environment or a person."""
+    """There is no PIN: not in a file, a systemd credential or the environment, and nobody to ask."""
 
     code = "pin-missing"
     exit_status = 12
-    default_hint = "Put the PIN into a file of mode 0600 and name it in HSM_ENROLL_PIN_FILE."
+    default_hint = "Put the PIN into a file of mode 0600 and set HSM_ENROLL_PIN_FILE to its path."
 
 
 class PinExposedError(HsmEnrollError):
-    """The PIN file can be read by others."""
+    """Other users can read the PIN file."""
 
     code = "pin-file-exposed"
     exit_status = 12
-    default_hint = "Close it: chmod 600 FILE. If others may have read it, change the PIN too."
+    default_hint = "Make it private: chmod 600 FILE. If others may have read it, change the PIN too."
 
 
 class PinWrongError(HsmEnrollError):
@@ -126,7 +126,7 @@ class PinWrongError(HsmEnrollError):
 
     code = "pin-wrong"
     exit_status = 12
-    default_hint = "It was tried once, and only once. Check the PIN before the next run: three wrong tries lock a TPM."
+    default_hint = "It was tried only once. Check the PIN before the next run: three wrong PINs lock a TPM."
 
 
 class PinLockedError(HsmEnrollError):
@@ -135,29 +135,32 @@ class PinLockedError(HsmEnrollError):
     code = "pin-locked"
     exit_status = 13
     default_hint = (
-        "On a TPM this may come from power cuts rather than from a wrong PIN, and it heals with time: "
-        "leave it powered and untouched. Any other token needs its SO PIN to be unlocked."
+        "A TPM may also be locked by power cuts; it unlocks after some time: leave it powered, and do not try again "
+        "until then. Any other token is unlocked with its SO PIN."
     )
 
 
 class PinFinalTryError(HsmEnrollError):
-    """The next wrong PIN would lock the token, so none was tried."""
+    """One more wrong PIN would lock the token, so no PIN was tried."""
 
     code = "pin-final-try"
     exit_status = 13
-    default_hint = "Make sure of the PIN, log in once with the token's own tool to reset its counter, then run again."
+    default_hint = (
+        "Make sure that you have the right PIN, log in once with the token's own tool to reset its counter, then run "
+        "the command again."
+    )
 
 
 class KeyMissingError(HsmEnrollError):
-    """The token holds no such key, or half of one."""
+    """The token has no such key, or only half of it."""
 
     code = "key-missing"
     exit_status = 14
-    default_hint = "Run hsm-enroll tokens to see its keys, or hsm-enroll init --new-key to make a new one."
+    default_hint = "Run hsm-enroll tokens to list its keys, or hsm-enroll init --new-key to generate a new one."
 
 
 class KeyAmbiguousError(HsmEnrollError):
-    """Several keys match; label and id have to be unique in a token."""
+    """Several keys match; label and id must be unique in a token."""
 
     code = "key-ambiguous"
     exit_status = 14
@@ -169,19 +172,19 @@ class KeyOriginError(HsmEnrollError):
 
     code = "key-origin"
     exit_status = 14
-    default_hint = "Use a key made in the token: hsm-enroll init --new-key."
+    default_hint = "Use a key that is generated in the token: hsm-enroll init --new-key."
 
 
 class TokenRefusedError(HsmEnrollError):
-    """The token cannot, or will not, do what was asked of it.
+    """The token cannot, or will not, do an operation.
 
     Attributes:
-        of_key_type: whether it is this type of key that it cannot make or use, and another one may do.
+        of_key_type: whether the token lacks this type of key, so that another type may work.
     """
 
     code = "token-refused"
     exit_status = 15
-    default_hint = "Run hsm-enroll doctor; unplug and reconnect the token if it can be."
+    default_hint = "Run hsm-enroll doctor; reconnect the token if possible."
 
     def __init__(self, message: str, *, hint: str | None = None, of_key_type: bool = False) -> None:
         super().__init__(message, hint=hint)
@@ -189,10 +192,11 @@ class TokenRefusedError(HsmEnrollError):
 
 
 class BackendUnreachableError(HsmEnrollError):
-    """No answer came from the enrollment API.
+    """The enrollment API did not answer, or it failed.
 
     Attributes:
-        sent: whether the request may have reached it, and been carried out.
+        sent: whether the request may have reached the API, and been carried out.
+        abandoned: whether the request was given up at its deadline, and may still be under way.
     """
 
     code = "backend-unreachable"
@@ -200,22 +204,23 @@ class BackendUnreachableError(HsmEnrollError):
     retryable = True
     default_hint = "Check the network and the API's address, then run the same command again: it resumes."
 
-    def __init__(self, message: str, *, sent: bool = True, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, sent: bool = True, abandoned: bool = False, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.sent = sent
+        self.abandoned = abandoned
 
 
 class BackendRefusedError(HsmEnrollError):
-    """The enrollment API refused the request; it will not succeed as it is.
+    """The enrollment API refused the request; the same request will not succeed later.
 
     Attributes:
-        problem_code: the stable ``code`` of the API's problem document, or "" when it had none.
-        request_id: what to tell the operator, or "".
+        problem_code: the stable ``code`` of the API's problem document, or "" if there was none.
+        request_id: finds the request in the backend's log, or "".
     """
 
     code = "backend-refused"
     exit_status = 31
-    default_hint = "Ask the operator of the backend; give them the request id."
+    default_hint = "Ask the operator of the backend, and tell them the request id."
 
     def __init__(self, message: str, *, problem_code: str = "", request_id: str = "", hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -232,30 +237,28 @@ class ThrottledError(HsmEnrollError):
     default_hint = "Wait a few minutes, then run the same command again: it resumes."
 
 
-class ForeignAnswerError(HsmEnrollError):
-    """What answered is not the enrollment API."""
+class UnexpectedResponseError(HsmEnrollError):
+    """The response is not one that the enrollment API gives."""
 
-    code = "answer-not-ours"
+    code = "unexpected-response"
     exit_status = 33
-    default_hint = (
-        "Something between here and the API answers in its place: a captive portal, a proxy, a wrong address."
-    )
+    default_hint = "Check the API's address, and whether a captive portal or a proxy answers in its place."
 
 
 class ForeignCertificateError(HsmEnrollError):
-    """The API's answer holds a certificate that is not for this device's key. It was not stored."""
+    """The API returned a certificate that is unusable or not for this device's key. It was not stored."""
 
     code = "certificate-not-ours"
     exit_status = 33
-    default_hint = "Nothing was stored. Check the API's address and tell the operator of the backend."
+    default_hint = "Nothing was stored. Check the API's address, and report this to the operator of the backend."
 
 
 class ApiTlsError(HsmEnrollError):
-    """The API's TLS certificate is not one this device trusts."""
+    """The API's TLS certificate is not trusted."""
 
     code = "api-not-trusted"
     exit_status = 33
-    default_hint = "Check the address and the clock; name a private CA in HSM_ENROLL_CA_FILE."
+    default_hint = "Check the API's address and this machine's clock; name a private CA in HSM_ENROLL_CA_FILE."
 
 
 class MqttError(HsmEnrollError):
@@ -311,7 +314,7 @@ class StateError(HsmEnrollError):
 
 
 class StateCorruptError(HsmEnrollError):
-    """A file of the state folder is not what this program wrote."""
+    """A file of the state folder is damaged, or another program wrote it."""
 
     code = "state-corrupt"
     exit_status = 50
@@ -328,7 +331,7 @@ class BusyError(HsmEnrollError):
 
 
 class StateTooNewError(HsmEnrollError):
-    """The state was written by a newer version."""
+    """A file of the state folder was written by a newer version of this program."""
 
     code = "state-too-new"
     exit_status = 52

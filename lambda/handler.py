@@ -1,7 +1,7 @@
-"""Where Lambda enters: builds the adapters once, hands over, and lets nothing escape.
+"""The Lambda function's entry point: builds the adapters once, calls the routes, and catches every error.
 
-Environment: AUTH_MODE, POLICY_NAME, TABLE_NAME, MQTT_ENDPOINT, MQTT_PORT (see `enrollment_backend.settings`), and what
-AWS's library reads by itself (AWS_REGION, AWS_ENDPOINT_URL, credentials).
+Environment: AUTH_MODE, POLICY_NAME, TABLE_NAME, MQTT_ENDPOINT, MQTT_PORT (see `enrollment_backend.settings`), and the
+variables that AWS's library reads itself (AWS_REGION, AWS_ENDPOINT_URL, credentials).
 """
 
 from __future__ import annotations
@@ -27,24 +27,27 @@ if TYPE_CHECKING:
     from enrollment_backend.operator import Operator
     from enrollment_backend.sweep import Sweeper
 
-_SCHEDULED_SWEEP = {"hsm-enroll": "sweep"}  # what the template's schedule sends; API Gateway sends nothing like it
-_PAGE_OF_A_SWEEP_MILLISECONDS = 10_000
+_SCHEDULED_SWEEP = {"hsm-enroll": "sweep"}  # the event of the template's schedule; API Gateway never sends one like it
+_SWEEP_PAGE_MILLISECONDS = 10_000  # that one page may take
 
 
 def lambda_handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
-    """Answer one API Gateway HTTP API event (payload format 2.0), whatever happens; or do what the schedule asks for.
+    """Respond to one API Gateway HTTP API event (payload format 2.0), or run the scheduled sweep.
 
     Args:
-        event: the request.
-        context: Lambda's context. Of a request it may be None.
+        event: the request, or the schedule's event.
+        context: Lambda's context. For a request it may be None.
 
     Returns:
-        The answer in payload format 2.0. A failure nobody foresaw is a 500 that says nothing, and a log line that
-        says where it came from, without the exception's text: that may quote what the caller sent.
+        The response in payload format 2.0. An unexpected exception becomes a 500 that does not reveal the cause, and a
+        log line that says where it was raised, without its text, which may quote what the caller sent.
+
+    Raises:
+        Exception: the scheduled sweep failed; Lambda logs it and counts an error.
     """
     if event == _SCHEDULED_SWEEP:
         log.begin(context.aws_request_id)
-        _sweeper().go_on(lambda: context.get_remaining_time_in_millis() > _PAGE_OF_A_SWEEP_MILLISECONDS)
+        _sweeper().sweep(lambda: context.get_remaining_time_in_millis() > _SWEEP_PAGE_MILLISECONDS)
         return {}
     request_id = http.request_id_of(event, context)
     log.begin(request_id)
@@ -52,7 +55,7 @@ def lambda_handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
         return http.handle(event, _routes(), request_id)
     except ConfigurationError as error:
         log.error("configuration-error", **error.facts)
-    except Exception as error:  # noqa: BLE001 - the outermost layer: nothing stands behind it
+    except Exception as error:  # noqa: BLE001 - the outermost layer: the caller must get a response
         log.error("internal-error", exception=type(error).__name__, where=_where(error))
     return http.internal_error(request_id)
 
@@ -76,7 +79,7 @@ def _routes() -> http.Routes:
         now=time.time,
     )
     return {
-        **device_api.routes(service.enroll, service.show_invite),
+        **device_api.routes(service.enroll, service.show_invite, settings.auth_mode),
         **operator_api.routes(_operator, _sweeper, time.time),
     }
 
@@ -86,12 +89,12 @@ def _settings() -> Settings:
     return Settings.from_environment(os.environ)
 
 
-# From here on nothing is imported at the top: a refused request, and the health check, need none of AWS's library.
+# The functions below import their modules themselves: a refused request and the health check do not need AWS's library.
 
 
 @cache
 def _clients() -> Clients:
-    # boto3's modules and descriptions of APIs stay; while they are made, looking for garbage in them only costs time.
+    # boto3's modules and API descriptions stay in memory; collecting garbage while they are loaded only costs time.
     gc.disable()
     try:
         from enrollment_backend.aws import connect

@@ -1,1 +1,1 @@
-"""The HTTP side, for devices and operators alike: the only room that imports ``requests``."""
+"""The one HTTP client, for devices and operators alike, and the only room that imports ``requests``."""

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hsm_enroll.backend_api.answer import printable
 from hsm_enroll.cli.invocation import Invocation, command
 from hsm_enroll.cli.operator_client import require_extra
 from hsm_enroll.cli.terminal import confirm, has_person
 from hsm_enroll.errors import InterruptedRunError, UsageError
-from hsm_enroll.operator.answer import printable
 
 if TYPE_CHECKING:
     from hsm_enroll.operator.deployment import AuthMode, Left, Status
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 _DEFAULT_STACK = "hsm-enroll"
 _DEFAULT_POLICY = "default"
-_LARGEST_POLICY_BYTES = 64 * 1024  # white space and all; AWS IoT takes 2,048 characters without it
+_LARGEST_POLICY_BYTES = 64 * 1024  # with white space; AWS IoT allows 2,048 characters without it
 _OF_AN_ACCOUNT = re.compile(r"^arn:[^:]*:iot:[^:]*:[^:]*:")
-_POLICY_HINT = "--device-policy takes a file with an AWS IoT policy in JSON, or the word default."
+_POLICY_HINT = "Give --device-policy a file with an AWS IoT policy in JSON, or the word default."
 _POLICIES = {"default": "the built-in one", "own": "your own"}
 
 
@@ -46,28 +46,28 @@ def backend() -> None:
 @click.option(
     "--auth",
     type=click.Choice(["invite", "open"]),
-    help="Who may enroll: the bearer of an invite (default), or anyone; kept by later deployments.",
+    help="Who may enroll: holders of an invite (default), or anyone; later deployments keep it.",
 )
 @click.option(
     "--device-policy",
     "source",
     metavar="FILE",
     help="What devices may do: an AWS IoT policy in JSON, which is checked; later deployments keep it. The word "
-    "default goes back to the built-in policy; write ./default for a file of that name.",
+    "default restores the built-in policy; write ./default for a file of that name.",
 )
 @click.option(
     "--allow-loose-policy",
     is_flag=True,
-    help="Deploy the policy in FILE even if it lets a device reach what is not its own; each such grant is shown.",
+    help="Deploy the policy even if it lets a device reach what is not its own; each such grant is shown.",
 )
 def deploy(
     invocation: Invocation, *, stack: str, auth: AuthMode | None, source: str | None, allow_loose_policy: bool
 ) -> None:
-    """Make the backend, or bring it up to date with this version."""
+    """Create the backend, or update it to this version."""
     from hsm_enroll.operator import deployment
 
     if allow_loose_policy and source is None:
-        raise click.UsageError("--allow-loose-policy goes with --device-policy")
+        raise click.UsageError("--allow-loose-policy needs --device-policy")
     policy = None if source is None else _device_policy(source)
     terminal = invocation.terminal
     deployed = deployment.deploy(
@@ -78,7 +78,7 @@ def deploy(
         policy=policy,
         loose_allowed=allow_loose_policy,
     )
-    said = "deployed" if deployed.changed else "up to date already"
+    said = "deployed" if deployed.changed else "already up to date"
     text = f"{_rows(deployed.status, said)}\n\n{_changes(deployed.policy_change)}"
     terminal.result(deployed.to_json(), text)
     for grant in deployed.status.loose or ():
@@ -86,7 +86,7 @@ def deploy(
     for note in deployed.notes:
         terminal.say(f"note: {note}")
     if deployed.status.auth == "open":
-        terminal.warn("anyone who knows the API's address can enroll; deploy with --auth invite to close it")
+        terminal.warn("anyone who knows the API's address can enroll; deploy with --auth invite to require invites")
 
 
 @command("status", example="hsm-enroll backend status")
@@ -102,16 +102,16 @@ def status(invocation: Invocation, *, stack: str) -> None:
 
 @command("delete", example="hsm-enroll backend delete")
 @_stack_option
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def delete(invocation: Invocation, *, stack: str, yes: bool) -> None:
-    """Take the API away. The device policy and the ledger stay: enrolled devices go on working."""
+    """Delete the API. The device policy and the ledger are kept: enrolled devices keep working."""
     from hsm_enroll.operator import deployment
 
     terminal = invocation.terminal
     if not yes:
         if terminal.as_json or not has_person():
-            raise UsageError("nobody can be asked here whether to delete", hint="Say so beforehand with --yes.")
-        terminal.say("Devices that are enrolled go on working, and no later deployment can revoke them.")
+            raise UsageError("cannot prompt without a terminal or with --json", hint="Pass --yes to delete the stack.")
+        terminal.say("Enrolled devices keep working, and no later deployment can revoke them.")
         if not confirm(f"Delete the stack {stack}?"):
             raise InterruptedRunError(f"the stack {stack} was not deleted", hint="")
     left = deployment.delete(stack, lambda line: terminal.say(f"  {line}"))
@@ -151,7 +151,7 @@ def _device_policy(source: str) -> DevicePolicy:
 
 def _content(file: Path) -> bytes:
     try:
-        if not stat.S_ISREG(file.stat().st_mode):  # nobody waits for a FIFO to be written to
+        if not stat.S_ISREG(file.stat().st_mode):  # reading a FIFO would wait for a writer
             raise UsageError(f"{file} is not a file", hint=_POLICY_HINT)
         with file.open("rb") as stream:
             content = stream.read(_LARGEST_POLICY_BYTES + 1)
@@ -165,11 +165,11 @@ def _content(file: Path) -> bytes:
 
 
 def _changes(change: Change | None) -> str:
-    """Return what changes for devices, in a paragraph and a line for each resource; "" if nothing does."""
+    """Return what changes for devices: a paragraph, then one line per resource; "" if nothing does."""
     if change is None or not (change.removed or change.added):
         return ""
     lines = [
-        "What devices may do has changed, for enrolled devices too: the policy is",
+        "What devices may do has changed, also for enrolled devices: the policy is",
         "updated in place, and their certificates stay. AWS IoT takes up to 8 minutes.",
         *_grants("gone", change.removed),
         *_grants("new", change.added),
@@ -217,11 +217,11 @@ def _left(stack: str, left: Left | None) -> str:
         return f"there is no stack {stack}"
     rows = {
         "Policy": left.policy_name and f"{left.policy_name}: what enrolled devices may do",
-        "Ledger": left.table_name and f"{left.table_name}: which certificate is whose",
+        "Ledger": left.table_name and f"{left.table_name}: which Thing has which certificate",
         "Bucket": f"{left.bucket}: the function's code",
     }
-    stays = "\n".join(f"  {name:<7} {value}" for name, value in rows.items() if value)
-    return f"the stack {stack} is deleted; enrolled devices go on working\nWhat stays:\n{stays}"
+    kept = "\n".join(f"  {name:<7} {value}" for name, value in rows.items() if value)
+    return f"the stack {stack} is deleted; enrolled devices keep working\nKept in the account:\n{kept}"
 
 
 for _command in (deploy, status, delete):

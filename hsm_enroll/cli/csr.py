@@ -22,34 +22,34 @@ if TYPE_CHECKING:
 
 
 @command("csr", example="hsm-enroll csr --subject 'CN=gateway-17,O=Example' > gateway-17.csr")
-@click.option("--subject", "whole_subject", metavar="DN", help="The subject (RFC 4514); default CN=<thing>.")
-@click.option("--key", "key_uri", metavar="PKCS11-URI", help="Use this key; without it a new one is made.")
+@click.option("--subject", "whole_subject", metavar="DN", help="The subject (RFC 4514); default CN=THING.")
+@click.option("--key", "key_uri", metavar="PKCS11-URI", help="Use this key; by default a new one is generated.")
 @token_options
 @key_type_option
 def csr(invocation: Invocation, *, whole_subject: str | None, key_uri: str | None) -> None:
     """Print a certificate request in PEM; the key's URI goes to stderr."""
     wanted = None if key_uri is None else Pkcs11Uri.parse(key_uri)
     if wanted is not None and wanted.object is None and wanted.id is None:
-        raise UsageError("--key names no key", hint="Give object=LABEL or id=%XX… in the URI.")
+        raise UsageError("--key: the URI names no key", hint="Add object=LABEL or id=%XX… to the URI.")
     terminal = invocation.terminal
     with Tokens() as tokens:
-        located = device_token.looking(_settings(invocation.settings, wanted), tokens)
-        # Loading what builds and verifies a request takes as long as a module takes to answer.
+        found = device_token.start_finding(_settings(invocation.settings, wanted), tokens)
+        # Importing this takes as long as a module takes to list its tokens.
         from hsm_enroll.x509 import csr as requests
 
-        # Before a key is made: a subject that cannot be read costs none.
+        # First, so that no key is generated for an invalid subject.
         _subject(invocation, whole_subject, "label")
-        token = located()
+        token = found()
         if wanted is None:
             selection.require(token, invocation.settings.key_type, mqtt=False)
         with tokens.session(token, invocation.pin, invocation.at_pin_pad, writable=wanted is None) as opened:
-            key = _find_or_make(invocation, opened, wanted)
+            key = _find_or_generate(invocation, opened, wanted)
             uri = str(_uri(token.name, key))
             try:
                 request = requests.build(key, _subject(invocation, whole_subject, key.label))
             except HsmEnrollError as error:
                 if wanted is None and not _destroyed(opened, key):
-                    error.hint = f"{error.hint} The key that was made is in the token: hsm-enroll csr --key '{uri}'"
+                    error.hint = f"{error.hint} The new key is still in the token: hsm-enroll csr --key '{uri}'"
                 raise
         tokens.dismiss()
     terminal.say(f"key: {uri}")
@@ -60,7 +60,7 @@ def csr(invocation: Invocation, *, whole_subject: str | None, key_uri: str | Non
 
 
 def _destroyed(opened: Session, key: Key) -> bool:
-    """Destroy a key that no request was made with, and that nobody would know of; say whether it could be done."""
+    """Destroy a new key that no request was made with, and return whether that succeeded."""
     try:
         opened.destroy(label=key.label, key_id=key.id)
     except HsmEnrollError:
@@ -68,16 +68,16 @@ def _destroyed(opened: Session, key: Key) -> bool:
     return True
 
 
-def _settings(told: Settings, key: Pkcs11Uri | None) -> Settings:
-    """Return the settings with the token that the key's URI names, where it names one."""
+def _settings(settings: Settings, key: Pkcs11Uri | None) -> Settings:
+    """Return the settings with the token that the key's URI names, if it names one."""
     if key is None:
-        return told
+        return settings
     if key.token or key.serial or key.manufacturer or key.model:
-        return told._replace(token=key)
-    return told._replace(module=told.module or key.module_path)
+        return settings._replace(token=key)
+    return settings._replace(module=settings.module or key.module_path)
 
 
-def _find_or_make(invocation: Invocation, opened: Session, wanted: Pkcs11Uri | None) -> Key:
+def _find_or_generate(invocation: Invocation, opened: Session, wanted: Pkcs11Uri | None) -> Key:
     if wanted is not None:
         return opened.find(label=wanted.object, key_id=wanted.id)
     key_id = os.urandom(8)

@@ -6,7 +6,9 @@ import json
 import sys
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
+from importlib import import_module
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 
@@ -24,6 +26,7 @@ from hsm_enroll.token.tokens import Tokens
 
 _DOING = {
     "token": "looking for the token",
+    "api": "contacting the API",
     "key": "making the key in the token",
     "csr": "signing the certificate request",
     "certificate": "asking the API for a certificate",
@@ -63,9 +66,8 @@ def init(invocation: Invocation, *, invite: str | None, create_token: bool, no_p
         ports = wiring.ports(
             settings, tokens, invitation, invocation.pin, ask_invite=ask_invite, create_token=create_token
         )
-        ports = replace(ports, at_pin_pad=invocation.at_pin_pad)
-        if not no_publish:
-            ports = replace(ports, publish=lambda identity, pin: _publish_first_message(invocation, identity, pin))
+        message = None if no_publish else _Hello(invocation)
+        ports = replace(ports, at_pin_pad=invocation.at_pin_pad, message=message)
         outcome = enrollment.enroll(request, settings.state, ports, progress)
     _show(invocation, outcome)
     if outcome.already_enrolled and invitation is not None:
@@ -116,10 +118,20 @@ def _check_one_api(invitation: Invite | None, option: str | None) -> None:
         raise UsageError("the invite and --api name different APIs", hint="Give the invite alone: it names its API.")
 
 
-def _publish_first_message(invocation: Invocation, identity: Identity, pin: Secret | None) -> None:
-    keep_stdout()
-    payload = json.dumps({"message": "hello", "thingName": identity.thing_name}).encode("utf-8")
-    with wiring.connect(identity, pin, invocation.settings, purpose="init") as connection:
-        connection.publish(DeviceTopics.of(identity.thing_name).hello, payload)
-    for warning in connection.fallbacks.warnings:
-        invocation.terminal.warn(warning)
+class _Hello(NamedTuple):
+    """The first message, published under a client id of ``init``'s own."""
+
+    invocation: Invocation
+
+    def prepare(self) -> None:
+        """Import awscrt."""
+        import_module("hsm_enroll.iot.connection")
+
+    def send(self, identity: Identity, pin: Secret | None) -> None:
+        """Connect and publish it."""
+        keep_stdout()
+        payload = json.dumps({"message": "hello", "thingName": identity.thing_name}).encode("utf-8")
+        with wiring.connect(identity, pin, self.invocation.settings, purpose="init") as connection:
+            connection.publish(DeviceTopics.of(identity.thing_name).hello, payload)
+        for warning in connection.fallbacks.warnings:
+            self.invocation.terminal.warn(warning)

@@ -16,7 +16,7 @@ from hsm_enroll.operator.records import DisabledCertificate, ThingRecord
 
 @click.group("fleet")
 def fleet() -> None:
-    """Look at the enrolled Things, revoke one, and disable certificates that fell through."""
+    """List and revoke enrolled Things, and disable certificates that are not in the ledger."""
     require_extra("boto3")
 
 
@@ -25,7 +25,7 @@ def fleet() -> None:
 def list_(invocation: Invocation, *, stack: str | None) -> None:
     """List the Things. Times are in UTC."""
     found = list(operator_client(invocation, stack).list_things())
-    # The name comes last and whole, so that it can be copied: 50 characters fit a line of 80.
+    # The name comes last and in full, so that it can be copied; 50 characters of it fit into 80 columns.
     lines = [f"{'STATUS':<7}  {'SINCE (UTC)':<16}  THING"]
     lines += [f"{one.status:<7}  {minute(_since(one))}  {one.thing}" for one in found]
     text = "\n".join(lines) if found else "no Thing is enrolled"
@@ -36,7 +36,7 @@ def list_(invocation: Invocation, *, stack: str | None) -> None:
 @click.argument("thing_name", metavar="THING")
 @api_options
 def show(invocation: Invocation, *, thing_name: str, stack: str | None) -> None:
-    """Show what the backend knows of a Thing. Times are in UTC."""
+    """Show what the backend knows about a Thing. Times are in UTC."""
     one = operator_client(invocation, stack).show_thing(thing_name)
     rows = {
         "Thing": one.thing,
@@ -55,14 +55,14 @@ def show(invocation: Invocation, *, thing_name: str, stack: str | None) -> None:
 
 @command("revoke", example="hsm-enroll fleet revoke gateway-17")
 @click.argument("thing_name", metavar="THING")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @api_options
 def revoke(invocation: Invocation, *, thing_name: str, yes: bool, stack: str | None) -> None:
-    """Make a Thing's certificate inactive for good: it cannot connect again, and is disconnected within minutes."""
+    """Make a Thing's certificate inactive for good: it is disconnected within minutes and cannot connect again."""
     if not yes:
         if invocation.terminal.as_json or not has_person():
-            raise UsageError("nobody can be asked here whether to revoke", hint="Say so beforehand with --yes.")
-        if not confirm(f"Revoke {thing_name}? It cannot connect again, for good."):
+            raise UsageError("cannot prompt without a terminal or with --json", hint="Pass --yes to revoke the Thing.")
+        if not confirm(f"Revoke {thing_name}? It will never connect again with this key."):
             raise InterruptedRunError(f"{thing_name} was not revoked", hint="")
     operator_client(invocation, stack).revoke_thing(thing_name)
     invocation.terminal.result({"thing": thing_name, "revoked": True}, f"{thing_name} is revoked")
@@ -71,7 +71,7 @@ def revoke(invocation: Invocation, *, thing_name: str, yes: bool, stack: str | N
 @command("sweep", example="hsm-enroll fleet sweep")
 @api_options
 def sweep(invocation: Invocation, *, stack: str | None) -> None:
-    """Disable the certificates that no enrollment accounts for; the backend does so by itself every hour."""
+    """Disable the certificates that are not in the ledger; the backend does this itself every hour."""
     checked = foreign = 0
     disabled: list[DisabledCertificate] = []
     client = operator_client(invocation, stack)
@@ -81,7 +81,7 @@ def sweep(invocation: Invocation, *, stack: str | None) -> None:
             foreign += report.foreign
             disabled += report.disabled
             for one in report.disabled:
-                # Said at once: a later part may fail.
+                # Shown at once, since a later part may fail.
                 invocation.terminal.say(f"- disabled {one.certificate_id}")
     text = f"{checked} certificates checked, {len(disabled)} disabled, {foreign} not of this deployment"
     invocation.terminal.result(

@@ -1,6 +1,6 @@
 """``hsm-enroll invite``: hand out the right to enroll.
 
-Here alone is a code shown, and only on stdout or in the file of ``--output``: it is the command's result.
+This is the only command that shows codes, and only as its result: on stdout, or in the file of ``--output``.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 
 @click.group("invite")
 def invite() -> None:
-    """Make, list and revoke invites: the right to enroll, handed to a technician as one URL."""
+    """Make, list and revoke invites: the right to enroll, given to a technician as one URL."""
     require_extra("boto3")
 
 
 @command("create", example="hsm-enroll invite create --thing gateway-17 --ttl 7d")
-@click.option("--thing", "name", metavar="NAME", help="The Thing; a name that ends in * is a prefix of names.")
-@click.option("--uses", type=int, help="How many Things of a prefix it may enroll; default 1.")
-@click.option("--ttl", metavar="TIME", help="How long it is valid, like 30m, 24h (default) or 7d.")
+@click.option("--thing", "name", metavar="NAME", help="The Thing's name; if it ends in *, a prefix of names.")
+@click.option("--uses", type=int, help="How many Things of a prefix may be enrolled; default 1.")
+@click.option("--ttl", metavar="TIME", help="How long it is valid, such as 30m, 24h (default) or 7d.")
 @click.option("--ek-sha256", metavar="HEX", help="Only for the TPM whose endorsement key certificate has this SHA-256.")
-@click.option("--existing-thing", is_flag=True, help="It may take over a Thing that AWS IoT has already.")
-@click.option("--qr", is_flag=True, help="Draw it as a QR code too.")
-@click.option("--from", "source", type=_FILE, metavar="CSV", help="A table with a row for each invite.")
-@click.option("--output", type=_FILE, metavar="FILE", help="Where the table goes with its invites; default stdout.")
+@click.option("--existing-thing", is_flag=True, help="It may take over a Thing that exists in AWS IoT already.")
+@click.option("--qr", is_flag=True, help="Also draw it as a QR code.")
+@click.option("--from", "source", type=_FILE, metavar="CSV", help="A table with one row per invite.")
+@click.option("--output", type=_FILE, metavar="FILE", help="File for the table with its invites; default stdout.")
 @api_options
 def create(
     invocation: Invocation,
@@ -54,19 +54,19 @@ def create(
 ) -> None:
     """Make an invite for a Thing, or one for each row of a table.
 
-    The table is CSV with a header: thing, and where wanted uses, ttl, ek_sha256, existing_thing. It comes out with the
-    columns invite, id and expires. Rows that have their invite are left alone, so that a run that broke off goes on
-    with its own output as the next input.
+    The table is CSV with a header: thing and, if needed, uses, ttl, ek_sha256, existing_thing. The output has the
+    additional columns invite, id and expires. Rows that have an invite are left alone: to finish a run that stopped,
+    give its output as the input.
     """
     if (name is None) == (source is None):
         raise click.UsageError("give either --thing or --from")
     if source is None:
         if output is not None:
-            raise click.UsageError("--output belongs to --from")
+            raise click.UsageError("--output needs --from")
         _create_one(invocation, name or "", stack, qr=qr, **asked)
         return
     if qr or any(value is not None and value is not False for value in asked.values()):
-        raise click.UsageError("with --from, what is asked for stands in the table's columns")
+        raise click.UsageError("with --from, the table's columns replace these options")
     _create_batch(invocation, source, output, stack)
 
 
@@ -106,7 +106,7 @@ def _draw(invocation: Invocation, made: MadeInvite) -> None:
     code = segno.make_qr(made.url.reveal(), error="l")
     width, columns = code.symbol_size()[0], shutil.get_terminal_size().columns
     if width > columns:
-        invocation.terminal.warn(f"no QR code is drawn: it takes {width} columns, and there are {columns}")
+        invocation.terminal.warn(f"not drawing the QR code: it needs {width} columns, and the terminal has {columns}")
         return
     drawing = io.StringIO()
     code.terminal(drawing, compact=True)
@@ -116,7 +116,7 @@ def _draw(invocation: Invocation, made: MadeInvite) -> None:
 def _create_batch(invocation: Invocation, source: Path, output: Path | None, stack: str | None) -> None:
     terminal = invocation.terminal
     if terminal.as_json and output is None:
-        raise click.UsageError("with --json a table needs --output, which keeps what a broken run has made")
+        raise click.UsageError("with --json, --from needs --output, which keeps the invites of a run that stops")
     table = batch.read(_table(source))
     keeps = _Keeper(output, source)
     client = operator_client(invocation, stack)
@@ -125,17 +125,17 @@ def _create_batch(invocation: Invocation, source: Path, output: Path | None, sta
     try:
         with terminal.progress("making invites", total) as advance:
             for done in batch.create(table, client.create_invites, client.api_url):
-                # First of all: Ctrl-C may come at any line, and what is counted as not made is discarded below.
+                # This comes first: Ctrl-C may come at any line, and what is not counted as made is discarded below.
                 before, table = table, done
                 keeps.keep(table)
                 advance(before.left - table.left)
     except KeyboardInterrupt as error:
         keeps.keep(table)
-        # Its general hint would be wrong: the same command finds its own output in the way.
-        hint = "Go on with the output as --from: it has what was made." if table.left < total else None
+        # The general hint would be wrong: the same command would find its own output in the way.
+        hint = "Give the output as --from to continue: it has the invites made so far." if table.left < total else None
         raise InterruptedRunError("interrupted", hint=hint) from error
     finally:
-        # Also where it broke off, by a fault or by a person: what was made is not lost.
+        # Also after an error or Ctrl-C: what was made is not lost.
         if output is None:
             terminal.data(table.to_csv())
         if table.left:
@@ -148,7 +148,7 @@ def _create_batch(invocation: Invocation, source: Path, output: Path | None, sta
 
 
 class _Keeper:
-    """Keeps a batch in its file, whole at any moment, and readable by its owner alone: it holds codes."""
+    """Keeps a batch in its file, complete at any moment, and readable by its owner only, since it holds codes."""
 
     def __init__(self, output: Path | None, source: Path) -> None:
         self._output = output
@@ -156,8 +156,8 @@ class _Keeper:
         if output is None or self._fresh or _is_same(output, source):
             return
         raise UsageError(
-            f"{output} exists, and may hold invites",
-            hint="Name another file; to go on with a broken run, give that run's output as --from and --output.",
+            f"{output} exists and may hold invites",
+            hint="Name another file. To continue a run that stopped, give its output as both --from and --output.",
         )
 
     def keep(self, table: Batch) -> None:
@@ -165,7 +165,7 @@ class _Keeper:
             files.write(self._output, table.to_csv)
 
     def discard_if(self, *, nothing_made: bool) -> None:
-        """Remove a file that holds no invite, so that the same command can be given again."""
+        """Remove a file without invites, so that the same command can be run again."""
         if nothing_made and self._fresh and self._output is not None:
             files.remove(self._output)
 
@@ -182,9 +182,9 @@ def _how_to_go_on(made: int, total: int, output: Path | None) -> str:
     if not made:
         return f"{told}; run the same command again"
     if output is None:
-        return f"{told} and are in the output; go on with it as --from"
+        return f"{told} and are in the output; give it as --from to continue"
     file = shlex.quote(str(output))
-    return f"{told}; go on with: hsm-enroll invite create --from {file} --output {file}"
+    return f"{told}; to continue, run: hsm-enroll invite create --from {file} --output {file}"
 
 
 def _table(source: Path) -> bytes:
@@ -201,7 +201,7 @@ def _table(source: Path) -> bytes:
 @command("list", example="hsm-enroll invite list")
 @api_options
 def list_(invocation: Invocation, *, stack: str | None) -> None:
-    """List the invites, without their codes, which the backend does not know. Times are in UTC."""
+    """List the invites, without their codes, which the backend does not have. Times are in UTC."""
     found = list(operator_client(invocation, stack).list_invites())
     lines = [f"{'ID':<16}  {'STATUS':<7}  {'USES':<5}  {'EXPIRES (UTC)':<16}  THING"]
     lines += [
@@ -216,7 +216,7 @@ def list_(invocation: Invocation, *, stack: str | None) -> None:
 @click.argument("invite_id", metavar="ID")
 @api_options
 def revoke(invocation: Invocation, *, invite_id: str, stack: str | None) -> None:
-    """Make an invite invalid; ID is what invite list shows. What it has enrolled stays as it is."""
+    """Make an invite invalid; invite list shows its ID. Devices that were enrolled with it stay enrolled."""
     operator_client(invocation, stack).revoke_invite(invite_id)
     invocation.terminal.result({"id": invite_id, "revoked": True}, f"invite {invite_id} is revoked")
 

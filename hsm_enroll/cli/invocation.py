@@ -12,7 +12,7 @@ import click
 
 from hsm_enroll import settings
 from hsm_enroll.cli.terminal import Terminal, ask_secret, has_person
-from hsm_enroll.key import TokenName
+from hsm_enroll.key import TokenName, key_type_help
 from hsm_enroll.secret import Secret
 from hsm_enroll.settings import Settings
 
@@ -41,8 +41,8 @@ class Invocation(NamedTuple):
         ask = None
         if has_person() and not self.terminal.as_json:
             ask = partial(_ask, f"PIN of token {token.label!r}: ")
-        made = partial(pin.made, self.settings.state, token)
-        return pin.resolve(self.settings.pin_file, os.environ, made_pin=made, ask=ask)
+        saved = partial(pin.saved_pin, self.settings.state, token)
+        return pin.resolve(self.settings.pin_file, os.environ, saved_pin=saved, ask=ask)
 
     def at_pin_pad(self, token: TokenName) -> None:
         """Tell a person that the token waits for its PIN at a keypad of its own."""
@@ -106,7 +106,7 @@ def key_type_option(function: Callable[..., None]) -> Callable[..., None]:
     option = click.option(
         "--key-type",
         metavar="TYPE",
-        help="ec-p256 (default), ec-p384, rsa-2048, rsa-3072 or rsa-4096.",
+        help=f"{key_type_help()}.",
     )
     return option(function)
 

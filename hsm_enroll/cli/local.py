@@ -15,22 +15,22 @@ from hsm_enroll.errors import UsageError
 if TYPE_CHECKING:
     from hsm_enroll.local.endpoints import Endpoints
 
-_NEEDED = ("boto3", "moto")
+_REQUIRED_PACKAGES = ("boto3", "moto")
 _DETACHED_START_SECONDS = 60.0
 _home_option = click.option(
     "--home",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Its folder; default hsm-enroll/local in the user's state folder.",
+    help="The cloud's folder; default hsm-enroll/local in the user's state folder.",
 )
 
 
 @click.group("local")
 def local() -> None:
     """A cloud on this machine, for demos, tests and offline work: AWS's APIs, the enrollment API, an MQTT broker."""
-    missing = [name for name in _NEEDED if find_spec(name) is None]
+    missing = [name for name in _REQUIRED_PACKAGES if find_spec(name) is None]
     if missing:
         raise UsageError(
-            f"the local cloud needs {' and '.join(missing)}, not installed here",
+            f"Python packages that the local cloud requires are not installed: {', '.join(missing)}",
             hint="Install hsm-enroll with its extra 'local'.",
         )
 
@@ -42,11 +42,11 @@ def local() -> None:
     type=click.Choice(["invite", "open"]),
     default="open",
     show_default=True,
-    help="Who may enroll: the bearer of an invite, made with hsm-enroll invite create, or anyone.",
+    help="Who may enroll: whoever holds an invite, created with hsm-enroll invite create, or anyone.",
 )
-@click.option("--detach", is_flag=True, help="Return when it is up; end it with hsm-enroll local down.")
+@click.option("--detach", is_flag=True, help="Run in the background; stop it with hsm-enroll local down.")
 def up(invocation: Invocation, *, home: Path | None, auth: str, detach: bool) -> None:
-    """Bring the cloud up, on loopback only; without --detach until Ctrl-C."""
+    """Start the cloud, on loopback only; without --detach, it runs until Ctrl-C."""
     from hsm_enroll.local import cloud
 
     folder = home or cloud.default_home()
@@ -55,17 +55,14 @@ def up(invocation: Invocation, *, home: Path | None, auth: str, detach: bool) ->
             endpoints = cloud.detach(folder, _DETACHED_START_SECONDS, auth)
         _show(invocation, endpoints)
         return
-    invocation.terminal.say("starting the local cloud; Ctrl-C ends it")
+    invocation.terminal.say("starting the local cloud; Ctrl-C stops it")
     cloud.serve(folder, lambda endpoints: _show(invocation, endpoints), auth)
 
 
 @command("env", example='eval "$(hsm-enroll local env)"')
 @_home_option
 def env(invocation: Invocation, *, home: Path | None) -> None:
-    """Print the exports for a shell.
-
-    They point hsm-enroll and AWS's own tools at the running cloud.
-    """
+    """Print shell exports that point hsm-enroll and AWS's own tools at the running cloud."""
     from hsm_enroll.local import cloud
 
     exports = cloud.running(home or cloud.default_home()).exports()
@@ -79,7 +76,7 @@ def env(invocation: Invocation, *, home: Path | None) -> None:
 @command("down", example="hsm-enroll local down")
 @_home_option
 def down(invocation: Invocation, *, home: Path | None) -> None:
-    """End the running cloud; none running is no error."""
+    """Stop the running cloud; succeeds if none is running."""
     from hsm_enroll.local import cloud
 
     folder = home or cloud.default_home()

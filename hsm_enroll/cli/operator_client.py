@@ -1,4 +1,4 @@
-"""What the operator's commands have in common: the extra they need, and which API they ask."""
+"""What the operator's commands share: the extra that they need, and the API that they call."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 def require_extra(*names: str) -> None:
-    """Check that the libraries of the extra ``operator`` are there.
+    """Check that libraries of the extra ``operator`` are installed.
 
     Raises:
-        UsageError: one is not.
+        UsageError: one of them is missing.
     """
     missing = [name for name in names if find_spec(name) is None]
     if missing:
         raise UsageError(
-            f"this command needs {' and '.join(missing)}, not installed here",
+            f"this command needs {' and '.join(missing)}, which is not installed",
             hint="Install hsm-enroll with its extra 'operator'.",
         )
 
@@ -33,17 +33,15 @@ def require_extra(*names: str) -> None:
 def api_options(function: Callable[..., None]) -> Callable[..., None]:
     """Add ``--api`` and ``--stack``; the function is given ``stack``."""
     for option in (
-        click.option(
-            "--stack", metavar="NAME", help="The CloudFormation stack that tells the API; default hsm-enroll."
-        ),
-        click.option("--api", "api_url", metavar="URL", help="The enrollment API, where no stack is to be asked."),
+        click.option("--stack", metavar="NAME", help="The deployment's CloudFormation stack; default hsm-enroll."),
+        click.option("--api", "api_url", metavar="URL", help="The enrollment API, instead of a stack's."),
     ):
         function = option(function)
     return function
 
 
 def operator_client(invocation: Invocation, stack: str | None) -> OperatorClient:
-    """Return a client for the API of ``--api``, ``--stack``, the configuration, or the stack's default; in that order.
+    """Return a client for the API of ``--api``, ``--stack``, the configuration, or the default stack; in that order.
 
     Raises:
         UsageError: ``--api`` and ``--stack`` are both given, there is no such stack, or there are no AWS credentials.
@@ -60,5 +58,5 @@ def operator_client(invocation: Invocation, stack: str | None) -> OperatorClient
 
 
 def minute(moment: datetime | None) -> str:
-    """Return a time for a table, in UTC to the minute; - where there is none."""
+    """Return a time for a table, in UTC and to the minute, or "-"."""
     return "-" if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M")

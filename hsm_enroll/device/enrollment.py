@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hsm_enroll.backend_api.deadline import started
 from hsm_enroll.device import plan
 from hsm_enroll.device.plan import Obtain, Request, SendMessage
 from hsm_enroll.device.steps import Progress, Step, Steps
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
     from hsm_enroll.device.ports import Ports, TokenKey, TokenSession
     from hsm_enroll.key import TokenName
     from hsm_enroll.secret import Secret
+    from hsm_enroll.token.login import PinSource
     from hsm_enroll.token.reports import TokenReport
-    from hsm_enroll.token.tokens import PinSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class Outcome:
 
     Attributes:
         identity: what this device holds.
-        steps: ``token``, ``key``, ``csr``, ``certificate``, ``store`` and ``message``, as far as they were taken.
+        steps: ``token``, ``api``, ``key``, ``csr``, ``certificate``, ``store`` and ``message``, as far as it went.
         already_enrolled: whether the identity was in place, and nobody was contacted.
         replacement_open: whether an earlier run with ``new_key`` stopped halfway, and can be resumed.
     """
@@ -89,11 +90,16 @@ def enroll(request: Request, folder: Path, ports: Ports, progress: Progress = la
 def _obtain(to_do: Obtain, request: Request, folder: Path, ports: Ports, steps: Steps) -> Outcome:
     from hsm_enroll.x509 import csr
 
+    find = ports.start_finding()
     client = ports.client()
-    subject = csr.subject(to_do.thing_name, request.subject)
+    # The connection stands, and the backend is awake, by the time there is a request to send.
+    terms = started(client.terms)
     with steps.step("token"):
-        token = ports.locate()
-        selection.require(token, request.key_type, mqtt=ports.publish is not None)
+        token = find()
+        selection.require(token, request.key_type, mqtt=ports.message is not None)
+    with steps.step("api"):
+        thing_name = plan.thing_for(to_do.thing_name, terms.result())
+    subject = csr.subject(thing_name, request.subject)
     attempt = plan.attempt_with(token.name, request, to_do.under_way)
     # On the disk before the key exists; and a folder that cannot be written is found out before a login.
     attempt.save(folder)
@@ -103,9 +109,11 @@ def _obtain(to_do: Obtain, request: Request, folder: Path, ports: Ports, steps: 
         certification_request = _csr(attempt, key, subject, folder, steps)
     # The worker logs out and ends while the API answers.
     ports.tokens.dismiss()
+    if ports.message is not None:
+        started(ports.message.prepare)
     with steps.step("certificate"):
         try:
-            issued = client.enroll(certification_request, to_do.thing_name)
+            issued = client.enroll(certification_request, thing_name)
         except BackendRefusedError as error:
             if plan.is_spent_after(error.problem_code):
                 replace(attempt, csr=certification_request, is_spent=True).save(folder)
@@ -133,13 +141,13 @@ def _obtain(to_do: Obtain, request: Request, folder: Path, ports: Ports, steps: 
 def _finish(identity: Identity, token: TokenReport | None, folder: Path, ports: Ports, steps: Steps) -> Outcome:
     """Send the first message; `token` is what it has shown of itself in this run, None if it was not looked at."""
     identity.save_copy(folder)
-    if ports.publish is None:
+    if ports.message is None:
         steps.skip("message")
     else:
         shown = token or selection.enrolled(identity.token, ports.tokens.listed)
         secret = login.credentials(shown, ports.pin, ports.at_pin_pad)
         with steps.step("message"):
-            ports.publish(identity, secret)
+            ports.message.send(identity, secret)
     journal.close(folder)
     return Outcome(identity, tuple(steps.done), already_enrolled=False)
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from hsm_enroll.errors import UsageError
+from hsm_enroll.errors import BackendRefusedError, UsageError
 from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.store.journal import Attempt
 
 if TYPE_CHECKING:
+    from hsm_enroll.backend_api.client import Terms
     from hsm_enroll.device.ports import TokenKey
     from hsm_enroll.store.identity import Identity
 
@@ -30,7 +31,8 @@ class Request:
     """What to enroll.
 
     Attributes:
-        thing_name: name of the Thing, ``[a-zA-Z0-9:_-]{1,64}``; None keeps the name of the identity in place.
+        thing_name: name of the Thing, ``[a-zA-Z0-9:_-]{1,64}``; None is that of the identity in place, else of
+            the invite.
         key_type: type of the key.
         subject: RFC 4514 string that the CSR's subject holds beside ``CN=<thing>``.
         new_key: leave the key that is there and enroll with a new one.
@@ -47,11 +49,11 @@ class Obtain:
     """Get a certificate: find or make the key, build or repeat the request, and store the answer.
 
     Attributes:
-        thing_name: the Thing to be, a valid name.
+        thing_name: the Thing to be, a valid name; None leaves it to the invite.
         under_way: the attempt that an earlier run left; None where there is none to resume.
     """
 
-    thing_name: str
+    thing_name: str | None
     under_way: Attempt | None
 
 
@@ -91,7 +93,7 @@ def decide(request: Request, identity: Identity | None, attempt: Attempt | None,
         now: the time, with a time zone.
 
     Raises:
-        UsageError: the device is enrolled as another Thing, or no valid Thing name is known.
+        UsageError: the device is enrolled as another Thing, or the Thing name is not valid.
     """
     stored = identity is not None and attempt is not None and attempt.key_id == identity.key_id
     if identity is None:
@@ -109,6 +111,36 @@ def decide(request: Request, identity: Identity | None, attempt: Attempt | None,
     if stored:
         return SendMessage(identity)
     return Verify(identity, replacement_open=attempt is not None)
+
+
+def thing_for(wanted: str | None, terms: Terms | None) -> str:
+    """Return the Thing to be, by what was asked for and what the invite says.
+
+    Args:
+        wanted: the Thing's name as :class:`Obtain` has it.
+        terms: what the API said; None where it said nothing.
+
+    Raises:
+        BackendRefusedError: the invite is for another Thing.
+        UsageError: neither gives a valid name.
+    """
+    if terms is None:
+        if wanted is None:
+            raise UsageError("no Thing name given", hint="Give --thing NAME.")
+        return wanted
+    prefix = terms.thing.removesuffix("*")
+    is_for_several = prefix != terms.thing
+    if wanted is None:
+        if is_for_several:
+            raise UsageError(f"this invite is for any Thing named {terms.thing}", hint="Give --thing NAME.")
+        return _valid(terms.thing)
+    if wanted != terms.thing and not (is_for_several and wanted.startswith(prefix)):
+        raise BackendRefusedError(
+            f"this invite is for {terms.thing!r}, not for {wanted!r}",
+            problem_code="invite-invalid",
+            hint="Run the same command without --thing, or ask the operator for an invite for that Thing.",
+        )
+    return wanted
 
 
 def attempt_with(token: TokenName, request: Request, under_way: Attempt | None) -> Attempt:
@@ -157,10 +189,13 @@ def is_spent_after(problem_code: str) -> bool:
     return problem_code in _KEY_IS_SPENT
 
 
-def _thing_name(request: Request, identity: Identity | None) -> str:
-    name = request.thing_name or (identity.thing_name if identity else None)
-    if name is None:
-        raise UsageError("no Thing name given", hint="Give --thing NAME.")
+def _thing_name(request: Request, identity: Identity | None) -> str | None:
+    if request.thing_name is not None:
+        return _valid(request.thing_name)
+    return identity.thing_name if identity else None
+
+
+def _valid(name: str) -> str:
     if not _THING_NAME.fullmatch(name):
         raise UsageError(
             f"{name!r} is not a valid Thing name",

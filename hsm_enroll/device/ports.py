@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from hsm_enroll.backend_api.client import Issued
+    from hsm_enroll.backend_api.client import Issued, Terms
     from hsm_enroll.key import KeyOrigin, KeyType, TokenName
     from hsm_enroll.secret import Secret
     from hsm_enroll.store.identity import Identity
+    from hsm_enroll.token.login import PinSource
     from hsm_enroll.token.reports import TokenReport
-    from hsm_enroll.token.tokens import PinSource
 
 
 class TokenKey(Protocol):
@@ -78,12 +78,25 @@ class TokenAccess(Protocol):
         """End the modules' work while this process goes on; none of them can be asked any more."""
 
 
+class FirstMessage(Protocol):
+    """What sends the first message."""
+
+    def prepare(self) -> None:
+        """Load what sending takes, while the API answers."""
+
+    def send(self, identity: Identity, pin: Secret | None) -> None:
+        """Send it, given what to log in to the token with; see ``login.credentials``."""
+
+
 class CertificateSource(Protocol):
     """What issues certificates; see ``backend_api.client.EnrollmentClient``."""
 
     @property
     def base_url(self) -> str:
         """The API's URL, without a trailing slash."""
+
+    def terms(self) -> Terms | None:
+        """Return what the invite says, before anything is created; None where nothing is known."""
 
     def enroll(self, csr: str, thing_name: str) -> Issued:
         """Return the certificate for a request, the same one each time."""
@@ -95,17 +108,16 @@ class Ports:
 
     Attributes:
         tokens: this machine's tokens.
-        locate: finds, or makes, the token; no login.
+        start_finding: starts looking for the token, without a login, and returns what waits for it, or creates it.
         pin: gives a token's PIN; called once at the most.
-        client: gives the enrollment API; called when one is needed at all, before anything is made.
-        publish: sends the first message, given what to log in to the token with, see ``login.credentials``; None sends
-            none.
+        client: gives the enrollment API; called when one is needed at all, before anything is created.
+        message: sends the first message; None sends none.
         at_pin_pad: told which token waits for its PIN at a keypad of its own.
     """
 
     tokens: TokenAccess
-    locate: Callable[[], TokenReport]
+    start_finding: Callable[[], Callable[[], TokenReport]]
     pin: PinSource
     client: Callable[[], CertificateSource]
-    publish: Callable[[Identity, Secret | None], None] | None
+    message: FirstMessage | None
     at_pin_pad: Callable[[TokenName], None] = lambda _: None

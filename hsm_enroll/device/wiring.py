@@ -16,7 +16,7 @@ from hsm_enroll.secret import Secret
 from hsm_enroll.settings import Settings, Tls
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.token import login, selection
-from hsm_enroll.token.reports import TokenReport
+from hsm_enroll.token.reports import TokenKind, TokenReport
 from hsm_enroll.token.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -49,9 +49,9 @@ def ports(
     return Ports(
         client=lambda: _client(resolved, invitation, ask_invite),
         tokens=tokens,
-        locate=lambda: _locate(resolved, tokens, create_token=create_token),
+        start_finding=lambda: _start_finding(resolved, tokens, create_token=create_token),
         pin=pin_source,
-        publish=None,
+        message=None,
     )
 
 
@@ -64,10 +64,10 @@ def credentials(
     is not.
     """
     with Tokens() as tokens:
-        look = tokens.look([identity.token.module])
+        reports = tokens.start_listing([identity.token.module])
         # Loading awscrt takes as long as a module takes to answer.
         import_module("hsm_enroll.iot.connection")
-        token = selection.enrolled(identity.token, look)
+        token = selection.enrolled(identity.token, reports)
         tokens.dismiss()
         return login.credentials(token, pin_source, at_pin_pad)
 
@@ -100,7 +100,7 @@ def connect(identity: Identity, pin: Secret | None, resolved: Settings, *, purpo
 def unattended(resolved: Settings) -> Callable[[TokenName], Secret]:
     """Return what gives a token's PIN where nobody can be asked: a file, a credential, the environment, or our own."""
     return lambda token: pin.resolve(
-        resolved.pin_file, os.environ, made_pin=lambda: pin.made(resolved.state, token), ask=None
+        resolved.pin_file, os.environ, saved_pin=lambda: pin.saved_pin(resolved.state, token), ask=None
     )
 
 
@@ -112,20 +112,29 @@ def _client(resolved: Settings, invitation: Invite | None, ask_invite: Callable[
     url = invitation.api_url if invitation else resolved.api_url
     if url is None:
         raise UsageError(
-            "which API is to issue the certificate?",
-            hint="Give the invite: hsm-enroll init INVITE. An open deployment needs only --api URL.",
+            "no API given",
+            hint="Give the invite: hsm-enroll init INVITE. An open deployment needs --api URL and --thing NAME.",
         )
     return EnrollmentClient(url, code=invitation.code if invitation else None, ca_file=resolved.ca_file)
 
 
-def _locate(resolved: Settings, tokens: Tokens, *, create_token: bool) -> TokenReport:
-    try:
-        return device_token.locate(resolved, tokens)
-    except TokenNotFoundError:
-        if not create_token:
-            raise
+def _start_finding(resolved: Settings, tokens: Tokens, *, create_token: bool) -> Callable[[], TokenReport]:
+    find = device_token.start_finding(resolved, tokens)
+
+    def found() -> TokenReport:
+        try:
+            return find()
+        except TokenNotFoundError:
+            if not create_token:
+                raise
+        return _created(resolved, tokens)
+
+    return found
+
+
+def _created(resolved: Settings, tokens: Tokens) -> TokenReport:
     label = resolved.token.token if resolved.token and resolved.token.token else _DEFAULT_LABEL
-    given = pin.given(resolved.pin_file, os.environ)
-    module = device_token.softhsm_module(resolved)
-    made = device_token.create(tokens, resolved.state, module, label, given)
-    return selection.enrolled(made, tokens.listed)
+    configured = pin.configured_pin(resolved.pin_file, os.environ)
+    module = device_token.module_for(TokenKind.SOFTHSM, resolved)
+    token = device_token.create(tokens, resolved.state, module, label, configured)
+    return selection.enrolled(token, tokens.listed)

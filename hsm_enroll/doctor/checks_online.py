@@ -1,8 +1,9 @@
-"""The network: names, the API, the broker, what TLS is like there, and the time that the API has."""
+"""The network: DNS, the API, the broker, their TLS, and the API's clock."""
 
 from __future__ import annotations
 
 import socket
+from contextlib import closing
 from datetime import timedelta
 
 from hsm_enroll.backend_api.client import EnrollmentClient
@@ -13,7 +14,7 @@ from hsm_enroll.errors import HsmEnrollError
 from hsm_enroll.iot import trust
 
 _CONNECT_SECONDS = 10.0
-# A certificate made a minute ago is not yet valid to a clock that is a minute behind; an hour is no drift any more.
+# A new certificate is not yet valid for a clock that is a minute behind; an hour is more than drift.
 _BEARABLE = timedelta(seconds=60)
 _WRONG = timedelta(hours=1)
 _NO_API = "no API is known"
@@ -21,34 +22,35 @@ _NO_BROKER = "no broker is known before the device is enrolled"
 
 
 def dns(patient: Patient) -> Finding:
-    """Whether the names of API and broker have addresses; where a proxy is in between, its own instead of the API's."""
+    """Whether the host names of API and broker can be resolved; behind a proxy, the proxy's instead of the API's."""
     name = "online.dns"
     if patient.api_url is None and patient.broker is None:
         return Finding(name, Status.SKIPPED, "no API and no broker is known")
     for host, reason in patient.unresolved.items():
         message = f"the name {host} cannot be resolved: {reason}"
-        return Finding(name, Status.FAILED, message, "Check the name, and the network's DNS.")
+        return Finding(name, Status.FAILED, message, "Check the name and the network's DNS.")
     return Finding(name, Status.OK, "the names have addresses")
 
 
 def api(patient: Patient) -> Finding:
-    """Whether the API answers as one of ours."""
+    """Whether the enrollment API answers."""
     name, url = "api.reachable", patient.api_url
     if url is None:
-        return Finding(name, Status.SKIPPED, _NO_API, "Give HSM_ENROLL_API_URL.")
+        return Finding(name, Status.SKIPPED, _NO_API, "Set HSM_ENROLL_API_URL.")
     if network.way_to(url).host in patient.unresolved:
         return Finding(name, Status.SKIPPED, "see online.dns")
     if patient.api_answer is not None and isinstance(patient.api_answer.tls, Distrust):
         return Finding(name, Status.SKIPPED, "see online.api-tls")
     try:
-        version = EnrollmentClient(url, ca_file=patient.settings.ca_file).health()
+        with closing(EnrollmentClient(url, ca_file=patient.settings.ca_file)) as client:
+            version = client.health()
     except HsmEnrollError as error:
         return Finding(name, Status.FAILED, error.message, error.hint)
     return Finding(name, Status.OK, f"{url} answers, version {version}")
 
 
 def api_tls(patient: Patient) -> Finding:
-    """Which TLS the API negotiates, and whether its certificate is from where it should be: interception shows here."""
+    """Which TLS the API negotiates, and whether its certificate is trusted: interception shows here."""
     name, answer = "online.api-tls", patient.api_answer
     if answer is None or answer.tls is None:
         return Finding(name, Status.SKIPPED, _NO_API if patient.api_url is None else "see api.reachable")
@@ -58,17 +60,17 @@ def api_tls(patient: Patient) -> Finding:
 
 
 def clock(patient: Patient) -> Finding:
-    """Whether this clock is the API's."""
+    """Whether this clock agrees with the API's."""
     name, answer = "online.clock", patient.api_answer
     if answer is None or answer.clock_error is None:
-        return Finding(name, Status.SKIPPED, "no API tells the time")
+        return Finding(name, Status.SKIPPED, "no API to compare the clock with")
     error = answer.clock_error
     if abs(error) <= _BEARABLE:
         return Finding(name, Status.OK, "the clock agrees with the API's")
     way = "ahead of" if error > timedelta(0) else "behind"
     status = Status.FAILED if abs(error) > _WRONG else Status.WARNING
     amount = timedelta(seconds=round(abs(error).total_seconds()))
-    return Finding(name, status, f"the clock is {amount} {way} the API's", "Set it, or start NTP.")
+    return Finding(name, status, f"the clock is {amount} {way} the API's", "Set the clock, or start NTP.")
 
 
 def mqtt(patient: Patient) -> Finding:
@@ -82,17 +84,16 @@ def mqtt(patient: Patient) -> Finding:
     try:
         socket.create_connection((host, port), timeout=_CONNECT_SECONDS).close()
     except OSError as error:
-        hint = f"Does this network let port {port} out?"
+        hint = f"Check that this network allows outgoing connections to port {port}."
         why = error.strerror or "no answer"
         return Finding(name, Status.FAILED, f"{host}:{port} does not accept connections: {why}", hint)
     return Finding(name, Status.OK, f"{host}:{port} accepts connections")
 
 
 def mqtt_tls(patient: Patient) -> Finding:
-    """Which TLS the broker negotiates up to its request for a certificate; the device's own key would take a login.
+    """Which TLS the broker negotiates before it requests a certificate; using the device's key would take a login.
 
-    What is offered are the versions that a connection would offer by the setting ``tls``, but with OpenSSL's cipher
-    suites.
+    It offers the versions that a connection would offer under the setting ``tls``, but OpenSSL's cipher suites.
     """
     name = "online.mqtt-tls"
     if patient.broker is None:
@@ -107,14 +108,14 @@ def mqtt_tls(patient: Patient) -> Finding:
     outcome = network.shake_hands(host, port, patient.settings.ca_file, tls13=patient.offers_tls13)
     refused = ""
     if isinstance(outcome, str) and patient.offers_tls13:
-        # As a connection does it, by the setting.
+        # As a connection does under that setting.
         refused = f"; TLS 1.3 failed: {outcome}"
         outcome = network.shake_hands(host, port, patient.settings.ca_file, tls13=False)
     if isinstance(outcome, Distrust):
         return _distrusted(name, f"{host}:{port}", outcome, patient)
     if isinstance(outcome, str):
-        hint = "Something else than the broker may answer there: check endpoint and port."
-        return Finding(name, Status.FAILED, f"{host}:{port} agrees on no TLS 1.2 or later: {outcome}", hint)
+        hint = "Something other than the broker may answer there: check the endpoint and port."
+        return Finding(name, Status.FAILED, f"cannot negotiate TLS 1.2 or later with {host}:{port}: {outcome}", hint)
     message = f"{host}:{port} negotiates {outcome.version}, {outcome.cipher}, asked without the device's key{refused}"
     return Finding(name, Status.OK, message)
 
@@ -123,10 +124,10 @@ def _distrusted(name: str, who: str, distrust: Distrust, patient: Patient) -> Fi
     answer = patient.api_answer
     error = answer.clock_error if answer is not None else None
     if distrust.is_untimely and error is not None and abs(error) > _WRONG:
-        return Finding(name, Status.SKIPPED, "it cannot be told while the clock is wrong: see online.clock")
-    issued = f"issued by {distrust.issuer}" if distrust.issuer else "whose issuer could not be seen"
-    message = f"{who} is not trusted: {distrust.reason}; it shows a certificate {issued}"
+        return Finding(name, Status.SKIPPED, "cannot tell while the clock is wrong: see online.clock")
+    issuer = f"was issued by {distrust.issuer}" if distrust.issuer else "could not be seen"
+    message = f"{who} is not trusted: {distrust.reason}; its certificate {issuer}"
     hint = "Check the address and the clock."
     if distrust.is_another_authority:
-        hint = "Something may intercept TLS in between. If it is your own CA, name its file in HSM_ENROLL_CA_FILE."
+        hint = "Something in between may intercept TLS. If this is your own CA, name its file in HSM_ENROLL_CA_FILE."
     return Finding(name, Status.FAILED, message, hint)

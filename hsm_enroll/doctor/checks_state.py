@@ -56,7 +56,7 @@ def pin_source(patient: Patient) -> Finding:
         pin.resolve(
             settings.pin_file,
             patient.environment,
-            made_pin=lambda: pin.made(settings.state, token.name),
+            saved_pin=lambda: pin.saved_pin(settings.state, token.name),
             ask=None,
         )
     except PinMissingError as error:

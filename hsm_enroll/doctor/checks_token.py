@@ -1,4 +1,4 @@
-"""The token, its module, and the key in it, as they show themselves without a login."""
+"""Checks of the token, its module and its key, without a login."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from hsm_enroll.store.identity import Identity
 from hsm_enroll.token.tpm2 import is_tpm2, lockout
 from hsm_enroll.uri import Pkcs11Uri
 
-# Its changelog: 1.3.1 mends a double free, 1.4.0 memory that C_DestroyObject corrupts.
-_SOUND_TPM2_PKCS11 = (1, 4)
-_NOBODY_TO_ASK = "no token to ask"
+# tpm2-pkcs11's changelog: 1.3.1 fixes a double free, 1.4.0 memory corruption in C_DestroyObject.
+_FIXED_TPM2_PKCS11 = (1, 4)
+_NOTHING_TO_CHECK = "no token to check"
 
 
 def token(patient: Patient) -> Finding:
-    """Whether the token is there."""
+    """Whether the token is present."""
     found = patient.token
     if isinstance(found, HsmEnrollError):
         return Finding("token", Status.FAILED, found.message, found.hint)
@@ -24,7 +24,7 @@ def token(patient: Patient) -> Finding:
 
 
 def module(patient: Patient) -> Finding:
-    """Which version the module has (PKCS#11 v2.40 §3.1, CK_INFO), and whether that one is known to be bad."""
+    """Which version the module has (PKCS#11 v2.40 §3.1, CK_INFO), and whether it has a known bug."""
     name, found = "token.module", patient.token
     if isinstance(found, HsmEnrollError):
         return Finding(name, Status.SKIPPED, "no module in use")
@@ -33,20 +33,20 @@ def module(patient: Patient) -> Finding:
     except HsmEnrollError as error:
         return Finding(name, Status.FAILED, error.message, error.hint)
     text = f"{described.description} {_dotted(described.version)}, Cryptoki {_dotted(described.cryptoki)}"
-    if is_tpm2(found.name) and described.version < _SOUND_TPM2_PKCS11:
-        message = f"{text}: tpm2-pkcs11 before {_dotted(_SOUND_TPM2_PKCS11)} corrupts its memory at times"
+    if is_tpm2(found.name) and described.version < _FIXED_TPM2_PKCS11:
+        message = f"{text}: tpm2-pkcs11 before {_dotted(_FIXED_TPM2_PKCS11)} may corrupt its memory"
         return Finding(name, Status.WARNING, message, "Install a newer tpm2-pkcs11.")
     return Finding(name, Status.OK, text)
 
 
 def duplicates(patient: Patient) -> Finding:
-    """Whether labels that MQTT selects by are unique: the token's in its module, the keys' in their token."""
+    """Whether the labels that MQTT selects by are unique: the token's in its module, the keys' in the token."""
     name, tokens = "token.duplicates", patient.tokens
     if isinstance(tokens, HsmEnrollError):
-        return Finding(name, Status.SKIPPED, _NOBODY_TO_ASK)
+        return Finding(name, Status.SKIPPED, _NOTHING_TO_CHECK)
     ours, _ = tokens
     hint = "MQTT selects by label alone: relabel all but one with the token's own tool."
-    if (count := _labelled_alike(patient)) > 1:
+    if (count := _tokens_with_our_label(patient)) > 1:
         return Finding(name, Status.FAILED, f"{count} tokens are labelled {ours.name.label!r}", hint)
     labels = Counter(Pkcs11Uri.parse(uri).object for uri in ours.public_keys)
     twice = sorted(label for label, count in labels.items() if label is not None and count > 1)
@@ -55,15 +55,15 @@ def duplicates(patient: Patient) -> Finding:
     own = patient.identity.key_label if isinstance(patient.identity, Identity) else None
     label = own if own in twice else twice[0]
     status = Status.FAILED if label == own else Status.WARNING
-    return Finding(name, status, f"{labels[label]} keys of the token are labelled {label!r}", hint)
+    return Finding(name, status, f"{labels[label]} keys in the token are labelled {label!r}", hint)
 
 
 def mqtt(patient: Patient) -> Finding:
-    """Whether the MQTT client's library can use the token at all."""
+    """Whether the MQTT client's library can use the token."""
     name, found = "token.mqtt", patient.token
     if isinstance(found, HsmEnrollError):
-        return Finding(name, Status.SKIPPED, _NOBODY_TO_ASK)
-    if _labelled_alike(patient) > 1:
+        return Finding(name, Status.SKIPPED, _NOTHING_TO_CHECK)
+    if _tokens_with_our_label(patient) > 1:
         return Finding(name, Status.SKIPPED, "see token.duplicates")
     if found.mqtt_obstacle:
         hint = "Use another token, or do without MQTT: hsm-enroll init --no-publish"
@@ -71,38 +71,35 @@ def mqtt(patient: Patient) -> Finding:
     key_type = patient.key_type
     if key_type in set(found.key_types) - set(found.mqtt_key_types):
         hint = "Enroll with a key of another type: hsm-enroll init --new-key --key-type TYPE"
-        return Finding(
-            name, Status.FAILED, f"MQTT cannot use the token's keys of type {key_type}: no CKM_RSA_PKCS", hint
-        )
+        message = f"MQTT cannot use the token's keys of type {key_type}: the token lacks {key_type.tls_mechanism}"
+        return Finding(name, Status.FAILED, message, hint)
     return Finding(name, Status.OK, "MQTT can use the token")
 
 
 def pin_tries(patient: Patient) -> Finding:
-    """How near the token is to locking its PIN."""
+    """How close the token is to locking its PIN."""
     name, found = "token.pin-tries", patient.token
     if isinstance(found, HsmEnrollError):
-        return Finding(name, Status.SKIPPED, _NOBODY_TO_ASK)
+        return Finding(name, Status.SKIPPED, _NOTHING_TO_CHECK)
     if found.pin_locked:
-        hint = "A TPM heals with time: leave it powered. Any other token is unlocked with its SO PIN."
+        hint = "A TPM unlocks after some time: leave it powered. Any other token is unlocked with its SO PIN."
         return Finding(name, Status.FAILED, "the PIN is locked", hint)
     if found.pin_final_try:
-        hint = "Make sure of the PIN and log in once with the token's own tool."
-        return Finding(name, Status.FAILED, "one more wrong PIN locks the token", hint)
+        hint = "Make sure that you have the right PIN, and log in once with the token's own tool."
+        return Finding(name, Status.FAILED, "one more wrong PIN will lock the token", hint)
     if found.pin_count_low:
-        return Finding(
-            name, Status.WARNING, "a wrong PIN was given since the last login", "Check where the PIN is kept."
-        )
+        return Finding(name, Status.WARNING, "a wrong PIN was tried since the last login", "Check the configured PIN.")
     tries = lockout.read(found.name)
     if tries is not None:
         return _tpm_tries(tries)
     if is_tpm2(found.name):
-        hint = "Install tpm2-tools, and let this user use the TPM: else the last try before a lockout is not refused."
+        hint = "Install tpm2-tools and give this user access to the TPM, so that a wrong PIN cannot lock the TPM."
         return Finding(name, Status.WARNING, "the TPM's count of failed tries cannot be read", hint)
     return Finding(name, Status.OK, "no wrong PIN since the last login")
 
 
 def key(patient: Patient) -> Finding:
-    """Whether the token's key is the one that the certificate is for."""
+    """Whether the token's key is the certificate's."""
     name, identity = "key.matches-certificate", patient.identity
     if isinstance(identity, HsmEnrollError) or isinstance(patient.token, HsmEnrollError):
         return Finding(name, Status.SKIPPED, "no certificate, or no token, to compare")
@@ -112,23 +109,23 @@ def key(patient: Patient) -> Finding:
         return Finding(name, Status.FAILED, error.message, error.hint)
     if shown != bytes(identity.certificate.public_key.dump()):
         hint = "Run: hsm-enroll init --new-key"
-        return Finding(name, Status.FAILED, "the token's key is not the certificate's", hint)
-    return Finding(name, Status.OK, "the token's key is the certificate's")
+        return Finding(name, Status.FAILED, "the token's key does not match the certificate", hint)
+    return Finding(name, Status.OK, "the token's key matches the certificate")
 
 
 def key_origin(patient: Patient) -> Finding:
-    """Whether the key was born in its token and cannot leave it, as the token said when the device was enrolled."""
+    """Whether the key was born in its token and cannot leave it, as the token reported at enrollment."""
     name, identity = "key.origin", patient.identity
     if isinstance(identity, HsmEnrollError):
-        return Finding(name, Status.SKIPPED, "no key of ours")
+        return Finding(name, Status.SKIPPED, "no key to check")
     if not identity.key_origin.is_hardware_born:
         hint = "Run: hsm-enroll init --new-key"
         return Finding(name, Status.FAILED, "the key was not born in its token, or can leave it", hint)
     return Finding(name, Status.OK, "the key was born in its token and cannot leave it")
 
 
-def _labelled_alike(patient: Patient) -> int:
-    """How many of the module's tokens have the label of ours."""
+def _tokens_with_our_label(patient: Patient) -> int:
+    """Return how many of the module's tokens have our token's label."""
     if isinstance(patient.tokens, HsmEnrollError):
         return 0
     ours, reports = patient.tokens
@@ -138,14 +135,14 @@ def _labelled_alike(patient: Patient) -> int:
 def _tpm_tries(tries: lockout.FailedTries) -> Finding:
     name = "token.pin-tries"
     if tries.failed_tries == 0:
-        return Finding(name, Status.OK, "the TPM counts no failed try")
-    counted = f"the TPM counts {tries.counted}"
+        return Finding(name, Status.OK, "the TPM counts no failed tries")
+    count = f"the TPM counts {tries.summary}"
     if tries.locked:
-        return Finding(name, Status.FAILED, f"the PIN is locked: {counted}", f"{tries.healing} {tries.waiting}")
+        return Finding(name, Status.FAILED, f"the PIN is locked: {count}", f"{tries.recovery} {tries.next_try}")
     if tries.one_before_lockout:
-        message = f"one more wrong PIN locks the token: {counted}"
-        return Finding(name, Status.FAILED, message, f"{tries.healing} {tries.waiting}")
-    return Finding(name, Status.WARNING, counted, f"{tries.healing} If it was a PIN, check where that is kept.")
+        message = f"one more wrong PIN will lock the token: {count}"
+        return Finding(name, Status.FAILED, message, f"{tries.recovery} {tries.next_try}")
+    return Finding(name, Status.WARNING, count, f"{tries.recovery} If a PIN was wrong, check the configured PIN.")
 
 
 def _dotted(version: tuple[int, int]) -> str:

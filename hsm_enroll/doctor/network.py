@@ -1,6 +1,6 @@
-"""Names, and handshakes that ask what TLS is like at the other end. Nothing of this device's is shown to it.
+"""DNS lookups and TLS handshakes that show what the other end is like. They present no certificate or code of ours.
 
-Each answer is waited for no longer than half a minute, however slowly it comes.
+Each takes half a minute at most, however slowly the answer comes.
 """
 
 from __future__ import annotations
@@ -8,11 +8,9 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
-import threading
 import urllib.request
 from base64 import b64encode
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,7 +19,9 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from hsm_enroll.backend_api.answer import printable
 from hsm_enroll.backend_api.client import HEALTH
+from hsm_enroll.backend_api.deadline import within
 from hsm_enroll.errors import ForeignCertificateError
 from hsm_enroll.iot import trust
 from hsm_enroll.x509.certificate import read_certificate
@@ -39,10 +39,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """Whom a connection to the API is made to first: the API itself, or the proxy that the environment names.
+    """Where a connection to the API goes first: to the API itself, or to the proxy that the environment names.
 
     Attributes:
-        host: name or address.
+        host: host name or address.
         port: TCP port.
         proxy: the proxy's URL, or None.
     """
@@ -57,10 +57,10 @@ class Distrust:
     """Why a server's certificate is not trusted.
 
     Attributes:
-        reason: in OpenSSL's words.
-        issuer: who issued the certificate, or "" where that was not to be seen.
-        is_untimely: whether it is a matter of its dates.
-        is_another_authority: whether the chain ends elsewhere than it should.
+        reason: OpenSSL's description.
+        issuer: who issued the certificate, or "" if that could not be seen.
+        is_untimely: whether the certificate has expired or is not yet valid.
+        is_another_authority: whether the chain does not end at a trusted authority.
     """
 
     reason: str
@@ -71,7 +71,7 @@ class Distrust:
 
 @dataclass(frozen=True, slots=True)
 class Negotiated:
-    """What a handshake agreed on: the names of version and cipher suite."""
+    """What was negotiated in a handshake: the names of the version and the cipher suite."""
 
     version: str
     cipher: str
@@ -79,12 +79,12 @@ class Negotiated:
 
 @dataclass(frozen=True, slots=True)
 class ApiAnswer:
-    """What the API's end is like.
+    """What a connection to the API showed.
 
     Attributes:
-        tls: what was negotiated, the reason for distrust, or None where no connection came about.
-        clock_error: how far this clock is ahead of the answer's Date (RFC 9110 §6.6.1), or None without one. An answer
-            of a server that is not trusted counts too: a clock that is wrong is what makes it so.
+        tls: what was negotiated, why the server is not trusted, or None if there was no connection.
+        clock_error: how far this clock is ahead of the answer's Date (RFC 9110 §6.6.1), or None without one. The answer
+            of a server that is not trusted counts too, since a wrong clock may be why it is not.
     """
 
     tls: Negotiated | Distrust | None
@@ -92,7 +92,7 @@ class ApiAnswer:
 
 
 def way_to(url: str) -> Way:
-    """Return whom to connect to first for an HTTPS URL, as ``requests`` would."""
+    """Return where to connect to first for an HTTPS URL, as ``requests`` would."""
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or 443
     proxy = urllib.request.getproxies().get("https")
@@ -103,18 +103,18 @@ def way_to(url: str) -> Way:
 
 
 def why_unresolved(host: str) -> str | None:
-    """Return why a host has no address, or None where it has one."""
+    """Return why a host name cannot be resolved, or None if it can."""
     try:
         _within(lambda: socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
     except (OSError, UnicodeError) as error:
-        return getattr(error, "strerror", None) or "it is no name"
+        return getattr(error, "strerror", None) or "not a valid host name"
     return None
 
 
 def ask_api(url: str, ca_file: Path | None) -> ApiAnswer:
-    """Ask an API for its health, twice where it is not trusted: the second time to see whom it is from.
+    """Ask an API for its health. If it is not trusted, ask again, to see who issued its certificate.
 
-    Raises nothing: what cannot be had is None.
+    Raises nothing: what could not be found out is None.
     """
     try:
         tls, date = _within(lambda: _exchange(url, trust.context(ca_file)))
@@ -131,19 +131,19 @@ def ask_api(url: str, ca_file: Path | None) -> ApiAnswer:
 
 
 def shake_hands(host: str, port: int, ca_file: Path | None, *, tls13: bool) -> Negotiated | Distrust | str:
-    """Shake hands with a broker without a certificate of our own, as far as it goes.
+    """Begin a TLS handshake with a broker, without a certificate of our own.
 
-    TLS 1.2 ends where the broker asks for one and gets none, with version and cipher suite agreed on and the broker's
-    certificate checked (RFC 5246 §7.3); in TLS 1.3 the handshake is complete on this side (RFC 8446 §2).
+    TLS 1.2 ends when the broker requests one and gets none; by then the version and cipher suite are negotiated and the
+    broker's certificate is checked (RFC 5246 §7.3). In TLS 1.3 the handshake completes on this side (RFC 8446 §2).
 
     Args:
-        host: what its certificate must hold.
+        host: the name that its certificate must contain.
         port: TCP port.
         ca_file: PEM file with the trust anchors; None is the system's.
-        tls13: whether TLS 1.3 is offered beside 1.2.
+        tls13: whether TLS 1.3 is offered as well as 1.2.
 
     Returns:
-        What was agreed on, or why its certificate is not trusted, or what else was wrong.
+        What was negotiated, or why its certificate is not trusted, or what else failed.
     """
     context = trust.context(ca_file)
     if not tls13:
@@ -152,7 +152,7 @@ def shake_hands(host: str, port: int, ca_file: Path | None, *, tls13: bool) -> N
         return _within(lambda: _agreed(host, port, context))
     except ssl.SSLCertVerificationError as error:
         seen: list[str] = []
-        # With TLS 1.3, where the broker has it: then its certificate can be seen though it gets none of ours.
+        # With TLS 1.3 if the broker has it: then its certificate can be seen although it gets none from us.
         with suppress(OSError, ValueError):
             _within(lambda: _agreed(host, port, _trusting(), seen.append))
         return _distrust(error, seen)
@@ -192,7 +192,7 @@ def _agreed(
         except ssl.SSLCertVerificationError:
             raise
         except ssl.SSLError:
-            # No cipher suite: it did not come to a ServerHello.
+            # No cipher suite: there was no ServerHello.
             if tls.cipher() is None:
                 raise
         name, version, _ = tls.cipher() or ("", "", 0)
@@ -200,7 +200,7 @@ def _agreed(
 
 
 def _trusting() -> ssl.SSLContext:
-    """Return a context that trusts everybody, to look at whom it is that is not trusted."""
+    """Return a context that trusts every server, to look at one that is not trusted."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -217,14 +217,14 @@ def _distrust(error: ssl.SSLCertVerificationError, issuers: list[str]) -> Distru
 
 
 def _issuer(der: bytes | None) -> str:
-    """Return a certificate's issuer for people to read, without what might steer their terminal."""
+    """Return a certificate's issuer for a person to read, without control characters."""
     if der is None:
         return ""
     try:
         text = str(read_certificate(ssl.DER_cert_to_PEM_cert(der)).issuer.human_friendly)
     except (ForeignCertificateError, ValueError):
         return ""
-    return "".join(character if character.isprintable() else "?" for character in text[:200])
+    return printable(text)
 
 
 def _credentials(proxy: SplitResult) -> dict[str, str]:
@@ -245,20 +245,5 @@ def _ahead(date: datetime | None) -> timedelta | None:
     return None if date is None else datetime.now(UTC) - date
 
 
-def _within(function: Callable[[], T]) -> T:
-    """Call a function in a thread of its own and wait for it half a minute: time-outs of sockets begin anew each byte.
-
-    Raises:
-        TimeoutError: it took longer; the thread is left behind.
-        Exception: what the function raises.
-    """
-    outcome: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            outcome.set_result(function())
-        except Exception as error:  # noqa: BLE001 - raised again below, in the thread that asked
-            outcome.set_exception(error)
-
-    threading.Thread(target=run, name="hsm-enroll-doctor", daemon=True).start()
-    return outcome.result(_WHOLE_SECONDS)
+def _within(call: Callable[[], T]) -> T:
+    return within(_WHOLE_SECONDS, call)

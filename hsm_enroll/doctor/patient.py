@@ -105,7 +105,7 @@ class Patient:
     def _token_name(self) -> TokenName:
         if isinstance(self.identity, Identity):
             return self.identity.token
-        return device_token.locate(self.settings, self.modules).name
+        return device_token.find(self.settings, self.modules).name
 
     @property
     def token(self) -> TokenReport | HsmEnrollError:

@@ -1,1 +1,1 @@
-"""The operator's side: deploying the backend with CloudFormation, and calling its IAM-authorized routes."""
+"""The operator's side: deploys the backend with CloudFormation, and calls its IAM-authorized routes."""

@@ -1,4 +1,4 @@
-"""The operator's AWS account in one region: who is calling, and what a deployment needs beside its stack."""
+"""The operator's AWS account in one region: whose it is, and what a deployment needs besides its stack."""
 
 from __future__ import annotations
 
@@ -15,38 +15,25 @@ from botocore.exceptions import ConnectionError as AwsConnectionError
 from botocore.parsers import ResponseParserError
 from botocore.session import Session
 
-from hsm_enroll.errors import AwsError, HsmEnrollError, ThrottledError, UsageError
+from hsm_enroll.backend_api.answer import printable
+from hsm_enroll.errors import AwsError, HsmEnrollError
 from hsm_enroll.operator import aws
-from hsm_enroll.operator.answer import printable
 
 _CONFIG = Config(connect_timeout=10, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 5})
-_US_EAST_1 = "us-east-1"  # CreateBucket: the one region that must not be named
-_THROTTLED = {"Throttling", "ThrottlingException", "RequestLimitExceeded", "SlowDown", "TooManyRequestsException"}
-_NO_VALID_CREDENTIALS = {
-    "AuthFailure",
-    "ExpiredToken",
-    "ExpiredTokenException",
-    "InvalidAccessKeyId",
-    "InvalidClientTokenId",
-    "RequestExpired",
-    "SignatureDoesNotMatch",
-    "UnrecognizedClientException",
-}
-# HEAD has no body, so S3 gives no code of its own.
+_US_EAST_1 = "us-east-1"  # CreateBucket refuses a request that names it
+# An answer to HEAD has no body, so S3 cannot give a code of its own.
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _FORBIDDEN = {"403", "AccessDenied"}
 
 
 @dataclass(frozen=True)
 class Account:
-    """An account and a region.
+    """An account and a region. Every method raises the errors of `asking`.
 
     Attributes:
         account_id: twelve digits.
-        region: its name.
-        partition: AWS's word for the part of its cloud that the region is in, such as ``aws`` or ``aws-cn``.
-
-    Every method raises the errors of `asking`.
+        region: name of the region.
+        partition: the part of AWS's cloud that the region is in, such as ``aws`` or ``aws-cn``.
     """
 
     account_id: str
@@ -56,10 +43,10 @@ class Account:
 
     @classmethod
     def of_environment(cls) -> Account:
-        """Ask AWS whose the environment's credentials are (GetCallerIdentity).
+        """Return the account that the environment's credentials belong to (GetCallerIdentity).
 
         Raises:
-            UsageError: there are no credentials, AWS does not take them, or no region is set.
+            UsageError: there are no credentials, AWS rejected them, or no region is set.
         """
         session = aws.session()
         region = aws.region(session)
@@ -72,17 +59,17 @@ class Account:
 
     @property
     def code_bucket(self) -> str:
-        """Name of the bucket for the functions' zips; all deployments of account and region share it."""
+        """Name of the bucket for the functions' zips; all deployments in this account and region share it."""
         return f"hsm-enroll-code-{self.account_id}-{self.region}"
 
     @property
     def iot_arns(self) -> str:
-        """How the ARNs of AWS IoT begin in this account and region."""
+        """What every AWS IoT ARN of this account and region begins with."""
         return f"arn:{self.partition}:iot:{self.region}:{self.account_id}:"
 
     @cached_property
     def cloudformation(self) -> Any:
-        """A client of CloudFormation."""
+        """A client for CloudFormation."""
         return self._client("cloudformation")
 
     def data_endpoint(self) -> str:
@@ -92,28 +79,28 @@ class Account:
         return str(answer["endpointAddress"])
 
     def iot_policy(self, name: str) -> str:
-        """Return the document of an AWS IoT policy, as it is in force: that of its default version."""
+        """Return the document of an AWS IoT policy that is in force, that of its default version."""
         with asking("AWS IoT"):
             answer = self._client("iot").get_policy(policyName=name)
         return str(answer["policyDocument"])
 
     def unreserved_concurrency(self) -> int | None:
-        """Return how much concurrency of Lambda no function of the account has reserved; None if it is not told."""
+        """Return the Lambda concurrency that no function of the account has reserved; None if AWS does not say."""
         with asking("Lambda"):
             client = self._client("lambda")
             try:
                 limit = client.get_account_settings()["AccountLimit"]
             except ClientError:
-                return None  # no reason to stop: only the reservation depends on it
+                return None  # not a reason to stop: only the size of the reservation depends on it
         return int(limit["UnreservedConcurrentExecutions"])
 
     def upload(self, content: bytes) -> str:
-        """Put a zip into the code bucket, which is made if it is missing, and return its key: its SHA-256.
+        """Upload a zip to the code bucket and return its key, which holds its SHA-256.
 
-        Whatever the bucket was like, afterwards it is private and encrypts what it stores.
+        The bucket is created if it is missing. Whether it is new or not, it is made private and encrypting.
 
         Raises:
-            AwsError: somebody else has a bucket of that name.
+            AwsError: somebody else owns a bucket of that name.
         """
         digest = hashlib.sha256(content)
         key = f"{digest.hexdigest()}.zip"
@@ -128,18 +115,18 @@ class Account:
 
     @property
     def _own_bucket(self) -> dict[str, str]:
-        # Bucket names belong to the whole world, and this one can be guessed.
+        # Bucket names are global, and this one can be guessed.
         return {"Bucket": self.code_bucket, "ExpectedBucketOwner": self.account_id}
 
     def _prepare_bucket(self, s3: Any) -> None:
         try:
             s3.head_bucket(**self._own_bucket)
         except ClientError as error:
-            code = _code(error)
+            code = aws.code(error)
             if code in _FORBIDDEN:
                 raise AwsError(
-                    f"the bucket {self.code_bucket} is closed to your AWS identity, or is somebody else's",
-                    hint="You need s3:ListBucket on it. If it is somebody else's, deploy in another region.",
+                    f"your AWS identity has no access to the bucket {self.code_bucket}, or somebody else owns it",
+                    hint="You need s3:ListBucket on it. If somebody else owns it, deploy in another region.",
                 ) from error
             if code not in _MISSING:
                 raise
@@ -161,7 +148,7 @@ class Account:
         try:
             s3.head_object(**self._own_bucket, Key=key)
         except ClientError as error:
-            if _code(error) in _MISSING | _FORBIDDEN:  # 403 is what S3 says without s3:ListBucket
+            if aws.code(error) in _MISSING | _FORBIDDEN:  # without s3:ListBucket S3 answers 403 for what is missing
                 return False
             raise
         return True
@@ -173,15 +160,15 @@ class Account:
 
 @contextmanager
 def asking(service: str) -> Iterator[None]:
-    """Turn what AWS and its library raise inside the block into our errors.
+    """Translate what AWS and botocore raise inside the block into our errors.
 
     Args:
-        service: as a person calls it.
+        service: its usual name.
 
     Raises:
-        UsageError: AWS does not take the credentials.
-        ThrottledError: AWS is busy.
-        AwsError: AWS refuses, cannot be reached, or answers what its library does not understand.
+        UsageError: AWS rejected the credentials.
+        ThrottledError: the service is busy.
+        AwsError: the service refused, cannot be reached, or sent a response that botocore cannot read.
     """
     try:
         yield
@@ -189,20 +176,12 @@ def asking(service: str) -> Iterator[None]:
         raise _refused(service, error) from error
     except (HTTPClientError, AwsConnectionError) as error:
         raise AwsError(
-            f"{service} cannot be reached: {type(error).__name__}", hint="Check the network and AWS_REGION."
+            f"cannot reach {service}: {type(error).__name__}", hint="Check the network and AWS_REGION."
         ) from error
     except (BotoCoreError, ResponseParserError) as error:
-        raise AwsError(f"{service} cannot be asked: {printable(str(error))}") from error
+        raise AwsError(f"the request to {service} failed: {printable(str(error))}") from error
 
 
 def _refused(service: str, error: ClientError) -> HsmEnrollError:
-    code, message = _code(error), printable(str(error.response.get("Error", {}).get("Message", "")))
-    if code in _NO_VALID_CREDENTIALS:
-        return UsageError(f"AWS does not take these credentials: {message} ({code})", hint=aws.CREDENTIALS_HINT)
-    if code in _THROTTLED:
-        return ThrottledError(f"{service} is busy", hint="Wait a moment, then run the same command again.")
-    return AwsError(f"{service} refused {error.operation_name}: {message} ({code})")
-
-
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
+    refused = AwsError(f"{service} refused {error.operation_name}: {aws.reason(error)}")
+    return aws.common_refusal(service, error) or refused

@@ -1,4 +1,4 @@
-"""The operator's AWS credentials and region, found where AWS's own tools find them."""
+"""The operator's AWS credentials and region, found where AWS's own tools find them, and errors of any AWS service."""
 
 from __future__ import annotations
 
@@ -7,19 +7,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from botocore.credentials import ReadOnlyCredentials
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, ClientError
 from botocore.session import Session
 
-from hsm_enroll.errors import UsageError
+from hsm_enroll.backend_api.answer import printable
+from hsm_enroll.errors import HsmEnrollError, ThrottledError, UsageError
 
 CREDENTIALS_HINT = "Log in (aws sso login, aws login), name a profile in AWS_PROFILE, or set AWS_ACCESS_KEY_ID."
 _REGION_HINT = "Set AWS_REGION to the region of the deployment."
+_THROTTLED = {"Throttling", "ThrottlingException", "RequestLimitExceeded", "SlowDown", "TooManyRequestsException"}
+_REJECTED_CREDENTIALS = {
+    "AuthFailure",
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "InvalidAccessKeyId",
+    "InvalidClientTokenId",
+    "RequestExpired",
+    "SignatureDoesNotMatch",
+    "UnrecognizedClientException",
+}
 
 
 def session() -> Session:
-    """Return a session of this environment. Does *not* look for credentials yet.
+    """Return a session for this environment. Does *not* look for credentials yet.
 
-    AWS_REGION goes before AWS_DEFAULT_REGION, as it does in the AWS CLI; botocore knows only the latter.
+    AWS_REGION takes precedence over AWS_DEFAULT_REGION, as in the AWS CLI; botocore knows only the latter.
     """
     made = Session()
     if region := os.environ.get("AWS_REGION"):
@@ -31,7 +43,7 @@ def region(of: Session) -> str:
     """Return the session's region.
 
     Raises:
-        UsageError: it has none, or its configuration cannot be read.
+        UsageError: none is set, or AWS's configuration cannot be read.
     """
     with _configuration_faults():
         name = of.get_config_variable("region")
@@ -41,10 +53,10 @@ def region(of: Session) -> str:
 
 
 def credentials(of: Session) -> ReadOnlyCredentials:
-    """Return credentials to sign one request with; those that run out are renewed first, where they can be.
+    """Return credentials for signing one request. Those that have expired are renewed first, if they can be.
 
     Raises:
-        UsageError: there are none, or they have run out.
+        UsageError: there are none, or they have expired.
     """
     with _configuration_faults():
         found = of.get_credentials()
@@ -54,14 +66,42 @@ def credentials(of: Session) -> ReadOnlyCredentials:
 
 
 def ca_bundle(of: Session) -> str | None:
-    """Return the file of trust anchors that AWS's tools are told to use (AWS_CA_BUNDLE), or None.
+    """Return the file with the trust anchors that AWS's tools are configured to use (AWS_CA_BUNDLE), or None.
 
     Raises:
-        UsageError: the configuration cannot be read.
+        UsageError: AWS's configuration cannot be read.
     """
     with _configuration_faults():
         name = of.get_config_variable("ca_bundle")
     return name if isinstance(name, str) and name else None
+
+
+def code(error: ClientError) -> str:
+    """Return AWS's code for an error, or ""."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def reason(error: ClientError) -> str:
+    """Return AWS's message and code for an error, printable."""
+    message = printable(str(error.response.get("Error", {}).get("Message", "")))
+    return f"{message} ({code(error)})"
+
+
+def common_refusal(service: str, error: ClientError) -> HsmEnrollError | None:
+    """Return the error for what any AWS service may answer, or None if it is none of that.
+
+    Args:
+        service: its usual name.
+        error: what it answered.
+
+    Returns:
+        UsageError if the credentials were rejected, ThrottledError if the service is busy, else None.
+    """
+    if code(error) in _REJECTED_CREDENTIALS:
+        return UsageError(f"AWS rejected the credentials: {reason(error)}", hint=CREDENTIALS_HINT)
+    if code(error) in _THROTTLED:
+        return ThrottledError(f"{service} is busy", hint="Wait a moment, then run the same command again.")
+    return None
 
 
 @contextmanager

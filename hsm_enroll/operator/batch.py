@@ -1,7 +1,7 @@
-"""Many invites at once: a table of Things (CSV, RFC 4180) in, the same table with its invites out.
+"""Many invites at once: reads a table of Things (CSV, RFC 4180) and writes the same table with its invites.
 
-What comes out can go in again: rows that have their invite already are passed on as they are. So a batch that broke off
-half-way is finished by giving its output as the next input.
+The output is valid input: rows that already have their invite stay as they are. A batch that stopped half-way is
+finished by giving its output as the next input.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ Create = Callable[[Sequence[NewInvite]], list[CreatedInvite]]
 
 @dataclass(frozen=True, slots=True)
 class MadeInvite:
-    """A finished invite, as it is written down."""
+    """An invite as it is written to the table."""
 
     url: Secret
     id: str
     expires: str
 
     def to_json(self, asked: NewInvite) -> dict[str, Any]:
-        """Return the contract's document for an invite: the one place that shows a code."""
+        """Return the JSON document of ``invite create``: the one place that shows a code."""
         return {
             "invite": self.url.reveal(),
             "thing": asked.thing,
@@ -50,7 +50,7 @@ class MadeInvite:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of the table: its cells as they were written, what they ask for, and the invite once there is one."""
+    """One row of the table: its cells as written, the invite that they ask for, and that invite once it was made."""
 
     cells: dict[str, str]
     asked: NewInvite
@@ -62,7 +62,7 @@ class Batch:
     """A table of invites.
 
     Attributes:
-        columns: those of the input that ask for something, in its order.
+        columns: those of the input that describe an invite, in its order.
         rows: in the input's order.
     """
 
@@ -71,11 +71,11 @@ class Batch:
 
     @property
     def left(self) -> int:
-        """How many rows have no invite yet."""
+        """Number of rows without an invite."""
         return sum(row.made is None for row in self.rows)
 
     def to_csv(self) -> str:
-        """Return the table with the columns ``invite``, ``id`` and ``expires``; empty where there is none yet."""
+        """Return the table with the columns ``invite``, ``id`` and ``expires``, empty in rows without an invite."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow((*self.columns, *_MADE))
@@ -86,26 +86,26 @@ class Batch:
         return out.getvalue()
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Return the contract's documents of the invites that there are."""
+        """Return the JSON documents of the invites that were made."""
         return [row.made.to_json(row.asked) for row in self.rows if row.made]
 
 
 def made_invite(created: CreatedInvite, api_url: str) -> MadeInvite:
-    """Return an invite as it is written down."""
+    """Return an invite as it is written to the table."""
     return MadeInvite(created.url(api_url), created.id, instant(created.expires))
 
 
 def read(content: bytes) -> Batch:
-    """Read a table and check all of it.
+    """Read a table and check every row of it.
 
     Args:
         content: CSV in UTF-8, with or without a byte order mark, lines ended by LF or CRLF. Its header has ``thing``,
             and may have ``uses``, ``ttl``, ``ek_sha256``, ``existing_thing``; ``invite``, ``id`` and ``expires`` of an
-            earlier run. An empty cell is the default.
+            earlier run. An empty cell means the default.
 
     Raises:
-        UsageError: a row or the header breaks a rule; the message has the line's number and repeats no cell, since a
-            cell may hold a code.
+        UsageError: the header or a row is invalid. The message gives the line number and quotes no cell, since a cell
+            may hold a code.
     """
     try:
         text = content.decode("utf-8-sig")
@@ -121,21 +121,21 @@ def read(content: bytes) -> Batch:
         try:
             row = _row(header, cells)
             if row.asked.thing in seen:
-                raise UsageError(f"the same thing stands in line {seen[row.asked.thing]}", hint="Keep one of them.")
+                raise UsageError(f"line {seen[row.asked.thing]} has the same thing", hint="Keep one of the two.")
         except UsageError as error:
             raise UsageError(f"line {lines.line_num}: {error.message}", hint=error.hint) from None
         seen[row.asked.thing] = lines.line_num
         rows.append(row)
     if not rows:
-        raise UsageError("the table has no rows", hint="Below the header write one row for each Thing.")
+        raise UsageError("the table has no rows", hint="Below the header, write one row per Thing.")
     return Batch(tuple(column for column in header if column not in _MADE), tuple(rows))
 
 
 def create(batch: Batch, create_invites: Create, api_url: str) -> Iterator[Batch]:
-    """Make the invites that are left, up to 100 in a request; after each one, the batch as it then is.
+    """Make the missing invites, up to 100 in a request, and yield the batch after each request.
 
     Raises:
-        HsmEnrollError: as ``create_invites``; what was yielded before stays true.
+        HsmEnrollError: as ``create_invites``. The last batch that was yielded has all invites made before that.
     """
     left = [place for place, row in enumerate(batch.rows) if row.made is None]
     rows = list(batch.rows)
@@ -153,33 +153,33 @@ def _next(lines: Any) -> list[str] | None:
     try:
         cells: list[str] | None = next(lines, None)
     except csv.Error:
-        raise UsageError(f"line {lines.line_num}: this is no CSV", hint="Save the table as CSV, in UTF-8.") from None
+        raise UsageError(f"line {lines.line_num}: not valid CSV", hint="Save the table as CSV in UTF-8.") from None
     return cells
 
 
 def _header(cells: list[str] | None) -> tuple[str, ...]:
     names = tuple(cell.strip().lower() for cell in cells or ())
-    known = f"Columns, separated by commas: {', '.join(_ASKED)}."
+    known = f"The columns are {', '.join(_ASKED)}, separated by commas."
     if "thing" not in names:
-        raise UsageError("line 1: the table's header has no column 'thing'", hint=known)
+        raise UsageError("line 1: the header has no column 'thing'", hint=known)
     if not set(names) <= {*_ASKED, *_MADE}:
-        raise UsageError("line 1: the table's header has a column that is none of these", hint=known)
+        raise UsageError("line 1: the header has an unknown column", hint=known)
     if len(set(names)) < len(names):
-        raise UsageError("line 1: the table's header has a column twice", hint=known)
+        raise UsageError("line 1: the header has the same column twice", hint=known)
     return names
 
 
 def _row(header: tuple[str, ...], cells: list[str]) -> Row:
     if len(cells) != len(header):
-        raise UsageError(f"it has {len(cells)} cells, the header {len(header)}", hint="Write an empty cell as ,,.")
+        raise UsageError(f"{len(cells)} cells, but {len(header)} columns", hint="Write an empty cell as ,,.")
     written = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
     made = _made(*(Secret(written.pop(name, "")) for name in _MADE))
     uses, ttl = written.get("uses", ""), written.get("ttl", "")
     if uses and not _NUMBER.fullmatch(uses):
-        raise UsageError("uses is no number from 1 on", hint="An empty cell is 1.")
+        raise UsageError("uses must be a number, 1 or more", hint="An empty cell means 1.")
     flag = written.get("existing_thing", "").lower()
     if flag not in _FLAGS:
-        raise UsageError("existing_thing is neither true nor false", hint="An empty cell is false.")
+        raise UsageError("existing_thing must be true or false", hint="An empty cell means false.")
     asked = NewInvite(
         thing=written["thing"],
         uses=int(uses) if uses else 1,
@@ -196,6 +196,6 @@ def _made(url: Secret, invite_id: Secret, expires: Secret) -> MadeInvite | None:
     for value, form in ((url, _INVITE), (invite_id, _ID), (expires, _EXPIRES)):
         if not form.fullmatch(value.reveal()):
             raise UsageError(
-                "invite, id and expires are not what an earlier run wrote", hint="Empty all three to have a new invite."
+                "invite, id or expires is not as an earlier run wrote it", hint="Empty all three to get a new invite."
             )
     return MadeInvite(url, invite_id.reveal(), expires.reveal())

@@ -1,4 +1,4 @@
-"""The use cases of a deployment: from an account and this package to an enrollment API, and back."""
+"""The use cases of a deployment: deploy this package's backend to an AWS account, look at it, and delete it."""
 
 from __future__ import annotations
 
@@ -21,34 +21,35 @@ PolicyOrigin = Literal["default", "own"]
 Step = Callable[[str], AbstractContextManager[None]]
 Report = Callable[[str], None]
 
-# Outputs that name what a deleted stack leaves behind.
+# Outputs that name what remains after a stack was deleted.
 _RETAINED = ("PolicyName", "TableName")
-# Whatever somebody has set them to, a new deployment of the code leaves alone.
+# A deployment keeps the values that somebody has set for these.
 _TUNED = ("ReservedConcurrency", "ThrottleRate", "ThrottleBurst")
 _EMPTY: Mapping[str, Any] = {"Statement": []}
-_POLICY = "DevicePolicyDocument"  # the operator's own; empty, or missing in an older stack, is the template's
+_POLICY = "DevicePolicyDocument"  # the operator's own; empty, or missing in an older stack: the template's
 _LOOSE_HINT = (
-    "Limit each resource to one Thing, as topic/device/<thing>/* is, where <thing> stands for "
+    "Limit each resource to one Thing, as topic/device/<thing>/* does, where <thing> stands for "
     "${iot:Connection.Thing.ThingName}; or deploy the policy as it is with --allow-loose-policy."
 )
-_MISTAKES_HINT = "Correct the file and deploy again; --allow-loose-policy does not allow mistakes."
+_MISTAKES_HINT = "Correct the file and deploy again. --allow-loose-policy does not skip this check."
 _WANTED_CONCURRENCY = 10  # the template's default
-_UNRESERVABLE = 100  # PutFunctionConcurrency: what has to be left to the account's other functions
+_UNRESERVABLE = 100  # PutFunctionConcurrency: the account's other functions must keep this much
 
 
 @dataclass(frozen=True)
 class Status:
-    """A deployment as AWS shows it.
+    """A deployment as AWS describes it.
 
     Attributes:
-        stack: the stack's name.
-        region: where.
-        account_id: whose.
-        state: CloudFormation's word for the stack; None is no such stack.
+        stack: name of the stack.
+        region: its region.
+        account_id: its account.
+        state: CloudFormation's name for its state; None if there is no such stack.
         auth: who may enroll, or None.
-        device_policy: whose policy the devices have, the template's or the operator's own; None is no such stack.
-        outputs: ApiUrl, PolicyName, TableName, FunctionName: those that there are.
-        loose: what that policy allows without limiting it to one Thing; None if that is not known.
+        device_policy: whether the devices have the template's policy or the operator's own; None if there is no such
+            stack.
+        outputs: ApiUrl, PolicyName, TableName, FunctionName, as far as they exist.
+        loose: what that policy grants without limiting it to one Thing; None if that is not known.
     """
 
     stack: str
@@ -61,7 +62,7 @@ class Status:
     loose: tuple[LooseGrant, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as ``backend deploy --json`` and ``backend status --json`` show it."""
+        """Return it in the form of ``backend deploy --json`` and ``backend status --json``."""
         return {
             "stack": self.stack,
             "region": self.region,
@@ -83,11 +84,11 @@ class Deployed:
     """What `deploy` did.
 
     Attributes:
-        status: what there is now.
-        changed: whether anything had to be done.
-        notes: what the policy in force gets in the way of, if it is the operator's own; for a person.
-        policy_change: what the device policy says now and did not say before, and the other way round; None if there
-            was none before, or if it could not be read.
+        status: the deployment afterwards.
+        changed: whether anything was changed.
+        notes: what hsm-enroll does that the policy in force does not allow, if it is the operator's own; for a person.
+        policy_change: what the device policy gained and lost; None if there was none before, or if it could not be
+            read.
     """
 
     status: Status
@@ -96,7 +97,7 @@ class Deployed:
     policy_change: Change | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as ``backend deploy --json`` shows it."""
+        """Return it in the form of ``backend deploy --json``."""
         change = self.policy_change.to_json() if self.policy_change else None
         shown = {"changed": self.changed, "policyChange": change, "notes": list(self.notes)}
         return {**self.status.to_json(), **shown}
@@ -107,8 +108,9 @@ class Left:
     """What `delete` left in the account.
 
     Attributes:
-        policy_name, table_name: of the device policy and the ledger; None if the stack had none.
-        bucket: the bucket of the zips.
+        policy_name: name of the device policy; None if the stack had none.
+        table_name: name of the ledger's table; None if the stack had none.
+        bucket: name of the bucket with the functions' zips.
     """
 
     policy_name: str | None
@@ -116,7 +118,7 @@ class Left:
     bucket: str
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as ``backend delete --json`` shows it."""
+        """Return it in the form of ``backend delete --json``."""
         return {"policyName": self.policy_name, "tableName": self.table_name, "codeBucket": self.bucket}
 
 
@@ -129,30 +131,27 @@ def deploy(
     policy: DevicePolicy | None = None,
     loose_allowed: bool = False,
 ) -> Deployed:
-    """Bring the backend of this package to the account and region of the environment, or up to date there.
+    """Deploy this package's backend to the account and region of the environment, or update it there.
+
+    Does *not* call the deployed API.
 
     Args:
-        name: the stack's.
-        auth: who may enroll; None leaves it as it is, and is ``invite`` at first.
-        step: shows that something takes its time.
-        report: told of each resource that is ready.
-        policy: what devices may do; None leaves it as it is, and is the template's at first.
+        name: name of the stack.
+        auth: who may enroll; None keeps the present value, and means ``invite`` in a first deployment.
+        step: entered while something takes time.
+        report: called for each resource that is ready.
+        policy: what devices may do; None keeps the present policy, and means the template's in a first deployment.
         loose_allowed: whether that policy may grant what is not limited to one Thing.
 
-    Returns:
-        What there is now.
-
     Raises:
-        UsageError: no region or credentials, or none that AWS takes; or a policy with mistakes, or a loose one.
+        UsageError: there is no region or are no valid credentials; or the policy has mistakes, or is loose.
         ThrottledError: AWS is busy.
         PackageError: the zip cannot be built.
-        AwsError: AWS refused, or a resource could not be made; a first deployment that fails leaves no resource.
-
-    Does not call the deployed API.
+        AwsError: AWS refused, or a resource failed. If a first deployment fails, it leaves no resources behind.
     """
     source = backend_folder()
     template = _read_template()
-    with step("asking AWS for account and endpoint"):
+    with step("asking AWS for the account and its endpoint"):
         account = Account.of_environment()
         _check(policy, account, loose_allowed)
         endpoint = account.data_endpoint()
@@ -188,7 +187,7 @@ def deploy(
 
 
 def status(name: str) -> Status:
-    """Look at a deployment; that there is none is no error.
+    """Return the state of a deployment; it is not an error if there is none.
 
     Raises:
         UsageError, ThrottledError, AwsError: as `deploy`.
@@ -198,14 +197,14 @@ def status(name: str) -> Status:
 
 
 def delete(name: str, report: Report) -> Left | None:
-    """Delete a deployment, but for the device policy and the ledger: enrolled devices go on working.
+    """Delete a deployment, except for the device policy and the ledger: enrolled devices keep working.
 
     Args:
-        name: the stack's.
-        report: told of each resource that is gone.
+        name: name of the stack.
+        report: called for each resource that is deleted.
 
     Returns:
-        What stays; None if there was no such deployment.
+        What remains, or None if there was no such deployment.
 
     Raises:
         UsageError, ThrottledError, AwsError: as `deploy`.
@@ -221,11 +220,7 @@ def delete(name: str, report: Report) -> Left | None:
 
 
 def _check(policy: DevicePolicy | None, account: Account, loose_allowed: bool) -> None:
-    """Look for reasons not to deploy a policy.
-
-    Raises:
-        UsageError: it has mistakes; or it is loose, and may not be.
-    """
+    """Raise UsageError if a policy has mistakes, or if it is loose and must not be."""
     if policy is None or policy == TEMPLATES_OWN:
         return
     wrong = mistakes(policy.policy, account.iot_arns)
@@ -241,9 +236,9 @@ def _lines(things: Iterable[object]) -> str:
 
 
 def _own_policy(described: Description) -> Policy | None:
-    """Return the operator's own policy, one without statements if it is the template's; None if it is not known.
+    """Return the operator's own policy, or one without statements if the template's is in force.
 
-    Somebody may have set the stack's parameter to anything.
+    None if the stack's parameter is not a policy: somebody may have set it to anything.
     """
     try:
         return Policy.parse(described.parameters.get(_POLICY) or _EMPTY)
@@ -257,7 +252,7 @@ def _notes(account: Account, described: Description | None) -> tuple[str, ...]:
 
 
 def _policy_in_force(account: Account, described: Description, report: Report) -> Policy | None:
-    """Return the device policy that AWS IoT has; None if it cannot be read, which stops no deployment."""
+    """Return the device policy in force in AWS IoT; None if it cannot be read, which does not stop a deployment."""
     name = described.outputs.get("PolicyName")
     if name is None:
         return None
@@ -269,7 +264,7 @@ def _policy_in_force(account: Account, described: Description, report: Report) -
 
 
 def _reservable(account: Account) -> int:
-    """Return how much concurrency to set aside: nothing in an account so small that Lambda would refuse it."""
+    """Return how much concurrency to reserve: none in an account so small that Lambda would refuse it."""
     unreserved = account.unreserved_concurrency()
     if unreserved is not None and unreserved - _WANTED_CONCURRENCY < _UNRESERVABLE:
         return 0
@@ -297,7 +292,7 @@ def _read_template() -> str:
     try:
         return file.read_text(encoding="utf-8")
     except OSError as error:
-        raise HsmEnrollError(f"{file} cannot be read: {error.strerror}", hint="Install hsm-enroll anew.") from error
+        raise HsmEnrollError(f"{file} cannot be read: {error.strerror}", hint="Reinstall hsm-enroll.") from error
 
 
 def _silent(_: str) -> None:

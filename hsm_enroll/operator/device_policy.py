@@ -1,17 +1,17 @@
-"""An operator's own device policy: read, checked for what lets one device reach another, and compared.
+"""An operator's own device policy: read, checked for grants that let one device reach another's topics, and compared.
 
-What is wrong with a policy, whatever it allows, is a matter of its own: `policy_mistakes`.
+What is wrong with a policy, whatever it allows, is the subject of `policy_mistakes`.
 
-A grant is tight if no two Things can both make use of it in the same place. That takes more than the Thing's name
-somewhere in the resource:
+A grant is tight if no two Things can use it for the same topic, client id, shadow or job. It is not enough that the
+Thing's name is somewhere in the resource:
 
-- the name stands behind a fixed first level, since a Thing may have the name of any topic's first level;
-- it is a whole level, since ``device/${...}*`` gives Thing ``a`` what belongs to Thing ``ab``;
-- no wildcard comes before it, since a wildcard matches levels too, and another Thing's name among them;
-- no other resource has a level of its own where this one has the name: with ``site/${...}/*`` beside
-  ``site/line1/${...}``, a Thing called ``line1`` reaches everybody.
+- a fixed first level must come before the name, since a Thing may be named like the first level of any topic;
+- the name must be a whole level, since ``device/${...}*`` gives Thing ``a`` what belongs to Thing ``ab``;
+- no wildcard may come before it, since a wildcard matches whole levels, and among them another Thing's name;
+- no other resource may have a fixed level where this one has the name: with ``site/${...}/*`` and
+  ``site/line1/${...}``, a Thing named ``line1`` reaches everybody's topics.
 
-``${iot:ClientId}`` binds nothing: the device chooses it, at most within what the policy lets it connect as.
+``${iot:ClientId}`` limits nothing: the device chooses it, within what the policy lets it connect as.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from hsm_enroll.backend_api.answer import printable
 from hsm_enroll.errors import UsageError
 from hsm_enroll.iot_policy import (
     CLIENT_ID,
@@ -32,19 +33,18 @@ from hsm_enroll.iot_policy import (
     PolicyUnreadableError,
     allows,
 )
-from hsm_enroll.operator.answer import printable
 
-_VERSION = "2012-10-17"  # an earlier version knows no variables
+_VERSION = "2012-10-17"  # earlier versions have no variables
 _THING = f"${{{THING_NAME}}}"
 _CLIENT = f"${{{CLIENT_ID}}}"
 _NAME_OF_A_THING = re.compile(r"[a-zA-Z0-9:_-]{1,128}")
-# A policy's wildcards, MQTT's, and the beginning of a variable.
+# Wildcards of policies and of MQTT, and the beginning of a variable.
 _NOT_LITERAL = re.compile(r"[*?+#]|\$\{")
 _RULES = ["$aws", "rules"]
 _REGISTRY = ["$aws", "things"]
 
-# Service Authorization Reference, AWS IoT and AWS IoT Jobs: what each of these is about. All others are for operators,
-# or for what devices have in common.
+# The kind of resource of each action (Service Authorization Reference, AWS IoT and AWS IoT Jobs). All other actions are
+# for operators, or for what devices share.
 _KINDS = {
     "iot:connect": "client",
     "iot:publish": "topic",
@@ -63,22 +63,22 @@ _KINDS = {
 }
 _OF_TOPICS = {"topic", "topicfilter"}
 
-_SEVERAL_ACTIONS = "a wildcard allows several actions: name the ones that devices need"
-_OTHER_ACTION = "what this action gives a device is not checked"
+_SEVERAL_ACTIONS = "a wildcard allows several actions; list those that devices need"
+_OTHER_ACTION = "this action cannot be checked"
 _UNBOUND = "it is not limited to one Thing"
-_BY_CLIENT_ID = "a device chooses its own client id, so that limits nothing"
-_ROOT = "put a fixed level before <thing>: a Thing could be named after another topic's first level"
+_BY_CLIENT_ID = "a device chooses its own client id, so this limits nothing"
+_ROOT = "put a fixed level before <thing>: a Thing could be named like the first level of another topic"
 _VARIES_BEFORE = "a wildcard or a variable comes before <thing>"
-_PART_OF_A_LEVEL = "<thing> has to be a whole level, or Thing a can reach what belongs to Thing ab"
+_PART_OF_A_LEVEL = "<thing> must be a whole level, or Thing a can reach what belongs to Thing ab"
 _RESERVED = "this reserved topic of AWS IoT does not belong to one Thing"
-_SHARED = "a shared subscription can take messages that are meant for other devices"
+_SHARED = "a shared subscription can receive messages that are meant for other devices"
 
 _CANNOT = "cannot be deployed"
-_HINT = "An AWS IoT policy is JSON: a Version, and statements with Effect, Action, Resource and, if needed, Condition."
+_HINT = "An AWS IoT policy is JSON with a Version and statements of Effect, Action, Resource and, if needed, Condition."
 
 _ORDINARY = "gateway-17"  # a Thing like any other
 _TAKES_OVER = (
-    "publish and subscribe will connect as <thing> itself and end the connection of a program that does: "
+    "publish and subscribe will connect as <thing> and disconnect a program that is connected under that client id: "
     f"allow client/{_THING}/* too"
 )
 _NO_CLIENT_ID = (
@@ -90,12 +90,12 @@ _NO_FIRST_MESSAGE = (
 
 
 class DevicePolicy(NamedTuple):
-    """A policy that an operator wants deployed.
+    """A policy that an operator wants to deploy.
 
     Attributes:
-        file: where it comes from, for messages.
-        policy: what it says.
-        text: its document, as compact JSON in ASCII; "" stands for the template's own policy.
+        file: name of its file, for messages.
+        policy: the parsed policy.
+        text: the document as compact JSON in ASCII; "" stands for the template's own policy.
     """
 
     file: str
@@ -107,11 +107,11 @@ TEMPLATES_OWN = DevicePolicy("", Policy(()), "")
 
 
 class LooseGrant(NamedTuple):
-    """Something that a policy allows, and that is not bound to one Thing.
+    """Something that a policy allows without limiting it to one Thing.
 
     Attributes:
-        actions: as the policy has them.
-        resource: the same, without the beginning that all of this account's ARNs share.
+        actions: as in the policy.
+        resource: as in the policy, without the beginning that all ARNs of this account share.
         why: what is loose about it.
     """
 
@@ -130,7 +130,7 @@ class Rule(NamedTuple):
         effect: Allow or Deny.
         action: such as ``iot:Publish``.
         resource: an ARN, or ``*``.
-        condition: operator and key with their values, by name; empty if it holds always.
+        condition: operators, keys and values, sorted by name; empty if the rule is unconditional.
     """
 
     effect: str
@@ -139,7 +139,7 @@ class Rule(NamedTuple):
     condition: tuple[tuple[str, str, tuple[str, ...]], ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as ``backend deploy --json`` shows it; the condition as a policy has it."""
+        """Return it in the form of ``backend deploy --json``, with the condition as in a policy."""
         condition: dict[str, dict[str, list[str]]] = {}
         for operator, key, values in self.condition:
             condition.setdefault(operator, {})[key] = list(values)
@@ -148,17 +148,18 @@ class Rule(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What one policy says and another does not.
+    """The difference between two policies.
 
     Attributes:
-        removed, added: in the order of the policy that has them.
+        removed: rules of the first policy only, in its order.
+        added: rules of the second policy only, in its order.
     """
 
     removed: tuple[Rule, ...]
     added: tuple[Rule, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as ``backend deploy --json`` shows it."""
+        """Return it in the form of ``backend deploy --json``."""
         return {
             "removed": [rule.to_json() for rule in self.removed],
             "added": [rule.to_json() for rule in self.added],
@@ -168,14 +169,14 @@ class Change(NamedTuple):
 def read(content: bytes, file: str) -> DevicePolicy:
     """Read a device policy.
 
+    Does *not* check what it allows; `loose_grants` does. Does *not* check whether that makes sense; `mistakes` does.
+
     Args:
         content: JSON in UTF-8, with or without a byte order mark.
-        file: its name, for messages.
+        file: name of its file, for messages.
 
     Raises:
-        UsageError: it is none, AWS IoT would not take it, or it says something that is not evaluated here.
-
-    Does *not* check what it allows, as `loose_grants` does, nor whether that makes sense, as `mistakes` does.
+        UsageError: it is not a policy, AWS IoT would refuse it, or it uses something that cannot be evaluated here.
     """
     try:
         text = content.decode("utf-8-sig")
@@ -187,15 +188,15 @@ def read(content: bytes, file: str) -> DevicePolicy:
         raise UsageError(f"{file} {_CANNOT}: {error}", hint=_HINT) from error
     document = json.loads(text)
     if not _is_text(document):
-        raise UsageError(f"{file} {_CANNOT}: it has half of a surrogate pair", hint=_HINT)
+        raise UsageError(f"{file} {_CANNOT}: it contains half of a surrogate pair", hint=_HINT)
     if "Version" not in document:
         raise UsageError(f'{file} {_CANNOT}: it has no Version; add "Version": "{_VERSION}"', hint=_HINT)
     if document["Version"] != _VERSION:
-        raise UsageError(f"{file} {_CANNOT}: its Version has to be {_VERSION}", hint=_HINT)
+        raise UsageError(f"{file} {_CANNOT}: its Version must be {_VERSION}", hint=_HINT)
     if not policy.statements:
         raise UsageError(f"{file} {_CANNOT}: it has no statements", hint=_HINT)
-    # In ASCII: CloudFormation has question marks for the other characters of a parameter. That, and white space inside
-    # strings, count as AWS IoT would count them, or more.
+    # In ASCII, since CloudFormation replaces all other characters of a parameter by question marks. Escapes, and white
+    # space inside strings, count at least as much here as they do in AWS IoT.
     compact = json.dumps(document, separators=(",", ":"))
     if len(compact) > MAX_DOCUMENT_CHARACTERS:
         raise UsageError(
@@ -206,16 +207,15 @@ def read(content: bytes, file: str) -> DevicePolicy:
 
 
 def loose_grants(policy: Policy, arns: str) -> list[LooseGrant]:
-    """Return what a policy allows without binding it to one Thing; none means that it is tight.
+    """Return what a policy allows without limiting it to one Thing; an empty list means that it is tight.
 
     With a tight policy, no two Things may publish or receive on the same topic, retain a message there, subscribe to a
     filter that covers the other's topic, connect with the same client id, or reach the same shadow or job.
+    Does *not* consider Deny statements and conditions: both can only take something away.
 
     Args:
         policy: any.
-        arns: how the ARNs of AWS IoT in the account and region begin: ``arn:PARTITION:iot:REGION:ACCOUNT:``.
-
-    Does *not* look at statements that deny, nor at conditions: both can only take away.
+        arns: what the AWS IoT ARNs of the account and region begin with: ``arn:PARTITION:iot:REGION:ACCOUNT:``.
     """
     grants = list(_grants(policy, arns))
     reasons = [(grant, _why_loose(grant, arns)) for grant in grants]
@@ -228,13 +228,14 @@ def loose_grants(policy: Policy, arns: str) -> list[LooseGrant]:
 
 
 def notes(policy: Policy, arns: str) -> list[str]:
-    """Return what of hsm-enroll's own doings a policy gets in the way of, in a line each.
+    """Return what hsm-enroll does that a policy does not allow, one line for each.
+
+    Does *not* find rules about a certain Thing or about attributes of Things: it evaluates the policy for an ordinary
+    one.
 
     Args:
         policy: any.
         arns: as for `loose_grants`.
-
-    Does *not* know what is said about a certain Thing, or about the attributes of some: it asks for an ordinary one.
     """
     own = f"{_ORDINARY}/publish"
 
@@ -252,7 +253,7 @@ def notes(policy: Policy, arns: str) -> list[str]:
 
 
 def _is_text(document: Any) -> bool:
-    r"""Whether every string in it is Unicode text: JSON can say ``\ud800`` alone (RFC 8259 §8.2)."""
+    r"""Whether every string in it is valid Unicode: JSON allows a lone ``\ud800`` (RFC 8259 §8.2)."""
     try:
         json.dumps(document, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError:
@@ -261,12 +262,12 @@ def _is_text(document: Any) -> bool:
 
 
 def short(resource: str) -> str:
-    """Return a resource as a person is shown it: ``<thing>`` for the variable, and nothing that steers a terminal."""
+    """Return a resource for a person to read: ``<thing>`` instead of the variable, and no control characters."""
     return printable(resource.replace(_THING, "<thing>"))
 
 
 def compare(before: Policy, after: Policy) -> Change:
-    """Return what the one says and the other does not, whichever way it is put together in statements."""
+    """Return the difference between two policies, however their rules are grouped in statements."""
     old, new = dict.fromkeys(_rules(before)), dict.fromkeys(_rules(after))
     return Change(
         removed=tuple(rule for rule in old if rule not in new), added=tuple(rule for rule in new if rule not in old)
@@ -284,10 +285,10 @@ class _Grant(NamedTuple):
     """One action allowed on one resource.
 
     Attributes:
-        action: as the policy has it.
-        wanted: the kind of resource that the action is about; None if it is none of those that are known here.
-        resource: as the policy has it.
-        shown: the same without the beginning that all of this account's ARNs share.
+        action: as in the policy.
+        wanted: the kind of resource that the action applies to; None for an action that is unknown here.
+        resource: as in the policy.
+        shown: the resource without the beginning that all ARNs of this account share.
     """
 
     action: str
@@ -297,27 +298,27 @@ class _Grant(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """The kind of the resource, such as ``topic``."""
+        """Kind of the resource, such as ``topic``."""
         return self.shown.partition("/")[0]
 
     @property
     def levels(self) -> list[str]:
-        """The resource's name, by its levels."""
+        """Levels of the resource's name."""
         return self.shown.partition("/")[2].split("/")
 
     @property
     def before(self) -> list[str]:
-        """The literal levels that come first.
+        """The literal levels at the beginning.
 
-        ``$aws/rules/RULE/TOPIC`` (Basic Ingest) hands a message to a rule as if it had been published to TOPIC, so the
-        levels are those of TOPIC.
+        ``$aws/rules/RULE/TOPIC`` (Basic Ingest) gives a message to a rule as if it had been published to TOPIC, so
+        these are the levels of TOPIC.
         """
         before = list(itertools.takewhile(_is_literal, self.levels))
         return before[3:] if before[:2] == _RULES and len(before) > 2 else before
 
     @property
     def after(self) -> list[str]:
-        """The levels after `before`, the Thing's name being the first of them where it is bound to the Thing."""
+        """The levels after `before`; the first is the Thing's name if the grant is limited to one Thing."""
         return list(itertools.dropwhile(_is_literal, self.levels))
 
 
@@ -332,14 +333,14 @@ def _grants(policy: Policy, arns: str) -> Iterator[_Grant]:
         wanted = {action: _KINDS.get(action.lower()) for action in statement.actions}
         for resource, action in itertools.product(statement.resources, statement.actions):
             grant = _Grant(action, wanted[action], resource, resource.removeprefix(arns))
-            # A statement of several actions and resources has pairs that make no sense. AWS IoT never asks about them,
-            # as long as each resource fits one of the actions.
+            # A statement of several actions and resources has pairs that make no sense. AWS IoT never evaluates those.
+            # So they are left out if the resource fits another of the actions.
             if grant.wanted in (None, grant.kind) or grant.kind not in wanted.values():
                 yield grant
 
 
 def _why_loose(grant: _Grant, arns: str) -> str | None:
-    """Return what is loose about a grant, whatever others there are; None if nothing is."""
+    """Return what is loose about a grant by itself; None if it is tight."""
     if "*" in grant.action or "?" in grant.action:
         return _SEVERAL_ACTIONS
     if grant.wanted is None:
@@ -354,7 +355,7 @@ def _why_loose(grant: _Grant, arns: str) -> str | None:
 
 
 def _why_loose_name(first: str) -> str | None:
-    """Of a client id, or of a Thing with or without the name of a shadow: by its first level."""
+    """As `_why_loose`, for the first level of a client id, or of a Thing with or without the name of a shadow."""
     if first == _THING:
         return None
     if _CLIENT in first:
@@ -384,10 +385,10 @@ def _why_unbound(level: str, after: list[str]) -> str:
 
 
 def _overlapping(grants: list[_Grant]) -> Iterator[tuple[_Grant, str]]:
-    """Yield the grants that give a Thing of a certain name what another one gives other Things, and why."""
+    """Yield the grants that give a Thing of a certain name what another grant gives to other Things, and why."""
     for grant in grants:
         if len(grant.after) == 1:
-            continue  # one topic for each Thing, and nothing below it
+            continue  # one topic per Thing, and nothing below it
         depth = len(grant.before)
         for other in grants:
             taken = "".join(other.before[depth : depth + 1])

@@ -1,4 +1,4 @@
-"""Which API is the deployment's: the output ``ApiUrl`` of its CloudFormation stack."""
+"""The URL of a deployment's API: the output ``ApiUrl`` of its CloudFormation stack."""
 
 from __future__ import annotations
 
@@ -8,34 +8,24 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError  # noqa: A004 - its name
 from botocore.session import Session
 
-from hsm_enroll.errors import BackendRefusedError, BackendUnreachableError, HsmEnrollError, ThrottledError, UsageError
+from hsm_enroll.backend_api.answer import printable
+from hsm_enroll.errors import BackendRefusedError, BackendUnreachableError, HsmEnrollError, UsageError
 from hsm_enroll.operator import aws
-from hsm_enroll.operator.answer import printable
 
 DEFAULT_STACK = "hsm-enroll"
 
 _OUTPUT = "ApiUrl"
 _CONFIG = Config(connect_timeout=10, read_timeout=30, retries={"mode": "standard", "total_max_attempts": 3})
-_NAME_HINT = "Deploy it with hsm-enroll backend deploy, name another with --stack, or the API itself with --api."
-_THROTTLED = {"Throttling", "ThrottlingException", "RequestLimitExceeded"}
-_NO_VALID_CREDENTIALS = {
-    "ExpiredToken",
-    "ExpiredTokenException",
-    "InvalidClientTokenId",
-    "UnrecognizedClientException",
-    "SignatureDoesNotMatch",
-    "RequestExpired",
-}
+_NAME_HINT = "Deploy it with hsm-enroll backend deploy, name another stack with --stack, or the API's URL with --api."
 
 
 def find_api_url(stack: str = DEFAULT_STACK) -> str:
-    """Ask CloudFormation for a deployment's API (DescribeStacks), with the credentials of this environment.
+    """Ask CloudFormation for the URL of a deployment's API (DescribeStacks), with this environment's credentials.
+
+    Does *not* check the URL.
 
     Args:
-        stack: the stack's name.
-
-    Returns:
-        The URL, not checked.
+        stack: name of the stack.
 
     Raises:
         UsageError: there is no such stack in the region, it has no API yet, or there are no valid credentials.
@@ -63,27 +53,22 @@ def _describe(session: Session, stack: str, region: str) -> dict[str, Any]:
         raise _refused(error, stack, region) from error
     except (ConnectionError, HTTPClientError) as error:
         raise BackendUnreachableError(
-            f"CloudFormation in {region} cannot be reached: {type(error).__name__}",
+            f"cannot reach CloudFormation in {region}: {type(error).__name__}",
             sent=False,
-            hint="Check the network and AWS_REGION, or name the API itself with --api.",
+            hint="Check the network and AWS_REGION, or give the API's URL with --api.",
         ) from error
     except BotoCoreError as error:
-        raise UsageError(f"CloudFormation cannot be asked: {printable(str(error))}", hint=_NAME_HINT) from error
+        raise UsageError(f"the request to CloudFormation failed: {printable(str(error))}", hint=_NAME_HINT) from error
     stacks: list[dict[str, Any]] = answer["Stacks"]
     return stacks[0]
 
 
 def _refused(error: ClientError, stack: str, region: str) -> HsmEnrollError:
-    told = error.response.get("Error", {})
-    code, message = str(told.get("Code", "")), printable(str(told.get("Message", "")))
-    if code == "ValidationError":
+    if aws.code(error) == "ValidationError":
         return UsageError(f"there is no stack {stack!r} in {region}", hint=_NAME_HINT)
-    if code in _THROTTLED:
-        return ThrottledError("CloudFormation is busy", hint="Wait a moment, then try again.")
-    if code in _NO_VALID_CREDENTIALS:
-        return UsageError(f"AWS does not take these credentials: {message} ({code})", hint=aws.CREDENTIALS_HINT)
-    return BackendRefusedError(
-        f"CloudFormation refused to describe the stack {stack!r}: {message} ({code})",
-        problem_code=code,
-        hint="Your AWS identity needs cloudformation:DescribeStacks; or name the API itself with --api.",
+    refused = BackendRefusedError(
+        f"CloudFormation refused to describe the stack {stack!r}: {aws.reason(error)}",
+        problem_code=aws.code(error),
+        hint="Your AWS identity needs cloudformation:DescribeStacks; or give the API's URL with --api.",
     )
+    return aws.common_refusal("CloudFormation", error) or refused

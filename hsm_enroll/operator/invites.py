@@ -1,4 +1,4 @@
-"""What an invite may be asked for: the rules of the contract, checked before anybody is called."""
+"""The rules for a new invite (``lambda/openapi.yaml``), checked before a request is sent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from hsm_enroll.errors import UsageError
 
 MOST_IN_A_REQUEST = 100
-LARGEST_BODY_BYTES = 16 * 1024  # of any request (INTERFACE, HTTP API)
+LARGEST_BODY_BYTES = 16 * 1024  # of any request to the API
 DEFAULT_TTL_SECONDS = 24 * 3600
 
 # A Thing's name is its certificate's CN, of at most 64 characters (RFC 5280, upper bound ub-common-name).
@@ -30,13 +30,14 @@ class NewInvite:
 
     Args:
         thing: a Thing's name ``[a-zA-Z0-9:_-]{1,64}``, or a prefix of names followed by ``*``.
-        uses: how many Things it may enroll.
+        uses: how many Things may be enrolled with it, 1 to 1,000,000; more than 1 only for a prefix.
         ttl_seconds: how long it is valid, one minute to 365 days.
-        ek_sha256: fingerprint of the one TPM's endorsement key certificate that it is for, in hexadecimal; None is any.
-        existing_thing: whether it may take over a Thing that AWS IoT has and the backend does not know.
+        ek_sha256: SHA-256 of the endorsement key certificate of the one TPM that it is for, in hexadecimal; None is any
+            device.
+        existing_thing: whether it may take over a Thing that exists in AWS IoT and is unknown to the backend.
 
     Raises:
-        UsageError: it breaks one of these rules; the values are not repeated.
+        UsageError: a value is invalid; the message does not repeat it.
     """
 
     thing: str
@@ -48,22 +49,22 @@ class NewInvite:
     def __post_init__(self) -> None:
         if not _THING.fullmatch(self.thing):
             raise UsageError(
-                "thing is no Thing's name",
-                hint="A name has 1 to 64 of the characters a-z A-Z 0-9 : _ -, a prefix of names ends in *.",
+                "thing is not a valid Thing name",
+                hint="A name has 1 to 64 of the characters a-z A-Z 0-9 : _ -, and a prefix of names ends in *.",
             )
         if not 1 <= self.uses <= _MOST_USES:
-            raise UsageError("uses is no number from 1 on", hint=f"Up to {_MOST_USES}.")
+            raise UsageError("uses must be a number, 1 or more", hint=f"At most {_MOST_USES:,}.")
         if self.uses > 1 and not self.thing.endswith("*"):
             raise UsageError(
-                "uses of more than 1 need a prefix of names", hint="One Thing needs one use; write the prefix with *."
+                "more than one use needs a prefix of names", hint="One Thing needs one use; a prefix ends in *."
             )
         if not _SHORTEST_SECONDS <= self.ttl_seconds <= _LONGEST_SECONDS:
-            raise UsageError("ttl is not between 1m and 365d", hint="Write a time like 30m, 24h or 7d.")
+            raise UsageError("ttl must be between 1m and 365d", hint="Give a time like 30m, 24h or 7d.")
         if self.ek_sha256 is not None and not _SHA256.fullmatch(self.ek_sha256):
-            raise UsageError("ek_sha256 is no SHA-256", hint="It has 64 hexadecimal digits, without colons.")
+            raise UsageError("ek_sha256 is not a SHA-256", hint="Give 64 hexadecimal digits, without colons.")
 
     def to_json(self) -> dict[str, Any]:
-        """Return one member of the request's ``invites``."""
+        """Return an item of the request's ``invites``."""
         members: dict[str, Any] = {"thing": self.thing, "uses": self.uses, "ttlSeconds": self.ttl_seconds}
         if self.ek_sha256 is not None:
             members["ekSha256"] = self.ek_sha256.lower()
@@ -73,12 +74,12 @@ class NewInvite:
 
 
 def body(invites: Sequence[NewInvite]) -> bytes:
-    """Return the request's body. Does *not* check its size; :func:`fitting` does."""
+    """Return the body of the request. Does *not* check its size; :func:`fitting` does."""
     return _compact({"invites": [invite.to_json() for invite in invites]})
 
 
 def fitting(invites: Sequence[NewInvite]) -> int:
-    """Return how many of the first invites one request can hold: 100, and fewer where their body grew too large."""
+    """Return how many of the first invites fit into one request: 100, or fewer if the body would be too large."""
     size = len(body([]))
     for count, invite in enumerate(invites[:MOST_IN_A_REQUEST]):
         size += len(_compact(invite.to_json())) + 1
@@ -92,12 +93,12 @@ def _compact(value: object) -> bytes:
 
 
 def ttl_seconds(text: str) -> int:
-    """Read a time like ``30m``, ``24h`` or ``7d``. Does *not* check its bounds; :class:`NewInvite` does.
+    """Parse a time like ``30m``, ``24h`` or ``7d``. Does *not* check its bounds; :class:`NewInvite` does.
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is not a time.
     """
     match = _TTL.fullmatch(text)
     if match is None:
-        raise UsageError("ttl is no time", hint="Write a time like 30m, 24h or 7d.")
+        raise UsageError("ttl is not a valid time", hint="Give a time like 30m, 24h or 7d.")
     return int(match[1]) * _UNIT_SECONDS[match[2]]

@@ -1,8 +1,8 @@
 """The Lambda function's zip: handler, backend, and the wheels of ``requirements.txt``.
 
-The wheels are Lambda's, whatever machine builds: CPython's, for Linux with glibc 2.17 or newer. The same input gives
-the same bytes, wherever it lies and whenever it is built; of the machine, only another deflate than zlib's (zlib-ng's,
-say) changes them. boto3 comes with Lambda's Python.
+The wheels are those for Lambda, whatever machine builds the zip: for CPython on Linux with glibc 2.17 or newer. The
+same input gives the same bytes, in any folder and at any time. Only a machine with another deflate implementation than
+zlib's (zlib-ng, for example) gives other bytes. boto3 is not included: it comes with Lambda's Python.
 """
 
 from __future__ import annotations
@@ -19,37 +19,32 @@ from pathlib import Path
 from hsm_enroll.errors import PackageError
 
 MACHINES = {"arm64": "aarch64", "x86_64": "x86_64"}
-"""Lambda's name of an architecture → a wheel's."""
+"""Architectures, by Lambda's name, with the name that wheels have for them."""
 ARCHITECTURE = "arm64"
-"""The template's ``Architectures``."""
+"""As in the template's ``Architectures``."""
 PYTHON = "3.11"
-"""The template's ``Runtime``, and the one that the tests run on."""
+"""As in the template's ``Runtime``; the tests run on the same version."""
 MAX_SIZE = 10_000_000
-"""Bytes. Lambda takes 50 MB in a direct upload, and each megabyte is time in a cold start."""
+"""In bytes. Lambda accepts 50 MB in a direct upload, but each megabyte makes a cold start slower."""
 
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can say
-# What pip notes about its own work.
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip can hold
+# Written by pip about the installation.
 _INSTALLERS = {"INSTALLER", "RECORD", "REQUESTED", "direct_url.json"}
 
 
 def build(
     source: Path, *, architecture: str = ARCHITECTURE, python: str = PYTHON, interpreter: str | Path = sys.executable
 ) -> bytes:
-    """Build the zip.
+    """Build the zip and return its bytes. Does *not* check that the function works.
 
     Args:
         source: the folder with ``handler.py``, ``enrollment_backend`` and ``requirements.txt``.
         architecture: one of `MACHINES`.
         python: version of the function's Python, ``X.Y``.
-        interpreter: Python with pip; pip finds the wheels where its own configuration says.
-
-    Returns:
-        The zip's bytes.
+        interpreter: a Python with pip; pip's own configuration says where it gets the wheels.
 
     Raises:
         PackageError: pip is missing or cannot get the wheels, or the zip is larger than `MAX_SIZE`.
-
-    Does not check that the function works.
     """
     with tempfile.TemporaryDirectory() as folder:
         wheels = Path(folder)
@@ -58,14 +53,14 @@ def build(
     if len(content) > MAX_SIZE:
         raise PackageError(
             f"the zip has {len(content):,} bytes; the limit is {MAX_SIZE:,}",
-            hint="Look at what lies in the function's folder.",
+            hint="Check what is in the function's folder.",
         )
     return content
 
 
 def _install(folder: Path, requirements: Path, machine: str, python: str, interpreter: str | Path) -> None:
     """Unpack the wheels with pip."""
-    # One and the same, by its old name and its new one: pip takes a wheel under the names it is told only.
+    # The old and the new name of the same platform: pip accepts a wheel only under a name that it is given.
     platforms = [f"--platform={name}_{machine}" for name in ("manylinux2014", "manylinux_2_17")]
     command = [
         interpreter, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input",
@@ -103,7 +98,7 @@ def _zip(members: Mapping[str, Path]) -> bytes:
     with zipfile.ZipFile(archive, "w") as target:
         for name in sorted(members):
             entry = zipfile.ZipInfo(name, _EPOCH)
-            entry.create_system = 3  # Unix, so that the mode counts
+            entry.create_system = 3  # Unix, so that the mode is used
             entry.external_attr = (stat.S_IFREG | 0o644) << 16
             target.writestr(entry, members[name].read_bytes(), zipfile.ZIP_DEFLATED, compresslevel=6)
     return archive.getvalue()

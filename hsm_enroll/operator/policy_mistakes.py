@@ -1,7 +1,7 @@
-"""What is wrong with an operator's own device policy, as opposed to what is loose about it.
+"""Mistakes in an operator's own device policy, as opposed to loose grants.
 
-AWS IoT accepts a policy with an action or a variable that does not exist, or with the ARNs of another account. Nothing
-of that ever applies, and devices are refused with no word about the reason. Nobody means it, so no option allows it.
+AWS IoT accepts a policy with actions or variables that do not exist, or with the ARNs of another account. Such a rule
+never applies, and devices are refused without a reason. Nobody intends that, so no option allows it.
 
 AWS IoT Core developer guide: "AWS IoT Core policy actions"; "Basic AWS IoT Core policy variables", "Thing policy
 variables" and "X.509 certificate AWS IoT Core policy variables".
@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator
 from difflib import SequenceMatcher
 from itertools import product
 
+from hsm_enroll.backend_api.answer import printable
 from hsm_enroll.iot_policy import CLIENT_ID, IS_ATTACHED, THING_NAME, Policy, Statement, variables_of
-from hsm_enroll.operator.answer import printable
 from hsm_enroll.operator.device_policy import short
 
 _CONNECT = "iot:Connect"
@@ -72,13 +72,13 @@ _VARIABLES = (
     "iot:Certificate.AvailableKeys",
     *(f"iot:Certificate.{whose}.{name}" for whose, name in product(("Subject", "Issuer"), _IN_A_NAME)),
 )
-_CHARACTERS = ("*", "?", "$")  # ${*} is a star, and so on
+_CHARACTERS = ("*", "?", "$")  # ${*} stands for a star, and so on
 _ATTRIBUTE = re.compile(r"iot:Connection\.Thing\.Attributes\[[a-zA-Z0-9_.,@/:#-]{1,128}\]")  # IoT API: AttributeName
 _ONE_OF_SEVERAL = re.compile(r"(iot:Certificate\.(?:Subject|Issuer)\..+)\.(?:[0-9]+|List)")
 
 _LIKE_ENOUGH = 0.75  # between 0 and 1
 
-# Possessive: a variable may hold colons, as CloudFormation's ${AWS::Region} does.
+# The quantifier is possessive, since a variable may contain colons, as CloudFormation's ${AWS::Region} does.
 _FIELD = r"((?:\$\{[^}]*\}|[^:])*+)"
 _ARN = re.compile(rf"(arn:{_FIELD}:iot:{_FIELD}:{_FIELD}:)(.*)", re.DOTALL)
 _WILDCARDS = ("*", "?")
@@ -95,13 +95,13 @@ _ELSEWHERE = (
 
 
 def mistakes(policy: Policy, arns: str) -> list[str]:
-    """Return what is wrong with a policy, in a line each; none means that it can be deployed.
+    """Return the mistakes in a policy, one line for each; an empty list means that it can be deployed.
+
+    Does *not* check the keys of conditions, nor actions with wildcards or of other services.
 
     Args:
         policy: any.
-        arns: how the ARNs of AWS IoT in the account and region begin: ``arn:PARTITION:iot:REGION:ACCOUNT:``.
-
-    Does *not* check the keys of conditions, or actions with wildcards or of other services.
+        arns: what the AWS IoT ARNs of the account and region begin with: ``arn:PARTITION:iot:REGION:ACCOUNT:``.
     """
     resources = [resource for statement in policy.statements for resource in statement.resources]
     found = [*_unknown_actions(policy), *_unknown_variables(policy), *_not_arns(resources, arns)]
@@ -136,7 +136,7 @@ def _with_variables(policy: Policy) -> Iterator[str]:
     for statement in policy.statements:
         for resource in statement.resources:
             arn = _ARN.fullmatch(resource)
-            # No variable belongs into an ARN's beginning: that is another mistake.
+            # A variable in the beginning of an ARN is another mistake.
             yield arn[5] if arn else resource
         for _, _, values in statement.conditions:
             yield from values
@@ -155,7 +155,7 @@ def _did_you_mean(wrong: str, known: Iterable[str]) -> str:
 
 
 def _likeness(one: str, other: str) -> float:
-    """The last part counts as much as the whole: ``iot:ThingName`` is short for ``iot:Connection.Thing.ThingName``."""
+    """Compare two names, 0 to 1; the last part counts half: ``iot:ThingName`` is ``iot:Connection.Thing.ThingName``."""
     part, other_part = (re.split(r"[.:{]", text)[-1] for text in (one, other))
     return (SequenceMatcher(None, one, other).ratio() + SequenceMatcher(None, part, other_part).ratio()) / 2
 
@@ -189,7 +189,7 @@ def _lets_connect(statement: Statement) -> bool:
     if not statement.allows or not any(_may_be(action.lower(), _CONNECT.lower()) for action in statement.actions):
         return False
     arns = [_ARN.fullmatch(resource) for resource in statement.resources]
-    # One that is no ARN is all of them, or another mistake.
+    # A resource that is not an ARN is "*", or another mistake.
     return any(arn is None or _may_begin_with(arn[5], "client/") for arn in arns)
 
 
@@ -199,7 +199,7 @@ def _may_be(pattern: str, text: str) -> bool:
 
 
 def _may_begin_with(pattern: str, text: str) -> bool:
-    """Whether something that a pattern matches may begin with a text, as far as its first wildcard or variable."""
+    """Whether a pattern can match something that starts with a text; compared up to its first wildcard or variable."""
     literal = re.split(r"[*?]|\$\{", pattern, maxsplit=1)[0]
     return literal.startswith(text) or (literal != pattern and text.startswith(literal))
 

@@ -1,7 +1,7 @@
-"""What the operator's routes answer, as values; pure readers that take nothing on trust.
+"""The answers of the operator's routes as values, read strictly.
 
-A member that is missing, or not of the form that the contract gives it, is a ValueError that names the member and never
-repeats its value. Members that are not known here are left out: the contract may grow.
+A member that is missing or does not match the contract (``lambda/openapi.yaml``) raises a ValueError that names the
+member and never repeats its value. Unknown members are ignored: a later backend may have more.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class CreatedInvite:
-    """A new invite. Its code is told this once; the backend keeps only a hash.
+    """A new invite. Its code is returned only this once; the backend keeps a hash.
 
     Attributes:
-        id: names the invite; tells nothing of the code.
+        id: identifies the invite; says nothing about the code.
         code: the enrollment code.
-        thing: a Thing's name, or a prefix and ``*``.
-        uses: how many Things it may enroll.
-        expires: when it stops being valid, UTC.
+        thing: a Thing's name, or a prefix of names followed by ``*``.
+        uses: how many Things may be enrolled with it.
+        expires: when it stops being valid, in UTC.
     """
 
     id: str
@@ -41,18 +41,18 @@ class CreatedInvite:
     expires: datetime
 
     def url(self, api_url: str) -> Secret:
-        """Return the whole invite, ``https://API/#CODE``."""
+        """Return the complete invite, ``https://API/#CODE``."""
         return Secret(f"{api_url}/#{self.code.reveal()}")
 
 
 @dataclass(frozen=True, slots=True)
 class InviteRecord:
-    """An invite as the ledger knows it, without its code.
+    """An invite in the ledger, without its code.
 
     Attributes:
         status: ``open``, ``used``, ``expired`` or ``revoked``; a later backend may have more.
-        created_by: ARN of the IAM identity that made it.
-        ek_sha256: fingerprint of the TPM's endorsement key certificate that it is bound to, in hexadecimal, or None.
+        created_by: ARN of the AWS identity that made it.
+        ek_sha256: SHA-256 of the endorsement key certificate of the TPM that it is bound to, in hexadecimal, or None.
     """
 
     id: str
@@ -69,16 +69,16 @@ class InviteRecord:
 
 @dataclass(frozen=True, slots=True)
 class ThingRecord:
-    """A Thing as the ledger knows it.
+    """A Thing in the ledger.
 
     Attributes:
         status: ``claimed``, ``issued`` or ``revoked``; a later backend may have more.
         spki_sha256: of the device's public key, in hexadecimal.
-        certificate_id: of AWS IoT; None until one was issued.
-        claimed: when its enrollment began, UTC.
-        enrolled: when its certificate was recorded.
-        revoked: when it was revoked.
-        invite_id: of the invite that it used; None in an open deployment.
+        certificate_id: AWS IoT's; None until a certificate was issued.
+        claimed: when its enrollment began, in UTC.
+        enrolled: when its certificate was recorded, or None.
+        revoked: when it was revoked, or None.
+        invite_id: of the invite that was used; None in an open deployment.
     """
 
     thing: str
@@ -93,7 +93,7 @@ class ThingRecord:
 
 @dataclass(frozen=True, slots=True)
 class DisabledCertificate:
-    """A certificate that no ledger entry knows, and that a sweep made inactive."""
+    """A certificate that is not in the ledger, and that a sweep made inactive."""
 
     certificate_id: str
     created: datetime
@@ -104,9 +104,9 @@ class SweepReport:
     """One part of a sweep.
 
     Attributes:
-        checked: certificates that were looked at.
-        disabled: those that fell through, now inactive.
-        foreign: those that are another system's, and were left alone.
+        checked: how many certificates were examined.
+        disabled: those that were not in the ledger and are now inactive.
+        foreign: how many belong to another system and were left alone.
     """
 
     checked: int
@@ -115,19 +115,19 @@ class SweepReport:
 
 
 def hide_code(members: dict[str, Any]) -> dict[str, Any]:
-    """Put a JSON object's ``code`` into a Secret: an ``object_hook`` for ``json.loads``."""
+    """Replace a JSON object's ``code`` by a Secret: an ``object_hook`` for ``json.loads``."""
     if isinstance(members.get("code"), str):
         members["code"] = Secret(members["code"])
     return members
 
 
 def instant(moment: datetime) -> str:
-    """Return a time as the contract writes it: ``2026-11-24T10:00:00Z``."""
+    """Return a time in the contract's form: ``2026-11-24T10:00:00Z``."""
     return f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='seconds')}Z"
 
 
 def to_json(record: InviteRecord | ThingRecord | DisabledCertificate) -> dict[str, Any]:
-    """Return a record as the contract writes it."""
+    """Return a record in the contract's form."""
     return {
         _camel_case(name): instant(value) if isinstance(value, datetime) else value
         for name, value in asdict(record).items()
@@ -135,7 +135,7 @@ def to_json(record: InviteRecord | ThingRecord | DisabledCertificate) -> dict[st
 
 
 def created_invite(value: object) -> CreatedInvite:
-    """Read one member of ``invites`` of an answer to POST, whose codes went through :func:`hide_code`."""
+    """Read an item of ``invites`` in an answer to POST that was parsed with :func:`hide_code`."""
     members = _object(value)
     return CreatedInvite(
         id=_required(members, "id", _ID),
@@ -147,7 +147,7 @@ def created_invite(value: object) -> CreatedInvite:
 
 
 def invite_record(value: object) -> InviteRecord:
-    """Read one member of ``invites`` of an answer to GET."""
+    """Read an item of ``invites`` in an answer to GET."""
     members = _object(value)
     return InviteRecord(
         id=_required(members, "id", _ID),
@@ -164,7 +164,7 @@ def invite_record(value: object) -> InviteRecord:
 
 
 def thing_record(value: object) -> ThingRecord:
-    """Read ``thing``, or one member of ``things``."""
+    """Read ``thing``, or an item of ``things``."""
     members = _object(value)
     return ThingRecord(
         thing=_required(members, "thing", _THING),
@@ -179,7 +179,7 @@ def thing_record(value: object) -> ThingRecord:
 
 
 def sweep_report(value: object) -> SweepReport:
-    """Read an answer to a sweep, but for its ``next``."""
+    """Read an answer to a sweep, except for its ``next``."""
     members = _object(value)
     return SweepReport(
         checked=_required(members, "checked", _count),
@@ -189,15 +189,15 @@ def sweep_report(value: object) -> SweepReport:
 
 
 def listed(value: object, name: str, read: Callable[[object], T]) -> list[T]:
-    """Read each member of an object's list."""
+    """Read each item of the list in an object's member."""
     found = _object(value).get(name)
     if not isinstance(found, list):
-        raise ValueError(f"{name} is no list")  # noqa: TRY004 - foreign data, not a caller's mistake
+        raise ValueError(f"{name} is not a list")  # noqa: TRY004 - foreign data, not a caller's mistake
     return [read(one) for one in found]
 
 
 def next_token(value: object) -> str | None:
-    """Read ``next``: where the following page begins, or None."""
+    """Read ``next``: the token of the following page, or None."""
     return _optional(_object(value), "next", _TOKEN)
 
 
@@ -215,7 +215,7 @@ def _disabled(value: object) -> DisabledCertificate:
 
 def _object(value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ValueError("a member is no JSON object")  # noqa: TRY004 - foreign data, not a caller's mistake
+        raise ValueError("an item is not a JSON object")  # noqa: TRY004 - foreign data, not a caller's mistake
     return value
 
 
@@ -223,7 +223,7 @@ def _required(members: dict[str, Any], name: str, read: Callable[[object], T]) -
     try:
         return read(members.get(name))
     except ValueError as error:
-        raise ValueError(f"{name} is missing or not what it should be") from error
+        raise ValueError(f"{name} is missing or invalid") from error
 
 
 def _optional(members: dict[str, Any], name: str, read: Callable[[object], T]) -> T | None:
@@ -252,23 +252,23 @@ _TOKEN = _text(f"[!-~]{{1,{_LONGEST_TOKEN}}}")
 
 def _code(value: object) -> Secret:
     if not isinstance(value, Secret) or not _CODE.fullmatch(value.reveal()):
-        raise ValueError("no code")
+        raise ValueError("not a code")
     return value
 
 
 def _count(value: object) -> int:
     if type(value) is not int or not 0 <= value <= _LARGEST_COUNT:
-        raise ValueError("no count")
+        raise ValueError("not a count")
     return value
 
 
 def _flag(value: object) -> bool:
     if not isinstance(value, bool):
-        raise ValueError("no flag")  # noqa: TRY004 - foreign data, not a caller's mistake
+        raise ValueError("not a flag")  # noqa: TRY004 - foreign data, not a caller's mistake
     return value
 
 
 def _moment(value: object) -> datetime:
     if not isinstance(value, str) or not _INSTANT.fullmatch(value):
-        raise ValueError("no time")
+        raise ValueError("not a time")
     return datetime.strptime(value, "%Y-%m-%dT%H:%M:%S%z")

@@ -1,4 +1,4 @@
-"""One CloudFormation stack: make it, change it, delete it, and wait until CloudFormation has done so."""
+"""One CloudFormation stack: creates, updates and deletes it, and waits until CloudFormation has finished."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from hsm_enroll.backend_api.answer import printable
 from hsm_enroll.errors import AwsError
 from hsm_enroll.operator.account import asking
-from hsm_enroll.operator.answer import printable
 
 _SERVICE = "CloudFormation"
 _POLL_SECONDS = 3.0
@@ -19,31 +19,31 @@ _UNDER_WAY = "_IN_PROGRESS"
 _DELETED = "DELETE_COMPLETE"
 _TAKEN_BACK = "ROLLBACK_COMPLETE"
 _GOOD = {"CREATE_COMPLETE", "UPDATE_COMPLETE"}
-# CloudFormation updates a stack in these states and in no other.
+# CloudFormation updates a stack in these states only.
 _UPDATABLE = {*_GOOD, "UPDATE_ROLLBACK_COMPLETE", "IMPORT_COMPLETE", "IMPORT_ROLLBACK_COMPLETE"}
 _ABSENT = "ValidationError"
-# What UpdateStack answers, with the code of every other mistake, when there is nothing to do. AWS's own tools go by
-# the text as well.
+# The answer of UpdateStack when there is nothing to do. Its code is that of any mistake, so AWS's own tools compare the
+# text too.
 _NOTHING_TO_DO = "No updates are to be performed."
-# A consequence of another resource's failure, never the cause.
+# Always a consequence of another resource's failure, never the cause.
 _CANCELED = "cancelled"
 
 _REBUILD_HINT = (
-    "Take it away with hsm-enroll backend delete, then deploy again. The new deployment begins with an empty ledger: "
-    "devices that are enrolled go on working, and it cannot revoke them."
+    "Delete it with hsm-enroll backend delete, then deploy again. The new deployment starts with an empty ledger: "
+    "enrolled devices keep working, but it cannot revoke them."
 )
 _HINTS = {
-    "UPDATE_ROLLBACK_FAILED": "Have CloudFormation go on with the rollback (ContinueUpdateRollback), then deploy.",
+    "UPDATE_ROLLBACK_FAILED": "Let CloudFormation continue the rollback (ContinueUpdateRollback), then deploy again.",
 }
 
 
 @dataclass(frozen=True)
 class Description:
-    """What CloudFormation says of a stack.
+    """A stack as CloudFormation describes it.
 
     Attributes:
-        stack_id: its ARN; the name may come back, the ARN never does.
-        status: CloudFormation's word.
+        stack_id: its ARN. Unlike the name, it is never used again.
+        status: CloudFormation's name for its state.
         parameters, outputs: by name.
     """
 
@@ -54,25 +54,23 @@ class Description:
 
     @property
     def under_way(self) -> bool:
-        """Whether something is being done to it."""
+        """Whether an operation on it is in progress."""
         return self.status.endswith(_UNDER_WAY)
 
     @property
     def empty(self) -> bool:
-        """Whether its creation failed and everything was taken back; such a stack can only be deleted."""
+        """Whether its creation failed and was rolled back; such a stack can only be deleted."""
         return self.status == _TAKEN_BACK
 
 
 @dataclass(frozen=True)
 class Stack:
-    """A stack by its name, whether it is there or not.
+    """A stack of a given name, which need not exist. Every method raises the errors of `account.asking`.
 
     Args:
         cloudformation: a client.
-        name: the stack's.
-        report: told of each resource that CloudFormation is through with, such as ``"Ledger CREATE_COMPLETE"``.
-
-    Every method raises the errors of `account.asking`.
+        name: name of the stack.
+        report: called for each resource that CloudFormation has finished, such as ``"Ledger CREATE_COMPLETE"``.
     """
 
     cloudformation: Any
@@ -80,14 +78,14 @@ class Stack:
     report: Callable[[str], None]
 
     def describe(self) -> Description | None:
-        """Return what there is; None is no such stack."""
+        """Return the stack as it is, or None if it does not exist."""
         return self._describe(self.name)
 
     def create(self, template: str, parameters: Mapping[str, str]) -> Description:
-        """Make the stack; if that fails, nothing of it stays.
+        """Create the stack. If that fails, nothing is left of it.
 
         Raises:
-            AwsError: it failed; the message says which resource did, and why.
+            AwsError: it failed; the message names the resource that failed, and why.
         """
         with asking(_SERVICE):
             answer = self.cloudformation.create_stack(
@@ -95,7 +93,7 @@ class Stack:
                 TemplateBody=template,
                 Parameters=_given(parameters),
                 Capabilities=["CAPABILITY_IAM"],
-                # A failure takes back what the template retains too: it is empty as yet.
+                # After a failure, delete what the template retains too: it is still empty.
                 RetainExceptOnCreate=True,
             )
         try:
@@ -105,18 +103,18 @@ class Stack:
             raise
 
     def update(self, there: Description, template: str, parameters: Mapping[str, str]) -> bool:
-        """Change the stack; if that fails, CloudFormation goes back to what was there.
+        """Update the stack. If that fails, CloudFormation rolls it back.
 
         Args:
             there: what `describe` returned.
-            template: the template.
-            parameters: values by name; a missing one goes back to the template's default.
+            template: the new template.
+            parameters: values by name; a missing one is set to the template's default.
 
         Returns:
             Whether there was anything to change.
 
         Raises:
-            AwsError: something else is being done to the stack, it cannot be updated, or it failed.
+            AwsError: another operation is in progress, the stack cannot be updated, or the update failed.
         """
         self._must_be_updatable(there)
         seen = {event["EventId"] for event in self._events(there.stack_id)}
@@ -137,7 +135,7 @@ class Stack:
         return True
 
     def delete(self, there: Description) -> None:
-        """Delete the stack, but for what its template retains.
+        """Delete the stack, except for what its template retains.
 
         Raises:
             AwsError: it failed.
@@ -148,7 +146,7 @@ class Stack:
         self._finished(there.stack_id, seen, doing="deleted")
 
     def _clear(self, stack_id: str) -> None:
-        """Delete what is left of a creation that failed: a stack with a name and nothing in it."""
+        """Delete what is left of a failed creation: an empty stack."""
         left = self._describe(stack_id)
         if left is not None and left.empty:
             self.delete(left)
@@ -156,7 +154,7 @@ class Stack:
     def _must_be_updatable(self, there: Description) -> None:
         if there.under_way:
             raise AwsError(
-                f"the stack {self.name!r} is {there.status}", hint="Wait until that has ended, then try again."
+                f"the stack {self.name!r} is {there.status}", hint="Wait until that has finished, then try again."
             )
         if there.status not in _UPDATABLE:
             raise AwsError(
@@ -165,7 +163,7 @@ class Stack:
             )
 
     def _finished(self, stack_id: str, seen: set[str], doing: str) -> Description:
-        """Wait until nothing is under way any more, and return what came of it; see `create` for what it raises."""
+        """Wait until the operation has finished and return the result; see `create` for what it raises."""
         failures: list[str] = []
         wanted = {_DELETED} if doing == "deleted" else _GOOD
         while True:
@@ -181,7 +179,7 @@ class Stack:
         raise AwsError(f"the stack {self.name!r} could not be {doing}: {reason}")
 
     def _follow(self, stack_id: str, seen: set[str], failures: list[str]) -> None:
-        """Report the events that are new, and note the failures among them, oldest first."""
+        """Report the new events, oldest first, and collect the failures among them."""
         for event in self._events(stack_id):
             if event["EventId"] in seen:
                 continue

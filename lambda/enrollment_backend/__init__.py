@@ -1,4 +1,4 @@
-"""The enrollment backend: a verified CSR in, an AWS IoT certificate out. HTTP at one edge, AWS at the other."""
+"""The enrollment backend: takes a CSR over HTTP, verifies it, and has AWS IoT issue a certificate for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The object identifiers of keys, curves and signatures: those that get a certificate, and the names of the rest."""
+"""The object identifiers of key types, curves and signature algorithms: those accepted, and the names of the others."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Signature(NamedTuple):
     """A signature algorithm.
 
     Attributes:
-        name: as its standard has it.
-        key: the kind of key that makes it, an object identifier.
+        name: as in its standard.
+        key: object identifier of the key type that it is used with.
     """
 
     name: str
@@ -71,7 +71,7 @@ REFUSED_SIGNATURES = {
     "1.2.643.2.2.3": "GOST R 34.10-2001",
     "1.2.643.7.1.1.3.2": "GOST R 34.10-2012 (256 bits)",
     "1.2.643.7.1.1.3.3": "GOST R 34.10-2012 (512 bits)",
-    "1.3.6.1.5.5.7.6.36": "id-alg-unsigned, which is no signature",
+    "1.3.6.1.5.5.7.6.36": "id-alg-unsigned, which is not a signature",
 }
 
 REFUSED_KEYS = {
@@ -80,8 +80,8 @@ REFUSED_KEYS = {
     "1.2.840.10040.4.1": "a DSA key",
     "1.2.840.10046.2.1": "a Diffie-Hellman key",
     "1.2.840.113549.1.3.1": "a Diffie-Hellman key",
-    "1.3.132.1.12": "an EC key for key agreement alone (id-ecDH)",
-    "1.3.132.1.13": "an EC key for key agreement alone (id-ecMQV)",
+    "1.3.132.1.12": "an EC key for key agreement only (id-ecDH)",
+    "1.3.132.1.13": "an EC key for key agreement only (id-ecMQV)",
     "1.3.101.110": "an X25519 key",
     "1.3.101.111": "an X448 key",
     "1.3.101.112": "an Ed25519 key",
@@ -111,16 +111,19 @@ REFUSED_CURVES = {
 
 
 def identifier(encoded: bytes) -> tuple[bytes, str, bytes]:
-    """Take an AlgorithmIdentifier (RFC 5280 §4.1.1.2) apart.
+    """Split an AlgorithmIdentifier (RFC 5280 §4.1.1.2) into its parts.
+
+    Args:
+        encoded: its DER.
 
     Returns:
-        The encoding of its object identifier, the same in dotted numbers, and the encoding of its parameters, empty if
-        there are none.
+        The DER of its object identifier, the object identifier in dotted notation, and the DER of its parameters, empty
+        if there are none.
 
     Raises:
-        ValueError: it is not one in DER.
+        ValueError: it is not an AlgorithmIdentifier in DER.
 
-    Does not check which algorithm it is, or whether the parameters are the algorithm's.
+    Does not check which algorithm it is, or whether the parameters belong to that algorithm.
     """
     algorithm, *parameters = der.children(encoded)
     if algorithm.tag != der.OBJECT_IDENTIFIER or len(parameters) > 1:

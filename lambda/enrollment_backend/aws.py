@@ -1,6 +1,6 @@
-"""How AWS is called: clients, calls at the same time, and AWS's errors as the backend's own.
+"""Calls to AWS: the clients, concurrent calls, and AWS's errors translated into the backend's own.
 
-API Gateway waits 30 seconds for the function. The time-outs here keep the rounds of an enrollment within that.
+API Gateway waits 30 seconds for the function. The timeouts here keep all rounds of an enrollment within that.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from enrollment_backend.errors import (
     AwsRefusedError,
     AwsUnavailableError,
     ConditionFailedError,
-    NotThereError,
+    ResourceNotFoundError,
     ThingExistsError,
     ThrottledError,
 )
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_iot import IoTClient
 
-# Error codes, never statuses: AWS IoT throttles with 400 and reports a limit with 410.
+# By error code, never by HTTP status: AWS IoT throttles with 400 and reports an exceeded limit with 410.
 _THROTTLED = frozenset(
     {
         "LimitExceededException",
@@ -47,7 +47,7 @@ _THROTTLED = frozenset(
         "TooManyRequestsException",
     }
 )
-# The numbers are what botocore makes of an answer that has no code, such as a load balancer's page.
+# botocore uses the HTTP status as the code of a response that has none, such as an error page of a load balancer.
 _UNAVAILABLE = frozenset(
     {
         "500",
@@ -63,18 +63,18 @@ _UNAVAILABLE = frozenset(
         "TransactionInProgressException",
     }
 )
-# Another transaction wrote to the same items at the same time: they are to be looked at again, as after a condition.
+# Another transaction wrote to the same items at the same time: read them again, as after a condition that failed.
 _CONDITION_FAILED = frozenset({"ConditionalCheckFailed", "ConditionalCheckFailedException", "TransactionConflict"})
 
 
 @dataclass(frozen=True)
 class Clients:
-    """AWS's APIs. AWS IoT stands here twice, since a client's retries are fixed when it is made.
+    """Clients of AWS's APIs. There are two for AWS IoT, because a client's retries are fixed when it is created.
 
     Attributes:
-        iot: for calls that may be carried out twice without harm.
-        iot_once: one attempt only, for CreateCertificateFromCsr: asked twice, AWS IoT issues two certificates.
-        dynamodb: its conditional writes may be repeated: botocore gives each transaction a token of its own.
+        iot: retries; for calls that do no harm when they are carried out twice.
+        iot_once: makes one attempt only; for CreateCertificateFromCsr, since each call issues another certificate.
+        dynamodb: retries; safe for transactions, since botocore gives each one its own idempotency token.
     """
 
     iot: IoTClient
@@ -83,9 +83,9 @@ class Clients:
 
 
 def connect() -> Clients:
-    """Make the clients from AWS's own environment variables (AWS_REGION, AWS_ENDPOINT_URL, credentials).
+    """Create the clients, configured by AWS's own environment variables (AWS_REGION, AWS_ENDPOINT_URL, credentials).
 
-    Sends nothing yet.
+    Makes no network calls.
     """
     session = boto3.session.Session()  # boto3's default session is not safe to share between threads
     repeating = Config(connect_timeout=1, read_timeout=2, retries={"mode": "standard", "total_max_attempts": 2})
@@ -98,10 +98,13 @@ def connect() -> Clients:
 
 
 def concurrently(*calls: Callable[[], Any]) -> list[Any]:
-    """Run calls at the same time; return what they return, in order.
+    """Run functions at the same time, each in its own thread, and wait for all of them.
+
+    Returns:
+        What they returned, in the order of the arguments.
 
     Raises:
-        Exception: the first of them, in order, that raised. All have ended by then.
+        Exception: what the first of them, in the order of the arguments, raised. All of them have ended by then.
     """
     with ThreadPoolExecutor(max_workers=len(calls)) as pool:
         futures = [pool.submit(copy_context().run, call) for call in calls]
@@ -110,17 +113,17 @@ def concurrently(*calls: Callable[[], Any]) -> list[Any]:
 
 @contextmanager
 def call(operation: str) -> Iterator[None]:
-    """Name what is asked of AWS inside the block: its errors become ours, its time goes into the log.
+    """Translate the errors of the AWS call in the block into ours, and note its duration for the log.
 
     Args:
         operation: AWS API name, such as ``CreateThing``.
 
     Raises:
-        ThrottledError, AwsUnavailableError: it may work later.
-        ConditionFailedError: a conditional write met something else than it expects.
-        ThingExistsError: CreateThing met a Thing of another configuration.
-        NotThereError: what it is about is not there.
-        AwsRefusedError: AWS will not do it.
+        ThrottledError, AwsUnavailableError: the call may succeed later.
+        ConditionFailedError: the condition of a write does not hold.
+        ThingExistsError: CreateThing found a Thing with another configuration.
+        ResourceNotFoundError: the resource does not exist.
+        AwsRefusedError: AWS refused the call for another reason.
     """
     begin = time.monotonic()
     try:
@@ -130,7 +133,7 @@ def call(operation: str) -> Iterator[None]:
     except (HTTPClientError, AwsConnectionError, ResponseParserError) as error:
         raise AwsUnavailableError(operation, type(error).__name__) from error
     finally:
-        log.timed(operation, (time.monotonic() - begin) * 1000)
+        log.record_call(operation, (time.monotonic() - begin) * 1000)
 
 
 def _domain_error(operation: str, error: ClientError) -> AwsError:
@@ -144,12 +147,12 @@ def _domain_error(operation: str, error: ClientError) -> AwsError:
     if operation == "CreateThing" and code == "ResourceAlreadyExistsException":
         return ThingExistsError(operation, code)
     if code == "ResourceNotFoundException":
-        return NotThereError(operation, code)
+        return ResourceNotFoundError(operation, code)
     return AwsRefusedError(operation, code)
 
 
 def _code(error: ClientError) -> str:
-    """Return AWS's error code; of a cancelled transaction the first reason there is (API: CancellationReason)."""
+    """Return AWS's error code; for a cancelled transaction, the first CancellationReason that has one."""
     reasons = [str(reason.get("Code")) for reason in error.response.get("CancellationReasons", [])]
-    given = [reason for reason in reasons if reason not in {"None", ""}]
-    return given[0] if given else str(error.response.get("Error", {}).get("Code", ""))
+    causes = [reason for reason in reasons if reason not in {"None", ""}]
+    return causes[0] if causes else str(error.response.get("Error", {}).get("Code", ""))

@@ -1,11 +1,12 @@
-"""What a request to enroll means, given what the ledger holds. Values in, a verdict or a refusal out; no AWS.
+"""What to do about a request to enroll, given what the ledger holds. Pure: values in, a verdict or an error out.
 
-A *claim* is a Thing's entry in the ledger. It is written before AWS IoT is asked for anything, and binds the Thing to
-one key and to the invite that paid for it. Whoever works on it holds its *lease*: a name, and the time after which
-whoever took it must be dead.
+A *claim* is a Thing's entry in the ledger. It is written before the first call to AWS IoT, and binds the Thing to one
+key and to the invite that was used. The request that works on a claim holds its *lease*: a random name, and a time
+after which that request must be dead.
 
-A key is one Thing's. The exception is a *shareable* key: the original article's client makes a new Thing at each run,
-with one and the same CSR. Where an open deployment bound a key by that client's route, several Things may have it.
+A key belongs to one Thing. The exception is a *shareable* key: the client of the original article creates a new Thing
+in each run, always with the same CSR. So a key that an open deployment bound through that client's route may belong to
+several Things.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from enrollment_backend.invites import Invite
 
 @dataclass(frozen=True)
 class Certificate:
-    """A certificate of AWS IoT.
+    """A certificate that AWS IoT issued.
 
     Attributes:
         pem: X.509 in PEM.
@@ -41,13 +42,14 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Applicant:
-    """Who asks, for what.
+    """A request to enroll, after its CSR and its names have been checked.
 
     Attributes:
-        thing: a checked Thing's name.
+        thing: the Thing's name.
         spki_sha256: SHA-256 of the key's DER SubjectPublicKeyInfo, in hexadecimal.
-        code_sha256: hash of the enrollment code; None where none was given, which only an open deployment passes on.
-        shareable_key: whether the key may be another Thing's too: asked by the article's route, and without a code.
+        code_sha256: hash of the invite's code; None if the request has none, as an open deployment allows.
+        shareable_key: whether the key may belong to other Things too: the request came by the article's route, and
+            without a code.
     """
 
     thing: str
@@ -62,18 +64,19 @@ class Claim:
 
     Attributes:
         thing: the Thing's name.
-        claim_id: a random name that the Thing bears as an attribute in AWS IoT, so that it is known as this ledger's.
-        spki_sha256: the one key it is bound to.
-        code_sha256: the invite's; None in an open deployment.
-        lease: changes with everyone who takes the claim over.
-        lease_ends: from when on it may be taken over.
+        claim_id: a random name; as an attribute of the Thing in AWS IoT, it shows that the Thing was created for this
+            claim.
+        spki_sha256: SHA-256 of the SubjectPublicKeyInfo of the one key that the Thing is bound to, in hexadecimal.
+        code_sha256: hash of the invite's code; None if no invite was used.
+        lease: a random name; each request that takes the claim over sets a new one.
+        lease_ends: when the claim may be taken over.
         claimed: when the key was bound.
-        certificate: what AWS IoT issued, once that is known.
-        enrolled: when it was.
+        certificate: the issued certificate, once it is recorded.
+        enrolled: when it was recorded.
         revoked: when the operator revoked the Thing.
-        adopted: whether the Thing existed before this ledger knew it, and an invite said that this is in order.
-        reclaimed: whether the Thing had another key before, which was revoked.
-        shareable_key: whether other Things may have the key as well.
+        adopted: whether the Thing existed in AWS IoT before, and an invite allowed it to be enrolled.
+        reclaimed: whether the Thing was revoked and enrolled again with another key.
+        shareable_key: whether other Things may have the key too.
     """
 
     thing: str
@@ -100,13 +103,13 @@ class Claim:
 
 @dataclass(frozen=True)
 class Entries:
-    """What the ledger holds about an applicant.
+    """What the ledger holds about an applicant's invite, Thing and key.
 
     Attributes:
-        invite: of the code.
-        claim: of the Thing.
-        key_thing: the Thing that the key is, or was, bound to; of several, the first.
-        key_shareable: whether the key may be bound to further Things.
+        invite: the invite with the code; None if there is none.
+        claim: the Thing's claim; None if there is none.
+        key_thing: the Thing that the key is, or was, bound to; the first one, if there are several.
+        key_shareable: whether the key may be bound to other Things too.
     """
 
     invite: Invite | None
@@ -119,34 +122,39 @@ class Verdict(Enum):
     """What to do next for an applicant who is not refused."""
 
     CLAIM = "bind the Thing to the key, and use the invite"
-    SHARE = "bind the Thing to a key that is another Thing's as well"
-    RECLAIM = "the same, for a Thing that was revoked before the invite was made"
-    REBIND = "use this invite in the place of the one before, for the same Thing and key"
-    TAKE_OVER = "go on where somebody stopped"
-    WAIT = "somebody is at work"
-    ANSWER = "the certificate is there"
+    SHARE = "bind the Thing to a key that another Thing has too"
+    RECLAIM = "bind a revoked Thing to a new key, with an invite created since then"
+    REBIND = "replace the claim's invite by this one, for the same Thing and key"
+    TAKE_OVER = "continue an enrollment whose request died"
+    WAIT = "wait for another request that is working on the claim"
+    ANSWER = "return the certificate in the claim"
 
 
 def decide(applicant: Applicant, entries: Entries, now: float) -> Verdict:
-    """Decide on a request to enroll.
+    """Decide what to do about a request to enroll.
+
+    Args:
+        applicant: the request.
+        entries: what the ledger holds about it.
+        now: the time, in seconds since the epoch.
 
     Raises:
-        InviteInvalidError: the code is not valid, or not for this.
+        InviteInvalidError: the code is not valid, or not valid for this Thing.
         AttestationRequiredError: the invite is for one TPM.
-        ThingRevokedError, ThingEnrolledError, KeyEnrolledError: the ledger says no. Only who has a valid invite, or
-            stands before an open deployment, ever learns that.
+        ThingRevokedError, ThingEnrolledError, KeyEnrolledError: the request contradicts the ledger. Only a caller with
+            a valid invite, or of an open deployment, gets to see these.
     """
     claim = entries.claim
     same_key = claim is not None and compare_digest(claim.spki_sha256, applicant.spki_sha256)
     bound = claim is not None and same_key and _same_invite(claim, applicant)
     _check_invite(applicant, entries.invite, now, bound=bound)
-    if not same_key and _is_anothers_key(applicant, entries):
+    if not same_key and _belongs_to_another_thing(applicant, entries):
         raise KeyEnrolledError
     if claim is None:
         return Verdict.CLAIM if entries.key_thing is None else Verdict.SHARE
     if claim.revoked is not None:
-        # An invite of before could be in the hands of whoever the Thing was revoked for.
-        if same_key or entries.key_thing is not None or not _made_since(entries.invite, claim.revoked):
+        # An older invite may be in the hands of the very person because of whom the Thing was revoked.
+        if same_key or entries.key_thing is not None or not _created_since(entries.invite, claim.revoked):
             raise ThingRevokedError
         return Verdict.RECLAIM
     if not same_key:
@@ -158,20 +166,20 @@ def decide(applicant: Applicant, entries: Entries, now: float) -> Verdict:
     return Verdict.WAIT if claim.lease_ends > now else Verdict.TAKE_OVER
 
 
-def _is_anothers_key(applicant: Applicant, entries: Entries) -> bool:
-    """Whether the key is another Thing's, and not to be shared; for an applicant whose Thing does not have it."""
+def _belongs_to_another_thing(applicant: Applicant, entries: Entries) -> bool:
+    """Whether the key belongs to another Thing and may not be shared; the applicant's Thing must not have it."""
     if entries.key_thing is None:
         return False
-    # The key has to allow it too: anybody can send a device's CSR again, and would make a key that was bound by an
-    # invite, or by /v1, a shared one.
+    # The key must be marked as well: anyone can send a device's CSR again, and could otherwise turn a key that was
+    # bound with an invite, or through /v1, into a shared one.
     if applicant.shareable_key and entries.key_shareable:
         return False
-    # A Thing whose claim was undone has left the key to those that it shared it with.
+    # If the Thing's claim was undone, the key now belongs to the Things that shared it.
     return entries.key_thing != applicant.thing or entries.claim is None
 
 
 def _same_invite(claim: Claim, applicant: Applicant) -> bool:
-    """Whether the claim was made with the applicant's code; where none is given, the deployment is open to all."""
+    """Whether the claim was made with the applicant's code; true without a code, as in an open deployment."""
     if applicant.code_sha256 is None:
         return True
     return claim.code_sha256 is not None and compare_digest(claim.code_sha256, applicant.code_sha256)
@@ -180,13 +188,13 @@ def _same_invite(claim: Claim, applicant: Applicant) -> bool:
 def _check_invite(applicant: Applicant, invite: Invite | None, now: float, *, bound: bool) -> None:
     if applicant.code_sha256 is None:
         return
-    fault = "unknown" if invite is None else invite.fault(applicant.code_sha256, applicant.thing, now)
-    # Its own invite stays valid for a device that comes back, even when it has expired and left the ledger.
-    if fault is not None and not (bound and fault != "revoked"):
-        raise InviteInvalidError(reason=fault)
+    reason = "unknown" if invite is None else invite.invalid_reason(applicant.code_sha256, applicant.thing, now)
+    # A device that repeats its request may use the same invite, even if it has expired and left the ledger.
+    if reason is not None and not (bound and reason != "revoked"):
+        raise InviteInvalidError(reason=reason)
     if invite is not None and invite.ek_sha256 is not None:
         raise AttestationRequiredError
 
 
-def _made_since(invite: Invite | None, moment: int) -> bool:
+def _created_since(invite: Invite | None, moment: int) -> bool:
     return invite is not None and invite.created >= moment

@@ -1,7 +1,8 @@
-"""Do a CSR's attributes ask for what no device gets? Octets in, nothing or a named refusal out.
+"""Checks the attributes of a CSR. Pure: bytes in, an error if they are not acceptable.
 
-What a certificate may be used for is AWS IoT's to say. So what tools add by themselves is taken, and stays in the
-request, which is signed with it; what asks for a CA's powers, or can be read in two ways, is refused.
+AWS IoT decides what a certificate may be used for, whatever the CSR requests. So attributes that tools add by
+themselves are accepted, and stay in the request, since its signature covers them. An attribute that requests the powers
+of a CA, or that can be read in two ways, is refused.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from enrollment_backend import der
-from enrollment_backend.errors import CsrAttributesError
+from enrollment_backend.csr_errors import CsrAttributesError
 
 _CHALLENGE_PASSWORD = "1.2.840.113549.1.9.7"  # noqa: S105 - RFC 2985 §5.4.1
 _UNSTRUCTURED_NAME = "1.2.840.113549.1.9.2"  # RFC 2985 §5.2.2
@@ -23,17 +24,17 @@ _UNDECODABLE = "carry an attribute or extension that cannot be decoded"
 
 
 def check(attributes: bytes) -> None:
-    """Decide whether a CSR may carry its attributes.
+    """Check that the attributes of a CSR are acceptable.
 
     Args:
         attributes: the contents octets of CertificationRequestInfo's `attributes` (RFC 2986 §4.1).
 
     Raises:
-        CsrAttributesError: the attributes are not in the order of DER (X.690 §11.6); an attribute is unknown, has no or
-            several values, or is there twice; an extension is there twice, is critical and unknown, or asks for a CA's
-            powers; or one of them is not DER.
+        CsrAttributesError: the attributes are not in DER order (X.690 §11.6); an attribute is unknown, occurs twice, or
+            does not have exactly one value; an extension occurs twice, is critical and unknown, or requests the powers
+            of a CA; or one of them is not valid DER.
 
-    Does not check what extensions say beside that.
+    Does not check anything else that the extensions request.
     """
     try:
         _check_attributes(attributes)
@@ -45,7 +46,7 @@ def _check_attributes(attributes: bytes) -> None:
     known: set[str] = set()
     listed = der.elements(attributes)
     if [attribute.encoding for attribute in listed] != sorted(attribute.encoding for attribute in listed):
-        raise CsrAttributesError("carry attributes in another order than DER has (X.690 §11.6), as node-forge does")
+        raise CsrAttributesError("carry attributes in an order other than DER's (X.690 §11.6), as node-forge does")
     for attribute in listed:
         kind, values = der.children(attribute.encoding)
         oid = _oid(kind)
@@ -65,27 +66,27 @@ def _check_attributes(attributes: bytes) -> None:
 def _check_extensions(value: der.Element) -> None:
     extensions = der.children(value.encoding)
     if not extensions:
-        raise ValueError("a request for no extension (RFC 5280 §4.1)")
+        raise ValueError("no extension (RFC 5280 §4.1)")
     known: set[str] = set()
     for extension in extensions:
         kind, *criticality, content = der.children(extension.encoding)
         oid, critical = _oid(kind), _is_critical(criticality)
         if oid in known:
-            raise CsrAttributesError("ask for the same extension twice")
+            raise CsrAttributesError("request the same extension twice")
         known.add(oid)
-        octets = _only(content, der.OCTET_STRING)
+        octets = _content(content, der.OCTET_STRING)
         if oid in _EXTENSIONS:
             _EXTENSIONS[oid](octets)
         elif critical:
-            raise CsrAttributesError("ask for a critical extension that is unknown here")
+            raise CsrAttributesError("request a critical extension that is unknown here")
 
 
 def _is_critical(criticality: list[der.Element]) -> bool:
-    """Read the BOOLEAN that is there if it is TRUE, and is not if it is FALSE, the default (X.690 §11.5)."""
+    """Return an extension's `critical`: TRUE if present, FALSE if absent, since DER omits defaults (X.690 §11.5)."""
     if not criticality:
         return False
     (critical,) = criticality
-    if _only(critical, der.BOOLEAN) != _TRUE:
+    if _content(critical, der.BOOLEAN) != _TRUE:
         raise ValueError("not TRUE in DER")
     return True
 
@@ -97,16 +98,16 @@ def _check_basic_constraints(octets: bytes) -> None:
         case [(der.BOOLEAN, content), *_] if content == _TRUE:
             raise CsrAttributesError("ask to be a CA (basicConstraints with CA:TRUE)")
         case _:
-            raise ValueError("not the basic constraints of what is no CA")
+            raise ValueError("not the basic constraints of an end entity")
 
 
 def _check_key_usage(octets: bytes) -> None:
     (usage,) = der.elements(octets)
-    unused, *bits = _only(usage, der.BIT_STRING)
+    unused, *bits = _content(usage, der.BIT_STRING)
     if unused > 7 or (unused and not bits) or (bits and bits[-1] & (1 << unused) - 1):
         raise ValueError("not a BIT STRING in DER")
     if bits and bits[0] & _CA_KEY_USAGES:
-        raise CsrAttributesError("ask for the key usages of a CA (keyCertSign, cRLSign)")
+        raise CsrAttributesError("request the key usages of a CA (keyCertSign, cRLSign)")
 
 
 def _check_extended_key_usage(octets: bytes) -> None:
@@ -119,7 +120,7 @@ def _check_extended_key_usage(octets: bytes) -> None:
 
 def _check_subject_key_identifier(octets: bytes) -> None:
     (identifier,) = der.elements(octets)
-    _only(identifier, der.OCTET_STRING)
+    _content(identifier, der.OCTET_STRING)
 
 
 def _check_subject_alternative_name(octets: bytes) -> None:
@@ -138,16 +139,16 @@ def _check_ia5(octets: bytes) -> None:
 
 def _check_ip_address(octets: bytes) -> None:
     if len(octets) not in _IP_ADDRESSES:
-        raise ValueError("not an address of IPv4 or IPv6")
+        raise ValueError("not an IPv4 or IPv6 address")
 
 
 def _oid(element: der.Element) -> str:
-    return der.object_identifier(_only(element, der.OBJECT_IDENTIFIER))
+    return der.object_identifier(_content(element, der.OBJECT_IDENTIFIER))
 
 
-def _only(element: der.Element, tag: int) -> bytes:
+def _content(element: der.Element, tag: int) -> bytes:
     if element.tag != tag:
-        raise ValueError("another type than has to be here")
+        raise ValueError("unexpected type")
     return element.content
 
 
@@ -156,7 +157,7 @@ _ATTRIBUTES: dict[str, Callable[[der.Element], object]] = {
     _UNSTRUCTURED_NAME: der.text,
     _EXTENSION_REQUEST: _check_extensions,
 }
-# RFC 5280 §4.2.1; of what is unknown and not critical, nobody has to understand the value (§4.2).
+# RFC 5280 §4.2.1. The value of an extension that is unknown and not critical may be ignored (§4.2).
 _EXTENSIONS: dict[str, Callable[[bytes], None]] = {
     "2.5.29.14": _check_subject_key_identifier,
     "2.5.29.15": _check_key_usage,

@@ -1,4 +1,4 @@
-"""Is a CSR's key of a kind and size that gets a certificate? Octets in, the kind or a named refusal out."""
+"""Checks the public key of a CSR. Pure: bytes in, the key's type or an error out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from enrollment_backend import algorithms, der, weak_keys
-from enrollment_backend.errors import CsrDerError, CsrKeyError, CsrKeyWeakError
+from enrollment_backend.csr_errors import CsrDerError, CsrKeyError, CsrKeyWeakError
 
 _RSA_BITS = frozenset({2048, 3072, 4096})
 _RSA_EXPONENT = 65537
@@ -15,24 +15,24 @@ _CURVES = (ec.SECP256R1, ec.SECP384R1)
 
 
 def check(spki: bytes) -> str:
-    """Decide whether a key may get a certificate.
+    """Check that a public key is acceptable.
 
     Args:
         spki: DER SubjectPublicKeyInfo (RFC 5280 §4.1.2.7).
 
     Returns:
-        Its kind, the object identifier `algorithms.RSA_KEY` or `algorithms.EC_KEY`.
+        The key's type, as the object identifier `algorithms.RSA_KEY` or `algorithms.EC_KEY`.
 
     Raises:
-        CsrKeyError: its kind, curve, size or exponent is not on the list, or its numbers are no such key.
-        CsrKeyWeakError: the private key can be computed from it, see `weak_keys.weakness_of`.
-        CsrDerError: it is not DER, or not in the one form that a key of its kind has here.
+        CsrKeyError: the key's type, curve, size or exponent is not accepted, or its numbers are not a valid key.
+        CsrKeyWeakError: the private key can be computed from the public key, see `weak_keys.weakness_of`.
+        CsrDerError: it is not DER, or not the canonical encoding of such a key.
     """
     kind, parameters = _algorithm(spki)
     if kind not in algorithms.KEYS:
-        raise CsrKeyError(algorithms.REFUSED_KEYS.get(kind, "a key of an unknown kind"))
+        raise CsrKeyError(algorithms.REFUSED_KEYS.get(kind, "a key of an unknown type"))
     if not parameters:
-        raise CsrDerError  # RFC 3279 §2.3.1 and RFC 5480 §2.1.1: keys of both kinds have some
+        raise CsrDerError  # both types must have parameters: RFC 3279 §2.3.1 and RFC 5480 §2.1.1
     if kind == algorithms.EC_KEY:
         _check_curve(parameters)
     try:
@@ -42,9 +42,9 @@ def check(spki: bytes) -> str:
     if isinstance(key, rsa.RSAPublicKey):
         _check_rsa(key)
     elif not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, _CURVES):
-        raise CsrKeyError("an EC key on a curve that is spelled out")
+        raise CsrKeyError("an EC key with explicit curve parameters")
     if spki != key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo):
-        raise CsrDerError  # a compressed point, say, or P-256 spelled out
+        raise CsrDerError  # such as a compressed point, or P-256 with explicit parameters
     return kind
 
 
@@ -60,7 +60,7 @@ def _algorithm(spki: bytes) -> tuple[str, bytes]:
 
 
 def _check_curve(parameters: bytes) -> None:
-    """Check the curve if it is named; what else there may be in the place of a name is left to `cryptography`."""
+    """Check a named curve; anything else in place of the name is left to `cryptography`."""
     (curve,) = der.elements(parameters)
     if curve.tag != der.OBJECT_IDENTIFIER:
         return

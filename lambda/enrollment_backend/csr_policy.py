@@ -1,9 +1,9 @@
-"""Is this CSR acceptable? Text in, a value or a named refusal out; no network, no clock.
+"""Decides whether a CSR is acceptable. Pure: text in, a value or an error out; no network, no clock.
 
-What is verified here must be, byte for byte, what AWS IoT is asked to certify. So a request has one form on its way
-there, and everything in it that could be encoded or read in a second way is refused: the structure is read twice, by
-`cryptography` and as it lies there in DER. What its signature does not cover, the PEM around it and the parameters of
-the signature algorithm, is written anew.
+The bytes that are verified here must be the bytes that AWS IoT gets. So the CSR is sent in one canonical form, and
+anything in it that could be encoded or read in a second way is refused: the structure is parsed twice, by
+`cryptography` and by our own strict DER reader. The parts that the signature does not cover, which are the PEM armor
+and the parameters of the signature algorithm, are written again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from cryptography.x509 import CertificateSigningRequest, InvalidVersion, load_der_x509_csr
 
 from enrollment_backend import algorithms, csr_attributes, csr_key, der, pem_block
-from enrollment_backend.errors import (
+from enrollment_backend.csr_errors import (
     CsrCommonNameError,
     CsrCommonNameLengthError,
     CsrDerError,
@@ -28,34 +28,35 @@ MAX_CSR_CHARACTERS = 4096  # AWS IoT CreateCertificateFromCsr, certificateSignin
 _MAX_COMMON_NAME = 64  # RFC 5280, appendix A.1: ub-common-name
 
 _NULL = bytes((der.NULL, 0))
-# What follows the algorithm's object identifier: NULL for RSA (RFC 4055 §5), nothing for ECDSA (RFC 5758 §3.2). Either
-# is taken for both: RFC 4055 §5 demands it for RSA, and mbedTLS 2.28 and tpm2-openssl 1.1 write NULL after ECDSA.
+# The parameters after the algorithm's object identifier: NULL for RSA (RFC 4055 §5), none for ECDSA (RFC 5758 §3.2).
+# Both forms are accepted for both: RFC 4055 §5 requires that for RSA, and mbedTLS 2.28 and tpm2-openssl 1.1 write NULL
+# for ECDSA.
 _SIGNATURE_PARAMETERS = {algorithms.RSA_KEY: _NULL, algorithms.EC_KEY: b""}
 
 _COMMON_NAME = "2.5.4.3"  # RFC 5280, appendix A.1: id-at-commonName
-# RFC 5280 §4.1.2.4 leaves the first two for new names, and §4.1.2.6 IA5String for addresses and domain components.
+# RFC 5280 §4.1.2.4 allows the first two in new names, and §4.1.2.6 IA5String for addresses and domain components.
 _STRINGS = frozenset({der.UTF8_STRING, der.PRINTABLE_STRING, der.IA5_STRING})
-# The older kinds that X.520 has as well, for subjects that are not read.
+# X.520's older string types too, for subjects whose content does not matter.
 _ANY_STRINGS = _STRINGS | {der.NUMERIC_STRING, der.TELETEX_STRING, der.UNIVERSAL_STRING, der.BMP_STRING}
 
 _NO_TEXT = "must consist of text, as UTF8String, PrintableString or IA5String"
 _NOT_PRINTABLE = (
-    "has a PrintableString with a character that a PrintableString cannot hold, such as an underscore; "
-    "have it written as UTF8String"
+    "has a PrintableString with a character that is not allowed in one, such as an underscore; "
+    "encode it as UTF8String instead"
 )
 
-_NO_UNUSED_BITS = b"\x00"  # X.690 §8.6.2; every signature is whole octets
+_NO_UNUSED_BITS = b"\x00"  # X.690 §8.6.2; a signature is always a whole number of octets
 
 
 @dataclass(frozen=True)
 class AcceptedCsr:
-    """A CSR that passed every guard.
+    """A CSR that passed every check.
 
     Attributes:
-        pem: the one PEM block, labelled CERTIFICATE REQUEST, lines of 64 characters, LF line ends, none after the last
-            line.
+        pem: one PEM block, labelled CERTIFICATE REQUEST, with lines of 64 characters, LF line ends, and none after the
+            last line.
         spki: DER SubjectPublicKeyInfo of its key (RFC 5280 §4.1.2.7).
-        common_name: its one common name; None if it has none or several, which takes `any_subject`.
+        common_name: its one common name; None if it has none or several, which only `any_subject` allows.
     """
 
     pem: str
@@ -65,9 +66,9 @@ class AcceptedCsr:
 
 @dataclass(frozen=True)
 class _Parts:
-    """A CertificationRequest (RFC 2986 §4) as it lies there.
+    """The parts of a CertificationRequest (RFC 2986 §4), byte for byte.
 
-    Of `subject` and `attributes` the contents octets, of the others the whole encoding.
+    `subject` and `attributes` are contents octets; the others are whole encodings.
     """
 
     information: bytes
@@ -79,21 +80,21 @@ class _Parts:
 
 
 def accept(text: str, thing_name: str | None, *, any_subject: bool = False) -> AcceptedCsr:
-    """Decide whether a PKCS#10 request (RFC 2986 §4) may get a certificate for a Thing.
+    """Check that a PKCS#10 request (RFC 2986 §4) is acceptable for a Thing.
 
     Args:
         text: the CSR in PEM, see `pem_block.decode`.
-        thing_name: the Thing; None leaves the name to the CSR, whose common name the caller then has to check.
-        any_subject: whether the subject may be anything that X.520 can encode, whatever the Thing is.
+        thing_name: the Thing's name. If None, the CSR's common name is the Thing's name, which the caller must check.
+        any_subject: whether to accept any subject that X.520 can encode, whatever the Thing's name is.
 
     Returns:
-        The CSR in the one form that goes to AWS IoT.
+        The CSR in the canonical form that is sent to AWS IoT.
 
     Raises:
-        CsrRefusedError: one of its classes for each rule.
+        CsrRefusedError: the CSR is not acceptable; each rule has its own subclass.
 
-    Does not check whether the key was used before, whether others have it or one of its primes too, where it lives, or
-    what the subject says beside the common name. Of an ECDSA signature's two values of s it takes either.
+    Does not check whether the key was used before, whether others have it or one of its primes, where it is stored, or
+    anything in the subject but the common name. Accepts both possible values of s in an ECDSA signature.
     """
     parts = _split(pem_block.decode(text))
     algorithm, identifier = _signature_algorithm(parts.algorithm)
@@ -129,7 +130,11 @@ def _split(encoded: bytes) -> _Parts:
 
 
 def _children(encoded: bytes, tags: list[int]) -> list[der.Element]:
-    """Return what the one SEQUENCE that `encoded` must be consists of; its tags must be these."""
+    """Return the elements of a SEQUENCE.
+
+    Raises:
+        CsrDerError: `encoded` is not exactly one SEQUENCE, or its elements do not have these tags.
+    """
     try:
         children = der.children(encoded)
     except ValueError as error:
@@ -140,7 +145,7 @@ def _children(encoded: bytes, tags: list[int]) -> list[der.Element]:
 
 
 def _signature_algorithm(encoded: bytes) -> tuple[str, bytes]:
-    """Return which algorithm an AlgorithmIdentifier names, and the identifier with the parameters put right."""
+    """Return the object identifier in an AlgorithmIdentifier, and the AlgorithmIdentifier with canonical parameters."""
     try:
         algorithm, oid, parameters = algorithms.identifier(encoded)
     except ValueError as error:
@@ -154,7 +159,7 @@ def _signature_algorithm(encoded: bytes) -> tuple[str, bytes]:
 
 
 def _check_signature_algorithm(oid: str, kind: str) -> None:
-    """Check that the algorithm is on the list, and the key's: PKCS#10 names it once only."""
+    """Check that the signature algorithm is accepted and matches the key's type."""
     known = algorithms.SIGNATURES.get(oid)
     if known is None:
         raise CsrSignatureAlgorithmError(algorithms.REFUSED_SIGNATURES.get(oid, "an unknown algorithm"))
@@ -163,7 +168,12 @@ def _check_signature_algorithm(oid: str, kind: str) -> None:
 
 
 def _common_names(subject: bytes, kinds: frozenset[int]) -> list[str]:
-    """Return every common name there is, of a subject whose strings are of these kinds alone."""
+    """Return every common name in a subject.
+
+    Raises:
+        CsrDerError: the subject is malformed.
+        CsrSubjectError: a value is not a string of one of these types (DER tags).
+    """
     try:
         relative_names = [der.children(name.encoding, der.SET) for name in der.elements(subject)]
         pairs = [der.children(attribute.encoding) for name in relative_names for attribute in name]
@@ -171,7 +181,7 @@ def _common_names(subject: bytes, kinds: frozenset[int]) -> list[str]:
     except ValueError as error:
         raise CsrDerError from error
     if not all(relative_names):
-        raise CsrDerError  # each has at least one attribute, RFC 5280 §4.1.2.4
+        raise CsrDerError  # a relative distinguished name must not be empty, RFC 5280 §4.1.2.4
     texts = [_text(value, kinds) for _, value in pairs]
     return [text for oid, text in zip(oids, texts, strict=True) if oid == _COMMON_NAME]
 

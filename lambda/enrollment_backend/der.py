@@ -1,4 +1,4 @@
-"""The little of DER (X.690) it takes to see a structure exactly as it was encoded."""
+"""A small strict DER reader (X.690), which shows a structure exactly as it was encoded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SEQUENCE = 0x30
 SET = 0x31
 CONTEXT_0 = 0xA0
 
-# X.680 §41. Into a TeletexString tools write Latin-1, whatever T.61 says.
+# X.680 §41. Tools write Latin-1 into a TeletexString, whatever T.61 says.
 _CODECS = {
     UTF8_STRING: "utf-8",
     NUMERIC_STRING: "ascii",
@@ -38,16 +38,16 @@ _ALPHABETS = {
     BMP_STRING: re.compile(r"[\u0000-\uffff]*"),
 }
 
-_LONGEST_ARC = 19  # octets, of 7 bits: no arc is longer than the 128 bits of a UUID (X.667)
+_LONGEST_ARC = 19  # octets of 7 bits each: the longest arcs are UUIDs, of 128 bits (X.667)
 
 
 class Element(NamedTuple):
-    """One value.
+    """One encoded value.
 
     Attributes:
         tag: its identifier octet.
         content: its contents octets.
-        encoding: all of it, identifier and length included.
+        encoding: the whole encoding, with identifier and length.
     """
 
     tag: int
@@ -56,13 +56,13 @@ class Element(NamedTuple):
 
 
 def elements(encoded: bytes) -> list[Element]:
-    """Split a run of values, such as the contents of a SEQUENCE.
+    """Split concatenated values, such as the contents of a SEQUENCE.
 
     Raises:
-        ValueError: a length is indefinite, longer than needed (§10.1) or beyond the end, or a tag takes more than one
-            octet.
+        ValueError: a length is indefinite, not in its shortest form (§10.1) or beyond the end, or a tag has more than
+            one octet.
 
-    Does not look into the contents, not even of constructed values.
+    Does not check the contents, not even of constructed values.
     """
     found = []
     start = 0
@@ -74,19 +74,27 @@ def elements(encoded: bytes) -> list[Element]:
 
 
 def children(encoded: bytes, tag: int = SEQUENCE) -> list[Element]:
-    """Split the contents of the one value that `encoded` must be.
+    """Split the contents of a constructed value.
+
+    Args:
+        encoded: exactly one value.
+        tag: its expected tag.
 
     Raises:
-        ValueError: it is several, or none, or of another tag, or see `elements`.
+        ValueError: it is not one value with this tag, or as `elements` raises it.
     """
     parents = elements(encoded)
     if [parent.tag for parent in parents] != [tag]:
-        raise ValueError("not the one value that has to be here")
+        raise ValueError("not one value with the expected tag")
     return elements(parents[0].content)
 
 
 def sequence(content: bytes) -> bytes:
-    """Encode a SEQUENCE of what is encoded already."""
+    """Encode a SEQUENCE.
+
+    Args:
+        content: its elements, encoded and concatenated.
+    """
     size = len(content)
     if size < 0x80:
         return bytes((SEQUENCE, size)) + content
@@ -95,51 +103,51 @@ def sequence(content: bytes) -> bytes:
 
 
 def object_identifier(content: bytes) -> str:
-    """Decode the contents octets of an OBJECT IDENTIFIER (§8.19) to dotted numbers, such as ``2.5.4.3``.
+    """Decode the contents octets of an OBJECT IDENTIFIER (§8.19) to dotted notation, such as ``2.5.4.3``.
 
     Raises:
-        ValueError: there are none, the last arc is cut off, or an arc is padded or longer than any there is.
+        ValueError: they are empty or truncated, or an arc is padded or longer than 128 bits.
     """
     arcs = []
     arc = size = 0
     for octet in content:
         arc, size = arc << 7 | octet & 0x7F, size + 1
         if (arc == 0 and octet & 0x80) or size > _LONGEST_ARC:
-            raise ValueError("an arc that is padded, or longer than any there is")
+            raise ValueError("an arc is padded, or too long")
         if octet < 0x80:
             arcs.append(arc)
             arc = size = 0
     if size or not arcs:
-        raise ValueError("an object identifier that is cut off")
+        raise ValueError("the object identifier is empty or truncated")
     root = min(arcs[0] // 40, 2)
     return ".".join(str(number) for number in (root, arcs[0] - 40 * root, *arcs[1:]))
 
 
 def text(element: Element) -> str:
-    """Decode a string of one of the kinds that X.520 uses.
+    """Decode a string of one of the types that X.520 uses.
 
     Raises:
-        ValueError: it is of another kind, or holds what a string of its kind cannot.
+        ValueError: it is not such a string, or has a character that its type does not allow.
     """
     if element.tag not in _CODECS:
         raise ValueError("not a string")
     decoded = element.content.decode(_CODECS[element.tag])
     if element.tag in _ALPHABETS and not _ALPHABETS[element.tag].fullmatch(decoded):
-        raise ValueError("a string with a character that its kind does not have")
+        raise ValueError("a character that this type of string does not allow")
     return decoded
 
 
 def _element(encoded: bytes, start: int) -> Element:
     if len(encoded) < start + 2 or encoded[start] & 0x1F == 0x1F:
-        raise ValueError("no tag of one octet with a length behind it")
+        raise ValueError("not a tag of one octet followed by a length")
     header, size = start + 2, encoded[start + 1]
     if size >= 0x80:
         octets = encoded[header : header + (size & 0x7F)]
         header += size & 0x7F
         size = int.from_bytes(octets)
         if size < 0x80 or octets[0] == 0:
-            raise ValueError("a length that is not in its shortest form")
+            raise ValueError("the length is not in its shortest form")
     end = header + size
     if end > len(encoded):
-        raise ValueError("a length beyond the end")
+        raise ValueError("the value is truncated")
     return Element(encoded[start], encoded[header:end], encoded[start:end])

@@ -1,4 +1,4 @@
-"""The routes of devices: what their requests say, and how the answers look."""
+"""The routes of devices: parses their requests, and builds the responses."""
 
 from __future__ import annotations
 
@@ -16,32 +16,38 @@ from enrollment_backend.errors import (
     InviteInvalidError,
     RequestRefusedError,
 )
-from enrollment_backend.http import Event, Reply, Routes, body_of, header, instant, json_body, json_reply
+from enrollment_backend.http import Event, Response, Routes, body_of, header, json_body, json_response, timestamp
 from enrollment_backend.invites import Invite
 from enrollment_backend.service import EnrollmentRequest, Issued
 from enrollment_backend.strict_json import parse_object
 
 _PEM_BEGIN = b"-----BEGIN "
-_FORMS = "This path takes a JSON object with thingName and csr, or a CSR in PEM."
+_ACCEPTED_BODIES = "This path accepts a JSON object with thingName and csr, or a CSR in PEM."
 _BEARER = "bearer"  # RFC 6750 §2.1; schemes are compared without regard to case (RFC 9110 §11.1)
 
 Enroll = Callable[[EnrollmentRequest], Issued]
 ShowInvite = Callable[[str | None], Invite]
 
 
-def routes(enroll: Enroll, show_invite: ShowInvite) -> Routes:
-    """Return the routes that lead to the use cases."""
+def routes(enroll: Enroll, show_invite: ShowInvite, auth_mode: str) -> Routes:
+    """Return the routes of devices.
+
+    Args:
+        enroll: `EnrollmentService.enroll`.
+        show_invite: `EnrollmentService.show_invite`.
+        auth_mode: as `EnrollmentService` has it; the health check says whether enrolling takes an invite.
+    """
     return {
         "/v1/certificates": {"POST": partial(_certificates, enroll)},
         "/getCertificate": {"POST": partial(_get_certificate, enroll)},
         "/v1/invite": {"GET": partial(_invite, show_invite)},
-        "/v1/health": {"GET": _health},
+        "/v1/health": {"GET": partial(_health, auth_mode)},
     }
 
 
-def _certificates(enroll: Enroll, event: Event) -> Reply:
+def _certificates(enroll: Enroll, event: Event) -> Response:
     issued = enroll(_enrollment_request(event, json_body(event), article=False))
-    return json_reply(
+    return json_response(
         HTTPStatus.OK if issued.repeated else HTTPStatus.CREATED,
         {
             "certificatePem": issued.certificate.pem,
@@ -55,34 +61,35 @@ def _certificates(enroll: Enroll, event: Event) -> Reply:
     )
 
 
-def _get_certificate(enroll: Enroll, event: Event) -> Reply:
-    # Any Content-Type will do: clients written for the original article post as whatever their tool declares.
+def _get_certificate(enroll: Enroll, event: Event) -> Response:
+    # Any Content-Type is accepted: clients written for the original article send whatever their tool defaults to.
     issued = enroll(_article_request(event, body_of(event)))
-    return Reply(HTTPStatus.OK, "text/plain", issued.certificate.pem)
+    return Response(HTTPStatus.OK, "text/plain", issued.certificate.pem)
 
 
-def _invite(show_invite: ShowInvite, event: Event) -> Reply:
+def _invite(show_invite: ShowInvite, event: Event) -> Response:
     invite = show_invite(_code(event))
     attestation = "off" if invite.ek_sha256 is None else "require"
-    content = {"thing": invite.thing, "expires": instant(invite.expires), "attestation": attestation}
-    return json_reply(HTTPStatus.OK, content)
+    content = {"thing": invite.thing, "expires": timestamp(invite.expires), "attestation": attestation}
+    return json_response(HTTPStatus.OK, content)
 
 
-def _health(_event: Event) -> Reply:
-    return json_reply(HTTPStatus.OK, {"status": "ok", "version": __version__})
+def _health(auth_mode: str, _event: Event) -> Response:
+    auth = "open" if auth_mode == "open" else "invite"  # as `EnrollmentService` reads it
+    return json_response(HTTPStatus.OK, {"status": "ok", "version": __version__, "auth": auth})
 
 
 def _article_request(event: Event, body: bytes) -> EnrollmentRequest:
-    """Read the JSON object, or the bare CSR: a PEM block, whatever text comes before it."""
+    """Parse a JSON object, or a bare CSR, which is a PEM block and may have text before it."""
     is_object = body.removeprefix(BOM_UTF8).lstrip().startswith(b"{")
     if is_object or _PEM_BEGIN not in body:
         try:
             return _enrollment_request(event, parse_object(body), article=True)
         except RequestRefusedError as error:
             if not is_object:
-                error.detail = f"{error.detail} {_FORMS}"
+                error.detail = f"{error.detail} {_ACCEPTED_BODIES}"
             raise
-    # What is not UTF-8 becomes a character that no PEM has: around the block it does no harm, in it the CSR is refused.
+    # Invalid UTF-8 becomes U+FFFD, which is ignored around the PEM block, and refused within it.
     return EnrollmentRequest(code=_code(event), thing_name=None, csr=body.decode("utf-8", "replace"), article=True)
 
 
@@ -98,7 +105,7 @@ def _enrollment_request(event: Event, fields: dict[str, Any], *, article: bool) 
 
 
 def _code(event: Event) -> str | None:
-    """Return the enrollment code of the Authorization header; None if there is no such header."""
+    """Return the invite's code from the header Authorization; None if there is no such header."""
     value = header(event, "authorization")
     if value is None:
         return None

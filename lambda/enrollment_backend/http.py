@@ -1,7 +1,7 @@
-"""API Gateway HTTP API, payload format 2.0: the event taken apart, the answer put together, errors as problems.
+"""API Gateway HTTP API, payload format 2.0: reads events, builds responses, and turns errors into problem documents.
 
-A refusal is `application/problem+json` (RFC 9457 §3). Its `type` is ``about:blank`` (§4.2.1): what tells problems apart
-is the extension member `code`, which is stable. Which routes there are is not known here.
+An error response is `application/problem+json` (RFC 9457 §3). Its `type` is ``about:blank`` (§4.2.1); programs tell
+problems apart by the extension member `code`, which is stable. This module does not know which routes exist.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from enrollment_backend import log
 from enrollment_backend.errors import (
     AttestationRequiredError,
     AwsRefusedError,
-    CertificateForeignError,
+    CertificateNotForKeyError,
     ConflictError,
     EnrollmentError,
     InviteInvalidError,
@@ -38,21 +38,26 @@ MAX_BODY_BYTES = 16 * 1024
 _MAX_BASE64_CHARACTERS = (MAX_BODY_BYTES + 2) // 3 * 4
 
 Event = Mapping[str, Any]
-Answer = dict[str, Any]
+GatewayResponse = dict[str, Any]
+"""What a Lambda function returns to API Gateway, in payload format 2.0."""
 
 
 class NotFoundError(EnrollmentError):
-    """No route has this path."""
+    """There is no route with this path."""
 
     code = "not-found"
     detail = "There is nothing at this path."
 
 
 class MethodNotAllowedError(EnrollmentError):
-    """The route does not know this method."""
+    """The route does not support this method.
+
+    Args:
+        allow: the methods it supports, as the header Allow lists them.
+    """
 
     code = "method-not-allowed"
-    detail = "This path does not take this method."
+    detail = "This path does not support this method."
 
     def __init__(self, allow: str) -> None:
         super().__init__()
@@ -60,7 +65,7 @@ class MethodNotAllowedError(EnrollmentError):
 
 
 class MediaTypeError(EnrollmentError):
-    """The body is not declared as JSON."""
+    """The Content-Type is not JSON."""
 
     code = "media-type-unsupported"
     detail = "The Content-Type must be application/json."
@@ -74,13 +79,13 @@ class BodyTooLargeError(EnrollmentError):
 
 
 class BodyBase64Error(RequestRefusedError):
-    """The event says that its body is base64, and it is not."""
+    """The event claims that its body is base64, and it is not."""
 
     code = "body-base64-invalid"
-    detail = "The body could not be decoded."
+    detail = "The body is not valid base64."
 
 
-# The first class of an error's ancestry that is listed here decides; what is not listed is the server's fault.
+# An error gets the status of its nearest base class in this map.
 _STATUS: dict[type[EnrollmentError], HTTPStatus] = {
     RequestRefusedError: HTTPStatus.BAD_REQUEST,
     InviteRequiredError: HTTPStatus.UNAUTHORIZED,
@@ -97,21 +102,21 @@ _STATUS: dict[type[EnrollmentError], HTTPStatus] = {
     MediaTypeError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     ThrottledError: HTTPStatus.TOO_MANY_REQUESTS,
     AwsRefusedError: HTTPStatus.BAD_GATEWAY,
-    CertificateForeignError: HTTPStatus.BAD_GATEWAY,
+    CertificateNotForKeyError: HTTPStatus.BAD_GATEWAY,
     RetryableError: HTTPStatus.SERVICE_UNAVAILABLE,
     EnrollmentError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 
 
 @dataclass(frozen=True)
-class Reply:
-    """An answer that is no problem.
+class Response:
+    """An HTTP response.
 
     Attributes:
-        status: of HTTP.
-        media_type: of the body.
-        body: text.
-        headers: beside those that every answer has.
+        status: its status.
+        media_type: the body's media type.
+        body: the body, which is text.
+        headers: additional headers, with names in lower case.
     """
 
     status: HTTPStatus
@@ -120,32 +125,32 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-Endpoint = Callable[[Event], Reply]
+Endpoint = Callable[[Event], Response]
 Routes = Mapping[str, Mapping[str, Endpoint]]
-"""Path, then method."""
+"""Endpoints by path, then by method."""
 
 
 def request_id_of(event: Event, context: object) -> str:
-    """Return API Gateway's id of the request, or Lambda's, or ``unknown``."""
+    """Return API Gateway's id of the request, else Lambda's, else ``unknown``."""
     candidate = _request_context(event).get("requestId")
     if isinstance(candidate, str) and candidate:
         return candidate
     return str(getattr(context, "aws_request_id", "unknown"))
 
 
-def handle(event: Event, routes: Routes, request_id: str) -> Answer:
-    """Answer one request.
+def handle(event: Event, routes: Routes, request_id: str) -> GatewayResponse:
+    """Respond to one request, and write one log line about it.
 
     Args:
         event: API Gateway HTTP API event, payload format 2.0.
-        routes: what to call.
-        request_id: shown in problems, so that a caller can name the request to the operator.
+        routes: the endpoints to call.
+        request_id: appears in problem documents, so that the caller can name the request to the operator.
 
     Returns:
-        What Lambda hands back to API Gateway. Refusals are answers as well; one log line says which.
+        The response for API Gateway; an EnrollmentError becomes a problem document.
 
     Raises:
-        Exception: only what nobody foresaw.
+        Exception: any other error that an endpoint raises.
     """
     route = "none"
     try:
@@ -155,36 +160,37 @@ def handle(event: Event, routes: Routes, request_id: str) -> Answer:
         route = path
         if method not in routes[path]:
             raise MethodNotAllowedError(allow=", ".join(routes[path]))
-        reply = routes[path][method](event)
+        response = routes[path][method](event)
     except EnrollmentError as error:
-        reply = _problem(error, request_id)
-        failed = reply.status >= HTTPStatus.INTERNAL_SERVER_ERROR
-        log.request(route=route, status=reply.status.value, outcome=error.code, failed=failed, **error.facts)
+        response = _problem(error, request_id)
+        failed = response.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        log.request(route=route, status=response.status.value, outcome=error.code, failed=failed, **error.facts)
     else:
-        log.request(route=route, status=reply.status.value, outcome="ok", failed=False)
-    return _answer(reply)
+        log.request(route=route, status=response.status.value, outcome="ok", failed=False)
+    return _gateway_response(response)
 
 
-def internal_error(request_id: str) -> Answer:
-    """Answer 500 with the code ``internal``, saying nothing about why."""
-    return _answer(_problem(EnrollmentError(), request_id))
+def internal_error(request_id: str) -> GatewayResponse:
+    """Return a 500 with the code ``internal``, which does not reveal the cause."""
+    return _gateway_response(_problem(EnrollmentError(), request_id))
 
 
-def json_reply(status: HTTPStatus, content: dict[str, Any]) -> Reply:
-    """Return a reply whose body is a JSON object."""
-    return Reply(status, body=json.dumps(content))
+def json_response(status: HTTPStatus, content: dict[str, Any]) -> Response:
+    """Return a response whose body is a JSON object."""
+    return Response(status, body=json.dumps(content))
 
 
-def instant(seconds: float) -> str:
-    """Return a time, given in seconds since the epoch, as RFC 3339 §5.6 writes it, in UTC."""
+def timestamp(seconds: float) -> str:
+    """Return a time, given in seconds since the epoch, in the format of RFC 3339 §5.6, in UTC."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def json_body(event: Event) -> dict[str, Any]:
-    """Return the body of a request that is declared to be JSON, a strict object.
+    """Return the JSON object in a request's body.
 
     Raises:
-        MediaTypeError, BodyTooLargeError, RequestRefusedError: it is not.
+        MediaTypeError: the Content-Type is not JSON.
+        BodyTooLargeError, RequestRefusedError: from `body_of` and `strict_json.parse_object`.
     """
     if _media_type(event) != "application/json":
         raise MediaTypeError
@@ -201,24 +207,24 @@ def _method(event: Event) -> str:
     return str(http.get("method", "")) if isinstance(http, Mapping) else ""
 
 
-def header(event: Event, wanted: str) -> str | None:
-    """Return a header's value; its name is given in lower case."""
+def header(event: Event, lowercase_name: str) -> str | None:
+    """Return a header's value; None if it is missing."""
     headers = event.get("headers") or {}
-    return next((str(value) for name, value in headers.items() if name.lower() == wanted), None)
+    return next((str(value) for name, value in headers.items() if name.lower() == lowercase_name), None)
 
 
 def parameter(event: Event, name: str) -> str | None:
-    """Return a query parameter's value, decoded; one that is there several times, joined by commas."""
+    """Return a query parameter's decoded value, None if it is missing; repeated ones are joined by commas."""
     parameters = event.get("queryStringParameters") or {}
     value = parameters.get(name)
     return None if value is None else str(value)
 
 
 def operator_of(event: Event) -> str:
-    """Return the ARN of the IAM identity that signed the request, which API Gateway has verified.
+    """Return the ARN of the IAM identity whose signature API Gateway verified.
 
     Raises:
-        OperatorRequiredError: it has verified none.
+        OperatorRequiredError: API Gateway verified no signature.
     """
     authorizer = _request_context(event).get("authorizer")
     identity = authorizer.get("iam") if isinstance(authorizer, Mapping) else None
@@ -229,15 +235,16 @@ def operator_of(event: Event) -> str:
 
 
 def _media_type(event: Event) -> str:
-    """Return the media type without its parameters: none is defined for JSON (RFC 8259 §11)."""
+    """Return the media type without its parameters; JSON has none (RFC 8259 §11)."""
     return (header(event, "content-type") or "").partition(";")[0].strip().lower()
 
 
 def body_of(event: Event) -> bytes:
-    """Return the body's bytes. What is too long is refused before anything is done with it.
+    """Return the body's bytes.
 
     Raises:
-        BodyTooLargeError, BodyBase64Error: it is no body of ours.
+        BodyTooLargeError: it is larger than 16 KiB; it is then not even decoded.
+        BodyBase64Error: it is not valid base64, as the event claims.
     """
     body = event.get("body") or ""
     if event.get("isBase64Encoded"):
@@ -250,14 +257,14 @@ def body_of(event: Event) -> bytes:
     else:
         if len(body) > MAX_BODY_BYTES:
             raise BodyTooLargeError
-        # A lone surrogate has no UTF-8; passed through as it is, it is refused with all else that is not UTF-8.
+        # A lone surrogate cannot be encoded in UTF-8. Passed through, it is refused like any other invalid UTF-8.
         content = body.encode("utf-8", "surrogatepass")
     if len(content) > MAX_BODY_BYTES:
         raise BodyTooLargeError
     return content
 
 
-def _problem(error: EnrollmentError, request_id: str) -> Reply:
+def _problem(error: EnrollmentError, request_id: str) -> Response:
     status = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
     content = {
         "type": "about:blank",
@@ -267,7 +274,7 @@ def _problem(error: EnrollmentError, request_id: str) -> Reply:
         "code": error.code,
         "requestId": request_id,
     }
-    return Reply(status, "application/problem+json", json.dumps(content), _problem_headers(error))
+    return Response(status, "application/problem+json", json.dumps(content), _problem_headers(error))
 
 
 def _problem_headers(error: EnrollmentError) -> dict[str, str]:
@@ -280,11 +287,11 @@ def _problem_headers(error: EnrollmentError) -> dict[str, str]:
     return {}
 
 
-def _answer(reply: Reply) -> Answer:
-    typed = {"content-type": reply.media_type} if reply.body else {}
+def _gateway_response(response: Response) -> GatewayResponse:
+    content_type = {"content-type": response.media_type} if response.body else {}
     return {
-        "statusCode": reply.status.value,
-        "headers": {**typed, "cache-control": "no-store", **reply.headers},
-        "body": reply.body,
+        "statusCode": response.status.value,
+        "headers": {**content_type, "cache-control": "no-store", **response.headers},
+        "body": response.body,
         "isBase64Encoded": False,
     }

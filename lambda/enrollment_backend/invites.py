@@ -1,4 +1,4 @@
-"""Enrollment codes: made, read, hashed, and whether one may be used. Pure, but for the randomness of a new one."""
+"""Invites and their codes: created, read, hashed and validated. Pure, except for the randomness of a new code."""
 
 from __future__ import annotations
 
@@ -8,33 +8,35 @@ import secrets
 from dataclasses import dataclass
 from hmac import compare_digest
 
-# Crockford's base32: no I, L, O, U. The check symbol is the number modulo 37, for which five more symbols exist; codes
-# whose check symbol is one of these are never made, so that every code is safe in a shell and easy to read aloud.
+# Crockford's base32: no I, L, O, U. The check symbol is the number modulo 37, for which Crockford has five additional
+# symbols. A code whose check symbol would be one of these is never created, so that every code is safe in a shell and
+# easy to read aloud.
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _CHECK_MODULUS = 37
 _SYMBOLS = 24  # 120 random bits
 _GROUP = 5
 _CODE = re.compile(rf"[{_ALPHABET}]{{{_SYMBOLS + 1}}}")
 _LOOK_ALIKES = str.maketrans({"I": "1", "L": "1", "O": "0", "-": None, " ": None})
-_MAX_WRITTEN = 200  # characters; more is not looked at
+_MAX_WRITTEN = 200  # characters; anything longer is not a code
 _ID_DIGITS = 16
 
 
 @dataclass(frozen=True)
 class Invite:
-    """What the ledger keeps of an invite. The code itself is not among it.
+    """An invite as the ledger stores it, which is without its code.
 
     Attributes:
         code_sha256: SHA-256 of the normalized code, in hexadecimal.
-        thing: the Thing it is for, or a prefix of Things' names followed by ``*``.
-        uses: how many enrollments it was made for.
-        uses_left: how many are left.
-        created: when it was made, in seconds since the epoch.
-        expires: from when on it is not valid.
-        created_by: ARN of the IAM identity that made it.
-        existing_thing: whether it may take over a Thing that AWS IoT has and the ledger does not know.
-        ek_sha256: fingerprint of the TPM's endorsement key certificate that it is for; None is any, or no TPM.
-        revoked: whether the operator took it back.
+        thing: the name of the Thing it is for, or a prefix of names followed by ``*``.
+        uses: the number of enrollments it was created for.
+        uses_left: how many of them are left.
+        created: when it was created, in seconds since the epoch.
+        expires: when it stops being valid, in seconds since the epoch.
+        created_by: ARN of the IAM identity that created it.
+        existing_thing: whether it may enroll a Thing that exists in AWS IoT but not in the ledger.
+        ek_sha256: SHA-256 fingerprint of the endorsement key certificate of the one TPM that it is for; None if it is
+            not bound to a TPM.
+        revoked: whether the operator revoked it.
     """
 
     code_sha256: str
@@ -50,27 +52,35 @@ class Invite:
 
     @property
     def id(self) -> str:
-        """The name that operators see: it tells nothing about the code."""
+        """The id that operators see; it reveals nothing about the code."""
         return invite_id(self.code_sha256)
 
-    def fault(self, code_sha256: str, thing: str, now: float) -> str | None:
-        """Say why a code is not valid for a Thing: ``unknown``, ``revoked``, ``other-thing``, ``expired``, ``used``.
+    def invalid_reason(self, code_sha256: str, thing: str, now: float) -> str | None:
+        """Return why a code is not valid for a Thing; None if it is valid.
 
-        None if it is valid. Does not look at the endorsement key.
+        Args:
+            code_sha256: the code's hash, of which the invite's id is only a part.
+            thing: the Thing's name.
+            now: the time, in seconds since the epoch.
+
+        Returns:
+            ``unknown``, ``revoked``, ``other-thing``, ``expired``, ``used`` or None.
+
+        Does not check the endorsement key.
         """
         if not compare_digest(self.code_sha256, code_sha256):
             return "unknown"
         if self.revoked:
             return "revoked"
-        if not names(self.thing, thing):
+        if not matches(self.thing, thing):
             return "other-thing"
         if self.expires <= now:
             return "expired"
         return "used" if self.uses_left < 1 else None
 
 
-def make_code() -> str:
-    """Return a new code as it is shown: five groups of five, joined by dashes."""
+def create_code() -> str:
+    """Return a new random code in the form that people see: five groups of five characters, joined by dashes."""
     while True:
         number = secrets.randbits(5 * _SYMBOLS)
         check = number % _CHECK_MODULUS
@@ -82,10 +92,13 @@ def make_code() -> str:
 
 
 def code_sha256(written: str) -> str | None:
-    """Return the hash that the ledger knows a code by; None if it cannot be a code.
+    """Return the hash of a code, by which the ledger knows it; None if it is not a well-formed code.
 
-    Case, spaces and dashes do not matter; I and L are read as 1, O as 0. The check character finds every single wrong
-    character and every swap of two neighbours.
+    Args:
+        written: the code as somebody typed it. Case, spaces and dashes do not matter; I and L are read as 1, O as 0.
+            The check character detects every single wrong character and every swap of two adjacent ones.
+
+    Does not check that such an invite exists.
     """
     if len(written) > _MAX_WRITTEN or not written.isascii():
         return None
@@ -105,6 +118,6 @@ def invite_id(code_hash: str) -> str:
     return code_hash[:_ID_DIGITS]
 
 
-def names(pattern: str, thing: str) -> bool:
-    """Whether a Thing's name is the one, or begins with what stands before the ``*``."""
+def matches(pattern: str, thing: str) -> bool:
+    """Whether a Thing's name equals the pattern or, if the pattern ends with ``*``, starts with what precedes it."""
     return thing.startswith(pattern[:-1]) if pattern.endswith("*") else thing == pattern

@@ -1,4 +1,4 @@
-"""AWS IoT: Things, certificates and what they are attached to."""
+"""AWS IoT: creates Things and certificates, attaches them, and finds certificates."""
 
 from __future__ import annotations
 
@@ -19,27 +19,28 @@ from enrollment_backend.claims import Certificate
 from enrollment_backend.errors import (
     AwsError,
     AwsRefusedError,
-    CertificateForeignError,
-    NotThereError,
+    CertificateNotForKeyError,
+    ResourceNotFoundError,
     ThingExistsError,
 )
 
 if TYPE_CHECKING:
     from enrollment_backend.csr_policy import AcceptedCsr
 
-CLAIM_ATTRIBUTE = "hsm-enroll"  # of a Thing: the claim that it was made for
+CLAIM_ATTRIBUTE = "hsm-enroll"  # of a Thing: the id of the claim that it was created for
 
-_PAGE = 100  # certificates; BatchGetItem takes as many keys
-_NEWEST_PAGES = 10
-_PAGE_OF_A_SWEEP = 25  # certificates; each may take some calls
+_PAGE_SIZE = 100  # certificates; the limit of BatchGetItem, too
+_MAX_NEWEST_PAGES = 10
+_SWEEP_PAGE_SIZE = 25  # certificates; each may cost several calls
 
 
 @dataclass(frozen=True)
-class Listed:
-    """A certificate as ListCertificates shows it.
+class ListedCertificate:
+    """A certificate in a response of ListCertificates.
 
     Attributes:
-        certificate_id, arn: as AWS IoT names it.
+        certificate_id: AWS IoT's identifier.
+        arn: its ARN.
         active: whether its status is ACTIVE.
         created: when it was registered.
     """
@@ -52,11 +53,11 @@ class Listed:
 
 @dataclass(frozen=True)
 class Issuer:
-    """Has certificates issued.
+    """Has AWS IoT issue certificates.
 
     Args:
         aws: see `aws.connect`.
-        policy_name: the AWS IoT policy every certificate gets.
+        policy_name: the AWS IoT policy that is attached to every certificate.
 
     Every method raises the errors of `aws.call`.
     """
@@ -65,37 +66,39 @@ class Issuer:
     policy_name: str
 
     def issue(
-        self, thing_name: str, claim_id: str, csr: AcceptedCsr, may_exist: Callable[[], bool]
+        self, thing_name: str, claim_id: str, csr: AcceptedCsr, may_adopt: Callable[[], bool]
     ) -> tuple[Certificate, bool]:
-        """Create the Thing, and at the same time an active certificate for the CSR's key.
+        """Create the Thing and, at the same time, an active certificate for the CSR's key.
 
         Args:
-            thing_name: a checked name.
-            claim_id: stands in the Thing as an attribute. CreateThing with the same attribute succeeds again, and with
-                another one it fails: so a Thing that is not this claim's is never taken for one that is.
-            csr: a checked CSR.
-            may_exist: asked, only where the Thing is another's, whether it may be used nevertheless.
+            thing_name: a valid Thing name.
+            claim_id: becomes an attribute of the Thing. If the Thing exists, CreateThing succeeds if it has the same
+                attribute, and fails otherwise: so a Thing that was not created for this claim is always noticed.
+            csr: an accepted CSR.
+            may_adopt: whether a Thing that was not created for this claim may be used; called only if there is one.
 
         Returns:
-            The certificate, attached to nothing yet, so that it can do nothing; and whether the Thing is another's.
+            The certificate, and whether a Thing was used that was not created for this claim. The certificate is not
+            attached to anything yet, so it cannot be used.
 
         Raises:
-            ThingExistsError: it is, and may not be used.
-            CertificateForeignError: AWS IoT answered with a certificate for another key.
+            ThingExistsError: the Thing was not created for this claim, and must not be used.
+            CertificateNotForKeyError: AWS IoT returned a certificate for another key.
 
-        If it fails after AWS IoT has answered with a certificate, that one is made INACTIVE.
+        If it fails after AWS IoT has issued a certificate, that certificate is made INACTIVE.
         """
         certificate: Certificate | None = None
 
         def create() -> None:
             nonlocal certificate
             certificate = self._create_certificate(csr)
-            _refuse_foreign(certificate, csr)
+            _check_key(certificate, csr)
 
         try:
-            _, adopted = concurrently(create, lambda: self._create_thing(thing_name, claim_id, may_exist))
+            _, adopted = concurrently(create, lambda: self._create_thing(thing_name, claim_id, may_adopt))
         except ThingExistsError:
-            # For good, so nobody will come back for the certificate: if it cannot be switched off, that is the answer.
+            # A retry will fail too, so no later request will take the certificate over. If it cannot be deactivated,
+            # the caller gets that error instead.
             if certificate is not None:
                 self.deactivate(certificate.certificate_id)
             raise
@@ -106,20 +109,20 @@ class Issuer:
         assert certificate is not None  # noqa: S101 - `create` has returned
         return certificate, adopted
 
-    def ensure_thing(self, thing_name: str, claim_id: str, may_exist: Callable[[], bool]) -> bool:
-        """Create the Thing alone; as `issue`."""
-        return self._create_thing(thing_name, claim_id, may_exist)
+    def ensure_thing(self, thing_name: str, claim_id: str, may_adopt: Callable[[], bool]) -> bool:
+        """Create only the Thing, unless it exists; arguments, result and errors are those of `issue`."""
+        return self._create_thing(thing_name, claim_id, may_adopt)
 
     def attach_policy(self, certificate: Certificate) -> None:
-        """Let the certificate do what the device policy says (AttachPolicy)."""
+        """Attach the device policy to a certificate (AttachPolicy)."""
         with call("AttachPolicy"):
             self.aws.iot.attach_policy(policyName=self.policy_name, target=certificate.arn)
 
     def attach_thing(self, certificate: Certificate, thing_name: str) -> None:
-        """Make it the Thing's, and no other's (AttachThingPrincipal, EXCLUSIVE_THING).
+        """Attach a certificate to a Thing, exclusively (AttachThingPrincipal, EXCLUSIVE_THING).
 
-        A certificate that is attached to this Thing and no other already is left as it is, where AWS IoT refuses to
-        change the type: earlier versions of the backend attached without one, so not exclusively.
+        If AWS IoT refuses because the certificate is already attached, and to this Thing only, it stays as it is:
+        earlier versions of the backend attached it without a type, so not exclusively.
         """
         try:
             with call("AttachThingPrincipal"):
@@ -127,24 +130,24 @@ class Issuer:
                     thingName=thing_name, principal=certificate.arn, thingPrincipalType="EXCLUSIVE_THING"
                 )
         except AwsRefusedError:
-            # "Principal already has a Thing attached to it", an InvalidRequestException, does not say which Thing.
+            # AWS's InvalidRequestException "Principal already has a Thing attached to it" does not say which Thing.
             if self._things_of(certificate) != [thing_name]:
                 raise
 
     def activate(self, certificate_id: str) -> None:
-        """Make it ACTIVE (UpdateCertificate)."""
+        """Make a certificate ACTIVE (UpdateCertificate)."""
         self._update(certificate_id, "ACTIVE")
 
     def deactivate(self, certificate_id: str) -> None:
-        """Make it INACTIVE (UpdateCertificate): AWS IoT lets it connect no more, and ends what is open within minutes.
+        """Make a certificate INACTIVE (UpdateCertificate); do nothing if it has been deleted.
 
-        One that was deleted meanwhile is as good.
+        AWS IoT then refuses new connections with it, and closes the open ones within minutes.
         """
-        with suppress(NotThereError):
+        with suppress(ResourceNotFoundError):
             self._update(certificate_id, "INACTIVE")
 
     def withdraw(self, certificate: Certificate) -> None:
-        """Deactivate a certificate that nobody will get; if that fails, the log names it, and `sweep` will find it."""
+        """Deactivate a certificate that was not handed out; if that fails, log it, and leave it to the sweep."""
         try:
             self.deactivate(certificate.certificate_id)
         except AwsError as error:
@@ -152,58 +155,71 @@ class Issuer:
         else:
             log.info("certificate-withdrawn", certificateId=certificate.certificate_id)
 
-    def newest(self) -> Iterator[list[Listed]]:
-        """Yield the account's certificates in pages, the newest first, up to a thousand."""
+    def newest_pages(self) -> Iterator[list[ListedCertificate]]:
+        """Yield the account's newest thousand certificates in pages, newest first."""
         marker: str | None = None
-        for _ in range(_NEWEST_PAGES):
+        for _ in range(_MAX_NEWEST_PAGES):
             page, marker = self.page(marker, newest_first=True)
             yield page
             if marker is None:
                 return
 
-    def page(self, marker: str | None, *, newest_first: bool) -> tuple[list[Listed], str | None]:
-        """Return one page of the account's certificates, and the marker of the next; None at the end."""
-        more = {} if marker is None else {"marker": marker}
-        size = _PAGE if newest_first else _PAGE_OF_A_SWEEP
+    def page(self, marker: str | None, *, newest_first: bool) -> tuple[list[ListedCertificate], str | None]:
+        """Return one page of the account's certificates, and the marker of the next page; None at the end."""
+        start = {} if marker is None else {"marker": marker}
+        size = _PAGE_SIZE if newest_first else _SWEEP_PAGE_SIZE
         with call("ListCertificates"):
-            answer = self.aws.iot.list_certificates(pageSize=size, ascendingOrder=not newest_first, **more)
+            response = self.aws.iot.list_certificates(pageSize=size, ascendingOrder=not newest_first, **start)
         listed = [
-            Listed(found["certificateId"], found["certificateArn"], found["status"] == "ACTIVE", found["creationDate"])
-            for found in answer["certificates"]
+            ListedCertificate(
+                certificate_id=found["certificateId"],
+                arn=found["certificateArn"],
+                active=found["status"] == "ACTIVE",
+                created=found["creationDate"],
+            )
+            for found in response["certificates"]
         ]
-        return listed, answer.get("nextMarker")
+        return listed, response.get("nextMarker")
 
-    def for_key(self, certificate_ids: Iterable[str], spki_sha256: str) -> list[Certificate]:
-        """Return those of some certificates that are for one key, by the hash of its SPKI (DescribeCertificate)."""
+    def certificates_for_key(self, certificate_ids: Iterable[str], spki_sha256: str) -> list[Certificate]:
+        """Return those of the certificates that are for a key (DescribeCertificate); deleted ones are skipped.
+
+        Args:
+            certificate_ids: the certificates to search; each one costs a call.
+            spki_sha256: SHA-256 of the key's SubjectPublicKeyInfo, in hexadecimal.
+        """
         found = []
         for certificate_id in certificate_ids:
-            with suppress(NotThereError):
-                certificate = self._described(certificate_id)
+            with suppress(ResourceNotFoundError):
+                certificate = self._describe(certificate_id)
                 if _spki_sha256(certificate) == spki_sha256:
                     found.append(certificate)
         return found
 
-    def spki_and_policies(self, listed: Listed) -> tuple[str | None, set[str]]:
-        """Return the hash of a certificate's SPKI, and the names of the policies that are attached to it."""
-        with call("ListAttachedPolicies"):
-            policies = self.aws.iot.list_attached_policies(target=listed.arn, pageSize=_PAGE)["policies"]
-        return _spki_sha256(self._described(listed.certificate_id)), {policy["policyName"] for policy in policies}
+    def spki_and_policies(self, listed: ListedCertificate) -> tuple[str | None, set[str]]:
+        """Return the SHA-256 of a certificate's SubjectPublicKeyInfo, and the names of its policies.
 
-    def _create_thing(self, thing_name: str, claim_id: str, may_exist: Callable[[], bool]) -> bool:
+        The hash is None as in `_spki_sha256`.
+        """
+        with call("ListAttachedPolicies"):
+            policies = self.aws.iot.list_attached_policies(target=listed.arn, pageSize=_PAGE_SIZE)["policies"]
+        return _spki_sha256(self._describe(listed.certificate_id)), {policy["policyName"] for policy in policies}
+
+    def _create_thing(self, thing_name: str, claim_id: str, may_adopt: Callable[[], bool]) -> bool:
         try:
             with call("CreateThing"):
                 self.aws.iot.create_thing(
                     thingName=thing_name, attributePayload={"attributes": {CLAIM_ATTRIBUTE: claim_id}}
                 )
         except ThingExistsError:
-            if self._bears(thing_name, claim_id):
-                return False  # made for this claim, and changed since
-            if not may_exist():
+            if self._has_claim_id(thing_name, claim_id):
+                return False  # it was created for this claim, and changed since then
+            if not may_adopt():
                 raise
             return True
         return False
 
-    def _bears(self, thing_name: str, claim_id: str) -> bool:
+    def _has_claim_id(self, thing_name: str, claim_id: str) -> bool:
         with call("DescribeThing"):
             attributes = self.aws.iot.describe_thing(thingName=thing_name).get("attributes", {})
         return attributes.get(CLAIM_ATTRIBUTE) == claim_id
@@ -213,32 +229,31 @@ class Issuer:
         with call("ListPrincipalThings"):
             return [thing for page in pages for thing in page["things"]]
 
-    def _described(self, certificate_id: str) -> Certificate:
+    def _describe(self, certificate_id: str) -> Certificate:
         with call("DescribeCertificate"):
-            described = self.aws.iot.describe_certificate(certificateId=certificate_id)["certificateDescription"]
-        return Certificate(described["certificatePem"], described["certificateId"], described["certificateArn"])
+            found = self.aws.iot.describe_certificate(certificateId=certificate_id)["certificateDescription"]
+        return Certificate(found["certificatePem"], found["certificateId"], found["certificateArn"])
 
     def _create_certificate(self, csr: AcceptedCsr) -> Certificate:
         with call("CreateCertificateFromCsr"):
-            answer = self.aws.iot_once.create_certificate_from_csr(certificateSigningRequest=csr.pem, setAsActive=True)
-        return Certificate(
-            pem=answer["certificatePem"], certificate_id=answer["certificateId"], arn=answer["certificateArn"]
-        )
+            created = self.aws.iot_once.create_certificate_from_csr(certificateSigningRequest=csr.pem, setAsActive=True)
+        return Certificate(created["certificatePem"], created["certificateId"], created["certificateArn"])
 
     def _update(self, certificate_id: str, status: str) -> None:
         with call("UpdateCertificate"):
             self.aws.iot.update_certificate(certificateId=certificate_id, newStatus=status)  # type: ignore[arg-type]
 
 
-def _refuse_foreign(certificate: Certificate, csr: AcceptedCsr) -> None:
+def _check_key(certificate: Certificate, csr: AcceptedCsr) -> None:
     if _spki_sha256(certificate) != sha256(csr.spki).hexdigest():
-        raise CertificateForeignError("CreateCertificateFromCsr", "not one certificate with the CSR's public key")
+        raise CertificateNotForKeyError("CreateCertificateFromCsr", "not one certificate with the CSR's public key")
 
 
 def _spki_sha256(certificate: Certificate) -> str | None:
-    """Return the hash of the DER SubjectPublicKeyInfo (RFC 5280 §4.1.2.7) of a PEM that is exactly one certificate.
+    """Return the SHA-256 of a certificate's DER SubjectPublicKeyInfo (RFC 5280 §4.1.2.7), in hexadecimal.
 
-    None for any other, and for a key of a kind that no device of ours has. Checks neither issuer nor dates.
+    None if the PEM is not exactly one certificate, or its key is of a type that `cryptography` does not support. Does
+    not check issuer or dates.
     """
     try:
         (parsed,) = load_pem_x509_certificates(certificate.pem.encode("utf-8"))

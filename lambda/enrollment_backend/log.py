@@ -1,10 +1,10 @@
-"""One JSON object per line on standard error, which Lambda hands to CloudWatch as it is.
+"""Writes one JSON object per line to standard error, which Lambda passes on to CloudWatch unchanged.
 
-What goes in: names, counts, codes of errors, identifiers, hashes of keys. What never does: bodies, CSRs, certificates,
-enrollment codes.
+Lines contain names, counts, error codes, identifiers and hashes of keys; never bodies, CSRs, certificates or the codes
+of invites.
 
-The line about a request is a metric too, in CloudWatch's embedded metric format: its member `_aws` says which of the
-other members CloudWatch is to count.
+The line about a request also carries its metrics, in CloudWatch's embedded metric format: the member `_aws` says which
+of the other members CloudWatch counts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _NAMESPACE = "hsm-enroll"
-_MOST_VALUES = 100  # of one metric (embedded metric format, specification 1.0); of a long sweep the first ones must do
+_MAX_VALUES = 100  # of one metric (embedded metric format, specification 1.0); a long sweep reports only the first ones
 
 
 @dataclass
@@ -31,55 +31,55 @@ _request: ContextVar[_Request] = ContextVar("request")
 
 
 def begin(request_id: str) -> None:
-    """Begin with a request: every line from now on bears its id."""
+    """Start logging about a request: every line from now on has its id."""
     _request.set(_Request(request_id))
 
 
 def note(**facts: str) -> None:
-    """Keep facts about the request at hand for every further line about it."""
+    """Add facts about the current request to all further lines about it."""
     _current().facts.update(facts)
 
 
-def timed(operation: str, milliseconds: float) -> None:
-    """Keep how long a call to AWS took."""
+def record_call(operation: str, milliseconds: float) -> None:
+    """Record how long a call to AWS took, for the line about the request."""
     _current().calls.append((operation, milliseconds))
 
 
 def info(event: str, **facts: object) -> None:
-    """Write a line about something that is as it should be, a refused request included."""
+    """Write a line about an expected event, such as a refused request."""
     _write("INFO", event, facts)
 
 
 def error(event: str, **facts: object) -> None:
-    """Write a line about something an operator has to look at."""
+    """Write a line about something that an operator must look into."""
     _write("ERROR", event, facts)
 
 
 def request(*, route: str, status: int, outcome: str, failed: bool, **facts: str) -> None:
-    """Write the one line about an answered request, with its metrics.
+    """Write the one line about a request that has been handled, with its metrics.
 
     Args:
-        route: method and path, or ``none``.
-        status: of HTTP.
+        route: the path of the route, or ``none``.
+        status: the HTTP status of the response.
         outcome: ``ok``, or the code of the problem.
-        failed: whether it is the server's fault.
-        facts: what else there is to know.
+        failed: whether the server is at fault; the line's level is then ERROR.
+        facts: further members of the line.
 
-    Counts ``Enrollments`` (where the fact `enrollment` is ``new``) and ``Refusals`` by ``outcome``, and hands over the
-    latency of every call to AWS as ``AwsLatency`` in milliseconds.
+    The metrics are ``Enrollments`` (a request whose fact `enrollment` is ``new``), ``Refusals`` by ``outcome``, and
+    ``AwsLatency``, the duration of each call to AWS in milliseconds.
     """
     calls = _current().calls
     members: dict[str, object] = {"route": route, "status": status, "outcome": outcome, **facts}
     if calls:
-        members["aws"] = [{"operation": operation, "ms": round(spent, 1)} for operation, spent in calls]
+        members["aws"] = [{"operation": operation, "ms": round(duration, 1)} for operation, duration in calls]
     _write("ERROR" if failed else "INFO", "request", members | _metrics(outcome))
 
 
 def _metrics(outcome: str) -> dict[str, object]:
-    """Return the members that CloudWatch counts, and what tells it so (embedded metric format, specification 1.0)."""
+    """Return the metrics' values, and `_aws`, which describes them (embedded metric format, specification 1.0)."""
     values: dict[str, object] = {}
     directives = []
-    if latencies := [round(spent, 1) for _, spent in _current().calls[:_MOST_VALUES]]:
+    if latencies := [round(duration, 1) for _, duration in _current().calls[:_MAX_VALUES]]:
         values["AwsLatency"] = latencies
         directives.append(_directive([], "AwsLatency", "Milliseconds"))
     if outcome != "ok":
@@ -102,6 +102,6 @@ def _current() -> _Request:
 
 
 def _write(level: str, event: str, facts: dict[str, object]) -> None:
-    known = _current()
-    line = json.dumps({"level": level, "event": event, "requestId": known.id, **known.facts, **facts})
+    current = _current()
+    line = json.dumps({"level": level, "event": event, "requestId": current.id, **current.facts, **facts})
     sys.stderr.write(line + "\n")

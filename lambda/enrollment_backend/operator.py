@@ -1,4 +1,4 @@
-"""The operator's use cases: invites and the fleet. Only requests that IAM has let through get here."""
+"""The operator's use cases: invites and the fleet. API Gateway has authorized every caller by IAM."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from enrollment_backend.claims import Claim
 from enrollment_backend.errors import InviteUnknownError, ThingUnknownError
 from enrollment_backend.invites import Invite
 from enrollment_backend.issuer import Issuer
-from enrollment_backend.ledger import Ledger, of_invite, to_claim, to_invite
+from enrollment_backend.items import claim_from_item, invite_from_item, invite_to_item
+from enrollment_backend.ledger import Ledger
 from enrollment_backend.recovery import unrecorded_certificates
 from enrollment_backend.table import Write
 
-_PAGE = 100
-_KEPT_AFTER_EXPIRY_SECONDS = 90 * 24 * 3600
+_PAGE_SIZE = 100
+_RETENTION_SECONDS = 90 * 24 * 3600  # of an invite, after it has expired
 
 
 @dataclass(frozen=True)
 class InviteRequest:
-    """An invite to be made; every value has been checked.
+    """An invite to create; every value has been validated.
 
     Attributes:
-        thing: a Thing's name, or a prefix followed by ``*``.
-        uses: how many enrollments.
-        ttl_seconds: for how long.
+        thing: a Thing's name, or a prefix of names followed by ``*``.
+        uses: number of enrollments it allows.
+        ttl_seconds: how long it is valid.
         existing_thing, ek_sha256: see `invites.Invite`.
     """
 
@@ -38,7 +39,7 @@ class InviteRequest:
 
 @dataclass(frozen=True)
 class Operator:
-    """What an operator can do.
+    """The operator's use cases.
 
     Args:
         ledger: the ledger.
@@ -52,33 +53,36 @@ class Operator:
     issuer: Issuer
     now: Callable[[], float]
 
-    def create_invites(self, wanted: Iterable[InviteRequest], caller: str) -> list[tuple[str, Invite]]:
-        """Make invites, all or none; return each with its code, which nobody can look up later.
+    def create_invites(self, requests: Iterable[InviteRequest], caller: str) -> list[tuple[str, Invite]]:
+        """Create invites, all or none.
 
         Args:
-            wanted: what to make, up to a hundred (TransactWriteItems).
-            caller: ARN of the IAM identity that asks.
+            requests: up to a hundred (TransactWriteItems).
+            caller: ARN of the caller's IAM identity.
+
+        Returns:
+            Each invite with its code, which is not stored anywhere.
         """
-        made = [self._new(request, caller) for request in wanted]
-        items = [of_invite(invite, ttl=invite.expires + _KEPT_AFTER_EXPIRY_SECONDS) for _, invite in made]
+        created = [self._new(request, caller) for request in requests]
+        items = [invite_to_item(invite, ttl=invite.expires + _RETENTION_SECONDS) for _, invite in created]
         self.ledger.table.transact(
             Write((item["kind"], item["id"]), item, "attribute_not_exists(#id)", {}, replace=True) for item in items
         )
-        log.note(caller=caller, invites=str(len(made)))
-        return made
+        log.note(caller=caller, invites=str(len(created)))
+        return created
 
     def list_invites(self, after: str | None) -> tuple[list[Invite], str | None]:
-        """Return a page of invites by order of id, and the id to go on after; None at the end."""
-        items, following = self.ledger.table.page("invite", after, _PAGE)
-        return [to_invite(item) for item in items], following
+        """Return a page of invites, ordered by id, and the id after which the next page starts; None at the end."""
+        items, last_id = self.ledger.table.page("invite", after, _PAGE_SIZE)
+        return [invite_from_item(item) for item in items], last_id
 
     def revoke_invite(self, invite_id: str, caller: str) -> None:
-        """Take an invite back: from now on it gets nobody a certificate, nor the one that it has got before.
+        """Revoke an invite. Nobody can use it any more, not even a device that enrolled with it and asks again.
 
-        It stays in the table for good, so that a device that is bound to it stays out.
+        It stays in the table permanently, so that such a device is still refused later.
 
         Raises:
-            InviteUnknownError: there is none.
+            InviteUnknownError: there is no invite with this id.
         """
         key = ("invite", invite_id)
         if key not in self.ledger.table.get([key]):
@@ -87,42 +91,42 @@ class Operator:
         log.note(caller=caller, inviteId=invite_id)
 
     def list_things(self, after: str | None) -> tuple[list[Claim], str | None]:
-        """Return a page of Things by order of name, and the name to go on after; None at the end."""
-        items, following = self.ledger.table.page("thing", after, _PAGE)
-        return [to_claim(item) for item in items], following
+        """Return a page of Things, ordered by name, and the name after which the next page starts; None at the end."""
+        items, last_name = self.ledger.table.page("thing", after, _PAGE_SIZE)
+        return [claim_from_item(item) for item in items], last_name
 
     def show_thing(self, name: str) -> Claim:
-        """Return what the ledger says about a Thing.
+        """Return a Thing's claim.
 
         Raises:
-            ThingUnknownError: nothing.
+            ThingUnknownError: the ledger has no Thing with this name.
         """
-        claim = self.ledger.look_up(name)
+        claim = self.ledger.find_claim(name)
         if claim is None:
             raise ThingUnknownError
         return claim
 
     def revoke_thing(self, name: str, caller: str) -> None:
-        """Revoke a Thing: first in the ledger, then its certificate.
+        """Revoke a Thing: first in the ledger, then deactivate its certificate.
 
-        Done again it does no harm, and finishes what failed half-way.
+        It can be repeated, also to finish a call that failed half-way.
 
         Raises:
-            ThingUnknownError: the ledger has none of that name.
+            ThingUnknownError: the ledger has no Thing with this name.
         """
         claim = self.show_thing(name)
         if claim.revoked is None:
             self.ledger.revoke(claim)
         log.note(caller=caller, thing=name)
-        issued = [claim.certificate] if claim.certificate else []
-        # An enrollment that died may have had one issued that the ledger does not know.
-        for certificate in issued or unrecorded_certificates(claim, self.ledger, self.issuer):
+        recorded = [claim.certificate] if claim.certificate else []
+        # A request that died may have had a certificate issued without recording it.
+        for certificate in recorded or unrecorded_certificates(claim, self.ledger, self.issuer):
             self.issuer.deactivate(certificate.certificate_id)
 
     def _new(self, request: InviteRequest, caller: str) -> tuple[str, Invite]:
-        code = invites.make_code()
+        code = invites.create_code()
         code_sha256 = invites.code_sha256(code)
-        assert code_sha256 is not None  # noqa: S101 - it was made a moment ago
+        assert code_sha256 is not None  # noqa: S101 - a code that was just created is well-formed
         now = int(self.now())
         return code, Invite(
             code_sha256=code_sha256,

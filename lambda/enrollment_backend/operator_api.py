@@ -1,4 +1,4 @@
-"""The routes of the operator: what the requests say, and how the answers look. IAM has let their callers through."""
+"""The routes of operators: parses their requests, and builds the responses. API Gateway has authorized the callers."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from enrollment_backend.errors import FieldInvalidError
-from enrollment_backend.http import Event, Reply, Routes, instant, json_body, json_reply, operator_of, parameter
+from enrollment_backend.http import Event, Response, Routes, json_body, json_response, operator_of, parameter, timestamp
+from enrollment_backend.invites import Invite, invite_id
 
 if TYPE_CHECKING:
     from enrollment_backend.claims import Claim
-    from enrollment_backend.invites import Invite
     from enrollment_backend.operator import InviteRequest, Operator
     from enrollment_backend.sweep import Sweeper
 
-_MOST_INVITES = 100  # of one request
+_MAX_INVITES = 100  # in one request
 _PATTERN = re.compile(r"[a-zA-Z0-9:_-]{1,128}|[a-zA-Z0-9:_-]{0,127}\*")
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
-_MOST_USES = 1_000_000
-_SHORTEST_TTL, _LONGEST_TTL, _USUAL_TTL = 60, 365 * 24 * 3600, 24 * 3600  # seconds
+_MAX_USES = 1_000_000
+_MIN_TTL, _MAX_TTL, _DEFAULT_TTL = 60, 365 * 24 * 3600, 24 * 3600  # seconds
 _FIELDS = {"thing", "uses", "ttlSeconds", "existingThing", "ekSha256"}
-_MOST_TEXT = 1024  # characters: a sort key of DynamoDB, a marker of AWS IoT
+_MAX_KEY_LENGTH = 1024  # characters: a sort key of DynamoDB, a marker of AWS IoT
 
 
 def routes(operator: Callable[[], Operator], sweeper: Callable[[], Sweeper], now: Callable[[], float]) -> Routes:
-    """Return the routes that lead to the use cases.
+    """Return the routes of operators.
 
     Args:
-        operator: gives the use cases when they are needed.
-        sweeper: likewise.
+        operator: returns the operator's use cases; called only when a request needs them.
+        sweeper: returns the sweeper, likewise.
         now: the time, in seconds since the epoch.
     """
     return {
@@ -48,66 +48,66 @@ def routes(operator: Callable[[], Operator], sweeper: Callable[[], Sweeper], now
     }
 
 
-def _create_invites(operator: Callable[[], Operator], event: Event) -> Reply:
+def _create_invites(operator: Callable[[], Operator], event: Event) -> Response:
     caller = operator_of(event)
     fields = json_body(event)
-    wanted = fields.get("invites")
-    if fields.keys() != {"invites"} or not isinstance(wanted, list) or not 1 <= len(wanted) <= _MOST_INVITES:
+    requested = fields.get("invites")
+    if fields.keys() != {"invites"} or not isinstance(requested, list) or not 1 <= len(requested) <= _MAX_INVITES:
         raise FieldInvalidError("invites")
-    made = operator().create_invites([_invite_request(entry) for entry in wanted], caller)
+    created = operator().create_invites([_invite_request(entry) for entry in requested], caller)
     invites = [
         {
             "id": invite.id,
             "code": code,
             "thing": invite.thing,
             "uses": invite.uses,
-            "expires": instant(invite.expires),
+            "expires": timestamp(invite.expires),
         }
-        for code, invite in made
+        for code, invite in created
     ]
-    return json_reply(HTTPStatus.CREATED, {"invites": invites})
+    return json_response(HTTPStatus.CREATED, {"invites": invites})
 
 
-def _list_invites(operator: Callable[[], Operator], now: Callable[[], float], event: Event) -> Reply:
+def _list_invites(operator: Callable[[], Operator], now: Callable[[], float], event: Event) -> Response:
     operator_of(event)
-    invites, following = operator().list_invites(_parameter(event, "next"))
-    return json_reply(HTTPStatus.OK, {"invites": [_invite(invite, now()) for invite in invites], "next": following})
+    invites, last_id = operator().list_invites(_parameter(event, "next"))
+    return json_response(HTTPStatus.OK, {"invites": [_invite(invite, now()) for invite in invites], "next": last_id})
 
 
-def _revoke_invite(operator: Callable[[], Operator], event: Event) -> Reply:
+def _revoke_invite(operator: Callable[[], Operator], event: Event) -> Response:
     caller = operator_of(event)
     operator().revoke_invite(_required(event, "id"), caller)
-    return Reply(HTTPStatus.NO_CONTENT)
+    return Response(HTTPStatus.NO_CONTENT)
 
 
-def _fleet(operator: Callable[[], Operator], event: Event) -> Reply:
+def _fleet(operator: Callable[[], Operator], event: Event) -> Response:
     operator_of(event)
     name, marker = _parameter(event, "thing"), _parameter(event, "next")
     if name is not None:
-        return json_reply(HTTPStatus.OK, {"thing": _thing(operator().show_thing(name))})
-    claims, following = operator().list_things(marker)
-    return json_reply(HTTPStatus.OK, {"things": [_thing(claim) for claim in claims], "next": following})
+        return json_response(HTTPStatus.OK, {"thing": _thing(operator().show_thing(name))})
+    claims, last_name = operator().list_things(marker)
+    return json_response(HTTPStatus.OK, {"things": [_thing(claim) for claim in claims], "next": last_name})
 
 
-def _revoke_thing(operator: Callable[[], Operator], event: Event) -> Reply:
+def _revoke_thing(operator: Callable[[], Operator], event: Event) -> Response:
     caller = operator_of(event)
     operator().revoke_thing(_required(event, "thing"), caller)
-    return Reply(HTTPStatus.NO_CONTENT)
+    return Response(HTTPStatus.NO_CONTENT)
 
 
-def _sweep(sweeper: Callable[[], Sweeper], event: Event) -> Reply:
+def _sweep(sweeper: Callable[[], Sweeper], event: Event) -> Response:
     operator_of(event)
     fields = json_body(event)
     marker = fields.get("next")
     if not fields.keys() <= {"next"} or not (marker is None or (isinstance(marker, str) and _is_key(marker))):
         raise FieldInvalidError("next")
-    swept = sweeper().page(marker)
+    swept = sweeper().sweep_page(marker)
     disabled = [
-        {"certificateId": found.certificate_id, "created": instant(found.created.timestamp())}
+        {"certificateId": found.certificate_id, "created": timestamp(found.created.timestamp())}
         for found in swept.disabled
     ]
     content = {"checked": swept.checked, "disabled": disabled, "foreign": swept.foreign, "next": swept.next}
-    return json_reply(HTTPStatus.OK, content)
+    return json_response(HTTPStatus.OK, content)
 
 
 def _invite_request(entry: object) -> InviteRequest:
@@ -125,16 +125,16 @@ def _invite_request(entry: object) -> InviteRequest:
         raise FieldInvalidError("existingThing")
     return InviteRequest(
         thing=thing,
-        uses=_number(entry, "uses", 1, 1, _MOST_USES),
-        ttl_seconds=_number(entry, "ttlSeconds", _USUAL_TTL, _SHORTEST_TTL, _LONGEST_TTL),
+        uses=_integer(entry, "uses", 1, 1, _MAX_USES),
+        ttl_seconds=_integer(entry, "ttlSeconds", _DEFAULT_TTL, _MIN_TTL, _MAX_TTL),
         existing_thing=existing_thing,
         ek_sha256=fingerprint,
     )
 
 
-def _number(entry: dict[str, Any], name: str, usual: int, lowest: int, highest: int) -> int:
-    value = entry.get(name, usual)
-    if type(value) is not int or not lowest <= value <= highest:  # a truth value is an int too
+def _integer(entry: dict[str, Any], name: str, default: int, minimum: int, maximum: int) -> int:
+    value = entry.get(name, default)
+    if type(value) is not int or not minimum <= value <= maximum:  # `isinstance` would accept True
         raise FieldInvalidError(name)
     return value
 
@@ -147,8 +147,8 @@ def _parameter(event: Event, name: str) -> str | None:
 
 
 def _is_key(text: str) -> bool:
-    """Whether it can be the name of something: all names and markers are ASCII."""
-    return text.isascii() and 1 <= len(text) <= _MOST_TEXT
+    """Whether a text can be a name, an id or a page's marker; all of them are ASCII."""
+    return text.isascii() and 1 <= len(text) <= _MAX_KEY_LENGTH
 
 
 def _required(event: Event, name: str) -> str:
@@ -172,8 +172,8 @@ def _invite(invite: Invite, now: float) -> dict[str, Any]:
         "thing": invite.thing,
         "uses": invite.uses,
         "usesLeft": invite.uses_left,
-        "expires": instant(invite.expires),
-        "created": instant(invite.created),
+        "expires": timestamp(invite.expires),
+        "created": timestamp(invite.created),
         "createdBy": invite.created_by,
         "status": status,
         "existingThing": invite.existing_thing,
@@ -187,8 +187,8 @@ def _thing(claim: Claim) -> dict[str, Any]:
         "status": claim.status,
         "spkiSha256": claim.spki_sha256,
         "certificateId": claim.certificate.certificate_id if claim.certificate else None,
-        "claimed": instant(claim.claimed),
-        "enrolled": None if claim.enrolled is None else instant(claim.enrolled),
-        "revoked": None if claim.revoked is None else instant(claim.revoked),
-        "inviteId": None if claim.code_sha256 is None else claim.code_sha256[:16],
+        "claimed": timestamp(claim.claimed),
+        "enrolled": None if claim.enrolled is None else timestamp(claim.enrolled),
+        "revoked": None if claim.revoked is None else timestamp(claim.revoked),
+        "inviteId": None if claim.code_sha256 is None else invite_id(claim.code_sha256),
     }

@@ -1,11 +1,11 @@
-"""The PEM block of a CSR (RFC 7468): read with whatever tools write around it, written in one form alone."""
+"""The PEM block of a CSR (RFC 7468): read in the variants that tools write, written in the strict form."""
 
 from __future__ import annotations
 
 import binascii
 import re
 
-from enrollment_backend.errors import CsrLineEndsEscapedError, CsrLineEndsMissingError, CsrPemError
+from enrollment_backend.csr_errors import CsrLineEndsEscapedError, CsrLineEndsMissingError, CsrPemError
 
 _LABEL = "CERTIFICATE REQUEST"
 _LABELS = (_LABEL, "NEW CERTIFICATE REQUEST")  # RFC 7468 §7
@@ -18,18 +18,18 @@ _ESCAPED_LINE_END = r"\n"
 
 
 def decode(text: str) -> bytes:
-    r"""Return what the one PEM block in a text holds.
+    r"""Decode the one PEM block in a text.
 
     Args:
-        text: the block, its label CERTIFICATE REQUEST or NEW CERTIFICATE REQUEST (RFC 7468 §7), its lines of any length
-            and with blanks around them (§3, lax form); beside it any lines that begin or end no block (§5.2).
+        text: the block, labelled CERTIFICATE REQUEST or NEW CERTIFICATE REQUEST (RFC 7468 §7). Its lines may have any
+            length, and blanks around them (§3, lax form). Other text may come before and after it (§5.2).
 
     Raises:
-        CsrLineEndsMissingError: the block is there, in one line.
-        CsrLineEndsEscapedError: likewise, its line ends having become the characters ``\n``.
-        CsrPemError: there is no such block, or there are several, of whatever labels, or it is not strict base64.
+        CsrLineEndsMissingError: the block is all on one line.
+        CsrLineEndsEscapedError: the same, and its line breaks are the two characters ``\n``.
+        CsrPemError: there is no such block, or there are several blocks of any labels, or it is not strict base64.
 
-    Does not check what the octets are.
+    Does not check the content of the block.
     """
     if text.count("-----BEGIN ") != 1 or text.count("-----END ") != 1:
         raise CsrPemError
@@ -44,7 +44,7 @@ def decode(text: str) -> bytes:
 
 
 def encode(octets: bytes) -> str:
-    """Return the block in the strict form of RFC 7468 §3, with LF for line ends and none after the last line."""
+    """Return a PEM block in the strict form of RFC 7468 §3, with LF line ends, and none after the last line."""
     body = binascii.b2a_base64(octets, newline=False).decode("ascii")
     begin, end = _boundaries(_LABEL)
     return "\n".join((begin, *(body[start : start + _LINE] for start in range(0, len(body), _LINE)), end))
@@ -55,7 +55,7 @@ def _boundaries(label: str) -> tuple[str, str]:
 
 
 def _octets(block: list[str]) -> bytes:
-    """Decode what lies between the first line and the last; there is neither if they are the other way round."""
+    """Decode the lines between the first and the last; `block` is empty if the END line came before the BEGIN line."""
     if not block:
         raise CsrPemError
     body = "".join(block[1:-1])
@@ -63,7 +63,7 @@ def _octets(block: list[str]) -> bytes:
         octets = binascii.a2b_base64(body, strict_mode=True)
     except ValueError as error:
         raise CsrPemError from error
-    # Bits of the last character that encode nothing could be anything (RFC 4648 §3.5).
+    # The unused bits of the last character must be zero (RFC 4648 §3.5).
     if binascii.b2a_base64(octets, newline=False).decode("ascii") != body:
         raise CsrPemError
     return octets

@@ -1,4 +1,4 @@
-"""Certificates that were issued for a claim and that the ledger does not know: whoever had them issued has died."""
+"""Finds certificates that were issued for a claim but never recorded, because the request died or lost the response."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from enrollment_backend.claims import Certificate, Claim
 from enrollment_backend.issuer import Issuer
 from enrollment_backend.ledger import Ledger
 
-_CLOCKS_DIFFER_BY = timedelta(minutes=5)  # at the most: the ledger's time is ours, a certificate's is AWS IoT's
-_MOST_DESCRIBED = 100  # certificates; each takes a call
+_MAX_CLOCK_DIFFERENCE = timedelta(minutes=5)  # between Lambda's clock, in claims, and AWS IoT's, in certificates
+_MAX_DESCRIBED = 100  # certificates; each one costs a call
 
 
 def unrecorded_certificates(claim: Claim, ledger: Ledger, issuer: Issuer) -> list[Certificate]:
-    """Return the certificates for a claim's key that are in AWS IoT and not in the ledger, whatever their status.
+    """Return the certificates for a claim's key that AWS IoT has and the ledger does not, whatever their status.
 
-    Looks at those of since the claim was made, the newest thousand of the account at the most. Does not find what AWS
-    IoT does not list yet, nor any for a key that several Things may have; `sweep` does, later.
+    Searches the certificates created since the claim, at most the account's newest thousand. Does not find certificates
+    that AWS IoT does not list yet, nor any for a key that several Things may have; the sweep disables those later.
 
     Raises:
         AwsError: see `aws.call`.
     """
     if claim.shareable_key:
-        # One for this key may be another Thing's, issued a moment ago and recorded a moment from now: to take it over,
-        # or to switch it off, would break that device. What this claim has lost was never attached to anything, since
-        # for such a key the record comes first; so it can do nothing.
+        # A certificate for this key may belong to another Thing that is being enrolled right now, and not be recorded
+        # yet: taking it over or deactivating it would break that device. A certificate that this claim lost is
+        # harmless: with such a key it is recorded before it is attached to anything, so it cannot do anything.
         return []
-    since = datetime.fromtimestamp(claim.claimed, UTC) - _CLOCKS_DIFFER_BY
-    unknown: list[str] = []
-    for page in issuer.newest():
+    since = datetime.fromtimestamp(claim.claimed, UTC) - _MAX_CLOCK_DIFFERENCE
+    unrecorded: list[str] = []
+    for page in issuer.newest_pages():
         candidates = [listed.certificate_id for listed in page if listed.created >= since]
-        known = ledger.standing(candidates)
-        unknown += [certificate_id for certificate_id in candidates if certificate_id not in known]
+        recorded = ledger.certificate_validity(candidates)
+        unrecorded += [certificate_id for certificate_id in candidates if certificate_id not in recorded]
         if len(candidates) < len(page):
             break
-    return issuer.for_key(unknown[:_MOST_DESCRIBED], claim.spki_sha256)
+    return issuer.certificates_for_key(unrecorded[:_MAX_DESCRIBED], claim.spki_sha256)

@@ -1,13 +1,14 @@
-"""The use cases of a device: enroll, and look at an invite.
+"""The use cases of a device: enroll, and show an invite.
 
-No HTTP and no AWS library: what it needs from outside comes in as arguments.
+Uses neither HTTP nor AWS's library; everything it needs from outside is passed in.
 
-    claim                                        the ledger binds Thing, key and invite, or says no
-    CreateThing  ∥  CreateCertificateFromCsr     the certificate is active, and attached to nothing
-    record  ∥  AttachPolicy  ∥  AttachThing      now it may connect
+    claim                                        the ledger binds Thing, key and invite, or refuses
+    CreateThing  ∥  CreateCertificateFromCsr     the certificate is active, but not attached to anything
+    record  ∥  AttachPolicy  ∥  AttachThing      now the device can connect
 
-Three rounds, whatever dies in between; a later request for the same takes over where this one stopped. For a key that
-several Things may have it cannot, see `recovery`: there the record comes first, in a round of its own.
+These are three rounds of calls. If the function dies between any two of them, a later request for the same Thing and
+key continues from there. With a key that several Things may have, a lost certificate is not searched for, see
+`recovery`; so the certificate is recorded first, in a round of its own.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from typing import TYPE_CHECKING
 
 from enrollment_backend import invites, log
 from enrollment_backend.claims import Applicant
+from enrollment_backend.csr_errors import CsrNamesNoThingError
 from enrollment_backend.csr_policy import accept
 from enrollment_backend.errors import (
     AwsError,
-    CsrNamesNoThingError,
     InviteInvalidError,
     InviteRequiredError,
     ThingExistsError,
@@ -44,13 +45,13 @@ _OPEN = "open"
 
 @dataclass(frozen=True)
 class EnrollmentRequest:
-    """What a device asks for, exactly as it came: nothing in it has been checked.
+    """A device's request to enroll, exactly as it was received; nothing in it has been checked.
 
     Attributes:
-        code: the enrollment code; None if there was none.
-        thing_name: the Thing it wants to be; None is the one that the CSR's common name says.
+        code: the invite's code; None if the request has none.
+        thing_name: the Thing's name; None if the CSR's common name is the Thing's name.
         csr: PKCS#10 in PEM.
-        article: whether it came as the original article's client sends it, to /getCertificate.
+        article: whether it was sent to /getCertificate, as the original article's client does.
     """
 
     code: str | None
@@ -64,12 +65,12 @@ class Issued:
     """What a device needs to connect.
 
     Attributes:
-        certificate: see `claims.Certificate`.
-        thing_name: the Thing, which is also the MQTT client id the policy admits.
+        certificate: its certificate.
+        thing_name: the Thing's name, which is also an MQTT client id that the device policy allows.
         mqtt_endpoint: host name for MQTT.
         mqtt_port: port for MQTT with mutual TLS.
-        attested: whether the key was proven to live in a TPM.
-        repeated: whether an earlier request had the certificate issued.
+        attested: whether it was proven that the key is in a TPM.
+        repeated: whether the certificate was issued for an earlier request.
     """
 
     certificate: Certificate
@@ -82,16 +83,17 @@ class Issued:
 
 @dataclass(frozen=True)
 class EnrollmentService:
-    """Enrolls devices.
+    """The use cases of devices.
 
     Args:
-        auth_mode: ``open`` admits anyone; anything else only who has an invite.
-        ledger: gives the ledger when it is needed: a request that is refused before that pays for no AWS library.
-        issuer: gives the issuer, likewise.
+        auth_mode: who may enroll: ``open`` is anyone, any other value is whoever holds an invite.
+        ledger: returns the ledger. It is called only when needed, so that a request that is refused before then does
+            not load AWS's library.
+        issuer: returns the issuer, likewise.
         concurrently: see `aws.concurrently`.
         unrecorded_certificates: see `recovery.unrecorded_certificates`.
-        mqtt_endpoint: host name handed to devices.
-        mqtt_port: port handed to devices.
+        mqtt_endpoint: host name that devices connect to.
+        mqtt_port: port that devices connect to.
         now: the time, in seconds since the epoch.
     """
 
@@ -105,15 +107,15 @@ class EnrollmentService:
     now: Callable[[], float]
 
     def enroll(self, request: EnrollmentRequest) -> Issued:
-        """Give a Thing its certificate; the one it has, if the same key asks again with the same invite.
+        """Have a certificate issued for a Thing and a key; return the existing one if the request is repeated.
 
         Raises:
             InviteRequiredError, InviteInvalidError, AttestationRequiredError: the caller may not enroll.
-            ThingNameError: the name cannot be that of a Thing.
-            CsrNamesNoThingError: no name is given, and the CSR's common name cannot be that of a Thing.
+            ThingNameError: the name is not a valid Thing name.
+            CsrNamesNoThingError: the request has no name, and the CSR's common name is not a valid Thing name.
             CsrRefusedError: the CSR is not acceptable, see `csr_policy.accept`.
             ConflictError, EnrollmentInProgressError: from the ledger.
-            AwsError: from AWS. A later request for the same goes on from there.
+            AwsError: from AWS. A later request for the same Thing and key continues from there.
         """
         code_sha256 = self._code_sha256(request.code)
         if request.thing_name is not None and not THING_NAME.fullmatch(request.thing_name):
@@ -131,7 +133,7 @@ class EnrollmentService:
         log.note(thing=applicant.thing, spkiSha256=applicant.spki_sha256)
         claimed = self.ledger().claim(applicant)
         repeated = claimed.claim.certificate is not None
-        certificate = self._again(claimed.claim) if repeated else self._issue(claimed, csr)
+        certificate = self._attach_again(claimed.claim) if repeated else self._issue(claimed, csr)
         log.note(enrollment="repeated" if repeated else "new", certificateId=certificate.certificate_id)
         return Issued(
             certificate=certificate,
@@ -143,24 +145,24 @@ class EnrollmentService:
         )
 
     def show_invite(self, code: str | None) -> Invite:
-        """Return what an invite says, so that a technician need not type it; its uses stay as they are.
+        """Return an invite without using it, so that a technician need not type what it already says.
 
-        One that is used up is shown too: the device that used it may come back with it.
+        A used-up invite is returned too, since the device that used it may repeat its request.
 
         Raises:
-            InviteRequiredError: there is no code.
-            InviteInvalidError: it is unknown, revoked or expired; the caller is not told which.
+            InviteRequiredError: the request has no code.
+            InviteInvalidError: the code is malformed, unknown, revoked or expired; the caller is not told which.
             AwsError: from AWS.
         """
         if code is None:
             raise InviteRequiredError
         code_sha256 = self._hash_of(code)
-        invite = self.ledger().invite(code_sha256)
+        invite = self.ledger().find_invite(code_sha256)
         if invite is None:
             raise InviteInvalidError(reason="unknown")
-        fault = invite.fault(code_sha256, invite.thing, self.now())
-        if fault is not None and fault != "used":
-            raise InviteInvalidError(reason=fault)
+        reason = invite.invalid_reason(code_sha256, invite.thing, self.now())
+        if reason is not None and reason != "used":
+            raise InviteInvalidError(reason=reason)
         return invite
 
     def _code_sha256(self, code: str | None) -> str | None:
@@ -177,76 +179,76 @@ class EnrollmentService:
         log.note(inviteId=invites.invite_id(code_sha256))
         return code_sha256
 
-    def _again(self, claim: Claim) -> Certificate:
-        """Attach what an earlier request had issued: it may have stopped before that. Twice does no harm."""
-        assert claim.certificate is not None  # noqa: S101 - that is what brought us here
-        self.concurrently(*self._attaching(claim, claim.certificate))
+    def _attach_again(self, claim: Claim) -> Certificate:
+        """Attach the recorded certificate: the request that had it issued may have died before. Twice does no harm."""
+        assert claim.certificate is not None  # noqa: S101 - the caller has checked it
+        self.concurrently(*self._attach_calls(claim, claim.certificate))
         return claim.certificate
 
     def _issue(self, claimed: Claimed, csr: AcceptedCsr) -> Certificate:
-        """Have the certificate issued, recorded and attached; or give the claim up for the next request."""
+        """Have a certificate issued, recorded and attached; if that fails, release the claim for the next request."""
         ledger, issuer, claim = self.ledger(), self.issuer(), claimed.claim
         certificate: Certificate | None = None
 
-        def may_exist() -> bool:
-            return ledger.admits_existing_thing(claim)
+        def may_adopt() -> bool:
+            return ledger.allows_existing_thing(claim)
 
         try:
             if claimed.resumed:
-                certificate = self._lost(claim)
+                certificate = self._recover_certificate(claim)
             if certificate is None:
-                certificate, adopted = issuer.issue(claim.thing, claim.claim_id, csr, may_exist)
+                certificate, adopted = issuer.issue(claim.thing, claim.claim_id, csr, may_adopt)
             else:
-                adopted = issuer.ensure_thing(claim.thing, claim.claim_id, may_exist)
-            self._enter(replace(claim, adopted=adopted), certificate)
+                adopted = issuer.ensure_thing(claim.thing, claim.claim_id, may_adopt)
+            self._record_and_attach(replace(claim, adopted=adopted), certificate)
         except ThingExistsError:
             if certificate is not None:
                 issuer.withdraw(certificate)
-            self._attempt(lambda: ledger.abandon(claim))
+            self._try_undo(lambda: ledger.abandon(claim))
             raise
         except AwsError:
-            self._give_up(claim, certificate)
+            self._release(claim, certificate)
             raise
         return certificate
 
-    def _enter(self, claim: Claim, certificate: Certificate) -> None:
-        """Record the certificate and attach it, at the same time where a later request could find it again."""
-        ledger, attaching = self.ledger(), self._attaching(claim, certificate)
+    def _record_and_attach(self, claim: Claim, certificate: Certificate) -> None:
+        """Record the certificate and attach it; concurrently, if a later request could find a lost certificate."""
+        ledger, attach_calls = self.ledger(), self._attach_calls(claim, certificate)
         if claim.shareable_key:
-            # What is lost for good, see `recovery`, must not have been attached.
+            # Nobody would find this certificate again, see `recovery`; so it must be recorded before it can be used.
             ledger.record(claim, certificate)
-            self.concurrently(*attaching)
+            self.concurrently(*attach_calls)
             return
-        self.concurrently(lambda: ledger.record(claim, certificate), *attaching)
+        self.concurrently(lambda: ledger.record(claim, certificate), *attach_calls)
 
-    def _attaching(self, claim: Claim, certificate: Certificate) -> tuple[Callable[[], None], ...]:
+    def _attach_calls(self, claim: Claim, certificate: Certificate) -> tuple[Callable[[], None], ...]:
         issuer = self.issuer()
         return (lambda: issuer.attach_policy(certificate), lambda: issuer.attach_thing(certificate, claim.thing))
 
-    def _lost(self, claim: Claim) -> Certificate | None:
-        """Find the certificate that was issued for this claim, its answer lost; make it the only active one."""
+    def _recover_certificate(self, claim: Claim) -> Certificate | None:
+        """Find a certificate that was issued for this claim but not recorded, and make it the only active one."""
         issuer = self.issuer()
         found = self.unrecorded_certificates(claim, self.ledger(), issuer)
-        for superfluous in found[1:]:
-            issuer.deactivate(superfluous.certificate_id)
+        for duplicate in found[1:]:
+            issuer.deactivate(duplicate.certificate_id)
         if not found:
             return None
         issuer.activate(found[0].certificate_id)
         return found[0]
 
-    def _give_up(self, claim: Claim, certificate: Certificate | None) -> None:
-        """Let the next request go on at once; a certificate that certainly is not in the ledger is switched off.
+    def _release(self, claim: Claim, certificate: Certificate | None) -> None:
+        """Release the claim for the next request, and deactivate the certificate if it certainly is not recorded.
 
-        Where even that fails, the lease ends by itself, and `sweep` finds the certificate.
+        If that fails too, the lease ends by itself, and the sweep disables the certificate.
         """
 
         def withdraw() -> None:
             if certificate is not None:
                 self.issuer().withdraw(certificate)
 
-        self._attempt(lambda: self.ledger().release(claim, withdraw))
+        self._try_undo(lambda: self.ledger().release(claim, withdraw))
 
-    def _attempt(self, undo: Callable[[], None]) -> None:
+    def _try_undo(self, undo: Callable[[], None]) -> None:
         try:
             undo()
         except AwsError as error:

@@ -1,4 +1,4 @@
-"""The function's environment, read once into a frozen value."""
+"""The function's environment variables, read once into a frozen value."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _HIGHEST_PORT = 65535
 
 @dataclass(frozen=True)
 class Settings:
-    """What a deployment decides.
+    """The settings of a deployment.
 
     Attributes:
-        auth_mode: who may enroll; only ``open`` means anyone.
-        policy_name: the AWS IoT policy every device gets.
+        auth_mode: who may enroll: ``open`` is anyone, any other value is whoever holds an invite.
+        policy_name: the AWS IoT policy that is attached to every device's certificate.
         table_name: the ledger's DynamoDB table.
         mqtt_endpoint: host name of the account's AWS IoT data endpoint, without scheme and port.
         mqtt_port: its port for MQTT with mutual TLS.
@@ -34,10 +34,10 @@ class Settings:
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
         """Read AUTH_MODE, POLICY_NAME, TABLE_NAME, MQTT_ENDPOINT and MQTT_PORT (default 8883).
 
-        A missing AUTH_MODE is no error: it is the deployment that lets nobody in.
+        A missing AUTH_MODE is not an error: the deployment then requires invites.
 
         Raises:
-            ConfigurationError: a variable is missing or makes no sense; `facts` names it.
+            ConfigurationError: a variable is missing or invalid; `facts` names it.
         """
         port = environment.get("MQTT_PORT", "8883")
         if not _PORT.fullmatch(port) or int(port) > _HIGHEST_PORT:

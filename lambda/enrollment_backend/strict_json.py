@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any, NoReturn
 
 from enrollment_backend.errors import (
@@ -18,6 +19,12 @@ from enrollment_backend.errors import (
 )
 
 _INTEGER_DIGITS = 15  # every integer this long is exact in an IEEE 754 double (RFC 8259 §6)
+
+# RFC 8259 §9 lets a parser limit the depth. No request needs more than a few levels. Where Python's own parser stops
+# depends on its version and on the stack at hand, so the depth is measured before it.
+_MAX_DEPTH = 32
+# A string (§7), also one without an end, or a bracket outside of strings.
+_STRING_OR_BRACKET = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]', re.DOTALL)
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
@@ -47,6 +54,8 @@ def parse_object(body: bytes) -> dict[str, Any]:
 
 
 def _parse(text: str) -> Any:
+    if _is_too_deep(text):
+        raise JsonTooDeepError
     try:
         value = json.loads(
             text,
@@ -61,9 +70,17 @@ def _parse(text: str) -> Any:
         raise JsonMalformedError from error
     except UnicodeEncodeError as error:
         raise JsonSurrogateError from error
-    except RecursionError as error:
-        raise JsonTooDeepError from error
     return value
+
+
+def _is_too_deep(text: str) -> bool:
+    """Whether brackets open more levels than are allowed, whatever else is wrong with the text."""
+    depth = 0
+    for match in _STRING_OR_BRACKET.finditer(text):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(match[0], 0)
+        if depth > _MAX_DEPTH:
+            return True
+    return False
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

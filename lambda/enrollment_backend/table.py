@@ -1,7 +1,7 @@
-"""The ledger's DynamoDB table: plain items in, plain items out, and the few calls that the ledger makes.
+"""The ledger's DynamoDB table: translates between plain Python values and DynamoDB's, and makes the calls.
 
-An item is a mapping of names to text, whole numbers and truth values; what is None is left out. Its key is `kind` and
-`id`. What it means is not known here.
+An item maps names to strings, integers and booleans; a value that is None is left out. Its key consists of `kind` and
+`id`. This module does not know what an item means.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ Item = dict[str, Any]
 Key = tuple[str, str]
 
 _NAME = re.compile(r"#(\w+)")
-_MOST_KEYS_OF_A_BATCH = 100  # BatchGetItem
+_MAX_KEYS_IN_BATCH = 100  # BatchGetItem
 
 
 @dataclass(frozen=True)
 class Write:
-    """One write of a transaction, or one that stands alone.
+    """One write of a transaction: an update, unless `replace` or `delete` is set.
 
     Attributes:
-        key: of the item.
-        values: what it says from now on; None takes a value away.
-        condition: a condition expression, empty for none; it says ``#name`` for a value of the item, and ``:name`` for
-            a member of `expected`.
-        expected: the values in it.
-        replace: whether the item consists of `values` alone; otherwise its other values stay.
-        delete: whether the item goes away.
-        add: whole numbers to add to values that are there.
+        key: the item's key.
+        values: the values to set; None removes a value.
+        condition: a condition expression; empty if there is none. It refers to a value of the item as ``#name``, and to
+            a member of `expected` as ``:name``.
+        expected: the values that the condition refers to.
+        replace: whether to replace the whole item by `values`; otherwise its other values stay.
+        delete: whether to delete the item.
+        add: integers to add to existing values.
     """
 
     key: Key
@@ -50,11 +50,11 @@ class Write:
 
 @dataclass(frozen=True)
 class Table:
-    """One table.
+    """A DynamoDB table.
 
     Args:
         dynamodb: the client.
-        name: of the table.
+        name: the table's name.
 
     Every method raises the errors of `aws.call`.
     """
@@ -63,24 +63,26 @@ class Table:
     name: str
 
     def get(self, keys: Iterable[Key]) -> dict[Key, Item]:
-        """Read items, up to date (strongly consistent); those that are not there are left out."""
-        wanted = [_key(key) for key in dict.fromkeys(keys)]
+        """Read items, with strong consistency; the result has only those that exist."""
+        unique_keys = [_key(key) for key in dict.fromkeys(keys)]
         found: dict[Key, Item] = {}
-        for start in range(0, len(wanted), _MOST_KEYS_OF_A_BATCH):
-            part = wanted[start : start + _MOST_KEYS_OF_A_BATCH]
+        for start in range(0, len(unique_keys), _MAX_KEYS_IN_BATCH):
+            batch = unique_keys[start : start + _MAX_KEYS_IN_BATCH]
             with call("BatchGetItem"):
-                answer = self.dynamodb.batch_get_item(RequestItems={self.name: {"Keys": part, "ConsistentRead": True}})
-            if answer.get("UnprocessedKeys"):
+                response = self.dynamodb.batch_get_item(
+                    RequestItems={self.name: {"Keys": batch, "ConsistentRead": True}}
+                )
+            if response.get("UnprocessedKeys"):
                 raise ThrottledError("BatchGetItem", "UnprocessedKeys")
-            items = [_plain(item) for item in answer["Responses"].get(self.name, [])]
+            items = [_plain(item) for item in response["Responses"].get(self.name, [])]
             found |= {(item["kind"], item["id"]): item for item in items}
         return found
 
     def snapshot(self, *keys: Key) -> dict[Key, Item]:
-        """Read up to a hundred items as they were at one moment; those that are not there are left out.
+        """Read up to a hundred items as they were at one moment; the result has only those that exist.
 
         Raises:
-            ConditionFailedError: a transaction was at them.
+            ConditionFailedError: a transaction is writing them.
         """
         items: list[Any] = [{"Get": {"TableName": self.name, "Key": _key(key)}} for key in keys]
         with call("TransactGetItems"):
@@ -92,17 +94,27 @@ class Table:
         """Carry out all writes, or none.
 
         Raises:
-            ConditionFailedError: a condition does not hold, or another transaction was at it; nothing was written.
+            ConditionFailedError: a condition does not hold, or another transaction is writing the same items. Nothing
+                was written.
         """
-        items: list[Any] = [{_verb(write): {"TableName": self.name, **_arguments(write)}} for write in writes]
+        items: list[Any] = [{_operation(write): {"TableName": self.name, **_arguments(write)}} for write in writes]
         with call("TransactWriteItems"):
             self.dynamodb.transact_write_items(TransactItems=items)
 
     def page(self, kind: str, after: str | None, size: int) -> tuple[list[Item], str | None]:
-        """Return up to `size` items of a kind by order of id, and the id to go on after; None at the end."""
+        """Return a page of the items of one kind, ordered by id.
+
+        Args:
+            kind: the items' kind.
+            after: the id after which the page starts; None for the first page.
+            size: the maximum number of items.
+
+        Returns:
+            The items, and the id after which the next page starts; None if this is the last page.
+        """
         start: Any = {} if after is None else {"ExclusiveStartKey": _key((kind, after))}
         with call("Query"):
-            answer = self.dynamodb.query(
+            response = self.dynamodb.query(
                 TableName=self.name,
                 KeyConditionExpression="#kind = :kind",
                 ExpressionAttributeNames={"#kind": "kind"},
@@ -111,44 +123,47 @@ class Table:
                 Limit=size,
                 **start,
             )
-        last = answer.get("LastEvaluatedKey")
-        return [_plain(item) for item in answer["Items"]], _plain(last)["id"] if last else None
+        last = response.get("LastEvaluatedKey")
+        return [_plain(item) for item in response["Items"]], _plain(last)["id"] if last else None
 
 
 def _key(key: Key) -> dict[str, Any]:
     return _attributes({"kind": key[0], "id": key[1]})
 
 
-def _verb(write: Write) -> str:
+def _operation(write: Write) -> str:
     if write.delete:
         return "Delete"
     return "Put" if write.replace else "Update"
 
 
 def _arguments(write: Write) -> Any:
-    """Return a write in the words of Put, Delete or Update.
+    """Return the arguments of Put, Delete or Update.
 
-    Every name goes in as a placeholder: some of ours are words of DynamoDB's own.
+    Every name is passed as a placeholder, because some of ours are reserved words in DynamoDB.
     """
     expected = {f":{name}": _attribute(value) for name, value in write.expected.items()}
     if write.delete:
         return {"Key": _key(write.key)} | _condition(write.condition, "", expected)
     if write.replace:
         return {"Item": _key(write.key) | _attributes(write.values)} | _condition(write.condition, "", expected)
-    kept = {name: value for name, value in write.values.items() if value is not None}
+    new = {name: value for name, value in write.values.items() if value is not None}
     clauses = {
-        "SET": [f"#{name} = :new_{name}" for name in kept],
-        "REMOVE": [f"#{name}" for name in write.values if name not in kept],
+        "SET": [f"#{name} = :new_{name}" for name in new],
+        "REMOVE": [f"#{name}" for name in write.values if name not in new],
         "ADD": [f"#{name} :add_{name}" for name in write.add or {}],
     }
-    values = expected | {f":new_{name}": _attribute(value) for name, value in kept.items()}
+    values = expected | {f":new_{name}": _attribute(value) for name, value in new.items()}
     values |= {f":add_{name}": _attribute(number) for name, number in (write.add or {}).items()}
     update = " ".join(f"{verb} {', '.join(parts)}" for verb, parts in clauses.items() if parts)
     return {"Key": _key(write.key), "UpdateExpression": update} | _condition(write.condition, update, values)
 
 
 def _condition(condition: str, update: str, values: dict[str, Any]) -> dict[str, Any]:
-    """Return the condition with what its placeholders, and the update's, stand for; DynamoDB refuses any more."""
+    """Return the arguments for a condition and for the placeholders in it and in an update expression.
+
+    Only those that are used: DynamoDB refuses unused placeholders and empty arguments.
+    """
     parts = {
         "ConditionExpression": condition,
         "ExpressionAttributeNames": {f"#{name}": name for name in _NAME.findall(f"{condition} {update}")},

@@ -59,9 +59,9 @@ def measure() -> None:
         import article  # type: ignore[import-not-found]  # written a moment ago
 
         import handler
-        from enrollment_backend.invites import make_code
+        from enrollment_backend.invites import create_code
 
-        event = _event(_csr(), make_code())
+        event = _event(_csr(), create_code())
         with Path(os.devnull).open("w") as log, redirect_stderr(log):
             ours, peer = handler.lambda_handler, article.lambda_handler
             warm = ratios(lambda: _call(ours, event), lambda: _call(peer, event), 11)
@@ -99,9 +99,9 @@ def _cpu_milliseconds(event: dict[str, Any]) -> float:
     aws.claim.return_value.claim = Claim(_THING, "", "", None, "", 0, 0)
     aws.claim.return_value.resumed = False
     one_by_one = lambda *calls: [call() for call in calls]  # noqa: E731
-    service = EnrollmentService("invite", lambda: aws, lambda: aws, one_by_one, Mock(), "", 8883)
+    service = EnrollmentService("invite", lambda: aws, lambda: aws, one_by_one, Mock(), "", 8883, time.time)
     begin = time.process_time()
-    answer = http.handle(event, device_api.routes(service.enroll), "bench")
+    answer = http.handle(event, device_api.routes(service.enroll, service.show_invite, "invite"), "bench")
     milliseconds = (time.process_time() - begin) * 1000
     if answer["statusCode"] != 201:
         raise RuntimeError(answer["body"])

@@ -81,12 +81,12 @@ def outcome(applicant: Applicant, entries: Entries) -> Verdict | EnrollmentError
         return refusal
 
 
-def invite_fault(applicant: Applicant, entries: Entries) -> str | None:
+def invalid_reason(applicant: Applicant, entries: Entries) -> str | None:
     """Return what is wrong with the applicant's invite, by its description; None if nothing is, or none is needed."""
     code, invite = applicant.code_sha256, entries.invite
     if code is None:
         return None
-    return "unknown" if invite is None else invite.fault(code, applicant.thing, NOW)
+    return "unknown" if invite is None else invite.invalid_reason(code, applicant.thing, NOW)
 
 
 def is_bound(applicant: Applicant, entries: Entries) -> bool:
@@ -116,7 +116,7 @@ def test_a_key_is_shared_only_where_both_sides_allow_it(applicant: Applicant, en
     """S14: a Thing without a claim gets a key that is known only if the key, and the way it is asked for, permit it."""
     if outcome(applicant, entries) is Verdict.SHARE:
         assert (applicant.shareable_key, entries.key_shareable, entries.claim) == (True, True, None)
-    known = entries.claim is None and entries.key_thing is not None and invite_fault(applicant, entries) is None
+    known = entries.claim is None and entries.key_thing is not None and invalid_reason(applicant, entries) is None
     if known and not (applicant.shareable_key and entries.key_shareable):
         assert isinstance(outcome(applicant, entries), KeyEnrolledError | AttestationRequiredError)
 
@@ -124,17 +124,17 @@ def test_a_key_is_shared_only_where_both_sides_allow_it(applicant: Applicant, en
 @given(applicants, ledgers)
 def test_an_invalid_code_learns_nothing_about_the_ledger(applicant: Applicant, entries: Entries) -> None:
     """S12: whatever the ledger holds about Thing and key, a code that is not valid is answered as not valid."""
-    fault = invite_fault(applicant, entries)
-    if fault is not None and (fault == "revoked" or not is_bound(applicant, entries)):
+    reason = invalid_reason(applicant, entries)
+    if reason is not None and (reason == "revoked" or not is_bound(applicant, entries)):
         result = outcome(applicant, entries)
         assert isinstance(result, InviteInvalidError)
-        assert result.facts == {"reason": fault}
+        assert result.facts == {"reason": reason}
 
 
 @given(applicants, ledgers)
 def test_a_valid_code_is_refused_for_what_the_ledger_says_alone(applicant: Applicant, entries: Entries) -> None:
     """S12, S14: and the one it came with stays valid for the device that comes back."""
-    if invite_fault(applicant, entries) is None:
+    if invalid_reason(applicant, entries) is None:
         for_tpm = applicant.code_sha256 is not None and entries.invite is not None and bool(entries.invite.ek_sha256)
         result = outcome(applicant, entries)
         assert isinstance(result, AttestationRequiredError) == for_tpm

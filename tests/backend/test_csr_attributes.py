@@ -65,8 +65,8 @@ def test_s9_attributes_that_do_no_harm_are_taken_as_they_are(text_of: Callable[[
 
 
 AS_A_CA = "ask to be a CA (basicConstraints with CA:TRUE)"
-TO_SIGN = "ask for the key usages of a CA (keyCertSign, cRLSign)"
-TWICE = "ask for the same extension twice"
+TO_SIGN = "request the key usages of a CA (keyCertSign, cRLSign)"
+TWICE = "request the same extension twice"
 ATTRIBUTE_TWICE = "carry the same attribute twice"
 OTHERS = "carry attributes other than challengePassword, unstructuredName and extensionRequest"
 VALUES = "carry an attribute with no value or with several"
@@ -91,11 +91,11 @@ ATTRIBUTES: dict[str, tuple[Callable[[], str], str]] = {
     ),
     "unknown critical": (
         lambda: asking(make.extension(UNKNOWN, b"\x05\x00", CRITICAL)),
-        "ask for a critical extension that is unknown here",
+        "request a critical extension that is unknown here",
     ),
     "known, critical, and none of a device's": (
         lambda: asking(asked(x509.TLSFeature([x509.TLSFeatureType.status_request]), critical=True)),
-        "ask for a critical extension that is unknown here",
+        "request a critical extension that is unknown here",
     ),
     "the same twice": (lambda: asking(CA_FALSE, CA_FALSE), TWICE),
     "an unknown one twice": (lambda: asking(make.extension(UNKNOWN, b""), make.extension(UNKNOWN, b"x")), TWICE),
@@ -185,9 +185,9 @@ def test_s9_a_csr_that_asks_for_more_than_a_device_gets_is_refused(backend: Depl
 
 
 def test_s9_attributes_in_another_order_than_ders_are_refused(backend: Deployment) -> None:
-    """S9: a SET OF is sorted in DER (X.690 §11.6); another order would be a second way to ask for the same."""
+    """S9: a SET OF is sorted in DER (X.690 §11.6); another order would be a second way to encode the same request."""
     assert CHALLENGE > UNSTRUCTURED
     text = carrying(CHALLENGE, UNSTRUCTURED)
     answer = backend.enroll(text, THING)
     assert backend.refused(answer, 400, "csr-attributes-not-allowed", text)
-    assert "another order than DER" in answer.json["detail"]
+    assert "in an order other than DER" in answer.json["detail"]

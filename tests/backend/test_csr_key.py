@@ -11,8 +11,8 @@ from asn1crypto import core, keys
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from enrollment_backend.csr_errors import CsrKeyError
 from enrollment_backend.csr_policy import accept
-from enrollment_backend.errors import CsrKeyError
 from tests.support import csr_factory as make
 from tests.support.csr_cases import NULL, P256, POINT, RSA_NUMBERS, cases, check
 from tests.support.csr_factory import THING, pem, pem_of, request
@@ -59,7 +59,7 @@ def test_s6_what_is_wrong_with_an_rsa_key_is_said(modulus: int, exponent: int, s
     """S6: size and exponent are told apart."""
     with pytest.raises(CsrKeyError) as refused:
         accept(pem(make.forged(spki=make.rsa_spki(modulus, exponent))), THING)
-    assert refused.value.detail.startswith(f"The CSR has {said}. It must have")
+    assert refused.value.detail.startswith(f"The CSR has {said}. The key must be")
 
 
 SMALL_FACTOR = (3, (1 << 2048) // 3 - (1 << 2036) + 2050)
@@ -194,7 +194,7 @@ KEYS: dict[str, tuple[Callable[[], str], str]] = {
         "an EC key on an unknown curve",
     ),
     "null parameters": (lambda: pem(make.forged(spki=make.ec_spki(NULL, POINT))), "an invalid EC key"),
-    "p-521 spelled out": (lambda: pem(p521_spelled_out()), "an EC key on a curve that is spelled out"),
+    "p-521 with explicit parameters": (lambda: pem(p521_spelled_out()), "an EC key with explicit curve parameters"),
     **{
         name: (partial(of_point, point), "an invalid EC key")
         for name, point in {
@@ -216,11 +216,11 @@ KEYS: dict[str, tuple[Callable[[], str], str]] = {
     ),
     "ec for agreement only": (
         lambda: pem(make.forged(spki=make.spki("1.3.132.1.12", P256, POINT))),
-        "an EC key for key agreement alone (id-ecDH)",
+        "an EC key for key agreement only (id-ecDH)",
     ),
     "unknown algorithm": (
         lambda: pem(make.forged(spki=make.spki("1.2.3.4", b"", POINT))),
-        "a key of an unknown kind",
+        "a key of an unknown type",
     ),
     "x25519": (lambda: pem(make.forged(spki=make.spki_of(x25519.X25519PrivateKey.generate()))), "an X25519 key"),
     "ed448": (lambda: pem_of(request(ed448.Ed448PrivateKey.generate(), algorithm=None)), "an Ed448 key"),
@@ -240,7 +240,7 @@ def test_s7_any_other_kind_of_key_is_refused_by_its_name(backend: Deployment, na
     text = text_of()
     answer = backend.enroll(text, THING)
     assert backend.refused(answer, 400, "csr-key-not-allowed", text)
-    assert answer.json["detail"].startswith(f"The CSR has {said}. It must have EC P-256 or P-384, or RSA of 2048")
+    assert answer.json["detail"].startswith(f"The CSR has {said}. The key must be EC P-256 or P-384, or RSA with 2048")
 
 
 @cases(

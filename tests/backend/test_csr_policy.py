@@ -13,10 +13,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from enrollment_backend.csr_policy import accept
-from enrollment_backend.errors import (
+from enrollment_backend.csr_errors import (
     CsrRefusedError,
 )
+from enrollment_backend.csr_policy import accept
 from tests.support import csr_factory as make
 from tests.support.csr_cases import (
     ACCEPTED,

@@ -10,8 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import NameOID
 
-from enrollment_backend.csr_policy import accept
-from enrollment_backend.errors import (
+from enrollment_backend.csr_errors import (
     CsrCommonNameLengthError,
     CsrDerError,
     CsrNamesNoThingError,
@@ -19,6 +18,7 @@ from enrollment_backend.errors import (
     CsrSignatureAlgorithmError,
     CsrSubjectError,
 )
+from enrollment_backend.csr_policy import accept
 from tests.support import csr_factory as make
 from tests.support.csr_cases import NULL, cases, check
 from tests.support.csr_factory import THING, pem, pem_of, request
@@ -69,8 +69,8 @@ def test_s10_a_common_name_of_65_characters_is_refused_even_if_it_is_the_things(
 
 NO_TEXT = "must consist of text, as UTF8String, PrintableString or IA5String"
 NOT_PRINTABLE = (
-    "has a PrintableString with a character that a PrintableString cannot hold, such as an underscore; "
-    "have it written as UTF8String"
+    "has a PrintableString with a character that is not allowed in one, such as an underscore; "
+    "encode it as UTF8String instead"
 )
 NO_STRINGS = {
     "VisibleString": core.VisibleString(THING),

@@ -9,8 +9,8 @@ import pytest
 from asn1crypto import pem as armour
 from cryptography import x509
 
+from enrollment_backend.csr_errors import CsrRefusedError
 from enrollment_backend.csr_policy import accept
-from enrollment_backend.errors import CsrRefusedError
 from tests.support.csr_factory import pem
 
 REQUESTS = Path(cryptography_vectors.__file__).parent / "x509" / "requests"

@@ -57,7 +57,7 @@ def test_values_are_split_as_they_lie(encoded: bytes, expected: list[Element]) -
 )
 def test_s4_a_length_has_one_encoding_only(encoded: bytes) -> None:
     """S4: indefinite, overlong and dangling lengths, and tags of several octets, are refused (X.690 §10.1)."""
-    with pytest.raises(ValueError, match=r"length|tag"):
+    with pytest.raises(ValueError, match=r"length|tag|truncated"):
         elements(encoded)
 
 
@@ -97,7 +97,7 @@ def test_a_sequence_is_what_it_was_made_of(content: bytes) -> None:
 @pytest.mark.parametrize("encoded", [b"", b"\x31\x00", b"\x30\x00\x30\x00", b"\x30\x01", b"\x30\x02\x05\x01"])
 def test_children_are_those_of_one_value_of_that_kind(encoded: bytes) -> None:
     """S4: nothing, another kind, several values, and contents that cannot be split, are refused."""
-    with pytest.raises(ValueError, match=r"one value|length"):
+    with pytest.raises(ValueError, match=r"one value|length|truncated"):
         der.children(encoded)
 
 
@@ -134,7 +134,7 @@ def test_s4_an_object_identifier_has_one_encoding_only(content: bytes) -> None:
 @pytest.mark.parametrize("content", [b"", b"\x80\x01", b"\x2a\x80\x01", b"\x2a\x86", b"\x2a" + b"\xff" * 19 + b"\x7f"])
 def test_s4_a_padded_cut_off_or_endless_arc_is_refused(content: bytes) -> None:
     """S4: no arc, a leading zero (§8.19.2), no last octet, and more than the 128 bits that a UUID takes."""
-    with pytest.raises(ValueError, match=r"arc|cut off"):
+    with pytest.raises(ValueError, match=r"arc|truncated"):
         der.object_identifier(content)
 
 

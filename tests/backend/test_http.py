@@ -47,6 +47,9 @@ def body_of(**changes: object) -> str:
         (b'{"csr": {"a": 1, "\\u0061": 2}, "thingName": "x"}', "json-duplicate-key"),
         (b'{"csr": ' + b"[" * 8000, "json-too-deep"),
         (b'{"a":' * 3000, "json-too-deep"),
+        (b'{"a":' * 33 + b"1" + b"}" * 33, "json-too-deep"),
+        (b'{"\\"": ' + b"[" * 32 + b"]" * 32 + b"}", "json-too-deep"),
+        (b"]" * 40 + b"[" * 40, "json-malformed"),
         (b'{"csr": ' + b"9" * 5000 + b', "thingName": "x"}', "json-number-invalid"),
         (b'{"csr": -' + b"9" * 16 + b', "thingName": "x"}', "json-number-invalid"),
         (b'{"csr": 1e999999, "thingName": "x"}', "json-number-invalid"),
@@ -89,6 +92,14 @@ def test_s1_a_body_that_is_no_json_object_is_refused(path: str, body: bytes, cod
 def test_s1_fields_are_exactly_those_of_the_contract(backend: Deployment, path: str, body: str, code: str) -> None:
     """S1: an unknown field, a missing one and one of another type are refused."""
     assert backend.refused(backend.send(event("POST", path, body)), 400, code, CSR)
+
+
+@BOTH
+@pytest.mark.parametrize("value", ["[" * 31 + "]" * 31, '"' + '[{\\"' * 100 + '"', "[" + "[[]]," * 100 + "1]"])
+def test_s1_what_is_not_nested_more_than_32_deep_is_read(backend: Deployment, path: str, value: str) -> None:
+    """S1: 32 levels, brackets within a string, and brackets side by side are JSON like any other."""
+    body = '{"other": ' + value + "}"
+    assert backend.refused(backend.send(event("POST", path, body)), 400, "field-unknown")
 
 
 @BOTH
@@ -157,6 +168,7 @@ def test_s2_an_unknown_path_is_404(backend: Deployment, path: str) -> None:
         (V1, ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "post", "", "BREW"], "POST"),
         ("/getCertificate", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"], "POST"),
         ("/v1/health", ["POST", "HEAD", "PUT", "DELETE", "get"], "GET"),
+        ("/v1/invite", ["POST", "HEAD", "PUT", "DELETE", "get"], "GET"),
         ("/v1/operator/invites", ["HEAD", "PUT", "PATCH"], "POST, GET, DELETE"),
         ("/v1/operator/fleet", ["POST", "HEAD", "PUT"], "GET, DELETE"),
         ("/v1/operator/sweep", ["GET", "DELETE"], "POST"),
@@ -238,10 +250,10 @@ def test_s11_every_allowed_character_and_length_that_x509_can_carry_is_taken(bac
 
 
 def test_health_says_ok_and_the_version_and_contacts_nobody(backend: Deployment) -> None:
-    """GET /v1/health needs no body, no header and no AWS call."""
+    """GET /v1/health needs no body, no header and no AWS call, and says whether enrolling takes an invite."""
     answer = backend.send(event("GET", "/v1/health", content_type=None))
     assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
-    assert answer.json == {"status": "ok", "version": "0.1.0"}
+    assert answer.json == {"status": "ok", "version": "0.1.0", "auth": "open"}
     assert backend.calls == []
 
 

@@ -24,7 +24,7 @@ LOOK_ALIKES = {"0": "0Oo", "1": "1IiLl"}
 def code_from(number: int) -> str:
     """Return a code made while the random numbers are this one and those that follow."""
     with mock.patch("enrollment_backend.invites.secrets.randbits", side_effect=count(number)):
-        return invites.make_code()
+        return invites.create_code()
 
 
 codes = st.integers(0, 2**120 - 100).map(code_from)
@@ -43,7 +43,7 @@ def test_a_code_is_five_groups_of_five_ordinary_characters(code: str) -> None:
 
 def test_codes_differ_in_every_place() -> None:
     """None is made twice, and each of the 24 random characters takes every value."""
-    made = [plain(invites.make_code()) for _ in range(2000)]
+    made = [plain(invites.create_code()) for _ in range(2000)]
     assert len(set(made)) == len(made)
     for place in range(24):
         assert {code[place] for code in made} == set(ALPHABET)
@@ -95,7 +95,7 @@ def test_no_text_brings_the_reading_down(written: str) -> None:
 
 def test_what_is_endless_is_not_looked_at() -> None:
     """A code may be written with blanks in it, to 200 characters in all."""
-    code = invites.make_code()
+    code = invites.create_code()
     assert invites.code_sha256(code + " " * (200 - len(code))) == invites.code_sha256(code)
     assert invites.code_sha256(code + " " * (201 - len(code))) is None
 
@@ -127,7 +127,7 @@ def test_what_the_contract_calls_no_code_is_none(written: str) -> None:
 )
 def test_a_pattern_is_a_name_or_a_beginning(pattern: str, thing: str, expected: bool) -> None:
     """S12: without an asterisk the name is the name, to the letter."""
-    assert invites.names(pattern, thing) is expected
+    assert invites.matches(pattern, thing) is expected
 
 
 def test_the_backend_keeps_the_hash_alone(backend: Deployment) -> None:

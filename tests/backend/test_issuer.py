@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from enrollment_backend.aws import Clients, concurrently
 from enrollment_backend.csr_policy import AcceptedCsr, accept
-from enrollment_backend.errors import AwsRefusedError, CertificateForeignError
+from enrollment_backend.errors import AwsRefusedError, CertificateNotForKeyError
 from enrollment_backend.issuer import Issuer
 from tests.backend.fleet import Device, going_wrong, iot, lost
 from tests.support.csr_factory import THING, pem_of, request
@@ -374,7 +374,7 @@ def test_calls_at_the_same_time_have_all_ended_when_the_first_error_is_raised() 
 def test_s16_anything_but_one_certificate_for_the_key_is_refused(accepted: AcceptedCsr, answer: str) -> None:
     """S16: the answer is one certificate whose public key is the CSR's, or it is not passed on."""
     iot = FakeIot(answer)
-    with pytest.raises(CertificateForeignError):
+    with pytest.raises(CertificateNotForKeyError):
         iot.issuer().issue(THING, "claim", accepted, never)
     assert iot.calls[2:] == [("update_certificate", {"certificateId": "id", "newStatus": "INACTIVE"})]
 

@@ -139,7 +139,7 @@ def test_a_metric_has_a_hundred_values_at_the_most(backend: Deployment) -> None:
     """The embedded metric format takes no more of one metric; a long sweep makes more calls than that."""
     log.begin("long")
     for number in range(250):
-        log.timed("ListPrincipalThings", float(number))
+        log.record_call("ListPrincipalThings", float(number))
     log.request(route="/v1/operator/sweep", status=200, outcome="ok", failed=False)
     (line,) = backend.log_lines()
     latencies = counted(line)["AwsLatency"]

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
+from enrollment_backend.csr_errors import CsrLineEndsMissingError, CsrRefusedError, CsrTooLargeError
 from enrollment_backend.csr_policy import accept
-from enrollment_backend.errors import CsrLineEndsMissingError, CsrRefusedError, CsrTooLargeError
 from tests.support.csr_cases import GOOD, GOOD_DER, cases, check
 from tests.support.csr_factory import THING, of_length, pem, pem_of, request
 from tests.support.deployment import Deployment

@@ -212,7 +212,7 @@ def test_s14_where_invites_are_needed_the_second_run_is_told_what_to_do() -> Non
         assert "shareable" not in item("key", first.spki_sha256)
     assert_problem(answer, 409, "key-enrolled")
     assert answer.json["detail"] == KeyEnrolledError.detail
-    assert "make a new key and CSR" in KeyEnrolledError.detail
+    assert "create a new key and CSR" in KeyEnrolledError.detail
 
 
 def test_s14_a_deployment_that_is_open_no_more_shares_no_key(

@@ -60,7 +60,7 @@ def test_s12_what_is_no_valid_invite_tells_nothing(backend: Deployment, fault: s
     if fault == "expired":
         backend.clock.sleep(61)
     if fault == "unknown":
-        code = invites.make_code()
+        code = invites.create_code()
     if fault == "look-alike":
         code = code[:-1] + ("0" if code[-1] != "0" else "2")
     if fault == "no code":

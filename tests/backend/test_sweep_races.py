@@ -60,11 +60,11 @@ def test_s21_a_device_may_come_back_during_the_sweep(backend: Deployment, step: 
 
     with going_wrong(device, hook) as steps:
         disabled = by_route(backend)
-    outlawed = OF_THE_SWEEP.index(step) + (phase == "after") > OF_THE_SWEEP.index("TransactWriteItems 1")
+    revoked_first = OF_THE_SWEEP.index(step) + (phase == "after") > OF_THE_SWEEP.index("TransactWriteItems 1")
     (answer,) = answers
     assert answer.status == 201
-    assert disabled == ([orphan] if outlawed else [])
-    assert (answer.json["certificateId"] == orphan) is not outlawed
+    assert disabled == ([orphan] if revoked_first else [])
+    assert (answer.json["certificateId"] == orphan) is not revoked_first
     assert step in steps
     assert_at_rest(device, answer, orphan)
 

@@ -70,6 +70,16 @@ def test_health_answers_like_its_sample(backend: Deployment) -> None:
         assert_conforms(document, "Health")
 
 
+def test_an_invite_is_shown_like_its_sample(backend: Deployment) -> None:
+    """Same fields, of the same form."""
+    expected = sample("invite-answer.json")
+    answer = backend.send(event("GET", "/v1/invite", code=backend.invite(expected["thing"])))
+    assert answer.json.keys() == expected.keys()
+    assert (answer.json["thing"], answer.json["attestation"]) == (expected["thing"], expected["attestation"])
+    for document in (answer.json, expected):
+        assert_conforms(document, "ShownInvite")
+
+
 def changed(**changes: str) -> Callable[[Deployment], Answer]:
     """Return a situation: the sample request with something changed."""
     return lambda backend: backend.post("/v1/certificates", REQUEST | changes)

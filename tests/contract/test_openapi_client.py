@@ -100,14 +100,15 @@ def scheme_of(sent: Sent) -> str:
 
 @pytest.fixture
 def from_devices(authority: Authority) -> list[Sent]:  # noqa: F811 - the fixture
-    """What a device's client sends: with a code, without one, and to ask for the backend's health."""
+    """What a device's client sends: with a code and without one."""
     issued = response("201 Created", (SAMPLES / "enroll-answer.json").read_text("utf-8"))
     healthy = response("200 OK", (SAMPLES / "health-answer.json").read_text("utf-8"))
-    with https_server(authority, issued, issued, healthy) as server:
+    invite = response("200 OK", (SAMPLES / "invite-answer.json").read_text("utf-8"))
+    with https_server(authority, issued, invite, issued, healthy) as server:
         for code in (Secret(CODE), None):
             client = EnrollmentClient(server.url, code=code, ca_file=authority.certificate)
             client.enroll(ENROLLMENT["csr"], ENROLLMENT["thingName"])
-        client.health()
+            client.terms()
         return [parsed(request) for request in server.requests]
 
 
@@ -143,7 +144,7 @@ def from_operators(
 
 def test_every_request_of_the_clients_is_in_the_contract(from_devices: list[Sent], from_operators: list[Sent]) -> None:
     """Method, path, parameters, body, types and authorization are what openapi.yaml says."""
-    assert [scheme_of(sent) for sent in from_devices] == ["code", "none", "none"]
+    assert [scheme_of(sent) for sent in from_devices] == ["code", "code", "none", "none"]
     assert {scheme_of(sent) for sent in from_operators} == {"iam"}
     for sent in from_devices + from_operators:
         assert_in_contract(sent)

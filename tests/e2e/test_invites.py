@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-import shutil
 import signal
 import socket
 import ssl
@@ -23,6 +22,7 @@ import pytest
 
 from hsm_enroll.backend_api.client import EnrollmentClient
 from hsm_enroll.backend_api.invite import parse
+from tests.support import documents
 from tests.support.authority import Authority
 from tests.support.clients import Device as SoftwareDevice
 from tests.support.devices import Cloud, Device, Observer, Operator
@@ -108,12 +108,10 @@ def test_a_code_is_kept_nowhere(operator: Operator, gateway: Device, invite_clou
 def test_the_same_device_may_come_again(operator: Operator, gateway: Device, thing: str) -> None:
     """S12, D16: where power went before the identity was kept, init with the same, used invite gets the same one."""
     invite = operator.invite(thing)
-    journal = gateway.home / "journal.json"
-    assert gateway.refused("init", "--api", invite.partition("/#")[0], "--thing", thing) == (31, "backend-refused")
-    before = journal.read_text()
-    first = gateway.json("init", invite, "--thing", thing, "--no-publish")
+    gateway.extra["HSM_ENROLL_MQTT_PORT"] = "9"
+    assert gateway.refused("init", invite) == (40, "mqtt-unreachable")
+    first = gateway.json("status")
     (gateway.home / "identity.json").unlink()
-    journal.write_text(before)
     again = gateway.json("init", invite, "--thing", thing, "--no-publish")
     assert again["certificate"] == first["certificate"]
     assert again["key"] == first["key"]
@@ -122,7 +120,7 @@ def test_the_same_device_may_come_again(operator: Operator, gateway: Device, thi
 def test_every_invite_that_is_not_valid_is_refused_alike(
     operator: Operator, new_gateway: NewGateway, invite_cloud: Cloud, thing: str
 ) -> None:
-    """S12: unknown, used, expired, revoked and another Thing's: one message to the device, the reason in the log."""
+    """S12: unknown, used, expired and revoked: one message to the device, the reason in the log."""
     gateway = new_gateway("other")
     invites: dict[str, Any] = {
         reason: operator.json("invite", "create", "--thing", thing) for reason in ("used", "expired", "revoked")
@@ -132,7 +130,6 @@ def test_every_invite_that_is_not_valid_is_refused_alike(
     revoked = operator.json("invite", "revoke", invites["revoked"]["id"])
     assert revoked == {"id": invites["revoked"]["id"], "revoked": True}
     urls = {reason: made["invite"] for reason, made in invites.items()}
-    urls["other-thing"] = operator.invite(f"{thing}-other")
     urls["unknown"] = f"{invite_cloud.document['apiUrl']}/#00000-00000-00000-00000-00000"
     errors = []
     for reason, url in urls.items():
@@ -150,6 +147,19 @@ def test_every_invite_that_is_not_valid_is_refused_alike(
     assert operator.json("fleet", "show", thing)["thing"]["certificateId"] == used["certificate"]["id"]
     statuses = {one["id"]: one["status"] for one in operator.json("invite", "list")["invites"]}
     assert [statuses[invites[reason]["id"]] for reason in invites] == ["used", "expired", "revoked"]
+
+
+def test_an_invite_for_another_thing_says_for_which(operator: Operator, gateway: Device, thing: str) -> None:
+    """S12: who holds a valid invite and gives another name is told the invite's, and no key is made."""
+    error = gateway.error("init", operator.invite(f"{thing}-other"), "--thing", thing)
+    assert error["exitStatus"] == 31
+    assert f"is for '{thing}-other'" in error["message"]
+    assert not (gateway.home / "journal.json").exists()
+
+
+def test_an_invite_alone_is_enough(operator: Operator, gateway: Device, thing: str) -> None:
+    """The invite knows the Thing's name, so that a technician types nothing else."""
+    assert gateway.json("init", operator.invite(thing), "--no-publish")["thingName"] == thing
 
 
 def test_without_an_invite_a_device_is_told_what_to_do(gateway: Device, invite_cloud: Cloud, thing: str) -> None:
@@ -227,8 +237,8 @@ def test_a_table_that_was_interrupted_goes_on(operator: Operator, thing: str) ->
         run.send_signal(signal.SIGINT)
     stdout, stderr = run.communicate(timeout=60)
     assert run.returncode == 130
-    assert f"go on with: hsm-enroll invite create --from {output} --output {output}" in stderr
-    assert "output as --from" in json.loads(stdout)["error"]["hint"]
+    assert f"to continue, run: hsm-enroll invite create --from {output} --output {output}" in stderr
+    assert "output as --from" in documents.read(["invite", "create"], stdout)["error"]["hint"]
     kept = [row["invite"] for row in csv.DictReader(output.read_text().splitlines())]
     assert 0 < kept.count("") < len(kept)
     again = operator.run("invite", "create", "--from", str(output), "--output", str(output))
@@ -282,7 +292,7 @@ def test_an_answer_that_was_lost_is_asked_for_again(
     both = gateway.folder / "both.pem"
     both.write_bytes(authority.certificate.read_bytes() + Path(invite_cloud.document["caFile"]).read_bytes())
     gateway.extra["HSM_ENROLL_CA_FILE"] = str(both)
-    with https_server(authority, forward) as proxy:
+    with https_server(authority, forward, is_ready=True) as proxy:
         document = gateway.json("init", f"{proxy.url}/#{_code(invite)}", "--thing", thing)
     assert [answer.split(b" ")[1][:2] for answer in answers] == [b"20", b"20"]
     assert proxy.requests[0] == proxy.requests[1]
@@ -320,13 +330,10 @@ def test_an_enrolled_device_leaves_an_invite_alone(operator: Operator, gateway: 
 def test_a_key_of_a_revoked_thing_needs_to_be_replaced(operator: Operator, gateway: Device, thing: str) -> None:
     """A new invite for a revoked Thing does not let its old key in again; the hint has the command that helps."""
     invite = operator.invite(thing)
-    gateway.error("init", "--api", invite.partition("/#")[0], "--thing", thing)
-    kept = gateway.folder / "journal.json"
-    shutil.copy(gateway.home / "journal.json", kept)
-    gateway.json("init", invite, "--thing", thing, "--no-publish")
+    gateway.extra["HSM_ENROLL_MQTT_PORT"] = "9"
+    assert gateway.refused("init", invite) == (40, "mqtt-unreachable")
     operator.json("fleet", "revoke", thing, "--yes")
     (gateway.home / "identity.json").unlink()
-    shutil.copy(kept, gateway.home / "journal.json")
     error = gateway.error("init", operator.invite(thing), "--thing", thing)
     assert error["exitStatus"] == 31
     assert "(thing-revoked)" in error["message"]

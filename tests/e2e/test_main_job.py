@@ -17,6 +17,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from tests.support import documents
 from tests.support.devices import Cloud, Device, Observer, publish_as_observer
 
 Observe = Callable[[str], Observer]
@@ -61,8 +62,9 @@ def test_the_answer_of_init_is_the_contracts(device: Device, thing: str, cloud: 
     assert (key["local"], key["sensitive"], key["extractable"]) == (True, True, False)
     assert (key["neverExtractable"], key["alwaysSensitive"], key["matchesCertificate"]) == (True, True, True)
     assert set(document["token"]) == {"label", "serial", "manufacturer", "model", "module"}
-    assert [step["name"] for step in document["steps"]] == ["token", "key", "csr", "certificate", "store", "message"]
-    assert all(step["seconds"] > 0 and step["skipped"] is False for step in document["steps"])
+    names = [step["name"] for step in document["steps"]]
+    assert names == ["token", "api", "key", "csr", "certificate", "store", "message"]
+    assert all(step["seconds"] >= 0 and step["skipped"] is False for step in document["steps"])
 
 
 def test_the_certificates_key_is_in_the_token_and_cannot_leave_it(device: Device, thing: str) -> None:
@@ -186,7 +188,7 @@ def test_status_of_an_enrolled_device_imports_nothing_heavy(device: Device, thin
     run = subprocess.run(
         [sys.executable, "-c", program], env=device.environment, capture_output=True, text=True, check=True
     )
-    assert json.loads(run.stdout)["key"]["matchesCertificate"] is True
+    assert documents.read(["status"], run.stdout)["key"]["matchesCertificate"] is True
     loaded = set(run.stderr.split())
     assert "asn1crypto.x509" in loaded
     heavy = {"boto3", "botocore", "awscrt", "awsiot", "rich", "requests", "moto", "cryptography", "pkcs11"}
@@ -204,12 +206,12 @@ def test_a_cloud_in_the_foreground_ends_on_a_signal(tmp_path: Path, ending: sign
         lines.append(line)
         if line == "}\n":
             break
-    document = json.loads("".join(lines))
-    socket.create_connection(("localhost", document["mqttPort"])).close()
+    endpoints = documents.read(["local", "up"], "".join(lines))
+    socket.create_connection(("localhost", endpoints["mqttPort"])).close()
     cloud.send_signal(ending)
     cloud.communicate(timeout=60)
     assert cloud.returncode == 0
     for port in ("mqttPort", "observerPort"):
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", document[port]))
+            socket.create_connection(("127.0.0.1", endpoints[port]))
     assert device.refused("local", "env", "--home", str(tmp_path / "cloud")) == (1, "local-cloud")

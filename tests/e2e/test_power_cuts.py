@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.tpm_device import TpmDevice
-from tests.support import tpm2
+from tests.support import documents, tpm2
 from tests.support.tpm2 import Tpm2
 
-_PACE = "Power cuts count too. A TPM heals with time: while powered this one forgets one failed try every 17 min."
+_PACE = "Power cuts count as failed tries too. While powered, this TPM forgets one failed try every 17 min."
 _WAIT = f"{_PACE} A PIN may be tried again in at most %s, or after: tpm2_dictionarylockout --clear-lockout"
 
 
@@ -84,7 +83,7 @@ def _until_the_next_cut(device: TpmDevice) -> Iterator[Tpm2]:
 
 
 def _told_by_doctor(device: TpmDevice) -> tuple[str, str, str]:
-    report = json.loads(device.run("doctor", "--json").stdout)
+    report = documents.read(["doctor"], device.run("doctor", "--json").stdout)
     (found,) = [check for check in report["checks"] if check["id"] == "token.pin-tries"]
     return found["status"], found["message"], found["hint"]
 

@@ -25,6 +25,7 @@ from hsm_enroll.device.plan import Request
 from hsm_enroll.device.ports import Ports
 from hsm_enroll.key import TokenName
 from hsm_enroll.secret import Secret
+from hsm_enroll.store.identity import Identity
 from hsm_enroll.token.tokens import Tokens
 from tests.support.authority import Authority
 
@@ -40,6 +41,9 @@ class RecordingClient(EnrollmentClient):
     def base_url(self) -> str:
         return "https://api.example"
 
+    def terms(self) -> None:
+        return None
+
     def enroll(self, csr: str, thing_name: str) -> Issued:
         with (self.folder / "requests").open("a", encoding="utf-8") as requests:
             requests.write(json.dumps(csr) + "\n")
@@ -50,6 +54,16 @@ class RecordingClient(EnrollmentClient):
             os.kill(os.getpid(), signal.SIGKILL)
         pem = certificate.public_bytes(Encoding.PEM).decode()
         return Issued(pem, "0a" * 32, thing_name, "localhost", 8883, attested=False)
+
+
+class Unsent:
+    """A first message that reaches nobody."""
+
+    def prepare(self) -> None:
+        """Nothing has to be loaded."""
+
+    def send(self, identity: Identity, pin: Secret | None) -> None:
+        """Send nothing."""
 
 
 def main(specification: dict[str, Any]) -> None:
@@ -67,17 +81,17 @@ def main(specification: dict[str, Any]) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def token_pin(token: TokenName) -> Secret:
-        made = pin.made(home, token)
+        made = pin.saved_pin(home, token)
         assert made is not None
         return made
 
     tokens = Tokens()
     ports = Ports(
         tokens=tokens,
-        locate=lambda: device_token.locate(resolved, tokens),
+        start_finding=lambda: device_token.start_finding(resolved, tokens),
         pin=token_pin,
         client=lambda: RecordingClient(home.parent, answers=specification.get("answers", True)),
-        publish=lambda *_: None,
+        message=Unsent(),
     )
     request = Request("gateway-17", new_key=specification.get("newKey", False))
     with tokens:

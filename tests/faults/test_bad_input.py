@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -182,11 +183,14 @@ def test_a_slot_that_changed_is_no_matter(device: Device, thing: str) -> None:
 
 
 def test_no_backend_is_exit_30_and_resumes(device: Device, thing: str) -> None:
-    """D15: with the backend down init exits 30, and run again when it is up it uses the key it made."""
+    """D15: with the backend down init exits 30 before it makes a key; down after that, it resumes with the key."""
     device.extra["HSM_ENROLL_API_URL"] = "https://localhost:9"
     assert device.refused("init", "--thing", thing) == (30, "backend-unreachable")
-    assert _keys(device) == 1
+    assert _keys(device) == 0
     del device.extra["HSM_ENROLL_API_URL"]
+    with _other_api(device, response("500 Internal Server Error", "")):
+        assert device.refused("init", "--thing", thing) == (30, "backend-unreachable")
+    assert _keys(device) == 1
     steps = {step["name"]: step["skipped"] for step in device.json("init", "--thing", thing)["steps"]}
     assert steps["key"] is True
     assert steps["csr"] is True
@@ -194,9 +198,9 @@ def test_no_backend_is_exit_30_and_resumes(device: Device, thing: str) -> None:
 
 
 @contextmanager
-def _other_api(device: Device, answer: bytes) -> Iterator[None]:
-    authority = Authority(device.folder / "authority")
-    with https_server(authority, answer) as server:
+def _other_api(device: Device, answer: bytes, *, is_ready: bool = True) -> Iterator[None]:
+    authority = Authority(Path(tempfile.mkdtemp(dir=device.folder)) / "authority")
+    with https_server(authority, answer, is_ready=is_ready) as server:
         device.extra.update(HSM_ENROLL_API_URL=server.url, HSM_ENROLL_CA_FILE=str(authority.certificate))
         yield
     del device.extra["HSM_ENROLL_API_URL"], device.extra["HSM_ENROLL_CA_FILE"]
@@ -204,7 +208,8 @@ def _other_api(device: Device, answer: bytes) -> Iterator[None]:
 
 def test_a_captive_portal_is_exit_33(device: Device, thing: str) -> None:
     """D17: a captive portal's page with status 200 is told from the API, and nothing is stored."""
-    with _other_api(device, response("200 OK", "<html>Accept our terms</html>", content_type="text/html")):
+    page = response("200 OK", "<html>Accept our terms</html>", content_type="text/html")
+    with _other_api(device, page, is_ready=False):
         assert device.refused("init", "--thing", thing) == (33, "unexpected-response")
     assert device.refused("status") == (3, "not-enrolled")
     assert device.run("init", "--thing", thing).returncode == 0
@@ -223,9 +228,8 @@ def test_a_certificate_that_is_not_ours_is_not_stored(device: Device, thing: str
     if fault == "expired":
         authority.now -= timedelta(days=400)
     # The key of this very device, so that only the fault under test is wrong.
-    device.extra["HSM_ENROLL_API_URL"] = "https://localhost:9"
-    device.run("init", "--thing", thing)
-    del device.extra["HSM_ENROLL_API_URL"]
+    with _other_api(device, response("500 Internal Server Error", "")):
+        device.run("init", "--thing", thing)
     identifier = json.loads((device.home / "journal.json").read_text())["key_id"]
     spki = device.pkcs11_tool("--read-object", "--type", "pubkey", "--id", identifier)
     own = authority.issue_client(spki, thing).public_bytes(Encoding.PEM).decode()
@@ -422,7 +426,7 @@ def test_create_token_takes_the_pin_that_is_given(device: Device, thing: str, so
     assert document["token"]["label"] == "another"
 
 
-@pytest.mark.parametrize("moment", ["token.provision.create_softhsm_token", "device.pin.remember"])
+@pytest.mark.parametrize("moment", ["token.provision.create_softhsm_token", "device.pin.save_owner"])
 def test_a_token_whose_making_was_killed_is_taken_up(device: Device, thing: str, moment: str) -> None:
     """D10: killed before, or right after, the token was made, token create and init go on with the PIN that is kept."""
     for name in ("pin", "token.json"):

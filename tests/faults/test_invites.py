@@ -29,7 +29,8 @@ _PROMPT = "Invite ("
 def _refusing_api(device: Device, status: str, code: str) -> Iterator[HttpsServer]:
     authority = Authority(device.folder / "authority")
     problem = json.dumps({"detail": "no", "code": code, "requestId": "r"})
-    with https_server(authority, response(status, problem, content_type="application/problem+json")) as server:
+    refused = response(status, problem, content_type="application/problem+json")
+    with https_server(authority, refused, is_ready=True) as server:
         device.extra.update(HSM_ENROLL_API_URL=server.url, HSM_ENROLL_CA_FILE=str(authority.certificate))
         yield server
     del device.extra["HSM_ENROLL_API_URL"], device.extra["HSM_ENROLL_CA_FILE"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-_STEPS = ("token", "key", "csr", "certificate", "store", "message")
+_STEPS = ("token", "api", "key", "csr", "certificate", "store", "message")
 
 
 @dataclass

@@ -18,16 +18,26 @@ _INIT = ("init", "--thing", THING, "--no-publish")
 
 # What fails, with what, and the exit status, the code, and what is said of it.
 _FAULTS = {
-    "full": ("C_GenerateKeyPair 1+ fail", "CKR_DEVICE_MEMORY", 15, "it is full"),
-    "write-protected": ("C_OpenSession 1+ fail", "CKR_TOKEN_WRITE_PROTECTED", 15, "it is write-protected"),
-    "write-protected key": ("C_GenerateKeyPair 1+ fail", "CKR_TOKEN_WRITE_PROTECTED", 15, "it is write-protected"),
-    "key made, answer lost": ("C_GenerateKeyPair 1+ late", "CKR_DEVICE_ERROR", 15, "its hardware reported a fault"),
-    "removed": ("C_Sign 1+ dead", "CKR_DEVICE_REMOVED", 11, "is not there any more"),
-    "session invalid": ("C_Sign 1+ dead", "CKR_SESSION_HANDLE_INVALID", 15, "it was reset or taken away"),
-    "device error": ("C_Sign 1+ dead", "CKR_DEVICE_ERROR", 15, "its hardware reported a fault"),
-    "sign refused": ("C_SignInit 1+ fail", "CKR_KEY_FUNCTION_NOT_PERMITTED", 15, "the key is not meant for that"),
+    "full": ("C_GenerateKeyPair 1+ fail", "CKR_DEVICE_MEMORY", 15, "the token is full (CKR_DEVICE_MEMORY)"),
+    "write-protected": ("C_OpenSession 1+ fail", "CKR_TOKEN_WRITE_PROTECTED", 15, "the token is write-protected"),
+    "write-protected key": (
+        "C_GenerateKeyPair 1+ fail",
+        "CKR_TOKEN_WRITE_PROTECTED",
+        15,
+        "the token is write-protected",
+    ),
+    "key made, answer lost": (
+        "C_GenerateKeyPair 1+ late",
+        "CKR_DEVICE_ERROR",
+        15,
+        "the token reported a hardware fault",
+    ),
+    "removed": ("C_Sign 1+ dead", "CKR_DEVICE_REMOVED", 11, "is no longer present"),
+    "session invalid": ("C_Sign 1+ dead", "CKR_SESSION_HANDLE_INVALID", 15, "the token was reset or removed"),
+    "device error": ("C_Sign 1+ dead", "CKR_DEVICE_ERROR", 15, "the token reported a hardware fault"),
+    "sign refused": ("C_SignInit 1+ fail", "CKR_KEY_FUNCTION_NOT_PERMITTED", 15, "the key does not allow it"),
     "search fails": ("C_FindObjectsInit 1+ fail", "CKR_GENERAL_ERROR", 15, "a general failure"),
-    "vendor's own": ("C_GenerateKeyPair 1+ fail", "CKR_VENDOR_DEFINED", 15, "CKR 0x80000000"),
+    "vendor's own": ("C_GenerateKeyPair 1+ fail", "CKR_VENDOR_DEFINED", 15, "(CKR_VENDOR_DEFINED 0x80000000)"),
 }
 
 
@@ -60,7 +70,7 @@ def test_d9_another_key_type_is_taken_where_the_token_lacks_a_curve(faulty: Faul
     faulty.module.plan(f"C_GenerateKeyPair 1 fail {CKR['CKR_CURVE_NOT_SUPPORTED']:x}")
     error = faulty.device.error(*_INIT, "--key-type", "ec-p384")
     assert (error["exitStatus"], error["code"]) == (15, "token-refused")
-    assert "it does not have the curve" in error["message"]
+    assert "the token does not support the curve" in error["message"]
     assert "--key-type" in error["hint"]
     assert not (faulty.device.home / "journal.json").exists()
     faulty.module.plan()
@@ -116,9 +126,9 @@ def test_d7_of_a_fault_after_the_request_was_made_the_request_is_kept(faulty: Fa
 @pytest.mark.parametrize(
     ("flag", "status", "said"),
     [
-        ("set 20000", 13, "one more wrong PIN locks"),  # CKF_USER_PIN_FINAL_TRY
+        ("set 20000", 13, "one more wrong PIN would lock"),  # CKF_USER_PIN_FINAL_TRY
         ("set 40000", 13, "is locked"),  # CKF_USER_PIN_LOCKED
-        ("clear 4", 15, "it wants a login first"),  # CKF_LOGIN_REQUIRED, of a token that wants one all the same
+        ("clear 4", 15, "the token requires a login"),  # CKF_LOGIN_REQUIRED, of a token that wants one all the same
     ],
 )
 def test_d1_a_token_is_logged_in_to_by_its_flags(faulty: FaultyDevice, flag: str, status: int, said: str) -> None:

@@ -79,7 +79,7 @@ def _assert_survived(faulty: FaultyDevice, commands: dict[tuple[str, ...], int],
         assert "Traceback" not in run.stderr
         told = _told(command[0], documents.read(command, run.stdout))
         assert str(faulty.module.file) in told
-        assert ("does not answer" if what == "hang" else "crashed") in told
+        assert ("does not respond" if what == "hang" else "crashed") in told
     for process in {call.process for call in faulty.module.calls() if call.outcome == "hangs"}:
         with pytest.raises(ProcessLookupError):
             os.kill(process, 0)

@@ -6,16 +6,19 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hsm_enroll.errors import ForeignAnswerError, HsmEnrollError, UsageError
+from hsm_enroll.backend_api import answer as answers
+from hsm_enroll.backend_api.answer import Answer, document
+from hsm_enroll.errors import HsmEnrollError, UnexpectedResponseError, UsageError
 from hsm_enroll.operator import batch, records
-from hsm_enroll.operator.answer import Answer, document, refusal
 from hsm_enroll.operator.invites import NewInvite
 from hsm_enroll.operator.records import CreatedInvite
+from hsm_enroll.operator.refusals import refusal
 from hsm_enroll.secret import Secret
 
 _RUN = settings(database=None, deadline=None, max_examples=300)
@@ -111,12 +114,13 @@ def test_a_record_is_written_as_it_was_read(name: str, extra: dict[str, Any]) ->
 def test_any_answer_is_read_or_refused(status: int, media_type: str, body: bytes, retry_after: str) -> None:
     """D17: any status, type and body is a JSON object or one of our errors, whose text cannot steer a terminal."""
     answer = Answer(_URL, status, media_type, body, retry_after)
-    assert answer.wait is None or answer.wait >= 0
-    content = _outcome(lambda: document(answer), ForeignAnswerError)
+    assert answer.wait >= 0
+    content = _outcome(lambda: document(answer), UnexpectedResponseError)
     assert isinstance(content, dict) or content.message.isprintable()
-    refused = _outcome(lambda: refusal(answer), ForeignAnswerError)
-    assert isinstance(refused, HsmEnrollError)
-    assert refused.message.isprintable()
+    for read in (refusal, lambda any_answer: answers.refusal(any_answer, lambda *_: None)):
+        refused = _outcome(partial(read, answer), UnexpectedResponseError)
+        assert isinstance(refused, HsmEnrollError)
+        assert refused.message.isprintable()
 
 
 @_RUN

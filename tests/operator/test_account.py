@@ -72,7 +72,7 @@ def test_without_credentials_or_region_there_is_a_hint(
         (
             refusal("ExpiredToken"),
             UsageError,
-            r"AWS does not take these credentials: because\?of that \(ExpiredToken\)",
+            r"AWS rejected the credentials: because\?of that \(ExpiredToken\)",
         ),
         (refusal("InvalidClientTokenId"), UsageError, "credentials"),
         (refusal("Throttling"), ThrottledError, "CloudFormation is busy"),
@@ -81,8 +81,8 @@ def test_without_credentials_or_region_there_is_a_hint(
             AwsError,
             r"CloudFormation refused DescribeStacks: because\?of that \(AccessDenied\)",
         ),
-        (ConnectTimeoutError(endpoint_url="https://x"), AwsError, "CloudFormation cannot be reached"),
-        (ParamValidationError(report="no"), AwsError, "CloudFormation cannot be asked"),
+        (ConnectTimeoutError(endpoint_url="https://x"), AwsError, "cannot reach CloudFormation"),
+        (ParamValidationError(report="no"), AwsError, "the request to CloudFormation failed"),
     ],
 )
 def test_what_aws_says_becomes_an_error_of_ours(
@@ -100,7 +100,7 @@ def test_somebody_elses_bucket_of_that_name_is_not_used(monkeypatch: pytest.Monk
     """The name can be guessed: code is never put where another account could exchange it."""
     answers(monkeypatch, "HeadBucket", refusal("403", "HeadBucket"))
     called = calls(monkeypatch)
-    with pytest.raises(AwsError, match=f"the bucket {BUCKET} is closed to your AWS identity, or is somebody else's"):
+    with pytest.raises(AwsError, match=f"no access to the bucket {BUCKET}, or somebody else owns it"):
         deploy()
     assert {"PutObject", "CreateStack"}.isdisjoint(called)
 

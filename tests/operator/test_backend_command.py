@@ -18,6 +18,7 @@ from hsm_enroll.errors import InterruptedRunError, UsageError
 from hsm_enroll.operator import deployment
 from tests.operator.conftest import ACCOUNT_ID, REGION
 from tests.operator.deploying import UNKNOWN_TO_MOTO
+from tests.support import documents
 
 pytestmark = [
     pytest.mark.usefixtures("account", "quick_build"),
@@ -30,9 +31,9 @@ def run(*arguments: str) -> None:
     command.backend.main(list(arguments), prog_name="backend", standalone_mode=False)
 
 
-def shown(capsys: pytest.CaptureFixture[str]) -> Any:
-    """Return the one JSON document on stdout."""
-    return json.loads(capsys.readouterr().out)
+def shown(capsys: pytest.CaptureFixture[str], name: str) -> Any:
+    """Return the one JSON document that a command left on stdout, checked against its schema."""
+    return documents.read(["backend", name], capsys.readouterr().out)
 
 
 def test_deploy_shows_what_there_is_now(capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,10 +52,10 @@ def test_deploy_shows_what_there_is_now(capsys: pytest.CaptureFixture[str]) -> N
 def test_deploy_in_json(capsys: pytest.CaptureFixture[str]) -> None:
     """One document on stdout and nothing else; status shows the same."""
     run("deploy", "--json")
-    deployed = shown(capsys)
+    deployed = shown(capsys, "deploy")
     assert (deployed.pop("changed"), deployed.pop("policyChange"), deployed.pop("notes")) == (True, None, [])
     run("status", "--json")
-    assert shown(capsys) == deployed
+    assert shown(capsys, "status") == deployed
     assert (deployed["stack"], deployed["state"], deployed["deployed"]) == ("hsm-enroll", "CREATE_COMPLETE", True)
 
 
@@ -62,7 +63,8 @@ def test_opening_a_deployment_is_worth_a_warning(capsys: pytest.CaptureFixture[s
     """Who lets everybody in is told so."""
     run("deploy", "--auth", "open", "--stack", "lab", "--json")
     out, err = capsys.readouterr()
-    assert (json.loads(out)["auth"], json.loads(out)["stack"]) == ("open", "lab")
+    deployed = documents.read(["backend", "deploy"], out)
+    assert (deployed["auth"], deployed["stack"]) == ("open", "lab")
     assert err.startswith("warning: anyone who knows the API's address can enroll")
 
 
@@ -79,19 +81,30 @@ def test_status_without_a_deployment_says_how_to_make_one(capsys: pytest.Capture
 def test_delete_says_what_stays(capsys: pytest.CaptureFixture[str]) -> None:
     """Policy, ledger and the code's bucket, each by its name."""
     run("deploy", "--json")
-    made = shown(capsys)
+    made = shown(capsys, "deploy")
     run("delete", "--yes")
     said = capsys.readouterr().out
-    assert "the stack hsm-enroll is deleted; enrolled devices go on working" in said
+    assert "the stack hsm-enroll is deleted; enrolled devices keep working" in said
     assert all(name in said for name in (made["policyName"], made["tableName"], "hsm-enroll-code-"))
     run("delete", "--yes", "--json")
-    assert shown(capsys) == {"stack": "hsm-enroll", "deleted": False, "left": None}
+    assert shown(capsys, "delete") == {"stack": "hsm-enroll", "deleted": False, "left": None}
 
 
 def test_delete_without_a_deployment_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing to delete is no error."""
     run("delete", "--yes")
     assert capsys.readouterr().out == "there is no stack hsm-enroll\n"
+
+
+def test_delete_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """The document names what stays in the account."""
+    run("deploy", "--json")
+    deployed = shown(capsys, "deploy")
+    run("delete", "--yes", "--json")
+    deleted = shown(capsys, "delete")
+    assert (deleted["stack"], deleted["deleted"]) == ("hsm-enroll", True)
+    assert deleted["left"]["policyName"] == deployed["policyName"]
+    assert deleted["left"]["tableName"] == deployed["tableName"]
 
 
 @pytest.mark.parametrize("arguments", [["delete"], ["delete", "--json"]])
@@ -153,9 +166,9 @@ def policy_file(folder: Path, *topics: str, name: str = "own.json") -> str:
 def test_whose_the_device_policy_is_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """By deploy and by status, to a person and to a script."""
     run("deploy", "--device-policy", policy_file(tmp_path, f"plant/{THING}"), "--json")
-    assert shown(capsys)["devicePolicy"] == "own"
+    assert shown(capsys, "deploy")["devicePolicy"] == "own"
     run("status", "--json")
-    found = shown(capsys)
+    found = shown(capsys, "status")
     assert found["devicePolicy"] == "own"
     run("status")
     assert f"Policy   {found['policyName']}, your own" in capsys.readouterr().out.splitlines()
@@ -171,9 +184,9 @@ def test_the_word_default_is_no_file(
     policy_file(tmp_path, f"plant/{THING}", name="default")
     monkeypatch.chdir(tmp_path)
     run("deploy", "--device-policy", "default", "--json")
-    assert shown(capsys)["devicePolicy"] == "default"
+    assert shown(capsys, "deploy")["devicePolicy"] == "default"
     run("deploy", "--device-policy", "./default", "--json")
-    assert shown(capsys)["devicePolicy"] == "own"
+    assert shown(capsys, "deploy")["devicePolicy"] == "own"
 
 
 def test_what_changes_for_devices_is_told_to_a_person(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -207,7 +220,7 @@ def test_who_comes_from_the_earlier_policy_is_told_where_the_topics_have_gone(
 def test_what_changes_for_devices_is_told_to_a_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As lists of what goes and what comes; null where there was no policy before."""
     run("deploy", "--device-policy", policy_file(tmp_path, f"plant/{THING}"), "--json")
-    assert shown(capsys)["policyChange"] is None
+    assert shown(capsys, "deploy")["policyChange"] is None
     run("deploy", "--device-policy", policy_file(tmp_path, f"site/{THING}"), "--json")
     changed = {
         where: [
@@ -219,9 +232,9 @@ def test_what_changes_for_devices_is_told_to_a_script(tmp_path: Path, capsys: py
         ]
         for where, topic in (("removed", "plant"), ("added", "site"))
     }
-    assert shown(capsys)["policyChange"] == changed
+    assert shown(capsys, "deploy")["policyChange"] == changed
     run("deploy", "--json")
-    assert shown(capsys)["policyChange"] == {"removed": [], "added": []}
+    assert shown(capsys, "deploy")["policyChange"] == {"removed": [], "added": []}
 
 
 @pytest.mark.parametrize("option", [[], ["--json"]])
@@ -256,7 +269,7 @@ def test_status_says_how_loose_a_policy_is(
     (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Policy ")]
     assert row.endswith(f", your own{expected}")
     run("status", "--json")
-    assert shown(capsys)["looseGrants"] == (len(topics) if expected else 0)
+    assert shown(capsys, "status")["looseGrants"] == (len(topics) if expected else 0)
 
 
 def test_what_a_policy_keeps_hsm_enroll_from_is_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -269,7 +282,7 @@ def test_what_a_policy_keeps_hsm_enroll_from_is_a_note(tmp_path: Path, capsys: p
     assert warnings(err) == []
     run("deploy", "--json")
     out, err = capsys.readouterr()
-    assert json.loads(out)["notes"] == [note]
+    assert documents.read(["backend", "deploy"], out)["notes"] == [note]
     assert err == ""
 
 
@@ -314,7 +327,7 @@ def test_allowing_a_loose_policy_takes_a_policy() -> None:
         (lambda file: file.symlink_to("/dev/zero"), "is not a file"),
         (lambda file: file.write_bytes(b"\xff"), "is not UTF-8"),
         (lambda file: file.write_bytes(b""), "cannot be deployed: it is not JSON"),
-        (lambda file: file.write_text("{}"), "cannot be deployed: a policy is a JSON object"),
+        (lambda file: file.write_text("{}"), "cannot be deployed: a policy must be a JSON object"),
     ],
     ids=["missing", "folder", "fifo", "enormous", "endless", "bytes", "empty", "other"],
 )
@@ -340,4 +353,4 @@ def test_the_commands_exit_status_for_a_bad_policy_is_that_of_wrong_usage(tmp_pa
     command = [sys.executable, "-m", "hsm_enroll", "backend", "deploy", "--json", "--device-policy", str(tmp_path)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 2
-    assert json.loads(ended.stdout)["error"]["message"] == f"{tmp_path} is not a file"
+    assert documents.read(["backend", "deploy"], ended.stdout)["error"]["message"] == f"{tmp_path} is not a file"

@@ -170,7 +170,7 @@ def test_a_policy_with_mistakes_is_never_deployed_and_each_is_listed(
         "  unknown variable ${iot:ThingName} (did you mean ${iot:Connection.Thing.ThingName}?)",
         "  unknown variable ${iot:x}",
     ]
-    assert "does not allow mistakes" in raised.value.hint
+    assert "does not skip this check" in raised.value.hint
     assert set(called) == {"GetCallerIdentity"}
 
 

@@ -260,7 +260,7 @@ def test_a_policy_is_deployed_as_what_was_checked() -> None:
         (b"[]", "JSON object"),
         (json.dumps(document()).encode(), "no statements"),
         (json.dumps({"Statement": statement("topic/x")}).encode(), 'no Version; add "Version": "2012-10-17"'),
-        (json.dumps({**document(statement("topic/x")), "Version": "2008-10-17"}).encode(), "Version has to be 2012-"),
+        (json.dumps({**document(statement("topic/x")), "Version": "2008-10-17"}).encode(), "Version must be 2012-"),
         (json.dumps(document({**statement("topic/x"), "NotAction": "*"})).encode(), "NotAction"),
         (b'{"Version": "2012-10-17", "Version": "2012-10-17", "Statement": []}', "two members"),
         (b"[" * 100_000, "not JSON"),
@@ -328,8 +328,8 @@ def test_a_denial_is_noted_too() -> None:
 def test_the_notes_say_what_to_do() -> None:
     """What happens, and what to write or to run."""
     assert TAKES_OVER == (
-        "publish and subscribe will connect as <thing> itself and end the connection of a program that does: "
-        "allow client/${iot:Connection.Thing.ThingName}/* too"
+        "publish and subscribe will connect as <thing> and disconnect a program that is connected under that client "
+        "id: allow client/${iot:Connection.Thing.ThingName}/* too"
     )
     assert NO_FIRST_MESSAGE.endswith(": run init --no-publish")
 

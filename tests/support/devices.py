@@ -16,6 +16,8 @@ from typing import Any
 
 import boto3
 
+from tests.support import documents
+
 _COMMAND = (sys.executable, "-m", "hsm_enroll")
 _TIME_LIMIT = 90
 
@@ -89,8 +91,8 @@ class Machine:
         }
 
     def run(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """Run ``hsm-enroll`` to its end."""
-        return subprocess.run(
+        """Run ``hsm-enroll`` to its end; with ``--json`` its document is checked against its schema."""
+        run = subprocess.run(
             [*_COMMAND, *arguments],
             env=self.environment,
             input=stdin,
@@ -99,6 +101,9 @@ class Machine:
             timeout=_TIME_LIMIT,
             check=False,
         )
+        if "--json" in arguments:
+            documents.read(arguments, run.stdout)
+        return run
 
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         """Start ``hsm-enroll`` and return while it runs."""
@@ -109,14 +114,13 @@ class Machine:
         """Run with ``--json``, expect an exit status, and return the one document on stdout."""
         run = self.run(*arguments, "--json")
         assert run.returncode == status, run.stdout + run.stderr
-        document: dict[str, Any] = json.loads(run.stdout)
-        return document
+        written: dict[str, Any] = documents.read(arguments, run.stdout)
+        return written
 
     def error(self, *arguments: str, stdin: str = "") -> dict[str, Any]:
         """Run with ``--json``, expect the contract's error document, and return the error."""
         run = self.run(*arguments, "--json", stdin=stdin)
-        error: dict[str, Any] = json.loads(run.stdout)["error"]
-        assert set(error) == {"code", "exitStatus", "message", "hint", "retryable"}
+        error: dict[str, Any] = documents.read(arguments, run.stdout)["error"]
         assert error["hint"]
         assert error["exitStatus"] == run.returncode
         assert "Traceback" not in run.stderr

@@ -88,7 +88,7 @@ def faulty_device(folder: Path) -> Iterator[FaultyDevice]:
         }  # fmt: skip
         stream.sendall(response("201 Created", json.dumps(answer)))
 
-    with https_server(authority, issue) as api:
+    with https_server(authority, issue, is_ready=True) as api:
         known = {"HSM_ENROLL_API_URL": api.url, "HSM_ENROLL_CA_FILE": str(authority.certificate)}
         device = Device(folder / "device", known)
         device.create_token()

@@ -30,15 +30,23 @@ def response(status: str, body: str | bytes, *headers: str, content_type: str = 
     return "\r\n".join([*lines, "Connection: close", "", ""]).encode() + content
 
 
+_HEALTHY = response("200 OK", '{"status": "ok", "version": "1.0.0"}')
+_NO_SUCH_PATH = response("404 Not Found", '{"message": "Not Found"}')
+
+
 @contextmanager
-def https_server(authority: Authority, *answers: bytes | Answer) -> Iterator[HttpsServer]:
-    """Serve the answers one after the other, the last one again and again, until the block ends."""
+def https_server(authority: Authority, *answers: bytes | Answer, is_ready: bool = False) -> Iterator[HttpsServer]:
+    """Serve the answers one after the other, the last one again and again, until the block ends.
+
+    With ``is_ready``, what ``init`` asks beforehand is answered as an API does that is well and does not know the
+    invite's terms; those requests are not kept, and the answers are for the others.
+    """
     pair = authority.issue_pair("localhost", ["localhost", "127.0.0.1"])
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pair.certificate, pair.key)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = HttpsServer(f"https://localhost:{listener.getsockname()[1]}")
-        thread = threading.Thread(target=_serve, args=(listener, context, answers, server), daemon=True)
+        thread = threading.Thread(target=_serve, args=(listener, context, answers, server, is_ready), daemon=True)
         thread.start()
         yield server
         server.stop.set()
@@ -50,13 +58,20 @@ def https_server(authority: Authority, *answers: bytes | Answer) -> Iterator[Htt
 
 
 def _serve(
-    listener: socket.socket, context: ssl.SSLContext, answers: tuple[bytes | Answer, ...], server: HttpsServer
+    listener: socket.socket,
+    context: ssl.SSLContext,
+    answers: tuple[bytes | Answer, ...],
+    server: HttpsServer,
+    is_ready: bool,
 ) -> None:
     while not server.stop.is_set():
         connection, _ = listener.accept()
         with connection, suppress(OSError), context.wrap_socket(connection, server_side=True) as stream:
             request = _request(stream)
             if not request:
+                continue
+            if is_ready and request.startswith(b"GET "):
+                stream.sendall(_HEALTHY if b" /v1/health " in request else _NO_SUCH_PATH)
                 continue
             server.requests.append(request)
             answer = answers[min(len(server.requests), len(answers)) - 1]

@@ -37,7 +37,7 @@ def kill_token_create(moment: str, *arguments: str, environment: Mapping[str, st
 
     Args:
         moment: a function and its module, such as ``hsm_enroll.token.provision.create_tpm2_token``; of
-            ``hsm_enroll.device.pin.remember`` it is the second call, the one that follows the token.
+            ``hsm_enroll.device.pin.save_owner`` it is the second call, the one that follows the token.
         arguments: the command's.
         environment: the device's.
     """

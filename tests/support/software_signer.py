@@ -6,18 +6,17 @@ from functools import cache
 
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.x509 import ObjectIdentifier
 
 from hsm_enroll.key import KeyType
-
-_CURVES = {KeyType.EC_P256: ec.SECP256R1(), KeyType.EC_P384: ec.SECP384R1()}
 
 
 @cache
 def software_key(key_type: KeyType) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
     """Return this run's key of a type; RSA keys take their time, so there is one of each."""
-    if key_type in _CURVES:
-        return ec.generate_private_key(_CURVES[key_type])
-    return rsa.generate_private_key(public_exponent=65537, key_size=key_type.bits)
+    if key_type.curve_oid is None:
+        return rsa.generate_private_key(public_exponent=65537, key_size=key_type.bits)
+    return ec.generate_private_key(ec.get_curve_for_oid(ObjectIdentifier(key_type.curve_oid))())
 
 
 def public_key_info(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:
@@ -37,7 +36,7 @@ class SoftwareSigner:
         """Sign with the scheme that AWS IoT takes for this type of key."""
         self.signed.append(message)
         key = software_key(self.key_type)
+        digest: hashes.HashAlgorithm = getattr(hashes, self.key_type.digest.upper())()
         if isinstance(key, rsa.RSAPrivateKey):
-            return key.sign(message, padding.PKCS1v15(), hashes.SHA256())
-        digest = hashes.SHA384() if self.key_type is KeyType.EC_P384 else hashes.SHA256()
+            return key.sign(message, padding.PKCS1v15(), digest)
         return key.sign(message, ec.ECDSA(digest))

@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 from cryptography.x509.oid import NameOID
 
-from hsm_enroll.backend_api.client import Issued
+from hsm_enroll.backend_api.client import Issued, Terms
 from hsm_enroll.device.ports import Ports
-from hsm_enroll.errors import BackendRefusedError, KeyMissingError
+from hsm_enroll.errors import BackendRefusedError, HsmEnrollError, KeyMissingError
 from hsm_enroll.key import KeyOrigin, KeyType, TokenName
 from hsm_enroll.secret import Secret
 from hsm_enroll.store.identity import Identity
@@ -70,6 +70,7 @@ class World:
         contacts: how often the API was asked for.
         refusal: the problem code that the API answers with; "" issues.
         lifetime: how long a certificate is valid.
+        invite: what the API says of the invite, or the error that it has instead.
         answer: what the API answers instead of what it has issued; None is that.
         calls: what was called, in order, a name each.
         dies_at: the number of the call at which power goes, and whether before or after its effect; None is never.
@@ -84,6 +85,7 @@ class World:
     refusal: str = ""
     lifetime: timedelta = 3650 * _DAY
     answer: Issued | None = None
+    invite: Terms | HsmEnrollError | None = None
     calls: list[str] = field(default_factory=list)
     dies_at: tuple[int, bool] | None = None
     _issued: dict[bytes, Issued] = field(default_factory=dict)
@@ -93,10 +95,10 @@ class World:
         self.calls.clear()
         return Ports(
             tokens=self,
-            locate=lambda: self._call("locate", lambda: self.token),
+            start_finding=lambda: lambda: self._call("find token", lambda: self.token),
             pin=lambda _: Secret("1234"),
             client=self._client,
-            publish=self._publish if publishes else None,
+            message=self if publishes else None,
         )
 
     @property
@@ -162,11 +164,21 @@ class World:
         """Issue, once for each key, or refuse."""
         return self._call("enroll", lambda: self._issue(csr, thing_name))
 
+    def terms(self) -> Terms | None:
+        """Say what the invite says, in another thread."""
+        if isinstance(self.invite, HsmEnrollError):
+            raise self.invite
+        return self.invite
+
     def _client(self) -> World:
         self.contacts += 1
         return self
 
-    def _publish(self, identity: Identity, pin: Secret | None) -> None:
+    def prepare(self) -> None:
+        """Nothing has to be loaded."""
+
+    def send(self, identity: Identity, pin: Secret | None) -> None:
+        """Publish the first message."""
         assert pin is not None
         self._call("publish", lambda: self.messages.append(identity.thing_name))
 

@@ -36,9 +36,9 @@ def test_an_invalid_code_is_refused_without_being_repeated(written: str) -> None
 
 def test_a_mistyped_code_is_told_from_what_is_no_invite() -> None:
     """A person learns whether a character of the code is wrong, or whether the whole is something else."""
-    with pytest.raises(UsageError, match="a character of the invite's code is wrong or missing"):
+    with pytest.raises(UsageError, match="the invite's code is mistyped"):
         parse(f"https://api.example/#{_WRITTEN[:-1]}")
-    with pytest.raises(UsageError, match="that is not an invite"):
+    with pytest.raises(UsageError, match="not a valid invite"):
         parse(_WRITTEN)
 
 

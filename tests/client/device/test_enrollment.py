@@ -14,15 +14,18 @@ from cryptography import x509
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hsm_enroll.backend_api.client import Issued
+from hsm_enroll.backend_api.client import Issued, Terms
 from hsm_enroll.device.enrollment import Outcome, enroll
 from hsm_enroll.device.plan import Request
 from hsm_enroll.errors import (
     BackendRefusedError,
+    BackendUnreachableError,
     BusyError,
     ForeignCertificateError,
+    HsmEnrollError,
     KeyMissingError,
     TokenRefusedError,
+    UnexpectedResponseError,
     UsageError,
 )
 from hsm_enroll.key import KeyType
@@ -33,7 +36,7 @@ from tests.support.world import PowerCut, World, report
 
 _REQUEST = Request("gateway-17")
 _NEW_KEY = Request("gateway-17", new_key=True)
-_STEPS = ["token", "key", "csr", "certificate", "store", "message"]
+_STEPS = ["token", "api", "key", "csr", "certificate", "store", "message"]
 
 
 @pytest.fixture
@@ -93,15 +96,43 @@ def test_a_key_type_that_the_token_lacks_leaves_nothing_behind(world: World, tmp
     world.token = report((KeyType.EC_P384,))
     with pytest.raises(TokenRefusedError, match="ec-p256"):
         enroll(_REQUEST, tmp_path, world.ports())
-    assert (world.logins, world.calls) == (0, ["locate"])
+    assert (world.logins, world.calls) == (0, ["find token"])
     assert Attempt.load(tmp_path) is None
 
 
 def test_wrong_usage_is_said_before_anything_is_asked(world: World, tmp_path: Path) -> None:
-    """Without a valid Thing name neither token nor API is asked."""
+    """With a Thing name that is not valid neither token nor API is asked."""
     with pytest.raises(UsageError):
-        enroll(Request(None), tmp_path, world.ports())
+        enroll(Request("../x"), tmp_path, world.ports())
     assert (world.contacts, world.calls) == (0, [])
+
+
+def test_the_invite_names_the_thing(world: World, tmp_path: Path) -> None:
+    """A technician who has an invite need not type a name."""
+    world.invite = Terms("gateway-17")
+    assert enroll(Request(None), tmp_path, world.ports()).identity.thing_name == "gateway-17"
+
+
+@pytest.mark.parametrize(
+    "invite",
+    [
+        None,
+        Terms("gateway-*"),
+        BackendRefusedError("refused", problem_code="invite-invalid"),
+        BackendUnreachableError("no answer"),
+        UnexpectedResponseError("a portal"),
+    ],
+)
+def test_an_invite_that_will_not_do_costs_no_key(
+    world: World, tmp_path: Path, invite: Terms | HsmEnrollError | None
+) -> None:
+    """S12, D17: an invite that is refused or names no Thing, and an API that cannot be had, are said before a login."""
+    world.invite = invite
+    with pytest.raises(HsmEnrollError) as caught:
+        enroll(Request(None), tmp_path, world.ports())
+    assert caught.value is invite or isinstance(caught.value, UsageError)
+    assert (world.logins, world.calls) == (0, ["find token"])
+    assert Attempt.load(tmp_path) is None
 
 
 def test_d13_a_second_run_does_not_wait(world: World, tmp_path: Path) -> None:

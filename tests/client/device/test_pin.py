@@ -52,37 +52,37 @@ def _credentials(folder: Path, content: str, mode: int = 0o400) -> dict[str, str
 def test_the_file_comes_first(tmp_path: Path) -> None:
     """A PIN file that was named is taken before every other source, and none of those is asked."""
     environment = {**_credentials(tmp_path, "credential"), "HSM_ENROLL_PIN": "variable"}
-    found = pin.resolve(_pin_file(tmp_path, "file"), environment, made_pin=_never, ask=_never)
+    found = pin.resolve(_pin_file(tmp_path, "file"), environment, saved_pin=_never, ask=_never)
     assert found == Secret("file")
 
 
 def test_the_credential_comes_before_the_variable(tmp_path: Path) -> None:
     """The systemd credential hsm-enroll.pin is taken before HSM_ENROLL_PIN."""
     environment = {**_credentials(tmp_path, "credential\n"), "HSM_ENROLL_PIN": "variable"}
-    assert pin.resolve(None, environment, made_pin=_never, ask=_never) == Secret("credential")
+    assert pin.resolve(None, environment, saved_pin=_never, ask=_never) == Secret("credential")
 
 
 def test_the_variable_comes_before_the_made_pin() -> None:
     """HSM_ENROLL_PIN is taken before a PIN that was made here, and exactly as it is."""
     environment = {"HSM_ENROLL_PIN": " variable "}
-    assert pin.resolve(None, environment, made_pin=_never, ask=_never) == Secret(" variable ")
+    assert pin.resolve(None, environment, saved_pin=_never, ask=_never) == Secret(" variable ")
 
 
 def test_the_made_pin_comes_before_the_prompt() -> None:
     """Nobody is asked for a PIN that was made here."""
-    assert pin.resolve(None, {}, made_pin=lambda: Secret("made"), ask=_never) == Secret("made")
+    assert pin.resolve(None, {}, saved_pin=lambda: Secret("made"), ask=_never) == Secret("made")
 
 
 def test_a_person_is_asked_last() -> None:
     """Where nothing else is, the prompt's answer is the PIN."""
-    assert pin.resolve(None, {}, made_pin=_none, ask=lambda: Secret("typed")) == Secret("typed")
+    assert pin.resolve(None, {}, saved_pin=_none, ask=lambda: Secret("typed")) == Secret("typed")
 
 
 @pytest.mark.parametrize("ask", [None, lambda: Secret("")])
 def test_without_any_source_it_is_missing(ask: Callable[[], Secret] | None) -> None:
     """D4: nobody to ask, or nothing answered, is PinMissingError, exit status 12, with a way to give one."""
     with pytest.raises(PinMissingError) as caught:
-        pin.resolve(None, {}, made_pin=_none, ask=ask)
+        pin.resolve(None, {}, saved_pin=_none, ask=ask)
     assert caught.value.exit_status == 12
     assert "HSM_ENROLL_PIN_FILE" in caught.value.hint
 
@@ -92,32 +92,32 @@ def test_other_credentials_do_not_hide_the_variable(tmp_path: Path, directory: s
     """A service with other credentials, or none, still has HSM_ENROLL_PIN."""
     (tmp_path / "empty").mkdir()
     environment = {"CREDENTIALS_DIRECTORY": directory and str(tmp_path / directory), "HSM_ENROLL_PIN": _PIN}
-    assert pin.resolve(None, environment, made_pin=_none, ask=None) == Secret(_PIN)
+    assert pin.resolve(None, environment, saved_pin=_none, ask=None) == Secret(_PIN)
 
 
 def test_an_empty_variable_says_nothing() -> None:
     """HSM_ENROLL_PIN set to nothing leaves the word to the next source."""
-    found = pin.resolve(None, {"HSM_ENROLL_PIN": ""}, made_pin=lambda: Secret("made"), ask=None)
+    found = pin.resolve(None, {"HSM_ENROLL_PIN": ""}, saved_pin=lambda: Secret("made"), ask=None)
     assert found == Secret("made")
 
 
 def test_a_credential_may_be_readable_by_group(tmp_path: Path) -> None:
     """systemd guards the folder and may set modes such as 0440; that is not our file to judge."""
     environment = _credentials(tmp_path, _PIN, mode=0o440)
-    assert pin.resolve(None, environment, made_pin=_never, ask=None) == Secret(_PIN)
+    assert pin.resolve(None, environment, saved_pin=_never, ask=None) == Secret(_PIN)
 
 
 def test_an_empty_credential_is_missing(tmp_path: Path) -> None:
     """D4: a credential that is there and empty is an error, not a reason to try another PIN."""
     with pytest.raises(PinMissingError, match=r"hsm-enroll\.pin is empty"):
-        pin.resolve(None, _credentials(tmp_path, "\n"), made_pin=_never, ask=_never)
+        pin.resolve(None, _credentials(tmp_path, "\n"), saved_pin=_never, ask=_never)
 
 
 def test_a_credential_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     """A credential that cannot be looked at is a StateError, not a crash and not another PIN."""
     environment = {"CREDENTIALS_DIRECTORY": str(tmp_path / ("x" * 300)), "HSM_ENROLL_PIN": _PIN}
     with pytest.raises(StateError, match="cannot be read"):
-        pin.resolve(None, environment, made_pin=_never, ask=_never)
+        pin.resolve(None, environment, saved_pin=_never, ask=_never)
 
 
 # PIN files
@@ -157,7 +157,7 @@ def test_a_file_for_its_owner_alone_is_taken(tmp_path: Path, mode: int) -> None:
 def test_a_file_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:
     """D4: a PIN file that group or others may read, write or execute is refused with its mode and a way to close it."""
     file = _pin_file(tmp_path, mode=mode)
-    with pytest.raises(PinExposedError, match=f"{file} is open to others \\(mode {mode:04o}\\)") as caught:
+    with pytest.raises(PinExposedError, match=f"{file} is accessible to other users \\(mode {mode:04o}\\)") as caught:
         pin.read_file(file)
 
     assert caught.value.exit_status == 12
@@ -174,7 +174,7 @@ def test_a_link_is_judged_by_what_it_leads_to(tmp_path: Path) -> None:
 def test_a_missing_file_is_a_missing_pin(tmp_path: Path) -> None:
     """D4: a PIN file that was named and is not there is an error; no other source is tried in its place."""
     with pytest.raises(PinMissingError, match=f"{tmp_path / 'pin'} does not exist"):
-        pin.resolve(tmp_path / "pin", {"HSM_ENROLL_PIN": _PIN}, made_pin=_never, ask=_never)
+        pin.resolve(tmp_path / "pin", {"HSM_ENROLL_PIN": _PIN}, saved_pin=_never, ask=_never)
 
 
 @pytest.mark.parametrize("content", ["", "\n", " \t\r\n", f"\n{_PIN}\n", "\ufeff\n"], ids=repr)
@@ -187,7 +187,7 @@ def test_an_empty_first_line_is_a_missing_pin(tmp_path: Path, content: str) -> N
 @pytest.mark.parametrize("content", [b"\xff\xfe4\x009\x00", "pässwort".encode("latin-1")])
 def test_a_file_that_is_not_text_holds_no_pin(tmp_path: Path, content: bytes) -> None:
     """D4: UTF-16 or Latin-1 is refused, exit status 12, rather than tried as a PIN that would be wrong."""
-    with pytest.raises(PinMissingError, match="not text in UTF-8"):
+    with pytest.raises(PinMissingError, match="not valid UTF-8"):
         pin.read_file(_pin_file(tmp_path, content))
 
 
@@ -219,7 +219,7 @@ def test_no_traceback_shows_what_the_file_holds(
 
 def test_a_made_pin_is_long_enough_to_guess_at_forever() -> None:
     """A made PIN is of more than 100 bits: its length times the bits of an alphabet that each place uses whole."""
-    draws = [pin.make().reveal() for _ in range(1_000)]
+    draws = [pin.generate_pin().reveal() for _ in range(1_000)]
     (length,) = {len(draw) for draw in draws}
     alphabet = set("".join(draws))
 
@@ -229,20 +229,20 @@ def test_a_made_pin_is_long_enough_to_guess_at_forever() -> None:
 
 def test_a_made_pin_never_comes_twice() -> None:
     """1,000 draws are 1,000 PINs."""
-    assert len({pin.make().reveal() for _ in range(1_000)}) == 1_000
+    assert len({pin.generate_pin().reveal() for _ in range(1_000)}) == 1_000
 
 
 def test_a_made_pin_is_not_of_the_predictable_kind() -> None:
     """Seeding Python's own generator does not repeat a PIN."""
     random.seed(1)
-    first = pin.make()
+    first = pin.generate_pin()
     random.seed(1)
-    assert pin.make() != first
+    assert pin.generate_pin() != first
 
 
 def test_a_made_pin_can_be_read_aloud_and_typed() -> None:
     """A made PIN is of small letters and digits, none of which looks like another."""
-    drawn = set("".join(pin.make().reveal() for _ in range(1_000)))
+    drawn = set("".join(pin.generate_pin().reveal() for _ in range(1_000)))
 
     assert all(character.isascii() and (character.islower() or character.isdigit()) for character in drawn)
     assert not drawn & set("0o1li")
@@ -250,10 +250,10 @@ def test_a_made_pin_can_be_read_aloud_and_typed() -> None:
 
 def test_a_made_pin_is_kept_for_its_owner_alone(tmp_path: Path) -> None:
     """The kept PIN is a file of mode 0600 that reads back as the PIN."""
-    made = pin.make()
-    file = pin.keep(tmp_path, made)
+    made = pin.generate_pin()
+    file = pin.save_pin(tmp_path, made)
 
-    assert file == pin.made_pin_file(tmp_path) == tmp_path / "pin"
+    assert file == pin.saved_pin_file(tmp_path) == tmp_path / "pin"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert pin.read_file(file) == made
 
@@ -261,16 +261,16 @@ def test_a_made_pin_is_kept_for_its_owner_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("there", ["file", "folder", "dangling link"])
 def test_a_kept_pin_is_not_overwritten(tmp_path: Path, there: str) -> None:
     """The PIN of another token is worth that token: whatever lies in its place stays, and the error says what to do."""
-    file = pin.made_pin_file(tmp_path)
+    file = pin.saved_pin_file(tmp_path)
     if there == "file":
-        pin.keep(tmp_path, Secret("first"))
+        pin.save_pin(tmp_path, Secret("first"))
     elif there == "folder":
         file.mkdir()
     else:
         file.symlink_to(tmp_path / "nowhere")
     before = os.lstat(file)
     with pytest.raises(StateError, match=str(file)) as caught:
-        pin.keep(tmp_path, Secret("second"))
+        pin.save_pin(tmp_path, Secret("second"))
 
     assert os.lstat(file) == before
     assert "HSM_ENROLL_PIN_FILE" in caught.value.hint
@@ -283,7 +283,7 @@ def test_a_pin_that_cannot_be_kept_is_shown_nowhere(
 ) -> None:
     """D4, D11: when the disk fails, the error, its causes and every frame's locals are without the PIN."""
     with pytest.raises(StateError) as caught:
-        pin.keep(tmp_path, Secret(_PIN))
+        pin.save_pin(tmp_path, Secret(_PIN))
     shown = shown_with_locals(caught.value)
 
     assert "[redacted]" in shown
@@ -297,55 +297,55 @@ def test_a_pin_that_cannot_be_kept_is_shown_nowhere(
 @pytest.mark.parametrize("token", [_TOKEN, _TOKEN._replace(label="Tür 中", serial="", module=Path("/opt/Ü b.so"))])
 def test_the_token_of_a_made_pin_is_remembered(tmp_path: Path, token: TokenName) -> None:
     """The token that a PIN was made for is read back as it was."""
-    assert pin.made_for(tmp_path) is None
-    pin.remember(tmp_path, token)
-    assert pin.made_for(tmp_path) == token
+    assert pin.load_owner(tmp_path) is None
+    pin.save_owner(tmp_path, token)
+    assert pin.load_owner(tmp_path) == token
 
 
 def test_a_made_pin_is_given_for_its_token(tmp_path: Path) -> None:
     """The kept PIN is found for the token it was made for, also where its module has moved."""
-    pin.keep(tmp_path, Secret(_PIN))
-    pin.remember(tmp_path, _TOKEN)
+    pin.save_pin(tmp_path, Secret(_PIN))
+    pin.save_owner(tmp_path, _TOKEN)
 
-    assert pin.made(tmp_path, _TOKEN) == Secret(_PIN)
-    assert pin.made(tmp_path, _TOKEN._replace(module=Path("/opt/softhsm2.so"))) == Secret(_PIN)
+    assert pin.saved_pin(tmp_path, _TOKEN) == Secret(_PIN)
+    assert pin.saved_pin(tmp_path, _TOKEN._replace(module=Path("/opt/softhsm2.so"))) == Secret(_PIN)
 
 
 @pytest.mark.parametrize("other", [_TOKEN._replace(label="another"), _TOKEN._replace(serial="fedcba9876543210")])
 def test_a_made_pin_is_tried_on_no_other_token(tmp_path: Path, other: TokenName) -> None:
     """D1: a token of another label or serial gets no PIN from here, for a wrong one may lock it."""
-    pin.keep(tmp_path, Secret(_PIN))
-    pin.remember(tmp_path, _TOKEN)
-    assert pin.made(tmp_path, other) is None
+    pin.save_pin(tmp_path, Secret(_PIN))
+    pin.save_owner(tmp_path, _TOKEN)
+    assert pin.saved_pin(tmp_path, other) is None
 
 
 def test_a_pin_of_an_unknown_token_is_not_tried(tmp_path: Path) -> None:
     """D1: a kept PIN without a note of its token is tried on none."""
-    pin.keep(tmp_path, Secret(_PIN))
-    assert pin.made(tmp_path, _TOKEN) is None
+    pin.save_pin(tmp_path, Secret(_PIN))
+    assert pin.saved_pin(tmp_path, _TOKEN) is None
 
 
 def test_a_made_pin_that_is_gone_is_missing(tmp_path: Path) -> None:
     """D4: a note of a token whose PIN file was taken away is PinMissingError, not silence."""
-    pin.remember(tmp_path, _TOKEN)
-    with pytest.raises(PinMissingError, match=str(pin.made_pin_file(tmp_path))):
-        pin.made(tmp_path, _TOKEN)
+    pin.save_owner(tmp_path, _TOKEN)
+    with pytest.raises(PinMissingError, match=str(pin.saved_pin_file(tmp_path))):
+        pin.saved_pin(tmp_path, _TOKEN)
 
 
 def test_a_made_pin_that_was_opened_is_refused(tmp_path: Path) -> None:
     """D4: somebody who opened the kept PIN to others is told, as with any PIN file."""
-    pin.keep(tmp_path, Secret(_PIN)).chmod(0o644)
-    pin.remember(tmp_path, _TOKEN)
+    pin.save_pin(tmp_path, Secret(_PIN)).chmod(0o644)
+    pin.save_owner(tmp_path, _TOKEN)
     with pytest.raises(PinExposedError):
-        pin.made(tmp_path, _TOKEN)
+        pin.saved_pin(tmp_path, _TOKEN)
 
 
 @pytest.mark.parametrize("name", ["module", "label", "serial", "manufacturer", "model"])
 @pytest.mark.parametrize("damage", ["missing", None, 7, ["gateway"]], ids=repr)
 def test_a_damaged_note_is_corrupt(tmp_path: Path, name: str, damage: object) -> None:
     """D12: a note that lacks a member, or has one of another type, is corrupt, and no PIN is given."""
-    pin.keep(tmp_path, Secret(_PIN))
-    pin.remember(tmp_path, _TOKEN)
+    pin.save_pin(tmp_path, Secret(_PIN))
+    pin.save_owner(tmp_path, _TOKEN)
     (file,) = {entry for entry in tmp_path.iterdir() if entry.suffix == ".json"}
     document = json.loads(file.read_text())
     document[name] = damage
@@ -353,4 +353,30 @@ def test_a_damaged_note_is_corrupt(tmp_path: Path, name: str, damage: object) ->
         del document[name]
     file.write_text(json.dumps(document))
     with pytest.raises(StateCorruptError, match=str(file)):
-        pin.made(tmp_path, _TOKEN)
+        pin.saved_pin(tmp_path, _TOKEN)
+
+
+_BEGUN = TokenName(_TOKEN.module, _TOKEN.label, serial="", manufacturer="", model="")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "kept"),
+    [
+        (_BEGUN, _TOKEN, True),
+        (_TOKEN, _TOKEN, True),
+        (_BEGUN, _BEGUN._replace(label="another"), False),
+        (_TOKEN, _BEGUN, False),
+    ],
+    ids=["completed", "unchanged", "another", "anew"],
+)
+def test_the_note_of_the_same_token_keeps_what_a_newer_version_has_added(
+    tmp_path: Path, before: TokenName, after: TokenName, kept: bool
+) -> None:
+    """D12: a note that is completed keeps members that this version does not know; a new token's note has none."""
+    pin.save_owner(tmp_path, before)
+    file = tmp_path / "token.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "later": 5}))
+    pin.save_owner(tmp_path, after)
+
+    assert pin.load_owner(tmp_path) == after
+    assert json.loads(file.read_text()).get("later") == (5 if kept else None)

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hsm_enroll.device.plan import Obtain, Request, SendMessage, Verify, attempt_with, decide, may_use
-from hsm_enroll.errors import UsageError
+from hsm_enroll.backend_api.client import Terms
+from hsm_enroll.device.plan import Obtain, Request, SendMessage, Verify, attempt_with, decide, may_use, thing_for
+from hsm_enroll.errors import BackendRefusedError, UsageError
 from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.store.journal import Attempt
@@ -90,9 +91,9 @@ def test_an_enrolled_device_does_not_become_another_thing_by_the_way(attempt: At
         decide(Request("gateway-18"), _IDENTITY, attempt, now)
 
 
-@pytest.mark.parametrize("name", [None, "", "a b", "gateway-17\n", "../x", "$aws", "*", "ä", "x" * 65])
-def test_s11_a_thing_needs_a_valid_name(name: str | None) -> None:
-    """S11: no name and a name that AWS IoT would refuse are wrong usage, before anything is made."""
+@pytest.mark.parametrize("name", ["", "a b", "gateway-17\n", "../x", "$aws", "*", "ä", "x" * 65])
+def test_s11_a_thing_needs_a_valid_name(name: str) -> None:
+    """S11: a name that AWS IoT would refuse is wrong usage, before anything is asked."""
     with pytest.raises(UsageError, match="Thing name"):
         decide(Request(name), None, None, _NOW)
 
@@ -119,6 +120,45 @@ def test_a_valid_identity_goes_only_when_told_to(request: Request, attempt: Atte
     if isinstance(plan, Obtain):
         # The journal of an identity that is in place is not the journal of another one.
         assert plan.under_way is None or plan.under_way.key_id != _IDENTITY.key_id
+
+
+def test_a_device_without_a_name_may_have_an_invite_that_knows_it() -> None:
+    """Without a name and an identity the plan leaves the name to the invite."""
+    assert decide(_NAMELESS, None, _FIRST, _NOW) == Obtain(None, _FIRST)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "terms", "thing"),
+    [
+        ("gateway-17", None, "gateway-17"),
+        ("gateway-17", Terms("gateway-17"), "gateway-17"),
+        ("gateway-17", Terms("gateway-*"), "gateway-17"),
+        ("gateway-17", Terms("*"), "gateway-17"),
+        (None, Terms("gateway-17"), "gateway-17"),
+    ],
+)
+def test_which_thing_the_device_becomes(wanted: str | None, terms: Terms | None, thing: str) -> None:
+    """The name that was given, where the invite allows it; else the invite's."""
+    assert thing_for(wanted, terms) == thing
+
+
+@pytest.mark.parametrize(
+    ("wanted", "terms", "message"),
+    [
+        (None, None, "no Thing name given"),
+        (None, Terms("gateway-*"), "any Thing named gateway-\\*"),
+        (None, Terms("x" * 65), "not a valid Thing name"),
+        ("gateway-18", Terms("gateway-17"), "for 'gateway-17', not for 'gateway-18'"),
+        ("gateway-17x", Terms("gateway-17"), "not for 'gateway-17x'"),
+        ("press-1", Terms("gateway-*"), "not for 'press-1'"),
+    ],
+)
+def test_a_name_and_an_invite_that_do_not_fit_are_refused(
+    wanted: str | None, terms: Terms | None, message: str
+) -> None:
+    """S12: no name, a name of another invite, and a name too long for a certificate are said before a key is made."""
+    with pytest.raises((UsageError, BackendRefusedError), match=message):
+        thing_for(wanted, terms)
 
 
 def test_an_attempt_under_way_is_resumed_as_it_is() -> None:

@@ -264,7 +264,7 @@ def test_a_server_without_tls_is_told(settings: Callable[..., Patient]) -> None:
     with scripted.serving(lambda _: b"HTTP/1.1 400 Bad Request\r\n\r\n") as port:
         finding = checks_online.mqtt_tls(settings(mqtt_endpoint="localhost", mqtt_port=port))
     assert _found(finding) == ("online.mqtt-tls", Status.FAILED)
-    assert "no TLS 1.2 or later" in finding.message
+    assert "cannot negotiate TLS 1.2 or later" in finding.message
 
 
 def test_a_closed_port_is_told_once(settings: Callable[..., Patient]) -> None:

@@ -287,22 +287,27 @@ def test_an_open_store_is_a_warning_with_what_closes_it(tpm: Tpm2, tmp_path: Pat
         path.chmod(0o644)
     finding = checks_tpm.store(_patient(tpm, tmp_path, tokens))
     assert _found(finding) == ("token.store", Status.WARNING)
-    run(["sh", "-c", finding.hint.removeprefix("Close it: ")])
+    run(["sh", "-c", finding.hint.removeprefix("Make it private: ")])
     assert _found(checks_tpm.store(_patient(tpm, tmp_path, tokens))) == ("token.store", Status.OK)
     store.chmod(0o750)
-    assert f"{store} is open" in checks_tpm.store(_patient(tpm, tmp_path, tokens)).message
+    assert f"{store} is accessible" in checks_tpm.store(_patient(tpm, tmp_path, tokens)).message
     store.chmod(0o700)
 
 
-@pytest.mark.parametrize("place", ["named", "system", "own"])
+@pytest.mark.parametrize("place", ["named", "system", "xdg", "own"])
 def test_the_store_is_the_one_that_the_module_takes(
     place: str, tmp_path: Path, examined: Callable[..., Finding], machine: Machine
 ) -> None:
     """TPM2_PKCS11_STORE names the store, or else it is the machine's or the user's own; a missing one is not judged."""
     environment = {"HOME": str(tmp_path)}
     assert _found(examined(checks_tpm.store, environment)) == ("token.store", Status.SKIPPED)
-    folders = {"named": tmp_path / "named", "system": machine.tpm_store, "own": tmp_path / ".tpm2_pkcs11"}
-    folders[place].mkdir(mode=0o700)
+    folders = {
+        "named": tmp_path / "named",
+        "system": machine.tpm_store,
+        "xdg": tmp_path / ".local/share/tpm2-pkcs11",
+        "own": tmp_path / ".tpm2_pkcs11",
+    }
+    folders[place].mkdir(mode=0o700, parents=True)
     (folders[place] / "tpm2_pkcs11.sqlite3").touch(mode=0o600)
     environment |= {"TPM2_PKCS11_STORE": str(folders["named"])} if place == "named" else {}
     finding = examined(checks_tpm.store, environment)

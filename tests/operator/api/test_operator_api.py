@@ -15,19 +15,16 @@ from hsm_enroll.errors import (
     ApiTlsError,
     BackendRefusedError,
     BackendUnreachableError,
-    ForeignAnswerError,
     HsmEnrollError,
     ThrottledError,
+    UnexpectedResponseError,
     UsageError,
 )
 from hsm_enroll.operator.api import OperatorClient
 from hsm_enroll.operator.invites import NewInvite
 from hsm_enroll.secret import Secret
-from tests.operator.api.stand_in import (
-    Backend,
-    json_reply,
-    problem,
-)
+from tests.client.backend_api.kept_open import kept_open, on_one_connection
+from tests.operator.api.stand_in import Backend, json_reply, problem
 from tests.support.authority import Authority
 from tests.support.https_server import Answer, HttpsServer, https_server, response
 
@@ -115,7 +112,7 @@ def test_pages_are_asked_for_as_they_are_taken(client: OperatorClient, backend: 
 def test_pages_that_go_round_are_refused(client: OperatorClient, backend: Backend) -> None:
     """An API whose pages never end is not followed for ever."""
     backend.replies = {number: json_reply(200, {"things": [], "next": "again"}) for number in range(3)}
-    with pytest.raises(ForeignAnswerError, match="circle"):
+    with pytest.raises(UnexpectedResponseError, match="repeat"):
         list(client.list_things())
     assert len(backend.received) == 2
 
@@ -133,7 +130,7 @@ def test_the_answer_about_another_thing_is_refused(client: OperatorClient, backe
     """A Thing that was not asked for is not shown in the other's place."""
     backend.add_thing("two")
     backend.replies = {0: json_reply(200, {"thing": backend.things["two"]})}
-    with pytest.raises(ForeignAnswerError, match="another Thing"):
+    with pytest.raises(UnexpectedResponseError, match="another Thing"):
         client.show_thing("one")
 
 
@@ -185,17 +182,6 @@ def test_whom_the_gateway_does_not_let_in_is_told_what_is_needed(
     assert (backend.received, backend.refused) == ([], 1)
 
 
-def test_a_region_in_the_hosts_name_goes_before_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
-    """API Gateway's own host name tells the region, so that an operator need not."""
-    monkeypatch.delenv("AWS_REGION")
-    monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
-    host = "https://a1b2c3d4e5.execute-api.eu-central-1.amazonaws.com"
-    request = OperatorClient(host)._transport._signed("GET", "/v1/operator/fleet", None)
-    assert "/eu-central-1/execute-api/" in str(request.headers["Authorization"])
-    with pytest.raises(UsageError, match="no AWS region is set"):
-        OperatorClient("https://enroll.example")
-
-
 def test_no_credentials_are_an_error_of_their_own(
     backend: Backend, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,8 +220,8 @@ def test_an_expired_login_says_so(
         (problem(500, "internal"), BackendUnreachableError, None),
         (problem(503, "aws-unavailable"), BackendUnreachableError, None),
         (json_reply(503, {"message": "Service Unavailable"}), BackendUnreachableError, None),
-        (json_reply(404, {"message": "Not Found"}), ForeignAnswerError, None),
-        (json_reply(200, {"invites": []}), ForeignAnswerError, None),
+        (json_reply(404, {"message": "Not Found"}), UnexpectedResponseError, None),
+        (json_reply(200, {"invites": []}), UnexpectedResponseError, None),
     ],
 )
 def test_every_refusal_is_its_own_error(
@@ -329,25 +315,25 @@ def _created(**members: object) -> bytes:
 @pytest.mark.parametrize(
     ("answer", "error", "said"),
     [
-        (response("302 Found", "", "Location: https://elsewhere.example/"), ForeignAnswerError, "redirects"),
-        (response("307 Temporary Redirect", "", "Location: /login"), ForeignAnswerError, "redirects"),
-        (response("200 OK", "<html>Log in</html>", content_type="text/html"), ForeignAnswerError, "text/html"),
-        (response("403 Forbidden", "<html>No</html>", content_type="text/html"), ForeignAnswerError, "status 403"),
+        (response("302 Found", "", "Location: https://elsewhere.example/"), UnexpectedResponseError, "redirect"),
+        (response("307 Temporary Redirect", "", "Location: /login"), UnexpectedResponseError, "redirect"),
+        (response("200 OK", "<html>Log in</html>", content_type="text/html"), UnexpectedResponseError, "text/html"),
+        (response("403 Forbidden", "<html>No</html>", content_type="text/html"), UnexpectedResponseError, "status 403"),
         (response("511 Network Authentication Required", "", content_type="text/html"), BackendUnreachableError, "511"),
-        (response("201 Created", '{"invites": [{"code": "' + _CODE), ForeignAnswerError, "cut off"),
-        (response("201 Created", "[" * 100_000), ForeignAnswerError, "not JSON"),
-        (response("201 Created", "[]"), ForeignAnswerError, "no JSON object"),
-        (response("201 Created", "{}"), ForeignAnswerError, "invites is no list"),
-        (response("201 Created", '{"invites": []}'), ForeignAnswerError, "not the ones"),
-        (_created(thing="gateway-18"), ForeignAnswerError, "not the ones"),
-        (_created(uses=2), ForeignAnswerError, "not the ones"),
-        (_created(code="\x1b[31mred"), ForeignAnswerError, "code is missing"),
-        (_created(code=None), ForeignAnswerError, "code is missing"),
-        (_created(id="../../x"), ForeignAnswerError, "id is missing"),
-        (_created(expires="2026-02-30T10:00:00Z"), ForeignAnswerError, "expires is missing"),
+        (response("201 Created", '{"invites": [{"code": "' + _CODE), UnexpectedResponseError, "cut off"),
+        (response("201 Created", "[" * 100_000), UnexpectedResponseError, "not valid JSON"),
+        (response("201 Created", "[]"), UnexpectedResponseError, "not a JSON object"),
+        (response("201 Created", "{}"), UnexpectedResponseError, "invites is not a list"),
+        (response("201 Created", '{"invites": []}'), UnexpectedResponseError, "not the ones"),
+        (_created(thing="gateway-18"), UnexpectedResponseError, "not the ones"),
+        (_created(uses=2), UnexpectedResponseError, "not the ones"),
+        (_created(code="\x1b[31mred"), UnexpectedResponseError, "code is missing"),
+        (_created(code=None), UnexpectedResponseError, "code is missing"),
+        (_created(id="../../x"), UnexpectedResponseError, "id is missing"),
+        (_created(expires="2026-02-30T10:00:00Z"), UnexpectedResponseError, "expires is missing"),
         (_closed, BackendUnreachableError, "broke before"),
         (_endless, BackendUnreachableError, "within 2 s"),
-        (_huge, ForeignAnswerError, "longer than"),
+        (_huge, UnexpectedResponseError, "longer than"),
         (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", BackendUnreachableError, "broke before"),
     ],
 )
@@ -365,6 +351,29 @@ def test_what_is_not_the_apis_answer_is_refused_by_name(
             client.create_invites(_ASKED)
         assert len(server.requests) == 1
     assert _CODE not in shown_with_locals(caught.value)
+
+
+_PAGE = kept_open("200 OK", json.dumps({"invites": [], "next": None}))
+
+
+def test_requests_share_a_connection(authority: Authority) -> None:
+    """A second request needs no new TCP and TLS handshake."""
+    with https_server(authority, on_one_connection(_PAGE, _PAGE, _created()), b"") as server:
+        client = OperatorClient(server.url, authority.certificate)
+        assert list(client.list_invites()) == list(client.list_invites()) == []
+        assert len(client.create_invites(_ASKED)) == 1
+        client.close()
+
+
+def test_invites_are_not_made_twice_where_the_connection_died(authority: Authority) -> None:
+    """A connection that was kept open and dies under the request may have carried it: it is not sent again."""
+    with https_server(authority, on_one_connection(_PAGE, None), _created()) as server:
+        client = OperatorClient(server.url, authority.certificate)
+        assert list(client.list_invites()) == []
+        with pytest.raises(BackendUnreachableError) as caught:
+            client.create_invites(_ASKED)
+        assert len(server.requests) == 2
+    assert "may have been made" in caught.value.hint
 
 
 def test_a_lost_answer_says_that_invites_may_exist(authority: Authority) -> None:

@@ -21,6 +21,7 @@ from moto import mock_aws
 
 from hsm_enroll import cli
 from tests.operator.api.stand_in import REGION, Backend, json_reply, problem
+from tests.support import documents
 from tests.support.authority import Authority
 
 _ROOT = Path(cli.__file__).parents[2]
@@ -35,14 +36,15 @@ _PROGRAM = (
 class Result:
     """What a run of the command left."""
 
+    arguments: list[str]
     status: int
     out: str
     err: str
 
     @property
     def document(self) -> Any:
-        """The JSON document on stdout."""
-        return json.loads(self.out)
+        """The JSON document on stdout, checked against its schema."""
+        return documents.read(self.arguments, self.out)
 
 
 Run = Callable[..., Result]
@@ -62,13 +64,13 @@ def run(
     monkeypatch.setitem(cli._COMMANDS, "invite", ("invite", ""))
     monkeypatch.setitem(cli._COMMANDS, "fleet", ("fleet", ""))
     # What is waited for between tries is tested with the client.
-    monkeypatch.setattr("hsm_enroll.operator.api._BACKOFF_SECONDS", 0.0)
+    monkeypatch.setattr("hsm_enroll.backend_api.retry.BACKOFF_SECONDS", 0.0)
 
     def start(*arguments: object) -> Result:
         status = cli._run([*map(str, arguments)])
         shown = capsys.readouterr()
         assert not [code for code in backend.codes if code in shown.err]
-        return Result(status, shown.out, shown.err)
+        return Result([*map(str, arguments)], status, shown.out, shown.err)
 
     return start
 
@@ -134,7 +136,7 @@ def test_a_qr_code_fits_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("COLUMNS", "20")
     narrow = run("invite", "create", "--thing", "gateway-17", "--qr")
     assert (narrow.status, len(narrow.out.splitlines())) == (0, 1)
-    assert "no QR code is drawn" in narrow.err
+    assert "not drawing the QR code" in narrow.err
 
 
 @pytest.mark.parametrize(
@@ -142,20 +144,20 @@ def test_a_qr_code_fits_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) ->
     [
         ([], "give either --thing or --from"),
         (["--thing", "a", "--from", "t.csv"], "give either --thing or --from"),
-        (["--thing", "a", "--output", "o.csv"], "--output belongs to --from"),
-        (["--from", "t.csv", "--ttl", "7d"], "stands in the table's columns"),
-        (["--from", "t.csv", "--uses", "0"], "stands in the table's columns"),
-        (["--from", "t.csv", "--qr"], "stands in the table's columns"),
+        (["--thing", "a", "--output", "o.csv"], "--output needs --from"),
+        (["--from", "t.csv", "--ttl", "7d"], "the table's columns replace"),
+        (["--from", "t.csv", "--uses", "0"], "the table's columns replace"),
+        (["--from", "t.csv", "--qr"], "the table's columns replace"),
         (["--from", "t.csv", "--json"], "needs --output"),
         (["--from", "t.csv"], "t.csv cannot be read"),
         (["--thing", "a", "--qr", "--json"], "--qr or --json"),
         (["--thing", "a", "--api", "https://a", "--stack", "s"], "--api or --stack"),
-        (["--thing", "a b"], "thing is no Thing's name"),
-        (["--thing", "a", "--uses", "2"], "need a prefix"),
-        (["--thing", "a", "--uses", "0"], "uses is no number"),
-        (["--thing", "a", "--ttl", "1w"], "ttl is no time"),
-        (["--thing", "a", "--ttl", ""], "ttl is no time"),
-        (["--thing", "a", "--ek-sha256", "zz"], "ek_sha256 is no SHA-256"),
+        (["--thing", "a b"], "thing is not a valid Thing name"),
+        (["--thing", "a", "--uses", "2"], "needs a prefix"),
+        (["--thing", "a", "--uses", "0"], "uses must be a number"),
+        (["--thing", "a", "--ttl", "1w"], "ttl is not a valid time"),
+        (["--thing", "a", "--ttl", ""], "ttl is not a valid time"),
+        (["--thing", "a", "--ek-sha256", "zz"], "ek_sha256 is not a SHA-256"),
     ],
 )
 def test_wrong_usage_calls_nobody(
@@ -232,7 +234,7 @@ def test_a_batch_that_breaks_off_goes_on(run: Run, backend: Backend, tmp_path: P
     assert "200 of 350 invites were made" in broken.err
     if to_file:
         file = f"'{output}'"
-        assert f"go on with: hsm-enroll invite create --from {file} --output {file}" in broken.err
+        assert f"to continue, run: hsm-enroll invite create --from {file} --output {file}" in broken.err
     else:
         output.write_text(broken.out)
     assert sum(bool(row["invite"]) for row in _rows(output.read_text())) == 200
@@ -442,9 +444,9 @@ def test_a_sweep_says_what_it_disabled(run: Run, backend: Backend) -> None:
         (problem(404, "thing-unknown"), 31, "backend-refused"),
         (problem(429, "throttled", Retry_After="3600"), 32, "throttled"),
         (problem(500, "internal"), 30, "backend-unreachable"),
-        (json_reply(404, {"message": "Not Found"}), 33, "answer-not-ours"),
-        ((200, {"Content-Type": "text/html"}, b"<html>"), 33, "answer-not-ours"),
-        ((302, {"Location": "https://elsewhere.example"}, b""), 33, "answer-not-ours"),
+        (json_reply(404, {"message": "Not Found"}), 33, "unexpected-response"),
+        ((200, {"Content-Type": "text/html"}, b"<html>"), 33, "unexpected-response"),
+        ((302, {"Location": "https://elsewhere.example"}, b""), 33, "unexpected-response"),
     ],
 )
 def test_every_problem_has_its_exit_status(run: Run, backend: Backend, reply: Any, status: int, code: str) -> None:

@@ -1,0 +1,137 @@
+"""An HTTP answer as it was received, and the errors it stands for; problem documents are RFC 9457's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from hsm_enroll.errors import (
+    BackendRefusedError,
+    BackendUnreachableError,
+    HsmEnrollError,
+    ThrottledError,
+    UnexpectedResponseError,
+)
+
+_JSON = "application/json"
+_PROBLEM = "application/problem+json"
+ACCEPTED = f"{_JSON}, {_PROBLEM}"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One HTTP answer, not yet examined.
+
+    Attributes:
+        url: base URL of the API that was asked.
+        status: the HTTP status.
+        media_type: in lower case, without parameters.
+        body: not shown in ``repr``, since it may hold enrollment codes.
+        retry_after: the header as received, or "".
+        request_id: API Gateway's id of the request, or "".
+    """
+
+    url: str
+    status: int
+    media_type: str
+    body: bytes = field(repr=False)
+    retry_after: str = ""
+    request_id: str = ""
+
+    @property
+    def wait(self) -> float:
+        """Retry-After in seconds (delay-seconds, RFC 9110 §10.2.3); an HTTP date and anything else count as 0."""
+        text = self.retry_after
+        return float(text) if text.isascii() and text.isdigit() and len(text) < 8 else 0.0
+
+
+class Problem(NamedTuple):
+    """A problem document of the API: printable texts, "" where a member is missing.
+
+    Attributes:
+        code: the stable name of the problem.
+        detail: one sentence for a person.
+        request_id: finds the request in the backend's log.
+    """
+
+    code: str
+    detail: str
+    request_id: str
+
+
+Hint = Callable[[int, Problem | None], str | None]
+"""What the reader of a refusal can do about it, by status and problem; None is the hint of the error's class."""
+
+
+def document(answer: Answer, object_hook: Callable[[dict[str, Any]], Any] | None = None) -> dict[str, Any]:
+    """Return the JSON object in an answer. Does *not* check its members.
+
+    Args:
+        answer: of any status.
+        object_hook: is given every JSON object, as by ``json.loads``.
+
+    Raises:
+        UnexpectedResponseError: the answer is not a JSON object.
+    """
+    if answer.media_type not in {_JSON, _PROBLEM}:
+        raise unexpected(answer.url, f"{printable(answer.media_type) or 'no content type'} instead of JSON")
+    try:
+        parsed = json.loads(answer.body, object_hook=object_hook)
+    except (ValueError, RecursionError):
+        # Without the cause: the locals of its frames hold the text, which may contain codes.
+        raise unexpected(answer.url, "not valid JSON, or cut off") from None
+    if not isinstance(parsed, dict):
+        raise unexpected(answer.url, "not a JSON object")
+    return parsed
+
+
+def refusal(answer: Answer, hint: Hint) -> HsmEnrollError:
+    """Return the error for an answer that is not the one hoped for.
+
+    Raises:
+        UnexpectedResponseError: it claims to be a problem document and is not JSON.
+    """
+    if 300 <= answer.status < 400:
+        return unexpected(answer.url, f"a redirect (status {answer.status}), and redirects are not followed")
+    if answer.status == 429:
+        asked = f"; it asks to wait {answer.wait:.0f} s" if answer.wait else ""
+        return ThrottledError(f"{answer.url} is busy{asked}", hint=hint(429, None))
+    if answer.status < 300:
+        return unexpected(answer.url, f"status {answer.status} with {printable(answer.media_type) or 'no content'}")
+    problem = _problem(answer)
+    detail = f"{problem.detail} ({problem.code})" if problem else f"status {answer.status}"
+    if answer.status >= 500:
+        return BackendUnreachableError(f"{answer.url} failed: {detail}", hint=hint(answer.status, problem))
+    if problem is None:
+        return unexpected(answer.url, f"status {answer.status} without a problem document")
+    return BackendRefusedError(
+        f"{answer.url} refused: {detail}",
+        problem_code=problem.code,
+        request_id=problem.request_id,
+        hint=hint(answer.status, problem),
+    )
+
+
+def unexpected(url: str, why: str) -> UnexpectedResponseError:
+    """Return the error for an answer that the API does not give."""
+    return UnexpectedResponseError(f"unexpected response from {url}: {why}")
+
+
+def printable(text: str) -> str:
+    """Return foreign text without control characters, which could steer the terminal; at most 300 characters."""
+    return "".join(character if character.isprintable() else "?" for character in text[:300])
+
+
+def _problem(answer: Answer) -> Problem | None:
+    if answer.media_type != _PROBLEM:
+        return None
+    members = document(answer)
+    if not isinstance(members.get("code"), str):
+        return None
+    return Problem(*(_text(members.get(name)) for name in ("code", "detail", "requestId")))
+
+
+def _text(value: object) -> str:
+    return printable(value) if isinstance(value, str) else ""

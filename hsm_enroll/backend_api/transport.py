@@ -1,0 +1,227 @@
+"""One exchange with the API over a connection that stays open: deadline, size limit, and the library's errors as ours.
+
+Redirects are not followed and cookies are not kept, so what is sent to the API is never sent to another host.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from http.cookiejar import DefaultCookiePolicy
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import requests
+from requests import exceptions as http
+from urllib3 import exceptions as connection
+
+from hsm_enroll.backend_api.answer import ACCEPTED, Answer, printable, unexpected
+from hsm_enroll.backend_api.deadline import within
+from hsm_enroll.errors import ApiTlsError, BackendUnreachableError, HsmEnrollError, UsageError
+from hsm_enroll.version import __version__
+
+# Routers forget a connection that is silent for long, without a word to either end; the next request would go nowhere.
+LONGEST_IDLE_SECONDS = 60.0
+_CONNECT_SECONDS = 10.0
+_READ_SECONDS = 35.0  # API Gateway ends an integration after 30 s
+
+# What urllib3 raises before the request is sent; subclasses first.
+_NOT_CONNECTED: dict[type[Exception], str] = {
+    connection.NameResolutionError: "its name cannot be resolved",
+    connection.NewConnectionError: "nothing accepts connections there",
+    connection.ConnectTimeoutError: "nothing answers there",
+    connection.ProxyError: "the proxy does not let it through",
+}
+
+
+class Outgoing(NamedTuple):
+    """A request just before it is sent, for whoever authorizes it.
+
+    Attributes:
+        method: of HTTP.
+        url: exactly as it is sent, query included.
+        headers: those that say what the body is.
+        body: JSON, or None.
+    """
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes | None
+
+
+Authorize = Callable[[Outgoing], Mapping[str, str]]
+"""Returns the headers that authorize a request; called once for each try."""
+
+
+class Transport:
+    """Sends requests to one API, each once. The connection is kept open between them, for 60 s without a request.
+
+    Args:
+        base_url: as `url.checked_url` returns it.
+        authorize: gives the headers that authorize a request.
+        ca_file: PEM trust anchors; None is certifi's, or what ``REQUESTS_CA_BUNDLE`` names.
+        deadline: seconds after which a request is abandoned, however slowly its answer trickles in.
+        largest_answer: size of the largest accepted body in bytes.
+        hint: what to do when the API cannot be reached; None is the hint of the error's class.
+
+    Raises:
+        UsageError: the CA file does not exist.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        authorize: Authorize,
+        *,
+        ca_file: Path | str | None,
+        deadline: float,
+        largest_answer: int,
+        hint: str | None = None,
+    ) -> None:
+        self.base_url = base_url
+        if ca_file is not None and not os.path.isfile(ca_file):  # noqa: PTH113 - unlike is_file it never raises
+            raise UsageError(
+                f"the CA file {ca_file} does not exist",
+                hint="Check HSM_ENROLL_CA_FILE, and AWS_CA_BUNDLE on an operator's machine.",
+            )
+        self._verify: str | bool = True if ca_file is None else str(ca_file)
+        self._authorize = authorize
+        self._deadline = deadline
+        self._largest_answer = largest_answer
+        self._hint = hint
+        self._session = _Session()
+        self._last_use = 0.0
+
+    def close(self) -> None:
+        """Close the connection. The next request opens another."""
+        self._session.close()
+
+    def exchange(self, method: str, target: str, body: bytes | None = None) -> Answer:
+        """Send a request, once, and return the answer, whatever its status.
+
+        Args:
+            method: of HTTP.
+            target: path and query below the base URL.
+            body: JSON, or None.
+
+        Raises:
+            BackendUnreachableError: no complete answer came.
+            ApiTlsError: there is no trusted TLS connection to the API.
+            UnexpectedResponseError: the answer is too large.
+            UsageError: the URL or a proxy's cannot be used.
+            HsmEnrollError: what ``authorize`` raises.
+        """
+        if time.monotonic() - self._last_use > LONGEST_IDLE_SECONDS:
+            self.close()
+        with self._translating():
+            # Outside the deadline: whoever authorizes it may have to ask a person.
+            request = self._prepared(method, target, body)
+        try:
+            return within(self._deadline, lambda: self._sent(request))
+        except TimeoutError as error:
+            raise BackendUnreachableError(
+                f"{self.base_url} did not complete its answer within {self._deadline:.0f} s",
+                abandoned=True,
+                hint=self._hint,
+            ) from error
+        finally:
+            self._last_use = time.monotonic()
+
+    def _prepared(self, method: str, target: str, body: bytes | None) -> requests.PreparedRequest:
+        headers = {} if body is None else {"Content-Type": "application/json"}
+
+        def authorize(request: requests.PreparedRequest) -> requests.PreparedRequest:
+            request.headers.update(self._authorize(Outgoing(method, str(request.url), headers, body)))
+            return request
+
+        # As ``auth``: without one, requests would send a password for this host from ~/.netrc.
+        return self._session.prepare_request(
+            requests.Request(method, self.base_url + target, data=body, headers=headers, auth=authorize)
+        )
+
+    def _sent(self, request: requests.PreparedRequest) -> Answer:
+        with self._translating():
+            # Given with the request: a session's own trust anchors yield to REQUESTS_CA_BUNDLE.
+            settings = self._session.merge_environment_settings(request.url, {}, True, self._verify, None)
+            response = self._session.send(
+                request, timeout=(_CONNECT_SECONDS, _READ_SECONDS), allow_redirects=False, **settings
+            )
+            with closing(response):
+                return Answer(
+                    url=self.base_url,
+                    status=response.status_code,
+                    media_type=response.headers.get("Content-Type", "").partition(";")[0].strip().lower(),
+                    body=self._body(response.raw),
+                    retry_after=response.headers.get("Retry-After", ""),
+                    request_id=printable(response.headers.get("apigw-requestid", "")),
+                )
+
+    def _body(self, raw: Any) -> bytes:
+        # In a buffer, whose repr does not show its content: a traceback's locals may be printed.
+        body = BytesIO()
+        while body.write(raw.read(8192, decode_content=False)):
+            if body.tell() > self._largest_answer:
+                raise unexpected(self.base_url, f"longer than {self._largest_answer} bytes")
+        return body.getvalue()
+
+    @contextmanager
+    def _translating(self) -> Iterator[None]:
+        try:
+            yield
+        except (http.RequestException, connection.HTTPError, OSError, ValueError) as error:
+            causes = _causes(error)
+            for cause in causes:
+                # The library's frames hold the request's headers, and with them the code.
+                traceback.clear_frames(cause.__traceback__)
+            raise self._failure(error, causes) from error
+
+    def _failure(self, error: Exception, causes: list[BaseException]) -> HsmEnrollError:
+        url = self.base_url
+        if any(map(_is_tls_error, causes)) and not any(map(_is_hang_up, causes)):
+            return ApiTlsError(f"cannot establish a trusted TLS connection to {url}")
+        for cause in causes:
+            for kind, meaning in _NOT_CONNECTED.items():
+                if isinstance(cause, kind):
+                    return BackendUnreachableError(f"cannot reach {url}: {meaning}", sent=False, hint=self._hint)
+        if isinstance(error, http.InvalidURL | http.InvalidSchema | connection.LocationValueError):
+            return UsageError(f"the API's URL {url}, or the proxy's, cannot be used")
+        if isinstance(error, http.ConnectionError | connection.ProtocolError):
+            return BackendUnreachableError(
+                f"the connection to {url} broke before its answer was complete", hint=self._hint
+            )
+        return BackendUnreachableError(f"no answer from {url}: {type(error).__name__}", hint=self._hint)
+
+
+class _Session(requests.Session):
+    def __init__(self) -> None:
+        super().__init__()
+        self.headers.clear()
+        self.headers.update({"Accept": ACCEPTED, "User-Agent": f"hsm-enroll/{__version__}"})
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Know of none: also with ``allow_redirects=False`` requests would read a redirect's body, however large."""
+
+
+def _causes(error: BaseException | None) -> list[BaseException]:
+    """Return an exception and what led to it, latest first."""
+    causes = []
+    while error is not None:
+        causes.append(error)
+        error = error.__cause__ or error.__context__
+    return causes
+
+
+def _is_tls_error(error: BaseException) -> bool:
+    return isinstance(error, ssl.SSLError | connection.SSLError)
+
+
+def _is_hang_up(error: BaseException) -> bool:
+    """Whether a TLS connection just ended, as one does that was kept open and has died."""
+    return isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)

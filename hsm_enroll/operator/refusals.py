@@ -1,0 +1,49 @@
+"""What a refusal of the operator's routes means, and what an operator can do about it."""
+
+from __future__ import annotations
+
+from hsm_enroll.backend_api import answer as answers
+from hsm_enroll.backend_api.answer import Answer, Problem, document, printable
+from hsm_enroll.errors import BackendRefusedError, HsmEnrollError
+
+_FORBIDDEN_HINT = (
+    "Your AWS identity needs execute-api:Invoke on this API, in its region, and credentials that have not expired: "
+    "see aws sts get-caller-identity. A clock that is wrong by minutes is refused too."
+)
+_UNKNOWN_HINTS = {
+    "thing-unknown": "hsm-enroll fleet list shows the Things that exist.",
+    "invite-unknown": "hsm-enroll invite list shows the invites that exist.",
+}
+_AGAIN_HINT = "Wait a moment, then try again."
+
+
+def refusal(answer: Answer) -> HsmEnrollError:
+    """Return the error for an answer that is not the one hoped for.
+
+    Raises:
+        UnexpectedResponseError: it claims to be JSON and is not.
+    """
+    message = _gateway_message(answer) if answer.status == 403 else ""
+    if message:
+        return BackendRefusedError(
+            f"{answer.url} does not admit this AWS identity: {message}",
+            request_id=answer.request_id,
+            hint=_FORBIDDEN_HINT,
+        )
+    return answers.refusal(answer, _hint)
+
+
+def _hint(status: int, problem: Problem | None) -> str | None:
+    if problem is None or status >= 500:
+        return _AGAIN_HINT
+    if status == 403:
+        return _FORBIDDEN_HINT
+    return _UNKNOWN_HINTS.get(problem.code, f"The backend's log has more under request id {problem.request_id}.")
+
+
+def _gateway_message(answer: Answer) -> str:
+    """Return what API Gateway itself says, ``{"message": "Forbidden"}``, or ""."""
+    if answer.media_type != "application/json":
+        return ""
+    message = document(answer).get("message")
+    return printable(message) if isinstance(message, str) else ""

@@ -1,0 +1,100 @@
+"""What a device asks of the API before it creates anything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hsm_enroll.backend_api.client import EnrollmentClient, Terms
+from hsm_enroll.errors import BackendRefusedError, BackendUnreachableError, UnexpectedResponseError
+from hsm_enroll.secret import Secret
+from tests.client.backend_api.kept_open import kept_open, on_one_connection
+from tests.support.authority import Authority
+from tests.support.https_server import HttpsServer, https_server, response
+
+_SAMPLES = Path(__file__).parents[2] / "contract" / "samples"
+_INVITE = (_SAMPLES / "invite-answer.json").read_text(encoding="utf-8")
+_HEALTH = (_SAMPLES / "health-answer.json").read_text(encoding="utf-8")
+_ISSUED = (_SAMPLES / "enroll-answer.json").read_text(encoding="utf-8")
+_THING = json.loads(_ISSUED)["thingName"]
+
+
+def _client(server: HttpsServer, authority: Authority, *, code: str | None = "THE-CODE") -> EnrollmentClient:
+    secret = None if code is None else Secret(code)
+    return EnrollmentClient(server.url, code=secret, ca_file=authority.certificate, sleep=lambda _: None)
+
+
+def test_an_invite_says_which_thing_it_is_for(authority: Authority) -> None:
+    """The code goes in the header, as with the enrollment itself, and the answer names the Thing."""
+    with https_server(authority, response("200 OK", _INVITE)) as server:
+        assert _client(server, authority).terms() == Terms("gateway-*")
+    [request] = server.requests
+    assert request.startswith(b"GET /v1/invite HTTP/1.1\r\n")
+    assert b"\r\nAuthorization: Bearer THE-CODE\r\n" in request
+    assert request.count(b"THE-CODE") == 1
+
+
+def test_without_a_code_the_api_is_only_reached(authority: Authority) -> None:
+    """An open deployment has no invites: its health is asked for, and nothing is known; nor from an earlier release."""
+    for health in (_HEALTH, '{"status": "ok", "version": "0"}'):
+        with https_server(authority, response("200 OK", health)) as server:
+            assert _client(server, authority, code=None).terms() is None
+        assert server.requests[0].startswith(b"GET /v1/health HTTP/1.1\r\n")
+
+
+def test_without_a_code_a_deployment_that_takes_invites_refuses(authority: Authority) -> None:
+    """Who has no invite learns that one is needed before a key is made."""
+    health = response("200 OK", '{"status": "ok", "version": "1", "auth": "invite"}')
+    with https_server(authority, health) as server, pytest.raises(BackendRefusedError) as caught:
+        _client(server, authority, code=None).terms()
+    assert caught.value.problem_code == "invite-required"
+    assert "hsm-enroll init INVITE" in caught.value.hint
+
+
+def test_a_backend_that_does_not_know_the_path_tells_nothing(authority: Authority) -> None:
+    """A backend of an earlier release enrolls as before; API Gateway answers there with a body of its own."""
+    with https_server(authority, response("404 Not Found", '{"message": "Not Found"}')) as server:
+        assert _client(server, authority).terms() is None
+
+
+def test_the_request_for_a_certificate_finds_the_connection_open(authority: Authority) -> None:
+    """Name, TCP and TLS are paid for once, while the key is made."""
+    answers = on_one_connection(kept_open("200 OK", _INVITE), response("201 Created", _ISSUED))
+    with https_server(authority, answers, b"") as server:
+        client = _client(server, authority)
+        client.terms()
+        assert client.enroll("THE-CSR", _THING).thing_name == _THING
+
+
+@pytest.mark.parametrize(
+    "answer", ['{"thing": 1}', "{}", '{"thing": ""}', '{"thing": "a b"}', '{"thing": "\\u001b[2J"}', "[]"]
+)
+def test_d31_a_name_that_no_thing_has_is_not_taken(authority: Authority, answer: str) -> None:
+    """D31: what is not a Thing's name, or the beginning of one, is an unexpected response and is not shown."""
+    invite = response("200 OK", answer)
+    with https_server(authority, invite) as server, pytest.raises(UnexpectedResponseError) as caught:
+        _client(server, authority).terms()
+    assert caught.value.message.isprintable()
+
+
+def test_a_refused_invite_is_said_at_once(authority: Authority) -> None:
+    """An invite that the API does not accept is not asked about again."""
+    problem = (_SAMPLES / "problem-invite-invalid.json").read_text(encoding="utf-8")
+    answer = response("401 Unauthorized", problem, content_type="application/problem+json")
+    with https_server(authority, answer) as server, pytest.raises(BackendRefusedError) as caught:
+        _client(server, authority).terms()
+    assert caught.value.problem_code == "invite-invalid"
+    assert "new invite" in caught.value.hint
+    assert len(server.requests) == 1
+
+
+def test_d16_a_fault_that_passes_is_waited_for(authority: Authority) -> None:
+    """D16: after 503 it is asked again, and given up after four tries."""
+    busy = response("503 Service Unavailable", "")
+    with https_server(authority, busy, response("200 OK", _INVITE)) as server:
+        assert _client(server, authority).terms() == Terms("gateway-*")
+    with https_server(authority, busy) as server, pytest.raises(BackendUnreachableError):
+        _client(server, authority).terms()
+    assert len(server.requests) == 4

@@ -1,0 +1,194 @@
+"""The connection to the API: it is kept open, is replaced when it has died, and shows nothing to anybody else."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from hsm_enroll.backend_api import transport
+from hsm_enroll.backend_api.transport import Outgoing, Transport
+from hsm_enroll.errors import BackendUnreachableError, UnexpectedResponseError, UsageError
+from tests.client.backend_api.kept_open import End, close_notify, kept_open, on_one_connection, reset
+from tests.support.authority import Authority
+from tests.support.https_server import Answer, HttpsServer, https_server, response
+
+_HUSH = "the-code"
+_KEPT = kept_open("200 OK", "{}")
+_LAST = response("200 OK", "{}")
+
+
+def _transport(url: str, authority: Authority, authorize: transport.Authorize | None = None) -> Transport:
+    return Transport(
+        url,
+        authorize or (lambda _: {"Authorization": f"Bearer {_HUSH}"}),
+        ca_file=authority.certificate,
+        deadline=20,
+        largest_answer=1000,
+    )
+
+
+def test_one_connection_serves_several_requests(authority: Authority) -> None:
+    """The second request needs no new TCP and TLS handshake."""
+    with (
+        https_server(authority, on_one_connection(_KEPT, _KEPT, _LAST), b"") as server,
+        closing(_transport(server.url, authority)) as api,
+    ):
+        assert [api.exchange("GET", "/first").status, api.exchange("POST", "/second", b"{}").status] == [200, 200]
+        assert api.exchange("GET", "/third").body == b"{}"
+    assert [request.split()[1] for request in server.requests] == [b"/first", b"/second", b"/third"]
+
+
+def test_no_cookie_is_kept(authority: Authority) -> None:
+    """What a server asks to be told again with every request is not told."""
+    with (
+        https_server(authority, on_one_connection(_KEPT, _LAST)) as server,
+        closing(_transport(server.url, authority)) as api,
+    ):
+        api.exchange("GET", "/")
+        api.exchange("GET", "/")
+    assert len(server.requests) == 2
+    assert b"cookie" not in server.requests[1].lower()
+
+
+def _wait(stream: ssl.SSLSocket) -> None:
+    stream.recv(1)  # until the client ends the connection
+
+
+def test_a_connection_that_was_idle_for_long_is_not_used_again(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the limit the next request opens a new connection: a router may have forgotten the old one."""
+    with (
+        https_server(authority, on_one_connection(_KEPT, end=_wait), _LAST) as server,
+        closing(_transport(server.url, authority)) as api,
+    ):
+        api.exchange("GET", "/")
+        monkeypatch.setattr(transport, "LONGEST_IDLE_SECONDS", 0.0)
+        assert api.exchange("GET", "/").status == 200
+
+
+@pytest.mark.parametrize("end", [lambda _: None, reset, close_notify], ids=["closed", "reset", "close_notify"])
+def test_a_connection_that_died_while_idle_costs_nothing(authority: Authority, end: End) -> None:
+    """Where the server has ended the connection, the next request opens another, without an error."""
+    answered, ended = threading.Event(), threading.Event()
+
+    def first(stream: ssl.SSLSocket, _: HttpsServer) -> None:
+        stream.sendall(_KEPT)
+        answered.wait(20)
+        end(stream)
+        stream.close()
+        ended.set()
+
+    with https_server(authority, first, _LAST) as server, closing(_transport(server.url, authority)) as api:
+        api.exchange("GET", "/")
+        answered.set()
+        assert ended.wait(20)
+        assert api.exchange("GET", "/").status == 200
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("end", [lambda _: None, reset, close_notify], ids=["closed", "reset", "close_notify"])
+def test_a_connection_that_dies_under_a_request_may_have_carried_it_out(authority: Authority, end: End) -> None:
+    """The transport itself sends nothing twice: whoever knows what the request was decides about that."""
+    with (
+        https_server(authority, on_one_connection(_KEPT, None, end=end), _LAST) as server,
+        closing(_transport(server.url, authority)) as api,
+    ):
+        api.exchange("GET", "/")
+        with pytest.raises(BackendUnreachableError, match="broke before its answer was complete") as raised:
+            api.exchange("POST", "/", b"{}")
+        assert raised.value.sent
+        assert len(server.requests) == 2
+        assert api.exchange("POST", "/", b"{}").status == 200
+
+
+def test_a_server_that_hangs_up_in_the_handshake_is_not_called_untrusted(authority: Authority) -> None:
+    """D15: an end without a word is a broken connection, which may pass, and says nothing about the certificate."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def hang_up() -> None:
+            connection, _ = listener.accept()
+            connection.recv(65536)
+            connection.close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        with pytest.raises(BackendUnreachableError):
+            _transport(f"https://localhost:{listener.getsockname()[1]}", authority).exchange("GET", "/")
+        thread.join(20)
+
+
+def test_the_body_of_a_redirect_is_not_read_to_its_end(authority: Authority) -> None:
+    """D17: a redirect is an answer like any other, and too large a one is given up early."""
+    sent = 0
+
+    def flood(stream: ssl.SSLSocket, _: HttpsServer) -> None:
+        nonlocal sent
+        stream.sendall(
+            b"HTTP/1.1 302 Found\r\nLocation: https://elsewhere.example/\r\nContent-Length: 104857600\r\n\r\n"
+        )
+        while sent < 104_857_600:
+            stream.sendall(b" " * 65536)
+            sent += 65536
+
+    with https_server(authority, flood) as server, pytest.raises(UnexpectedResponseError, match="longer than 1000"):
+        _transport(server.url, authority).exchange("GET", "/")
+    assert sent < 104_857_600 / 2
+
+
+def test_who_authorizes_is_told_what_is_sent(authority: Authority) -> None:
+    """Method, URL with its query, content type and body are those of the request, and the headers given are sent."""
+    told: list[Outgoing] = []
+
+    def authorize(request: Outgoing) -> Mapping[str, str]:
+        told.append(request)
+        return {"X-Proof": "7"}
+
+    with https_server(authority, _LAST) as server:
+        _transport(f"{server.url}/stage", authority, authorize).exchange("POST", "/a?b=c%20d", b"{}")
+        url = f"{server.url}/stage/a?b=c%20d"
+    assert told == [Outgoing("POST", url, {"Content-Type": "application/json"}, b"{}")]
+    assert server.requests[0].startswith(b"POST /stage/a?b=c%20d HTTP/1.1\r\n")
+    assert b"\r\nX-Proof: 7\r\n" in server.requests[0]
+
+
+def test_what_who_authorizes_raises_is_not_translated(authority: Authority) -> None:
+    """An error of ours goes through, and nothing is sent."""
+
+    def refuse(_: Outgoing) -> Mapping[str, str]:
+        raise UsageError("no credentials")
+
+    with https_server(authority, _LAST) as server, pytest.raises(UsageError, match="no credentials"):
+        _transport(server.url, authority, refuse).exchange("GET", "/")
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(on_one_connection(None), id="no answer"),
+        pytest.param(on_one_connection(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"), id="half an answer"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n" + b" " * 9999, id="too large"),
+    ],
+)
+def test_no_traceback_shows_a_code(
+    authority: Authority, answer: bytes | Answer, shown_with_locals: Callable[[BaseException], str]
+) -> None:
+    """Rule 9: the header with the code is in no local variable of an exception's frames, the library's included."""
+    with https_server(authority, answer) as server:
+        with pytest.raises((BackendUnreachableError, UnexpectedResponseError)) as raised:
+            _transport(server.url, authority).exchange("POST", "/", b"{}")
+        assert _HUSH.encode() in server.requests[0]
+    assert _HUSH not in shown_with_locals(raised.value)
+
+
+def test_a_missing_ca_file_is_named(tmp_path: Path) -> None:
+    """A CA file that does not exist is wrong usage, and not a TLS error of the server's."""
+    with pytest.raises(UsageError, match=r"ca\.pem does not exist"):
+        Transport("https://api.example", lambda _: {}, ca_file=tmp_path / "ca.pem", deadline=1, largest_answer=1)
