@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from hsm_enroll.errors import LocalCloudError
+from hsm_enroll.errors import LocalCloudError, StateCorruptError, StateError
 from hsm_enroll.local.endpoints import Endpoints
+from hsm_enroll.store import documents
+
+_STATE = documents.Format()
 
 
 def default_home() -> Path:
@@ -137,20 +139,28 @@ class Home:
         write(key, pair.key)
 
     def write_state(self, endpoints: Endpoints) -> None:
-        """Record where this process's cloud listens."""
-        write(self.state_file, json.dumps(endpoints.to_json(), indent=2).encode() + b"\n")
-
-    def read_state(self) -> Endpoints | None:
-        """Return where the cloud that holds the home listens, or None when none is up.
+        """Record where this process's cloud listens.
 
         Raises:
-            LocalCloudError: the record is not one of ours.
+            LocalCloudError: it cannot be written.
         """
         try:
-            return Endpoints.from_json(json.loads(self.state_file.read_bytes())) if self.holder() else None
-        except FileNotFoundError:
+            _STATE.save(self.state_file, endpoints.to_json(), unknown={})
+        except StateError as error:
+            raise LocalCloudError(error.message) from error
+
+    def read_state(self) -> Endpoints | None:
+        """Return where the cloud that holds the home listens, or None if none is running.
+
+        Raises:
+            LocalCloudError: the record is damaged, or cannot be read.
+            StateTooNewError: a newer version of this program started the cloud.
+        """
+        if self.holder() is None:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        try:
+            return _STATE.load(self.state_file, Endpoints.from_json)
+        except (StateError, StateCorruptError, KeyError, TypeError) as error:
             raise LocalCloudError(f"{self.state_file} cannot be read.") from error
 
 

@@ -1,1 +1,1 @@
-"""What lies on the disk: each file whole or untouched, whenever the power goes."""
+"""What is stored on disk: every file is written whole or not at all, even if the power fails."""

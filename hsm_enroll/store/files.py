@@ -1,41 +1,43 @@
-"""The state folder: atomic files, one writer at a time (POSIX rename, fsync, flock).
+"""Files of the state folder: replaced atomically, one writer at a time (POSIX rename, fsync, flock).
 
-Power goes at any moment. A file is written to a temporary name, fsynced, renamed, and its folder fsynced, so that
-a reader sees the old content or the new one and never a part.
+Power can fail at any moment. A file is written under a temporary name, fsynced and renamed, and its folder is fsynced,
+so that a reader sees either the old content or the new, never a part of it.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+import stat
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
-from hsm_enroll.errors import BusyError, StateCorruptError, StateError, StateTooNewError
+from hsm_enroll.errors import BusyError, StateCorruptError, StateError
 
+# No file of the state folder comes near this size, in bytes; a larger one was not written by this program.
+MAX_SIZE = 1024 * 1024
 _LOCK_FILE = "lock"
 _TEMPORARY = ".tmp"
-# What may lie in a state folder before this program first works in it: a configuration, a local cloud.
-_LAID_BEFORE = {"config.toml", "local"}
+# What a state folder may contain before this program first uses it: a configuration, a local cloud.
+_MAY_COME_FIRST = {"config.toml", "local"}
+_FOREIGN_FILE_HINT = "Move it away, and restore the file from a backup if there is one."
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Make the folder where it is missing (mode 0700) and hold its lock.
+    """Create the folder (mode 0700) if it is missing, and hold its lock.
 
     Raises:
-        BusyError: another process holds it; it is not waited for.
-        StateError: the folder cannot be made or written to, or belongs to someone else.
+        BusyError: another process holds the lock; this does not wait for it.
+        StateError: the folder cannot be created or written to, or belongs to another user.
     """
     descriptor = _open_lock(folder)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise BusyError(f"another hsm-enroll is at work on {folder}") from error
+            raise BusyError(f"another hsm-enroll process is using {folder}") from error
         _sweep(folder)
         yield
     finally:
@@ -48,10 +50,10 @@ def _open_lock(folder: Path) -> int:
         owner = folder.stat().st_uid
         if owner != os.geteuid():
             raise StateError(
-                f"{folder} belongs to user id {owner}, not to {os.geteuid()} who runs this",
+                f"{folder} belongs to user id {owner}, not to {os.geteuid()}, which runs this command",
                 hint="Run the command as the folder's owner.",
             )
-        # Secrets lie beside the lock; a folder somebody made by hand is often 0755.
+        # The folder holds secrets; one that somebody created by hand is often 0755.
         if folder.stat().st_mode & 0o077:
             _close_to_others(folder)
         return os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -60,18 +62,18 @@ def _open_lock(folder: Path) -> int:
 
 
 def _close_to_others(folder: Path) -> None:
-    """Take the folder from group and others, but only one that is this program's: HSM_ENROLL_HOME may name /etc."""
+    """Make the folder 0700, but only if it is this program's own: HSM_ENROLL_HOME may name /etc."""
     names = {entry.name for entry in folder.iterdir()}
-    if _LOCK_FILE not in names and names - _LAID_BEFORE:
+    if _LOCK_FILE not in names and names - _MAY_COME_FIRST:
         raise StateError(
-            f"{folder} is open to others and holds files that are not this program's",
-            hint="Name a folder of its own in HSM_ENROLL_HOME; or, if this is it, close it: chmod 700 FOLDER.",
+            f"{folder} is accessible to other users and contains files of other programs",
+            hint="Set HSM_ENROLL_HOME to a separate folder; or, if this is the right one, run: chmod 700 FOLDER",
         )
     folder.chmod(0o700)
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what a run that was killed in the middle of a write has left; under the lock nobody else writes."""
+    """Remove the temporary files of a run that was killed while writing; holding the lock, nobody else is writing."""
     for left_over in folder.glob(f".*{_TEMPORARY}"):
         with suppress(OSError):
             left_over.unlink()
@@ -81,13 +83,13 @@ def write(file: Path, content: str | Callable[[], str], *, mode: int = 0o600) ->
     """Replace a file atomically and durably.
 
     Args:
-        file: its folder exists.
-        content: written as UTF-8; what is secret comes as a function, so that no traceback's locals hold it.
+        file: where; its folder must exist.
+        content: written as UTF-8; pass a secret as a function, so that no traceback shows it among the locals.
         mode: permission bits of the new file.
 
     Raises:
-        StateError: the disk is full, read-only or broken, or the content is no Unicode text; the old content is
-            untouched.
+        StateError: the disk is full, read-only or broken, or the content cannot be encoded; the old content is
+            unchanged.
     """
     import tempfile
 
@@ -105,8 +107,8 @@ def write(file: Path, content: str | Callable[[], str], *, mode: int = 0o600) ->
     except OSError as error:
         raise StateError(f"{file} cannot be written: {error.strerror}") from error
     except UnicodeEncodeError:
-        # Without its cause, which repeats a part of what may be a secret.
-        raise StateError(f"{file} cannot be written: its content has no form in UTF-8") from None
+        # The cause is left out: it repeats a part of what may be a secret.
+        raise StateError(f"{file} cannot be written: its content cannot be encoded as UTF-8") from None
     finally:
         if temporary is not None:
             with suppress(OSError):
@@ -114,7 +116,7 @@ def write(file: Path, content: str | Callable[[], str], *, mode: int = 0o600) ->
 
 
 def remove(file: Path) -> None:
-    """Remove a file durably; a missing one is no error.
+    """Remove a file durably; a missing file is not an error.
 
     Raises:
         StateError: it cannot be removed.
@@ -127,64 +129,45 @@ def remove(file: Path) -> None:
 
 
 def read(file: Path) -> str | None:
-    """Return a file's text, or None where it does not exist.
+    """Return a file's text, or None if there is no such file.
+
+    Only a regular file is read, or a link to one, and never more than ``MAX_SIZE`` bytes. Does not block.
 
     Raises:
-        StateError: it exists and cannot be read.
+        StateError: it is not a regular file, is too large, is a link to nothing, or cannot be read.
         StateCorruptError: it is not UTF-8.
     """
     try:
-        # Decoded here and held by no name: a traceback that shows locals must not show what may be a secret.
-        return file.read_bytes().decode("utf-8")
+        with open(file, "rb", opener=_open_at_once) as stream:
+            _check_regular(file, os.fstat(stream.fileno()))
+            # Decoded here and bound to no name: a traceback with locals must not show what may be a secret.
+            return stream.read(MAX_SIZE).decode("utf-8")
     except FileNotFoundError:
+        if file.is_symlink():
+            raise StateError(
+                f"{file} cannot be read: it is a link to a file that does not exist",
+                hint="Restore the file it points to, or remove the link.",
+            ) from None
         return None
     except OSError as error:
         raise StateError(f"{file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise StateCorruptError(f"{file} is not text") from error
+        raise StateCorruptError(f"{file} is not UTF-8 text") from error
 
 
-def write_document(file: Path, version: int, document: dict[str, Any]) -> None:
-    """Write a JSON object with the version of its format; see :func:`write`."""
-    write(file, json.dumps({"version": version, **document}, indent=2, ensure_ascii=False) + "\n")
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file without waiting: a FIFO would wait for a writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
-def read_document(file: Path, version: int) -> dict[str, Any] | None:
-    """Return a JSON object written by :func:`write_document`, or None where the file does not exist.
-
-    Does *not* check the members; the caller knows them.
-
-    Raises:
-        StateCorruptError: it is not a JSON object with a version.
-        StateTooNewError: its version is above ``version``.
-        StateError: it cannot be read.
-    """
-    text = read(file)
-    if text is None:
-        return None
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise StateCorruptError(f"{file} is not JSON") from error
-    if not isinstance(document, dict) or type(document.get("version")) is not int:
-        raise StateCorruptError(f"{file} is not a document of this program")
-    if document["version"] > version:
-        raise StateTooNewError(f"{file} has format {document['version']}; this version reads up to {version}")
-    return document
-
-
-def members(document: object, kinds: Mapping[str, type]) -> dict[str, Any]:
-    """Return the named members of a JSON object, each of exactly the type it should have; others are left out.
-
-    Raises:
-        ValueError: it is not an object, or one of them is missing or of another type.
-    """
-    if not isinstance(document, dict):
-        raise ValueError("not a JSON object")  # noqa: TRY004 - foreign data, not a caller's mistake
-    for name, kind in kinds.items():
-        if type(document.get(name)) is not kind:
-            raise ValueError(f"{name} is missing or not of type {kind.__name__}")
-    return {name: document[name] for name in kinds}
+def _check_regular(file: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise StateError(f"{file} cannot be read: it is not a regular file", hint=_FOREIGN_FILE_HINT)
+    if status.st_size > MAX_SIZE:
+        raise StateError(
+            f"{file} cannot be read: it has {status.st_size} bytes, and no state file has more than {MAX_SIZE}",
+            hint=_FOREIGN_FILE_HINT,
+        )
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,13 +1,14 @@
-"""What the device holds after enrollment: a certificate, its Thing, and where in which token its key lives.
+"""What the device holds after enrollment: a certificate, its Thing, and which key in which token belongs to it.
 
-``identity.json`` is the truth and is replaced in one rename; ``certificate.pem`` beside it is a copy for other
-programs, written after it.
+``identity.json`` is authoritative and is replaced in one rename; ``certificate.pem`` beside it is a copy for other
+programs, written afterwards.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 from hsm_enroll import settings
 from hsm_enroll.errors import ForeignCertificateError, NotEnrolledError, StateCorruptError
 from hsm_enroll.key import KeyOrigin, KeyType, TokenName
-from hsm_enroll.store import files
+from hsm_enroll.store import documents, files, token_name
 from hsm_enroll.uri import Pkcs11Uri
 from hsm_enroll.x509.certificate import read_certificate
 
 if TYPE_CHECKING:
     from asn1crypto.x509 import Certificate
 
-_VERSION = 1
+_FORMAT = documents.Format()
 _FILE = "identity.json"
 _CERTIFICATE_FILE = "certificate.pem"
 _MEMBERS = {
@@ -39,7 +40,6 @@ _MEMBERS = {
     "mqtt_port": int,
     "attested": bool,
 }
-_TOKEN_MEMBERS = dict.fromkeys(TokenName._fields, str)
 _ORIGIN_MEMBERS = dict.fromkeys(KeyOrigin._fields, bool)
 
 
@@ -51,15 +51,16 @@ class Identity:
         thing_name: the AWS IoT Thing; MQTT client ids begin with its name.
         certificate_id: AWS IoT's id of the certificate.
         certificate_pem: the certificate, one PEM block.
-        token: where the key is.
+        token: the token that holds the key.
         key_label: CKA_LABEL of the key pair, unique in its token (awscrt selects by it alone).
         key_id: CKA_ID of the key pair.
         key_type: type of the key.
-        key_origin: what the token said of the key when it was enrolled.
-        api: base URL of the API that issued it.
+        key_origin: what the token reported about the key when it was enrolled.
+        api: base URL of the API that issued the certificate.
         mqtt_endpoint: host name of AWS IoT's device gateway.
-        mqtt_port: TCP port of it.
-        attested: whether the backend saw a proof that the key lives in a TPM.
+        mqtt_port: its TCP port.
+        attested: whether the backend has seen proof that a TPM holds the key.
+        unknown: what a newer version has added to ``identity.json``; kept when it is saved.
     """
 
     thing_name: str
@@ -74,42 +75,38 @@ class Identity:
     mqtt_endpoint: str
     mqtt_port: int
     attested: bool
+    unknown: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False, kw_only=True)
 
     @classmethod
     def load(cls, folder: Path | None = None) -> Identity:
         """Read the identity from a state folder.
 
-        Does *not* ask the token whether it still holds the key, nor whether the certificate is still active.
+        Does *not* check whether the token still holds the key, nor whether the certificate is still active.
 
         Args:
-            folder: the state folder; None is the one that the environment names.
+            folder: the state folder; None means the one that the environment names.
 
         Raises:
-            NotEnrolledError: there is none.
-            StateError, StateCorruptError, StateTooNewError: there is one that cannot be used.
+            NotEnrolledError: there is no identity.
+            StateError, StateCorruptError, StateTooNewError: there is one, but it cannot be used.
         """
         folder = settings.load(os.environ, {}).state if folder is None else folder
-        document = files.read_document(folder / _FILE, _VERSION)
-        if document is None:
+        identity = _FORMAT.load(folder / _FILE, cls._from_members)
+        if identity is None:
             raise NotEnrolledError(f"this device is not enrolled: {folder} holds no identity")
-        try:
-            identity = cls._from_document(document)
-            identity.certificate  # noqa: B018 - reading it is the check
-        except (ValueError, ForeignCertificateError) as error:
-            raise StateCorruptError(f"{folder / _FILE} is damaged") from error
         return identity
 
     def save(self, folder: Path) -> None:
         """Write ``identity.json``, then its copy ``certificate.pem``, each in one rename.
 
         Raises:
-            StateError: the folder cannot be written; what was there is untouched.
+            StateError: the folder cannot be written to; what was there is unchanged.
         """
-        files.write_document(folder / _FILE, _VERSION, self._to_document())
+        _FORMAT.save(folder / _FILE, self._to_members(), self.unknown)
         self.save_copy(folder)
 
     def save_copy(self, folder: Path) -> None:
-        """Write ``certificate.pem`` where it is missing, or not this certificate: power may have gone before it was.
+        """Write ``certificate.pem`` if it is missing or out of date: an earlier run may have ended before it could.
 
         Raises:
             StateError: the file cannot be read or written.
@@ -140,24 +137,30 @@ class Identity:
             type="private",
         )
 
-    def _to_document(self) -> dict[str, Any]:
-        document = asdict(self)
-        document["token"] = {**self.token._asdict(), "module": str(self.token.module)}
-        document["key_origin"] = self.key_origin._asdict()
-        document["key_id"] = self.key_id.hex()
-        return document
+    def _to_members(self) -> dict[str, Any]:
+        return {
+            **{name: getattr(self, name) for name in _MEMBERS},
+            "token": token_name.to_members(self.token),
+            "key_id": self.key_id.hex(),
+            "key_origin": self.key_origin._asdict(),
+        }
 
     @classmethod
-    def _from_document(cls, document: dict[str, Any]) -> Identity:
-        members = files.members(document, _MEMBERS)
-        token = files.members(members.pop("token"), _TOKEN_MEMBERS)
-        token_name = TokenName(**{**token, "module": Path(token["module"])})
-        origin = KeyOrigin(**files.members(members.pop("key_origin"), _ORIGIN_MEMBERS))
-        key_id = bytes.fromhex(members.pop("key_id"))
-        key_type = KeyType(members.pop("key_type"))
-        return cls(**members, token=token_name, key_origin=origin, key_id=key_id, key_type=key_type)
+    def _from_members(cls, document: dict[str, Any]) -> Identity:
+        members = documents.members(document, _MEMBERS)
+        members["token"] = token_name.from_members(members["token"])
+        members["key_id"] = bytes.fromhex(members["key_id"])
+        members["key_type"] = KeyType(members["key_type"])
+        members["key_origin"] = KeyOrigin(**documents.members(members["key_origin"], _ORIGIN_MEMBERS))
+        identity = cls(**members)
+        identity = replace(identity, unknown=documents.unknown_members(document, identity._to_members()))
+        try:
+            identity.certificate  # noqa: B018 - reading it is the check
+        except ForeignCertificateError as error:
+            raise ValueError(error.message) from error
+        return identity
 
 
 def certificate_file(folder: Path) -> Path:
-    """Return where the copy of the certificate for other programs lies."""
+    """Return the path of the certificate's copy for other programs."""
     return folder / _CERTIFICATE_FILE

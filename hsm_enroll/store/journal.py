@@ -1,18 +1,18 @@
-"""The journal of one enrollment under way: written before an effect, so that whatever dies, the next run resumes."""
+"""The journal of the enrollment in progress: written before each effect, so that the next run can resume."""
 
 from __future__ import annotations
 
 import secrets
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from hsm_enroll.errors import StateCorruptError
 from hsm_enroll.key import KeyType, TokenName
-from hsm_enroll.store import files
+from hsm_enroll.store import documents, files, token_name
 
-_VERSION = 1
+_FORMAT = documents.Format()
 _FILE = "journal.json"
-_TOKEN_MEMBERS = dict.fromkeys(TokenName._fields, str)
 _MEMBERS = {
     "token": dict,
     "key_type": str,
@@ -22,20 +22,23 @@ _MEMBERS = {
     "csr": str,
     "is_spent": bool,
 }
+# A journal written before a member was added lacks it.
+_ADDED = {"is_spent": False}
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One enrollment under way: until there is an identity with its key, and the first message is sent.
+    """One enrollment in progress: it ends when there is an identity with its key and the first message is sent.
 
     Attributes:
         token: where its key is made.
-        key_type: what is made.
+        key_type: type of the key.
         key_label: CKA_LABEL, chosen before the key exists.
         key_id: CKA_ID, chosen before the key exists.
-        new_key: whether it replaces the key of an identity, on request.
-        csr: PEM once it is built, kept so that a repeated request is the same request.
+        new_key: whether it replaces the key of an existing identity, on request.
+        csr: PEM once it is built, stored so that a repeated request is the same request.
         is_spent: whether the API has said that it will never enroll this key.
+        unknown: what a newer version has added to the journal; kept when it is saved.
     """
 
     token: TokenName
@@ -45,54 +48,59 @@ class Attempt:
     new_key: bool
     csr: str | None = None
     is_spent: bool = False
+    unknown: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False, kw_only=True)
 
     @classmethod
     def begin(cls, token: TokenName, key_type: KeyType, *, new_key: bool) -> Attempt:
-        """Name a key that does not exist yet; label and id are random, so no key of the token has them."""
+        """Name a key that does not exist yet; label and id are random, so no key in the token has them."""
         key_id = secrets.token_bytes(8)
         return cls(token, key_type, f"hsm-enroll-{key_id.hex()}", key_id, new_key)
 
     @classmethod
     def load(cls, folder: Path) -> Attempt | None:
-        """Read the journal, or return None where no enrollment is under way.
+        """Read the journal, or return None if no enrollment is in progress.
 
         Raises:
-            StateError, StateCorruptError, StateTooNewError: there is one that cannot be used.
+            StateError, StateCorruptError, StateTooNewError: there is one, but it cannot be used.
         """
-        document = files.read_document(folder / _FILE, _VERSION)
-        if document is None:
-            return None
-        try:
-            # A journal of before this member came may still be there.
-            members = files.members({"is_spent": False, **document}, _MEMBERS)
-            token = files.members(members["token"], _TOKEN_MEMBERS)
-            return cls(
-                token=TokenName(**{**token, "module": Path(token["module"])}),
-                key_type=KeyType(members["key_type"]),
-                key_label=members["key_label"],
-                key_id=bytes.fromhex(members["key_id"]),
-                new_key=members["new_key"],
-                csr=members["csr"] or None,
-                is_spent=members["is_spent"],
-            )
-        except ValueError as error:
-            raise StateCorruptError(f"{folder / _FILE} is damaged") from error
+        return _FORMAT.load(folder / _FILE, cls._from_members)
 
     def save(self, folder: Path) -> None:
         """Write the journal; it is durable when this returns.
 
         Raises:
-            StateError: it cannot be written.
+            StateError: it cannot be written; the old content is unchanged.
         """
-        document = asdict(self)
-        document["token"] = {**self.token._asdict(), "module": str(self.token.module)}
-        document["key_id"] = self.key_id.hex()
-        document["csr"] = self.csr or ""
-        files.write_document(folder / _FILE, _VERSION, document)
+        _FORMAT.save(folder / _FILE, self._to_members(), self.unknown)
+
+    def _to_members(self) -> dict[str, Any]:
+        return {
+            "token": token_name.to_members(self.token),
+            "key_type": self.key_type,
+            "key_label": self.key_label,
+            "key_id": self.key_id.hex(),
+            "new_key": self.new_key,
+            "csr": self.csr or "",
+            "is_spent": self.is_spent,
+        }
+
+    @classmethod
+    def _from_members(cls, document: dict[str, Any]) -> Attempt:
+        members = documents.members({**_ADDED, **document}, _MEMBERS)
+        attempt = cls(
+            token=token_name.from_members(members["token"]),
+            key_type=KeyType(members["key_type"]),
+            key_label=members["key_label"],
+            key_id=bytes.fromhex(members["key_id"]),
+            new_key=members["new_key"],
+            csr=members["csr"] or None,
+            is_spent=members["is_spent"],
+        )
+        return replace(attempt, unknown=documents.unknown_members(document, attempt._to_members()))
 
 
 def close(folder: Path) -> None:
-    """Remove the journal: nothing is under way any more.
+    """Remove the journal: no enrollment is in progress any more.
 
     Raises:
         StateError: it cannot be removed.

@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from enrollment_backend import algorithms, invites
+from enrollment_backend.csr_errors import CsrRefusedError
 from enrollment_backend.csr_policy import accept
-from enrollment_backend.errors import CsrRefusedError
 from tests.support import csr_factory as make
 from tests.support.csr_cases import ACCEPTED, P256, with_attributes
 from tests.support.csr_factory import THING, der_of, pem, pem_of, request, rsa_key
@@ -453,7 +453,7 @@ def test_s12_ten_thousand_miswritten_codes_are_refused(backend: Deployment) -> N
     """S12: no slip of the pen makes another code, so that none of them is looked up."""
     random_ = random.Random(12)
     for _ in range(10_000):
-        code = invites.make_code()
+        code = invites.create_code()
         wrong = miswritten(code.replace("-", ""), random_)
         if wrong.upper().translate(READ_AS) != code.replace("-", ""):
             answer = backend.enroll(CSR, THING, wrong)

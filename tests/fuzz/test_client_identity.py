@@ -1,4 +1,4 @@
-"""Properties of reading an identity: damage is named, and nothing half-read is handed on."""
+"""Properties of reading an identity: damage is an error, and an identity that is returned is complete."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @_RUN
 @given(identity=_IDENTITIES)
 def test_any_identity_is_loaded_as_it_was_saved(folder: Path, identity: Identity) -> None:
-    """Whatever tokens, labels and ids are called, nothing is lost on the disk; the key's URI is readable."""
+    """Whatever the names, labels and ids are, nothing is lost on the disk, and the key's URI can be parsed."""
     identity.save(folder)
     loaded = Identity.load(folder)
 
@@ -70,7 +70,7 @@ def test_any_identity_is_loaded_as_it_was_saved(folder: Path, identity: Identity
 def test_a_member_replaced_by_anything_is_damage_or_still_an_identity(
     folder: Path, identity: Identity, data: st.DataObject
 ) -> None:
-    """D12: whatever stands in a member's place, the answer is an identity of the right types or StateCorruptError."""
+    """D12: whatever replaces a member, the result is an identity of the right types or one of our errors."""
     identity.save(folder)
     file = folder / "identity.json"
     document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))

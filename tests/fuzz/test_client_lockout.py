@@ -75,8 +75,8 @@ def test_any_bytes_are_an_answer_or_none(printed: bytes) -> None:
     assert 0 <= read.failed_tries < 2**32
     assert 0 < read.limit < 2**32
     assert 0 < read.interval_seconds < 2**32
-    assert read.counted
-    assert read.healing
+    assert read.summary
+    assert read.recovery
 
 
 @_RUN

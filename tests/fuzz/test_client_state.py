@@ -1,7 +1,9 @@
-"""Properties of state documents: what was written is read, and nothing else is believed."""
+"""Properties of state documents: what was written is read, and anything else is an error."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +12,45 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hsm_enroll.errors import StateCorruptError, StateTooNewError
-from hsm_enroll.store import files
+from hsm_enroll.key import KeyOrigin, KeyType, TokenName
+from hsm_enroll.store.documents import Format
+from hsm_enroll.store.identity import Identity
+from hsm_enroll.store.journal import Attempt
+from hsm_enroll.store.pin_owner import PinOwner
+from tests.support.self_signed import pem, self_signed
 
 _RUN = settings(database=None, deadline=None, max_examples=100)
+# Halves of surrogate pairs included, which JSON may hold.
+_TEXTS = st.text(st.characters())
 _VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | _TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_TEXTS, inner, max_size=3),
     max_leaves=8,
 )
-_DOCUMENTS = st.dictionaries(st.text().filter(lambda name: name != "version"), _VALUES, max_size=5)
+# As a file can hold it: two halves that meet are one character.
+_OBJECTS = st.dictionaries(_TEXTS, _VALUES, max_size=5).map(lambda value: json.loads(json.dumps(value)))
+_DOCUMENTS = _OBJECTS.filter(lambda value: "version" not in value)
+
+_TOKEN = TokenName(Path("/module.so"), "gateway", "0a1b", "Maker", "Model")
+_IDENTITY = Identity(
+    thing_name="gateway-7",
+    certificate_id="ab" * 32,
+    certificate_pem=pem(self_signed()),
+    token=_TOKEN,
+    key_label="hsm-enroll-00ff",
+    key_id=b"\x00\xff",
+    key_type=KeyType.EC_P256,
+    key_origin=KeyOrigin(local=True, sensitive=True, extractable=False, never_extractable=True, always_sensitive=True),
+    api="https://api.example",
+    mqtt_endpoint="endpoint.example",
+    mqtt_port=8883,
+    attested=False,
+)
+_STORED: dict[str, tuple[Identity | Attempt | PinOwner, Callable[[Path], Identity | Attempt | PinOwner | None]]] = {
+    "identity.json": (_IDENTITY, Identity.load),
+    "journal.json": (Attempt.begin(_TOKEN, KeyType.EC_P256, new_key=True), Attempt.load),
+    "token.json": (PinOwner(_TOKEN), PinOwner.load),
+}
 
 
 @pytest.fixture(scope="module")
@@ -28,32 +60,50 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @_RUN
-@given(document=_DOCUMENTS, version=st.integers(min_value=1, max_value=9))
-def test_a_document_is_read_back(file: Path, document: dict[str, Any], version: int) -> None:
+@given(document=_DOCUMENTS)
+def test_a_document_is_read_back(file: Path, document: dict[str, Any]) -> None:
     """Any JSON object survives being written and read."""
-    files.write_document(file, version, document)
-    assert files.read_document(file, version) == {"version": version, **document}
+    Format().save(file, document, unknown={})
+    assert Format().load(file, dict) == document
 
 
 @_RUN
 @given(document=_DOCUMENTS, data=st.data())
 def test_a_document_cut_anywhere_is_corrupt(file: Path, document: dict[str, Any], data: st.DataObject) -> None:
-    """D12: no beginning of a document, but the one without its last newline, passes for one."""
-    files.write_document(file, 1, document)
+    """D12: no beginning of a document is taken for a document, except the one without its last newline."""
+    Format().save(file, document, unknown={})
     content = file.read_bytes()
     file.write_bytes(content[: data.draw(st.integers(0, len(content) - 2))])
     with pytest.raises(StateCorruptError):
-        files.read_document(file, 1)
+        Format().load(file, dict)
 
 
 @_RUN
-@given(content=st.binary() | _VALUES.map(repr).map(str.encode))
+@given(content=st.binary() | _VALUES.map(repr).map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_any_bytes_are_a_document_or_an_error_of_ours(file: Path, content: bytes) -> None:
-    """D12: whatever a file holds, it is a JSON object with a version, corrupt, or too new."""
+    """D12: whatever a file holds, it is a JSON object, corrupt, or too new."""
     file.write_bytes(content)
     try:
-        document = files.read_document(file, 1)
+        document = Format().load(file, dict)
     except (StateCorruptError, StateTooNewError):
         return
     assert document is not None
-    assert document["version"] <= 1
+
+
+@_RUN
+@pytest.mark.parametrize("name", _STORED)
+@given(data=st.data())
+def test_members_that_nobody_knows_are_kept(file: Path, name: str, data: st.DataObject) -> None:
+    """D12: with any members added at any level, a file has the same value, and keeps them when it is saved."""
+    folder = file.parent
+    value, load = _STORED[name]
+    value.save(folder)
+    document = json.loads((folder / name).read_text(encoding="utf-8"))
+    for level in (document, *[inner for inner in document.values() if isinstance(inner, dict)]):
+        level.update({member: added for member, added in data.draw(_OBJECTS).items() if member not in level})
+    (folder / name).write_text(json.dumps(document), encoding="utf-8")
+    loaded = load(folder)
+    assert loaded == value
+    loaded.save(folder)
+
+    assert json.loads((folder / name).read_text(encoding="utf-8")) == document

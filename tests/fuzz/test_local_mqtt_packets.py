@@ -32,7 +32,7 @@ def test_packets_come_out_as_they_went_in_however_they_are_cut(
     buffer, found = bytearray(), []
     for part in (whole[:cut], whole[cut:]):
         buffer += part
-        found += mqtt.take(buffer, mqtt.LARGEST)
+        found += mqtt.take_packets(buffer, mqtt.MAX_PACKET)
     assert [packet.encoding for packet in found] == [_framed(first, bytes(size)) for first, size in sizes]
     assert [(packet.kind << 4 | packet.flags, packet.body) for packet in found] == [
         (first, bytes(size)) for first, size in sizes
@@ -40,23 +40,23 @@ def test_packets_come_out_as_they_went_in_however_they_are_cut(
     assert buffer == b""
 
 
-@given(st.integers(0, 255), st.integers(mqtt.LARGEST + 1, 268435455))
+@given(st.integers(0, 255), st.integers(mqtt.MAX_PACKET + 1, 268435455))
 def test_a_packet_that_is_too_large_is_refused_by_its_length_alone(first: int, size: int) -> None:
     """It is not waited for."""
     encoded = bytes((first, size & 127 | 128, size >> 7 & 127 | 128, size >> 14 & 127 | 128, size >> 21))
     if size < 1 << 21:
         encoded = encoded[:3] + bytes((size >> 14,))
     with pytest.raises(MalformedPacketError) as caught:
-        mqtt.take(bytearray(encoded), mqtt.LARGEST)
+        mqtt.take_packets(bytearray(encoded), mqtt.MAX_PACKET)
     assert caught.value.reason == mqtt.TOO_LARGE
 
 
 def test_what_comes_before_a_packet_that_is_too_large_is_not_lost() -> None:
     """The good ones are given out, and the next look meets the bad one."""
     buffer = bytearray(b"\xc0\x00" + b"\x30\xff\xff\xff\x7f")
-    assert [packet.encoding for packet in mqtt.take(buffer, mqtt.LARGEST)] == [b"\xc0\x00"]
+    assert [packet.encoding for packet in mqtt.take_packets(buffer, mqtt.MAX_PACKET)] == [b"\xc0\x00"]
     with pytest.raises(MalformedPacketError):
-        mqtt.take(buffer, mqtt.LARGEST)
+        mqtt.take_packets(buffer, mqtt.MAX_PACKET)
 
 
 @given(st.binary(max_size=200))
@@ -64,7 +64,7 @@ def test_any_bytes_are_packets_or_malformed(content: bytes) -> None:
     """No other error comes out of the parser, and what comes out and what is left is what went in."""
     buffer = bytearray(content)
     try:
-        found = mqtt.take(buffer, mqtt.LARGEST)
+        found = mqtt.take_packets(buffer, mqtt.MAX_PACKET)
     except MalformedPacketError:
         return
     assert b"".join(packet.encoding for packet in found) + buffer == content
@@ -73,7 +73,7 @@ def test_any_bytes_are_packets_or_malformed(content: bytes) -> None:
 @given(st.integers(0, 255), st.binary(max_size=80), st.sampled_from([mqtt.V3, mqtt.V5]))
 def test_any_packet_gets_a_verdict_or_is_malformed(first: int, body: bytes, level: int) -> None:
     """From either side; and whoever may do nothing has no PUBLISH and no SUBSCRIBE forwarded."""
-    (packet,) = mqtt.take(bytearray(_framed(first, body)), None)
+    (packet,) = mqtt.take_packets(bytearray(_framed(first, body)), None)
     for principal in (OBSERVER, Principal((), ())):
         guard = Guard(level, Rights(principal, "x"))
         for decide in (guard.from_device, guard.from_broker):
@@ -89,7 +89,7 @@ def test_any_packet_gets_a_verdict_or_is_malformed(first: int, body: bytes, leve
 def test_any_first_packet_is_a_connect_or_malformed(body: bytes) -> None:
     """Also behind a good beginning."""
     for start in (b"", b"\x00\x04MQTT\x04", b"\x00\x04MQTT\x05"):
-        (packet,) = mqtt.take(bytearray(_framed(0x10, start + body)), None)
+        (packet,) = mqtt.take_packets(bytearray(_framed(0x10, start + body)), None)
         try:
             assert mqtt.read_connect(packet).level in (mqtt.V3, mqtt.V5)
         except MalformedPacketError:

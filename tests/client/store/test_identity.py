@@ -1,4 +1,4 @@
-"""What the device holds after enrollment: written whole, read with suspicion."""
+"""What the device holds after enrollment: written whole, read strictly."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_it_is_found_where_the_environment_says(enrolled: Path, monkeypatch: pyt
 
 
 def test_the_certificate_lies_beside_it_for_other_programs(enrolled: Path) -> None:
-    """``certificate.pem`` is the certificate and may be read by all; the identity itself by its owner alone."""
+    """``certificate.pem`` is the certificate and everyone may read it; only the owner may read the identity."""
     modes = [stat.S_IMODE(file.stat().st_mode) for file in (certificate_file(enrolled), enrolled / "identity.json")]
 
     assert certificate_file(enrolled) == enrolled / "certificate.pem"
@@ -97,7 +97,7 @@ def test_its_certificate_is_parsed(enrolled: Path) -> None:
 
 
 def test_the_format_is_stable(enrolled: Path) -> None:
-    """The file is a JSON object of version 1 with these members; an older file stays readable."""
+    """The file is a JSON object of version 1 with these members."""
     assert _document(enrolled) == {
         "version": 1,
         "thing_name": "gateway-7",
@@ -150,6 +150,16 @@ def test_a_device_without_one_is_not_enrolled(tmp_path: Path, folder: str) -> No
     assert (caught.value.exit_status, caught.value.hint) == (3, "Run: hsm-enroll init")
 
 
+def test_a_dangling_link_is_not_the_same_as_no_identity(enrolled: Path) -> None:
+    """D29: a link whose target is missing is an error: the device may be enrolled, and must not enroll again."""
+    (enrolled / "identity.json").replace(enrolled / "elsewhere.json")
+    (enrolled / "identity.json").symlink_to(enrolled / "elsewhere.json")
+    assert Identity.load(enrolled) == _IDENTITY
+    (enrolled / "elsewhere.json").unlink()
+    with pytest.raises(StateError, match=str(enrolled / "identity.json")):
+        Identity.load(enrolled)
+
+
 _MEMBERS: list[tuple[str, ...]] = [
     (name,)
     for name in (
@@ -174,7 +184,7 @@ _MEMBERS += [
 
 
 def test_every_member_is_under_test(enrolled: Path) -> None:
-    """The list of this module holds every member that is written, but the version."""
+    """The list in this module holds every member that is written, except the version."""
     assert set(_paths(_document(enrolled))) - {("version",)} == set(_MEMBERS)
 
 
@@ -186,7 +196,7 @@ def _object_with(document: dict[str, Any], path: tuple[str, ...]) -> dict[str, A
 
 @pytest.mark.parametrize("path", _MEMBERS, ids=".".join)
 def test_a_missing_member_is_damage(enrolled: Path, path: tuple[str, ...]) -> None:
-    """D12: an identity that lacks a member is corrupt and is named."""
+    """D12: an identity that lacks a member is corrupt, and the error names the file."""
     document = _document(enrolled)
     del _object_with(document, path)[path[-1]]
     _overwrite(enrolled, document)
@@ -196,7 +206,7 @@ def test_a_missing_member_is_damage(enrolled: Path, path: tuple[str, ...]) -> No
 
 @pytest.mark.parametrize("path", _MEMBERS, ids=".".join)
 def test_a_member_of_another_type_is_damage(enrolled: Path, path: tuple[str, ...]) -> None:
-    """D12: a member of any JSON type but its own is corrupt, numbers for truth values and the reverse included."""
+    """D12: a member of another JSON type is corrupt, including a number for a truth value and the reverse."""
     whole = _document(enrolled)
     right = type(_object_with(whole, path)[path[-1]])
     others: tuple[object, ...] = (None, True, 1, 0, 1.5, "text", [], ["text"], {})
@@ -223,21 +233,17 @@ def test_a_member_of_another_type_is_damage(enrolled: Path, path: tuple[str, ...
         ("certificate_pem", armoured(der(self_signed())[:-1])),
     ],
 )
-def test_a_member_without_sense_is_damage(enrolled: Path, name: str, value: str) -> None:
+def test_an_invalid_member_is_damage(enrolled: Path, name: str, value: str) -> None:
     """D12: an id that is not hexadecimal, an unknown key type, a damaged certificate: corrupt."""
     _overwrite(enrolled, {**_document(enrolled), name: value})
     with pytest.raises(StateCorruptError, match=str(enrolled / "identity.json")):
         Identity.load(enrolled)
 
 
-def test_members_of_a_later_program_are_tolerated(enrolled: Path) -> None:
-    """Members that this version does not know, on any level, do not make an identity unreadable."""
-    document = _document(enrolled)
-    for level in (document, document["token"], document["key_origin"]):
-        level["later"] = {"any": "thing"}
-    _overwrite(enrolled, document)
-
-    assert Identity.load(enrolled) == _IDENTITY
+def test_members_of_a_newer_version_are_not_a_part_of_its_value() -> None:
+    """Two identities are equal whatever a newer version has added to one of them, and it is not shown."""
+    with_additions = replace(_IDENTITY, unknown={"later": 5})
+    assert (with_additions, hash(with_additions), repr(with_additions)) == (_IDENTITY, hash(_IDENTITY), repr(_IDENTITY))
 
 
 def test_an_identity_of_a_newer_format_is_told_apart(enrolled: Path) -> None:
@@ -249,7 +255,7 @@ def test_an_identity_of_a_newer_format_is_told_apart(enrolled: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null"])
-def test_a_file_that_is_no_document_is_damage(enrolled: Path, content: str) -> None:
+def test_a_file_that_is_not_a_document_is_damage(enrolled: Path, content: str) -> None:
     """D12: an empty, cut or foreign file is corrupt, exit status 50."""
     (enrolled / "identity.json").write_text(content)
     with pytest.raises(StateCorruptError) as caught:
@@ -257,8 +263,8 @@ def test_a_file_that_is_no_document_is_damage(enrolled: Path, content: str) -> N
     assert caught.value.exit_status == 50
 
 
-def test_the_copy_is_not_the_truth(enrolled: Path) -> None:
-    """D12: whatever becomes of ``certificate.pem``, the identity is what ``identity.json`` says."""
+def test_the_copy_is_not_authoritative(enrolled: Path) -> None:
+    """D12: whatever happens to ``certificate.pem``, the identity is what ``identity.json`` says."""
     certificate_file(enrolled).write_text("replaced")
     assert Identity.load(enrolled) == _IDENTITY
     certificate_file(enrolled).unlink()
@@ -267,13 +273,13 @@ def test_the_copy_is_not_the_truth(enrolled: Path) -> None:
 
 @pytest.mark.usefixtures("broken_disk")
 def test_a_disk_that_cannot_keep_it_leaves_what_was_there(tmp_path: Path) -> None:
-    """D11: where the identity cannot be written, nothing is."""
+    """D11: if the identity cannot be written, nothing is."""
     with pytest.raises(StateError, match=str(tmp_path / "identity.json")):
         _IDENTITY.save(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_truth_is_written_before_its_copy(enrolled: Path) -> None:
+def test_the_identity_is_written_before_its_copy(enrolled: Path) -> None:
     """D10: a run that dies between the two files leaves the new identity, and a copy that is out of date."""
     renewed = replace(_IDENTITY, certificate_pem=pem(self_signed()))
     certificate_file(enrolled).unlink()
@@ -299,7 +305,7 @@ def test_an_identity_cannot_be_changed(change: Callable[[Identity], None]) -> No
 
 @pytest.mark.parametrize("attribute", ["local", "sensitive", "extractable", "never_extractable", "always_sensitive"])
 def test_a_key_was_born_in_hardware_only_if_every_attribute_says_so(attribute: str) -> None:
-    """One attribute that says otherwise is enough: the key may be elsewhere too."""
+    """One attribute that says otherwise is enough: there may be another copy of the key."""
     origin = _IDENTITY.key_origin
 
     assert origin.is_hardware_born

@@ -1,0 +1,106 @@
+"""The record of where a local cloud listens: any release's is read, and anything else is an error."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hsm_enroll.errors import LocalCloudError, StateTooNewError
+from hsm_enroll.local.endpoints import Endpoints
+from hsm_enroll.local.home import Home
+
+_EARLIER = Path(__file__).with_name("earlier") / "0.1.0" / "cloud.json"
+_FOLDER = Path("/home/gateway/.local/state/hsm-enroll/local")
+_ENDPOINTS = Endpoints(
+    api_url="https://localhost:40001",
+    mqtt_endpoint="localhost",
+    mqtt_port=40002,
+    ca_file=_FOLDER / "ca.pem",
+    aws_endpoint_url="http://127.0.0.1:40003",
+    region="eu-central-1",
+    home=_FOLDER,
+    observer_certificate=_FOLDER / "observer.pem",
+    observer_key=_FOLDER / "observer.key",
+)
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[Home]:
+    """A home that this process holds, as if its cloud were running."""
+    home = Home(tmp_path / "home")
+    home.prepare()
+    with home.locked():
+        yield home
+
+
+def test_a_record_is_read_as_it_was_written(held: Home) -> None:
+    """Whoever looks for the cloud finds what its process has written, in a file of version 1."""
+    held.write_state(_ENDPOINTS)
+    assert held.read_state() == _ENDPOINTS
+    assert json.loads(held.state_file.read_text()) == {"version": 1, **_ENDPOINTS.to_json()}
+
+
+def test_a_record_of_an_earlier_release_is_read(held: Home) -> None:
+    """D12: a cloud that an earlier release started is found after an upgrade; its record has no version."""
+    shutil.copy(_EARLIER, held.state_file)
+    assert held.read_state() == _ENDPOINTS
+
+
+def test_a_record_may_have_more_members(held: Home) -> None:
+    """D12: members that this version does not know do no harm."""
+    held.state_file.write_text(json.dumps({"version": 1, **_ENDPOINTS.to_json(), "consoleUrl": "http://localhost"}))
+    assert held.read_state() == _ENDPOINTS
+
+
+def test_a_record_of_a_newer_version_is_told_apart(held: Home) -> None:
+    """D12: a cloud that a newer version started is exit status 52."""
+    held.state_file.write_text('{"version": 2}')
+    with pytest.raises(StateTooNewError) as caught:
+        held.read_state()
+    assert caught.value.exit_status == 52
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{}",
+        "[]",
+        json.dumps({**_ENDPOINTS.to_json(), "mqttPort": "many"}),
+        json.dumps({**_ENDPOINTS.to_json(), "mqttPort": []}),
+    ],
+    ids=["empty", "no members", "list", "no number", "other type"],
+)
+def test_a_damaged_record_is_an_error(held: Home, text: str) -> None:
+    """D12: a damaged record is a LocalCloudError that names it."""
+    held.state_file.write_text(text)
+    with pytest.raises(LocalCloudError, match=str(held.state_file)):
+        held.read_state()
+
+
+def test_a_link_to_nothing_is_an_error(held: Home) -> None:
+    """D29: a dangling link in the record's place is a LocalCloudError that names it, and not a cloud that is down."""
+    held.state_file.symlink_to("nowhere")
+    with pytest.raises(LocalCloudError, match=str(held.state_file)):
+        held.read_state()
+
+
+def test_a_record_that_cannot_be_written_is_an_error(held: Home) -> None:
+    """D11: the error of a cloud that cannot say where it listens names the file."""
+    held.state_file.mkdir()
+    try:
+        with pytest.raises(LocalCloudError, match=f"{held.state_file} cannot be written"):
+            held.write_state(_ENDPOINTS)
+    finally:
+        held.state_file.rmdir()
+
+
+def test_a_record_that_a_killed_cloud_left_is_ignored(tmp_path: Path) -> None:
+    """Without a process that holds the home nothing is running, whatever the record says."""
+    home = Home(tmp_path)
+    home.write_state(_ENDPOINTS)
+    assert home.read_state() is None
