@@ -1,32 +1,139 @@
-"""Hardware-backed device identity on AWS IoT.
+"""Make a device an AWS IoT Thing whose private key is generated in a token, and connect as that Thing.
 
-The names below are the library; everything else is the command's own. They are loaded on first use, so
-that importing this package costs nothing (PEP 562).
+The names in ``__all__`` are the library, and they are kept: additions are made, but none of them, nor what their
+documentation says of them, is removed or changed without the notice that SECURITY.md promises. All other modules belong
+to the ``hsm-enroll`` command and may change in any release.
+
+- :func:`enroll` makes a key in the token, has the enrollment API issue a certificate for it, and stores the result.
+- :class:`Identity` is that result: the Thing, its certificate, and which key in which token belongs to it.
+- :func:`connect` opens a :class:`Connection`, which publishes and receives each :class:`Message` over MQTT 5.
+- :class:`HsmEnrollError` is the base of all errors. Each class has a stable ``code`` and says what happened and what to
+  do next.
+
+All of it is typed, prints nothing, and reads the same configuration and environment as the command. A program for a
+device whose configuration names the API and the Thing::
+
+    from hsm_enroll import HsmEnrollError, connect, enroll
+
+    try:
+        identity = enroll()  # returns at once on a device that is enrolled
+        topics = f"device/{identity.thing_name}"
+        with connect(identity) as connection:
+            commands = connection.subscribe(f"{topics}/commands")
+            connection.publish(f"{topics}/temperature", b"21.5")  # returns once the broker has the message
+            print(next(commands).payload.decode())
+    except HsmEnrollError as error:
+        raise SystemExit(f"{error.code}: {error.message}. {error.hint}") from error
+
+Importing the package is cheap: each name is loaded when it is first used (PEP 562).
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hsm_enroll.version import __version__
 
 if TYPE_CHECKING:
-    from hsm_enroll.errors import HsmEnrollError
+    from hsm_enroll.errors import (
+        ApiTlsError,
+        AwsError,
+        BackendRefusedError,
+        BackendUnreachableError,
+        BusyError,
+        ForeignCertificateError,
+        HsmEnrollError,
+        InterruptedRunError,
+        KeyAmbiguousError,
+        KeyMissingError,
+        KeyOriginError,
+        LocalCloudError,
+        ModuleMissingError,
+        ModuleUnusableError,
+        MqttError,
+        MqttNotTrustedError,
+        MqttRefusedError,
+        MqttTakenOverError,
+        MqttUnreachableError,
+        NotEnrolledError,
+        PackageError,
+        PinExposedError,
+        PinFinalTryError,
+        PinLockedError,
+        PinMissingError,
+        PinWrongError,
+        StateCorruptError,
+        StateError,
+        StateTooNewError,
+        ThrottledError,
+        TokenAmbiguousError,
+        TokenNotFoundError,
+        TokenRefusedError,
+        UnexpectedResponseError,
+        UsageError,
+    )
+    from hsm_enroll.iot.connection import Connection
+    from hsm_enroll.iot.inbox import Message
     from hsm_enroll.library import connect, enroll
     from hsm_enroll.store.identity import Identity
 
-__all__ = ["HsmEnrollError", "Identity", "__version__", "connect", "enroll"]
+__all__ = [
+    "ApiTlsError",
+    "AwsError",
+    "BackendRefusedError",
+    "BackendUnreachableError",
+    "BusyError",
+    "Connection",
+    "ForeignCertificateError",
+    "HsmEnrollError",
+    "Identity",
+    "InterruptedRunError",
+    "KeyAmbiguousError",
+    "KeyMissingError",
+    "KeyOriginError",
+    "LocalCloudError",
+    "Message",
+    "ModuleMissingError",
+    "ModuleUnusableError",
+    "MqttError",
+    "MqttNotTrustedError",
+    "MqttRefusedError",
+    "MqttTakenOverError",
+    "MqttUnreachableError",
+    "NotEnrolledError",
+    "PackageError",
+    "PinExposedError",
+    "PinFinalTryError",
+    "PinLockedError",
+    "PinMissingError",
+    "PinWrongError",
+    "StateCorruptError",
+    "StateError",
+    "StateTooNewError",
+    "ThrottledError",
+    "TokenAmbiguousError",
+    "TokenNotFoundError",
+    "TokenRefusedError",
+    "UnexpectedResponseError",
+    "UsageError",
+    "__version__",
+    "connect",
+    "enroll",
+]
 
+_ERRORS = "hsm_enroll.errors"
 _HOMES = {
-    "HsmEnrollError": "hsm_enroll.errors",
+    "Connection": "hsm_enroll.iot.connection",
     "Identity": "hsm_enroll.store.identity",
+    "Message": "hsm_enroll.iot.inbox",
     "connect": "hsm_enroll.library",
     "enroll": "hsm_enroll.library",
 }
 
+if not TYPE_CHECKING:  # a type checker would take any name for one of this module's
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    def __getattr__(name: str) -> object:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_HOMES.get(name, _ERRORS)), name)

@@ -1,4 +1,4 @@
-"""Where the backend's own files are: the function, its template, its requirements. Nothing of it is imported."""
+"""Finds the folder of the backend: the Lambda function, its template and its requirements. Imports nothing from it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _PACKAGE = Path(__file__).parent
 
 
 def backend_folder() -> Path:
-    """Return the folder of the function: ``lambda`` of a checkout, or what an installed wheel carries.
+    """Return the folder of the Lambda function: ``lambda`` in a checkout, or its copy in an installed wheel.
 
     Raises:
-        HsmEnrollError: neither is there.
+        HsmEnrollError: neither exists.
     """
     for folder in (_PACKAGE / "_lambda", _PACKAGE.parent / "lambda"):
         if (folder / "handler.py").is_file():
             return folder
     raise HsmEnrollError(
-        "The Lambda function's folder is missing.", hint="Install hsm-enroll from its wheel, or run it in a checkout."
+        "The Lambda function's folder is missing.", hint="Install hsm-enroll from its wheel, or run it from a checkout."
     )

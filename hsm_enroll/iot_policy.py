@@ -1,9 +1,9 @@
-"""AWS IoT policies: read, and evaluated as AWS IoT Core does (developer guide, "AWS IoT Core policies").
+"""Parses AWS IoT policies, and evaluates them as AWS IoT Core does (developer guide, "AWS IoT Core policies").
 
-A request is allowed where a statement allows it and none denies it. Resources may have the wildcards ``*`` (any run of
-characters, slashes too) and ``?`` (one), and variables, ``${NAME}``; what a variable stands for is taken literally, and
-a resource with a variable that stands for nothing matches nothing. MQTT's own wildcards, ``+`` and ``#``, are ordinary
-characters.
+A request is allowed if a statement allows it and no statement denies it. A resource may contain the wildcards ``*``
+(any number of characters, including slashes) and ``?`` (one character), and variables, ``${NAME}``. The value of a
+variable is taken literally, and a resource with a variable that has no value matches nothing. MQTT's own wildcards,
+``+`` and ``#``, are ordinary characters.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ THING_NAME = "iot:Connection.Thing.ThingName"
 IS_ATTACHED = "iot:Connection.Thing.IsAttached"
 """Names of policy variables and of condition keys."""
 
-MAX_DOCUMENT_CHARACTERS = 2048  # AWS IoT CreatePolicy, without white space
+MAX_DOCUMENT_CHARACTERS = 2048  # AWS IoT CreatePolicy; whitespace does not count
 
-_TOP = {"Version", "Id", "Statement"}
-_MEMBERS = {"Sid", "Effect", "Action", "Resource", "Condition"}
+_POLICY_MEMBERS = {"Version", "Id", "Statement"}
+_STATEMENT_MEMBERS = {"Sid", "Effect", "Action", "Resource", "Condition"}
 _REQUIRED = {"Effect", "Action", "Resource"}
-_NAMES = {"Version", "Id", "Sid"}
+_STRING_MEMBERS = {"Version", "Id", "Sid"}
 _OPERATORS = {"Bool", "StringEquals", "StringLike", "StringNotEquals", "StringNotLike"}
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 _PIECE = re.compile(r"\$\{[^}]*\}|[*?]|[^*?$]+|\$")
 
 
 class PolicyUnreadableError(ValueError):
-    """The document is no policy, or says something that is not evaluated here; the text says what."""
+    """The document is not a valid policy, or uses something that is not supported here; the message says what."""
 
 
 class Statement(NamedTuple):
     """One statement.
 
     Attributes:
-        allows: whether its effect is Allow; else it is Deny.
-        actions: such as ``iot:Publish``, with wildcards.
-        resources: ARNs, or ``*``, with wildcards and variables.
-        conditions: operator, key, and the values of which one has to fit.
+        allows: whether its effect is Allow; otherwise it is Deny.
+        actions: such as ``iot:Publish``; may contain wildcards.
+        resources: ARNs, or ``*``; may contain wildcards and variables.
+        conditions: operator, key, and values, one of which has to match.
     """
 
     allows: bool
@@ -49,7 +49,7 @@ class Statement(NamedTuple):
     conditions: tuple[tuple[str, str, tuple[str, ...]], ...]
 
     def applies(self, action: str, resource: str, variables: Mapping[str, str]) -> bool:
-        """Whether it says anything about a request."""
+        """Whether the statement applies to a request; see `allows` for the arguments."""
         return (
             any(_matches(pattern.lower(), action.lower(), {}) for pattern in self.actions)
             and any(_matches(pattern, resource, variables) for pattern in self.resources)
@@ -61,38 +61,41 @@ class Policy(NamedTuple):
     """A policy document.
 
     Attributes:
-        statements: in their order.
+        statements: its statements, in their order.
     """
 
     statements: tuple[Statement, ...]
 
     @classmethod
     def parse(cls, document: str | Mapping[str, Any]) -> Policy:
-        """Read a policy document, as JSON text or as what JSON makes of it.
+        """Parse a policy document.
+
+        Args:
+            document: JSON text, or the object that was parsed from it.
 
         Raises:
-            PolicyUnreadableError: it is none, or has a member, an operator or a value that is not known here.
+            PolicyUnreadableError: it is not a policy, or has a member, an operator or a value that is not supported.
 
         Does *not* check that actions and variables exist, or that resources are ARNs.
         """
         if isinstance(document, str):
             document = _json(document)
-        if not isinstance(document, Mapping) or not _TOP.issuperset(document) or "Statement" not in document:
-            raise PolicyUnreadableError("a policy is a JSON object with Version and Statement")
-        _check_names(document)
+        if not isinstance(document, Mapping) or not _POLICY_MEMBERS.issuperset(document) or "Statement" not in document:
+            raise PolicyUnreadableError("a policy must be a JSON object with Version and Statement")
+        _check_string_members(document)
         statements = document["Statement"]
         listed = statements if isinstance(statements, list) else [statements]
         return cls(tuple(_statement(statement) for statement in listed))
 
 
 def allows(policies: Iterable[Policy], action: str, resource: str, variables: Mapping[str, str]) -> bool:
-    """Decide on a request.
+    """Whether policies allow a request.
 
     Args:
-        policies: all that are attached.
+        policies: all policies that are attached.
         action: such as ``iot:Publish``.
-        resource: its ARN.
-        variables: what the variables stand for, by name; those that stand for nothing are left out.
+        resource: the resource's ARN.
+        variables: the values of the policy variables, by name; those without a value are left out.
     """
     effects = {
         statement.allows
@@ -118,58 +121,58 @@ def _json(text: str) -> Any:
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # RFC 8259 section 4: which of two members of one name counts is left to the reader, and AWS's may be another one.
+    # RFC 8259 §4: parsers disagree on which of two members with the same name counts, and AWS's may use the other one.
     members = dict(pairs)
     if len(members) < len(pairs):
-        raise PolicyUnreadableError("a JSON object has two members of the same name")
+        raise PolicyUnreadableError("a JSON object has two members with the same name")
     return members
 
 
-def _check_names(members: Mapping[str, Any]) -> None:
-    for name in sorted(_NAMES.intersection(members)):
+def _check_string_members(members: Mapping[str, Any]) -> None:
+    for name in sorted(_STRING_MEMBERS.intersection(members)):
         if not isinstance(members[name], str):
-            raise PolicyUnreadableError(f"{name} is a string")
+            raise PolicyUnreadableError(f"{name} must be a string")
 
 
 def _statement(statement: Any) -> Statement:
     if not isinstance(statement, Mapping):
-        raise PolicyUnreadableError("a statement is a JSON object")
-    unknown = sorted(str(member) for member in set(statement) - _MEMBERS)
+        raise PolicyUnreadableError("a statement must be a JSON object")
+    unknown = sorted(str(member) for member in set(statement) - _STATEMENT_MEMBERS)
     if unknown:
         raise PolicyUnreadableError(f"{unknown[0]} in a statement is not supported")
     missing = sorted(_REQUIRED - set(statement))
     if missing:
         raise PolicyUnreadableError(f"a statement has no {missing[0]}")
     if statement["Effect"] not in ("Allow", "Deny"):
-        raise PolicyUnreadableError("the Effect of a statement is Allow or Deny")
-    _check_names(statement)
+        raise PolicyUnreadableError("the Effect of a statement must be Allow or Deny")
+    _check_string_members(statement)
     return Statement(
         statement["Effect"] == "Allow",
-        _texts(statement["Action"], "Action"),
-        _texts(statement["Resource"], "Resource"),
+        _strings(statement["Action"], "Action"),
+        _strings(statement["Resource"], "Resource"),
         tuple(_conditions(statement.get("Condition", {}))),
     )
 
 
 def _conditions(conditions: Any) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     if not isinstance(conditions, Mapping):
-        raise PolicyUnreadableError("a Condition is a JSON object")
-    for operator, wanted in conditions.items():
-        if operator not in _OPERATORS or not isinstance(wanted, Mapping):
+        raise PolicyUnreadableError("a Condition must be a JSON object")
+    for operator, keys in conditions.items():
+        if operator not in _OPERATORS or not isinstance(keys, Mapping):
             raise PolicyUnreadableError(f"the condition {operator} is not supported")
-        for key, values in wanted.items():
-            texts = ["true" if value is True else "false" if value is False else value for value in _listed(values)]
-            yield operator, key, _texts(texts, operator)
+        for key, values in keys.items():
+            texts = ["true" if value is True else "false" if value is False else value for value in _as_list(values)]
+            yield operator, key, _strings(texts, operator)
 
 
-def _texts(value: Any, member: str) -> tuple[str, ...]:
-    texts = _listed(value)
-    if not texts or not all(isinstance(text, str) for text in texts):
-        raise PolicyUnreadableError(f"{member} is a string or a list of strings")
-    return tuple(texts)
+def _strings(value: Any, member: str) -> tuple[str, ...]:
+    strings = _as_list(value)
+    if not strings or not all(isinstance(string, str) for string in strings):
+        raise PolicyUnreadableError(f"{member} must be a string or a list of strings")
+    return tuple(strings)
 
 
-def _listed(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
@@ -179,10 +182,10 @@ def _matches(pattern: str, text: str, variables: Mapping[str, str], *, wildcards
 
 
 def _expression(pattern: str, variables: Mapping[str, str], wildcards: bool) -> str | None:
-    """Return a regular expression for a pattern; None where a variable stands for nothing.
+    """Return a regular expression for a pattern; None if one of its variables has no value.
 
-    What stands between two stars is taken at the first place that it fits, and no other place is tried. That finds
-    every match, and takes no time to speak of where a pattern has many stars.
+    A part between two stars is matched at the first possible place, without backtracking. That still finds every match,
+    and stays fast when a pattern has many stars.
     """
     parts = [""]
     for piece in _PIECE.findall(pattern):
@@ -204,7 +207,7 @@ def _expression(pattern: str, variables: Mapping[str, str], wildcards: bool) -> 
 
 
 def _holds(condition: tuple[str, str, tuple[str, ...]], variables: Mapping[str, str]) -> bool:
-    """Whether a condition holds. A key without a value fits nothing, and so holds under a negated operator alone."""
+    """Whether a condition holds. A key without a value matches nothing, so only negated operators hold for it."""
     operator, key, values = condition
     negated, actual = operator.startswith("StringNot"), variables.get(key)
     if actual is None:

@@ -1,4 +1,4 @@
-"""The library: ``enroll`` and ``connect``, as this device's configuration and environment say."""
+"""The library's functions: ``enroll`` and ``connect``, with this device's configuration and environment."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ if TYPE_CHECKING:
 
 
 def enroll(thing_name: str | None = None, *, invite: str | None = None, new_key: bool = False) -> Identity:
-    """Enroll this device as its configuration and environment say, as ``hsm-enroll init --no-publish`` does.
+    """Enroll this device, as ``hsm-enroll init --no-publish`` does with the same configuration and environment.
 
-    Resumes an enrollment under way; with a valid identity in place it contacts nobody. Prints nothing, and asks nobody
-    for a PIN, but waits where it is typed at the token itself. Afterwards this
-    process may connect.
+    Resumes an enrollment that was interrupted. If the device has a valid identity, returns it and contacts nobody.
+    Prints nothing and does not prompt for a PIN; if the token has its own PIN pad, waits until the PIN is typed there.
+    The same process may connect afterwards.
+
+    Does *not* ask the backend whether the certificate of an enrolled device is still active.
 
     Args:
         thing_name: name of the Thing, ``[a-zA-Z0-9:_-]{1,64}``; None takes it from the configuration.
-        invite: ``https://API/#CODE``; None enrolls at the configuration's ``api_url``, which has to be open.
-        new_key: leave the key that is there and enroll with another.
+        invite: ``https://API/#CODE``; None uses the configuration's ``api_url``, whose deployment must be open.
+        new_key: enroll again with a new key; the old key stays in the token.
 
     Returns:
-        The identity, also in the state folder.
+        The identity, which has also been saved in the state folder.
 
     Raises:
-        HsmEnrollError: one of its kinds; each tells what to do.
+        HsmEnrollError: the enrollment failed; the class says why, and ``hint`` what to do. Calling it again resumes.
     """
     resolved = settings.load(os.environ, {"thing": thing_name})
     request = Request(resolved.thing, resolved.key_type, resolved.subject, new_key)
@@ -43,22 +45,28 @@ def enroll(thing_name: str | None = None, *, invite: str | None = None, new_key:
 
 
 def connect(identity: Identity) -> Connection:
-    """Connect to the broker as this device's configuration and environment say, as ``hsm-enroll publish`` does.
+    """Connect to the MQTT broker as the Thing, with this device's configuration and environment.
 
-    The client id is the Thing's name, and a broker allows one connection per client id: a second one ends the first.
-    ``hsm-enroll publish``, ``subscribe`` and ``doctor --login`` have ids of their own and may run beside this.
+    The client id is the Thing's name. A broker allows one connection per client id, so a second ``connect`` ends the
+    first connection. ``hsm-enroll publish``, ``subscribe`` and ``doctor --login`` use client ids of their own and may
+    run at the same time.
 
-    Asks nobody for a PIN, but waits where it is typed at the token itself, and prints nothing: where ``tls`` is
-    ``auto`` and TLS 1.3 failed, the connection's ``tls_fallback`` says how.
+    Prints nothing and does not prompt for a PIN; if the token has its own PIN pad, waits until the PIN is typed there.
+    If ``tls`` is ``auto`` and TLS 1.3 failed, the connection's ``tls_fallback`` says how.
 
     Args:
-        identity: what the device holds.
+        identity: what the device holds, from :func:`enroll` or :meth:`Identity.load`.
 
     Returns:
         An open connection, a context manager.
 
     Raises:
-        HsmEnrollError: as ``hsm_enroll.iot.connect``, and where no PIN is to be had.
+        PinMissingError, PinExposedError, PinWrongError, PinLockedError, PinFinalTryError: the PIN is missing, unsafe,
+            wrong, or must not be tried.
+        ModuleMissingError, ModuleUnusableError, TokenNotFoundError, KeyMissingError, TokenRefusedError: the module, the
+            token or the key.
+        MqttError: the broker cannot be reached, is not trusted, or refuses; its kind says which.
+        UsageError: the configuration is invalid.
     """
     resolved = settings.load(os.environ, {})
     pin = wiring.credentials(identity, wiring.unattended(resolved), lambda _: None)

@@ -1,4 +1,4 @@
-"""A string that does not show itself."""
+"""A string that is redacted wherever it is shown."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import hmac
 class Secret:
     """A PIN, an invite code or an authorisation value on its way to the one call that needs it.
 
-    ``repr``, ``str`` and formatting give ``[redacted]``, and it cannot be pickled; only :meth:`reveal` tells.
-    Does *not* erase the value from memory: Python cannot promise that.
+    ``repr``, ``str`` and formatting give ``[redacted]``, and it cannot be pickled; only :meth:`reveal` returns the
+    value. Does *not* erase the value from memory: Python cannot guarantee that.
     """
 
     __slots__ = ("_value",)
@@ -18,7 +18,7 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """Return the value; call it in the argument list of the call that needs it, and nowhere else."""
+        """Return the value; call this only in the argument list of the call that needs it."""
         return self._value
 
     def __repr__(self) -> str:
@@ -30,7 +30,7 @@ class Secret:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Secret):
             return NotImplemented
-        # An environment variable that is not UTF-8 arrives with surrogates (PEP 383); they compare like the rest.
+        # An environment variable that is not valid UTF-8 contains surrogates (PEP 383).
         return hmac.compare_digest(
             self._value.encode(errors="surrogatepass"), other._value.encode(errors="surrogatepass")
         )
@@ -41,4 +41,4 @@ class Secret:
         return bool(self._value)
 
     def __reduce__(self) -> str:
-        raise TypeError("a Secret is not serialised")
+        raise TypeError("a Secret cannot be serialised")

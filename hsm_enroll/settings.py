@@ -1,4 +1,4 @@
-"""Where the configuration comes from: an option, the environment, config.toml, a default; in that order."""
+"""The configuration: from an option, the environment, config.toml or a default, in that order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hsm_enroll.errors import UsageError
-from hsm_enroll.key import KeyType
+from hsm_enroll.key import DEFAULT_KEY_TYPE, KeyType
 from hsm_enroll.uri import Pkcs11Uri
 
 _SYSTEM_CONFIGURATION = Path("/etc/hsm-enroll")
@@ -19,28 +19,28 @@ _ENVIRONMENT_PREFIX = "HSM_ENROLL_"
 
 
 class Tls(StrEnum):
-    """Which versions of TLS an MQTT connection offers: 1.2 alone, or 1.3 too where key and library can do it."""
+    """Which TLS versions an MQTT connection offers: 1.2 only, or also 1.3 where key and library support it."""
 
     V1_2 = "1.2"
     AUTO = "auto"
 
 
 class Settings(NamedTuple):
-    """Everything a command may be told, resolved. None means: not said.
+    """Every setting, resolved; None means not set.
 
     Attributes:
         state: the state folder.
         module: file of the PKCS#11 module.
-        token: which token, and for some commands which key.
+        token: which token, and for some commands which key in it.
         thing: name of the Thing, ``[a-zA-Z0-9:_-]{1,64}``.
         api_url: base URL of the enrollment API.
-        ca_file: PEM file with the trust anchor of the API and of MQTT; None is the system's.
-        mqtt_endpoint: host name that overrides the one the API told.
-        mqtt_port: TCP port that overrides the one the API told.
-        tls: which versions of TLS an MQTT connection offers.
-        pin_file: file that holds the PIN, mode 0600.
+        ca_file: PEM file with the trust anchors for the API and for MQTT; None uses the system's.
+        mqtt_endpoint: host name of the broker, overriding the API's.
+        mqtt_port: TCP port of the broker, overriding the API's.
+        tls: which TLS versions an MQTT connection offers.
+        pin_file: file with the PIN, mode 0600.
         key_type: type of a new key.
-        subject: what the CSR's subject holds beside the CN, an RFC 4514 string.
+        subject: subject of the CSR without the CN, an RFC 4514 string.
     """
 
     state: Path
@@ -53,7 +53,7 @@ class Settings(NamedTuple):
     mqtt_port: int | None = None
     tls: Tls = Tls.V1_2
     pin_file: Path | None = None
-    key_type: KeyType = KeyType.EC_P256
+    key_type: KeyType = DEFAULT_KEY_TYPE
     subject: str | None = None
 
 
@@ -89,12 +89,11 @@ def load(environment: Mapping[str, str], options: Mapping[str, str | None]) -> S
     """Resolve the settings.
 
     Args:
-        environment: normally ``os.environ``; ``HSM_ENROLL_`` and the key in upper case.
-        options: what the command line said, by configuration key; None is not said.
+        environment: normally ``os.environ``; variables are ``HSM_ENROLL_`` and the key in upper case.
+        options: the command line's options by configuration key; None is not set.
 
     Raises:
-        UsageError: a value makes no sense, the file is not TOML or holds a key that is not one of ours; the
-            message names where the value came from.
+        UsageError: a value is invalid, or the file is not TOML or has an unknown key; the message names the source.
     """
     file, written = _configuration(environment)
     values: dict[str, Any] = {}
@@ -117,8 +116,8 @@ def _read(source: str, text: str, read: Any) -> Any:
     except UsageError as error:
         raise UsageError(f"{source}: {error.message}", hint=error.hint) from error
     except ValueError as error:
-        choices = f"; one of {', '.join(read)}" if read in {KeyType, Tls} else ""
-        raise UsageError(f"{source}: {text!r} is not a value for it{choices}") from error
+        choices = f"; must be one of {', '.join(read)}" if read in {KeyType, Tls} else ""
+        raise UsageError(f"{source}: invalid value {text!r}{choices}") from error
 
 
 def _configuration(environment: Mapping[str, str]) -> tuple[Path, dict[str, str]]:
@@ -134,13 +133,13 @@ def _configuration(environment: Mapping[str, str]) -> tuple[Path, dict[str, str]
     try:
         document = tomllib.loads(content.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file} is not TOML: {error}", hint="Correct the file.") from error
+        raise UsageError(f"{file} is not valid TOML: {error}", hint="Correct the file.") from error
     unknown = sorted(set(document) - set(_READERS))
     if unknown:
-        raise UsageError(f"{file}: {unknown[0]!r} is no setting", hint=f"Settings: {', '.join(_READERS)}.")
+        raise UsageError(f"{file}: unknown setting {unknown[0]!r}", hint=f"Settings: {', '.join(_READERS)}.")
     for key, value in document.items():
         if not isinstance(value, str) and not (key == "mqtt_port" and type(value) is int):
-            raise UsageError(f"{file}: {key} is not a string", hint="Write its value in quotation marks.")
+            raise UsageError(f"{file}: {key} must be a string", hint="Put the value in quotation marks.")
     return file, {key: str(value) for key, value in document.items()}
 
 
@@ -154,7 +153,7 @@ def _configuration_file(environment: Mapping[str, str]) -> Path:
 
 
 def _state(environment: Mapping[str, str]) -> Path:
-    """Root, and whoever was given the system's folder, uses that one; everyone else their own."""
+    """Return the system's folder for root and for users who may read it, else the user's own."""
     if home := environment.get("HSM_ENROLL_HOME"):
         return Path(home)
     if os.geteuid() == 0 or os.access(_SYSTEM_STATE, os.R_OK | os.X_OK):
@@ -164,7 +163,7 @@ def _state(environment: Mapping[str, str]) -> Path:
 
 def _own(environment: Mapping[str, str], variable: str, below_home: str) -> Path:
     base = Path(environment.get(variable, ""))
-    # A relative path is no path here (XDG Base Directory Specification, "Environment variables").
+    # Relative paths are invalid and ignored (XDG Base Directory Specification, "Environment variables").
     return (base if base.is_absolute() else _home(environment) / below_home) / "hsm-enroll"
 
 
@@ -175,5 +174,6 @@ def _home(environment: Mapping[str, str]) -> Path:
         return Path.home()
     except RuntimeError as error:
         raise UsageError(
-            f"user id {os.geteuid()} has no home folder", hint="Name a folder for everything in HSM_ENROLL_HOME."
+            f"user id {os.geteuid()} has no home folder",
+            hint="Set HSM_ENROLL_HOME to a folder for configuration and state.",
         ) from error

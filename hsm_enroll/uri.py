@@ -1,6 +1,6 @@
-"""PKCS#11 URIs (RFC 7512): the one way this program names a token or a key, read and written.
+"""PKCS#11 URIs (RFC 7512), which name tokens and keys: parsed and printed.
 
-Pure: a value that is parsed, compared and printed. Which token it finds is ``token.session``'s business.
+Pure: ``token.selection`` finds the token that a URI names.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from urllib.parse import quote, unquote_to_bytes
 from hsm_enroll.errors import UsageError
 
 _SCHEME = "pkcs11:"
-# RFC 3986 §3.1: schemes are read in either case and written in lower case.
-_SCHEME_READ = re.compile(_SCHEME, re.IGNORECASE | re.ASCII)
-# RFC 7512 §2.3, pk11-path-res-avail and pk11-query-res-avail: what may stand unencoded in a value.
+# RFC 3986 §3.1: a scheme's case does not matter; it is written in lower case.
+_ANY_SCHEME_CASE = re.compile(_SCHEME, re.IGNORECASE | re.ASCII)
+# RFC 7512 §2.3, pk11-path-res-avail and pk11-query-res-avail: the characters that need no encoding in a value.
 _PATH_SAFE = ":[]@!$'()*+,=&"
 _QUERY_SAFE = ":[]@!$'()*+,=/?|"
 _VALUE = re.compile(r"(?:[A-Za-z0-9\-._~:\[\]@!$'()*+,=&/?|]|%[0-9A-Fa-f]{2})*")
@@ -25,7 +25,7 @@ _TEXT_ATTRIBUTES = ("token", "manufacturer", "model", "serial", "object", "type"
 _PATH_ATTRIBUTES = {*_TEXT_ATTRIBUTES, "id"}
 _QUERY_ATTRIBUTES = {"module-path"}
 _PIN_ATTRIBUTES = {"pin-value", "pin-source"}
-# The other names of RFC 7512 §2.3; none of them is taken here.
+# The other names of RFC 7512 §2.3, none of which is supported.
 _OTHER_ATTRIBUTES = {
     "library-description", "library-manufacturer", "library-version", "module-name", "slot-description", "slot-id",
     "slot-manufacturer",
@@ -59,20 +59,19 @@ class Pkcs11Uri(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Pkcs11Uri:
-        """Read a URI (RFC 7512 §2.3).
+        """Parse a URI (RFC 7512 §2.3).
 
-        Attributes that this program does not select by are refused rather than ignored, since ignoring one could
-        choose another token than the writer meant: slot numbers (they change when a token is initialised),
-        library and slot descriptions, vendor attributes. A PIN in a URI is refused, for it would stand in argv.
-        Does not check that anything of that name exists.
+        Unsupported attributes are refused, since ignoring one could select the wrong token: slot numbers (which change
+        when a token is initialised), library and slot descriptions, vendor attributes. A PIN in a URI is refused
+        because command-line arguments are visible to other users. Does *not* check that the token or key exists.
 
         Args:
             text: the URI, for instance ``pkcs11:token=gateway;object=device;type=private``.
 
         Raises:
-            UsageError: it is no PKCS#11 URI, or has an attribute twice, or one that is not taken here.
+            UsageError: it is not a PKCS#11 URI, or has an unsupported attribute, or the same one twice.
         """
-        scheme = _SCHEME_READ.match(text)
+        scheme = _ANY_SCHEME_CASE.match(text)
         if scheme is None:
             raise UsageError(f"not a PKCS#11 URI: it does not start with {_SCHEME!r}", hint=_EXAMPLE)
         path, _, query = text[scheme.end() :].partition("?")
@@ -80,7 +79,7 @@ class Pkcs11Uri(NamedTuple):
         identifier = values.pop("id", None)
         texts = {name: _text(name, value) for name, value in values.items()}
         if texts.get("type", _OBJECT_TYPES[0]) not in _OBJECT_TYPES:
-            raise UsageError(f"PKCS#11 URI: the type is none of {', '.join(_OBJECT_TYPES)}", hint=_EXAMPLE)
+            raise UsageError(f"PKCS#11 URI: 'type' must be one of {', '.join(_OBJECT_TYPES)}", hint=_EXAMPLE)
         return cls(
             **texts,
             id=None if identifier is None else unquote_to_bytes(identifier),
@@ -88,7 +87,7 @@ class Pkcs11Uri(NamedTuple):
         )
 
     def __str__(self) -> str:
-        """Write the URI with the attributes that are set; CKA_ID percent-encoded whole, as RFC 7512 §2.3 asks."""
+        """Return the URI with the attributes that are set; every byte of the id is percent-encoded (RFC 7512 §2.3)."""
         parts = [
             f"{name}={quote(value, safe=_PATH_SAFE)}"
             for name in _TEXT_ATTRIBUTES
@@ -105,34 +104,37 @@ class Pkcs11Uri(NamedTuple):
 _EXAMPLE = "Write it like pkcs11:token=gateway;serial=0123456789abcdef"
 
 
-def _attributes(component: str, separator: str, taken: Collection[str]) -> dict[str, str]:
-    """Split a component into raw values by name; a name may stand once (RFC 7512 §2.3)."""
+def _attributes(component: str, separator: str, supported: Collection[str]) -> dict[str, str]:
+    """Split a component into undecoded values by name; each name may occur once (RFC 7512 §2.3)."""
     attributes: dict[str, str] = {}
     component_name = "path" if separator == ";" else "query"
     for position, part in enumerate(component.split(separator) if component else [], start=1):
         name, equals, value = part.partition("=")
-        # Only a name of the standard is repeated, and no value: a mistyped URI may hold a PIN anywhere.
+        # Messages quote only names from the standard, and no values: a mistyped URI may contain a PIN anywhere.
         shown = repr(name) if name in _STANDARD_ATTRIBUTES else f"attribute {position} of the {component_name}"
         if not equals:
             raise UsageError(f"PKCS#11 URI: {shown} has no value", hint=_EXAMPLE)
-        if name not in taken:
-            raise _not_taken(name, shown)
+        if name not in supported:
+            raise _unsupported(name, shown)
         if name in attributes:
-            raise UsageError(f"PKCS#11 URI: {shown} stands twice", hint=_EXAMPLE)
+            raise UsageError(f"PKCS#11 URI: {shown} occurs twice", hint=_EXAMPLE)
         if not _VALUE.fullmatch(value):
-            raise UsageError(f"PKCS#11 URI: the value of {shown} is not percent-encoded as it should be")
+            raise UsageError(
+                f"PKCS#11 URI: the value of {shown} contains a character that must be percent-encoded",
+                hint="Write a space as %20, for instance.",
+            )
         attributes[name] = value
     return attributes
 
 
-def _not_taken(name: str, shown: str) -> UsageError:
+def _unsupported(name: str, shown: str) -> UsageError:
     if name in _PIN_ATTRIBUTES:
         return UsageError(
-            f"PKCS#11 URI: {shown} is not taken here",
-            hint="Put the PIN into a file of mode 0600 and name it in HSM_ENROLL_PIN_FILE.",
+            f"PKCS#11 URI: {shown} is not supported: other users could see the PIN",
+            hint="Put the PIN into a file of mode 0600 and set HSM_ENROLL_PIN_FILE to its path.",
         )
     return UsageError(
-        f"PKCS#11 URI: {shown} is not taken here; select by token, serial, manufacturer, model, object, id or type, "
+        f"PKCS#11 URI: {shown} is not supported; select by token, serial, manufacturer, model, object, id or type, "
         "and ?module-path",
         hint=_EXAMPLE,
     )
@@ -144,7 +146,7 @@ def _module_path(query: str) -> Path | None:
         return None
     path = _text("module-path", value)
     if not path or "\0" in path:
-        raise UsageError("PKCS#11 URI: the value of 'module-path' is no file's path", hint=_EXAMPLE)
+        raise UsageError("PKCS#11 URI: the value of 'module-path' is not a path", hint=_EXAMPLE)
     return Path(path)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support import documents
 from tests.support.devices import Cloud, Device, Observer, Operator
 
 # No test is timed: what takes long on a busy machine is no failure.
@@ -30,11 +30,10 @@ def _running(home: Path, *options: str) -> Iterator[Cloud]:
         command = [sys.executable, "-m", "hsm_enroll", "local", *arguments, "--json", "--home", str(home)]
         run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert run.returncode == 0, run.stdout + run.stderr
-        document: dict[str, Any] = json.loads(run.stdout)
-        return document
+        written: dict[str, Any] = documents.read(["local", *arguments], run.stdout)
+        return written
 
-    document = local("up", "--detach", *options)
-    yield Cloud(document, local("env"))
+    yield Cloud(local("up", "--detach", *options), local("env"))
     local("down")
 
 

@@ -1,12 +1,12 @@
 """AWS IoT over MQTT: the only room that imports ``awscrt``.
 
-Its names are loaded on first use (PEP 562), so that importing this package costs nothing.
+Importing the package is cheap: each name is loaded when it is first used (PEP 562).
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hsm_enroll.iot.connection import Connection, connect
@@ -22,8 +22,9 @@ _HOMES = {
     "connect": "hsm_enroll.iot.connection",
 }
 
+if not TYPE_CHECKING:  # a type checker would take any name for one of this module's
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_HOMES[name]), name)

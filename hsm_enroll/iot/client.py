@@ -1,4 +1,4 @@
-"""The awscrt client for a target: TLS with the key in the token, MQTT 5 settings. Knows nothing of waiting."""
+"""Builds the awscrt client for a target: TLS with the key in the token, and the settings of MQTT 5. Never waits."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from hsm_enroll.iot import failures, trust
 from hsm_enroll.iot.target import Target
 from hsm_enroll.secret import Secret
 
-# Below the few minutes after which NATs and cellular networks forget a silent connection; AWS IoT takes 30 to 1200.
+# NATs and cellular networks drop idle connections after a few minutes. AWS IoT accepts 30 to 1200 seconds.
 _KEEP_ALIVE_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Callbacks:
-    """What awscrt calls, from a thread of its own; each takes the event's data."""
+    """What awscrt calls, on its own thread, with the event's data."""
 
     on_connected: Callable[[Any], None]
     on_connection_failure: Callable[[Any], None]
@@ -28,28 +28,29 @@ class Callbacks:
 
 
 def build(target: Target, pin: Secret | None, callbacks: Callbacks, timeout: float) -> Any:
-    """Load the module, log in to the token (PKCS#11 v2.40 §5.6, C_Login, once), find the key; send nothing yet.
+    """Load the module, log in to the token (PKCS#11 v2.40 §5.6, C_Login, once) and find the key. Sends nothing yet.
 
-    A clean session (MQTT 5.0 §3.1.2.4): nothing is kept on either side that outlives the connection.
+    The session is clean (MQTT 5.0 §3.1.2.4): neither side keeps anything after the connection ends.
 
     Args:
-        target: whom to connect to, with which key.
-        pin: the token's user PIN; None asks at a protected authentication path; empty where it wants no login.
+        target: which broker to connect to, with which key.
+        pin: the token's user PIN; None if it is typed at the token itself (CKF_PROTECTED_AUTHENTICATION_PATH); empty if
+            the token needs no login.
         callbacks: what to call.
-        timeout: seconds for the TCP connection, and again for CONNACK.
+        timeout: seconds for the TCP connection, and again for the CONNACK.
 
     Returns:
-        A client that is not started.
+        An awscrt.mqtt5.Client that has not been started.
 
     Raises:
-        UsageError: the CA file is none.
+        UsageError: the CA file cannot be used.
         ModuleMissingError, ModuleUnusableError, TokenNotFoundError, PinWrongError, PinLockedError, KeyMissingError,
         TokenRefusedError: the module or the token.
-        MqttError: anything else, with awscrt's name of it.
+        MqttError: any other failure, with awscrt's name for it.
     """
     trust_anchors = trust.anchors(target.ca_file)
     try:
-        # DEFAULT takes a module that is initialised already, and never finalises it for others in this process.
+        # DEFAULT accepts a module that is initialized already, and does not finalize it while others here use it.
         library = io.Pkcs11Lib(file=str(target.module), behavior=io.Pkcs11Lib.InitializeFinalizeBehavior.DEFAULT)
     except RuntimeError as error:
         raise failures.of_module(error, target) from error
@@ -83,10 +84,10 @@ def _tls(target: Target, library: Any, pin: Secret | None, trust_anchors: bytes 
         private_key_label=target.key_label,
         cert_file_contents=target.certificate_pem.encode("ascii"),
     )
-    # awscrt's own floor is TLS 1.1, and the SDK's builder has no argument for it.
+    # awscrt's own minimum is TLS 1.1, and the SDK's builder has no argument for it.
     options.min_tls_ver = io.TlsVersion.TLSv1_2
     if target.offers_tls13:
-        # A key in a token has awscrt leave TLS 1.3 out, and refuse it as a floor; this list of ciphers brings it back.
+        # With a key in a token awscrt does not offer TLS 1.3, and refuses it as a minimum. These cipher suites add it.
         options.cipher_pref = io.TlsCipherPref.TLSv1_2_2025_07
     if trust_anchors is not None:
         options.override_default_trust_store(trust_anchors)
@@ -113,6 +114,6 @@ def _options(target: Target, context: Any, callbacks: Callbacks, timeout_ms: int
         on_lifecycle_event_disconnection_fn=callbacks.on_disconnection,
         on_lifecycle_event_stopped_fn=callbacks.on_stopped,
         on_publish_callback_fn=callbacks.on_message,
-        # The SDK would tell its version and this machine's platform in the user name.
+        # Otherwise the SDK sends its version and this machine's platform in the user name.
         disable_metrics=True,
     )

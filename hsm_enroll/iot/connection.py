@@ -1,7 +1,7 @@
-"""An MQTT 5 connection with mutual TLS, the token making the handshake's signature (RFC 5246 §7.4.8).
+"""An MQTT 5 connection with mutual TLS; the token signs the handshake (RFC 5246 §7.4.8).
 
-One :class:`Connection` is one connection: it does not come back by itself. awscrt would try for ever, and two programs
-with one identity would take it over from each other for ever.
+A :class:`Connection` does not reconnect. awscrt would retry forever, and two programs with the same client id would
+disconnect each other forever.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from hsm_enroll.iot.target import Target
 from hsm_enroll.secret import Secret
 
 if TYPE_CHECKING:
+    from awscrt import mqtt5
+
     from hsm_enroll.store.identity import Identity
 
 _TIMEOUT_SECONDS = 20.0
-# A handshake that takes longer may be one that awscrt knows to have failed and keeps silent about.
+# If a handshake takes longer, awscrt may have found that it failed and be delaying the error.
 _SUSPICION_SECONDS = 2.0
-# DISCONNECT is sent and the socket closed within milliseconds; a peer that is gone is not waited for.
+# Sending DISCONNECT and closing the socket takes milliseconds; a peer that has gone is not waited for longer.
 _CLOSE_SECONDS = 3.0
 _TRUST_CHECK_SECONDS = 5.0
 _SETTLE_SECONDS = 1.0
@@ -38,14 +40,14 @@ _NOTHING_MISSED = Fallbacks()
 
 @dataclass(frozen=True, slots=True)
 class _Ending:
-    """How a connection, or an attempt at one, ended; ``reason`` names the reason code of CONNACK or DISCONNECT."""
+    """How a connection or an attempt ended; ``reason`` names the reason code of the CONNACK or DISCONNECT, if any."""
 
     error: BaseException
     reason: str | None
 
 
 class _Attempt(NamedTuple):
-    """What to try next, what is then done without, and whether it is the same as before."""
+    """What to try next, what it goes without, and whether it repeats the attempt before."""
 
     target: Target
     fallbacks: Fallbacks
@@ -65,37 +67,46 @@ def connect(
 ) -> Connection:
     """Connect to the broker as the Thing, with the key in the token (MQTT 5.0 §3.1; TLS 1.2 or later).
 
-    A broker ends a connection when another one comes with its client id (§3.1.4), which is the Thing's name unless
-    there is a purpose: then it is one that no other connection has.
+    A broker ends a connection when another client connects with the same client id (§3.1.4). The client id is the
+    Thing's name; with a purpose, it is one that no other connection has.
 
-    The PIN is tried once, and so is the connection, with two exceptions, both within the same time. Where TLS 1.3 was
-    offered and the handshake failed, it is tried again with TLS 1.2. Where a client id of the connection's own was
-    refused, or the connection was closed without a word twice, it is tried again with the Thing's name: the policy may
-    be an older one or the operator's own, or the certificate attached without EXCLUSIVE_THING (not tried on a real
-    account). :attr:`Connection.fallbacks` tells. Must not be called in a process that itself uses python-pkcs11:
-    closing a session there logs this one out. ``hsm_enroll`` does not: its worker is a process of its own.
+    The PIN is tried once. The connection is tried once too, with two exceptions, all within the timeout:
 
-    Does *not* check that the certificate belongs to the key, the token's serial number (awscrt selects by label), or
-    how many tries the PIN has left.
+    - If TLS 1.3 was offered and the handshake failed, the next attempt offers only TLS 1.2.
+    - If the connection's own client id was refused, or the broker closed the connection twice without a CONNACK, the
+      next attempt uses the Thing's name: the policy may be an older one or the operator's own, or the certificate may
+      be attached without EXCLUSIVE_THING (not tested on a real account).
+
+    :attr:`Connection.fallbacks` says which of these happened.
+
+    Must not be called in a process that uses python-pkcs11 itself: closing a session there would log this connection
+    out. ``hsm_enroll`` uses it only in a worker process.
+
+    Does *not* check that the certificate belongs to the key, the token's serial number (awscrt selects the token by
+    label), or how many tries the PIN has left.
 
     Args:
         identity: what the device holds.
-        pin: the token's user PIN; None asks at a protected authentication path; empty where it wants no login.
-        purpose: a word for the client id, ``THING/PURPOSE-XXXXXXXX``; None is the Thing's name.
-        ca_file: PEM file with the trust anchors of the broker; None is the system's.
-        endpoint: host name that overrides the identity's.
-        port: TCP port that overrides the identity's.
-        tls13: offer TLS 1.3 too, where the key is an EC key; with an RSA key it stays at 1.2.
-        timeout: seconds until CONNACK.
+        pin: the token's user PIN; None if it is typed at the token itself (CKF_PROTECTED_AUTHENTICATION_PATH); empty if
+            the token needs no login.
+        purpose: a word for the client id, ``THING/PURPOSE-XXXXXXXX``; None uses the Thing's name.
+        ca_file: PEM file with the trust anchors for the broker; None uses the system's.
+        endpoint: host name to use instead of the identity's.
+        port: TCP port to use instead of the identity's.
+        tls13: offer TLS 1.3 as well; has no effect with an RSA key.
+        timeout: seconds until the CONNACK, for all attempts together.
+
+    Returns:
+        An open connection, a context manager.
 
     Raises:
-        UsageError: the CA file is none.
+        UsageError: the CA file cannot be used.
         ModuleMissingError, ModuleUnusableError, TokenNotFoundError, PinWrongError, PinLockedError, KeyMissingError,
         TokenRefusedError: the module, the token or the key.
         MqttUnreachableError: no broker answers.
-        MqttNotTrustedError: the server's certificate is not trusted, or its TLS too old.
-        MqttRefusedError: the broker does not want this certificate or this client id.
-        MqttError: anything else.
+        MqttNotTrustedError: the server's certificate is not trusted, or its TLS is too old.
+        MqttRefusedError: the broker refused this certificate or this client id.
+        MqttError: any other failure.
     """
     target = Target.of(identity, purpose=purpose, ca_file=ca_file, endpoint=endpoint, port=port, tls13=tls13)
     return connect_to(target, pin, timeout)
@@ -104,34 +115,36 @@ def connect(
 def connect_to(target: Target, pin: Secret | None, timeout: float) -> Connection:
     """Connect to a target; see :func:`connect`."""
     connection = Connection(target, pin, timeout)
-    # From here on: before, a person may have typed a PIN at the token.
+    # The time starts here: until now, a person may have been typing a PIN at the token.
     deadline = time.monotonic() + timeout
     with ExitStack() as on_failure:
         while True:
             on_failure.callback(connection.close)
             try:
-                connection._open(deadline - time.monotonic())  # noqa: SLF001 - opened here and nowhere else
+                connection._open(deadline - time.monotonic())  # noqa: SLF001 - only opened here
             except MqttNotTrustedError:
                 raise
             except MqttError:
-                easier = connection._easier()  # noqa: SLF001
+                attempt = connection._next_attempt()  # noqa: SLF001
                 left = deadline - time.monotonic()
-                if easier is None or left <= 0:
+                if attempt is None or left <= 0:
                     raise
             else:
                 on_failure.pop_all()
                 return connection
-            # Made while the last one's session is open: the token has its login and takes no PIN a second time.
-            following = Connection(easier.target, pin, left, fallbacks=easier.fallbacks, repeated=easier.repeated)
+            # Made while the last connection's session keeps the token logged in, so that the PIN is not tried again.
+            following = Connection(attempt.target, pin, left, fallbacks=attempt.fallbacks, repeated=attempt.repeated)
             connection.close()
             connection = following
 
 
 class Connection:
-    """An open connection; made by :func:`connect`, closed by leaving its ``with`` block. Threads may share it.
+    """An open MQTT 5 connection, made by :func:`connect` and closed by leaving its ``with`` block. It is thread-safe.
+
+    It does not reconnect: once it has ended, each method raises an :class:`MqttError` that says why.
 
     Attributes:
-        fallbacks: what it has done without.
+        fallbacks: what it asked for, was refused, and goes without.
     """
 
     def __init__(
@@ -147,7 +160,7 @@ class Connection:
         self._target = target
         self._repeated = repeated
         self._opened: Future[_Ending | None] = Future()
-        # None where this side closed it.
+        # None if this side closed the connection.
         self._ended: Future[_Ending | None] = Future()
         self._stopped = threading.Event()
         self._inbox = Inbox()
@@ -163,13 +176,25 @@ class Connection:
 
     @property
     def tls_fallback(self) -> str | None:
-        """How the handshake that offered TLS 1.3 failed, a sentence, where this connection offered 1.2 alone then."""
+        """If this connection fell back to TLS 1.2, a sentence that says how TLS 1.3 failed; otherwise None."""
         return self.fallbacks.tls
 
     @property
     def client_id_fallback(self) -> str | None:
-        """How a client id of its own was refused, a sentence, where this connection has the Thing's name instead."""
+        """If this connection fell back to the Thing's name, a sentence that says how its own client id was refused."""
         return self.fallbacks.client_id
+
+    @property
+    def awscrt_client(self) -> mqtt5.Client:
+        """The ``awscrt.mqtt5.Client`` of this connection, for libraries that take one, such as ``awsiot.iotshadow``.
+
+        It belongs to this connection: do not start or stop it, and do not use it after the connection has ended.
+
+        Raises:
+            MqttError: the connection has ended; its kind says why.
+        """
+        self._raise_if_ended()
+        return self._client
 
     def __enter__(self) -> Self:
         return self
@@ -182,19 +207,20 @@ class Connection:
     def publish(self, topic: str, payload: bytes, *, timeout: float = _TIMEOUT_SECONDS) -> None:
         """Publish one message with QoS 1 and wait for its PUBACK (MQTT 5.0 §4.3.2).
 
-        Does *not* check that anybody is subscribed. A message whose PUBACK did not come may have been delivered.
+        Does *not* check that anyone is subscribed. If the PUBACK does not arrive, the message may still have been
+        delivered.
 
         Args:
-            topic: where to; no wildcards.
-            payload: what; AWS IoT takes up to 128 KiB.
+            topic: the topic, without wildcards (MQTT 5.0 §4.7).
+            payload: the message; AWS IoT accepts up to 128 KiB.
             timeout: seconds until the PUBACK.
 
         Raises:
-            UsageError: this is no topic.
+            UsageError: the topic is invalid.
             MqttRefusedError: the broker does not allow it.
-            MqttTakenOverError: another connection has taken this one over.
-            MqttUnreachableError: no PUBACK came in time.
-            MqttError: anything else, a lost or closed connection among it.
+            MqttTakenOverError: another client has connected with the same client id.
+            MqttUnreachableError: no PUBACK arrived in time.
+            MqttError: any other failure, for example that the connection was lost or is closed.
         """
         packet = client.publish_packet(topic, payload)
         what = f"publishing to {topic!r}"
@@ -202,18 +228,21 @@ class Connection:
         self._check(completion.puback.reason_code, what)
 
     def subscribe(self, topic: str, *, timeout: float = _TIMEOUT_SECONDS) -> Iterator[Message]:
-        """Subscribe with QoS 1, wait for the SUBACK, and return the messages as they come (MQTT 5.0 §3.8).
+        """Subscribe with QoS 1, wait for the SUBACK, and return an iterator of the messages (MQTT 5.0 §3.8).
 
-        The iterator waits for the next message without a time limit and ends when this side closes the connection.
-        Messages are kept in memory until they are taken.
+        The iterator waits for the next message without a time limit, and stops when this side closes the connection. If
+        the connection ends in another way, the iterator raises as :meth:`publish` does. Messages are kept in memory
+        until they are taken.
 
         Args:
             topic: a topic filter (MQTT 5.0 §4.7).
             timeout: seconds until the SUBACK.
 
+        Returns:
+            The messages in order of arrival.
+
         Raises:
-            UsageError, MqttRefusedError, MqttTakenOverError, MqttUnreachableError, MqttError: as :meth:`publish`, here
-                and, where the connection ends otherwise, from the iterator.
+            UsageError, MqttRefusedError, MqttTakenOverError, MqttUnreachableError, MqttError: as :meth:`publish`.
         """
         packet = client.subscribe_packet(topic)
         what = f"subscribing to {topic!r}"
@@ -227,7 +256,7 @@ class Connection:
         return self._messages(stream)
 
     def close(self) -> None:
-        """Send DISCONNECT and close the connection; the token's session is closed right after. Again does nothing."""
+        """Send DISCONNECT and close the connection and the token's session. Calling it again has no effect."""
         _settle(self._ended, None)
         native, self._client = self._client, None
         if native is None:
@@ -252,20 +281,20 @@ class Connection:
         if ending is not None:
             raise failures.of_connecting(ending.error, ending.reason, self._target) from ending.error
 
-    def _easier(self) -> _Attempt | None:
-        """Return what may succeed where this attempt failed; None where nothing may.
+    def _next_attempt(self) -> _Attempt | None:
+        """Return an attempt that may succeed after this one failed; None if there is none.
 
-        Where both may be the reason TLS 1.3 is given up first: to go without it takes nothing from anybody. A client id
-        of the connection's own is given up last, and where the connection was closed without a word only after the same
-        has happened again: a network that drops once must not end another program's connection.
+        If TLS 1.3 and the client id may both be the reason, TLS 1.3 is given up first, since that disturbs no one else.
+        The connection's own client id is given up last and, if the connection was closed without a CONNACK, only after
+        that has happened twice: one dropped connection must not end another program's connection.
         """
         ending = self._opened.result() if self._opened.done() else None
         if ending is None:
             return None
-        attempt = ending.error, ending.reason, self._target
-        if self._target.offers_tls13 and (failure := failures.of_tls13(*attempt)):
+        ended = ending.error, ending.reason, self._target
+        if self._target.offers_tls13 and (failure := failures.of_tls13(*ended)):
             return _Attempt(replace(self._target, offers_tls13=False), self.fallbacks._replace(tls=failure))
-        if self._target.client_id == self._target.thing_name or not (failure := failures.of_client_id(*attempt)):
+        if self._target.client_id == self._target.thing_name or not (failure := failures.of_client_id(*ended)):
             return None
         if ending.reason is None and not self._repeated:
             return _Attempt(self._target, self.fallbacks, repeated=True)
@@ -288,16 +317,17 @@ class Connection:
         try:
             failure = answer.exception(timeout)
         except TimeoutError as error:
-            raise MqttUnreachableError(f"no answer from {self._target.broker} to {what} in {timeout:g} s") from error
+            message = f"{self._target.broker} did not acknowledge {what} within {timeout:g} s"
+            raise MqttUnreachableError(message) from error
         if failure is None:
             return answer.result()
-        # A request that fails with its connection hears of it first.
+        # If the connection was lost, the request fails shortly before the connection is known to have ended.
         wait([self._ended], _SETTLE_SECONDS)
         self._raise_if_ended()
         raise failures.of_request(failure, what, self._target) from failure
 
     def _check(self, reason_code: Any, what: str) -> None:
-        """Refuse reason codes of 0x80 or more (MQTT 5.0 §2.4), and unknown ones, which awscrt gives as None."""
+        """Raise for reason codes of 0x80 or more (MQTT 5.0 §2.4), and for unknown ones, which awscrt gives as None."""
         if reason_code is None or reason_code >= 0x80:
             raise failures.of_acknowledgement(_name(reason_code), what, self._target)
 
@@ -315,7 +345,7 @@ class Connection:
             raise MqttError(f"the connection to {self._target.broker} is closed")
         raise failures.of_lost(ending.error, ending.reason, self._target) from ending.error
 
-    # What follows is called by awscrt, on its own thread; it must not wait.
+    # The following are called by awscrt on its own thread, and must not wait.
 
     def _on_connected(self, _: Any) -> None:
         _settle(self._opened, None)
@@ -339,7 +369,7 @@ class Connection:
 
 
 def _settle(future: Future[_Ending | None], ending: _Ending | None) -> None:
-    """Say how it ended, where the other side, or the other thread, has not said so before."""
+    """Set how it ended, unless another thread has already."""
     with suppress(InvalidStateError):
         future.set_result(ending)
 
@@ -349,4 +379,4 @@ def _reason(packet: Any) -> str | None:
 
 
 def _name(reason_code: Any) -> str:
-    return "a reason code unknown to MQTT 5" if reason_code is None else str(reason_code.name)
+    return "unknown reason code" if reason_code is None else str(reason_code.name)

@@ -1,4 +1,4 @@
-"""What a connection has done without, as one value."""
+"""What a connection was refused and went on without, as one value."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 
 class Fallbacks(NamedTuple):
-    """What the first attempts to connect asked for and did not get; a sentence each, or None where nothing was missed.
+    """What earlier attempts to connect asked for and did not get; each a sentence, or None if they got it.
 
     Attributes:
-        tls: how the handshake that offered TLS 1.3 failed; the connection offered TLS 1.2 alone.
-        client_id: how the client id of the connection's own was refused; it has the Thing's name instead.
+        tls: how the handshake that offered TLS 1.3 failed; this connection offered only TLS 1.2.
+        client_id: how the connection's own client id was refused; this connection uses the Thing's name instead.
     """
 
     tls: str | None = None
@@ -18,12 +18,13 @@ class Fallbacks(NamedTuple):
 
     @property
     def warnings(self) -> list[str]:
-        """The same for a person."""
+        """The same as messages for a person."""
         warnings = []
         if self.tls is not None:
-            warnings.append(f"TLS 1.3 failed, this connection has TLS 1.2: {self.tls}")
+            warnings.append(f"TLS 1.3 failed, this connection uses TLS 1.2: {self.tls}")
         if self.client_id is not None:
             warnings.append(
-                f"connected under the Thing's name, which ends any other connection of that name: {self.client_id}"
+                "connected with the Thing's name as client id, which ends any other connection that uses it: "
+                f"{self.client_id}"
             )
         return warnings

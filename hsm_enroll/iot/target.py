@@ -1,4 +1,4 @@
-"""What an MQTT connection is made of, as one value; the PIN is not in it."""
+"""Everything that an MQTT connection needs but the PIN, as one value."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _MAX_CLIENT_ID_BYTES = 128
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Whom to connect to, as whom, with which key.
+    """Which broker to connect to, as which client, with which key.
 
     Attributes:
         thing_name: the Thing that the certificate is attached to.
-        client_id: the MQTT client identifier: the Thing's name, or one below it, see :func:`own_client_id`.
+        client_id: the MQTT client identifier: the Thing's name, or one made by :func:`own_client_id`.
         certificate_pem: the device's certificate, one PEM block.
         module: file of the PKCS#11 module.
         token_label: CK_TOKEN_INFO.label of the token, unique in its module.
         key_label: CKA_LABEL of the private key, unique in its token.
-        endpoint: host name or address of the broker, which its certificate must hold.
+        endpoint: host name or IP address of the broker, which its certificate must contain.
         port: TCP port of the broker.
-        ca_file: PEM file with the trust anchors; None is the system's.
-        offers_tls13: whether TLS 1.3 is offered beside 1.2.
+        ca_file: PEM file with the trust anchors; None uses the system's.
+        offers_tls13: whether to offer TLS 1.3 as well as 1.2.
     """
 
     thing_name: str
@@ -53,11 +53,11 @@ class Target:
         port: int | None = None,
         tls13: bool = False,
     ) -> Target:
-        """Take what a connection needs from an identity; an endpoint or a port that is not None overrides it.
+        """Return the target for an identity; an endpoint or port that is not None overrides the identity's.
 
-        With a purpose it gets a client id of its own, else it has the Thing's name.
-        ``tls13`` is for EC keys alone: TLS 1.3 signs with RSASSA-PSS (RFC 8446 §9.1), which awscrt does not ask of a
-        token, and with a token's RSA key it then fails at TLS 1.2 too.
+        With a purpose, the client id is one of its own; otherwise it is the Thing's name. ``tls13`` has no effect with
+        RSA keys: TLS 1.3 needs RSASSA-PSS (RFC 8446 §9.1), which awscrt does not request from tokens, and if 1.3 is
+        offered with such a key, even TLS 1.2 fails.
         """
         return cls(
             thing_name=identity.thing_name,
@@ -74,20 +74,22 @@ class Target:
 
     @property
     def broker(self) -> str:
-        """The broker's address, for messages."""
+        """The broker's host and port, for messages."""
         return f"{self.endpoint}:{self.port}"
 
 
 def own_client_id(thing_name: str, purpose: str) -> str:
-    """Return a client id that no other connection has, ``THING/PURPOSE-XXXXXXXX`` with eight random hex digits.
+    """Return a client id that no other connection has: ``THING/PURPOSE-XXXXXXXX``, with eight random hex digits.
 
-    A broker ends a connection when another one comes with its client id (MQTT 5.0 §3.1.4), and with it what was on its
-    way: programs with one identity need an id each. Where the Thing's name leaves no room for one, it is the Thing's
-    name.
+    A broker ends a connection, and loses what is in flight, when another client connects with the same client id
+    (MQTT 5.0 §3.1.4). So programs that share an identity need an id each.
 
     Args:
         thing_name: name of the Thing, in ASCII.
-        purpose: what the connection is for; a word.
+        purpose: what the connection is for; one word.
+
+    Returns:
+        The client id; the Thing's name if the result would exceed AWS IoT's limit of 128 bytes.
     """
     own = f"{thing_name}/{purpose}-{secrets.token_hex(4)}"
     return own if len(own.encode()) <= _MAX_CLIENT_ID_BYTES else thing_name

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 
 def matches(topic_filter: str, topic: str) -> bool:
-    """Whether a message's topic is one of those a filter asks for, ``$share/NAME/FILTER`` included.
+    """Whether a topic matches a topic filter, which may be that of a shared subscription: ``$share/NAME/FILTER``.
 
     Does *not* check that the filter is well formed; the client and the broker do.
     """
     levels = topic_filter.split("/")
     if levels[0] == "$share":
         levels = levels[2:]
-    # §4.7.2: a wildcard in the first place does not match what the broker keeps for itself, $SYS and the like.
+    # §4.7.2: a wildcard at the first level does not match topics that begin with $, such as $SYS.
     if topic.startswith("$") and levels[0] in {"#", "+"}:
         return False
     names = topic.split("/")

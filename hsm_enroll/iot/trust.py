@@ -1,7 +1,8 @@
-"""Why this side would not speak to a TLS server: awscrt does not tell.
+"""Finds out why this side refuses a TLS server, which awscrt does not report.
 
-On Linux awscrt answers every failed handshake with one and the same error, and where this side is the one that
-refuses, only after a pause of 10 to 30 seconds (the blinding of its TLS library). So a second, plain handshake asks.
+On Linux awscrt reports the same error for every failed handshake and, if this side is the one that refuses, only after
+10 to 30 seconds (its TLS library delays errors on purpose: "blinding"). So a second handshake, made with Python's own
+TLS, finds the reason.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from hsm_enroll.errors import UsageError
 
 
 def anchors(ca_file: Path | None) -> bytes | None:
-    """Return a CA file's content for awscrt, or None for the system's anchors.
+    """Return a CA file's content for awscrt, or None for the system's trust anchors.
 
-    awscrt would take the system's anchors for an empty file, and has one error for any other damage.
+    The file is checked here because awscrt uses the system's anchors if it is empty, and reports the same error for
+    every other defect.
 
     Raises:
-        UsageError: it cannot be read, or is not PEM certificates.
+        UsageError: the file cannot be read, or does not contain PEM certificates.
     """
     if ca_file is None:
         return None
@@ -28,19 +30,19 @@ def anchors(ca_file: Path | None) -> bytes | None:
         context(ca_file)
         return ca_file.read_bytes()
     except ssl.SSLError as error:
-        raise UsageError(f"the CA file {ca_file} is not PEM certificates", hint=hint) from error
+        raise UsageError(f"the CA file {ca_file} does not contain PEM certificates", hint=hint) from error
     except OSError as error:
         raise UsageError(f"the CA file {ca_file} cannot be read: {error.strerror}", hint=hint) from error
 
 
 def context(ca_file: Path | None) -> ssl.SSLContext:
-    """Return a client's context: chain and name are checked, TLS is 1.2 or later.
+    """Return a client context that checks chain and name, with TLS 1.2 or later.
 
     Args:
-        ca_file: PEM file with the trust anchors; None is the system's.
+        ca_file: PEM file with the trust anchors; None uses the system's.
 
     Raises:
-        OSError: the file cannot be read, or (ssl.SSLError) is not PEM certificates.
+        OSError: the file cannot be read, or (ssl.SSLError) does not contain PEM certificates.
     """
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     made.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -52,19 +54,20 @@ def context(ca_file: Path | None) -> ssl.SSLContext:
 
 
 def why_distrusted(endpoint: str, port: int, ca_file: Path | None, timeout: float) -> str | None:
-    """Shake hands with a server as far as its own certificate, offering none, and say what is wrong with it.
+    """Make a TLS handshake without a client certificate, and return what is wrong with the server.
 
-    Chain, dates and name are checked (RFC 5280 §6, RFC 6125), and that it speaks TLS 1.2 or later; revocation is not.
+    Checks chain, dates and name (RFC 5280 §6, RFC 6125), and that the server supports TLS 1.2 or later. Does *not*
+    check for revocation.
 
     Args:
-        endpoint: host name or address, which the certificate must hold.
+        endpoint: host name or IP address, which the certificate must contain.
         port: TCP port.
-        ca_file: PEM file with the trust anchors; None is the system's.
-        timeout: seconds for each step on the network.
+        ca_file: PEM file with the trust anchors; None uses the system's.
+        timeout: seconds for each network operation.
 
     Returns:
-        What is wrong, in OpenSSL's words, or None where nothing is or where it cannot be told: the server is away, or
-        refuses *us*.
+        What is wrong, in OpenSSL's words. None if nothing is wrong, or if it cannot be determined: the server cannot be
+        reached, or refuses *this* side.
     """
     try:
         with (
@@ -83,7 +86,7 @@ def why_distrusted(endpoint: str, port: int, ca_file: Path | None, timeout: floa
 
 
 def _ours(reason: str) -> str | None:
-    """Tell this side's refusal from the server's, which is an alert (RFC 5246 §7.2)."""
+    """Return the reason if this side refused; a server's refusal is an alert (RFC 5246 §7.2)."""
     if reason == "TLSV1_ALERT_PROTOCOL_VERSION":
-        return "it speaks no TLS 1.2"
+        return "it does not support TLS 1.2"
     return None if "ALERT" in reason else reason or None

@@ -1,4 +1,5 @@
 """A cloud on one machine, on loopback only: for demos, tests and work without an AWS account.
 
-``hsm_enroll.local.cloud`` is the way in. The extra ``local`` brings the libraries; mosquitto is a program of its own.
+The entry point is ``hsm_enroll.local.cloud``. The extra ``local`` installs the libraries; mosquitto is a separate
+program.
 """

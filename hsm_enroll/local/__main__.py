@@ -1,6 +1,7 @@
-"""``python -m hsm_enroll.local HOME FD AUTH``: the process behind `hsm_enroll.local.cloud.detach`.
+"""``python -m hsm_enroll.local HOME FD AUTH``: the process that `hsm_enroll.local.cloud.detach` starts.
 
-Writes one JSON document to the file descriptor, ``{"endpoints": …}`` or ``{"error": …}``, and closes it.
+Once the cloud runs, or has failed to start, it writes one JSON document to the file descriptor, ``{"endpoints": …}`` or
+``{"error": …}``, and closes it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from hsm_enroll.local.cloud import Endpoints, serve
 
 
 def main(home: Path, descriptor: int, auth: str) -> int:
-    """Run a local cloud until a signal ends it; return the exit status."""
+    """Run a local cloud until a signal ends it, and return the exit status."""
     announcement = os.fdopen(descriptor, "w")
 
     def announce(endpoints: Endpoints) -> None:

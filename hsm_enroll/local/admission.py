@@ -1,4 +1,4 @@
-"""Who may connect to the broker, and to which topics: what moto's AWS IoT holds, carried over to the gate."""
+"""Keeps the gate up to date with the certificates, policies and attachments in moto's AWS IoT."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ from hsm_enroll.local.rights import OBSERVER, Attachment, Principal
 
 
 class Admission:
-    """Keeps one gate in step with one AWS account.
+    """Keeps one gate up to date with one AWS account.
 
     Args:
-        gate: lets devices in.
+        gate: the gate.
         iot: moto's ``IoTBackend`` of the account and region.
         observer: the observer's certificate, in PEM.
-        log: is told of a policy that is not understood here; a certificate that has one may do nothing.
+        log: gets a warning about each policy that the gate cannot evaluate. A certificate with such a policy may do
+            nothing.
     """
 
     def __init__(self, gate: Gate, iot: Any, observer: bytes, log: logging.Logger) -> None:
         self._gate = gate
         self._iot = iot
         self._log = log
-        self._always = {str(_fingerprint(observer.decode("ascii"))): OBSERVER}
+        self._observer = {str(_fingerprint(observer.decode("ascii"))): OBSERVER}
         self._admitted: Mapping[str, Principal] = {}
 
     def synchronise(self) -> None:
-        """Return once the broker decides by what AWS IoT now holds."""
-        admitted = self._principals() | self._always
+        """Pass the current state of AWS IoT to the gate, and return once it has taken effect."""
+        admitted = self._principals() | self._observer
         if admitted != self._admitted:
             self._gate.admit(admitted)
             self._admitted = admitted
@@ -51,27 +52,27 @@ class Admission:
             things[arn].append(Attachment(thing, (arn, thing) in self._iot.exclusive_attachments))
         active = [certificate for certificate in self._iot.certificates.values() if certificate.status == "ACTIVE"]
         return {
-            fingerprint: Principal(_understood(policies[certificate.arn]), tuple(things[certificate.arn]))
+            fingerprint: Principal(_all_or_none(policies[certificate.arn]), tuple(things[certificate.arn]))
             for certificate in active
             if (fingerprint := _fingerprint(certificate.certificate_pem)) is not None
         }
 
     def _policy(self, name: str, document: Any) -> Policy | None:
-        # A dict from CloudFormation, text from CreatePolicy and CreatePolicyVersion.
+        # It is a dict if CloudFormation created it, and text if CreatePolicy or CreatePolicyVersion did.
         text = document if isinstance(document, str) else json.dumps(document)
         try:
             return _parsed(text)
         except PolicyUnreadableError as error:
             self._log.warning(
-                "policy %s: the local broker cannot evaluate it, and lets nobody in by it: %s", name, error
+                "policy %s: the local broker cannot evaluate it, so it refuses certificates with it: %s", name, error
             )
             return None
 
 
-def _understood(policies: list[Policy | None]) -> tuple[Policy, ...]:
-    """Return the policies; none if there is one that is not understood, since it might deny."""
-    understood = [policy for policy in policies if policy is not None]
-    return tuple(understood) if len(understood) == len(policies) else ()
+def _all_or_none(policies: list[Policy | None]) -> tuple[Policy, ...]:
+    """Return all policies, or none of them if one cannot be evaluated, since that one might deny something."""
+    evaluable = [policy for policy in policies if policy is not None]
+    return tuple(evaluable) if len(evaluable) == len(policies) else ()
 
 
 @cache
@@ -81,7 +82,7 @@ def _parsed(document: str) -> Policy:
 
 @cache
 def _fingerprint(certificate_pem: str) -> str | None:
-    """Return the SHA-256 of a certificate's DER in hexadecimal; None if it is none: moto registers anything."""
+    """Return the SHA-256 of a certificate's DER, in hexadecimal; None if it is invalid, which moto does not check."""
     try:
         certificate = x509.load_pem_x509_certificate(certificate_pem.encode())
     except ValueError:

@@ -1,6 +1,6 @@
-"""A development CA (RFC 5280): certificates for devices' keys, for the local servers and for the observer.
+"""A development CA (RFC 5280), which issues certificates for devices, for the local servers and for the observer.
 
-It stands in for AWS IoT's own CA and for the public CA of its endpoints, and is good for nothing but this machine.
+It replaces both AWS IoT's own CA and the public CA of AWS's endpoints. Only programs on this machine should trust it.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _SERVER_ADDRESS = "127.0.0.1"
 _MIN_RSA_BITS = 2048
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 
-# What AWS IoT writes into the certificates it issues; the CA has to outlast them.
+# The expiry date of the certificates that AWS IoT issues; the CA has to outlast them.
 _DEVICE_NOT_AFTER = dt.datetime(2049, 12, 31, 23, 59, 59, tzinfo=dt.UTC)
 _CA_NOT_AFTER = dt.datetime(2050, 12, 31, tzinfo=dt.UTC)
 _PAIR_LIFETIME = dt.timedelta(days=365)
-# A board without a clock battery may lag behind.
+# The clock of a board without a battery may be slow.
 _BACKDATED = dt.timedelta(days=1)
 
 
@@ -41,11 +41,11 @@ _PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
 
 class CsrRefusedError(Exception):
-    """The CSR is not one that AWS IoT would issue a certificate for; the text says why."""
+    """AWS IoT would not issue a certificate for this CSR; the message says why."""
 
 
 class Authority:
-    """A CA whose key lies in a local cloud's home.
+    """The CA of a local cloud; its key is in the cloud's home.
 
     Attributes:
         certificate: its self-signed certificate.
@@ -57,13 +57,13 @@ class Authority:
 
     @classmethod
     def of(cls, home: Home) -> Authority:
-        """Open the home's CA, or make one (EC P-256, key file of mode 0600) when there is none yet.
+        """Load the CA from a home, or create one (EC P-256, key file with mode 0600) if there is none yet.
 
         Raises:
-            LocalCloudError: the home's files are damaged.
+            LocalCloudError: the CA's files are damaged.
         """
         if not home.ca_certificate.exists():
-            _make_ca(home)
+            _create_ca(home)
         try:
             certificate = x509.load_pem_x509_certificate(home.ca_certificate.read_bytes())
             key = load_pem_private_key(home.ca_key.read_bytes(), password=None)
@@ -80,19 +80,19 @@ class Authority:
             csr: PKCS#10 in PEM.
 
         Returns:
-            The certificate: valid to the end of 2049 as AWS IoT's are, for TLS client authentication.
+            A certificate for TLS client authentication, valid until the end of 2049, as AWS IoT's are.
 
         Raises:
-            CsrRefusedError: it cannot be parsed, its signature does not fit, or AWS IoT does not take such a key
-                (RSA from 2,048 bits, P-256, P-384, P-521).
+            CsrRefusedError: the CSR cannot be parsed, its signature does not verify, or AWS IoT does not accept such a
+                key (it accepts RSA from 2,048 bits, P-256, P-384 and P-521).
 
-        Not checked: who asks, the subject, requested extensions (none is taken over).
+        Does not check the caller or the subject. Ignores the extensions that the CSR requests.
         """
         subject, public_key = _accepted(csr)
         return self._issue(subject, public_key, _DEVICE_NOT_AFTER, ExtendedKeyUsageOID.CLIENT_AUTH)
 
     def issue_server(self) -> Pair:
-        """Issue a certificate for ``localhost`` and 127.0.0.1, with a new P-256 key."""
+        """Issue a server certificate for ``localhost`` and 127.0.0.1, with a new P-256 key."""
         names = [x509.DNSName(_SERVER_NAME), x509.IPAddress(ipaddress.ip_address(_SERVER_ADDRESS))]
         return self._issue_pair(_SERVER_NAME, ExtendedKeyUsageOID.SERVER_AUTH, names)
 
@@ -137,9 +137,9 @@ class Authority:
         return x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
 
 
-def _make_ca(home: Home) -> None:
+def _create_ca(home: Home) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
-    # A name of its own for each, so that a program that meets the CA of another home does not mistake it for this one.
+    # Each CA has its own name, so that programs do not mistake the CA of another home for this one.
     name = _name(f"hsm-enroll local CA {x509.random_serial_number() >> 128:08x}")
     certificate = (
         x509.CertificateBuilder()
@@ -154,7 +154,7 @@ def _make_ca(home: Home) -> None:
         .add_extension(_key_usage(key_cert_sign=True, crl_sign=True), critical=True)
         .sign(key, hashes.SHA256())
     )
-    # The certificate last: where it lies, its key does.
+    # The certificate is written last: if it exists, the key exists too.
     write(home.ca_key, _private_pem(key))
     write(home.ca_certificate, certificate.public_bytes(Encoding.PEM))
 
@@ -166,18 +166,18 @@ def _accepted(csr: str) -> tuple[x509.Name, _PublicKey]:
     except (ValueError, UnsupportedAlgorithm) as error:
         raise CsrRefusedError("The CSR cannot be read.") from error
     if not signed:
-        raise CsrRefusedError("The CSR's signature does not fit its key.")
+        raise CsrRefusedError("The CSR's signature does not verify.")
     if isinstance(public_key, rsa.RSAPublicKey) and public_key.key_size >= _MIN_RSA_BITS:
         return subject, public_key
     if isinstance(public_key, ec.EllipticCurvePublicKey) and isinstance(public_key.curve, _CURVES):
         return subject, public_key
-    raise CsrRefusedError("AWS IoT takes RSA keys of 2,048 bits and more, P-256, P-384 and P-521.")
+    raise CsrRefusedError("AWS IoT accepts RSA keys of 2,048 bits and more, P-256, P-384 and P-521.")
 
 
 def _damaged(home: Home) -> LocalCloudError:
     return LocalCloudError(
         f"The development CA in {home.folder} is damaged.",
-        hint=f"Remove the folder {home.folder}; what was enrolled with it has to be enrolled again.",
+        hint=f"Remove the folder {home.folder}; devices that were enrolled with it have to be enrolled again.",
     )
 
 

@@ -1,4 +1,4 @@
-"""AWS's APIs by moto's server, with certificates really issued, and a broker that follows every change of AWS IoT."""
+"""AWS's APIs, served by moto: certificates are really issued, and every change in AWS IoT reaches the broker."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from hsm_enroll.local.server import LoopbackServer, WsgiApplication
 _STACK_NAME = "hsm-enroll"
 _FUNCTION_OUTPUT = "FunctionName"
 _CODE_BUCKET, _CODE_KEY = "hsm-enroll-code", "function.zip"
-# Services whose calls may change who is admitted to the broker, as they stand in a SigV4 credential scope.
+# Services whose calls may change what devices are allowed to do, as named in a SigV4 credential scope.
 _WATCHED = ("/iot/", "/cloudformation/")
-_process = threading.Lock()
+_one_cloud = threading.Lock()
 
 
 class AwsApis:
-    """moto as a WSGI application, one call at a time: its backends are not made for threads.
+    """moto as a WSGI application. Handles one call at a time, since moto's backends are not thread-safe.
 
     Attributes:
-        after_change: called after a call that may have changed AWS IoT, before the answer goes out.
+        after_change: called after each call that may have changed AWS IoT, before its response is sent.
     """
 
     def __init__(self) -> None:
@@ -49,42 +49,45 @@ class AwsApis:
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         with self._one_at_a_time:
-            answer = self._moto(environ, start_response)
+            response = self._moto(environ, start_response)
             if _may_change_iot(environ):
                 self.after_change()
-            return answer
+            return response
 
 
 @contextmanager
 def fresh_account(authority: Authority) -> Iterator[Any]:
-    """Empty moto, have it issue certificates by the authority, and yield its ``IoTBackend``; all undone at the end.
+    """Reset moto, make it behave like AWS until the block ends, and yield its ``IoTBackend``.
+
+    Args:
+        authority: issues the certificates.
 
     Raises:
-        LocalCloudError: this process has a local cloud already; moto's state belongs to the process.
+        LocalCloudError: a local cloud already runs in this process; moto has one state per process.
     """
-    if not _process.acquire(blocking=False):
-        raise LocalCloudError("This process runs a local cloud already.")
+    if not _one_cloud.acquire(blocking=False):
+        raise LocalCloudError("A local cloud is already running in this process.")
     try:
         BackendDict.reset()
         reset_model_data()
         with faithful(authority):
             yield iot_backends[ACCOUNT_ID][REGION]
     finally:
-        _process.release()
+        _one_cloud.release()
 
 
 def aws_server(apis: AwsApis, log: logging.Logger) -> LoopbackServer:
-    """Return a server for the APIs that lets through what moto wants to see of a request."""
+    """Return a server for the APIs; moto's request handler passes on the parts of a request that moto needs."""
     return LoopbackServer(apis, log, request_handler=MotoRequestHandler)
 
 
 @dataclass(frozen=True)
 class Stack:
-    """What was deployed.
+    """The deployed stack.
 
     Attributes:
-        variables: the function's environment.
-        resources: the template's, by their logical names; also those of types that moto does not know.
+        variables: the function's environment variables.
+        resources: the template's resources by logical id, including those of types that moto does not support.
     """
 
     variables: dict[str, str]
@@ -92,16 +95,16 @@ class Stack:
 
 
 def deploy(template: Path, parameters: Mapping[str, str]) -> Stack:
-    """Create the template's stack. Where AWS is, the environment says.
+    """Create a stack from the template. The environment variables say where AWS is.
 
     Args:
         template: CloudFormation in YAML, with the output ``FunctionName``.
-        parameters: for it, beyond where the function's code is. That is an empty zip: nobody runs it.
+        parameters: its parameters, without the location of the function's code, which is an empty zip here.
 
     Raises:
         LocalCloudError: the template cannot be read or deployed, or has no such output.
 
-    Resources of types that moto does not know are left out.
+    Does not create resources of types that moto does not support.
     """
     session = boto3.session.Session()
     client = session.client("cloudformation")
@@ -118,7 +121,9 @@ def deploy(template: Path, parameters: Mapping[str, str]) -> Stack:
         raise LocalCloudError(f"{template} cannot be deployed: {error}") from error
     outputs: dict[str, str] = {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
     if stack["StackStatus"] != "CREATE_COMPLETE" or _FUNCTION_OUTPUT not in outputs:
-        raise LocalCloudError(f"{template} is {stack['StackStatus']}; its outputs are {sorted(outputs)}.")
+        raise LocalCloudError(
+            f"The stack of {template} is {stack['StackStatus']}, and its outputs are {sorted(outputs)}."
+        )
     function = session.client("lambda").get_function_configuration(FunctionName=outputs[_FUNCTION_OUTPUT])
     variables: dict[str, str] = function.get("Environment", {}).get("Variables", {})
     return Stack(
@@ -127,12 +132,12 @@ def deploy(template: Path, parameters: Mapping[str, str]) -> Stack:
 
 
 def _code(session: boto3.session.Session) -> dict[str, str]:
-    """Put the object there that the template's function is made from, and return the parameters that name it."""
-    store = session.client("s3")
-    store.create_bucket(Bucket=_CODE_BUCKET)
+    """Upload the function's zip, which is empty, and return the template's parameters for it."""
+    s3 = session.client("s3")
+    s3.create_bucket(Bucket=_CODE_BUCKET)
     empty = io.BytesIO()
     zipfile.ZipFile(empty, "w").close()
-    store.put_object(Bucket=_CODE_BUCKET, Key=_CODE_KEY, Body=empty.getvalue())
+    s3.put_object(Bucket=_CODE_BUCKET, Key=_CODE_KEY, Body=empty.getvalue())
     return {"CodeBucket": _CODE_BUCKET, "CodeKey": _CODE_KEY}
 
 

@@ -1,4 +1,4 @@
-"""The local cloud: AWS's APIs, the enrollment API and the broker, brought up and taken down as one."""
+"""The local cloud: starts and stops AWS's APIs, the enrollment API and the broker together."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ _MQTT_ENDPOINT = "localhost"
 
 
 class LocalCloud:
-    """A cloud that runs in this process, mosquitto beside it, from entering to leaving.
+    """A cloud that runs in this process while it is entered; only mosquitto is a process of its own.
 
-    One process holds at most one at a time. While it runs, the process's AWS variables are the function's, and what the
-    handler writes goes to this process's standard output and error. AWS's side starts empty: a certificate issued in an
-    earlier run is unknown to it, and the broker refuses it.
+    There can be only one per process. While it runs, this process has the function's AWS variables, and the handler
+    writes to this process's standard output and error. AWS starts empty: it does not know certificates from an earlier
+    run, and the broker refuses them.
 
     Args:
-        home: its folder; made if missing, mode 0700. The CA in it outlives the run.
-        function: the Lambda function's folder with ``handler.py`` and ``template.yaml``; by default this package's own.
-        auth: who may enroll: ``invite``, the bearer of an invite, or ``open``, anyone.
+        home: its folder, which is created with mode 0700 if it is missing. The CA in it stays for later runs.
+        function: the folder of the Lambda function, with ``handler.py`` and ``template.yaml``; by default our own.
+        auth: who may enroll: ``invite`` is whoever holds an invite, ``open`` is anyone.
 
     Attributes:
-        endpoints: where it listens, once entered.
+        endpoints: where it listens, once it is entered.
     """
 
     endpoints: Endpoints
@@ -49,10 +49,10 @@ class LocalCloud:
         self._function = function
 
     def __enter__(self) -> Self:
-        """Start.
+        """Start the cloud.
 
         Raises:
-            LocalCloudError: something is missing, damaged or already running; nothing is left behind.
+            LocalCloudError: something is missing, damaged or already running. What was started has been stopped again.
         """
         try:
             with ExitStack() as stack, _no_collection():
@@ -68,19 +68,19 @@ class LocalCloud:
         self._stack.close()
 
     def wait(self, other: socket.socket) -> None:
-        """Wait until something can be read from another socket.
+        """Wait until another socket is readable.
 
         Raises:
-            LocalCloudError: the broker ended by itself before that; a cloud without it is none.
+            LocalCloudError: the broker ended before that.
         """
         poll = select.poll()
         poll.register(other, select.POLLIN)
         poll.register(self._broker, select.POLLIN)
         if other.fileno() not in {descriptor for descriptor, _ in poll.poll()}:
-            raise LocalCloudError(f"mosquitto ended by itself; see {self._home.logs / 'mosquitto.log'}.")
+            raise LocalCloudError(f"mosquitto ended unexpectedly; see {self._home.logs / 'mosquitto.log'}.")
 
     def _start(self, stack: ExitStack) -> None:
-        # Imported here: only a command that brings a cloud up pays for moto, boto3 and werkzeug.
+        # Imported here, so that only commands that start a cloud load moto, boto3 and werkzeug.
         from hsm_enroll.local.admission import Admission
         from hsm_enroll.local.authority import Authority
         from hsm_enroll.local.gate import Gate
@@ -98,7 +98,7 @@ class LocalCloud:
 
         credentials = {"AWS_ACCESS_KEY_ID": ACCESS_KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY}
         stack.enter_context(environment({"AWS_REGION": REGION, "AWS_DEFAULT_REGION": REGION, **credentials}))
-        # Only now: moto makes boto3 clients while it is imported, and a profile of the user's may not exist.
+        # Imported only now: moto creates boto3 clients on import, which fails if the user's AWS_PROFILE does not exist.
         from hsm_enroll.local.aws import AwsApis, aws_server, deploy, fresh_account
         from hsm_enroll.local.gateway import Gateway, routes_of
         from hsm_enroll.local.server import LoopbackServer, log_file
@@ -114,7 +114,7 @@ class LocalCloud:
         apis.after_change = Admission(gate, iot, home.observer_certificate.read_bytes(), mqtt_log).synchronise
         apis.after_change()
 
-        # AWS IoT's port is always the same, so the template has no parameter for it; here it is a free one.
+        # The template has no parameter for the MQTT port, since AWS IoT's is fixed; here it is a free port.
         os.environ |= {**deployed.variables, "MQTT_PORT": str(gate.port)}
         handler = stack.enter_context(loaded_handler(function))
         log = log_file(stack, home.logs / "gateway.log")
@@ -138,20 +138,20 @@ class LocalCloud:
 def serve(home: Path, on_ready: Callable[[Endpoints], None], auth: str = "open") -> None:
     """Run a local cloud until SIGINT or SIGTERM, in the main thread.
 
-    The first signal takes it down in order, once it is up. A second one ends the process at once, which leaves no
-    other process and no lock behind either.
+    The first signal stops the cloud in order, once it is up. A second signal ends the process at once; that leaves
+    neither a process nor a lock behind, either.
 
     Args:
         home: its folder.
-        on_ready: called once everything answers. From then on, what the process writes to standard output and error is
-            the handler's, and goes to ``logs/handler.log``.
-        auth: ``invite`` or ``open``, as `LocalCloud` takes it.
+        on_ready: called once everything responds. From then on, this process's standard output and error, which only
+            the handler writes to, go to ``logs/handler.log``.
+        auth: ``invite`` or ``open``, see `LocalCloud`.
 
     Raises:
-        LocalCloudError: it could not be started, or the broker ended by itself.
+        LocalCloudError: it could not be started, or the broker ended unexpectedly.
     """
-    with _ending_signals() as signals, LocalCloud(home, auth=auth) as cloud:
-        gc.freeze()  # this process has no other purpose: what is there now stays
+    with _stop_signals() as signals, LocalCloud(home, auth=auth) as cloud:
+        gc.freeze()  # everything loaded so far stays in memory until the process ends
         on_ready(cloud.endpoints)
         log = (cloud.endpoints.home / "logs" / "handler.log").open("a", buffering=1)
         with log, redirect_stdout(log), redirect_stderr(log):
@@ -159,9 +159,9 @@ def serve(home: Path, on_ready: Callable[[Endpoints], None], auth: str = "open")
 
 
 def _tls(home: Home, *, devices: bool) -> ssl.SSLContext:
-    """Return the server's side of TLS 1.2 and 1.3; for devices, one that demands a certificate of the home's CA."""
+    """Return a server's context for TLS 1.2 and 1.3; for devices, it requires a certificate from the home's CA."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2  # not every build of Python has it for a default
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # not the default in every build of Python
     context.load_cert_chain(home.server_certificate, home.server_key)
     if devices:
         context.load_verify_locations(home.ca_certificate)
@@ -171,7 +171,7 @@ def _tls(home: Home, *, devices: bool) -> ssl.SSLContext:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Keep the collector away while moto's modules and tables are made: it would take as long as they do."""
+    """Disable the garbage collector while moto loads, which would otherwise take twice as long."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -182,13 +182,14 @@ def _no_collection() -> Iterator[None]:
 
 
 @contextmanager
-def _ending_signals() -> Iterator[socket.socket]:
+def _stop_signals() -> Iterator[socket.socket]:
     """Yield a socket that becomes readable on the first SIGINT or SIGTERM; any further one ends the process.
 
-    Not by an exception of the handler, which is lost when it meets a destructor; nor by a lock or queue it releases,
-    since a signal just before the wait for those wakes nobody. A byte in a socket stays.
+    An exception in the handler would be lost if a destructor happens to run. A lock or a queue would miss a signal that
+    arrives just before the wait. A byte in a socket stays there until it is read.
     """
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    # One that is ignored from the start stays ignored, as for any program that a script starts with `&`.
+    numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN]
 
     def handle(_number: int, _frame: object) -> None:
         for number in numbers:

@@ -1,4 +1,4 @@
-"""A local cloud in a process of its own: start it, find it, end it."""
+"""A local cloud in a process of its own: starts it, finds it, stops it."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ _IMPORT_ROOT = Path(__file__).parents[2]
 
 
 def detach(home: Path, timeout: float, auth: str = "open") -> Endpoints:
-    """Start a local cloud that outlives this process, and return once it answers.
+    """Start a local cloud in a background process that outlives this one, and return once it is up.
 
     Args:
         home: its folder; its output goes to ``logs/supervisor.log`` there.
-        timeout: seconds it may take to come up; the first start on a machine takes the longest.
-        auth: who may enroll, ``invite`` or ``open``.
+        timeout: seconds that the start may take; the first start on a machine takes the longest.
+        auth: who may enroll, ``invite`` or ``open``, see `LocalCloud`.
 
     Raises:
-        LocalCloudError: it could not be started, or not in time; then it is gone again.
+        LocalCloudError: it did not start, or not in time. Its process has been ended.
     """
-    place = Home(home.absolute())
-    place.prepare()
-    log = place.logs / "supervisor.log"
+    cloud_home = Home(home.absolute())
+    cloud_home.prepare()
+    log = cloud_home.logs / "supervisor.log"
     with ExitStack() as undo:
-        process, announcement = _spawn(place, log, auth)
+        process, announcement = _spawn(cloud_home, log, auth)
         undo.callback(_terminate, process)
         with announcement:
             text = _read_all(announcement, time.monotonic() + timeout)
@@ -49,7 +49,7 @@ def detach(home: Path, timeout: float, auth: str = "open") -> Endpoints:
         if "error" in message:
             raise LocalCloudError(f"{message['error']['message']} Its log: {log}", hint=message["error"]["hint"])
         undo.pop_all()
-    # So that it does not stay behind as a zombie should it end before this process.
+    # Reaps the process if it ends before this one.
     threading.Thread(target=process.wait, daemon=True).start()
     return Endpoints.from_json(message["endpoints"])
 
@@ -58,22 +58,22 @@ def running(home: Path) -> Endpoints:
     """Return where the local cloud in this folder listens.
 
     Raises:
-        LocalCloudError: none is up there.
+        LocalCloudError: no local cloud is running there.
     """
     endpoints = Home(home.absolute()).read_state()
     if endpoints is None:
-        raise LocalCloudError(f"No local cloud is up in {home}.", hint="Start one: hsm-enroll local up --detach")
+        raise LocalCloudError(f"No local cloud is running in {home}.", hint="Start one: hsm-enroll local up --detach")
     return endpoints
 
 
 def down(home: Path) -> None:
-    """End the local cloud in this folder, and return once its process is gone. Does nothing when none runs.
+    """Stop the local cloud in this folder, and return once its process has ended; do nothing if none is running.
 
     Raises:
-        LocalCloudError: it does not end.
+        LocalCloudError: the process does not end in time.
     """
-    place = Home(home.absolute())
-    pid = place.holder()
+    cloud_home = Home(home.absolute())
+    pid = cloud_home.holder()
     if pid is None:
         return
     try:
@@ -81,21 +81,21 @@ def down(home: Path) -> None:
     except ProcessLookupError:
         return
     with os.fdopen(process):
-        # Asked again: had it ended before the descriptor was open, the number could be another process's by now.
-        if place.holder() != pid:
+        # Checked again: if it had ended before `pidfd_open`, the number could belong to another process by then.
+        if cloud_home.holder() != pid:
             return
         signal.pidfd_send_signal(process, signal.SIGTERM)
         if not _readable(process, time.monotonic() + _STOP_LIMIT):
-            raise LocalCloudError(f"The local cloud's process {pid} does not end.", hint=f"kill -9 {pid}")
+            raise LocalCloudError(f"The local cloud's process {pid} does not end.", hint=f"End it: kill -9 {pid}")
 
 
-def _spawn(place: Home, log: Path, auth: str) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+def _spawn(cloud_home: Home, log: Path, auth: str) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
     reading, writing = os.pipe()
     announcement = os.fdopen(reading, "rb", buffering=0)
     with os.fdopen(writing, "wb"), log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "hsm_enroll.local", str(place.folder), str(writing), auth],
-            # Imports this very package, and nothing that happens to lie in the caller's working directory.
+            [sys.executable, "-m", "hsm_enroll.local", str(cloud_home.folder), str(writing), auth],
+            # So that it imports this package, and nothing from the caller's working directory.
             cwd=_IMPORT_ROOT,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -116,7 +116,7 @@ def _terminate(process: subprocess.Popen[bytes]) -> None:
 
 
 def _read_all(announcement: IO[bytes], deadline: float) -> bytes | None:
-    """Return what comes until the other end closes, or None if the deadline passes first."""
+    """Return everything until the other end closes; None if the deadline passes before that."""
     text = b""
     while _readable(announcement.fileno(), deadline):
         chunk = announcement.read(65536)

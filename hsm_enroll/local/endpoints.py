@@ -1,4 +1,4 @@
-"""Where a running local cloud listens, and which files speak to it."""
+"""The addresses of a running local cloud, and the files that clients need."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ACCESS_KEY_ID = "local"
-SECRET_ACCESS_KEY = "local"  # noqa: S105 - moto takes any; being no real key is the point
+SECRET_ACCESS_KEY = "local"  # noqa: S105 - not a real key; moto accepts any
 
 
 @dataclass(frozen=True)
@@ -16,14 +16,14 @@ class Endpoints:
 
     Attributes:
         api_url: the enrollment API, ``https://localhost:PORT``, without a trailing slash.
-        mqtt_endpoint: host name of the broker, as its certificate names it.
-        mqtt_port: MQTT with mutual TLS, for devices and for the observer.
-        ca_file: PEM, the trust anchor of the API and of MQTT.
-        aws_endpoint_url: AWS's APIs, plain HTTP on loopback.
-        region: the AWS region that everything lives in.
+        mqtt_endpoint: host name of the broker, as in its certificate.
+        mqtt_port: port for MQTT with mutual TLS, for devices and for the observer.
+        ca_file: the trust anchor of the API and of MQTT, in PEM.
+        aws_endpoint_url: AWS's APIs, over HTTP on loopback.
+        region: the AWS region of everything in this cloud.
         home: the folder of this cloud.
-        observer_certificate: PEM, an identity that may read and write every topic.
-        observer_key: PEM, its private key.
+        observer_certificate: the certificate, in PEM, of an identity that may publish and subscribe to every topic.
+        observer_key: its private key, in PEM.
     """
 
     api_url: str
@@ -37,7 +37,7 @@ class Endpoints:
     observer_key: Path
 
     def to_json(self) -> dict[str, str | int]:
-        """Return the document that ``local up --json`` shows."""
+        """Return the document that ``local up --json`` prints."""
         return {
             "apiUrl": self.api_url,
             "mqttEndpoint": self.mqtt_endpoint,
@@ -53,10 +53,10 @@ class Endpoints:
 
     @classmethod
     def from_json(cls, document: Mapping[str, str | int]) -> Endpoints:
-        """Read what `to_json` wrote.
+        """Return the endpoints in a document from `to_json`.
 
         Raises:
-            KeyError, ValueError: it was not written by `to_json`.
+            KeyError, ValueError: it is not such a document.
         """
         return cls(
             api_url=str(document["apiUrl"]),
@@ -71,10 +71,10 @@ class Endpoints:
         )
 
     def exports(self) -> dict[str, str]:
-        """Return the environment that points ``hsm-enroll`` and AWS's own tools at this cloud.
+        """Return the environment variables that point ``hsm-enroll`` and AWS's own tools at this cloud.
 
-        The credentials are none of a real account's. AWS_SESSION_TOKEN is emptied: one that is left over in the shell
-        would travel along.
+        The credentials do not belong to any real account. AWS_SESSION_TOKEN is set to the empty string, since AWS's
+        tools would also send one that is still set in the shell.
         """
         return {
             "HSM_ENROLL_API_URL": self.api_url,

@@ -1,4 +1,4 @@
-"""Where moto does otherwise than AWS documents, and this project depends on the difference."""
+"""Corrects moto where it differs from AWS's documentation in a way that matters here."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from hsm_enroll.local.authority import Authority, CsrRefusedError
 
 _POLICY_VERSIONS = 5  # AWS IoT's quota, versions per policy
 # API_ListCertificates: the range of pageSize, and its default.
-_LOWEST_PAGE_SIZE, _DEFAULT_PAGE_SIZE, _HIGHEST_PAGE_SIZE = 1, 25, 250
+_MIN_PAGE_SIZE, _DEFAULT_PAGE_SIZE, _MAX_PAGE_SIZE = 1, 25, 250
 _EXCLUSIVE, _NOT_EXCLUSIVE = "EXCLUSIVE_THING", "NON_EXCLUSIVE_THING"
 
 
 @contextmanager
 def faithful(authority: Authority) -> Iterator[None]:
-    """Override moto's methods until the block ends, in the whole process.
+    """Override some of moto's methods until the block ends, in the whole process.
 
-    An ``IoTBackend`` then has `exclusive_attachments`, a set of pairs of a principal's ARN and a Thing's name: those of
-    its attachments that are of the type EXCLUSIVE_THING.
+    An ``IoTBackend`` then has the attribute `exclusive_attachments`: the set of its attachments, as pairs of principal
+    ARN and Thing name, whose type is EXCLUSIVE_THING.
 
     Args:
         authority: issues the certificates.
@@ -63,16 +63,16 @@ def faithful(authority: Authority) -> Iterator[None]:
             undo.callback(setattr, owner, name, getattr(owner, name))
             setattr(owner, name, override)
         undo.callback(default_user_config.__setitem__, "iot", configuration)
-        # A certificate's id is the SHA-256 of its DER; moto's default is that of the PEM.
+        # With this setting, a certificate's id is the SHA-256 of its DER, as in AWS IoT, and not that of its PEM.
         default_user_config["iot"] = {**configuration, "use_valid_cert": True}
         yield
 
 
 def update_policy(*, original_resource: Any, cloudformation_json: Any, **where: Any) -> Any:
-    """Update a policy as CloudFormation does; in the place of `FakePolicy.update_from_cloudformation_json`."""
-    # AWS::IoT::Policy, PolicyDocument: "Update requires: No interruption". CloudFormation makes a new default version
-    # of the same policy, and drops the oldest where there are five. moto puts a policy of another name in its place,
-    # unless the template names it, and cannot do so while the policy is attached.
+    """Update a policy as CloudFormation does. Replaces `FakePolicy.update_from_cloudformation_json`."""
+    # AWS::IoT::Policy, PolicyDocument: "Update requires: No interruption". CloudFormation creates a new default version
+    # of the same policy, and deletes the oldest version if there are five. Unless the template names the policy, moto
+    # replaces it by one with another name, and fails if it is attached.
     backend = iot_backends[where["account_id"]][where["region_name"]]
     document, name = cloudformation_json["Properties"]["PolicyDocument"], original_resource.name
     if document == original_resource.document:
@@ -83,20 +83,20 @@ def update_policy(*, original_resource: Any, cloudformation_json: Any, **where: 
     return original_resource
 
 
-def policy_in_json(shown: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
-    """Return what shows a policy as GetPolicy does; in the place of `FakePolicy.to_get_dict`."""
+def policy_in_json(original: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
+    """Return a replacement for `FakePolicy.to_get_dict` that returns the document as JSON, as GetPolicy does."""
 
-    # API_GetPolicy: "The JSON document that describes the policy." moto shows CloudFormation's as a Python literal.
+    # API_GetPolicy: "The JSON document that describes the policy." moto returns the repr of CloudFormation's dict.
     def to_get_dict(policy: Any) -> dict[str, Any]:
         document = policy.document
-        return shown(policy) | {"policyDocument": document if isinstance(document, str) else json.dumps(document)}
+        return original(policy) | {"policyDocument": document if isinstance(document, str) else json.dumps(document)}
 
     return to_get_dict
 
 
 def _parse_resource(parse: Callable[..., Any]) -> Callable[..., Any]:
-    # AWS makes a resource of any type. moto leaves out the types that it does not know, the API's and the alarms, and
-    # warns of each of them, time and again. Nobody misses them here: `gateway` serves the routes.
+    # moto skips resources of types that it does not support, which are the API's and the alarms, and warns about each
+    # one several times. They are not needed here, since `gateway` serves the routes; so skip them without a warning.
     def parse_resource(resource: dict[str, Any], known: Any) -> Any:
         return parse(resource, known) if parsing.resource_class_from_type(resource["Type"]) else None
 
@@ -105,14 +105,14 @@ def _parse_resource(parse: Callable[..., Any]) -> Callable[..., Any]:
 
 def _create_certificate_from_csr(authority: Authority) -> Callable[..., Any]:
     # API_CreateCertificateFromCsr "creates an X.509 certificate using the specified certificate signing request": for
-    # that request's key, and inactive unless setAsActive. moto's is for a key of its own.
+    # the key in the request, and inactive unless setAsActive. moto issues a certificate for a new key instead.
     def create_certificate_from_csr(self: Any, csr: str, set_as_active: object) -> Any:
         try:
             certificate = authority.issue_device(csr)
         except CsrRefusedError as error:
             raise InvalidRequestException(str(error)) from error
         pem = certificate.public_bytes(Encoding.PEM).decode()
-        # It comes from the query string, as the text "false" too.
+        # `set_as_active` comes from the query string, so False may be the text "false".
         registered = self.register_certificate(pem, None, set_as_active in {True, "true"}, "INACTIVE")
         registered.validity_not_before = certificate.not_valid_before_utc
         registered.validity_not_after = certificate.not_valid_after_utc
@@ -124,7 +124,7 @@ def _create_certificate_from_csr(authority: Authority) -> Callable[..., Any]:
 def _create_thing(create: Callable[..., Any]) -> Callable[..., Any]:
     # API_CreateThing: "If this call is made multiple times using the same thing name and configuration, the call will
     # succeed. If this call is made with the same thing name but different configuration a
-    # ResourceAlreadyExistsException is thrown." moto puts the new Thing in the old one's place.
+    # ResourceAlreadyExistsException is thrown." moto replaces the existing Thing.
     def create_thing(
         self: Any,
         thing_name: str,
@@ -135,9 +135,9 @@ def _create_thing(create: Callable[..., Any]) -> Callable[..., Any]:
         existing = next((thing for thing in self.things.values() if thing.thing_name == thing_name), None)
         if existing is None:
             return create(self, thing_name, thing_type_name, attribute_payload, billing_group_name)
-        wanted = (thing_type_name, (attribute_payload or {}).get("attributes", {}), billing_group_name)
+        requested = (thing_type_name, (attribute_payload or {}).get("attributes", {}), billing_group_name)
         thing_type = existing.thing_type and existing.thing_type.thing_type_name
-        if wanted != (thing_type, existing.attributes, existing.billing_group_name):
+        if requested != (thing_type, existing.attributes, existing.billing_group_name):
             message = f"Thing {thing_name} already exists in account with different configuration"
             raise ResourceAlreadyExistsException(message, existing.thing_id, existing.arn)
         return existing
@@ -146,8 +146,8 @@ def _create_thing(create: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _delete_certificate(delete: Callable[..., Any]) -> Callable[..., Any]:
-    # API_DeleteCertificate: with forceDelete also while policies are attached. moto leaves the attachments behind, and
-    # then fails at every later DeleteCertificate, for want of their certificate.
+    # API_DeleteCertificate: forceDelete deletes a certificate even if policies are attached to it. moto keeps these
+    # attachments, and every later DeleteCertificate then fails, because their certificate is missing.
     def delete_certificate(self: Any, certificate_id: str, force_delete: bool) -> None:
         arn = self.describe_certificate(certificate_id).arn
         delete(self, certificate_id, force_delete)
@@ -158,35 +158,35 @@ def _delete_certificate(delete: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _exclusive_attachments(backend: Any) -> set[tuple[str, str]]:
-    made: set[tuple[str, str]] = vars(backend).setdefault("exclusive_attachments", set())
-    return made
+    attachments: set[tuple[str, str]] = vars(backend).setdefault("exclusive_attachments", set())
+    return attachments
 
 
 def _attach_thing_principal(attach: Callable[..., Any]) -> Callable[..., Any]:
     # Developer guide, "Associating an AWS IoT thing to an MQTT client connection": a certificate that is attached
-    # exclusively can be attached to no other Thing. moto knows no types of attachment. The two errors are those that
-    # Terraform's tests against AWS IoT expect (terraform-provider-aws, thing_principal_attachment_test.go). Whether AWS
-    # IoT changes the type of an attachment is not documented. Here it does not: the errors speak of any Thing.
+    # exclusively cannot be attached to another Thing. moto does not support types of attachment. The two errors are
+    # those that Terraform's tests against AWS IoT expect (terraform-provider-aws, thing_principal_attachment_test.go).
+    # It is not documented whether AWS IoT changes the type of an attachment. Here it does not, as the errors suggest.
     def attach_thing_principal(
         self: Any, thing_name: str, principal_arn: str, thing_principal_type: str | None = None
     ) -> None:
         exclusive = thing_principal_type == _EXCLUSIVE
         attached = [pair for pair in self.principal_things if pair[0] == principal_arn]
         exclusively = [pair for pair in attached if pair in self.exclusive_attachments]
-        asked = (principal_arn, thing_name)
-        if exclusive and attached and exclusively != [asked]:
+        requested = (principal_arn, thing_name)
+        if exclusive and attached and exclusively != [requested]:
             raise InvalidRequestException("Principal already has a Thing attached to it")
         if exclusively and not exclusive:
             raise InvalidRequestException("Principal already has an exclusive Thing attached to it")
         attach(self, thing_name, principal_arn)
         if exclusive:
-            self.exclusive_attachments.add(asked)
+            self.exclusive_attachments.add(requested)
 
     return attach_thing_principal
 
 
 def _detach_thing_principal(detach: Callable[..., Any]) -> Callable[..., Any]:
-    # Neither a Thing nor a certificate can be deleted while they are attached: this is where an attachment ends.
+    # This is the only way to end an attachment: attached Things and certificates cannot be deleted.
     def detach_thing_principal(self: Any, thing_name: str, principal_arn: str) -> None:
         detach(self, thing_name, principal_arn)
         self.exclusive_attachments.discard((principal_arn, thing_name))
@@ -197,7 +197,7 @@ def _detach_thing_principal(detach: Callable[..., Any]) -> Callable[..., Any]:
 def _attach_by_type(self: Any) -> Any:
     kind = self._get_param("thingPrincipalType")
     if kind not in {None, _EXCLUSIVE, _NOT_EXCLUSIVE}:
-        raise InvalidRequestException(f"{kind} is no thingPrincipalType")
+        raise InvalidRequestException(f"{kind} is not a thingPrincipalType")
     self.iot_backend.attach_thing_principal(self._get_param("thingName"), self.headers.get("x-amzn-principal"), kind)
     return EmptyResult()
 
@@ -219,14 +219,14 @@ def _list_thing_principals_v2(self: Any) -> Any:
 def _typed(
     backend: Any, attachments: list[tuple[str, str]], wanted: str | None
 ) -> list[tuple[tuple[str, str], dict[str, str]]]:
-    """Return attachments, each with its type: those of the type that is wanted, or all."""
+    """Return the attachments of one type, or all if `wanted` is None, each with its type."""
     typed = [(pair, _EXCLUSIVE if pair in backend.exclusive_attachments else _NOT_EXCLUSIVE) for pair in attachments]
     return [(pair, {"thingPrincipalType": kind}) for pair, kind in typed if wanted in {None, kind}]
 
 
 def _transact_write_items(transact: Callable[..., Any]) -> Callable[..., Any]:
-    # moto copies the whole table once for each write of a transaction, to put it back should one fail: a ledger of a
-    # thousand entries then takes seconds over each. Here only the items that are written are copied and put back.
+    # For each write of a transaction, moto copies the whole table, to restore it if a write fails. With a thousand
+    # items in the ledger, a transaction then takes seconds. Here only the written items are copied and restored.
     def transact_write_items(self: Any, transact_items: list[dict[str, Any]]) -> None:
         before = [_item_of(self, write) for operation in transact_items for write in operation.values()]
         Table.__deepcopy__ = lambda table, _memo: table
@@ -245,45 +245,45 @@ def _transact_write_items(transact: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _item_of(backend: Any, write: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
-    """Return table, hash key, range key and a copy of what a write of a transaction is about."""
+    """Return the table, the hash key, the range key and a copy of the item that a write of a transaction refers to."""
     table = backend.get_table(write["TableName"])
-    named = write.get("Key") or write["Item"]
-    hash_key, range_key = (DynamoType(named[name]) for name in (table.hash_key_attr, table.range_key_attr))
+    key = write.get("Key") or write["Item"]
+    hash_key, range_key = (DynamoType(key[name]) for name in (table.hash_key_attr, table.range_key_attr))
     return table, hash_key, range_key, copy.deepcopy(table.get_item(hash_key, range_key))
 
 
 def _list_certificates(self: Any) -> Any:
-    # API_ListCertificates: in the order of creation, the latest first unless isAscendingOrder. "The results are
-    # paginated with a default page size of 25." moto gives all of them at once, the earliest first.
+    # API_ListCertificates: in order of creation, newest first unless isAscendingOrder. "The results are paginated with
+    # a default page size of 25." moto returns all of them at once, oldest first.
     size = self._get_int_param("pageSize", _DEFAULT_PAGE_SIZE)
-    if not _LOWEST_PAGE_SIZE <= size <= _HIGHEST_PAGE_SIZE:
-        raise InvalidRequestException(f"pageSize is not from {_LOWEST_PAGE_SIZE} to {_HIGHEST_PAGE_SIZE}")
+    if not _MIN_PAGE_SIZE <= size <= _MAX_PAGE_SIZE:
+        raise InvalidRequestException(f"pageSize must be from {_MIN_PAGE_SIZE} to {_MAX_PAGE_SIZE}")
     ascending = self._get_bool_param("isAscendingOrder", False)
-    found = sorted(self.iot_backend.certificates.values(), key=_place, reverse=not ascending)
+    found = sorted(self.iot_backend.certificates.values(), key=_sort_key, reverse=not ascending)
     marker = self._get_param("marker")
     if marker is not None:
-        last = _marked(marker)
-        beyond = operator.gt if ascending else operator.lt
-        found = [certificate for certificate in found if beyond(_place(certificate), last)]
-    answer: dict[str, Any] = {"certificates": [certificate.to_dict() for certificate in found[:size]]}
+        last = _decode_marker(marker)
+        comes_after = operator.gt if ascending else operator.lt
+        found = [certificate for certificate in found if comes_after(_sort_key(certificate), last)]
+    response: dict[str, Any] = {"certificates": [certificate.to_dict() for certificate in found[:size]]}
     if len(found) > size:
-        answer["nextMarker"] = _marker(found[size - 1])
-    return ActionResult(answer)
+        response["nextMarker"] = _encode_marker(found[size - 1])
+    return ActionResult(response)
 
 
-def _place(certificate: Any) -> tuple[str, str]:
-    """Return what certificates are ordered by: two may have been created at the same moment."""
+def _sort_key(certificate: Any) -> tuple[str, str]:
+    """Return the creation date; and the id, since two certificates may have the same date."""
     return certificate.creation_date.isoformat(timespec="microseconds"), certificate.certificate_id
 
 
-def _marker(certificate: Any) -> str:
-    """Return the place of a page's last certificate, which stays a place when the certificate is deleted meanwhile."""
-    return base64.b64encode(" ".join(_place(certificate)).encode()).decode()
+def _encode_marker(certificate: Any) -> str:
+    """Return the sort key of a page's last certificate; it remains valid if that certificate is deleted."""
+    return base64.b64encode(" ".join(_sort_key(certificate)).encode()).decode()
 
 
-def _marked(marker: str) -> tuple[str, str]:
+def _decode_marker(marker: str) -> tuple[str, str]:
     try:
         created, certificate_id = base64.b64decode(marker, validate=True).decode().split(" ")
     except ValueError as error:
-        raise InvalidRequestException("The marker is not one of ours.") from error
+        raise InvalidRequestException("The marker is invalid.") from error
     return created, certificate_id

@@ -1,7 +1,7 @@
-"""The way in to the broker: TLS with client certificates, and each packet decided on as AWS IoT Core does.
+"""A proxy in front of the broker: terminates TLS with client certificates, and authorizes each packet as AWS IoT does.
 
-mosquitto knows a client by its certificate's subject. AWS IoT does not: what counts there is what the certificate is
-attached to. So TLS ends here, and what may pass goes on to mosquitto through a socket that only this user reaches.
+mosquitto would identify a client by its certificate's subject. In AWS IoT, what counts is what the certificate is
+attached to. So TLS ends here, and allowed packets go on to mosquitto through a socket that only this user can reach.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hsm_enroll.local.server import ADDRESS
 from hsm_enroll.local.streams import Stream, TlsStream
 
 _TIME_LIMIT = 10.0  # seconds for a handshake, for the first packet, and for a change to take effect
-_STALLED_SECONDS = 30.0  # that a side may take to read what it is sent; by then it has missed its keep-alive
+_STALLED_SECONDS = 30.0  # that a peer may take to read what it is sent; by then it has missed its keep-alive
 _BACKLOG = 128
 
 Open = Callable[[], Coroutine[Any, Any, tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
@@ -33,12 +33,12 @@ _Result = TypeVar("_Result")
 
 
 class Gate:
-    """Listens on a free loopback port while it is entered, in a thread of its own.
+    """The proxy. It listens on a free loopback port while it is entered, in a thread of its own.
 
     Args:
-        tls: the server's side, which demands a client certificate.
-        open_broker: makes a connection to the broker.
-        log: takes a line for each connection, and for each thing that was refused.
+        tls: a server's context that requires a client certificate.
+        open_broker: opens a connection to the broker.
+        log: gets a line about each connection, and about each packet that is refused.
     """
 
     def __init__(self, tls: ssl.SSLContext, open_broker: Open, log: logging.Logger) -> None:
@@ -69,12 +69,15 @@ class Gate:
         self._loop.close()
 
     def admit(self, principals: Mapping[str, Principal]) -> None:
-        """Return once these certificates, by the SHA-256 of their DER in hexadecimal, have these rights and no others.
+        """Replace the certificates that are allowed to connect, and return once this has taken effect.
 
-        A connection that would no longer be let in has ended by then.
+        By then, connections that would no longer be accepted are closed.
+
+        Args:
+            principals: what each certificate may do, by the SHA-256 of its DER in hexadecimal.
 
         Raises:
-            LocalCloudError: that takes too long.
+            LocalCloudError: it takes too long.
         """
         self._run(self._admit(principals))
 
@@ -82,7 +85,7 @@ class Gate:
         try:
             return asyncio.run_coroutine_threadsafe(work, self._loop).result(_TIME_LIMIT)
         except concurrent.futures.TimeoutError as error:
-            raise LocalCloudError("The local broker does not follow AWS IoT any more.") from error
+            raise LocalCloudError("The local broker did not take over a change in AWS IoT in time.") from error
 
     async def _listen(self) -> asyncio.Server:
         return await asyncio.start_server(self._serve, ADDRESS, 0, backlog=_BACKLOG)
@@ -92,11 +95,11 @@ class Gate:
         for handshake in self._handshakes:
             handshake.cancel()
         await asyncio.gather(*self._handshakes, return_exceptions=True)
-        await _end(self._connections)
+        await _close_all(self._connections)
 
     async def _admit(self, principals: Mapping[str, Principal]) -> None:
         self._principals = principals
-        await _end([connection for connection in self._connections if not connection.renew(principals)])
+        await _close_all([connection for connection in self._connections if not connection.update(principals)])
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         handshake = asyncio.ensure_future(TlsStream.accept(reader, writer, self._tls, _TIME_LIMIT))
@@ -104,22 +107,22 @@ class Gate:
         try:
             device = await handshake
         except (OSError, TimeoutError) as error:
-            self._log.info("no handshake: %s", error or type(error).__name__)
+            self._log.info("handshake failed: %s", error or type(error).__name__)
             return
         except asyncio.CancelledError:
-            return  # the gate is closed
+            return  # the gate is closing
         finally:
             self._handshakes.discard(handshake)
         connection = _Connection(device, self._log)
         self._connections.add(connection)
         try:
-            if connection.renew(self._principals):
+            if connection.update(self._principals):
                 await connection.serve(self._open_broker)
             else:
-                self._log.info("%s refused: its certificate is unknown to AWS IoT, or not active", connection)
+                self._log.info("%s refused: the certificate is unknown to AWS IoT, or not active", connection)
         except MalformedPacketError as error:
-            connection.say(error.reason)
-            self._log.info("%s ended: %s", connection, error)
+            connection.send_disconnect(error.reason)
+            self._log.info("%s closed: %s", connection, error)
         except (OSError, TimeoutError) as error:
             self._log.info("%s lost: %s", connection, error or type(error).__name__)
         finally:
@@ -127,17 +130,17 @@ class Gate:
             self._connections.discard(connection)
 
 
-class _Side:
-    """One end of a connection: packets from a stream."""
+class _Peer:
+    """The device or the broker: reads packets from its stream."""
 
-    def __init__(self, stream: Stream, largest: int | None) -> None:
+    def __init__(self, stream: Stream, max_size: int | None) -> None:
         self.stream = stream
-        self._largest = largest
+        self._max_size = max_size
         self._buffer = bytearray()
 
     async def packets(self) -> list[Packet]:
-        """Wait for at least one packet; none is the end."""
-        while not (packets := mqtt_packets.take(self._buffer, self._largest)):
+        """Wait for at least one packet; return an empty list at the end of the stream."""
+        while not (packets := mqtt_packets.take_packets(self._buffer, self._max_size)):
             chunk = await self.stream.read()
             if not chunk:
                 return []
@@ -146,13 +149,13 @@ class _Side:
 
 
 class _Connection:
-    """One device's connection, from its handshake to its end."""
+    """A device's connection, after the TLS handshake."""
 
     def __init__(self, device: TlsStream, log: logging.Logger) -> None:
         self._fingerprint = hashlib.sha256(device.client_certificate).hexdigest()
-        self._device = _Side(device, mqtt_packets.LARGEST)
+        self._device = _Peer(device, mqtt_packets.MAX_PACKET)
         self._log = log
-        self._broker: _Side | None = None
+        self._broker: _Peer | None = None
         self._guard: Guard | None = None
         self._client_id: str | None = None
         self._principal: Principal | None = None
@@ -162,8 +165,8 @@ class _Connection:
         name = "" if self._client_id is None else f" {self._client_id!r}"
         return f"certificate {self._fingerprint[:12]}{name}"
 
-    def renew(self, principals: Mapping[str, Principal]) -> bool:
-        """Take over what the certificate may do now; return whether it may still be connected."""
+    def update(self, principals: Mapping[str, Principal]) -> bool:
+        """Update what the certificate may do, and return whether it may stay connected."""
         self._principal = principals.get(self._fingerprint)
         if self._principal is None:
             return False
@@ -173,11 +176,11 @@ class _Connection:
         return self._guard.rights.may_connect
 
     async def serve(self, open_broker: Open) -> None:
-        """Let in, or refuse, and then pass on what may pass until one side ends.
+        """Accept or refuse the CONNECT, and then forward packets until the device or the broker closes.
 
         Raises:
-            MalformedPacketError: the device sent something that is no MQTT.
-            OSError, TimeoutError: a side was lost, or the device never said CONNECT.
+            MalformedPacketError: the device sent a packet that is not valid.
+            OSError, TimeoutError: the device or the broker was lost, or the device sent no CONNECT in time.
         """
         async with asyncio.timeout(_TIME_LIMIT):
             packets = await self._device.packets()
@@ -187,65 +190,65 @@ class _Connection:
         connect = mqtt_packets.read_connect(first)
         self._client_id = connect.client_id
         rights = Rights(self._principal, connect.client_id)
-        # Before the broker is waited for: `renew` may find meanwhile that it is not to be let in any more.
+        # Set before the connection to the broker is opened, so that `update` can already revoke it meanwhile.
         self._guard = Guard(connect.level, rights)
-        verdict = guard.at_the_door(connect, first, rights)
-        self._note(verdict)
+        verdict = guard.check_connect(connect, first, rights)
+        self._log_refusal(verdict)
         if verdict.ends:
-            self._device.stream.write(verdict.answer)
+            self._device.stream.write(verdict.response)
             return
-        self._broker = _Side(Stream(*await open_broker()), None)
+        self._broker = _Peer(Stream(*await open_broker()), None)
         self._broker.stream.write(verdict.forward)
         self._log.info("%s connected as %s", self, self._principal.thing_of(connect.client_id))
-        await _first_of(
-            self._pass(others, self._device, self._broker, self._guard.from_device),
-            self._pass([], self._broker, self._device, self._guard.from_broker),
+        await _run_until_first_ends(
+            self._forward(others, self._device, self._broker, self._guard.from_device),
+            self._forward([], self._broker, self._device, self._guard.from_broker),
         )
 
-    def say(self, reason: int) -> None:
-        """Tell the device why its connection ends, where its protocol has a way to."""
+    def send_disconnect(self, reason: int) -> None:
+        """Tell the device why its connection is closed, if its version of MQTT has a packet for that."""
         if self._guard is not None:
-            self._device.stream.write(mqtt_packets.disconnection(reason, self._guard.level))
+            self._device.stream.write(mqtt_packets.disconnect(reason, self._guard.level))
 
     def abort(self) -> None:
-        """Cut it off at once."""
-        for side in self._sides():
-            side.stream.abort()
+        """Close both streams at once."""
+        for peer in self._peers():
+            peer.stream.abort()
 
     async def close(self) -> None:
-        """Send what was written, and close both sides."""
-        for side in self._sides():
-            await side.stream.close()
+        """Send what has been written, and close both streams."""
+        for peer in self._peers():
+            await peer.stream.close()
 
-    def _sides(self) -> list[_Side]:
-        return [side for side in (self._broker, self._device) if side is not None]
+    def _peers(self) -> list[_Peer]:
+        return [peer for peer in (self._broker, self._device) if peer is not None]
 
-    async def _pass(
-        self, packets: list[Packet], source: _Side, onward: _Side, decide: Callable[[Packet], Verdict]
+    async def _forward(
+        self, packets: list[Packet], source: _Peer, target: _Peer, decide: Callable[[Packet], Verdict]
     ) -> None:
         while True:
             for packet in packets:
                 verdict = decide(packet)
-                self._note(verdict)
-                onward.stream.write(verdict.forward)
-                source.stream.write(verdict.answer)
+                self._log_refusal(verdict)
+                target.stream.write(verdict.forward)
+                source.stream.write(verdict.response)
                 if verdict.ends:
                     return
             async with asyncio.timeout(_STALLED_SECONDS):
-                await onward.stream.drain()
+                await target.stream.drain()
                 await source.stream.drain()
             packets = await source.packets()
             if not packets:
                 return
 
-    def _note(self, verdict: Verdict) -> None:
+    def _log_refusal(self, verdict: Verdict) -> None:
         if verdict.refused is not None:
             self._log.info("%s is not allowed: %s", self, verdict.refused)
 
 
-async def _first_of(*works: Coroutine[Any, Any, None]) -> None:
-    """Run them at the same time until the first has ended, and end the others."""
-    tasks = [asyncio.ensure_future(work) for work in works]
+async def _run_until_first_ends(*coroutines: Coroutine[Any, Any, None]) -> None:
+    """Run coroutines at the same time until the first one ends, and cancel the others."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
@@ -256,8 +259,8 @@ async def _first_of(*works: Coroutine[Any, Any, None]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _end(connections: Iterable[_Connection]) -> None:
-    """Cut connections off, and return once they are gone."""
+async def _close_all(connections: Iterable[_Connection]) -> None:
+    """Abort connections, and return once they are closed."""
     tasks = {connection.task for connection in connections if connection.task is not None}
     for connection in connections:
         connection.abort()

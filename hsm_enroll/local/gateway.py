@@ -1,6 +1,6 @@
 """API Gateway in front of one Lambda function: the routes of an HTTP API, IAM authorization, a proxy integration.
 
-As documented in the API Gateway developer guide, "API Gateway HTTP APIs".
+See the API Gateway developer guide, "API Gateway HTTP APIs".
 """
 
 from __future__ import annotations
@@ -19,31 +19,34 @@ from werkzeug.wrappers import Response
 from hsm_enroll.errors import LocalCloudError
 from hsm_enroll.local.authorizer import ForbiddenError, authorize
 from hsm_enroll.local.lambda_runtime import Handler, context
-from hsm_enroll.local.payload import MalformedAnswerError, Request, to_event, to_response
+from hsm_enroll.local.payload import MalformedResponseError, Request, to_event, to_response
 
 MAX_BODY_BYTES = 10 * 1024 * 1024  # "Payload size" in the quotas of HTTP APIs; cannot be raised
 
 _ROUTE = "AWS::ApiGatewayV2::Route"
 _ROUTE_KEY = re.compile(r"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) /[^{}]*")
-_NOBODY, _IAM = "NONE", "AWS_IAM"
+_NO_AUTHORIZATION, _IAM = "NONE", "AWS_IAM"
 
 
 def routes_of(resources: Mapping[str, Any]) -> dict[str, str]:
-    """Return the routes among a template's resources: RouteKey, such as ``GET /v1/health``, to AuthorizationType.
+    """Return the routes in a template, as a map from RouteKey, such as ``GET /v1/health``, to AuthorizationType.
+
+    Args:
+        resources: the template's resources.
 
     Raises:
-        LocalCloudError: a route is of a kind that this gateway does not know.
+        LocalCloudError: this gateway does not support a route.
     """
     found: dict[str, str] = {}
     for resource in resources.values():
         if resource["Type"] != _ROUTE:
             continue
         properties = resource["Properties"]
-        key, authorization = properties["RouteKey"], properties.get("AuthorizationType", _NOBODY)
-        if not _ROUTE_KEY.fullmatch(str(key)) or authorization not in {_NOBODY, _IAM}:
+        key, authorization = properties["RouteKey"], properties.get("AuthorizationType", _NO_AUTHORIZATION)
+        if not _ROUTE_KEY.fullmatch(str(key)) or authorization not in {_NO_AUTHORIZATION, _IAM}:
             raise LocalCloudError(
-                f"The template has the route {key} with authorization {authorization}; the local gateway has no such.",
-                hint="Teach hsm_enroll/local/gateway.py to serve it, or take it out of the template.",
+                f"The local gateway does not support the template's route {key} with authorization {authorization}.",
+                hint="Add support for it to hsm_enroll/local/gateway.py, or remove it from the template.",
             )
         found[key] = authorization
     return found
@@ -53,12 +56,12 @@ class Gateway:
     """The WSGI application.
 
     Args:
-        routes: what `routes_of` returned. A request that takes none of them is answered here: there is no ``$default``.
-        handler: the function behind it. Called by as many threads at once as there are requests, where Lambda would
-            run as many processes.
-        log: takes what goes wrong.
+        routes: the result of `routes_of`. A request to any other path or method gets a 404: there is no ``$default``.
+        handler: the Lambda function. Concurrent requests call it in threads of one process, while Lambda would use one
+            process for each.
+        log: gets a line about each request that is forbidden, and about each failure of the handler.
 
-    Does not throttle, and does not end a handler that takes longer than Lambda or API Gateway would allow.
+    Does not throttle, and does not stop a handler that takes longer than Lambda or API Gateway would allow.
     """
 
     def __init__(self, routes: Mapping[str, str], handler: Handler, log: logging.Logger) -> None:
@@ -70,8 +73,8 @@ class Gateway:
         request_id = uuid.uuid4().hex[:16]
         response = self._respond(environ, request_id)
         response.headers["apigw-requestid"] = request_id
-        return_value: Iterable[bytes] = response(environ, start_response)
-        return return_value
+        body: Iterable[bytes] = response(environ, start_response)
+        return body
 
     def _respond(self, environ: dict[str, Any], request_id: str) -> Response:
         body = _read_body(environ)
@@ -91,10 +94,10 @@ class Gateway:
     def _invoke(self, event: Mapping[str, Any], request_id: str) -> Response:
         try:
             return to_response(self._handler(json.loads(json.dumps(event)), context()))
-        except MalformedAnswerError as error:
-            self._log.error("%s malformed answer of the handler: %s", request_id, error)
-        except Exception:  # noqa: BLE001 - whatever a function raises, its caller sees this answer and no more
-            self._log.exception("%s the handler raised", request_id)
+        except MalformedResponseError as error:
+            self._log.error("%s malformed response from the handler: %s", request_id, error)
+        except Exception:  # noqa: BLE001 - whatever the function raises, the caller gets the same response
+            self._log.exception("%s the handler raised an exception", request_id)
         return _message(HTTPStatus.INTERNAL_SERVER_ERROR, "Internal Server Error")
 
 
@@ -115,7 +118,7 @@ def _request(environ: Mapping[str, Any], body: bytes) -> Request:
 
 
 def _read_body(environ: Mapping[str, Any]) -> bytes:
-    """Return the body, or one byte more than is allowed of it."""
+    """Return the body, but at most one byte more than the limit."""
     limit = MAX_BODY_BYTES + 1
     if not environ.get("wsgi.input_terminated"):
         length = environ.get("CONTENT_LENGTH", "")

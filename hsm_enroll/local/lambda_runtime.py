@@ -1,4 +1,4 @@
-"""The real Lambda handler, loaded by path as Lambda does, in this process."""
+"""Loads the real Lambda handler into this process, by its path, as Lambda does."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ ACCOUNT_ID = "123456789012"  # moto's default account
 
 _MODULE_NAME = "handler"
 _FUNCTION_NAME = "hsm-enroll"
-_TIME_LIMIT = 30.0  # seconds; API Gateway waits no longer
+_TIME_LIMIT = 30.0  # seconds that API Gateway waits
 
 
 @dataclass(frozen=True)
 class Context:
-    """Lambda's context object, as far as it means something here."""
+    """Lambda's context object, with the members that make sense here."""
 
     aws_request_id: str
     function_name: str = _FUNCTION_NAME
@@ -43,15 +43,19 @@ class Context:
 
 
 def context() -> Context:
-    """Return the context of a new invocation."""
+    """Return the context for a new invocation."""
     return Context(str(uuid.uuid4()))
 
 
 @contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Give this process a function's environment until the block ends: of AWS, what is given here and nothing else.
+    """Set the environment variables of a Lambda function in this process, until the block ends.
 
-    Proxies are bypassed for this machine's own names. Holds for the whole process; what is set meanwhile is undone too.
+    AWS's variables and configuration files of the user are hidden, and proxies are bypassed for this machine. At the
+    end, the environment is restored, including any changes made in the block.
+
+    Args:
+        variables: the variables to set.
     """
     before = dict(os.environ)
     no_proxy = ",".join(filter(None, ("127.0.0.1", "localhost", before.get("NO_PROXY") or before.get("no_proxy"))))
@@ -75,7 +79,9 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def loaded_handler(folder: Path) -> Iterator[Handler]:
-    """Import ``handler.py`` of the folder and yield its ``lambda_handler``; its modules are fresh, and gone afterwards.
+    """Import ``handler.py`` from a folder, and yield its ``lambda_handler``.
+
+    All modules from the folder are loaded again, and removed when the block ends.
 
     Raises:
         LocalCloudError: it cannot be imported.
@@ -100,13 +106,13 @@ def _import(file: Path) -> Handler:
         specification.loader.exec_module(module)
         handler: Handler = module.lambda_handler
     except Exception as error:
-        # A function's module may fail in any way; Lambda reports all of them as Runtime.ImportModuleError or the like.
+        # A module may raise anything on import; Lambda reports all of it as Runtime.ImportModuleError or the like.
         raise LocalCloudError(f"{file} cannot be loaded: {error!r}") from error
     return handler
 
 
 def _take_modules(folder: Path) -> dict[str, Any]:
-    """Remove the modules that were imported from the folder or bear the handler's name, and return them by name."""
+    """Remove the modules that were imported from the folder or have the handler's name, and return them by name."""
     taken = {
         name: module
         for name, module in sys.modules.items()

@@ -1,4 +1,4 @@
-"""mosquitto as a child process: it carries the messages, `gate` decides on them; gone when this process is gone."""
+"""mosquitto as a child process, which ends with this one: it delivers the messages, and `gate` authorizes them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from typing import Self
 from hsm_enroll.errors import LocalCloudError
 from hsm_enroll.local.home import Home, write
 
-_TIME_LIMIT = 10.0  # seconds, for whatever mosquitto does in milliseconds
-_ADMINISTRATION_PATH = "/usr/local/sbin:/usr/sbin:/sbin"  # Debian's place for mosquitto; not on every user's PATH
+_TIME_LIMIT = 10.0  # seconds to start or to stop, which usually takes milliseconds
+_SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin"  # where Debian has mosquitto; not on every user's PATH
 
-# Paths are relative to the home, which is mosquitto's working directory: it has no way to quote them, and a socket's
-# path has at most 107 bytes (unix(7)).
+# Paths are relative to the home, which is mosquitto's working directory: its configuration has no way to quote paths,
+# and a socket's path has at most 107 bytes (unix(7)).
 _SOCKET = "broker.socket"
 _CONFIGURATION = f"""\
 per_listener_settings false
@@ -36,9 +36,9 @@ listener 0 {_SOCKET}
 
 
 class Mosquitto:
-    """The broker of one home, behind a Unix socket in it: who reaches that may do everything.
+    """The broker of a local cloud. It runs while it is entered, and listens on a Unix socket in the cloud's home.
 
-    A context manager: runs from entering to leaving.
+    It does not authorize anything: whoever can open the socket may publish and subscribe to everything.
     """
 
     def __init__(self, home: Home) -> None:
@@ -46,16 +46,17 @@ class Mosquitto:
         self._log = home.logs / "mosquitto.log"
 
     def __enter__(self) -> Self:
-        """Start.
+        """Start mosquitto, and return once it is running.
 
         Raises:
             LocalCloudError: mosquitto is not installed, or does not start.
         """
-        user = "user root\n" if os.geteuid() == 0 else ""  # else it gives up the right to write to the home
+        # Started by root, mosquitto would otherwise switch to a user who cannot write to the home.
+        user = "user root\n" if os.geteuid() == 0 else ""
         write(self._home.mosquitto_configuration, (user + _CONFIGURATION).encode())
         self._running: Future[None] = Future()
         started: Future[subprocess.Popen[bytes]] = Future()
-        self._thread = threading.Thread(target=self._attend, args=(_command(), started), name="mosquitto", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(_command(), started), name="mosquitto", daemon=True)
         self._thread.start()
         try:
             self._process = started.result()
@@ -81,10 +82,10 @@ class Mosquitto:
         return self._exit
 
     async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Connect to it, in the running event loop.
+        """Open a connection to the broker, in the running event loop.
 
         Raises:
-            OSError: it is gone.
+            OSError: mosquitto has ended.
         """
         folder = os.open(self._home.folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -92,11 +93,11 @@ class Mosquitto:
         finally:
             os.close(folder)
 
-    def _attend(self, command: list[str], started: Future[subprocess.Popen[bytes]]) -> None:
-        """Start mosquitto and read its log to the end, in one thread.
+    def _run(self, command: list[str], started: Future[subprocess.Popen[bytes]]) -> None:
+        """Start mosquitto, and copy its log until it ends; runs in a thread of its own.
 
-        PR_SET_PDEATHSIG fires when the thread that started the child ends, not the process (prctl(2)). This one ends
-        after mosquitto, or with the process.
+        PR_SET_PDEATHSIG kills mosquitto when the thread that started it ends, not when the process does (prctl(2)).
+        This thread ends after mosquitto, or with the process.
         """
         try:
             process = subprocess.Popen(
@@ -105,7 +106,7 @@ class Mosquitto:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C on a terminal is the supervisor's alone to answer
+                start_new_session=True,  # so that only this process gets the SIGINT of Ctrl-C
             )
         except OSError as error:
             started.set_exception(error)
@@ -135,13 +136,13 @@ class Mosquitto:
 
 
 def _command() -> list[str]:
-    mosquitto = _found("mosquitto", package="mosquitto")
-    setpriv = _found("setpriv", package="util-linux")
+    mosquitto = _find_program("mosquitto", package="mosquitto")
+    setpriv = _find_program("setpriv", package="util-linux")
     return [setpriv, "--pdeathsig", "KILL", mosquitto, "-c", "mosquitto.conf"]
 
 
-def _found(program: str, *, package: str) -> str:
-    path = os.pathsep.join((os.environ.get("PATH", os.defpath), _ADMINISTRATION_PATH))
+def _find_program(program: str, *, package: str) -> str:
+    path = os.pathsep.join((os.environ.get("PATH", os.defpath), _SYSTEM_PATH))
     found = shutil.which(program, path=path)
     if found is None:
         raise LocalCloudError(f"{program} is not installed.", hint=f"Install it; on Debian: apt-get install {package}")

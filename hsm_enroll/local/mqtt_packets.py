@@ -1,4 +1,4 @@
-"""MQTT control packets, as far as AWS IoT decides by them (MQTT 3.1.1 and 5.0), and the answers that refuse them."""
+"""Parses the MQTT control packets that AWS IoT authorizes (MQTT 3.1.1 and 5.0), and builds the responses to them."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ V3, V5 = 4, 5
 CONNECT, CONNACK, PUBLISH, PUBACK, SUBSCRIBE, SUBACK, DISCONNECT = 1, 2, 3, 4, 8, 9, 14
 """Packet types (§2.1.2)."""
 
-MALFORMED, PROTOCOL_ERROR, NOT_AUTHORIZED, TAKES_NO_QOS_2, TOO_LARGE = 0x81, 0x82, 0x87, 0x9B, 0x95
+MALFORMED, PROTOCOL_ERROR, NOT_AUTHORIZED, QOS_NOT_SUPPORTED, TOO_LARGE = 0x81, 0x82, 0x87, 0x9B, 0x95
 """Reason codes of MQTT 5.0 (§2.4)."""
 
-LARGEST_PAYLOAD = 128 * 1024
+MAX_PAYLOAD = 128 * 1024
 """Bytes of a message (AWS IoT Core, "Message broker limits and quotas")."""
 
-LARGEST = LARGEST_PAYLOAD + 128 * 1024
-"""Bytes of a device's packet: beside the payload, a topic and properties have at most 64 KiB each here."""
+MAX_PACKET = MAX_PAYLOAD + 128 * 1024
+"""Bytes of a packet from a device: the payload, and at most 64 KiB each for the topic and the properties."""
 
-_NAMES = {V3: b"\x00\x04MQTT\x04", V5: b"\x00\x04MQTT\x05"}
+_PROTOCOL_NAMES = {V3: b"\x00\x04MQTT\x04", V5: b"\x00\x04MQTT\x05"}
 _V3_REFUSED_CONNECTION, _V3_REFUSED_SUBSCRIPTION = 5, 0x80
 _TOPIC_ALIAS = 0x23
-# MQTT 5.0 §2.2.2.2: how many octets the value of a property has. A negative number is that many strings or binary
-# values, each of which bears its length in two octets; 0 is a variable byte integer.
+# MQTT 5.0 §2.2.2.2: the size of each property's value in octets. A negative number is a number of strings or binary
+# values, each of which starts with its length in two octets; 0 is a variable byte integer.
 _SIZES = {
     **dict.fromkeys((0x01, 0x17, 0x19, 0x24, 0x25, 0x28, 0x29, 0x2A), 1),
     **dict.fromkeys((0x13, 0x21, 0x22, _TOPIC_ALIAS), 2),
@@ -35,7 +35,12 @@ _SIZES = {
 
 
 class MalformedPacketError(Exception):
-    """The bytes are no MQTT, or none that AWS IoT speaks; the text says why, and `reason` is MQTT 5.0's code for it."""
+    """The bytes are not valid MQTT, or AWS IoT does not support them.
+
+    Args:
+        text: says why.
+        reason: the reason code of MQTT 5.0 (§2.4).
+    """
 
     def __init__(self, text: str, reason: int = MALFORMED) -> None:
         super().__init__(text)
@@ -48,8 +53,8 @@ class Packet(NamedTuple):
     Attributes:
         kind: its type.
         flags: the lower half of its first octet.
-        body: what follows the fixed header.
-        encoding: all of it.
+        body: everything after the fixed header.
+        encoding: the whole packet.
     """
 
     kind: int
@@ -64,8 +69,8 @@ class Connect(NamedTuple):
     Attributes:
         level: `V3` or `V5`.
         client_id: the client identifier.
-        will_topic: where its will goes to; None is no will.
-        will_retain: whether that is to be retained.
+        will_topic: the topic of its will; None if it has no will.
+        will_retain: whether the will is to be retained.
     """
 
     level: int
@@ -78,16 +83,16 @@ class Publish(NamedTuple):
     """A PUBLISH (§3.3).
 
     Attributes:
-        topic: empty where `alias` stands for it.
-        quality: of service, 0 to 2.
-        retain: whether it is to be retained.
-        packet_id: None with quality 0.
-        alias: topic alias of MQTT 5.0; None is none.
+        topic: the topic; empty if only `alias` is given.
+        qos: quality of service, 0 to 2.
+        retain: whether the message is to be retained.
+        packet_id: packet identifier; None with QoS 0.
+        alias: topic alias of MQTT 5.0; None if there is none.
         size: bytes of the payload.
     """
 
     topic: str
-    quality: int
+    qos: int
     retain: bool
     packet_id: int | None
     alias: int | None
@@ -101,22 +106,22 @@ class Subscribe(NamedTuple):
     filters: tuple[str, ...]
 
 
-def take(buffer: bytearray, largest: int | None) -> list[Packet]:
-    """Take the complete packets off the front of a buffer.
+def take_packets(buffer: bytearray, max_size: int | None) -> list[Packet]:
+    """Remove the complete packets from the front of a buffer, and return them.
 
     Args:
-        buffer: what has been received.
-        largest: bytes that a packet may have after its length; None is any.
+        buffer: the bytes received so far.
+        max_size: maximum number of bytes after a packet's length; None is no limit.
 
     Raises:
-        MalformedPacketError: the first length is no variable byte integer, or too much. Good packets that come before
-            such a one are returned, and it is met by the next call.
+        MalformedPacketError: the length of the first packet is malformed or too large. If valid packets come before the
+            malformed one, they are returned, and the next call raises.
     """
     packets, start = [], 0
     try:
-        while (length := _remaining_length(buffer, start + 1)) is not None:
+        while (length := _variable_byte_integer(buffer, start + 1)) is not None:
             size, body = length
-            if largest is not None and size > largest:
+            if max_size is not None and size > max_size:
                 raise MalformedPacketError(f"a packet of {size} bytes", TOO_LARGE)
             end = body + size
             if end > len(buffer):
@@ -132,16 +137,16 @@ def take(buffer: bytearray, largest: int | None) -> list[Packet]:
 
 
 def read_connect(packet: Packet) -> Connect:
-    """Read the first packet of a client.
+    """Parse the first packet of a client.
 
     Raises:
-        MalformedPacketError: it is no CONNECT of MQTT 3.1.1 or 5.0.
+        MalformedPacketError: it is not a CONNECT of MQTT 3.1.1 or 5.0.
     """
     if packet.kind != CONNECT:
-        raise MalformedPacketError("the first packet is no CONNECT", PROTOCOL_ERROR)
+        raise MalformedPacketError("the first packet is not a CONNECT", PROTOCOL_ERROR)
     reader = _Reader(packet.body)
     name = reader.take(7)
-    level = next((level for level, known in _NAMES.items() if known == name), None)
+    level = next((level for level, known in _PROTOCOL_NAMES.items() if known == name), None)
     if level is None:
         raise MalformedPacketError("neither MQTT 3.1.1 nor 5.0")
     flags = reader.number(1)
@@ -157,81 +162,81 @@ def read_connect(packet: Packet) -> Connect:
 
 
 def read_publish(packet: Packet, level: int) -> Publish:
-    """Read a PUBLISH.
+    """Parse a PUBLISH.
 
     Raises:
-        MalformedPacketError: it is none.
+        MalformedPacketError: it is malformed.
     """
-    quality = packet.flags >> 1 & 3
+    qos = packet.flags >> 1 & 3
     reader = _Reader(packet.body)
     topic = reader.text()
-    packet_id = reader.number(2) if quality else None
+    packet_id = reader.number(2) if qos else None
     alias = reader.properties() if level == V5 else None
-    if quality == 3 or packet_id == 0 or (not topic and alias is None):
-        raise MalformedPacketError("a PUBLISH that makes no sense", PROTOCOL_ERROR)
-    return Publish(topic, quality, bool(packet.flags & 1), packet_id, alias, reader.left)
+    if qos == 3 or packet_id == 0 or (not topic and alias is None):
+        raise MalformedPacketError("an invalid PUBLISH", PROTOCOL_ERROR)
+    return Publish(topic, qos, bool(packet.flags & 1), packet_id, alias, reader.remaining)
 
 
 def read_subscribe(packet: Packet, level: int) -> Subscribe:
-    """Read a SUBSCRIBE.
+    """Parse a SUBSCRIBE.
 
     Raises:
-        MalformedPacketError: it is none.
+        MalformedPacketError: it is malformed.
     """
     reader = _Reader(packet.body)
     packet_id = reader.number(2)
     if level == V5:
         reader.properties()
     filters = []
-    while reader.left:
+    while reader.remaining:
         filters.append(reader.text())
         reader.number(1)  # options
     if not filters or not packet_id:
-        raise MalformedPacketError("a SUBSCRIBE that makes no sense", PROTOCOL_ERROR)
+        raise MalformedPacketError("an invalid SUBSCRIBE", PROTOCOL_ERROR)
     return Subscribe(packet_id, tuple(filters))
 
 
-def refused_connection(level: int) -> bytes:
-    """Return a CONNACK that says "not authorized" (§3.2)."""
+def connack_not_authorized(level: int) -> bytes:
+    """Return a CONNACK with "not authorized" (§3.2)."""
     return _packet(CONNACK, b"\x00\x87\x00" if level == V5 else bytes((0, _V3_REFUSED_CONNECTION)))
 
 
-def refused_publication(packet_id: int) -> bytes:
-    """Return a PUBACK of MQTT 5.0 that says "not authorized" (§3.4.2.1)."""
+def puback_not_authorized(packet_id: int) -> bytes:
+    """Return a PUBACK of MQTT 5.0 with "not authorized" (§3.4.2.1)."""
     return _packet(PUBACK, packet_id.to_bytes(2) + bytes((NOT_AUTHORIZED,)))
 
 
-def refused_subscription(request: Subscribe, level: int) -> bytes:
+def suback_not_authorized(request: Subscribe, level: int) -> bytes:
     """Return a SUBACK that refuses every filter (§3.9)."""
     properties, reason = (b"\x00", NOT_AUTHORIZED) if level == V5 else (b"", _V3_REFUSED_SUBSCRIPTION)
     return _packet(SUBACK, request.packet_id.to_bytes(2) + properties + bytes((reason,)) * len(request.filters))
 
 
-def acknowledged(packet_id: int) -> bytes:
-    """Return a PUBACK that says "success" (§3.4)."""
+def puback_success(packet_id: int) -> bytes:
+    """Return a PUBACK with "success" (§3.4)."""
     return _packet(PUBACK, packet_id.to_bytes(2))
 
 
-def disconnection(reason: int, level: int) -> bytes:
-    """Return the server's DISCONNECT of MQTT 5.0 (§3.14); nothing for 3.1.1, where the server cannot say a reason."""
+def disconnect(reason: int, level: int) -> bytes:
+    """Return a DISCONNECT (MQTT 5.0 §3.14); no bytes for MQTT 3.1.1, in which only a client may send one."""
     return _packet(DISCONNECT, bytes((reason,))) if level == V5 else b""
 
 
 class _Reader:
-    """Takes values off the front of a packet's body."""
+    """Reads values from a packet's body, one after the other."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body
         self._at = 0
 
     @property
-    def left(self) -> int:
+    def remaining(self) -> int:
         return len(self._body) - self._at
 
     def take(self, size: int) -> bytes:
         taken = self._body[self._at : self._at + size]
         if len(taken) < size:
-            raise MalformedPacketError("a packet that is cut off")
+            raise MalformedPacketError("a truncated packet")
         self._at += size
         return taken
 
@@ -239,7 +244,7 @@ class _Reader:
         return int.from_bytes(self.take(size))
 
     def text(self) -> str:
-        """Take a UTF-8 encoded string (§1.5.3 of MQTT 3.1.1, §1.5.4 of 5.0)."""
+        """Read a UTF-8 encoded string (§1.5.3 of MQTT 3.1.1, §1.5.4 of 5.0)."""
         try:
             text = self.take(self.number(2)).decode("utf-8")
         except UnicodeDecodeError as error:
@@ -249,41 +254,41 @@ class _Reader:
         return text
 
     def properties(self) -> int | None:
-        """Take the properties (MQTT 5.0 §2.2.2) and return the topic alias, if one is among them."""
-        end = self._variable() + self._at
+        """Read the properties (MQTT 5.0 §2.2.2), and return the topic alias if there is one."""
+        end = self._variable_integer() + self._at
         if end > len(self._body):
-            raise MalformedPacketError("a packet that is cut off")
+            raise MalformedPacketError("a truncated packet")
         alias = None
         while self._at < end:
-            kind = self._variable()
+            kind = self._variable_integer()
             if kind not in _SIZES:
-                raise MalformedPacketError("a property that MQTT 5.0 does not know")
+                raise MalformedPacketError("a property that MQTT 5.0 does not have")
             if kind == _TOPIC_ALIAS:
                 alias = self.number(2)
             else:
                 self._skip(_SIZES[kind])
         if self._at != end:
-            raise MalformedPacketError("properties longer than they say")
+            raise MalformedPacketError("properties that are longer than their length")
         return alias
 
     def _skip(self, size: int) -> None:
         if size == 0:
-            self._variable()
+            self._variable_integer()
         elif size > 0:
             self.take(size)
         for _ in range(-size):
             self.take(self.number(2))
 
-    def _variable(self) -> int:
-        length = _remaining_length(self._body, self._at)
-        if length is None:
-            raise MalformedPacketError("a packet that is cut off")
-        value, self._at = length
+    def _variable_integer(self) -> int:
+        found = _variable_byte_integer(self._body, self._at)
+        if found is None:
+            raise MalformedPacketError("a truncated packet")
+        value, self._at = found
         return value
 
 
-def _remaining_length(buffer: bytes | bytearray, at: int) -> tuple[int, int] | None:
-    """Return a variable byte integer (§2.2.3 of MQTT 3.1.1) and where it ends; None if there is more to come."""
+def _variable_byte_integer(buffer: bytes | bytearray, at: int) -> tuple[int, int] | None:
+    """Return a variable byte integer (§2.2.3 of MQTT 3.1.1) and where it ends; None if it is not complete yet."""
     value = 0
     for index in range(4):
         if at + index >= len(buffer):

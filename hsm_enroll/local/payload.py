@@ -1,6 +1,6 @@
-"""Payload format version 2.0: an HTTP request as the event that Lambda gets, and what it returns as an HTTP response.
+"""Payload format version 2.0: converts an HTTP request to Lambda's event, and the handler's result to an HTTP response.
 
-As documented in the API Gateway developer guide, "Create AWS Lambda proxy integrations for HTTP APIs".
+See the API Gateway developer guide, "Create AWS Lambda proxy integrations for HTTP APIs".
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from werkzeug.wrappers import Response
 
 from hsm_enroll.local.lambda_runtime import ACCOUNT_ID
 
-_LOWEST_STATUS, _HIGHEST_STATUS = 100, 599
+_MIN_STATUS, _MAX_STATUS = 100, 599
 _STAGE = "$default"
 _TEXT = re.compile(r"text/.*|application/(json|javascript|xml|.*\+(json|xml))")
-# Set by the server from what it really sends.
+# The server sets these headers itself.
 _HOP_BY_HOP = frozenset({"connection", "content-length", "transfer-encoding"})
 
 
-class MalformedAnswerError(Exception):
-    """What the handler returned cannot be turned into an HTTP response."""
+class MalformedResponseError(Exception):
+    """The handler's result cannot be converted to an HTTP response."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """An HTTP request as it came.
+    """An HTTP request as it was received.
 
     Attributes:
-        method: upper case.
-        target: path and query as sent, percent-encoded.
+        method: in upper case.
+        target: path and query as they were sent, percent-encoded.
         protocol: such as ``HTTP/1.1``.
-        headers: names in lower case, several of one name joined by commas.
-        body: decoded from its transfer coding.
-        source_ip: the peer's address.
+        headers: with names in lower case; repeated headers are joined by commas.
+        body: without transfer coding.
+        source_ip: the client's address.
     """
 
     method: str
@@ -55,16 +55,16 @@ class Request:
 def to_event(
     request: Request, route_key: str, request_id: str, now: dt.datetime, iam: Mapping[str, str | None] | None = None
 ) -> dict[str, Any]:
-    """Return the event that Lambda gets.
+    """Return Lambda's event for a request.
 
     Args:
         request: the request.
-        route_key: the route that it took, such as ``GET /v1/health``.
-        request_id: API Gateway's id of it.
-        now: with its time zone.
-        iam: who signed it, where the route asks for that.
+        route_key: the route that matched, such as ``GET /v1/health``.
+        request_id: API Gateway's id of the request.
+        now: the time, with its time zone.
+        iam: who signed the request, if the route requires a signature.
 
-    Cookies stay among the headers; there are no path parameters.
+    Cookies stay in the headers; path parameters are not supported.
     """
     path, _, query = request.target.partition("?")
     host = request.headers.get("host", "")
@@ -106,31 +106,31 @@ def to_event(
     return event
 
 
-def to_response(answer: object) -> Response:
-    """Return the HTTP response for what the handler returned.
+def to_response(result: object) -> Response:
+    """Return the HTTP response for the handler's result.
 
     Raises:
-        MalformedAnswerError: API Gateway would answer 500 to it.
+        MalformedResponseError: API Gateway would respond with a 500.
     """
     try:
-        # Lambda's runtime hands it on as JSON: what JSON does not know fails, tuples become lists.
-        answer = json.loads(json.dumps(answer))
+        # Lambda's runtime passes it on as JSON: other types fail, and tuples become lists.
+        result = json.loads(json.dumps(result))
     except (TypeError, ValueError) as error:
-        raise MalformedAnswerError("not JSON") from error
-    if not isinstance(answer, dict) or "statusCode" not in answer:
-        body = answer if isinstance(answer, str) else json.dumps(answer)
+        raise MalformedResponseError("not JSON") from error
+    if not isinstance(result, dict) or "statusCode" not in result:
+        body = result if isinstance(result, str) else json.dumps(result)
         return Response(body, HTTPStatus.OK, {"content-type": "application/json"})
     try:
-        status = _status(answer["statusCode"])
-        headers = {str(name).lower(): _header(value) for name, value in (answer.get("headers") or {}).items()}
+        status = _status(result["statusCode"])
+        headers = {str(name).lower(): _header(value) for name, value in (result.get("headers") or {}).items()}
         kept = {name: value for name, value in headers.items() if name not in _HOP_BY_HOP}
-        return Response(_body(answer), status, {"content-type": "text/plain;charset=UTF-8"} | kept)
+        return Response(_body(result), status, {"content-type": "text/plain;charset=UTF-8"} | kept)
     except (AttributeError, TypeError, ValueError) as error:
-        raise MalformedAnswerError(str(error)) from error
+        raise MalformedResponseError(str(error)) from error
 
 
 def _encoded(body: bytes, content_type: str) -> tuple[str, bool]:
-    """Return the body as text where its type says it is text, and else in base64, with a flag that says so."""
+    """Return the body as text if its type is text, and otherwise in base64; and whether it is base64."""
     if _TEXT.fullmatch(content_type.partition(";")[0].strip().lower()):
         try:
             return body.decode(), False
@@ -141,8 +141,8 @@ def _encoded(body: bytes, content_type: str) -> tuple[str, bool]:
 
 def _status(value: str | int) -> int:
     status = int(value)
-    if not _LOWEST_STATUS <= status <= _HIGHEST_STATUS:
-        raise ValueError("the status is none of HTTP's")
+    if not _MIN_STATUS <= status <= _MAX_STATUS:
+        raise ValueError("the status is not an HTTP status")
     return status
 
 
@@ -154,11 +154,11 @@ def _header(value: object) -> str:
     raise TypeError("a header is not text")
 
 
-def _body(answer: Mapping[str, Any]) -> bytes:
-    body = answer.get("body") or ""
+def _body(result: Mapping[str, Any]) -> bytes:
+    body = result.get("body") or ""
     if not isinstance(body, str):
         raise TypeError("the body is not text")
-    if not answer.get("isBase64Encoded"):
+    if not result.get("isBase64Encoded"):
         return body.encode()
     try:
         return base64.b64decode(body, validate=True)

@@ -1,6 +1,6 @@
-"""Who a certificate is and what it may do: what AWS IoT Core decides from attachments and policies, and nothing else.
+"""What a certificate may do, decided from its attachments and policies only, as AWS IoT Core does.
 
-The certificate's subject plays no part in it.
+The certificate's subject is not used.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from hsm_enroll.iot_policy import CLIENT_ID, IS_ATTACHED, THING_NAME, Policy, al
 from hsm_enroll.local.lambda_runtime import ACCOUNT_ID, REGION
 
 _ARN = f"arn:aws:iot:{REGION}:{ACCOUNT_ID}:"
-_MOST_REMEMBERED = 1000
+_MAX_CACHED = 1000  # decisions
 
 
 class Attachment(NamedTuple):
-    """A Thing that a certificate is attached to, and whether to that one alone (EXCLUSIVE_THING)."""
+    """A Thing that a certificate is attached to, and whether exclusively (EXCLUSIVE_THING)."""
 
     thing: str
     exclusive: bool
@@ -27,9 +27,9 @@ class Principal(NamedTuple):
     """An active certificate.
 
     Attributes:
-        policies: the attached ones.
+        policies: the policies attached to it.
         attachments: the Things it is attached to.
-        everything: whether it may do everything, whatever else is said here; the observer's.
+        everything: whether it may do everything, whatever its policies are; only the observer may.
     """
 
     policies: tuple[Policy, ...]
@@ -37,11 +37,11 @@ class Principal(NamedTuple):
     everything: bool = False
 
     def thing_of(self, client_id: str) -> str | None:
-        """Return the Thing that a connection is associated with; None is no Thing.
+        """Return the Thing that a connection is associated with; None if there is none.
 
-        A certificate attached exclusively is its Thing's under any client id; attached otherwise, it is that one's of
-        its Things whose name is the client id (developer guide, "Associating an AWS IoT thing to an MQTT client
-        connection").
+        With an exclusive attachment, that is the attached Thing, whatever the client id is. Otherwise it is the
+        attached Thing whose name equals the client id (developer guide, "Associating an AWS IoT thing to an MQTT
+        client connection").
         """
         for thing, exclusive in self.attachments:
             if exclusive or thing == client_id:
@@ -49,7 +49,7 @@ class Principal(NamedTuple):
         return None
 
     def variables(self, client_id: str) -> dict[str, str]:
-        """Return what the policy variables stand for on a connection."""
+        """Return the values of the policy variables on a connection."""
         thing = self.thing_of(client_id)
         named = {} if thing is None else {THING_NAME: thing}
         return {CLIENT_ID: client_id, IS_ATTACHED: "true" if thing is not None else "false", **named}
@@ -62,18 +62,18 @@ class Rights:
     """What one connection may do.
 
     Args:
-        principal: whose.
-        client_id: under which id.
+        principal: the certificate it was opened with.
+        client_id: its client id.
     """
 
     def __init__(self, principal: Principal, client_id: str) -> None:
         self._principal = principal
         self._client_id = client_id
-        self._known: dict[tuple[str, str], bool] = {}
+        self._decisions: dict[tuple[str, str], bool] = {}
 
     @property
     def may_connect(self) -> bool:
-        """Whether the client id is one of its own (iot:Connect)."""
+        """Whether it may connect with its client id (iot:Connect)."""
         return self._may("iot:Connect", f"client/{self._client_id}")
 
     def may_publish(self, topic: str, *, retain: bool = False) -> bool:
@@ -86,7 +86,7 @@ class Rights:
         return self._may("iot:Subscribe", f"topicfilter/{topic_filter}")
 
     def may_receive(self, topic: str) -> bool:
-        """Whether it may be sent what is published to a topic (iot:Receive)."""
+        """Whether it may receive messages that are published to a topic (iot:Receive)."""
         return self._may("iot:Receive", f"topic/{topic}")
 
     @cached_property
@@ -97,8 +97,8 @@ class Rights:
         if self._principal.everything:
             return True
         request = action, resource
-        if request not in self._known:
-            if len(self._known) >= _MOST_REMEMBERED:
-                self._known.clear()
-            self._known[request] = allows(self._principal.policies, action, _ARN + resource, self._variables)
-        return self._known[request]
+        if request not in self._decisions:
+            if len(self._decisions) >= _MAX_CACHED:
+                self._decisions.clear()
+            self._decisions[request] = allows(self._principal.policies, action, _ARN + resource, self._variables)
+        return self._decisions[request]

@@ -20,19 +20,19 @@ WsgiApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]
 ADDRESS = "127.0.0.1"
 
 _IDLE_LIMIT = 30.0  # seconds without a byte, after which a connection is dropped
-_STOP_INTERVAL = 0.05  # seconds between two looks whether to stop
-_FINISH_LIMIT = 5.0  # seconds that requests under way get at the end
+_STOP_INTERVAL = 0.05  # seconds between two checks whether to stop
+_FINISH_LIMIT = 5.0  # seconds that requests in progress get when the server stops
 _BACKLOG = 128
 
 
 class LoopbackServer:
-    """Serves a WSGI application while it is entered; requests under way at the end are finished, within a limit.
+    """Serves a WSGI application while it is entered; when it stops, requests in progress have a few seconds to finish.
 
     Args:
         application: called in a thread of its own for each request.
-        log: takes a line a request, and the traceback of what escapes the application.
-        tls: makes it HTTPS.
-        request_handler: werkzeug's, or one derived from it.
+        log: gets a line about each request, and the traceback of each exception that the application raises.
+        tls: the server's context for HTTPS; None is plain HTTP.
+        request_handler: werkzeug's class, or one derived from it.
     """
 
     def __init__(
@@ -42,13 +42,14 @@ class LoopbackServer:
         tls: ssl.SSLContext | None = None,
         request_handler: Any = WSGIRequestHandler,
     ) -> None:
-        handler = type("RequestHandler", (_Logged, request_handler), {"log_to": log})
+        handler = type("RequestHandler", (_Logged, request_handler), {"logger": log})
         with socket.create_server((ADDRESS, 0), backlog=_BACKLOG) as listener:
-            # werkzeug duplicates the socket. Left to bind by itself it would end the process on a failure.
+            # werkzeug duplicates this socket. If it had to bind one itself, it would end the process on failure.
             self._server = _Server(ADDRESS, 0, application, handler, fd=listener.fileno())
-        # Set only now: werkzeug would do the handshake in the thread that accepts, where one idle client stops all.
+        # Set after the constructor, which would make the accepting thread do the handshakes: one idle client would
+        # block all others.
         self._server.ssl_context = tls
-        self._server.log_to = log
+        self._server.logger = log
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(_STOP_INTERVAL,), name=log.name, daemon=True
         )
@@ -70,9 +71,9 @@ class LoopbackServer:
 
 
 def log_file(stack: ExitStack, path: Path) -> logging.Logger:
-    """Return a logger that appends to a file until the stack is left, apart from the process's other logging."""
-    log = logging.Logger(path.stem)  # noqa: LOG001 - several clouds may follow each other in one process
-    # Where a line goes that a request writes after the end.
+    """Return a logger that appends to a file until the stack is closed, and is independent of other loggers."""
+    log = logging.Logger(path.stem)  # noqa: LOG001 - several clouds may run in one process, one after the other
+    # For lines that are logged after the stack is closed.
     log.addHandler(logging.NullHandler())
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -84,7 +85,7 @@ def log_file(stack: ExitStack, path: Path) -> logging.Logger:
 
 class _Server(ThreadedWSGIServer):
     request_queue_size = _BACKLOG
-    log_to: logging.Logger
+    logger: logging.Logger
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -92,7 +93,7 @@ class _Server(ThreadedWSGIServer):
         self._changed = threading.Condition()
 
     @contextmanager
-    def request_under_way(self) -> Iterator[None]:
+    def request_in_progress(self) -> Iterator[None]:
         with self._changed:
             self._requests += 1
         try:
@@ -113,23 +114,23 @@ class _Server(ThreadedWSGIServer):
         return connection, address
 
     def log(self, type: str, message: str, *args: object) -> None:  # noqa: A002, ARG002 - werkzeug's own
-        self.log_to.error(message, *args)
+        self.logger.error(message, *args)
 
     def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002 - socketserver's own
-        self.log_to.error("%s: %s", client_address, traceback.format_exc())
+        self.logger.error("%s: %s", client_address, traceback.format_exc())
 
 
 class _Logged(WSGIRequestHandler):
-    log_to: logging.Logger
+    logger: logging.Logger
     server: _Server
     timeout = _IDLE_LIMIT
 
     def run_wsgi(self) -> None:
-        with self.server.request_under_way():
+        with self.server.request_in_progress():
             super().run_wsgi()
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:  # noqa: ARG002 - werkzeug's own
-        self.log_to.info("%s %r %s", self.address_string(), self.requestline, code)
+        self.logger.info("%s %r %s", self.address_string(), self.requestline, code)
 
     def log(self, type: str, message: str, *args: object) -> None:  # noqa: A002 - werkzeug's own
-        self.log_to.log(logging.ERROR if type == "error" else logging.INFO, message, *args)
+        self.logger.log(logging.ERROR if type == "error" else logging.INFO, message, *args)

@@ -1,7 +1,7 @@
-"""Streams of bytes, plain and with TLS.
+"""Byte streams, plain and with TLS.
 
-asyncio has TLS of its own, but closes without sending the alert when a handshake fails: a client could not tell a
-certificate that is not wanted from a cable that was pulled.
+asyncio's own TLS closes the connection without an alert when a handshake fails, so a client could not distinguish a
+refused certificate from a broken connection.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from contextlib import suppress
 from typing import Self
 
 _CHUNK = 64 * 1024
-_CLOSE_SECONDS = 5.0  # that a peer may take to read what it was sent last
+_CLOSE_SECONDS = 5.0  # that a peer may take to read the last bytes
 
 
 class Stream:
     """A connection without TLS.
 
     Args:
-        reader, writer: as asyncio gives them.
+        reader, writer: asyncio's streams of the connection.
 
-    Every method raises OSError where the connection is lost.
+    Every method raises OSError if the connection is lost.
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -29,7 +29,7 @@ class Stream:
         self._writer = writer
 
     async def read(self) -> bytes:
-        """Wait for bytes; none is the end."""
+        """Wait for bytes; return no bytes at the end of the stream."""
         return await self._reader.read(_CHUNK)
 
     def write(self, content: bytes) -> None:
@@ -37,11 +37,11 @@ class Stream:
         self._writer.write(content)
 
     async def drain(self) -> None:
-        """Wait until so much has been sent that there is room for more."""
+        """Wait until the write buffer has room for more."""
         await self._writer.drain()
 
     async def close(self) -> None:
-        """Send what was written, and close."""
+        """Send what has been written, and close."""
         self._writer.close()
         try:
             async with asyncio.timeout(_CLOSE_SECONDS):
@@ -68,20 +68,20 @@ class TlsStream(Stream):
     async def accept(
         cls, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, context: ssl.SSLContext, limit: float
     ) -> Self:
-        """Shake hands.
+        """Perform the TLS handshake, and return the stream.
 
         Args:
-            reader, writer: as asyncio gives them.
-            context: one for the server's side.
-            limit: seconds it may take.
+            reader, writer: asyncio's streams of the connection.
+            context: a server's context.
+            limit: seconds that the handshake may take.
 
         Raises:
-            OSError, TimeoutError: that failed; the client has been sent the alert, and the connection is closed.
+            OSError, TimeoutError: the handshake failed; an alert was sent to the client, and the connection is closed.
         """
         stream = cls(reader, writer, context)
         try:
             async with asyncio.timeout(limit):
-                await stream._shake_hands()
+                await stream._handshake()
         except BaseException:
             await Stream.close(stream)
             raise
@@ -91,11 +91,11 @@ class TlsStream(Stream):
     def client_certificate(self) -> bytes:
         """The client's certificate in DER."""
         certificate = self._tls.getpeercert(binary_form=True)
-        assert certificate is not None  # noqa: S101 - the context demands one
+        assert certificate is not None  # noqa: S101 - the context requires one
         return certificate
 
     async def read(self) -> bytes:
-        """Wait for bytes; none is the end, with or without close_notify."""
+        """Wait for bytes; return no bytes at the end of the stream, with or without close_notify."""
         while True:
             try:
                 return self._tls.read(_CHUNK)
@@ -112,20 +112,20 @@ class TlsStream(Stream):
             self._flush()
 
     async def close(self) -> None:
-        """Send what was written and close_notify, and close; the client's close_notify is not waited for."""
+        """Send what has been written and close_notify, and close without waiting for the client's close_notify."""
         with suppress(ssl.SSLError):
             self._tls.unwrap()
         self._flush()
         await super().close()
 
-    async def _shake_hands(self) -> None:
+    async def _handshake(self) -> None:
         while True:
             try:
                 self._tls.do_handshake()
             except ssl.SSLWantReadError:
                 self._flush()
                 if not await self._receive():
-                    raise ConnectionResetError("the client left in the handshake") from None
+                    raise ConnectionResetError("the client closed the connection during the handshake") from None
             else:
                 return
             finally:

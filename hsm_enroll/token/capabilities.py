@@ -1,4 +1,4 @@
-"""What a token can do, by its own word: asked for before a key is made, instead of found out by a failure."""
+"""What a token supports, by its own account: read before a key is generated, so that nothing fails half-way."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from hsm_enroll.token.translation import translated
 if TYPE_CHECKING:
     from pkcs11 import Slot, Token
 
-# aws-c-io, pkcs11_lib.c: the function list's major version is this one, the minor one at least that.
+# aws-c-io, pkcs11_lib.c: the function list must have this major version, and at least this minor one.
 _MQTT_CRYPTOKI = (2, 20)
 
 
 class Capabilities(NamedTuple):
-    """Which of our key types a token says that it handles (PKCS#11 v2.40 §5.5, C_GetMechanismList).
+    """The key types that a token says it supports (PKCS#11 v2.40 §5.5, C_GetMechanismList).
 
-    A key type needs a mechanism that makes it, in a range of sizes that holds it, and one that signs. An elliptic curve
-    is taken for granted where its field's size is in the range: PKCS#11 has no way to list curves, so a token may still
-    refuse one when the key is to be made.
+    A key type needs a mechanism that generates it, with a range of sizes that includes it, and one that signs. PKCS#11
+    cannot list curves: a curve counts as supported if its size is in the range, and a token may still refuse it when a
+    key is generated.
 
     Attributes:
-        key_types: it makes them, and signs requests with them.
-        mqtt_key_types: those of them that it can use in a TLS handshake of awscrt, which signs RSA by CKM_RSA_PKCS.
+        key_types: those it can generate and sign requests with.
+        mqtt_key_types: those of them that awscrt can use in a TLS handshake, see ``KeyType.tls_mechanism``.
     """
 
     key_types: tuple[KeyType, ...]
@@ -36,73 +36,80 @@ class Capabilities(NamedTuple):
 
 
 def read(token: Token) -> Capabilities:
-    """Ask a token what it can do; no login.
+    """Read what a token supports; no login.
 
     Raises:
-        TokenRefusedError: it does not list its mechanisms.
+        TokenRefusedError: the token does not list its mechanisms.
     """
     with translated("list its mechanisms", f"token {token.label!r}"):
-        listed = token.slot.get_mechanisms()
         slot = token.slot
-        made = [key_type for key_type in KeyType if _makes(slot, listed, key_type)]
-        ecdsa, rsa = _signs(slot, listed, Mechanism.ECDSA), _signs(slot, listed, Mechanism.RSA_PKCS)
-        any_rsa = rsa or _signs(slot, listed, Mechanism.SHA256_RSA_PKCS)
+        listed = slot.get_mechanisms()
+        generated = [key_type for key_type in KeyType if _generates(slot, listed, key_type)]
+        names = {name for key_type in generated for name in key_type.signing_mechanisms}
+        signing = {name for name in names if _signs(slot, listed, name)}
     return Capabilities(
-        key_types=tuple(key_type for key_type in made if (any_rsa if key_type.is_rsa else ecdsa)),
-        mqtt_key_types=tuple(key_type for key_type in made if (rsa if key_type.is_rsa else ecdsa)),
+        key_types=tuple(key_type for key_type in generated if not signing.isdisjoint(key_type.signing_mechanisms)),
+        mqtt_key_types=tuple(key_type for key_type in generated if key_type.tls_mechanism in signing),
     )
 
 
-def signs(slot: Slot, mechanism: Mechanism) -> bool:
-    """Whether a slot's token lists a mechanism, and as one that signs (PKCS#11 v2.40 §3.4, CKF_SIGN)."""
-    return _signs(slot, slot.get_mechanisms(), mechanism)
+def mechanism(name: str) -> Mechanism:
+    """Return python-pkcs11's constant for a mechanism's name in the standard, such as ``CKM_ECDSA``."""
+    return Mechanism[name.removeprefix("CKM_")]
+
+
+def signs(slot: Slot, name: str) -> bool:
+    """Whether a slot's token lists a mechanism as one that signs (PKCS#11 v2.40 §3.4, CKF_SIGN)."""
+    return _signs(slot, slot.get_mechanisms(), name)
 
 
 def mqtt_obstacle(module: Path, label: str) -> HsmEnrollError | None:
-    """Return why awscrt could use none of a token's keys, or None.
+    """Return why awscrt could not use any of a token's keys, or None if it could.
 
-    It takes Cryptoki 2.20 to 2.x, gives up at a slot whose token it cannot read, and goes by a token's label alone.
+    awscrt needs Cryptoki 2.20 or a later 2.x, stops at a slot whose token it cannot read, and selects a token by its
+    label alone.
 
     Args:
-        module: is loaded in this process.
+        module: the module's file; it is loaded in this process.
         label: CK_TOKEN_INFO.label.
 
     Raises:
-        ModuleMissingError, ModuleUnusableError, TokenRefusedError: the module cannot be asked.
+        ModuleMissingError, ModuleUnusableError, TokenRefusedError: the module cannot be used at all.
     """
     version = function_list.version(module)
     if version[0] != _MQTT_CRYPTOKI[0] or version < _MQTT_CRYPTOKI:
         return ModuleUnusableError(
             f"MQTT cannot use {module}: it implements Cryptoki {version[0]}.{version[1]}, and 2.20 or a later 2.x is "
             "needed",
-            hint="Install a newer version of the module. Without MQTT it can be used: hsm-enroll init --no-publish.",
+            hint="Install a newer version of the module, or do without MQTT: hsm-enroll init --no-publish.",
         )
     tokens = modules.tokens(module)
     with translated("list its slots", str(module)):
         slots = modules.load(module).get_slots(token_present=True)
     if len(tokens) < len(slots):
         return ModuleUnusableError(
-            f"MQTT cannot use {module}: one of its {len(slots)} slots holds a token that it cannot read",
-            hint="Take that token or card out.",
+            f"MQTT cannot use {module}: one of its {len(slots)} slots has a token that the module cannot read",
+            hint="Remove that token or card.",
         )
     labelled = [token for token in tokens if token.label == label]
     if len(labelled) > 1:
         return TokenAmbiguousError(
-            f"MQTT selects a token by its label alone, and {len(labelled)} are labelled {label!r}",
+            f"MQTT selects a token by its label alone, and {len(labelled)} tokens are labelled {label!r}",
             hint="Relabel one of them with the token's own tool.",
         )
     return None
 
 
-def _makes(slot: Slot, listed: set[Mechanism], key_type: KeyType) -> bool:
-    mechanism = Mechanism.RSA_PKCS_KEY_PAIR_GEN if key_type.is_rsa else Mechanism.EC_KEY_PAIR_GEN
-    if mechanism not in listed:
+def _generates(slot: Slot, listed: set[Mechanism], key_type: KeyType) -> bool:
+    generation = mechanism(key_type.generation_mechanism)
+    if generation not in listed:
         return False
-    info = slot.get_mechanism_info(mechanism)
-    # A token that knows no limit says 0.
+    info = slot.get_mechanism_info(generation)
+    # A token without a limit reports 0.
     largest = info.max_key_length or key_type.bits
     return bool(info.flags & MechanismFlag.GENERATE_KEY_PAIR) and (info.min_key_length or 0) <= key_type.bits <= largest
 
 
-def _signs(slot: Slot, listed: set[Mechanism], mechanism: Mechanism) -> bool:
-    return mechanism in listed and bool(slot.get_mechanism_info(mechanism).flags & MechanismFlag.SIGN)
+def _signs(slot: Slot, listed: set[Mechanism], name: str) -> bool:
+    signing = mechanism(name)
+    return signing in listed and bool(slot.get_mechanism_info(signing).flags & MechanismFlag.SIGN)

@@ -1,10 +1,10 @@
-"""Which PKCS#11 modules this machine has."""
+"""Find the PKCS#11 modules installed on this machine."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-# Where vendors and distributions put their modules; the star is the multiarch triplet.
+# Where vendors and distributions install their modules; the star is the multiarch triplet.
 _KNOWN = (
     "usr/lib/softhsm/libsofthsm2.so",
     "usr/lib/*/softhsm/libsofthsm2.so",
@@ -19,7 +19,7 @@ _KNOWN = (
 
 
 def discover(root: Path = Path("/")) -> list[Path]:
-    """Return the modules of known names below ``root``, each file once, in a stable order.
+    """Return the modules with known names below ``root``, each file once, in a stable order.
 
     Does *not* load them.
     """

@@ -1,4 +1,4 @@
-"""The messages between a worker's process and ours: JSON objects, each behind its length in four octets."""
+"""The messages between a worker's process and ours: JSON objects, each preceded by its length in four octets."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import time
 from typing import Any
 
 _LENGTH_BYTES = 4
-# More is no message, but what foreign code has written to a descriptor that is not its own.
-_LONGEST = 2**26
-_PIECE = 2**16
-# For a message that has begun to arrive in time, whenever it is read.
+# Anything longer is not a message, but something that the module wrote to a descriptor that is not its own.
+_MAX_OCTETS = 2**26
+_CHUNK_OCTETS = 2**16
+# A message whose first octets arrived in time gets at least this long to arrive whole.
 _REST_SECONDS = 1.0
 
 
@@ -19,7 +19,7 @@ def send(connection: socket.socket, message: dict[str, Any]) -> None:
     """Send a message.
 
     Raises:
-        OSError: the other side has ended; no SIGPIPE comes, whatever the caller does about it.
+        OSError: the other side has ended; SIGPIPE is never raised.
     """
     content = json.dumps(message).encode("ascii")
     connection.sendall(len(content).to_bytes(_LENGTH_BYTES) + content, socket.MSG_NOSIGNAL)
@@ -29,22 +29,22 @@ def receive(connection: socket.socket, deadline: float | None = None) -> dict[st
     """Wait for a message.
 
     Args:
-        connection: of a stream.
-        deadline: until when, by ``time.monotonic``; None waits without an end.
+        connection: a stream socket.
+        deadline: when to give up, by ``time.monotonic``; None waits for ever.
 
     Returns:
-        The message; None where the other side has ended, in the middle of one too.
+        The message; None if the other side has ended, even in the middle of a message.
 
     Raises:
-        TimeoutError: nothing comes in time.
-        ValueError: what comes is no message.
+        TimeoutError: no message came in time.
+        ValueError: what came is not a message.
     """
     header = _octets(connection, _LENGTH_BYTES, deadline)
     if header is None:
         return None
     size = int.from_bytes(header)
-    if size > _LONGEST:
-        raise ValueError(f"not a message: it has {size} octets")
+    if size > _MAX_OCTETS:
+        raise ValueError(f"not a message: {size} octets long")
     if deadline is not None:
         deadline = max(deadline, time.monotonic() + _REST_SECONDS)
     content = _octets(connection, size, deadline)
@@ -53,22 +53,22 @@ def receive(connection: socket.socket, deadline: float | None = None) -> dict[st
     try:
         message = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise ValueError("not a message: it is not JSON") from error
+        raise ValueError("not a message: not JSON") from error
     if not isinstance(message, dict):
-        raise ValueError("not a message: it is not an object")  # noqa: TRY004 - of what came, not of an argument
+        raise ValueError("not a message: not an object")  # noqa: TRY004 - about what came, not about an argument
     return message
 
 
 def _octets(connection: socket.socket, size: int, deadline: float | None) -> bytes | None:
     received = bytearray()
     while len(received) < size:
-        # What is there already is read after the deadline too.
+        # What has already arrived is read even after the deadline.
         connection.settimeout(None if deadline is None else max(0.001, deadline - time.monotonic()))
         try:
-            piece = connection.recv(min(size - len(received), _PIECE))
+            chunk = connection.recv(min(size - len(received), _CHUNK_OCTETS))
         except ConnectionError:
             return None
-        if not piece:
+        if not chunk:
             return None
-        received += piece
+        received += chunk
     return bytes(received)

@@ -1,4 +1,4 @@
-"""A module's list of functions (PKCS#11 v2.40 §3.6), for what python-pkcs11 does not wrap.
+"""A module's function list (PKCS#11 v2.40 §3.6), for what python-pkcs11 does not wrap.
 
 C_GetFunctionList is the one symbol that every module exports; p11-kit's proxy exports no other.
 """
@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from hsm_enroll.errors import ModuleUnusableError
-from hsm_enroll.token import modules
+from hsm_enroll.token import modules, return_values
 
 INIT_TOKEN = 9
-"""Where C_InitToken stands among the functions, the first of which is C_Initialize."""
+"""Index of C_InitToken in the list; C_Initialize has 0."""
 
 _FUNCTIONS = 68
 
@@ -26,25 +26,25 @@ class _List(ctypes.Structure):
 
 
 def version(module: Path) -> tuple[int, int]:
-    """Return the version of the list, which awscrt goes by; C_GetInfo's may be another.
+    """Return the list's version, which awscrt checks; that of C_GetInfo may differ.
 
     Raises:
-        ModuleMissingError, ModuleUnusableError: the module cannot be loaded, or gives none.
+        ModuleMissingError, ModuleUnusableError: the module cannot be loaded, or has no function list.
     """
     major, minor = _of(module).version
     return major, minor
 
 
 def function(module: Path, index: int, *arguments: Any) -> Any:
-    """Return a function of the list, which answers with a CK_RV.
+    """Return a function from the list; calling it returns a CK_RV.
 
     Args:
         module: the module's file.
-        index: where it stands.
+        index: the function's index.
         arguments: the ctypes types of its arguments.
 
     Raises:
-        ModuleMissingError, ModuleUnusableError: as :func:`version`.
+        ModuleMissingError, ModuleUnusableError: as for :func:`version`.
     """
     return ctypes.CFUNCTYPE(ctypes.c_ulong, *arguments)(_of(module).functions[index])
 
@@ -56,5 +56,5 @@ def _of(module: Path) -> _List:
     found = ctypes.POINTER(_List)()
     status = get_function_list(ctypes.byref(found))
     if status != 0:
-        raise ModuleUnusableError(f"{module} gives no function list: CKR 0x{status:08x}")
+        raise ModuleUnusableError(f"{module} has no function list ({return_values.name_of(status)})")
     return found.contents

@@ -1,4 +1,4 @@
-"""What tokens a module offers."""
+"""List a module's tokens."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def list_tokens(module: Path) -> list[TokenReport]:
-    """Load a module in this process and describe its tokens, uninitialised ones included.
+    """Load a module in this process and describe its tokens, including uninitialised ones.
 
     Raises:
         ModuleMissingError, ModuleUnusableError: see ``modules.tokens``.
@@ -49,7 +49,7 @@ def public_key_uris(token: Token, name: TokenName) -> Iterator[str]:
 
 
 def _label(key: Object) -> str | None:
-    """Return CKA_LABEL, UTF-8 by PKCS#11 v2.40 §4.4; None where another program wrote other bytes."""
+    """Return CKA_LABEL; None if it is not UTF-8, as PKCS#11 v2.40 §4.4 requires."""
     try:
         return str(key[Attribute.LABEL])
     except UnicodeDecodeError:
@@ -67,14 +67,14 @@ def _report(module: Path, token: Token) -> TokenReport:
     )
     initialized = bool(flags & TokenFlag.TOKEN_INITIALIZED)
     keys: tuple[str, ...] = ()
-    able = capabilities.Capabilities((), ())
+    supported = capabilities.Capabilities((), ())
     obstacle: HsmEnrollError | None = None
     if initialized:
-        # A token that shows nothing without a login is none the worse for it.
+        # A token need not show its public keys, or its mechanisms, without a login.
         with suppress(PKCS11Error):
             keys = tuple(public_key_uris(token, name))
         with suppress(TokenRefusedError, TokenNotFoundError):
-            able = capabilities.read(token)
+            supported = capabilities.read(token)
             obstacle = capabilities.mqtt_obstacle(module, token.label)
     return TokenReport(
         name=name,
@@ -86,7 +86,7 @@ def _report(module: Path, token: Token) -> TokenReport:
         pin_final_try=bool(flags & TokenFlag.USER_PIN_FINAL_TRY),
         pin_locked=bool(flags & TokenFlag.USER_PIN_LOCKED),
         public_keys=keys,
-        key_types=able.key_types,
-        mqtt_key_types=able.mqtt_key_types,
+        key_types=supported.key_types,
+        mqtt_key_types=supported.mqtt_key_types,
         mqtt_obstacle=obstacle.document if obstacle else None,
     )

@@ -1,4 +1,4 @@
-"""What it takes to log in to a token, found out without one: may its PIN be tried, and where does it come from?"""
+"""Before a login: whether a token's PIN may be tried, and where it comes from."""
 
 from __future__ import annotations
 
@@ -10,26 +10,29 @@ from hsm_enroll.secret import Secret
 from hsm_enroll.token.reports import TokenReport
 from hsm_enroll.token.tpm2 import lockout
 
+PinSource = Callable[[TokenName], Secret]
+"""Returns a token's PIN."""
 
-def credentials(
-    token: TokenReport, pin: Callable[[TokenName], Secret], at_pin_pad: Callable[[TokenName], None]
-) -> Secret | None:
-    """See that a token may be tried, and get what to log in with.
+AtPinPad = Callable[[TokenName], None]
+"""Called before a token waits for its PIN at its own keypad (CKF_PROTECTED_AUTHENTICATION_PATH)."""
 
-    A wrong PIN three times locks a whole TPM, so a token is not tried where it, or its TPM, says that the next try is
-    its last.
+
+def credentials(token: TokenReport, pin: PinSource, at_pin_pad: AtPinPad) -> Secret | None:
+    """Check that a token's PIN may be tried, and return what to log in with.
+
+    Three wrong PINs lock a whole TPM, so the PIN is not tried if the token, or its TPM, says that only one try is left.
 
     Args:
-        token: as it has shown itself.
-        pin: gives its PIN; called where it wants one, once.
-        at_pin_pad: called where its PIN is typed at the token itself (CKF_PROTECTED_AUTHENTICATION_PATH).
+        token: the token, as its module described it.
+        pin: called once, if the token requires a PIN.
+        at_pin_pad: called if the PIN is entered at the token itself.
 
     Returns:
-        The PIN; None where it is typed at the token. An empty one for a token without CKF_LOGIN_REQUIRED: awscrt calls
-        C_Login all the same, and tpm2-pkcs11 has no answer to one without a PIN.
+        The PIN; None if it is entered at the token. For a token without CKF_LOGIN_REQUIRED the PIN is empty: awscrt
+        calls C_Login anyway, and tpm2-pkcs11 fails if that has no PIN at all.
 
     Raises:
-        PinLockedError, PinFinalTryError: the PIN is not to be tried.
+        PinLockedError, PinFinalTryError: the PIN must not be tried.
         HsmEnrollError: what `pin` raises.
     """
     if not token.login_required:
@@ -37,7 +40,7 @@ def credentials(
     if token.pin_locked:
         raise PinLockedError(f"token {token.name.label!r} is locked and accepts no PIN now")
     if token.pin_final_try:
-        raise PinFinalTryError(f"one more wrong PIN locks token {token.name.label!r}; it was not tried")
+        raise PinFinalTryError(f"one more wrong PIN would lock token {token.name.label!r}, so no PIN was tried")
     lockout.refuse_last_try(token.name)
     if token.protected_authentication_path:
         at_pin_pad(token.name)

@@ -1,4 +1,4 @@
-"""How a PKCS#11 module is loaded, in the process that is there for it."""
+"""Load a PKCS#11 module, in the worker's process."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _loaded: dict[Path, lib] = {}
 
 
 def load(module: Path) -> lib:
-    """Load a module and initialise it (PKCS#11 v2.40 §5.4, C_Initialize), once a process.
+    """Load a module and initialise it (PKCS#11 v2.40 §5.4, C_Initialize), once per process.
 
-    A module is code: one that crashes takes the process with it (see ``worker``).
+    A module that crashes ends the process (see ``worker``).
 
     Raises:
         ModuleMissingError: there is no such file.
-        ModuleUnusableError: it is no PKCS#11 module for this machine, or fails to initialise.
+        ModuleUnusableError: the file is not a PKCS#11 module for this machine, or initialising it fails.
     """
     if not os.path.isfile(module):  # noqa: PTH113 - unlike is_file it never raises
         raise ModuleMissingError(f"there is no PKCS#11 module {module}")
@@ -40,10 +40,9 @@ def load(module: Path) -> lib:
 
 
 def shut_down(module: Path) -> None:
-    """End all that a module does for this process (PKCS#11 v2.40 §5.4, C_Finalize); ``load`` initializes it anew.
+    """Shut a module down (PKCS#11 v2.40 §5.4, C_Finalize); ``load`` initialises it again.
 
-    Its sessions are closed, others' in this process among them. A module that refuses, or that is not initialized, is
-    left as it is.
+    This closes all sessions of this process. If the module fails to shut down, or is not initialised, nothing happens.
     """
     library = _loaded.get(module)
     if library is not None and library.initialized:
@@ -52,12 +51,12 @@ def shut_down(module: Path) -> None:
 
 
 def tokens(module: Path) -> list[Token]:
-    """Load a module and return the tokens in its slots, uninitialised ones included.
+    """Load a module and return the tokens in its slots, including uninitialised ones.
 
-    A slot whose token was pulled out meanwhile, or is none that the module knows, hides no other one.
+    Slots whose token has just been removed, or is not recognised by the module, are skipped.
 
     Raises:
-        ModuleMissingError, ModuleUnusableError: see :func:`load`; or it does not list its slots.
+        ModuleMissingError, ModuleUnusableError: see :func:`load`; or the module does not list its slots.
     """
     found: list[Token] = []
     library = load(module)
@@ -67,6 +66,6 @@ def tokens(module: Path) -> list[Token]:
                 with suppress(DeviceRemoved, TokenNotPresent, TokenNotRecognised):
                     found.append(slot.get_token())
     except (TokenNotFoundError, TokenRefusedError) as error:
-        # Not one token's fault; and another module may have the one that is wanted.
+        # An error of the module rather than of one token: another module may have the right token.
         raise ModuleUnusableError(error.message) from error
     return found

@@ -1,7 +1,8 @@
-"""Objects in a token, found by CKA_LABEL and CKA_ID, and the public half of a key pair, which needs no login."""
+"""Find objects in a token by CKA_LABEL and CKA_ID, and read public keys, which most tokens show without a login."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from asn1crypto import core, keys
@@ -15,11 +16,9 @@ from hsm_enroll.token.translation import translated
 if TYPE_CHECKING:
     from pkcs11 import PrivateKey, PublicKey, Session
 
-CURVES = {KeyType.EC_P256: "secp256r1", KeyType.EC_P384: "secp384r1"}
-
 
 class PublicKeyReport(NamedTuple):
-    """The public half, which most tokens show without a login; members as in :class:`keypair.KeyPair`."""
+    """The public half of a key pair; members as in :class:`keypair.KeyPair`."""
 
     key_type: KeyType
     public_key_info: bytes
@@ -33,7 +32,7 @@ def find_public(session: Session, *, label: str | None, key_id: bytes | None) ->
             ``KeyType``.
     """
     public: PublicKey = find_one(session, ObjectClass.PUBLIC_KEY, label, key_id)
-    with translated("tell a key's attributes", f"token {session.token.label!r}"):
+    with translated("read a key's attributes", f"token {session.token.label!r}"):
         info, label = _public_key_info(public), label_of(public)
     return PublicKeyReport(_key_type(info, label), bytes(info.dump()))
 
@@ -43,7 +42,7 @@ def find_one(session: Session, object_class: ObjectClass, label: str | None, key
 
     Raises:
         KeyMissingError, KeyAmbiguousError: there is none, or there are several.
-        TokenRefusedError: the token does not tell.
+        TokenRefusedError: the token cannot be searched.
     """
     template: dict[Attribute, Any] = {Attribute.CLASS: object_class}
     if label is not None:
@@ -53,14 +52,14 @@ def find_one(session: Session, object_class: ObjectClass, label: str | None, key
     with translated("look for keys", f"token {session.token.label!r}"):
         found = list(session.get_objects(template))
     half = "private" if object_class is ObjectClass.PRIVATE_KEY else "public"
-    wanted = f"labelled {label!r}" if label is not None else f"of id {key_id.hex() if key_id else '(any)'}"
+    wanted = f"labelled {label!r}" if label is not None else f"with id {key_id.hex() if key_id else '(any)'}"
     if not found:
         raise KeyMissingError(f"token {session.token.label!r} has no {half} key {wanted}")
     if len(found) > 1:
         raise KeyAmbiguousError(f"token {session.token.label!r} has {len(found)} {half} keys {wanted}")
     if not isinstance(found[0], Key):
-        # python-pkcs11 makes a bare object of one whose CKA_CLASS it cannot read.
-        raise TokenRefusedError(f"token {session.token.label!r} does not tell what its {half} key {wanted} is")
+        # python-pkcs11 returns a plain object where it cannot read CKA_CLASS.
+        raise TokenRefusedError(f"token {session.token.label!r} does not show the class of its {half} key {wanted}")
     return found[0]
 
 
@@ -74,7 +73,7 @@ def label_of(key: PrivateKey | PublicKey) -> str:
         return key.label
     except UnicodeDecodeError as error:
         raise KeyMissingError(
-            f"the label of key {key.id.hex()} is not UTF-8, so that it cannot be named",
+            f"the label of key {key.id.hex()} is not valid UTF-8",
             hint="Relabel it with the token's own tool.",
         ) from error
 
@@ -96,21 +95,25 @@ def _public_key_info(public: PublicKey) -> keys.PublicKeyInfo:
 
 
 def _ec_point(point: bytes) -> bytes:
-    """PKCS#11 v2.40 (mechanisms) §2.3.3 says DER OCTET STRING; some tokens give the bare point, which is odd in length.
+    """Unwrap an EC point from its DER OCTET STRING (PKCS#11 v2.40, mechanisms, §2.3.3), which some tokens omit.
 
-    An uncompressed point of P-256 or P-384 has 65 or 97 bytes; wrapped it has two more.
+    An uncompressed point has one octet more than its two coordinates; wrapped it has at least two more.
     """
-    if len(point) in {65, 97}:
-        return point
-    return bytes(core.OctetString.load(point, strict=True))
+    unwrapped_sizes = {1 + 2 * math.ceil(key_type.bits / 8) for key_type in KeyType if not key_type.is_rsa}
+    return point if len(point) in unwrapped_sizes else bytes(core.OctetString.load(point, strict=True))
 
 
 def _key_type(info: keys.PublicKeyInfo, label: str) -> KeyType:
-    name = f"rsa-{info.bit_size}" if info.algorithm == "rsa" else f"ec-p{info.bit_size}"
-    known = info.algorithm == "rsa" or info.curve[1] in CURVES.values()
-    if not known or name not in set(KeyType):
-        raise KeyOriginError(
-            f"key {label!r} is of a type that AWS IoT or its MQTT client cannot use",
-            hint=f"Use one of {', '.join(KeyType)}.",
-        )
-    return KeyType(name)
+    for key_type in KeyType:
+        if _is_of_type(info, key_type):
+            return key_type
+    raise KeyOriginError(
+        f"key {label!r} is of a type that AWS IoT or its MQTT client cannot use",
+        hint=f"Use one of {', '.join(KeyType)}.",
+    )
+
+
+def _is_of_type(info: keys.PublicKeyInfo, key_type: KeyType) -> bool:
+    if info.algorithm == "rsa":
+        return bool(key_type.is_rsa and info.bit_size == key_type.bits)
+    return bool(info.curve == ("named", key_type.curve))

@@ -1,29 +1,37 @@
-"""What modules and tokens say of themselves, as values: they cross from the process that has the module to ours."""
+"""What modules and tokens report about themselves, as values that a worker's process sends to ours."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from hsm_enroll.key import KeyType, TokenName
 
 
+class TokenKind(StrEnum):
+    """The kinds of token that can be created."""
+
+    SOFTHSM = "softhsm"
+    TPM2 = "tpm2"
+
+
 class TokenReport(NamedTuple):
-    """One token as it shows itself before any login.
+    """What a token reports about itself without a login.
 
     Attributes:
-        name: which token it is.
-        slot: CK_SLOT_ID; for people to read, never to select by.
+        name: which token.
+        slot: CK_SLOT_ID; only shown to people, never used to select a token.
         initialized: CKF_TOKEN_INITIALIZED.
         login_required: CKF_LOGIN_REQUIRED.
-        protected_authentication_path: CKF_PROTECTED_AUTHENTICATION_PATH: the PIN is typed at the token itself.
-        pin_count_low: CKF_USER_PIN_COUNT_LOW: a wrong PIN was given since the last good login.
-        pin_final_try: CKF_USER_PIN_FINAL_TRY: one more wrong PIN locks it.
+        protected_authentication_path: CKF_PROTECTED_AUTHENTICATION_PATH: the PIN is entered at the token itself.
+        pin_count_low: CKF_USER_PIN_COUNT_LOW: a wrong PIN was tried since the last successful login.
+        pin_final_try: CKF_USER_PIN_FINAL_TRY: one more wrong PIN locks the token.
         pin_locked: CKF_USER_PIN_LOCKED.
-        public_keys: URIs of the public keys it shows without a login.
-        key_types: types of keys that it makes and signs with, by its own word; empty where it does not tell.
+        public_keys: URIs of the public keys that are visible without a login.
+        key_types: key types that the token can generate and sign with; empty if it does not list its mechanisms.
         mqtt_key_types: those of them that MQTT can use, see ``capabilities.Capabilities``.
-        mqtt_obstacle: why MQTT can use none of its keys, as an error's document; None where it can.
+        mqtt_obstacle: why MQTT cannot use any of its keys, as an error's document; None if it can.
     """
 
     name: TokenName
@@ -40,12 +48,12 @@ class TokenReport(NamedTuple):
     mqtt_obstacle: dict[str, Any] | None
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as `from_json` reads it."""
+        """Return the report as a JSON object."""
         return {**self._asdict(), "name": [str(part) for part in self.name]}
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Self:
-        """Read what `to_json` wrote."""
+        """Return the report from what :meth:`to_json` returned."""
         module, *names = document["name"]
         lists = {
             "name": TokenName(Path(module), *names),
@@ -57,7 +65,7 @@ class TokenReport(NamedTuple):
 
 
 class ModuleReport(NamedTuple):
-    """What a module says of itself (PKCS#11 v2.40 §3.1, CK_INFO).
+    """What a module reports about itself (PKCS#11 v2.40 §3.1, CK_INFO).
 
     Attributes:
         description: libraryDescription.

@@ -1,4 +1,4 @@
-"""Choose exactly one token, by label and serial, never by slot number: none or several is an error with a list."""
+"""Choose exactly one token, by label and serial, never by slot number; errors list the tokens that were found."""
 
 from __future__ import annotations
 
@@ -19,19 +19,18 @@ from hsm_enroll.uri import Pkcs11Uri
 
 
 def choose(modules: Iterable[Path], wanted: Pkcs11Uri, list_tokens: Callable[[Path], list[TokenReport]]) -> TokenReport:
-    """Return the one initialised token, over all the modules, that a URI names.
+    """Return the one initialised token of the given modules that a URI names.
 
-    A module that cannot be used is passed over where another one has the token; where none has, and it was the
-    only module, its own error is the answer.
+    A module that cannot be used is skipped, unless it is the only one.
 
     Args:
-        modules: where to look.
-        wanted: label, serial, manufacturer and model are compared; None matches anything.
-        list_tokens: ``Tokens.listed``, or what ``Tokens.look`` has returned.
+        modules: the modules to search.
+        wanted: its label, serial, manufacturer and model are compared; None matches anything.
+        list_tokens: ``Tokens.listed``, or what ``Tokens.start_listing`` returned.
 
     Raises:
-        ModuleMissingError, ModuleUnusableError: there is no module to ask.
-        TokenNotFoundError: no token matches, or the one that does is not initialised.
+        ModuleMissingError, ModuleUnusableError: there is no module, or the only one cannot be used.
+        TokenNotFoundError: no initialised token matches.
         TokenAmbiguousError: several match.
     """
     paths = list(modules)
@@ -46,16 +45,16 @@ def choose(modules: Iterable[Path], wanted: Pkcs11Uri, list_tokens: Callable[[Pa
                 raise
     matching = [token for token in tokens if token.initialized and matches(token, wanted)]
     if not any(token.initialized for token in tokens):
-        raise TokenNotFoundError("this machine has no token")
+        raise TokenNotFoundError("this machine has no initialised token")
     if not matching:
-        raise TokenNotFoundError(f"no token matches {_described(wanted)}; {_listed(tokens)}")
+        raise TokenNotFoundError(f"no token matches {_described(wanted)}; found: {_listed(tokens)}")
     if len(matching) > 1:
         raise TokenAmbiguousError(f"{len(matching)} tokens match {_described(wanted)}: {_listed(matching)}")
     return matching[0]
 
 
 def enrolled(name: TokenName, list_tokens: Callable[[Path], list[TokenReport]]) -> TokenReport:
-    """Return an enrolled device's token, as awscrt will find it: by its label, which has to be the only one.
+    """Return an enrolled device's token, found as awscrt finds it: by its label, which must be unique.
 
     Args:
         name: which token.
@@ -67,49 +66,48 @@ def enrolled(name: TokenName, list_tokens: Callable[[Path], list[TokenReport]]) 
     report = choose([name.module], Pkcs11Uri(token=name.label), list_tokens)
     if report.name.serial != name.serial:
         raise TokenNotFoundError(
-            f"token {name.label!r} with serial {name.serial} is not there; another one has its label"
+            f"token {name.label!r} with serial {name.serial} was not found; another token has that label"
         )
     return report
 
 
 def refuse_taken_label(tokens: Iterable[TokenReport], label: str) -> None:
-    """See that no token has a label.
+    """Check that no token has a label.
 
     Raises:
-        TokenAmbiguousError: one has.
+        TokenAmbiguousError: one has it.
     """
     if any(token.initialized and token.name.label == label for token in tokens):
         raise TokenAmbiguousError(
-            f"a token labelled {label!r} exists already",
+            f"a token labelled {label!r} already exists",
             hint="Choose another label, or use that token.",
         )
 
 
 def require(token: TokenReport, key_type: KeyType, *, mqtt: bool) -> None:
-    """Refuse a key type that a token does not handle, before anything is journalled or made.
+    """Check that a token supports a key type, before anything is journalled or generated.
 
-    Does *not* find out a curve that the token lacks; see ``capabilities.Capabilities``. The curves that awscrt lacks
-    are no ``KeyType``.
+    Does *not* notice that a token lacks a curve; see ``capabilities.Capabilities``.
 
     Args:
-        token: as it has shown itself.
-        key_type: what is to be made.
-        mqtt: whether awscrt is to use it.
+        token: the token, as its module described it.
+        key_type: type of the key that will be generated.
+        mqtt: whether awscrt will use the key.
 
     Raises:
-        ModuleUnusableError, TokenAmbiguousError: awscrt could not use the module, or goes by a label that two have.
-        TokenRefusedError: the token does not handle the key type; the hint names those that it does.
+        ModuleUnusableError, TokenAmbiguousError: awscrt could not use the module, or several tokens have the label.
+        TokenRefusedError: the token does not support the key type; the hint names those it supports.
     """
     label = token.name.label
     if key_type not in token.key_types:
-        raise _unable(f"token {label!r} makes no keys of type {key_type}", token.key_types)
+        raise _unsupported(f"token {label!r} does not support keys of type {key_type}", token.key_types)
     if not mqtt:
         return
     if token.mqtt_obstacle is not None:
         raise HsmEnrollError.of_document(token.mqtt_obstacle)
     if key_type not in token.mqtt_key_types:
-        message = f"token {label!r} does not sign for MQTT with keys of type {key_type}: it has no CKM_RSA_PKCS"
-        raise _unable(message, token.mqtt_key_types)
+        message = f"MQTT cannot use keys of type {key_type} in token {label!r}: it lacks {key_type.tls_mechanism}"
+        raise _unsupported(message, token.mqtt_key_types)
 
 
 def matches(token: TokenReport, wanted: Pkcs11Uri) -> bool:
@@ -125,10 +123,10 @@ def matches(token: TokenReport, wanted: Pkcs11Uri) -> bool:
     )
 
 
-def _unable(message: str, able: tuple[KeyType, ...]) -> TokenRefusedError:
-    if not able:
-        return TokenRefusedError(message, hint="It has no mechanisms for any key type of AWS IoT: use another token.")
-    return TokenRefusedError(message, hint=f"It can do {', '.join(able)}: give one of these as --key-type.")
+def _unsupported(message: str, supported: tuple[KeyType, ...]) -> TokenRefusedError:
+    if not supported:
+        return TokenRefusedError(message, hint="The token supports none of AWS IoT's key types: use another token.")
+    return TokenRefusedError(message, hint=f"The token supports {', '.join(supported)}: choose one with --key-type.")
 
 
 def _described(wanted: Pkcs11Uri) -> str:
@@ -137,5 +135,4 @@ def _described(wanted: Pkcs11Uri) -> str:
 
 
 def _listed(tokens: Iterable[TokenReport]) -> str:
-    uris = [str(token.name.uri) for token in tokens if token.initialized]
-    return "these are there: " + ", ".join(uris)
+    return ", ".join(str(token.name.uri) for token in tokens if token.initialized)

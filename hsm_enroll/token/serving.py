@@ -1,6 +1,6 @@
-"""What a worker does in its process: it has the module, and answers questions about its tokens and keys.
+"""The worker's side: loads the module, and carries out requests about its tokens and keys.
 
-Beside this module and those that it calls, nothing loads a PKCS#11 module; see ``worker`` for how it is spoken to.
+Only this module and those that it calls load a PKCS#11 module; ``worker`` is the other side.
 """
 
 from __future__ import annotations
@@ -20,40 +20,41 @@ from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.secret import Secret
 from hsm_enroll.token import frames, inventory, keypair, modules, provision, public_key, session
 from hsm_enroll.token.keypair import KeyPair
+from hsm_enroll.token.reports import TokenKind
 
 _PIN_VARIABLE = "HSM_ENROLL_PIN"
-# Beyond the time limit that the other process keeps: for when that one is gone.
+# Added to a request's time limit, which the other process enforces unless it was killed.
 _ALARM_SECONDS = 2
 _GOODBYE_SECONDS = 5
 
 
 def serve(descriptor: int) -> None:
-    """Answer the questions that come by a socket, until it is closed; then end the module's work (C_Finalize)."""
-    _take_no_signals_of_the_caller()
-    # Foreign code will run here. It has no use for the PIN in the environment, and what it prints is no answer.
+    """Serve requests from a socket until it is closed, then shut the module down (C_Finalize)."""
+    _reset_signals()
+    # The module's code will run here: it does not need the PIN in the environment, and its output goes nowhere.
     os.environ.pop(_PIN_VARIABLE, None)
-    silent = os.open(os.devnull, os.O_RDWR)
+    null_device = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):
-        os.dup2(silent, stream)
+        os.dup2(null_device, stream)
     with socket.socket(fileno=descriptor) as connection:
-        _Served(connection).run()
+        _Server(connection).run()
 
 
-def _take_no_signals_of_the_caller() -> None:
-    """Undo what the caller does about signals; it has blocked them all until now."""
+def _reset_signals() -> None:
+    """Remove the caller's signal handlers, and unblock the signals, all of which the caller has blocked."""
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.SIG_DFL)
     for number in (signal.SIGCHLD, signal.SIGALRM):
         signal.signal(number, signal.SIG_DFL)
     for number in (signal.SIGINT, signal.SIGTERM):
-        # Ctrl-C reaches both processes; the other one answers it, and ends this one.
+        # Ctrl-C reaches both processes; the other one handles it, and ends this one.
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-class _Served:
-    """The module, the one session there may be with a token, and the key that was found or made in it."""
+class _Server:
+    """The module, its one session with a token, and the key that was last found or generated in that session."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -61,7 +62,7 @@ class _Served:
         self._open = ExitStack()
         self._session: Any = None
         self._key: KeyPair | None = None
-        self._questions: dict[str, Callable[..., Any]] = {
+        self._operations: dict[str, Callable[..., Any]] = {
             "describe": self._describe,
             "tokens": self._tokens,
             "public key": self._public_key,
@@ -77,15 +78,15 @@ class _Served:
         }
 
     def run(self) -> None:
-        """Answer until the other side closes."""
+        """Serve requests until the other side closes the socket."""
         while (request := frames.receive(self._connection)) is not None:
             self._module = Path(request["module"])
-            # Should the other process be killed, nobody else ends a module that hangs.
+            # If the other process has been killed, nothing else ends a module that hangs.
             signal.alarm(math.ceil(request["limit"]) + _ALARM_SECONDS)
-            answer = self._answer(request)
+            response = self._response(request)
             signal.alarm(0)
             try:
-                frames.send(self._connection, answer)
+                frames.send(self._connection, response)
             except OSError:
                 break
         signal.alarm(_GOODBYE_SECONDS)
@@ -93,16 +94,16 @@ class _Served:
         if self._module is not None:
             modules.shut_down(self._module)
 
-    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _response(self, request: dict[str, Any]) -> dict[str, Any]:
         try:
-            return {"answer": self._questions[request["ask"]](**request.pop("told"))}
+            return {"result": self._operations[request["operation"]](**request.pop("arguments"))}
         except HsmEnrollError as error:
             of_key_type = isinstance(error, TokenRefusedError) and error.of_key_type
             return {"error": error.document, "ofKeyType": of_key_type, "trace": _trace()}
-        except Exception as error:  # noqa: BLE001 - this process's very top: what nobody foresaw is not the module's end
+        except Exception as error:  # noqa: BLE001 - the top of this process: the worker survives unforeseen errors
             unexpected = HsmEnrollError(
-                f"something unexpected happened: {type(error).__name__}",
-                hint="Run it again with --verbose and report what it shows.",
+                f"unexpected error: {type(error).__name__}",
+                hint="Run the command again with --verbose, and report the output.",
             )
             return {"error": unexpected.document, "ofKeyType": False, "trace": _trace()}
 
@@ -123,17 +124,17 @@ class _Served:
             return public_key.find_public(opened, label=label, key_id=bytes.fromhex(key_id)).public_key_info.hex()
 
     def _open_session(self, token: list[str], pin: str | None, *, writable: bool) -> None:
-        # None is typed at the token itself, or not wanted: `session.opened` looks which.
-        source = session.opened(self._token(token), lambda: Secret(pin or ""), writable=writable)
-        self._session = self._open.enter_context(source)
+        # The PIN is None if it is entered at the token itself; `session.opened` then does not call for it.
+        opened = session.opened(self._token(token), lambda: Secret(pin or ""), writable=writable)
+        self._session = self._open.enter_context(opened)
 
     def _generate(self, key_type: str, label: str, key_id: str) -> dict[str, Any]:
-        made = keypair.generate(self._session, KeyType(key_type), label=label, key_id=bytes.fromhex(key_id))
-        return self._kept(made)
+        key = keypair.generate(self._session, KeyType(key_type), label=label, key_id=bytes.fromhex(key_id))
+        return self._select(key)
 
     def _find(self, label: str | None, key_id: str | None) -> dict[str, Any]:
         wanted = None if key_id is None else bytes.fromhex(key_id)
-        return self._kept(keypair.find(self._session, label=label, key_id=wanted))
+        return self._select(keypair.find(self._session, label=label, key_id=wanted))
 
     def _is_there(self, label: str, key_id: str) -> bool:
         return keypair.is_there(self._session, label=label, key_id=bytes.fromhex(key_id))
@@ -142,13 +143,14 @@ class _Served:
         keypair.destroy(self._session, label=label, key_id=bytes.fromhex(key_id))
 
     def _sign(self, message: str) -> str:
-        """Sign with the key that was found or made last."""
-        assert self._key is not None  # noqa: S101 - whoever asks has been told of it
+        """Sign with the key that was last found or generated."""
+        assert self._key is not None  # noqa: S101 - only a key that was returned can be asked to sign
         return self._key.sign(bytes.fromhex(message)).hex()
 
     def _create_token(self, kind: str, label: str, so_pin: str, user_pin: str) -> dict[str, Any]:
-        making = {"softhsm": provision.create_softhsm_token, "tpm2": provision.create_tpm2_token}[kind]
-        return making(self._path, label, so_pin=Secret(so_pin), user_pin=Secret(user_pin)).to_json()
+        is_tpm = kind == TokenKind.TPM2
+        create = provision.create_tpm2_token if is_tpm else provision.create_softhsm_token
+        return create(self._path, label, so_pin=Secret(so_pin), user_pin=Secret(user_pin)).to_json()
 
     def _complete_token(self, token: list[str], so_pin: str, user_pin: str) -> None:
         provision.complete_token(self._token(token), so_pin=Secret(so_pin), user_pin=Secret(user_pin))
@@ -156,13 +158,13 @@ class _Served:
     def _close(self) -> None:
         self._open.close()
 
-    def _kept(self, key: KeyPair) -> dict[str, Any]:
+    def _select(self, key: KeyPair) -> dict[str, Any]:
         self._key = key
         return {
             "label": key.label,
             "id": key.id.hex(),
             "type": key.key_type.value,
-            "info": key.public_key_info.hex(),
+            "public_key_info": key.public_key_info.hex(),
             "origin": list(key.origin),
         }
 
@@ -180,4 +182,4 @@ if __name__ == "__main__":
     _descriptor = int(sys.argv[1])
     os.closerange(_descriptor + 1, os.sysconf("SC_OPEN_MAX"))
     serve(_descriptor)
-    os._exit(0)  # a module may crash in its destructors
+    os._exit(0)  # skips the module's destructors, which may crash

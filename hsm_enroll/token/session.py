@@ -1,4 +1,4 @@
-"""A session with one token, opened with one login at the most (PKCS#11 v2.40 §5.6)."""
+"""A session with one token, opened with at most one login (PKCS#11 v2.40 §5.6)."""
 
 from __future__ import annotations
 
@@ -25,55 +25,56 @@ if TYPE_CHECKING:
 
     from hsm_enroll.key import TokenName
 
-__all__ = ["PinSource", "Session", "find", "opened"]
-
-PinSource = Callable[[], Secret]
+__all__ = ["Session", "find", "opened"]
 
 
 @contextmanager
 def opened(
-    name: TokenName, pin: PinSource | None, *, writable: bool = False, at_pin_pad: Callable[[], None] = lambda: None
+    name: TokenName,
+    pin: Callable[[], Secret] | None,
+    *,
+    writable: bool = False,
+    at_pin_pad: Callable[[], None] = lambda: None,
 ) -> Iterator[Session]:
-    """Open a session on a token; log in once, or not at all, and never try again.
+    """Open a session on a token; log in once, or not at all, and never retry.
 
-    A wrong PIN three times locks a whole TPM, so a token is not tried where it, or its TPM, says that the next try is
-    its last.
-    Leaving the block logs the *process* out of the token: whatever else uses it in this process fails then. Where the
-    login fails, or the session cannot be ended, the module is shut down: python-pkcs11 would leave the session open,
-    and after a transport error a TPM's module answers nothing until it is initialized anew.
+    Three wrong PINs lock a whole TPM, so the PIN is not tried if the token, or its TPM, says that only one try is left.
+    Leaving the block logs the whole *process* out of the token. If the login fails, or the session cannot be closed,
+    the module is shut down: python-pkcs11 would leave the session open, and after a transport error a TPM's module does
+    not work until it is initialised again.
 
     Args:
         name: which token.
-        pin: called for the PIN where the token wants one; None does not log in: private keys stay hidden.
-        writable: whether objects will be made or destroyed.
-        at_pin_pad: called where the PIN is typed at the token itself, before the token waits for it.
+        pin: called if the token requires a PIN; None does not log in, so that private keys stay hidden.
+        writable: whether objects will be created or destroyed.
+        at_pin_pad: called before the token waits for its PIN at its own keypad.
 
     Raises:
         ModuleMissingError, ModuleUnusableError: the module cannot be loaded.
-        TokenNotFoundError, TokenAmbiguousError: the token is not there, or another one has its name.
-        PinWrongError, PinLockedError, PinFinalTryError: the login.
-        TokenRefusedError: the token refuses the session.
+        TokenNotFoundError, TokenAmbiguousError: the token is missing, or another one has its name.
+        PinWrongError, PinLockedError, PinFinalTryError: the login failed.
+        TokenRefusedError: the token cannot open the session.
     """
     token = find(name)
-    with ExitStack() as not_ended:
-        not_ended.callback(modules.shut_down, name.module)
+    with ExitStack() as after_failure:
+        after_failure.callback(modules.shut_down, name.module)
         with translated("open a session", _named(name)):
             try:
-                # The PIN has no name here: a traceback that shows local variables does not show it.
+                # No variable holds the PIN, since tracebacks may show variables.
                 session = token.open(
                     rw=writable, user_pin=None if pin is None else _credentials(token, name, pin, at_pin_pad)
                 )
             except (HsmEnrollError, UserAlreadyLoggedIn):
-                # There was no login, or it is that of something else in this process (PKCS#11 v2.40 §5.6).
-                not_ended.pop_all()
+                # There was no login, or something else in this process is logged in (PKCS#11 v2.40 §5.6).
+                after_failure.pop_all()
                 raise
         try:
             yield session
         finally:
-            # The work is done or has failed by now, and a token that was pulled out cannot be closed.
+            # The work has succeeded or failed by now, and the session of a removed token cannot be closed.
             with suppress(PKCS11Error):
                 session.close()
-                not_ended.pop_all()
+                after_failure.pop_all()
 
 
 def find(name: TokenName) -> Token:
@@ -81,7 +82,7 @@ def find(name: TokenName) -> Token:
 
     Raises:
         ModuleMissingError, ModuleUnusableError: the module cannot be loaded, or does not list its slots.
-        TokenNotFoundError, TokenAmbiguousError: the token is not there, or another one has its name.
+        TokenNotFoundError, TokenAmbiguousError: the token is missing, or another one has its name.
     """
     found = [
         token
@@ -89,23 +90,25 @@ def find(name: TokenName) -> Token:
         if token.label == name.label and token.serial.decode("utf-8", "replace").rstrip("\0 ") == name.serial
     ]
     if not found:
-        raise TokenNotFoundError(f"{_named(name)} is not there")
+        raise TokenNotFoundError(f"{_named(name)} was not found")
     if len(found) > 1:
         raise TokenAmbiguousError(
-            f"{len(found)} tokens are called {name.label!r} and have the serial number {name.serial!r}",
+            f"{len(found)} tokens have the label {name.label!r} and the serial number {name.serial!r}",
             hint="Relabel one of them with the token's own tool.",
         )
     return found[0]
 
 
-def _credentials(token: Token, name: TokenName, pin: PinSource, at_pin_pad: Callable[[], None]) -> str | object | None:
+def _credentials(
+    token: Token, name: TokenName, pin: Callable[[], Secret], at_pin_pad: Callable[[], None]
+) -> str | object | None:
     flags = token.flags
     if not flags & TokenFlag.LOGIN_REQUIRED:
         return None
     if flags & TokenFlag.USER_PIN_LOCKED:
         raise PinLockedError(f"token {token.label!r} is locked and accepts no PIN now")
     if flags & TokenFlag.USER_PIN_FINAL_TRY:
-        raise PinFinalTryError(f"one more wrong PIN locks token {token.label!r}; it was not tried")
+        raise PinFinalTryError(f"one more wrong PIN would lock token {token.label!r}, so no PIN was tried")
     from hsm_enroll.token.tpm2 import lockout
 
     lockout.refuse_last_try(name)

@@ -1,4 +1,4 @@
-"""PKCS#11 return values to our errors (PKCS#11 v2.40 §5.1)."""
+"""Translate PKCS#11 return values (PKCS#11 v2.40 §5.1) into our errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import NamedTuple
 
-from pkcs11 import exceptions as cryptoki
+from pkcs11.exceptions import PKCS11Error
 
 from hsm_enroll.errors import (
     HsmEnrollError,
@@ -19,18 +19,19 @@ from hsm_enroll.errors import (
     TokenNotFoundError,
     TokenRefusedError,
 )
+from hsm_enroll.token import return_values
 
-_PIN_WRONG = (cryptoki.PinIncorrect, cryptoki.PinInvalid, cryptoki.PinLenRange)
-_TOKEN_GONE = (cryptoki.TokenNotPresent, cryptoki.DeviceRemoved, cryptoki.SlotIDInvalid)
+_PIN_WRONG = {"CKR_PIN_INCORRECT", "CKR_PIN_INVALID", "CKR_PIN_LEN_RANGE"}
+_TOKEN_GONE = {"CKR_TOKEN_NOT_PRESENT", "CKR_DEVICE_REMOVED", "CKR_SLOT_ID_INVALID"}
 
 _AGAIN = "Run the same command again; if it fails again, run hsm-enroll doctor."
-_RECONNECT = "Reconnect the token, then run the same command again; hsm-enroll tokens shows what is there."
-_OTHER_PROGRAMS = "End the other programs that use the token, then run the same command again."
+_RECONNECT = "Reconnect the token, then run the same command again; hsm-enroll tokens lists the tokens present."
+_OTHER_PROGRAMS = "Stop the other programs that use the token, then run the same command again."
 _OTHER_KEY_TYPE = "Choose another type of key with --key-type, or another token."
-_ROOM = "Delete objects that nothing uses any more with the token's own tool, then run the same command again."
-_PIN_TOOL = "Set the PIN anew with the token's own tool."
-_UNANNOUNCED_LOGIN = "Where it has no PIN, set one with the token's own tool; else run hsm-enroll doctor."
-_REPORT = "This token and hsm-enroll do not understand each other: report it, with what --verbose shows."
+_ROOM = "Delete objects that are no longer needed with the token's own tool, then run the same command again."
+_PIN_TOOL = "Set a new PIN with the token's own tool."
+_UNANNOUNCED_LOGIN = "If the token has no PIN, set one with the token's own tool; otherwise run hsm-enroll doctor."
+_REPORT = "hsm-enroll cannot use this token: please report it, with the output of --verbose."
 
 
 class _Refusal(NamedTuple):
@@ -40,111 +41,120 @@ class _Refusal(NamedTuple):
     hint: str
 
 
-# It says of no request of ours what is wrong with it.
-_OUT_OF_PLACE = _Refusal("its answer, {name}, does not belong to what was asked", _REPORT)
-_GONE_MEANWHILE = _Refusal("it was reset or taken away meanwhile", _RECONNECT)
-_KEY_GONE = _Refusal("the key has gone meanwhile", _AGAIN)
-_LOGGED_IN_ELSEWHERE = _Refusal("somebody is logged in to it already", _OTHER_PROGRAMS)
-_ATTRIBUTES = _Refusal("it does not take the attributes asked for ({name})", _REPORT)
-_FULL = _Refusal("it is full", _ROOM)
-_INTERRUPTED = _Refusal("it was interrupted", _AGAIN)
-_THREADS = _Refusal("its module does not get along with this program's threads ({name})", _REPORT)
+# For return values that say nothing about any call that we make.
+_UNEXPECTED = _Refusal("unexpected return value", _REPORT)
+_GONE_MEANWHILE = _Refusal("the token was reset or removed", _RECONNECT)
+_KEY_GONE = _Refusal("the key no longer exists", _AGAIN)
+_LOGGED_IN_ELSEWHERE = _Refusal("another user is already logged in", _OTHER_PROGRAMS)
+_ATTRIBUTES = _Refusal("the token does not accept the key's attributes", _REPORT)
+_FULL = _Refusal("the token is full", _ROOM)
+_IN_USE = _Refusal("another program is using the token", _OTHER_PROGRAMS)
+_INTERRUPTED = _Refusal("the operation was cancelled", _AGAIN)
+_NO_CURVE = _Refusal("the token does not support the curve", _OTHER_KEY_TYPE)
+_STILL_BUSY = _Refusal("an earlier operation is still active", _AGAIN)
+_THREADS = _Refusal("the module cannot run in a process with threads", _REPORT)
 
-_REFUSALS: dict[type[cryptoki.PKCS11Error], _Refusal] = {
-    cryptoki.AnotherUserAlreadyLoggedIn: _LOGGED_IN_ELSEWHERE,
-    cryptoki.ArgumentsBad: _Refusal("it does not understand the request", _REPORT),
-    cryptoki.AttributeReadOnly: _ATTRIBUTES,
-    cryptoki.AttributeTypeInvalid: _ATTRIBUTES,
-    cryptoki.AttributeValueInvalid: _ATTRIBUTES,
-    cryptoki.DataInvalid: _Refusal("it does not sign data of this form", _OTHER_KEY_TYPE),
-    cryptoki.DataLenRange: _Refusal("it does not sign data of this length", _OTHER_KEY_TYPE),
-    cryptoki.DeviceError: _Refusal("its hardware reported a fault", _RECONNECT),
-    cryptoki.DeviceMemory: _FULL,
-    cryptoki.DomainParamsInvalid: _Refusal("it does not have the curve", _OTHER_KEY_TYPE),
-    cryptoki.ExceededMaxIterations: _Refusal("it found no key in the time that it takes for it", _AGAIN),
-    cryptoki.FunctionCancelled: _INTERRUPTED,
-    cryptoki.FunctionFailed: _Refusal("it failed, and its module does not say why", _AGAIN),
-    cryptoki.FunctionNotSupported: _Refusal("it does not know how", "Use another token, or a newer module for it."),
-    cryptoki.FunctionRejected: _Refusal(
-        "somebody rejected it at the token", "Run the same command again, and agree at the token."
+_REFUSALS = {
+    "CKR_ACTION_PROHIBITED": _Refusal("the token's policy forbids it", "Change the policy, or use another token."),
+    "CKR_ARGUMENTS_BAD": _Refusal("the module rejected the arguments", _REPORT),
+    "CKR_ATTRIBUTE_READ_ONLY": _ATTRIBUTES,
+    "CKR_ATTRIBUTE_TYPE_INVALID": _ATTRIBUTES,
+    "CKR_ATTRIBUTE_VALUE_INVALID": _ATTRIBUTES,
+    "CKR_CANCEL": _INTERRUPTED,
+    "CKR_CANT_LOCK": _THREADS,
+    "CKR_CRYPTOKI_ALREADY_INITIALIZED": _Refusal(
+        "something else in this process uses the module", "Use hsm-enroll in a process of its own."
     ),
-    cryptoki.GeneralError: _Refusal("its module reported a general failure", _RECONNECT),
-    cryptoki.HostMemory: _Refusal("this machine has no memory left", "End other programs, then run it again."),
-    cryptoki.KeyHandleInvalid: _KEY_GONE,
-    cryptoki.KeySizeRange: _Refusal("it has no keys of this size", _OTHER_KEY_TYPE),
-    cryptoki.KeyTypeInconsistent: _Refusal("the key is of another type", _OTHER_KEY_TYPE),
-    cryptoki.MechanismInvalid: _Refusal("it does not have the mechanism", _OTHER_KEY_TYPE),
-    cryptoki.MechanismParamInvalid: _Refusal("it does not take the mechanism's parameters", _OTHER_KEY_TYPE),
-    cryptoki.ObjectHandleInvalid: _KEY_GONE,
-    cryptoki.OperationActive: _Refusal("it has not ended what it did before", _AGAIN),
-    cryptoki.OperationNotInitialized: _Refusal("it has forgotten what it was about to do", _AGAIN),
-    cryptoki.PinExpired: _Refusal("its PIN has expired", _PIN_TOOL),
-    cryptoki.PinTooWeak: _Refusal("the PIN is too weak for it", "Choose a longer PIN."),
-    cryptoki.PublicKeyInvalid: _Refusal("it says that the public key is none", _REPORT),
-    cryptoki.RandomNoRNG: _Refusal("it has no random number generator", "Use a token that can make keys."),
-    cryptoki.SessionClosed: _GONE_MEANWHILE,
-    cryptoki.SessionCount: _Refusal("it has no session left", _OTHER_PROGRAMS),
-    cryptoki.SessionExists: _Refusal("another program uses it", _OTHER_PROGRAMS),
-    cryptoki.SessionHandleInvalid: _GONE_MEANWHILE,
-    cryptoki.SessionReadOnly: _Refusal("nothing can be changed in it at the moment", _OTHER_PROGRAMS),
-    cryptoki.SessionReadOnlyExists: _Refusal("another program uses it", _OTHER_PROGRAMS),
-    cryptoki.SessionReadWriteSOExists: _Refusal("its security officer is at work", _OTHER_PROGRAMS),
-    cryptoki.TemplateIncomplete: _ATTRIBUTES,
-    cryptoki.TemplateInconsistent: _ATTRIBUTES,
-    cryptoki.TokenNotRecognised: _Refusal(
-        "its module does not know this kind of token", "Name the module that belongs to the token with --module."
+    "CKR_CRYPTOKI_NOT_INITIALIZED": _Refusal("the module was shut down", _AGAIN),
+    "CKR_CURVE_NOT_SUPPORTED": _NO_CURVE,
+    "CKR_DATA_INVALID": _Refusal("the token cannot sign this data", _OTHER_KEY_TYPE),
+    "CKR_DATA_LEN_RANGE": _Refusal("the token cannot sign data of this length", _OTHER_KEY_TYPE),
+    "CKR_DEVICE_ERROR": _Refusal("the token reported a hardware fault", _RECONNECT),
+    "CKR_DEVICE_MEMORY": _FULL,
+    "CKR_DOMAIN_PARAMS_INVALID": _NO_CURVE,
+    "CKR_EXCEEDED_MAX_ITERATIONS": _Refusal("the token found no key in the time it allows itself", _AGAIN),
+    "CKR_FIPS_SELF_TEST_FAILED": _Refusal("the token's self-test failed", "Do not use the token; ask its vendor."),
+    "CKR_FUNCTION_CANCELED": _INTERRUPTED,
+    "CKR_FUNCTION_FAILED": _Refusal("the module gave no reason", _AGAIN),
+    "CKR_FUNCTION_NOT_SUPPORTED": _Refusal(
+        "the module does not support it", "Use another token, or a newer module for this one."
     ),
-    cryptoki.TokenWriteProtected: _Refusal(
-        "it is write-protected", "Take its write protection away, or use another token; then run it again."
+    "CKR_FUNCTION_REJECTED": _Refusal(
+        "someone declined it at the token", "Run the same command again, and confirm at the token."
     ),
-    cryptoki.UserAlreadyLoggedIn: _LOGGED_IN_ELSEWHERE,
-    cryptoki.UserNotLoggedIn: _Refusal("it wants a login first", _UNANNOUNCED_LOGIN),
-    cryptoki.UserPinNotInitialized: _Refusal("it has no user PIN yet", _PIN_TOOL),
-    cryptoki.UserTooManyTypes: _LOGGED_IN_ELSEWHERE,
+    "CKR_GENERAL_ERROR": _Refusal("the module reported a general failure", _RECONNECT),
+    "CKR_HOST_MEMORY": _Refusal("this machine is out of memory", "Stop other programs, then run the command again."),
+    "CKR_KEY_FUNCTION_NOT_PERMITTED": _Refusal("the key does not allow it", "Use another key."),
+    "CKR_KEY_HANDLE_INVALID": _KEY_GONE,
+    "CKR_KEY_SIZE_RANGE": _Refusal("the token does not support keys of this size", _OTHER_KEY_TYPE),
+    "CKR_KEY_TYPE_INCONSISTENT": _Refusal("the key is of another type", _OTHER_KEY_TYPE),
+    "CKR_LIBRARY_LOAD_FAILED": _Refusal(
+        "the module could not load a library that it needs", "Reinstall the token's module."
+    ),
+    "CKR_MECHANISM_INVALID": _Refusal("the token does not support the mechanism", _OTHER_KEY_TYPE),
+    "CKR_MECHANISM_PARAM_INVALID": _Refusal("the token does not accept the mechanism's parameters", _OTHER_KEY_TYPE),
+    "CKR_MUTEX_BAD": _THREADS,
+    "CKR_MUTEX_NOT_LOCKED": _THREADS,
+    "CKR_NEED_TO_CREATE_THREADS": _THREADS,
+    "CKR_NEW_PIN_MODE": _Refusal("the token requires a new PIN", _PIN_TOOL),
+    "CKR_NEXT_OTP": _Refusal("the token requires its next one-time password", _AGAIN),
+    "CKR_OBJECT_HANDLE_INVALID": _KEY_GONE,
+    "CKR_OPERATION_ACTIVE": _STILL_BUSY,
+    "CKR_OPERATION_CANCEL_FAILED": _STILL_BUSY,
+    "CKR_OPERATION_NOT_INITIALIZED": _Refusal("the token lost the operation it had begun", _AGAIN),
+    "CKR_PIN_EXPIRED": _Refusal("the PIN has expired", _PIN_TOOL),
+    "CKR_PIN_TOO_WEAK": _Refusal("the PIN is too weak", "Choose a longer PIN."),
+    "CKR_PUBLIC_KEY_INVALID": _Refusal("the token says that the public key is invalid", _REPORT),
+    "CKR_RANDOM_NO_RNG": _Refusal("the token has no random number generator", "Use a token that can generate keys."),
+    "CKR_SESSION_CLOSED": _GONE_MEANWHILE,
+    "CKR_SESSION_COUNT": _Refusal("the token has no session left", _OTHER_PROGRAMS),
+    "CKR_SESSION_EXISTS": _IN_USE,
+    "CKR_SESSION_HANDLE_INVALID": _GONE_MEANWHILE,
+    "CKR_SESSION_READ_ONLY": _Refusal("the session is read-only", _OTHER_PROGRAMS),
+    "CKR_SESSION_READ_ONLY_EXISTS": _IN_USE,
+    "CKR_SESSION_READ_WRITE_SO_EXISTS": _Refusal("the security officer is logged in", _OTHER_PROGRAMS),
+    "CKR_TEMPLATE_INCOMPLETE": _ATTRIBUTES,
+    "CKR_TEMPLATE_INCONSISTENT": _ATTRIBUTES,
+    "CKR_TOKEN_NOT_RECOGNIZED": _Refusal(
+        "the module does not recognise this token", "Name the module that belongs to the token with --module."
+    ),
+    "CKR_TOKEN_RESOURCE_EXCEEDED": _FULL,
+    "CKR_TOKEN_WRITE_PROTECTED": _Refusal(
+        "the token is write-protected", "Remove the write protection or use another token, then run the command again."
+    ),
+    "CKR_USER_ALREADY_LOGGED_IN": _LOGGED_IN_ELSEWHERE,
+    "CKR_USER_ANOTHER_ALREADY_LOGGED_IN": _LOGGED_IN_ELSEWHERE,
+    "CKR_USER_NOT_LOGGED_IN": _Refusal("the token requires a login, but does not say so", _UNANNOUNCED_LOGIN),
+    "CKR_USER_PIN_NOT_INITIALIZED": _Refusal("the token has no user PIN yet", _PIN_TOOL),
+    "CKR_USER_TOO_MANY_TYPES": _LOGGED_IN_ELSEWHERE,
 }
+_VENDORS = _Refusal("the module's own return value", "Look the number up in the documentation of the token's module.")
 
-# Return values for which python-pkcs11 has no class; the numbers are those of pkcs11t.h, the last two of v3.0.
-_UNNAMED_REFUSALS = {
-    0x1: _INTERRUPTED,  # CKR_CANCEL
-    0x9: _THREADS,  # CKR_NEED_TO_CREATE_THREADS
-    0xA: _THREADS,  # CKR_CANT_LOCK
-    0x1B: _Refusal("its policy forbids it", "Have its policy changed, or use another token."),  # CKR_ACTION_PROHIBITED
-    0x68: _Refusal("the key is not meant for that", "Use another key."),  # CKR_KEY_FUNCTION_NOT_PERMITTED
-    0x103: _Refusal("it knows no user such as this", _REPORT),  # CKR_USER_TYPE_INVALID
-    0x140: _Refusal("it does not have the curve", _OTHER_KEY_TYPE),  # CKR_CURVE_NOT_SUPPORTED
-    0x190: _Refusal("its module was shut down meanwhile", _AGAIN),  # CKR_CRYPTOKI_NOT_INITIALIZED
-    # CKR_CRYPTOKI_ALREADY_INITIALIZED
-    0x191: _Refusal("something else in this process uses its module", "Use it in a process of its own."),
-    0x1A0: _THREADS,  # CKR_MUTEX_BAD
-    0x1A1: _THREADS,  # CKR_MUTEX_NOT_LOCKED
-    0x1B0: _Refusal("it wants a new PIN", _PIN_TOOL),  # CKR_NEW_PIN_MODE
-    0x1B1: _Refusal("it wants its next one-time password", _AGAIN),  # CKR_NEXT_OTP
-    0x1B6: _Refusal("its self-test failed", "Do not use it; ask its vendor."),  # CKR_FIPS_SELF_TEST_FAILED
-    # CKR_LIBRARY_LOAD_FAILED
-    0x1B7: _Refusal("its module could not load a library that it needs", "Install the token's module anew."),
-    0x201: _FULL,  # CKR_TOKEN_RESOURCE_EXCEEDED
-    0x202: _Refusal("it has not ended what it did before", _AGAIN),  # CKR_OPERATION_CANCEL_FAILED
+# python-pkcs11 names its classes after the return values, but spells these three in its own way.
+_WORD = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_OTHER_SPELLINGS = {
+    "CKR_ANOTHER_USER_ALREADY_LOGGED_IN": "CKR_USER_ANOTHER_ALREADY_LOGGED_IN",
+    "CKR_FUNCTION_CANCELLED": "CKR_FUNCTION_CANCELED",
+    "CKR_TOKEN_NOT_RECOGNISED": "CKR_TOKEN_NOT_RECOGNIZED",
 }
-_VENDOR_DEFINED = 0x80000000  # CKR_VENDOR_DEFINED and above
-
+# The rest are bare PKCS11Errors: most with their number, five with a text instead.
 _NUMBER = re.compile(r"Unmapped error code 0x([0-9a-f]+)")
-# What python-pkcs11 says of five others, and nothing but that.
 _TEXTS = {
-    "Buffer was too small": 0x150,
-    "Initialisation error (already": 0x191,
-    "Initialisation error (not": 0x190,
-    "Parallel not supported": 0xB4,
-    "User type invalid": 0x103,
+    "Buffer was too small": "CKR_BUFFER_TOO_SMALL",
+    "Initialisation error (already": "CKR_CRYPTOKI_ALREADY_INITIALIZED",
+    "Initialisation error (not": "CKR_CRYPTOKI_NOT_INITIALIZED",
+    "Parallel not supported": "CKR_SESSION_PARALLEL_NOT_SUPPORTED",
+    "User type invalid": "CKR_USER_TYPE_INVALID",
 }
 
 
 @contextmanager
-def translated(doing: str, token: str) -> Iterator[None]:
-    """Turn what python-pkcs11 raises inside the block into one of our errors.
+def translated(operation: str, token: str) -> Iterator[None]:
+    """Turn what python-pkcs11 raises inside the block into one of our errors, which names the return value.
 
     Args:
-        doing: what is asked of the token, an infinitive without "to": ``"generate a key"``.
-        token: how to name the token in a message.
+        operation: what the token is to do, an infinitive without "to": ``"generate a key"``.
+        token: how messages name the token.
 
     Raises:
         PinWrongError, PinLockedError, TokenNotFoundError, TokenRefusedError: by the return value.
@@ -152,71 +162,81 @@ def translated(doing: str, token: str) -> Iterator[None]:
     try:
         with _quiet_searches():
             yield
-    except cryptoki.PKCS11Error as error:
-        raise _translate(error, doing, token) from error
+    except PKCS11Error as error:
+        raise _translate(error, operation, token) from error
 
 
 @contextmanager
 def _quiet_searches() -> Iterator[None]:
-    """Say nothing of how a search ends that never began.
+    """Suppress the tracebacks of searches that failed to start.
 
-    Where C_FindObjectsInit fails, python-pkcs11 calls C_FindObjectsFinal from a ``__del__``. What that raises nobody
-    can catch: it is shown, twice, by these two hooks, as a traceback that tells nothing new.
+    Where C_FindObjectsInit fails, python-pkcs11 calls C_FindObjectsFinal from a ``__del__``. Nobody can catch what that
+    raises; these two hooks would each print it as a traceback that says nothing new.
     """
     unraisable_hook, except_hook = sys.unraisablehook, sys.excepthook
 
-    def not_caught(unraisable: sys.UnraisableHookArgs) -> None:
-        if not isinstance(unraisable.exc_value, cryptoki.PKCS11Error):
+    def quiet_unraisable_hook(unraisable: sys.UnraisableHookArgs) -> None:
+        if not isinstance(unraisable.exc_value, PKCS11Error):
             unraisable_hook(unraisable)
 
-    def not_caught_either(kind: type[BaseException], value: BaseException, traceback: TracebackType | None) -> None:
-        if not isinstance(value, cryptoki.PKCS11Error):
+    def quiet_except_hook(kind: type[BaseException], value: BaseException, traceback: TracebackType | None) -> None:
+        if not isinstance(value, PKCS11Error):
             except_hook(kind, value, traceback)
 
-    sys.unraisablehook, sys.excepthook = not_caught, not_caught_either
+    sys.unraisablehook, sys.excepthook = quiet_unraisable_hook, quiet_except_hook
     try:
         yield
     finally:
         sys.unraisablehook, sys.excepthook = unraisable_hook, except_hook
 
 
-def _translate(error: cryptoki.PKCS11Error, doing: str, token: str) -> HsmEnrollError:
-    if isinstance(error, _PIN_WRONG):
-        return PinWrongError(f"{token} refused the PIN")
-    if isinstance(error, cryptoki.PinLocked):
-        return PinLockedError(f"{token} is locked and accepts no PIN now")
-    if isinstance(error, _TOKEN_GONE):
-        return TokenNotFoundError(f"{token} is not there any more", hint=_RECONNECT)
-    refusal = _refusal(error)
-    of_key_type = refusal.hint is _OTHER_KEY_TYPE
+def refused(ckr: str, operation: str, token: str, *, hint: str | None = None) -> TokenRefusedError:
+    """Return the error for a return value of an operation.
+
+    Args:
+        ckr: its name, see ``return_values.name_of``.
+        operation: as for :func:`translated`.
+        token: as for :func:`translated`.
+        hint: what to do, where the caller knows better than the return value tells.
+    """
+    refusal = _refusal(ckr)
     return TokenRefusedError(
-        f"{token} refused to {doing}: {refusal.reason}", hint=refusal.hint, of_key_type=of_key_type
+        f"{token} failed to {operation}: {refusal.reason} ({ckr})",
+        hint=hint or refusal.hint,
+        of_key_type=refusal.hint is _OTHER_KEY_TYPE,
     )
 
 
-def unusable_module(error: cryptoki.PKCS11Error, module: str) -> ModuleUnusableError:
+def unusable_module(error: PKCS11Error, module: str) -> ModuleUnusableError:
     """Return the error for a module that cannot be loaded or initialised."""
-    return ModuleUnusableError(f"{module} cannot be used as a PKCS#11 module: {_refusal(error).reason}")
+    ckr = _name_of(error)
+    reason = str(error) if ckr is None else f"{_refusal(ckr).reason} ({ckr})"
+    return ModuleUnusableError(f"{module} cannot be used as a PKCS#11 module: {reason}")
 
 
-def _refusal(error: cryptoki.PKCS11Error) -> _Refusal:
-    number, text = _number(error), str(error)
-    if number is not None:
-        name = f"CKR 0x{number:x}"
-        vendors = _Refusal(f"its module says {name}", "Look that number up in the documentation of the token's module.")
-        known = _UNNAMED_REFUSALS.get(number, vendors if number >= _VENDOR_DEFINED else _OUT_OF_PLACE)
-    elif text:
-        # What python-pkcs11 itself has to say.
-        return _Refusal(text, TokenRefusedError.default_hint)
-    else:
-        name = type(error).__name__
-        known = _REFUSALS.get(type(error), _OUT_OF_PLACE)
-    return known._replace(reason=known.reason.format(name=name))
+def _translate(error: PKCS11Error, operation: str, token: str) -> HsmEnrollError:
+    ckr = _name_of(error)
+    if ckr is None:
+        return TokenRefusedError(f"{token} failed to {operation}: {error}")
+    if ckr in _PIN_WRONG:
+        return PinWrongError(f"{token} refused the PIN ({ckr})")
+    if ckr == "CKR_PIN_LOCKED":
+        return PinLockedError(f"{token} is locked and accepts no PIN now ({ckr})")
+    if ckr in _TOKEN_GONE:
+        return TokenNotFoundError(f"{token} is no longer present ({ckr})", hint=_RECONNECT)
+    return refused(ckr, operation, token)
 
 
-def _number(error: cryptoki.PKCS11Error) -> int | None:
-    """Return the CKR of an error that has no class of its own, or None."""
+def _refusal(ckr: str) -> _Refusal:
+    return _REFUSALS.get(ckr, _VENDORS if ckr.startswith("CKR_VENDOR_DEFINED") else _UNEXPECTED)
+
+
+def _name_of(error: PKCS11Error) -> str | None:
+    """Return the name of the return value that an error stands for; None for an error of python-pkcs11's own."""
     text = str(error)
     if unmapped := _NUMBER.fullmatch(text):
-        return int(unmapped[1], 16)
-    return next((number for start, number in _TEXTS.items() if text.startswith(start)), None)
+        return return_values.name_of(int(unmapped[1], 16))
+    if text:
+        return next((ckr for start, ckr in _TEXTS.items() if text.startswith(start)), None)
+    name = "CKR_" + _WORD.sub("_", type(error).__name__).upper()
+    return _OTHER_SPELLINGS.get(name, name)

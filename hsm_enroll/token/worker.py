@@ -1,11 +1,11 @@
-"""The process that a PKCS#11 module lives in: it is foreign code, which may hang, crash, or end its process.
+"""Run a PKCS#11 module in a process of its own, since the module's code may hang, crash, or end its process.
 
-A worker loads one module, once, and serves a whole command: look, log in, make a key, sign, destroy. It is a fork where
-that is safe, since an interpreter takes longer to start than a token takes to answer. A fork copies one thread, and the
-state of every lock, and of every module; so a process that has other threads, or what loads modules, starts
-``python -m hsm_enroll.token.serving`` instead.
+A worker loads one module, once, and serves a whole command: list tokens, log in, generate a key, sign, destroy. It is a
+fork where that is safe, since an interpreter takes longer to start than a token takes to respond. A fork copies one
+thread, and the state of every lock and of every module; so a process with other threads, or with a library that loads
+modules, starts ``python -m hsm_enroll.token.serving`` instead.
 
-Requests and answers go over a socket pair, see ``frames``. That is all that the two processes share.
+Requests and responses go over a socket pair, see ``frames``; the two processes share nothing else.
 """
 
 from __future__ import annotations
@@ -25,22 +25,24 @@ from typing import Any, NamedTuple, NoReturn, Self
 from hsm_enroll.errors import HsmEnrollError, ModuleMissingError, ModuleUnusableError, TokenRefusedError
 from hsm_enroll.token import frames
 
-# C_Initialize of a TPM's module talks to the chip: seconds on real hardware, never half a minute.
+# C_Initialize of a TPM's module communicates with the chip: seconds on real hardware, never half a minute.
 TIME_LIMIT_SECONDS = 30.0
 
 _PIN_VARIABLE = "HSM_ENROLL_PIN"
-_HINTS = {"does not answer": "Check that its device is connected and not held by another program."}
-# What loads modules: in a fork one would be initialized already, and share this process's connection to its chip.
-_LOADING = {"awscrt", "pkcs11"}
-_DESCRIPTOR = 3  # the socket's, in an interpreter of its own
-# Killed in the middle of C_Login, SoftHSM 2.6 loses its token; a login takes milliseconds.
+_UNRESPONSIVE = "does not respond"
+_UNRESPONSIVE_HINT = "Check that its device is connected and not in use by another program."
+# Libraries that load modules: in a fork the module would already be initialised, and share this process's connection to
+# its chip.
+_MODULE_LOADERS = {"awscrt", "pkcs11"}
+_DESCRIPTOR = 3  # the socket's, in a new interpreter
+# SoftHSM 2.6 loses its token if it is killed in the middle of C_Login, which takes milliseconds.
 _GRACE_SECONDS = 0.1
-# C_Finalize, once there is nothing more to do.
+# Time for C_Finalize.
 _GOODBYE_SECONDS = 5.0
 
 
 class _Child(NamedTuple):
-    """A process that waits for requests, and this side of its socket pair."""
+    """A process that waits for requests, and our end of its socket pair."""
 
     process: int
     socket: socket.socket
@@ -50,21 +52,21 @@ _ready: list[_Child] = []
 
 
 def prepare() -> None:
-    """Start the process of the first worker before it is known which module it will have.
+    """Start the first worker's process before its module is known, so that both processes import in parallel.
 
-    It imports what it needs while this process does so too. Does nothing where no process can be started now.
+    Does nothing if no process can be forked.
     """
     if _may_fork():
-        # Whoever needs one says why there is none.
+        # The error is raised again by the Worker that needs the process.
         with suppress(HsmEnrollError):
-            _ready.append(_started())
+            _ready.append(_start())
 
 
 class Worker:
-    """One module in a process of its own; a context manager that leaves no process behind.
+    """One module in a process of its own; as a context manager it ends that process.
 
     Args:
-        module: its file.
+        module: the module's file.
 
     Raises:
         ModuleMissingError: there is no such file.
@@ -75,7 +77,7 @@ class Worker:
         if not os.path.isfile(module):  # noqa: PTH113 - unlike is_file it never raises
             raise ModuleMissingError(f"there is no PKCS#11 module {module}")
         self.module = module
-        self._child: _Child | None = _ready.pop() if _ready else _started()
+        self._child: _Child | None = _ready.pop() if _ready else _start()
         self._owner = os.getpid()
         self._waiting = False
         self._dismissed = False
@@ -91,32 +93,32 @@ class Worker:
 
     @property
     def is_idle(self) -> bool:
-        """Whether it can be asked: it has answered everything, and is neither dismissed nor ended."""
+        """Whether it can take a request: none is pending, and it has neither been dismissed nor ended."""
         usable = self._child is not None and not self._dismissed and self._owner == os.getpid()
         return usable and not self._waiting
 
-    def ask(self, question: str, *, limit: float | None = None, **told: Any) -> Any:
-        """Ask, and wait for the answer; see :meth:`send` and :meth:`answer`."""
-        self.send(question, limit=limit, **told)
-        return self.answer()
+    def request(self, operation: str, *, limit: float | None = None, **arguments: Any) -> Any:
+        """Send a request and return its result; see :meth:`send` and :meth:`receive`."""
+        self.send(operation, limit=limit, **arguments)
+        return self.receive()
 
-    def send(self, question: str, *, limit: float | None = None, **told: Any) -> None:
-        """Ask; :meth:`answer` waits for the answer, which has to be taken before the next question.
+    def send(self, operation: str, *, limit: float | None = None, **arguments: Any) -> None:
+        """Send a request; its result has to be received before the next request.
 
         Args:
-            question: one of the names in ``serving``.
-            limit: seconds from now until the process is killed; None is ``TIME_LIMIT_SECONDS``.
-            told: what the question is about; JSON.
+            operation: one of the names in ``serving``.
+            limit: seconds until the process is killed; None is ``TIME_LIMIT_SECONDS``.
+            arguments: the operation's arguments; JSON.
 
         Raises:
-            RuntimeError: the worker was dismissed or ended, or belongs to the process that this one is a fork of.
+            RuntimeError: the worker was dismissed or ended, or belongs to the process that this one was forked from.
         """
         if self._failure is not None:
-            return  # the answer says so
+            return  # `receive` raises it
         if self._waiting and self._child is not None:
-            # Somebody went on after Ctrl-C: what was asked then may be half-way through.
+            # The caller went on after Ctrl-C: the pending operation may be half done.
             self._stop()
-            self._failed("was interrupted in the middle of its work")
+            self._failed("was interrupted in the middle of an operation")
             return
         if not self.is_idle or self._child is None:
             raise RuntimeError(f"the worker of {self.module} has been dismissed")
@@ -125,93 +127,95 @@ class Worker:
         self._limit = limit
         self._waiting = True
         self._child.socket.settimeout(limit)
-        # Where it has ended, the answer is how.
+        message = {"module": str(self.module), "operation": operation, "limit": limit, "arguments": arguments}
+        # If the process has ended, `receive` says how.
         with suppress(OSError):
-            frames.send(self._child.socket, {"module": str(self.module), "ask": question, "limit": limit, "told": told})
+            frames.send(self._child.socket, message)
 
-    def answer(self) -> Any:
-        """Wait for the answer to what was sent.
+    def receive(self) -> Any:
+        """Wait for the result of the request that was sent.
 
         Raises:
-            ModuleUnusableError: the module hangs, crashes, or has ended its process; also ever after.
-            HsmEnrollError: what the question raised, with the same class.
-            RuntimeError: nothing was asked.
+            ModuleUnusableError: the module hangs, crashes, or ended its process; later requests raise it too.
+            HsmEnrollError: what the operation raised, of the same class.
+            RuntimeError: no request was sent.
         """
         if self._failure is not None:
             raise self._failure
         if self._child is None or not self._waiting:
-            raise RuntimeError(f"the worker of {self.module} was not asked")
+            raise RuntimeError(f"the worker of {self.module} has no request to respond to")
         try:
             document = frames.receive(self._child.socket, self._deadline)
-            answer, error = (None, None) if document is None else _read(document)
+            result, error = (None, None) if document is None else _read(document)
         except TimeoutError:
             self._stop()
-            raise self._failed(f"does not answer: it was stopped after {self._limit:.0f} s") from None
+            raise self._failed(f"{_UNRESPONSIVE}: it was stopped after {self._limit:.0f} s") from None
         except ValueError as garbage:
             self._stop()
-            raise self._failed("disturbed the process that loaded it, whose answer cannot be read") from garbage
+            raise self._failed("corrupted the response of the process that loaded it") from garbage
         if document is None:
             raise self._failed(_ending(self._stop()))
         self._waiting = False
         if error is not None:
             raise error
-        return answer
+        return result
 
     def dismiss(self) -> None:
-        """Let the process close its session, which logs it out, and end the module's work, while this one goes on.
+        """Have the process close its session, which logs out, and shut the module down, without waiting for it.
 
-        One that still owes an answer is left to :meth:`end`.
+        A worker with a pending request is left to :meth:`end`.
         """
         if self.is_idle and self._child is not None:
             self._dismissed = True
             _say_goodbye(self._child.socket)
 
     def end(self, until: float | None = None) -> None:
-        """Return once the process is gone. One that is at work on something is not waited for. Again does nothing.
+        """End the process, and return once it is gone; a pending request is abandoned. Calling it again does nothing.
 
         Args:
-            until: when a process that has to say goodbye is killed, by ``time.monotonic``; None gives it seconds.
+            until: when to kill a process that is still shutting down, by ``time.monotonic``; None is some seconds.
         """
         child, self._child = self._child, None
         if child is None:
             return
         if self._owner != os.getpid():
-            child.socket.close()  # this process is a fork of the owner, and has a copy
+            child.socket.close()  # only a copy: this process was forked from the owner
             return
         now = time.monotonic()
         until = now + _GOODBYE_SECONDS if until is None else until
         try:
-            if not self._waiting or _has_answered(child.socket, min(until, now + _GRACE_SECONDS)):
+            if not self._waiting or _has_responded(child.socket, min(until, now + _GRACE_SECONDS)):
                 _say_goodbye(child.socket)
                 _await_end(child.socket, until)
         finally:
-            _stopped(child)
+            _kill(child)
 
     def _stop(self) -> int:
-        """End the process now, and return its status as ``subprocess`` tells it."""
+        """Kill the process, and return its exit status as ``subprocess`` does."""
         child, self._child = self._child, None
-        assert child is not None  # noqa: S101 - asked only while there is one
-        return _stopped(child)
+        assert child is not None  # noqa: S101 - called only while there is one
+        return _kill(child)
 
     def _failed(self, how: str) -> ModuleUnusableError:
-        """Return the error that this answer is, and every later one."""
-        self._failure = ModuleUnusableError(f"{self.module} {how}", hint=_HINTS.get(how.partition(":")[0]))
+        """Return the error that this request, and every later one, ends with."""
+        hint = _UNRESPONSIVE_HINT if how.startswith(_UNRESPONSIVE) else None
+        self._failure = ModuleUnusableError(f"{self.module} {how}", hint=hint)
         return self._failure
 
 
 def _ending(status: int) -> str:
     if status == -signal.SIGALRM:
-        return "does not answer"
-    return f"crashed ({_named(-status)})" if status < 0 else "ended the process that loaded it"
+        return _UNRESPONSIVE
+    return f"crashed ({_signal_name(-status)})" if status < 0 else "ended the process that loaded it"
 
 
 def _say_goodbye(connection: socket.socket) -> None:
-    # Closing would leave it open where a fork of this process has a copy.
+    # Closing would not be enough if a fork of this process has a copy.
     with suppress(OSError):
         connection.shutdown(socket.SHUT_WR)
 
 
-def _has_answered(connection: socket.socket, until: float) -> bool:
+def _has_responded(connection: socket.socket, until: float) -> bool:
     connection.settimeout(max(0.001, until - time.monotonic()))
     try:
         connection.recv(1, socket.MSG_PEEK)
@@ -223,30 +227,29 @@ def _has_answered(connection: socket.socket, until: float) -> bool:
 
 
 def _await_end(connection: socket.socket, until: float) -> None:
-    """Wait until the other side has closed its socket, the last that it does."""
-    # OSError: its time is over, or it ended before it had read everything.
+    """Wait until the other side closes its socket, which is the last thing it does."""
+    # OSError: its time is up, or it ended before it had read everything.
     with suppress(OSError):
         connection.settimeout(max(0.001, until - time.monotonic()))
         while connection.recv(2**16):
             connection.settimeout(max(0.001, until - time.monotonic()))
 
 
-def _stopped(child: _Child) -> int:
-    """See that a process is gone, and return its status as ``subprocess`` tells it."""
+def _kill(child: _Child) -> int:
+    """Kill a process if it is still running, and return its exit status as ``subprocess`` does."""
     child.socket.close()
     try:
         ended, status = os.waitpid(child.process, os.WNOHANG)
         if not ended:
-            # One that is at its own end keeps its own status.
             os.kill(child.process, signal.SIGKILL)
             _, status = os.waitpid(child.process, 0)
     except (ChildProcessError, ProcessLookupError):
-        return 0  # this process ignores SIGCHLD, or takes the status of every child
+        return 0  # this process ignores SIGCHLD, or something in it reaps every child
     return os.waitstatus_to_exitcode(status)
 
 
 def _may_fork() -> bool:
-    if not _LOADING.isdisjoint(sys.modules):
+    if not _MODULE_LOADERS.isdisjoint(sys.modules):
         return False
     try:
         return len(os.listdir("/proc/self/task")) == 1  # noqa: PTH208 - names are enough
@@ -254,12 +257,12 @@ def _may_fork() -> bool:
         return False
 
 
-def _started() -> _Child:
+def _start() -> _Child:
     ours, theirs = _socket_pair()
-    # No signal may arrive in a fork that still has this process's stack and handlers.
+    # A fork must not run this process's signal handlers.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
-        process = _forked(theirs) if _may_fork() else _spawned(theirs)
+        process = _fork(theirs) if _may_fork() else _spawn(theirs)
     except OSError as error:
         ours.close()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -269,13 +272,13 @@ def _started() -> _Child:
     child = _Child(process, ours)
     try:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    except BaseException:  # Ctrl-C has come meanwhile
-        _stopped(child)
+    except BaseException:  # Ctrl-C was pressed meanwhile
+        _kill(child)
         raise
     return child
 
 
-def _forked(theirs: socket.socket) -> int:
+def _fork(theirs: socket.socket) -> int:
     process = os.fork()
     if process == 0:
         _be_child(theirs.fileno())
@@ -283,11 +286,11 @@ def _forked(theirs: socket.socket) -> int:
 
 
 def _be_child(descriptor: int) -> NoReturn:
-    """Serve, and end without running anything that the fork has inherited."""
+    """Serve requests, then exit without running anything that was inherited from the parent."""
     try:
-        # What the parent's objects do when they are collected, closing a descriptor of theirs, is not done here.
+        # Collecting the parent's objects here could close descriptors.
         gc.freeze()
-        # A lock of the parent's would be held on by a child that hangs.
+        # A child that hangs must not keep the parent's file locks.
         os.closerange(_DESCRIPTOR, descriptor)
         os.closerange(descriptor + 1, os.sysconf("SC_OPEN_MAX"))
         from hsm_enroll.token import serving
@@ -297,8 +300,8 @@ def _be_child(descriptor: int) -> NoReturn:
         os._exit(0)
 
 
-def _spawned(theirs: socket.socket) -> int:
-    # -P: a module in the current directory must not stand in for one of ours; the child looks where this process looks.
+def _spawn(theirs: socket.socket) -> int:
+    # -P: a file in the current directory must not replace one of our modules; PYTHONPATH is this process's sys.path.
     command = [sys.executable, "-P", "-m", "hsm_enroll.token.serving", str(_DESCRIPTOR)]
     environment = {name: value for name, value in os.environ.items() if name != _PIN_VARIABLE}
     environment |= {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
@@ -316,7 +319,7 @@ def _socket_pair() -> tuple[socket.socket, socket.socket]:
 
 
 def _moved(connection: socket.socket) -> socket.socket:
-    """Give a socket another number where it has got that of a standard stream which the caller has closed (``>&-``)."""
+    """Move a socket off the number of a standard stream that the caller has closed (``>&-``)."""
     if connection.fileno() >= _DESCRIPTOR:
         return connection
     with connection:
@@ -325,33 +328,33 @@ def _moved(connection: socket.socket) -> socket.socket:
 
 def _no_process(error: OSError) -> HsmEnrollError:
     return HsmEnrollError(
-        f"no process can be started for the module: {error.strerror}",
-        hint="End other programs, then run the same command again.",
+        f"cannot start a process for the PKCS#11 module: {error.strerror}",
+        hint="Stop other programs, then run the same command again.",
     )
 
 
 def _read(document: dict[str, Any]) -> tuple[Any, HsmEnrollError | None]:
-    """Return an answer, or the error that it is.
+    """Return a response's result, or its error.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it has neither.
     """
     try:
-        return (None, _told(document)) if "error" in document else (document["answer"], None)
+        return (None, _error(document)) if "error" in document else (document["result"], None)
     except (LookupError, TypeError) as error:
-        raise ValueError("neither an answer nor an error") from error
+        raise ValueError("neither a result nor an error") from error
 
 
-def _told(document: dict[str, Any]) -> HsmEnrollError:
+def _error(document: dict[str, Any]) -> HsmEnrollError:
     error = HsmEnrollError.of_document(document["error"])
     if isinstance(error, TokenRefusedError):
         error.of_key_type = document["ofKeyType"]
-    # For --verbose: what led to it in the other process.
+    # For --verbose: the traceback from the other process.
     error.add_note(document["trace"])
     return error
 
 
-def _named(number: int) -> str:
+def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
     except ValueError:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -18,12 +15,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
 
 from benchmarks.measuring import process_seconds, ratios, show
-from hsm_enroll.device.pin import made_for, made_pin_file, read_file
+from benchmarks.softhsm import COMMAND, SoftHsm
 from hsm_enroll.key import KeyType
+from hsm_enroll.secret import Secret
 from hsm_enroll.store.identity import Identity
-from hsm_enroll.token import keypair, session
+from hsm_enroll.token import inventory, keypair, session
 
-_COMMAND = [str(Path(sys.executable).with_name("hsm-enroll"))]
 _IMPORTS = [sys.executable, "-c", "import pkcs11, asn1crypto.x509"]
 _BARE = Path(__file__).with_name("bare_csr.py")
 _RUNS = 21
@@ -40,21 +37,19 @@ openssl req -new -engine pkcs11 -keyform engine -subj /CN=gateway-17 \
 def measure() -> None:
     """Measure and print a line for each figure."""
     with tempfile.TemporaryDirectory() as folder:
-        environment = _device(Path(folder))
-        tokens = Path(folder, "tokens")
-        enrolled = Path(shutil.copytree(tokens, Path(folder, "enrolled")))
+        hsm = SoftHsm(Path(folder))
+        _enroll(hsm)
 
         def seconds(*command: str) -> float:
             """Run a command on the token as it was made: with the one key of an enrolled device."""
-            shutil.rmtree(tokens)
-            shutil.copytree(enrolled, tokens)
-            return process_seconds(command, environment)
+            hsm.restore()
+            return process_seconds(command, hsm.environment)
 
-        csr = partial(seconds, *_COMMAND, "csr")
+        csr = partial(seconds, *COMMAND, "csr")
         tools = partial(seconds, "sh", "-c", _TOOLS)
         bare = partial(seconds, sys.executable, str(_BARE))
         verified = partial(bare, "verify")
-        status = partial(seconds, *_COMMAND, "status")
+        status = partial(seconds, *COMMAND, "status")
         imports = partial(seconds, *_IMPORTS)
         show("csr / pkcs11-tool and openssl req, at most 4", ratios(csr, tools, _RUNS))
         show("csr / bare python-pkcs11 and asn1crypto, at most 1.3", ratios(csr, bare, _RUNS))
@@ -62,19 +57,11 @@ def measure() -> None:
         show("status / importing pkcs11 and asn1crypto.x509, at most 1.5", ratios(status, imports, _RUNS))
 
 
-def _device(folder: Path) -> Mapping[str, str]:
-    """Make a SoftHSM token and an enrolled identity; return what every command is told of them."""
-    (folder / "tokens").mkdir()
-    configuration = folder / "softhsm2.conf"
-    configuration.write_text(f"directories.tokendir = {folder / 'tokens'}\nobjectstore.backend = file\n")
-    home = folder / "gateway"
-    os.environ |= {"SOFTHSM2_CONF": str(configuration), "HSM_ENROLL_HOME": str(home)}
-    subprocess.run([*_COMMAND, "token", "create", "--label", "gateway", "--quiet"], check=True)
-    token = made_for(home)
-    if token is None:
-        raise RuntimeError("the token that was made is not known")
-    pin = made_pin_file(home)
-    with session.opened(token, lambda: read_file(pin), writable=True) as opened:
+def _enroll(hsm: SoftHsm) -> None:
+    """Make a key in the token, and an identity with it."""
+    os.environ |= {**hsm.environment, "HSM_ENROLL_THING": "gateway-17"}
+    (token,) = (report.name for report in inventory.list_tokens(hsm.module) if report.initialized)
+    with session.opened(token, lambda: Secret(hsm.pin), writable=True) as opened:
         key = keypair.generate(opened, KeyType.EC_P256, label="device", key_id=b"device")
     Identity(
         thing_name="gateway-17",
@@ -89,13 +76,8 @@ def _device(folder: Path) -> Mapping[str, str]:
         mqtt_endpoint="localhost",
         mqtt_port=8883,
         attested=False,
-    ).save(home)
-    bare_pin = folder / "pin"  # without the end of the line, which the engine takes for a part of it
-    bare_pin.touch(mode=0o600)
-    bare_pin.write_text(read_file(pin).reveal())
-    module = str(token.module)
-    os.environ["HSM_ENROLL_THING"] = "gateway-17"
-    return {"MODULE": module, "PKCS11_MODULE_PATH": module, "PIN_FILE": str(bare_pin), "PIN": bare_pin.read_text()}
+    ).save(hsm.home)
+    hsm.keep()
 
 
 def _certificate(public_key_info: bytes) -> str:

@@ -21,7 +21,12 @@ def ratios(ours: Callable[[], float], peer: Callable[[], float], runs: int) -> l
 
 
 def process_seconds(command: Sequence[str], environment: Mapping[str, str]) -> float:
-    """Run a command and return how long the whole process took, in seconds.
+    """Run a command and return how long the whole process took, in seconds; see :func:`run`."""
+    return run(command, environment)[0]
+
+
+def run(command: Sequence[str], environment: Mapping[str, str]) -> tuple[float, str]:
+    """Run a command; return how long the whole process took, in seconds, and what it wrote to its standard output.
 
     Python may keep its byte code, as where a program is installed.
 
@@ -31,11 +36,11 @@ def process_seconds(command: Sequence[str], environment: Mapping[str, str]) -> f
     variables = {**os.environ, **environment}
     variables.pop("PYTHONDONTWRITEBYTECODE", None)
     begin = time.perf_counter()
-    run = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    process = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - begin
-    if run.returncode != 0:
-        raise RuntimeError(f"{command}: {run.stderr}")
-    return seconds
+    if process.returncode != 0:
+        raise RuntimeError(f"{command}: {process.stdout}{process.stderr}")
+    return seconds, process.stdout
 
 
 def show(name: str, figures: Sequence[float]) -> None:

@@ -35,7 +35,7 @@ _CONTRACT = {
     "backend-unreachable": (30, True),
     "backend-refused": (31, False),
     "throttled": (32, True),
-    "answer-not-ours": (33, False),
+    "unexpected-response": (33, False),
     "certificate-not-ours": (33, False),
     "api-not-trusted": (33, False),
     "mqtt-failed": (40, True),

@@ -200,7 +200,7 @@ def test_a_pin_in_a_token_uri_is_not_repeated(home: Path) -> None:
 def test_a_value_in_the_file_is_a_string(home: Path, text: str, key: str) -> None:
     """A table, list, date, boolean or number where a string belongs is refused, naming file and key."""
     file = _configure(home, text)
-    with pytest.raises(UsageError, match=f"{file}: {key} is not a string"):
+    with pytest.raises(UsageError, match=f"{file}: {key} must be a string"):
         _load(home)
 
 
@@ -215,7 +215,7 @@ def test_a_path_holds_no_nul(home: Path, key: str) -> None:
 def test_an_unknown_key_is_named_with_those_there_are(home: Path) -> None:
     """A mistyped key is refused, not ignored; its value, perhaps a PIN, is not repeated."""
     file = _configure(home, 'pin = "493817"')
-    with pytest.raises(UsageError, match=f"{file}: 'pin' is no setting") as caught:
+    with pytest.raises(UsageError, match=f"{file}: unknown setting 'pin'") as caught:
         _load(home)
 
     assert all(key in caught.value.hint for key in _KEYS)
@@ -228,7 +228,7 @@ def test_an_unknown_key_is_named_with_those_there_are(home: Path) -> None:
 def test_a_file_that_is_not_toml_is_named(home: Path, text: str) -> None:
     """A file that cannot be parsed is wrong usage and is named."""
     file = _configure(home, text)
-    with pytest.raises(UsageError, match=f"{file} is not TOML"):
+    with pytest.raises(UsageError, match=f"{file} is not valid TOML"):
         _load(home)
 
 
@@ -236,7 +236,7 @@ def test_a_file_that_is_not_utf_8_is_named(home: Path) -> None:
     """TOML is UTF-8."""
     file = home / "config.toml"
     file.write_bytes('thing = "Tür"'.encode("latin-1"))
-    with pytest.raises(UsageError, match=f"{file} is not TOML"):
+    with pytest.raises(UsageError, match=f"{file} is not valid TOML"):
         _load(home)
 
 

@@ -104,10 +104,10 @@ def test_the_scheme_is_read_in_either_case_and_written_in_lower_case() -> None:
     "attribute", ["token", "manufacturer", "model", "serial", "object", "type", "id", "?module-path"]
 )
 def test_an_attribute_stands_once(attribute: str) -> None:
-    """An attribute that stands twice is refused, even with the same value (RFC 7512 §2.3)."""
+    """An attribute that occurs twice is refused, even with the same value (RFC 7512 §2.3)."""
     query, name = attribute.startswith("?"), attribute.removeprefix("?")
     twice = f"{name}=cert{'&' if query else ';'}{name}=cert"
-    with pytest.raises(UsageError, match=f"'{name}' stands twice"):
+    with pytest.raises(UsageError, match=f"'{name}' occurs twice"):
         Pkcs11Uri.parse(f"pkcs11:{'?' if query else ''}{twice}")
 
 

@@ -92,7 +92,7 @@ def test_what_is_no_csr_is_refused(authority: Authority, csr: str) -> None:
 )
 def test_keys_that_aws_iot_does_not_take_are_refused(authority: Authority, key: _Key) -> None:
     """A weak or unknown kind of key gets no certificate."""
-    with pytest.raises(CsrRefusedError, match="AWS IoT takes"):
+    with pytest.raises(CsrRefusedError, match="AWS IoT accepts"):
         authority.issue_device(_csr(key))
 
 

@@ -65,7 +65,7 @@ def test_what_awss_library_signs_is_authorized(headers: dict[str, str]) -> None:
 def test_a_signature_of_another_time_is_forbidden(minutes: int) -> None:
     """More than five minutes off, either way; four are let pass."""
     request = signed()
-    with pytest.raises(ForbiddenError, match="another time"):
+    with pytest.raises(ForbiddenError, match="five minutes"):
         authorize(request, now() + dt.timedelta(minutes=minutes))
     authorize(request, now() + dt.timedelta(minutes=minutes // 6 * 4))
 
@@ -112,5 +112,5 @@ def test_host_and_time_have_to_be_signed() -> None:
 def test_signed_headers_come_in_order(names: str) -> None:
     """As the canonical request has them: sorted, each once."""
     header = signed().headers["authorization"].replace("host;x-amz-date", names)
-    with pytest.raises(ForbiddenError, match="order"):
+    with pytest.raises(ForbiddenError, match="not sorted"):
         Authorization.parse(header)

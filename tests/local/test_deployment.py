@@ -46,7 +46,7 @@ def test_a_cloud_for_the_invited_only(home: Path, tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ("FunctionName:\n    Description:", "Function:\n    Description:", "its outputs are"),
-        ("RouteKey: GET /v1/health", "RouteKey: $default", "the route [$]default"),
+        ("RouteKey: GET /v1/health", "RouteKey: $default", "route [$]default"),
     ],
 )
 def test_a_template_that_does_not_fit_is_an_error(home: Path, tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from hsm_enroll.iot_policy import Policy
 from hsm_enroll.local import mqtt_packets as mqtt
-from hsm_enroll.local.guard import Guard, Verdict, at_the_door
+from hsm_enroll.local.guard import Guard, Verdict, check_connect
 from hsm_enroll.local.mqtt_packets import V3, V5, MalformedPacketError, Packet
 from hsm_enroll.local.rights import Attachment, Principal, Rights
 
@@ -31,7 +31,7 @@ def _rights(client_id: str = "press", **more: str) -> Rights:
 
 
 def _packet(encoding: bytes) -> Packet:
-    (packet,) = mqtt.take(bytearray(encoding), None)
+    (packet,) = mqtt.take_packets(bytearray(encoding), None)
     return packet
 
 
@@ -76,8 +76,8 @@ def test_what_is_allowed_goes_on_as_it_came(level: int) -> None:
 def test_a_foreign_client_id_is_not_authorized(level: int, answer: bytes) -> None:
     """MQTT 3.1.1 §3.2.2.3, MQTT 5.0 §3.2.2.2: CONNACK says so, and the connection ends."""
     packet = _connect(level, "other")
-    verdict = at_the_door(mqtt.read_connect(packet), packet, _rights("other"))
-    assert (verdict.answer, verdict.forward, verdict.ends) == (answer, b"", True)
+    verdict = check_connect(mqtt.read_connect(packet), packet, _rights("other"))
+    assert (verdict.response, verdict.forward, verdict.ends) == (answer, b"", True)
 
 
 @pytest.mark.parametrize("level", [V3, V5])
@@ -87,7 +87,7 @@ def test_a_will_is_a_publication(level: int, will: str, *, ends: bool) -> None:
     packet = _connect(level, "press", will)
     connect = mqtt.read_connect(packet)
     assert (connect.client_id, connect.will_topic) == ("press", will)
-    assert at_the_door(connect, packet, _rights()).ends is ends
+    assert check_connect(connect, packet, _rights()).ends is ends
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_will_is_a_publication(level: int, will: str, *, ends: bool) -> None:
 def test_a_foreign_topic_is_not_authorized(level: int, flags: int, answer: bytes, *, ends: bool) -> None:
     """MQTT 5.0 §3.4.2.1, §3.14.2.1: where the protocol has a way to say so, AWS IoT does."""
     verdict = Guard(level, _rights()).from_device(_publish(level, "other", flags))
-    assert (verdict.forward, verdict.answer, verdict.ends) == (b"", answer, ends)
+    assert (verdict.forward, verdict.response, verdict.ends) == (b"", answer, ends)
 
 
 @pytest.mark.parametrize(
@@ -111,14 +111,14 @@ def test_a_foreign_topic_is_not_authorized(level: int, flags: int, answer: bytes
 def test_one_foreign_filter_refuses_the_whole_subscription(level: int, answer: bytes) -> None:
     """MQTT 3.1.1 §3.9.3, MQTT 5.0 §3.9.3: a reason code for each filter."""
     verdict = Guard(level, _rights()).from_device(_subscribe(level, "mine/#", "#"))
-    assert (verdict.forward, verdict.answer, verdict.ends) == (b"", answer, False)
+    assert (verdict.forward, verdict.response, verdict.ends) == (b"", answer, False)
 
 
 @pytest.mark.parametrize(("flags", "answer"), [(2, b"\x40\x02\x00\x07"), (0, b"")])
 def test_what_may_not_be_received_is_acknowledged_in_the_devices_place(flags: int, answer: bytes) -> None:
     """Else the broker would wait for the PUBACK for ever, and in the end send nothing any more."""
     verdict = Guard(V5, _rights()).from_broker(_publish(V5, "other", flags))
-    assert (verdict.forward, verdict.answer, verdict.ends) == (b"", answer, False)
+    assert (verdict.forward, verdict.response, verdict.ends) == (b"", answer, False)
 
 
 def test_a_topic_alias_is_the_topic_that_it_stands_for() -> None:
@@ -163,7 +163,7 @@ def test_rights_can_be_taken_away() -> None:
     ("packet", "reason"),
     [
         pytest.param(_connect(V5, "press"), mqtt.PROTOCOL_ERROR, id="a second CONNECT"),
-        pytest.param(_publish(V5, "mine", 4), mqtt.TAKES_NO_QOS_2, id="QoS 2"),
+        pytest.param(_publish(V5, "mine", 4), mqtt.QOS_NOT_SUPPORTED, id="QoS 2"),
         pytest.param(_publish(V5, "mine", 6), mqtt.PROTOCOL_ERROR, id="QoS 3"),
         pytest.param(_framed(0x32, b"\x00\x01m"), mqtt.MALFORMED, id="no packet identifier"),
         pytest.param(_framed(0x30, b"\x00\x05mine"), mqtt.MALFORMED, id="a topic cut off"),

@@ -39,18 +39,21 @@ from tests.support.clients import (
 )
 
 Watch = Callable[[Endpoints], list[Watched]]
-Foreground = Callable[[], "tuple[subprocess.Popen[bytes], Endpoints]"]
+Foreground = Callable[..., "tuple[subprocess.Popen[bytes], Endpoints]"]
 ROOT = Path(mosquitto.__file__).parents[2]
 
 
 @pytest.fixture
 def foreground(home: Path) -> Iterator[Foreground]:
-    """Starts ``serve`` in a process that is this one's child, and waits until it is up."""
+    """Starts ``serve`` in a process that is this one's child, and waits until it is up.
+
+    Argument: the words before its command line.
+    """
     with ExitStack() as started:
 
-        def start() -> tuple[subprocess.Popen[bytes], Endpoints]:
+        def start(*before: str) -> tuple[subprocess.Popen[bytes], Endpoints]:
             reading, writing = os.pipe()
-            command = [sys.executable, "-m", "hsm_enroll.local", str(home), str(writing), "open"]
+            command = [*before, sys.executable, "-m", "hsm_enroll.local", str(home), str(writing), "open"]
             process = started.enter_context(
                 subprocess.Popen(
                     command, cwd=ROOT, pass_fds=[writing], stderr=subprocess.DEVNULL, start_new_session=True
@@ -73,7 +76,7 @@ def test_a_signal_ends_everything(foreground: Foreground, watch: Watch, home: Pa
     os.killpg(process.pid, number)  # as a terminal does: to the whole process group
     assert process.wait(TIME_LIMIT) == 0
     _assert_gone(endpoints, watched)
-    with pytest.raises(LocalCloudError, match="No local cloud is up"):
+    with pytest.raises(LocalCloudError, match="No local cloud is running"):
         running(home)
 
 
@@ -85,8 +88,19 @@ def test_an_impatient_second_signal_leaves_nothing_either(foreground: Foreground
         process.send_signal(number)
     process.wait(TIME_LIMIT)
     _assert_gone(endpoints, watched)
-    with pytest.raises(LocalCloudError, match="No local cloud is up"):
+    with pytest.raises(LocalCloudError, match="No local cloud is running"):
         running(home)
+
+
+def test_ctrl_c_that_is_ignored_stays_ignored(foreground: Foreground, watch: Watch) -> None:
+    """A cloud that a script started with ``&``, where the shell ignores Ctrl-C, is ended by SIGTERM alone."""
+    process, endpoints = foreground("sh", "-c", 'trap "" INT; exec "$@"', "sh")
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines())
+    assert int(status["SigIgn"], 16) & 1 << (signal.SIGINT - 1)  # proc(5): bit 0 is signal 1
+    watched = watch(endpoints)
+    process.terminate()
+    assert process.wait(TIME_LIMIT) == 0
+    _assert_gone(endpoints, watched)
 
 
 def test_a_signal_during_the_start_is_not_lost(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +126,7 @@ def test_sigkill_leaves_no_process(foreground: Foreground, watch: Watch, home: P
     process.wait(TIME_LIMIT)
     _assert_gone(endpoints, watched)
     assert (home / "cloud.json").exists()
-    with pytest.raises(LocalCloudError, match="No local cloud is up"):
+    with pytest.raises(LocalCloudError, match="No local cloud is running"):
         running(home)
     down(home)
     again = detach(home, TIME_LIMIT)
@@ -263,7 +277,7 @@ def test_a_detached_start_that_takes_too_long_is_ended(home: Path) -> None:
         detach(home, 0.2)
     assert time.monotonic() - began < TIME_LIMIT / 2
     assert _children() == before
-    with pytest.raises(LocalCloudError, match="No local cloud is up"):
+    with pytest.raises(LocalCloudError, match="No local cloud is running"):
         running(home)
 
 
@@ -277,7 +291,7 @@ def test_a_missing_program_is_named_with_its_package(
     for other in {"mosquitto", "setpriv"} - {program}:
         (binaries / other).symlink_to(shutil.which(other, path="/usr/bin:/usr/sbin") or "")
     monkeypatch.setenv("PATH", str(binaries))
-    monkeypatch.setattr(mosquitto, "_ADMINISTRATION_PATH", str(binaries))
+    monkeypatch.setattr(mosquitto, "_SYSTEM_PATH", str(binaries))
     with pytest.raises(LocalCloudError, match=f"{program} is not installed") as caught, LocalCloud(home):
         pass
     assert f"apt-get install {package}" in caught.value.hint

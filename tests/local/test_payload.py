@@ -7,7 +7,7 @@ import datetime as dt
 
 import pytest
 
-from hsm_enroll.local.payload import MalformedAnswerError, Request, to_event, to_response
+from hsm_enroll.local.payload import MalformedResponseError, Request, to_event, to_response
 
 NOW = dt.datetime(2026, 3, 12, 19, 3, 58, 390_000, tzinfo=dt.UTC)
 
@@ -123,5 +123,5 @@ def test_an_answer_becomes_a_response(answer: object, status: int, content_type:
 )
 def test_a_malformed_answer_is_told_apart(answer: object) -> None:
     """What API Gateway answers 500 to does not become a response."""
-    with pytest.raises(MalformedAnswerError):
+    with pytest.raises(MalformedResponseError):
         to_response(answer)

@@ -102,7 +102,7 @@ def given_token(pytestconfig: pytest.Config) -> GivenToken:
     file = os.environ.get("HSM_ENROLL_PIN_FILE")
     options = pytestconfig.option
     try:
-        secret = pin.resolve(Path(file) if file else None, os.environ, made_pin=lambda: None, ask=None)
+        secret = pin.resolve(Path(file) if file else None, os.environ, saved_pin=lambda: None, ask=None)
         given = GivenToken(options.module.absolute(), options.token_label, options.token_serial, secret)
         with given.opened():
             pass

@@ -9,8 +9,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from pkcs11 import Mechanism
-
 from hsm_enroll.errors import TokenRefusedError
 from hsm_enroll.key import KeyType
 from hsm_enroll.token import capabilities, keypair, modules, session
@@ -20,12 +18,6 @@ from tests.tokens.handshake import TLS_1_2, TLS_1_3, shake
 HEADER = ("token", "module", "key type", "mechanisms", "generation", "signature", "TLS 1.2", "TLS 1.3")
 
 _SIGNATURES = 5
-_EC = {"EC_KEY_PAIR_GEN": Mechanism.EC_KEY_PAIR_GEN, "ECDSA": Mechanism.ECDSA}
-_RSA = {
-    "RSA_PKCS_KEY_PAIR_GEN": Mechanism.RSA_PKCS_KEY_PAIR_GEN,
-    "SHA256_RSA_PKCS": Mechanism.SHA256_RSA_PKCS,
-    "RSA_PKCS": Mechanism.RSA_PKCS,
-}
 
 
 @dataclass(frozen=True)
@@ -70,8 +62,8 @@ def _row(token: TokenUnderTest, key_type: KeyType, folder: Path) -> Row:
     found = session.find(name)
     library = modules.load(name.module)
     listed = found.slot.get_mechanisms()
-    wanted = _RSA if key_type.is_rsa else _EC
-    mechanisms = [f"`CKM_{mechanism}`" for mechanism, number in wanted.items() if number in listed]
+    needed = (key_type.generation_mechanism, *key_type.signing_mechanisms)
+    mechanisms = [f"`{mechanism}`" for mechanism in needed if capabilities.mechanism(mechanism) in listed]
     tried = ["-"] * 4
     if key_type in capabilities.read(found).key_types:
         tried = _tried(token, key_type, folder)

@@ -12,7 +12,6 @@ import pytest
 from pkcs11 import MechanismFlag
 
 from hsm_enroll import doctor
-from hsm_enroll.backend_api.client import EnrollmentClient
 from hsm_enroll.device import enrollment
 from hsm_enroll.device.plan import Request
 from hsm_enroll.device.ports import Ports
@@ -34,6 +33,7 @@ from tests.support.softhsm_under_test import SoftHsm
 from tests.support.tokens import listed, token_of
 from tests.support.tpm2 import Tpm2
 from tests.support.under_test import LABEL, KeyName, OwnToken
+from tests.support.world import World
 from tests.tokens.conftest import KEY_TYPES
 from tests.tokens.handshake import TLS_1_2, shake
 
@@ -99,10 +99,10 @@ def test_a_size_outside_the_range_is_refused_by_a_tpm(tpm: Tpm2) -> None:
     """A TPM whose RSA keys end at 3072 bits refuses RSA-4096, and the hint names what it can, for MQTT or not."""
     report = next(report for report in listed(tpm.module) if report.name == tpm.name)
     for mqtt in (False, True):
-        with pytest.raises(TokenRefusedError, match="makes no keys of type rsa-4096") as caught:
+        with pytest.raises(TokenRefusedError, match="does not support keys of type rsa-4096") as caught:
             selection.require(report, KeyType.RSA_4096, mqtt=mqtt)
         assert caught.value.exit_status == 15
-        assert "ec-p256, ec-p384, rsa-2048, rsa-3072:" in caught.value.hint
+        assert "supports ec-p256, ec-p384, rsa-2048, rsa-3072:" in caught.value.hint
         selection.require(report, KeyType.RSA_3072, mqtt=mqtt)
 
 
@@ -119,7 +119,7 @@ def test_rsa_without_ckm_rsa_pkcs_is_for_requests_alone(softhsm_with: Callable[[
     selection.require(report, KeyType.RSA_2048, mqtt=False)
     with pytest.raises(TokenRefusedError, match="CKM_RSA_PKCS") as caught:
         selection.require(report, KeyType.RSA_2048, mqtt=True)
-    assert "ec-p256, ec-p384:" in caught.value.hint
+    assert "supports ec-p256, ec-p384:" in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_csr_refuses_before_a_key_is_made(softhsm_with: Callable[[str], SoftHsm]
     )  # fmt: skip
     error = documents.read(["csr"], run.stdout.decode())["error"]
     assert (run.returncode, error["code"]) == (15, "token-refused")
-    assert "ec-p256, ec-p384:" in error["hint"]
+    assert "supports ec-p256, ec-p384:" in error["hint"]
     with softhsm.opened() as opened:
         assert list(opened.get_objects()) == []
 
@@ -167,10 +167,10 @@ def _refused(name: TokenName, folder: Path, key_type: KeyType, *, publishing: bo
     with Tokens() as tokens:
         ports = Ports(
             tokens=tokens,
-            locate=lambda: selection.choose([name.module], name.uri, tokens.listed),
+            start_finding=lambda: lambda: selection.choose([name.module], name.uri, tokens.listed),
             pin=_no_pin,
-            client=lambda: EnrollmentClient("https://localhost:1"),
-            publish=(lambda _identity, _pin: None) if publishing else None,
+            client=World,
+            message=World() if publishing else None,
         )
         with pytest.raises(HsmEnrollError) as caught:
             enrollment.enroll(Request("press-1", key_type), folder, ports)
@@ -215,11 +215,11 @@ def test_a_label_that_another_token_has(softhsm: SoftHsm, key: KeyName, tmp_path
     reports = [report for report in listed(softhsm.module) if report.initialized]
     names = [report.name for report in reports]
     for report in reports:
-        with pytest.raises(TokenAmbiguousError, match="2 are labelled 'gateway'"):
+        with pytest.raises(TokenAmbiguousError, match="2 tokens are labelled 'gateway'"):
             selection.require(report, KeyType.EC_P256, mqtt=True)
         selection.require(report, KeyType.EC_P256, mqtt=False)
         assert _refused(report.name, tmp_path / "state", KeyType.EC_P256).exit_status == 11
-    assert {"2 are labelled" in _obstacle(report) for report in reports} == {True}
+    assert {"2 tokens are labelled" in _obstacle(report) for report in reports} == {True}
     with session.opened(names[0], softhsm.ask_pin, writable=True) as opened:
         pair = keypair.generate(opened, KeyType.EC_P256, label=key.label, key_id=key.id)
     assert "PKCS11_TOKEN_NOT_FOUND" in shake(names[0], softhsm.pin, pair, TLS_1_2, tmp_path)
@@ -228,7 +228,7 @@ def test_a_label_that_another_token_has(softhsm: SoftHsm, key: KeyName, tmp_path
 def test_a_slot_that_cannot_be_read_is_in_the_way(softhsm: SoftHsm, key: KeyName, tmp_path: Path) -> None:
     """A slot whose token its module cannot read keeps awscrt from every other one, and is told beforehand."""
     name = softhsm.name._replace(module=softhsm.faulty_module(FREE_SLOT_SAYS="0xe1"))
-    assert "holds a token that it cannot read" in _obstacle(token_of(name.module))
+    assert "has a token that the module cannot read" in _obstacle(token_of(name.module))
     with pytest.raises(ModuleUnusableError, match="one of its 2 slots"):
         selection.require(token_of(name.module), KeyType.EC_P256, mqtt=True)
     with session.opened(name, softhsm.ask_pin, writable=True) as opened:

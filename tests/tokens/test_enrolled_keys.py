@@ -14,11 +14,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from pkcs11 import Attribute, ObjectClass
 
-from hsm_enroll.backend_api.client import EnrollmentClient
 from hsm_enroll.device import enrollment
 from hsm_enroll.device.plan import Request
 from hsm_enroll.device.ports import Ports
-from hsm_enroll.errors import BackendUnreachableError
+from hsm_enroll.errors import BackendRefusedError
 from hsm_enroll.key import KeyOrigin, KeyType
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.store.journal import Attempt
@@ -28,6 +27,7 @@ from tests.support import documents
 from tests.support.authority import Authority
 from tests.support.broker import free_port
 from tests.support.under_test import KeyName, OwnToken
+from tests.support.world import World
 
 pytestmark = pytest.mark.own_token
 
@@ -164,12 +164,12 @@ def test_d8_a_key_from_outside_is_not_enrolled(token: OwnToken, key: KeyName, tm
     with Tokens() as tokens:
         ports = Ports(
             tokens=tokens,
-            locate=lambda: selection.enrolled(name, tokens.listed),
+            start_finding=lambda: lambda: selection.enrolled(name, tokens.listed),
             pin=lambda _: token.pin,
-            client=lambda: EnrollmentClient(f"https://localhost:{free_port()}"),
-            publish=None,
+            client=lambda: World(refusal="thing-enrolled"),
+            message=None,
         )
-        with pytest.raises(BackendUnreachableError):
+        with pytest.raises(BackendRefusedError):
             enrollment.enroll(Request("press-1"), folder, ports)
     with Tokens() as tokens:
         report = selection.enrolled(name, tokens.listed)

@@ -104,7 +104,7 @@ def _assert_over_after_a_fault(softhsm: SoftHsm, fault: str) -> None:
     module = FaultModule(softhsm.module, softhsm.module.parent)
     name = softhsm.name._replace(module=module.file)
     module.plan(f"{fault} {CKR['CKR_DEVICE_ERROR']:x}")
-    with pytest.raises(HsmEnrollError, match="its hardware reported a fault"):
+    with pytest.raises(HsmEnrollError, match="the token reported a hardware fault"):
         _use(softhsm, name, KeyType.EC_P256)
     assert module.sessions_left_open() == 0
     module.plan()

@@ -30,9 +30,9 @@ def behind(tpm: Tpm2, tmp_path: Path) -> FaultModule:
 @pytest.mark.parametrize(
     ("fault", "error", "said"),
     [
-        ("C_GenerateKeyPair 1 fail CKR_DEVICE_MEMORY", TokenRefusedError, "it is full"),
-        ("C_GenerateKeyPair 1 fail CKR_TOKEN_WRITE_PROTECTED", TokenRefusedError, "it is write-protected"),
-        ("C_GenerateKeyPair 1 fail CKR_DEVICE_REMOVED", TokenNotFoundError, "is not there any more"),
+        ("C_GenerateKeyPair 1 fail CKR_DEVICE_MEMORY", TokenRefusedError, "the token is full"),
+        ("C_GenerateKeyPair 1 fail CKR_TOKEN_WRITE_PROTECTED", TokenRefusedError, "the token is write-protected"),
+        ("C_GenerateKeyPair 1 fail CKR_DEVICE_REMOVED", TokenNotFoundError, "is no longer present"),
     ],
     ids=["full", "write-protected", "removed"],
 )
@@ -97,13 +97,13 @@ def test_d9_a_tpms_signature_that_does_not_verify(
 
 
 @pytest.mark.parametrize(
-    ("what", "said"), [("hang 0", "does not answer"), ("crash 0", r"crashed \(SIGABRT\)")], ids=["hangs", "crashes"]
+    ("what", "said"), [("hang 0", "does not respond"), ("crash 0", r"crashed \(SIGABRT\)")], ids=["hangs", "crashes"]
 )
 def test_d5_a_tpms_module_that_does_not_come_back(behind: FaultModule, what: str, said: str) -> None:
     """D5: a TPM's module that hangs or crashes is given up, named, and its process is gone."""
     behind.plan(f"C_GetTokenInfo 1+ {what}")
     with Worker(behind.file) as worker, pytest.raises(ModuleUnusableError, match=said) as caught:
-        worker.ask("tokens", limit=5)
+        worker.request("tokens", limit=5)
     assert str(behind.file) in caught.value.message
     for process in {call.process for call in behind.calls("C_GetTokenInfo")}:
         with pytest.raises(ProcessLookupError):

@@ -165,10 +165,12 @@ def test_a_worker_that_answers_garbage_is_given_up(
     module.touch()
     ours, theirs = socket.socketpair()
     process = os.posix_spawn("/bin/sleep", ["sleep", "60"], {})
-    monkeypatch.setattr(worker, "_started", lambda: worker._Child(process, ours))
+    monkeypatch.setattr(worker, "_start", lambda: worker._Child(process, ours))
     with theirs, Worker(module) as asked:
         theirs.sendall(answer)
         for _ in range(2):
-            with pytest.raises(ModuleUnusableError, match=f"{module} disturbed the process that loaded it"):
-                asked.ask("tokens", limit=30)
+            with pytest.raises(
+                ModuleUnusableError, match=f"{module} corrupted the response of the process that loaded it"
+            ):
+                asked.request("tokens", limit=30)
     assert has_ended(process)

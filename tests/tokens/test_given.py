@@ -81,7 +81,7 @@ def test_a_test_that_fails_leaves_no_key_in_a_given_token(somebodys: SoftHsm) ->
     run = _pytest(selection, *named, HSM_ENROLL_PIN=somebodys.pin.reveal())
     assert run.returncode == pytest.ExitCode.TESTS_FAILED, run.stdout + run.stderr
     assert "2 failed" in run.stdout
-    assert "refused to sign: its hardware reported a fault" in run.stdout
+    assert "failed to sign: the token reported a hardware fault" in run.stdout
     assert somebodys.pin.reveal() not in run.stdout + run.stderr
     with session.opened(somebodys.name, somebodys.ask_pin) as opened:
         assert list(opened.get_objects()) == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from hsm_enroll.token import inventory, login, modules, selection, session
 from hsm_enroll.token.tokens import Tokens
 from hsm_enroll.token.tpm2 import is_tpm2, lockout
 from hsm_enroll.uri import Pkcs11Uri
+from tests.support import documents
 from tests.support.softhsm_under_test import SoftHsm
 from tests.support.tokens import listed
 from tests.support.tpm2 import Tpm2
@@ -96,7 +96,7 @@ def test_d1_the_last_try_is_not_used(counting: Tpm2, spied: Callable[[], list[st
         assert caught.value.exit_status == 13
         assert "2 of the 3 failed tries" in caught.value.message
         # Two are remembered, and with one less there are two tries to the lockout again.
-        assert f"again in at most {_in_minutes(counting.seconds_to_forget_one())}" in caught.value.hint
+        assert f"Try again in {_in_minutes(counting.seconds_to_forget_one())}" in caught.value.hint
     with pytest.raises(PinFinalTryError):
         _prepare(name)
     with session.opened(name, None):
@@ -114,7 +114,7 @@ def test_d1_the_last_try_is_not_used(counting: Tpm2, spied: Callable[[], list[st
 @_ON_A_TPM
 @pytest.mark.usefixtures("token")
 def test_d2_a_locked_tpm_says_when_it_heals(counting: Tpm2, spied: Callable[[], list[str]], tmp_path: Path) -> None:
-    """D2: a TPM that is locked gets no C_Login, and the error tells when a PIN may be tried again."""
+    """D2: a TPM that is locked gets no C_Login, and the error tells when a PIN Try again."""
     for _ in range(counting.wrong_pins_that_lock()):
         _spend_a_try(counting.name)
     name = counting.name._replace(module=tmp_path / "pkcs11-spy.so")
@@ -123,8 +123,8 @@ def test_d2_a_locked_tpm_says_when_it_heals(counting: Tpm2, spied: Callable[[], 
         pass
     assert caught.value.exit_status == 13
     assert "3 of the 3 failed tries" in caught.value.message
-    assert "heals with time" in caught.value.hint
-    assert f"again in at most {_in_minutes(2 * counting.seconds_to_forget_one())}" in caught.value.hint
+    assert "forgets one failed try" in caught.value.hint
+    assert f"Try again in {_in_minutes(2 * counting.seconds_to_forget_one())}" in caught.value.hint
     with pytest.raises(PinLockedError) as caught:
         _prepare(name)
     assert f"forgets one failed try every {_in_minutes(counting.seconds_to_forget_one())}" in caught.value.hint
@@ -142,7 +142,7 @@ def test_d1_d2_the_command_line_stops_before_the_last_try(counting: Tpm2, tmp_pa
         command = [sys.executable, "-m", "hsm_enroll", "csr", "--module", str(counting.module), "--json"]
         told = {"HSM_ENROLL_HOME": str(tmp_path / "state"), "HSM_ENROLL_PIN_FILE": str(pin_file)}
         run = subprocess.run(command, env={**os.environ, **told}, capture_output=True, timeout=60, check=False)
-        return run.returncode, json.loads(run.stdout).get("error", {}).get("code", "")
+        return run.returncode, documents.read(["csr"], run.stdout.decode()).get("error", {}).get("code", "")
 
     assert csr(_WRONG) == (12, "pin-wrong")
     assert csr(_WRONG) == (12, "pin-wrong")
@@ -224,7 +224,7 @@ def test_d1_a_limit_of_one_is_not_refused_for_ever(tpm: Tpm2) -> None:
         _spend_a_try(tpm.name)
         with pytest.raises(PinLockedError) as caught, tpm.opened():
             pass
-        assert "again in at most 2 h" in caught.value.hint
+        assert "Try again in 2 h" in caught.value.hint
 
 
 def test_d1_a_tpm_that_does_not_count_is_not_refused(tpm: Tpm2) -> None:
@@ -265,21 +265,21 @@ def _pin_tries(tpm: Tpm2, state: Path) -> doctor.Finding:
 def test_d1_d2_the_doctor_knows_the_tpms_count(counting: Tpm2, tmp_path: Path) -> None:
     """D1, D2: the doctor tells a TPM's count, what raises it and how it heals, and fails from the last try on."""
     assert _pin_tries(counting, tmp_path) == doctor.Finding(
-        "token.pin-tries", doctor.Status.OK, "the TPM counts no failed try"
+        "token.pin-tries", doctor.Status.OK, "the TPM counts no failed tries"
     )
     pace = f"forgets one failed try every {_in_minutes(counting.seconds_to_forget_one())}"
     for count, status, said in (
         (1, doctor.Status.WARNING, "the TPM counts 1 of the 3 failed tries that lock it"),
-        (2, doctor.Status.FAILED, "one more wrong PIN locks the token"),
+        (2, doctor.Status.FAILED, "one more wrong PIN will lock the token"),
         (3, doctor.Status.FAILED, "the PIN is locked"),
     ):
         _spend_a_try(counting.name)
         finding = _pin_tries(counting, tmp_path)
         assert finding.status is status
         assert said in finding.message
-        assert "Power cuts count too" in finding.hint
+        assert "Power cuts count as failed tries too" in finding.hint
         assert pace in finding.hint
-        assert ("may be tried again" in finding.hint) is (count > 1)
+        assert ("Try again" in finding.hint) is (count > 1)
         assert counting.wrong_pins() == count
 
 
@@ -311,4 +311,4 @@ def test_the_doctor_does_without_the_count(tpm: Tpm2, tmp_path: Path) -> None:
 )
 def test_d2_a_time_is_told_in_the_unit_that_reads_best(seconds: int, said: str) -> None:
     """D2: the interval is told in seconds, minutes or hours, rounded up: never sooner than it is."""
-    assert lockout.FailedTries(1, 3, seconds).healing.endswith(f"one failed try every {said}.")
+    assert lockout.FailedTries(1, 3, seconds).recovery.endswith(f"one failed try every {said}.")

@@ -80,7 +80,7 @@ def test_d2_a_locked_tpm_says_that_it_may_heal(tpm: Tpm2, tmp_path: Path, monkey
             pass
         assert caught.value.exit_status == 13
         assert "power cuts" in caught.value.hint
-        assert "heals with time" in caught.value.hint
+        assert "unlocks after some time" in caught.value.hint
     finally:
         tpm.forget_wrong_pins()
     with tpm.opened():
@@ -170,7 +170,7 @@ def test_a_login_that_was_not_announced_is_told(without_pin: TokenName) -> None:
     """tpm2-pkcs11 makes no key without a login, though its token says that it wants none; the hint says so."""
     with (
         session.opened(without_pin, lambda: Secret(""), writable=True) as opened,
-        pytest.raises(TokenRefusedError, match="wants a login first") as caught,
+        pytest.raises(TokenRefusedError, match="requires a login") as caught,
     ):
         keypair.generate(opened, KeyType.EC_P256, label="new", key_id=b"new")
     assert "no PIN, set one" in caught.value.hint
@@ -221,7 +221,7 @@ def test_d4_pins_show_nowhere_when_a_token_cannot_be_made(empty_softhsm: SoftHsm
         pytest.fail("a token was made")
     except TokenRefusedError as error:
         shown = _everything_that_shows(error)
-    assert "refused to initialise a token" in shown
+    assert "failed to initialise a token" in shown
     assert so_pin.reveal() not in shown
     assert user_pin.reveal() not in shown
 

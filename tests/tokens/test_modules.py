@@ -74,7 +74,7 @@ def test_d5_a_module_that_hangs_is_stopped_in_time(softhsm: SoftHsm, tmp_path: P
     module = softhsm.faulty_module(HANGING=f'"{mark}"')
     begin = time.monotonic()
     with Worker(module) as asked, pytest.raises(ModuleUnusableError, match="stopped after 3 s"):
-        asked.ask("tokens", limit=3)
+        asked.request("tokens", limit=3)
     assert 3 <= time.monotonic() - begin < 10
     with pytest.raises(ProcessLookupError):
         os.kill(int(mark.read_text()), 0)
@@ -90,7 +90,7 @@ def test_d5_a_module_that_hangs_hides_no_token(
     monkeypatch.setattr(worker, "_may_fork", lambda: forks)
     monkeypatch.setattr(discovery, "discover", lambda: [hanging, softhsm.module])
     with Tokens() as tokens:
-        assert device_token.locate(Settings(state=tmp_path), tokens).name == softhsm.name
+        assert device_token.find(Settings(state=tmp_path), tokens).name == softhsm.name
 
 
 def test_d5_a_module_that_crashes(softhsm: SoftHsm) -> None:

@@ -14,6 +14,7 @@ from hsm_enroll.key import KeyType
 from hsm_enroll.secret import Secret
 from hsm_enroll.token import inventory, keypair, provision, session
 from hsm_enroll.token.provision import complete_token, create_softhsm_token
+from hsm_enroll.token.reports import TokenKind
 from hsm_enroll.token.tokens import Tokens
 from tests.support.softhsm_under_test import SoftHsm
 from tests.support.under_test import LABEL, KeyName
@@ -74,7 +75,7 @@ def test_an_initialised_token_is_never_touched(softhsm: SoftHsm, key: KeyName) -
 
 def test_a_taken_label_is_refused(softhsm: SoftHsm) -> None:
     """A label that a token has already makes no second one, and the first one keeps its PIN."""
-    with pytest.raises(TokenAmbiguousError, match="'gateway' exists already") as caught:
+    with pytest.raises(TokenAmbiguousError, match="'gateway' already exists") as caught:
         create_softhsm_token(softhsm.module, LABEL, so_pin=_SO_PIN, user_pin=_USER_PIN)
     assert caught.value.exit_status == 11
     assert softhsm.labels() == [LABEL]
@@ -121,10 +122,12 @@ def test_the_shortest_and_the_longest_pin_work(empty_softhsm: SoftHsm, length: i
 
 
 def test_a_module_that_makes_no_token_says_so(softhsm: SoftHsm) -> None:
-    """Where C_InitToken fails, for the folder is full, the error gives its return value and no token comes of it."""
+    """Where C_InitToken fails, for the folder is full, the error names its return value, and there is no new token."""
     ckr_device_memory = 0x31
     module = softhsm.faulty_module(FAILING="INIT_TOKEN", RETURNING=ckr_device_memory)
-    with pytest.raises(TokenRefusedError, match="0x00000031") as caught:
+    with pytest.raises(
+        TokenRefusedError, match=r"failed to initialise a token: the token is full \(CKR_DEVICE_MEMORY\)"
+    ) as caught:
         create_softhsm_token(module, "new", so_pin=_SO_PIN, user_pin=_USER_PIN)
     assert caught.value.exit_status == 15
     assert softhsm.labels() == [LABEL]
@@ -151,6 +154,6 @@ def test_d4_pins_are_in_no_command_line(empty_softhsm: SoftHsm) -> None:
     """D4: making a token starts the module's process and nothing else, with neither PIN in its argv."""
     with watched() as started:
         with Tokens() as tokens:
-            tokens.create(empty_softhsm.module, "softhsm", "new", so_pin=_SO_PIN, user_pin=_USER_PIN)
+            tokens.create(empty_softhsm.module, TokenKind.SOFTHSM, "new", so_pin=_SO_PIN, user_pin=_USER_PIN)
         [argv] = started
     assert not {_SO_PIN.reveal(), _USER_PIN.reveal()} & set(argv)

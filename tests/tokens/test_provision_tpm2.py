@@ -26,6 +26,7 @@ from hsm_enroll.secret import Secret
 from hsm_enroll.settings import Settings
 from hsm_enroll.token import inventory, keypair, provision, session
 from hsm_enroll.token.provision import complete_token, create_tpm2_token
+from hsm_enroll.token.reports import TokenKind
 from hsm_enroll.token.tokens import Tokens
 from hsm_enroll.token.tpm2.provision import explained, prepare_store, refuse_unmanaged_tpm
 from tests.support.tpm2 import Tpm2
@@ -59,7 +60,7 @@ def test_a_token_is_made_beside_the_one_that_is_there(module: Path) -> None:
     """Each token keeps its own label and PIN; a label that is taken makes no second one."""
     first = create_tpm2_token(module, "first", so_pin=_SO_PIN, user_pin=_PIN)
     second = create_tpm2_token(module, "second", so_pin=_SO_PIN, user_pin=Secret("another-5678"))
-    with pytest.raises(TokenAmbiguousError, match="'second' exists already"):
+    with pytest.raises(TokenAmbiguousError, match="'second' already exists"):
         create_tpm2_token(module, "second", so_pin=_SO_PIN, user_pin=_PIN)
     with session.opened(first.name, lambda: _PIN):
         pass
@@ -91,7 +92,7 @@ def test_d4_pins_are_in_no_command_line(module: Path) -> None:
     """D4: making a token in a TPM starts the module's process and nothing else, with neither PIN in its argv."""
     with watched() as started:
         with Tokens() as tokens:
-            tokens.create(module, "tpm2", "new", so_pin=_SO_PIN, user_pin=_PIN)
+            tokens.create(module, TokenKind.TPM2, "new", so_pin=_SO_PIN, user_pin=_PIN)
         [argv] = started
     assert not {_SO_PIN.reveal(), _PIN.reveal()} & set(argv)
 
@@ -144,7 +145,7 @@ def test_a_tpm_that_makes_no_token_says_what_it_may_want(module: Path) -> None:
     inventory.list_tokens(module)
     database = Path(os.environ["TPM2_PKCS11_STORE"]) / _DATABASE
     database.write_bytes(b"no database")
-    with pytest.raises(TokenRefusedError, match=r"CKR 0x0000000\d") as caught:
+    with pytest.raises(TokenRefusedError, match=r"\(CKR_[A-Z_]+\)$") as caught:
         create_tpm2_token(module, "new", so_pin=_SO_PIN, user_pin=_PIN)
     assert "TPM2_PKCS11_OWNER_AUTH" in caught.value.hint
 
@@ -184,6 +185,18 @@ def test_the_store_is_where_the_module_looks_first(tmp_path: Path, system: str, 
     found = prepare_store({"HOME": str(tmp_path / "home")}, tmp_path)
     assert found == folders[chosen]
     assert _modes(found) == (0o700, {_DATABASE: 0o600})
+
+
+@pytest.mark.parametrize("variable", [False, True], ids=["default", "XDG_DATA_HOME"])
+def test_a_store_in_xdgs_folder_counts_before_the_one_in_the_home_folder(tmp_path: Path, variable: bool) -> None:
+    """A store that tpm2_ptool 1.9.1 made, in XDG's folder for data, is the one; where there is none, none is made."""
+    environment = {"HOME": str(tmp_path)} | ({"XDG_DATA_HOME": str(tmp_path / "data")} if variable else {})
+    assert prepare_store(environment, tmp_path) == tmp_path / ".tpm2_pkcs11"
+    folder = tmp_path / ("data" if variable else ".local/share") / "tpm2-pkcs11"
+    folder.mkdir(parents=True)
+    (folder / _DATABASE).touch(mode=0o644)
+    assert prepare_store(environment, tmp_path) == folder
+    assert _modes(folder) == (0o700, {_DATABASE: 0o600})
 
 
 def test_the_modules_own_choice_is_the_prepared_store(
@@ -273,7 +286,7 @@ def test_a_store_that_cannot_be_made_is_said(tmp_path: Path) -> None:
 )
 def test_a_tpm_without_a_resource_manager_is_refused(connection: str) -> None:
     """A connection that leads to the TPM itself is refused before the module is asked."""
-    with pytest.raises(ModuleUnusableError, match="without a resource manager") as caught:
+    with pytest.raises(ModuleUnusableError, match="bypasses the TPM's resource manager") as caught:
         refuse_unmanaged_tpm({"TPM2_PKCS11_TCTI": connection})
     assert "/dev/tpmrm0" in caught.value.hint
 
@@ -310,7 +323,7 @@ def test_whoever_looks_for_a_token_is_told_what_is_wrong_with_the_tpm(
     monkeypatch.setenv("TPM2_PKCS11_TCTI", f"device:{tmp_path}/tpmrm7")
     said = f"there is no TPM: {tmp_path}/tpmrm7 does not exist"
     with Tokens() as tokens, pytest.raises(ModuleUnusableError, match=said):
-        device_token.locate(Settings(state=tmp_path, module=tpm.module), tokens)
+        device_token.find(Settings(state=tmp_path, module=tpm.module), tokens)
 
 
 def test_a_bare_device_alone_is_no_resource_manager(tmp_path: Path) -> None:
@@ -331,22 +344,53 @@ def test_a_device_that_is_closed_to_the_user_names_the_group() -> None:
         root.chmod(0o755)
         with _as_nobody():
             error = explained(_FAILED, {}, root)
-    assert "is closed to it" in error.message
+    assert "no permission" in error.message
     assert "tss" in error.hint
 
 
-def test_a_silent_resource_manager_is_named() -> None:
-    """Where tpm2-abrmd was named, it is what does not answer."""
-    assert "tpm2-abrmd does not answer" in explained(_FAILED, {"TPM2_PKCS11_TCTI": "tabrmd"}).message
+def test_a_missing_store_is_named(tmp_path: Path) -> None:
+    """tpm2-pkcs11 1.9.1 fails if it finds no store, however it reaches the TPM: the error says so, and what to do."""
+    _make_device(tmp_path)
+    for environment in ({}, {"HOME": str(tmp_path)}, {"TPM2_PKCS11_STORE": f"{tmp_path}/none"}):
+        for way in ({}, {"TPM2_PKCS11_TCTI": "tabrmd"}):
+            error = explained(_FAILED, environment | way, tmp_path)
+            assert "no token store" in error.message
+            assert "hsm-enroll token create" in error.hint
+            assert "TPM2_PKCS11_STORE" in error.hint
+
+
+def test_whoever_looks_for_a_token_is_told_that_there_is_no_store(
+    tpm: Tpm2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where tpm2-pkcs11 can neither find nor make a store, it is the store that is named, not the TPM."""
+    monkeypatch.setenv("TPM2_PKCS11_STORE", str(tmp_path / "not" / "there"))
+    with Tokens() as tokens, pytest.raises(ModuleUnusableError, match="finds no token store"):
+        device_token.find(Settings(state=tmp_path, module=tpm.module), tokens)
+
+
+def test_a_silent_resource_manager_is_named(tmp_path: Path) -> None:
+    """Where tpm2-abrmd was named, and there is a store, it is what does not answer."""
+    environment = {"TPM2_PKCS11_TCTI": "tabrmd", "TPM2_PKCS11_STORE": str(_make_store(tmp_path))}
+    assert "tpm2-abrmd does not respond" in explained(_FAILED, environment).message
 
 
 def test_what_cannot_be_explained_stays_what_it_was(tmp_path: Path) -> None:
     """A device that is there and open, and a connection that is not known, leave the module's own error."""
-    (tmp_path / "dev").mkdir()
-    (tmp_path / "dev/tpmrm0").touch()
-    assert explained(_FAILED, {}, tmp_path) is _FAILED
-    assert explained(_FAILED, {"TPM2_PKCS11_TCTI": "cmd:tpm2_send"}, tmp_path) is _FAILED
-    assert explained(_FAILED, {"TPM2_PKCS11_TCTI": f"device:{tmp_path}"}, tmp_path) is _FAILED
+    _make_device(tmp_path)
+    environment = {"TPM2_PKCS11_STORE": str(_make_store(tmp_path))}
+    assert explained(_FAILED, environment, tmp_path) is _FAILED
+    assert explained(_FAILED, environment | {"TPM2_PKCS11_TCTI": "cmd:tpm2_send"}, tmp_path) is _FAILED
+    assert explained(_FAILED, environment | {"TPM2_PKCS11_TCTI": f"device:{tmp_path}"}, tmp_path) is _FAILED
+
+
+def _make_device(root: Path) -> None:
+    (root / "dev").mkdir()
+    (root / "dev/tpmrm0").touch()
+
+
+def _make_store(folder: Path) -> Path:
+    (folder / _DATABASE).touch()
+    return folder
 
 
 @contextmanager

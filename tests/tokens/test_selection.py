@@ -77,7 +77,7 @@ def test_d6_an_uninitialised_token_is_not_chosen(token: OwnToken) -> None:
 def test_d6_a_module_with_no_token_says_so(empty_softhsm: SoftHsm) -> None:
     """D6: a module whose only token is uninitialised has none to choose, and the error says so."""
     assert [report.initialized for report in listed(empty_softhsm.module)] == [False]
-    with pytest.raises(TokenNotFoundError, match="this machine has no token"):
+    with pytest.raises(TokenNotFoundError, match="this machine has no initialised token"):
         choose([empty_softhsm.module], Pkcs11Uri(token=""), listed)
 
 
@@ -136,7 +136,7 @@ def test_d6_a_token_that_is_gone_is_not_opened(softhsm: SoftHsm) -> None:
         return softhsm.pin
 
     gone = name._replace(module=softhsm.module_copy(softhsm.module.parent))
-    with pytest.raises(TokenNotFoundError, match="'gateway' is not there"), session.opened(gone, pin):
+    with pytest.raises(TokenNotFoundError, match="'gateway' was not found"), session.opened(gone, pin):
         pass
     assert asked == []
 

@@ -74,7 +74,7 @@ def test_d9_a_key_type_the_token_does_not_have(softhsm: SoftHsm, key: KeyName) -
     """D9: a token without RSA refuses an RSA key, names the reason, and holds no half of one."""
     module = softhsm.faulty_module(REFUSED_MECHANISM=int(Mechanism.RSA_PKCS_KEY_PAIR_GEN))
     with session.opened(softhsm.name._replace(module=module), softhsm.ask_pin, writable=True) as opened:
-        with pytest.raises(TokenRefusedError, match="rsa-2048: it does not have the mechanism"):
+        with pytest.raises(TokenRefusedError, match="rsa-2048: the token does not support the mechanism"):
             keypair.generate(opened, KeyType.RSA_2048, label=key.label, key_id=key.id)
         assert list(opened.get_objects()) == []
 

@@ -1,4 +1,4 @@
-"""Every return value that PKCS#11 v2.40 lists becomes one of our errors, with a message and a hint (D7)."""
+"""Every return value of PKCS#11 v2.40 becomes one of our errors, which names it and says what to do (D7)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pkcs11
 import pytest
@@ -13,14 +14,14 @@ from pkcs11 import Attribute
 
 from hsm_enroll.errors import HsmEnrollError, ModuleUnusableError, TokenRefusedError
 from hsm_enroll.key import KeyType, TokenName
-from hsm_enroll.token import inventory, keypair, selection, session
+from hsm_enroll.token import inventory, keypair, modules, return_values, selection, session
 from hsm_enroll.uri import Pkcs11Uri
 from tests.support.fault_codes import CKR
 from tests.support.fault_module import FaultModule
 from tests.support.softhsm_under_test import SoftHsm
 from tests.support.under_test import LABEL, KeyName
 
-# Whatever is asked of the token: the PIN is wrong, it is locked, the token is not there. All others are a refusal.
+# In any operation: the PIN is wrong or locked, or the token is gone. All others are token-refused.
 _OTHERS = {
     "CKR_PIN_INCORRECT": (12, "pin-wrong"),
     "CKR_PIN_INVALID": (12, "pin-wrong"),
@@ -30,9 +31,9 @@ _OTHERS = {
     "CKR_SLOT_ID_INVALID": (11, "token-not-found"),
     "CKR_TOKEN_NOT_PRESENT": (11, "token-not-found"),
 }
-_DOING = {"C_OpenSession": "open a session", "C_Login": "open a session", "C_Sign": "sign"}
-# What is said to programmers: python-pkcs11's texts and the names of its classes and of C's constants.
-_JARGON = re.compile(r"Unmapped|Should never|CKR_|Exception|\(\)")
+_OPERATIONS = {"C_OpenSession": "open a session", "C_Login": "open a session", "C_Sign": "sign"}
+# python-pkcs11's own texts, which say nothing to the person in front of the token.
+_JARGON = re.compile(r"Unmapped|Should never|Exception|\(\)")
 
 
 @dataclass
@@ -79,7 +80,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
 @pytest.mark.parametrize("function", ["C_OpenSession", "C_Login", "C_GenerateKeyPair", "C_Sign"])
 @pytest.mark.parametrize("ckr", CKR)
 def test_d7_a_return_value_is_one_of_our_errors(faulty: Faulty, ckr: str, function: str) -> None:
-    """D7: each CKR is an error with its exit status, a sentence and a hint, and the token is as it was before."""
+    """D7: each CKR is an error with its exit status, a message that names it, and a hint; the token is unchanged."""
     faulty.module.plan(f"{function} 1+ fail {CKR[ckr]:x}")
     with pytest.raises(HsmEnrollError) as caught:
         faulty.use()
@@ -89,29 +90,42 @@ def test_d7_a_return_value_is_one_of_our_errors(faulty: Faulty, ckr: str, functi
     assert isinstance(error.__cause__, pkcs11.exceptions.PKCS11Error)
     assert error.message.startswith("token 'gateway' ")
     assert not _JARGON.search(error.message)
+    assert error.message.endswith(f" ({return_values.name_of(CKR[ckr])})")
     assert error.hint.endswith(".")
     if isinstance(error, TokenRefusedError):
-        assert f"refused to {_DOING.get(function, 'generate a key of type ec-p256')}: " in error.message
+        assert f"failed to {_OPERATIONS.get(function, 'generate a key of type ec-p256')}: " in error.message
     assert faulty.keys() == 2
 
 
-def test_a_return_value_of_a_vendor_is_told_by_its_number(faulty: Faulty) -> None:
-    """D7: of a CKR that only its vendor knows, the number is told, and where to look it up."""
-    vendors = CKR["CKR_VENDOR_DEFINED"] + 0x123
-    faulty.module.plan(f"C_Sign 1+ fail {vendors:x}")
-    with pytest.raises(TokenRefusedError, match="its module says CKR 0x80000123") as caught:
-        faulty.use()
-    faulty.module.plan()
-    assert "documentation of the token's module" in caught.value.hint
+@pytest.mark.parametrize("ckr", CKR)
+def test_a_return_value_has_the_name_in_the_standard(ckr: str) -> None:
+    """A number from the standard's header is named as there; a vendor's own, or an unknown one, shows the number."""
+    vendors = " 0x80000000" if ckr == "CKR_VENDOR_DEFINED" else ""
+    assert return_values.name_of(CKR[ckr]) == ckr + vendors
 
 
-def test_a_return_value_that_nobody_knows_is_told_by_its_number(faulty: Faulty) -> None:
-    """D7: of a CKR below the vendors' own that v2.40 does not list, the number is told."""
-    unknown = next(number for number in range(1, 0x1000) if number not in CKR.values())
-    faulty.module.plan(f"C_Sign 1+ fail {unknown:x}")
-    with pytest.raises(TokenRefusedError, match=f"CKR 0x{unknown:x}"):
+@pytest.mark.parametrize(
+    ("number", "shown", "hint"),
+    [
+        (0x80000123, "CKR_VENDOR_DEFINED 0x80000123", "documentation of the token's module"),
+        (0xFFF, "CKR 0xfff", "cannot use this token"),
+    ],
+)
+def test_an_unknown_return_value_is_shown_with_its_number(faulty: Faulty, number: int, shown: str, hint: str) -> None:
+    """D7: a CKR that is a vendor's own, or that v2.40 does not define, is shown with its number."""
+    faulty.module.plan(f"C_Sign 1+ fail {number:x}")
+    with pytest.raises(TokenRefusedError, match=rf"\({shown}\)$") as caught:
         faulty.use()
     faulty.module.plan()
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize("ckr", ["CKR_GENERAL_ERROR", "CKR_CANT_LOCK"])
+def test_a_module_that_cannot_be_initialised_names_the_return_value(softhsm: SoftHsm, tmp_path: Path, ckr: str) -> None:
+    """D5: where C_Initialize fails the error names its CKR."""
+    module = FaultModule(softhsm.module, tmp_path, f"C_Initialize 1+ fail {CKR[ckr]:x}")
+    with pytest.raises(ModuleUnusableError, match=rf"\({ckr}\)$"):
+        modules.load(module.file)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +148,7 @@ def test_d7_a_fault_in_any_function_is_one_of_our_errors(
     """D7: whichever function fails, one of our errors comes of it, and python-pkcs11 writes nothing to stderr."""
     faulty.module.plan(f"{function} 1+ fail {CKR['CKR_DEVICE_ERROR']:x}")
     # Where its slots are not told, it is the module that cannot be used.
-    with pytest.raises((ModuleUnusableError, TokenRefusedError), match="its hardware reported a fault"):
+    with pytest.raises((ModuleUnusableError, TokenRefusedError), match=r"hardware fault \(CKR_DEVICE_ERROR\)"):
         faulty.use()
     faulty.module.plan()
     assert capfd.readouterr() == ("", "")

@@ -164,7 +164,7 @@ def test_d5_a_module_that_has_hung_meanwhile_is_told_as_one(softhsm: SoftHsm, tm
     module, mark = _hanging(softhsm, tmp_path)
     outcome = done(situation, tasks.asked_for_too_late, module, str(mark))
     assert outcome["kind"] == "ModuleUnusableError"
-    assert "does not answer" in outcome["message"]
+    assert "does not respond" in outcome["message"]
     assert "Check that its device is connected" in outcome["hint"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -17,6 +16,7 @@ import pytest
 from cryptography import x509
 
 from tests.e2e.tpm_device import TpmDevice
+from tests.support import documents
 from tests.support.devices import Device, Observer
 from tests.support.fault_device import THING, FaultyDevice, faulty_device
 from tests.support.fault_module import FaultModule
@@ -195,8 +195,7 @@ def _interrupt(
     faulty: FaultyDevice, command: tuple[str, ...], function: str, outcome: str, number: signal.Signals
 ) -> None:
     faulty.module.forget_calls()
-    # As from a terminal, also where the tests were started with Ctrl-C ignored.
-    process = faulty.device.start(*command, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    process = faulty.device.start(*command)
     try:
         worker = faulty.module.await_call(function, outcome).process
         begin = time.monotonic()
@@ -222,7 +221,8 @@ def test_a_command_with_closed_streams_answers(faulty: FaultyDevice, closed: str
         env=faulty.device.environment, stdout=subprocess.PIPE, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0
-    [module] = [module for module in json.loads(done.stdout)["modules"] if module["module"] == str(faulty.module.file)]
+    modules = documents.read(["tokens"], done.stdout.decode())["modules"]
+    [module] = [module for module in modules if module["module"] == str(faulty.module.file)]
     assert module["tokens"][0]["label"] == "gateway"
 
 

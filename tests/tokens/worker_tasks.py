@@ -35,7 +35,7 @@ _LABEL = "gateway"
 def who_answers(module: Path) -> Any:
     """Tell the command lines of both processes, and what the worker's is not to have inherited."""
     with Worker(module) as asked:
-        asked.ask("tokens")
+        asked.request("tokens")
         process = _process(asked)
         status = Path(f"/proc/{process}/status").read_text()
         fields = dict(line.split(":\t", 1) for line in status.splitlines())
@@ -65,7 +65,7 @@ def listed(module: Path, limit: str) -> Any:
     """List a module's tokens within so many seconds."""
     begin = time.monotonic()
     with Worker(module) as asked:
-        outcome = _outcome(lambda: bool(asked.ask("tokens", limit=float(limit))))
+        outcome = _outcome(lambda: bool(asked.request("tokens", limit=float(limit))))
     return {**outcome, "seconds": time.monotonic() - begin}
 
 
@@ -94,7 +94,7 @@ def asked_at_once(module: Path, good: str, *marks: str) -> Any:
     worker.TIME_LIMIT_SECONDS = 2.0
     begin = time.monotonic()
     with Tokens() as asked:
-        look = asked.look([module, Path(good)])
+        look = asked.start_listing([module, Path(good)])
         await_mark(*marks)
         found = [report.name.label for report in look(Path(good)) if report.initialized]
         outcome = _outcome(lambda: bool(look(module)))
@@ -108,7 +108,7 @@ def asked_for_too_late(module: Path, mark: str) -> Any:
         await_mark(mark)
         child = _process(asked)
         wait_until(lambda: has_ended(child), "the end of the worker", _NO_LOG, seconds=15)
-        return _outcome(asked.answer)
+        return _outcome(asked.receive)
 
 
 def answered_before_it_is_late(module: Path) -> Any:
@@ -118,15 +118,15 @@ def answered_before_it_is_late(module: Path) -> Any:
         asked.send("tokens", limit=limit)
         late = time.monotonic() + limit + 0.5
         wait_until(lambda: time.monotonic() > late, "the time", _NO_LOG)
-        first = len(asked.answer())
-        return [first, len(asked.ask("tokens"))]
+        first = len(asked.receive())
+        return [first, len(asked.request("tokens"))]
 
 
 def left_at_work(module: Path, mark: str) -> Any:
     """Fail with something else while a module hangs."""
     before = _state()
     with suppress(LookupError), Tokens() as asked:
-        asked.look([module])
+        asked.start_listing([module])
         await_mark(mark)
         raise LookupError
     return {"before": before, "after": _state()}
@@ -136,7 +136,7 @@ def gone_on_after_ctrl_c(module: Path, mark: str) -> Any:
     """Catch Ctrl-C in the middle of a question, and ask again."""
     begin = time.monotonic()
     with Tokens() as asked:
-        look = asked.look([module])
+        look = asked.start_listing([module])
         await_mark(mark)
         signal.signal(signal.SIGALRM, _end)
         signal.setitimer(signal.ITIMER_REAL, 0.1)
@@ -161,11 +161,11 @@ def used_up(module: Path) -> Any:
     said = []
     before = _state()
     with Worker(module) as asked:
-        asked.ask("tokens")
+        asked.request("tokens")
         for stop in (asked.dismiss, asked.dismiss, asked.end, asked.end):
             stop()
             try:
-                asked.ask("tokens")
+                asked.request("tokens")
             except RuntimeError as error:
                 said.append(str(error))
     return {"said": said, "before": before, "after": _state()}
@@ -224,13 +224,13 @@ def in_a_process_that_takes_signals(module: Path) -> Any:
         signal.signal(number, lambda number, _: heard.append(number))
     signal.set_wakeup_fd(_nonblocking_pipe())
     with Worker(module) as asked:
-        asked.ask("tokens")
+        asked.request("tokens")
         child = _process(asked)
         for number in ENDING:
             os.kill(child, number)
-        answers = len(asked.ask("tokens"))
+        answers = len(asked.request("tokens"))
         os.kill(child, signal.SIGUSR1)
-        outcome = _outcome(lambda: bool(asked.ask("tokens")))
+        outcome = _outcome(lambda: bool(asked.request("tokens")))
     return {"heard": sorted(set(heard) - {signal.SIGCHLD}), "answers": answers, **outcome}
 
 
@@ -258,7 +258,7 @@ def waits_locked(module: Path, folder: str) -> None:
 def idles(module: Path, mark: str) -> None:
     """Have a worker that has answered, and do something else for ever."""
     with Worker(module) as asked:
-        asked.ask("tokens")
+        asked.request("tokens")
         Path(mark).write_text(f"{_process(asked)}\n")
         threading.Event().wait()
 

@@ -2,17 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import assert_type
 
 from asn1crypto.x509 import Certificate
 
-from hsm_enroll import HsmEnrollError, Identity, __version__, connect
-from hsm_enroll.errors import NotEnrolledError, StateError
+import hsm_enroll
+from hsm_enroll import (
+    ApiTlsError,
+    AwsError,
+    BackendRefusedError,
+    BackendUnreachableError,
+    BusyError,
+    Connection,
+    ForeignCertificateError,
+    HsmEnrollError,
+    Identity,
+    InterruptedRunError,
+    KeyAmbiguousError,
+    KeyMissingError,
+    KeyOriginError,
+    LocalCloudError,
+    Message,
+    ModuleMissingError,
+    ModuleUnusableError,
+    MqttError,
+    MqttNotTrustedError,
+    MqttRefusedError,
+    MqttTakenOverError,
+    MqttUnreachableError,
+    NotEnrolledError,
+    PackageError,
+    PinExposedError,
+    PinFinalTryError,
+    PinLockedError,
+    PinMissingError,
+    PinWrongError,
+    StateCorruptError,
+    StateError,
+    StateTooNewError,
+    ThrottledError,
+    TokenAmbiguousError,
+    TokenNotFoundError,
+    TokenRefusedError,
+    UnexpectedResponseError,
+    UsageError,
+    __version__,
+    connect,
+    enroll,
+)
+from hsm_enroll.iot.fallbacks import Fallbacks
 from hsm_enroll.key import KeyOrigin, KeyType, TokenName
 from hsm_enroll.uri import Pkcs11Uri
 
 assert_type(__version__, str)
+assert_type(hsm_enroll.__all__, list[str])
+
+
+def what_is_not_exported_is_not_there() -> None:
+    """A name that the package does not have is an error, although its names are loaded late."""
+    hsm_enroll.Unknown  # type: ignore[attr-defined]  # noqa: B018
+
+
+def a_device_is_enrolled_with_what_its_configuration_says_or_more() -> None:
+    """Every argument may be left out; all but the name are given by name; the result is an Identity, never None."""
+    assert_type(enroll(), Identity)
+    assert_type(enroll(None, invite=None, new_key=False), Identity)
+    assert_type(enroll("gateway-17", invite="https://api/#CODE", new_key=True), Identity)
+    enroll(17)  # type: ignore[arg-type]
+    enroll("gateway-17", "https://api/#CODE")  # type: ignore[call-arg]
+    enroll("gateway-17", pin="1234")  # type: ignore[call-arg]
 
 
 def an_identity_is_loaded_from_the_usual_place_or_a_folder(folder: Path) -> None:
@@ -54,12 +114,47 @@ def it_is_saved_into_a_folder(identity: Identity, folder: Path) -> None:
     identity.save()  # type: ignore[call-arg]
 
 
-def a_connection_tells_what_it_has_done_without(identity: Identity) -> None:
-    """Each fallback is a sentence, or None."""
+def a_connection_is_made_from_an_identity_and_closed_by_its_block(identity: Identity) -> None:
+    """connect wants an Identity and returns a Connection; so does entering its block."""
+    assert_type(connect(identity), Connection)
     with connect(identity) as connection:
-        assert_type(connection.tls_fallback, str | None)
-        assert_type(connection.client_id_fallback, str | None)
-        connection.client_id_fallback = None  # type: ignore[misc]
+        assert_type(connection, Connection)
+    assert_type(connection.close(), None)
+    connect()  # type: ignore[call-arg]
+    connect("gateway-17")  # type: ignore[arg-type]
+
+
+def it_publishes_bytes(connection: Connection) -> None:
+    """A payload is bytes, a time limit seconds given by name; nothing is returned."""
+    assert_type(connection.publish("device/gateway-17/x", b"21.5"), None)
+    connection.publish("device/gateway-17/x", b"21.5", timeout=2.5)
+    connection.publish("device/gateway-17/x", "21.5")  # type: ignore[arg-type]
+    connection.publish("device/gateway-17/x", b"21.5", 2.5)  # type: ignore[call-arg]
+
+
+def it_yields_messages(connection: Connection) -> None:
+    """A subscription is an iterator of messages, which are values."""
+    messages = connection.subscribe("device/gateway-17/#", timeout=2.5)
+    assert_type(messages, Iterator[Message])
+    message = next(messages)
+    assert_type(message.topic, str)
+    assert_type(message.payload, bytes)
+    message.payload = b""  # type: ignore[misc]
+    assert_type(Message("device/gateway-17/x", b"21.5"), Message)
+
+
+def it_tells_what_it_has_done_without(connection: Connection) -> None:
+    """Each fallback is a sentence, or None."""
+    assert_type(connection.fallbacks, Fallbacks)
+    assert_type(connection.tls_fallback, str | None)
+    assert_type(connection.client_id_fallback, str | None)
+    connection.client_id_fallback = None  # type: ignore[misc]
+
+
+def it_has_a_client_for_other_libraries(connection: Connection) -> None:
+    """The client is awscrt's, which has no types; it is read and not replaced."""
+    assert connection.awscrt_client
+    connection.awscrt_client = None  # type: ignore[misc]
 
 
 def errors_carry_data(error: HsmEnrollError) -> None:
@@ -69,6 +164,16 @@ def errors_carry_data(error: HsmEnrollError) -> None:
     assert_type(error.retryable, bool)
     assert_type(error.message, str)
     assert_type(error.hint, str)
+
+
+def some_errors_carry_more(
+    token: TokenRefusedError, unreachable: BackendUnreachableError, refused: BackendRefusedError
+) -> None:
+    """What only one kind of error knows is its own."""
+    assert_type(token.of_key_type, bool)
+    assert_type(unreachable.sent, bool)
+    assert_type(refused.problem_code, str)
+    assert_type(refused.request_id, str)
 
 
 def errors_are_one_tree() -> None:
@@ -83,6 +188,22 @@ def errors_are_one_tree() -> None:
         assert as_exception
     except HsmEnrollError as error:
         assert_type(error, HsmEnrollError)
+
+
+def every_error_is_of_the_tree() -> tuple[type[HsmEnrollError], ...]:
+    """Each class of the package is a kind of HsmEnrollError."""
+    return (
+        ApiTlsError, AwsError, BackendRefusedError, BackendUnreachableError, BusyError, ForeignCertificateError,
+        InterruptedRunError, KeyAmbiguousError, KeyMissingError, KeyOriginError, LocalCloudError, ModuleMissingError,
+        ModuleUnusableError, MqttError, NotEnrolledError, PackageError, PinExposedError, PinFinalTryError,
+        PinLockedError, PinMissingError, PinWrongError, StateCorruptError, StateError, StateTooNewError, ThrottledError,
+        TokenAmbiguousError, TokenNotFoundError, TokenRefusedError, UnexpectedResponseError, UsageError,
+    )  # fmt: skip
+
+
+def every_failure_of_mqtt_is_an_mqtt_error() -> tuple[type[MqttError], ...]:
+    """Who catches MqttError catches each reason that a connection may fail for."""
+    return (MqttNotTrustedError, MqttRefusedError, MqttTakenOverError, MqttUnreachableError)
 
 
 def an_error_is_made_with_a_message_and_perhaps_a_hint() -> None:

@@ -1,8 +1,8 @@
-"""A TPM's own count of failed authorizations, asked before a PIN is tried, since tpm2-pkcs11 reports none of it.
+"""A TPM's own count of failed authorizations, read before a PIN is tried, since tpm2-pkcs11 does not report it.
 
-One count stands for the whole TPM: wrong PINs of any token raise it, and so do power cuts while it was in use. At its
-limit the TPM refuses every protected object, the right PIN included; it forgets one failed try each interval while it
-has power (TPM 2.0 Library Part 1, "Dictionary Attack Protection").
+There is one count for the whole TPM: a wrong PIN of any token raises it, and so does a power cut while the TPM is in
+use. At the limit the TPM refuses even the right PIN; while powered it forgets one failed try per interval (TPM 2.0
+Library Part 1, "Dictionary Attack Protection").
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hsm_enroll.key import TokenName
 
 _TOOL = ("tpm2_getcap", "properties-variable")
-# The answer is there within milliseconds; a TPM that another program holds makes the tool wait without an end.
+# The tool takes milliseconds, but waits for ever while another program has the TPM open.
 _TIME_LIMIT_SECONDS = 5.0
 # TPM 2.0 Library Part 2, TPM_PT: UINT32 each.
 _PROPERTY = re.compile(
@@ -29,12 +29,12 @@ _PROPERTY = re.compile(
 
 
 class FailedTries(NamedTuple):
-    """How near a TPM is to its lockout.
+    """How close a TPM is to its lockout.
 
     Attributes:
-        failed_tries: TPM_PT_LOCKOUT_COUNTER: failed authorizations that it remembers.
-        limit: TPM_PT_MAX_AUTH_FAIL: as many lock it; at least 1.
-        interval_seconds: TPM_PT_LOCKOUT_INTERVAL: it forgets one failed try in this time, in seconds; at least 1.
+        failed_tries: TPM_PT_LOCKOUT_COUNTER: the failed authorizations that it remembers.
+        limit: TPM_PT_MAX_AUTH_FAIL: the number of failed authorizations that lock it; at least 1.
+        interval_seconds: TPM_PT_LOCKOUT_INTERVAL: the time in which it forgets one failed try; at least 1.
     """
 
     failed_tries: int
@@ -43,47 +43,46 @@ class FailedTries(NamedTuple):
 
     @property
     def locked(self) -> bool:
-        """Whether it refuses every PIN now."""
+        """Whether the TPM refuses every PIN now."""
         return self.failed_tries >= self.limit
 
     @property
     def one_before_lockout(self) -> bool:
-        """Whether one more failed try locks it, and time makes that better: a limit of 1 leaves a fresh TPM none."""
+        """Whether one more failed try locks the TPM; not with a limit of 1, where even a new TPM has only one try."""
         return 0 < self.failed_tries == self.limit - 1
 
     @property
-    def counted(self) -> str:
+    def summary(self) -> str:
         """The count for people to read, the end of a sentence: "2 of the 3 failed tries that lock it"."""
         return f"{self.failed_tries} of the {self.limit} failed tries that lock it"
 
     @property
-    def healing(self) -> str:
-        """How it heals, for people to read; a sentence."""
+    def recovery(self) -> str:
+        """How the count goes down, for people to read; two sentences."""
         pace = _duration(self.interval_seconds)
-        return (
-            f"Power cuts count too. A TPM heals with time: while powered this one forgets one failed try every {pace}."
-        )
+        return f"Power cuts count as failed tries too. While powered, this TPM forgets one failed try every {pace}."
 
     @property
-    def waiting(self) -> str:
-        """When a PIN may be tried again, as of now, for people to read; a sentence."""
+    def next_try(self) -> str:
+        """When a PIN may be tried again, from now, for people to read; a sentence."""
         to_forget = self.failed_tries - max(self.limit - 2, 0)
         time = _duration(to_forget * self.interval_seconds)
-        return f"A PIN may be tried again in at most {time}, or after: tpm2_dictionarylockout --clear-lockout"
+        return f"Try again in {time}, or reset the count: tpm2_dictionarylockout --clear-lockout"
 
 
 def read(token: TokenName, *, time_limit: float = _TIME_LIMIT_SECONDS) -> FailedTries | None:
-    """Ask the TPM of a tpm2-pkcs11 token for its count, with tpm2-tools, in a child process; no login.
+    """Read the count of a tpm2-pkcs11 token's TPM with tpm2-tools, in a child process; no login.
 
-    The tool is led to the TPM that ``TPM2_PKCS11_TCTI`` names, as tpm2-pkcs11 is, and else looks for the machine's own.
-    Does *not* know a TPM that only the token's own store names, nor what other programs try after the answer.
+    The tool uses the TPM that ``TPM2_PKCS11_TCTI`` names, as tpm2-pkcs11 does, or else this machine's own. Does *not*
+    support a TPM that is named only in the token's store, nor notice what other programs try afterwards.
 
     Args:
         token: which token.
         time_limit: seconds until the tool is killed.
 
     Returns:
-        None where the token is no tpm2-pkcs11 one, where the tool is missing, fails or hangs, and as :func:`parse`.
+        The count; None if the token is not a tpm2-pkcs11 one, if the tool is missing, fails or hangs, and if
+        :func:`parse` returns None.
     """
     if not is_tpm2(token):
         return None
@@ -104,14 +103,14 @@ def read(token: TokenName, *, time_limit: float = _TIME_LIMIT_SECONDS) -> Failed
     return parse(tool.stdout)
 
 
-def parse(answer: bytes) -> FailedTries | None:
-    """Read what ``tpm2_getcap properties-variable`` printed.
+def parse(output: bytes) -> FailedTries | None:
+    """Parse the output of ``tpm2_getcap properties-variable``.
 
     Returns:
-        None where a property is missing or there twice, where the limit is 0, which no time heals, and where the
-        interval is 0: such a TPM does not count (TPM 2.0 Library Part 3, TPM2_DictionaryAttackParameters).
+        The count; None if a property is missing or occurs twice, if the limit is 0, since waiting does not help then,
+        and if the interval is 0: such a TPM does not count (TPM 2.0 Library Part 3, TPM2_DictionaryAttackParameters).
     """
-    found = _PROPERTY.findall(answer)
+    found = _PROPERTY.findall(output)
     properties = {name: int(value, 16) for name, value in found}
     if len(found) != 3 or len(properties) != 3:
         return None
@@ -122,9 +121,9 @@ def parse(answer: bytes) -> FailedTries | None:
 
 
 def refuse_last_try(token: TokenName) -> None:
-    """See that one wrong PIN more would not lock the TPM of a tpm2-pkcs11 token; any other token passes.
+    """Check that one more wrong PIN would not lock the TPM of a tpm2-pkcs11 token; other tokens pass.
 
-    A count that cannot be read passes too: the module refuses a locked TPM itself.
+    A count that cannot be read passes too: a locked TPM refuses the PIN itself.
 
     Raises:
         PinLockedError: the TPM is locked.
@@ -133,17 +132,19 @@ def refuse_last_try(token: TokenName) -> None:
     tries = read(token)
     if tries is None:
         return
-    hint = f"{tries.healing} {tries.waiting}"
+    hint = f"{tries.recovery} {tries.next_try}"
     if tries.locked:
-        message = f"token {token.label!r} is locked and accepts no PIN now: its TPM counts {tries.counted}"
+        message = f"token {token.label!r} is locked and accepts no PIN now: its TPM counts {tries.summary}"
         raise PinLockedError(message, hint=hint)
     if tries.one_before_lockout:
-        message = f"one more wrong PIN locks token {token.label!r}; it was not tried: its TPM counts {tries.counted}"
+        message = (
+            f"one more wrong PIN would lock token {token.label!r}, so no PIN was tried: its TPM counts {tries.summary}"
+        )
         raise PinFinalTryError(message, hint=hint)
 
 
 def _environment(inherited: Mapping[str, str]) -> dict[str, str]:
-    # A TPM that was chosen for tpm2-tools alone is not the module's; and the tool has no use for our PIN.
+    # TPM2TOOLS_TCTI may name another TPM than the module's; and the tool does not need our PIN.
     kept = {name: value for name, value in inherited.items() if name not in {"TPM2TOOLS_TCTI", "HSM_ENROLL_PIN"}}
     if "TPM2_PKCS11_TCTI" in inherited:
         kept["TPM2TOOLS_TCTI"] = inherited["TPM2_PKCS11_TCTI"]
@@ -151,7 +152,7 @@ def _environment(inherited: Mapping[str, str]) -> dict[str, str]:
 
 
 def _duration(seconds: int) -> str:
-    """Write a time in the unit that reads best, rounded up."""
+    """Return a time in a convenient unit, rounded up."""
     if seconds < 2 * 60:
         return f"{seconds} s"
     if seconds < 2 * 60 * 60:

@@ -12,6 +12,7 @@ from hsm_enroll import settings
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.token.tokens import Tokens
 from tests.client.iot.softhsm import MODULE, PIN
+from tests.support import documents
 from tests.support.authority import Authority
 
 _TIME_LIMIT = 60.0
@@ -37,9 +38,11 @@ class Device:
         )
 
     def run(self, *arguments: str) -> tuple[int, str, str]:
-        """Run ``hsm-enroll`` to its end; return its exit status, stdout and stderr."""
+        """Run ``hsm-enroll`` to its end; return its exit status, stdout and stderr, a ``--json`` document checked."""
         with self.start(*arguments) as process:
             output, errors = process.communicate(timeout=_TIME_LIMIT)
+        if "--json" in arguments:
+            documents.read(arguments, output)
         return process.returncode, output, errors
 
     def at(self, port: int) -> Device:

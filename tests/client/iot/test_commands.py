@@ -24,13 +24,13 @@ from hsm_enroll.token.reports import TokenReport
 from hsm_enroll.token.tokens import Tokens
 from tests.client.iot.device import Device, enrolled_device
 from tests.support import broker as mosquitto
-from tests.support import scripted
+from tests.support import documents, scripted
 from tests.support.authority import Authority
 from tests.support.broker import Broker
 from tests.support.scripted import CONNECT, PUBLISH, Packet
 
 _TIME_LIMIT = 60.0
-_FELL_BACK = "connected under the Thing's name, which ends any other connection of that name: "
+_FELL_BACK = "connected with the Thing's name as client id, which ends any other connection that uses it: "
 
 
 @pytest.fixture
@@ -66,6 +66,17 @@ def test_publish_does_not_disturb_subscribe(device: Device, broker: Broker) -> N
     assert (subscriber.returncode, output) == (0, "one\ntwo\n")
     assert "warning" not in errors
     assert re.search(rf"{device.thing}/publish-[0-9a-f]{{8}} ", broker.log.wait_for(f"as {device.thing}/publish-"))
+
+
+def test_subscribe_gives_its_messages_as_one_document(device: Device, broker: Broker) -> None:
+    """With ``--json`` the messages are one document, written when the last of them has come."""
+    topic = f"device/{device.thing}/x"
+    with device.start("subscribe", topic, "--count", "1", "--json") as subscriber:
+        broker.log.wait_for(f"Sending SUBACK to {device.thing}/subscribe-")
+        device.run("publish", topic, "één")
+        output, errors = subscriber.communicate(timeout=_TIME_LIMIT)
+    assert (subscriber.returncode, errors) == (0, "")
+    assert documents.read(["subscribe"], output) == {"messages": [{"topic": topic, "payload": "één"}]}
 
 
 def test_publish_says_that_its_id_was_refused(device: Device, authority: Authority) -> None:
@@ -238,7 +249,7 @@ def test_the_doctor_tells_of_a_missing_pin(device: Device) -> None:
     ("locked", "message"),
     [
         (True, "token 'gateway' is locked and accepts no PIN now"),
-        (False, "one more wrong PIN locks token 'gateway'; it was not tried"),
+        (False, "one more wrong PIN would lock token 'gateway', so no PIN was tried"),
     ],
 )
 def test_the_doctor_tries_no_pin_that_would_lock(locked: bool, message: str, device: Device) -> None:

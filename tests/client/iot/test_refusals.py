@@ -153,10 +153,11 @@ def test_a_connection_that_is_taken_over_says_so(identity: Identity, authority: 
 def test_a_connection_that_is_taken_over_does_not_come_back(
     identity: Identity, broker: Broker, authority: Authority
 ) -> None:
-    """D19: mosquitto ends the older of two connections of a client id without a word; the older leaves it at that."""
+    """D19: mosquitto ends the older of two connections with the same client id, and the older does not reconnect."""
     identity = dataclasses.replace(identity, mqtt_port=broker.port)
     codes = apart(_wait_and_publish, identity, authority.certificate, broker.neighbour)
-    assert codes == ["mqtt-failed", "mqtt-failed"]
+    # Only newer versions of mosquitto send a DISCONNECT that says why (not 2.0.11, but 2.0.21).
+    assert codes in (["mqtt-failed"] * 2, ["mqtt-taken-over"] * 2)
 
 
 def _wait_and_publish(identity: Identity, ca_file: Path, rival: Neighbour | None) -> list[str]:

@@ -92,6 +92,25 @@ def _close_twice(identity: Identity, ca_file: Path) -> str:
     return caught.value.code
 
 
+def test_another_library_uses_the_connection_while_it_is_open(listener: Identity, authority: Authority) -> None:
+    """awscrt's own client works beside the connection's methods; once the connection is closed it is not given out."""
+    assert apart(_publish_with_awscrt, listener, authority.certificate) == b"by awscrt"
+
+
+def _publish_with_awscrt(identity: Identity, ca_file: Path) -> bytes:
+    from awscrt import mqtt5
+
+    topic = f"device/{identity.thing_name}/x"
+    with connect(identity, Secret(PIN), ca_file=ca_file) as connection:
+        messages = connection.subscribe(topic)
+        packet = mqtt5.PublishPacket(topic=topic, payload=b"by awscrt", qos=mqtt5.QoS.AT_LEAST_ONCE)
+        connection.awscrt_client.publish(packet).result(20.0)
+        payload = next(messages).payload
+    with pytest.raises(MqttError, match="is closed"):
+        _ = connection.awscrt_client
+    return payload
+
+
 def test_a_refused_subscription_is_an_error(identity: Identity, authority: Authority) -> None:
     """A SUBACK with "not authorized" (MQTT 5.0 §3.9.3) is a refusal, not a wait without end."""
     context = scripted.tls(authority.issue_pair("server", ["localhost"]), authority.certificate)
@@ -108,7 +127,7 @@ def test_a_refused_subscription_is_an_error(identity: Identity, authority: Autho
 @pytest.mark.parametrize("topic_filter", ["", "a/#/b", "a+"])
 def test_what_is_no_filter_is_wrong_usage(topic_filter: str, listener: Identity, authority: Authority) -> None:
     """A topic filter that MQTT does not allow is the caller's mistake."""
-    with pytest.raises(UsageError, match="not a topic"):
+    with pytest.raises(UsageError, match="invalid MQTT topic"):
         apart(_subscribe, listener, authority.certificate, topic_filter)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from subprocess import run
@@ -10,10 +9,11 @@ from subprocess import run
 import pytest
 
 from hsm_enroll.errors import InterruptedRunError
+from tests.support import documents
 from tests.support.devices import Cloud, Device
 from tests.support.relay import Intolerance, relaying
 
-_SAID = "warning: TLS 1.3 failed, this connection has TLS 1.2: "
+_SAID = "warning: TLS 1.3 failed, this connection uses TLS 1.2: "
 _CONNECT = (
     "from hsm_enroll import Identity, connect\n"
     "identity = Identity.load()\n"
@@ -62,7 +62,7 @@ def test_publish_says_that_it_fell_back(enrolled: Device, cloud: Cloud, thing: s
         enrolled.extra["HSM_ENROLL_MQTT_PORT"] = str(relay.port)
         published = enrolled.run("publish", f"device/{thing}/x", "x", "--json")
     assert published.returncode == 0
-    assert json.loads(published.stdout)["published"]["bytes"] == 1
+    assert documents.read(["publish"], published.stdout)["published"]["bytes"] == 1
     [line] = published.stderr.splitlines()
     assert line.startswith(f"{_SAID}localhost:{relay.port} ")
     assert relay.chosen == [False]

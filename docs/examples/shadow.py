@@ -1,0 +1,44 @@
+"""Read what this device's shadow wants, and report it as done.
+
+It runs the shadow client of AWS's own SDK (awsiotsdk) on hsm-enroll's connection, so the key stays in the token.
+On an enrolled device: python shadow.py
+"""
+
+from awscrt.mqtt_request_response import ClientOptions
+from awsiot import V2ServiceException
+from awsiot.iotshadow import GetShadowRequest, IotShadowClientV2, ShadowState, UpdateShadowRequest
+
+from hsm_enroll import Identity, connect
+
+# A request takes up to two subscriptions; this program has one request at a time and no stream of events.
+OPTIONS = ClientOptions(
+    max_request_response_subscriptions=2, max_streaming_subscriptions=1, operation_timeout_in_seconds=20
+)
+NOT_FOUND = 404
+
+
+def main() -> None:
+    """Do it once."""
+    identity = Identity.load()
+    with connect(identity) as connection:
+        shadows = IotShadowClientV2(connection.awscrt_client, OPTIONS)
+        desired = desired_state(shadows, identity.thing_name)
+        print("desired:", desired)
+        # Here a real device does what is desired.
+        update = UpdateShadowRequest(thing_name=identity.thing_name, state=ShadowState(reported=desired))
+        print("reported, version", shadows.update_shadow(update).result().version)
+
+
+def desired_state(shadows: IotShadowClientV2, thing_name: str) -> dict[str, object]:
+    """Return the desired state, which is empty where the Thing has no shadow yet."""
+    try:
+        shadow = shadows.get_shadow(GetShadowRequest(thing_name=thing_name)).result()
+    except V2ServiceException as error:
+        if error.modeled_error is None or error.modeled_error.code != NOT_FOUND:
+            raise
+        return {}
+    return shadow.state.desired or {}
+
+
+if __name__ == "__main__":
+    main()
