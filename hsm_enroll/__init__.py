@@ -1,22 +1,22 @@
-"""Make a device an AWS IoT Thing whose private key is generated in a token, and connect as that Thing.
+"""Enroll a device as an AWS IoT Thing whose private key is generated in a token, and connect as that Thing.
 
-The names in ``__all__`` are the library, and they are kept: additions are made, but none of them, nor what their
-documentation says of them, is removed or changed without the notice that SECURITY.md promises. All other modules belong
-to the ``hsm-enroll`` command and may change in any release.
+The names in ``__all__`` are the public interface. Names may be added; none is removed, and no documented behaviour
+changes, without the notice that SECURITY.md promises. All other modules belong to the ``hsm-enroll`` command and may
+change in any release.
 
-- :func:`enroll` makes a key in the token, has the enrollment API issue a certificate for it, and stores the result.
-- :class:`Identity` is that result: the Thing, its certificate, and which key in which token belongs to it.
-- :func:`connect` opens a :class:`Connection`, which publishes and receives each :class:`Message` over MQTT 5.
-- :class:`HsmEnrollError` is the base of all errors. Each class has a stable ``code`` and says what happened and what to
-  do next.
+- :func:`enroll` generates a key in the token, requests a certificate for it from the enrollment API, and stores it.
+- :class:`Identity` is the result: the Thing, its certificate, and which key in which token belongs to it.
+- :func:`connect` opens a :class:`Connection`, which publishes messages and receives each :class:`Message` over MQTT 5.
+- :class:`HsmEnrollError` is the base of all errors. Each class has a stable ``code``; each error says what happened and
+  what to do next.
 
-All of it is typed, prints nothing, and reads the same configuration and environment as the command. A program for a
+The library is typed, prints nothing, and reads the same configuration and environment as the command. A program for a
 device whose configuration names the API and the Thing::
 
     from hsm_enroll import HsmEnrollError, connect, enroll
 
     try:
-        identity = enroll()  # returns at once on a device that is enrolled
+        identity = enroll()  # returns at once if the device is already enrolled
         topics = f"device/{identity.thing_name}"
         with connect(identity) as connection:
             commands = connection.subscribe(f"{topics}/commands")
@@ -25,7 +25,7 @@ device whose configuration names the API and the Thing::
     except HsmEnrollError as error:
         raise SystemExit(f"{error.code}: {error.message}. {error.hint}") from error
 
-Importing the package is cheap: each name is loaded when it is first used (PEP 562).
+Importing the package is cheap: each name is loaded on first use (PEP 562).
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ _HOMES = {
     "enroll": "hsm_enroll.library",
 }
 
-if not TYPE_CHECKING:  # a type checker would take any name for one of this module's
+if not TYPE_CHECKING:  # with __getattr__, a type checker would accept any name
 
     def __getattr__(name: str) -> object:
         if name not in __all__:

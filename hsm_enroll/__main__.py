@@ -1,22 +1,22 @@
-"""Where the ``hsm-enroll`` command begins; also ``python -m hsm_enroll``, where its script is not on PATH."""
+"""The entry point of ``hsm-enroll``, and of ``python -m hsm_enroll``."""
 
 from __future__ import annotations
 
 import gc
 import sys
 
-_WITH_A_TOKEN = {"init", "status", "doctor", "tokens", "token", "csr", "publish", "subscribe"}
+_TOKEN_COMMANDS = {"init", "status", "doctor", "tokens", "token", "csr", "publish", "subscribe"}
 
 
 def main() -> None:
-    """Run the command line and end the process with the contract's exit status.
+    """Run the command line and exit with the command's documented status.
 
-    What is made while modules are loaded stays until the process ends, and the collector is kept from looking for
-    garbage in it: that would take longer than many a command does.
+    Garbage collection is off while modules are loaded: their objects live as long as the process, and searching them
+    would take longer than many commands do.
     """
     gc.disable()
-    if len(sys.argv) > 1 and sys.argv[1] in _WITH_A_TOKEN:
-        # Before this process has loaded anything that a fork would copy: both import at the same time.
+    if len(sys.argv) > 1 and sys.argv[1] in _TOKEN_COMMANDS:
+        # Before this process loads anything that a fork would copy; then both processes import at the same time.
         from hsm_enroll.token import worker
 
         worker.prepare()

@@ -1,7 +1,7 @@
-"""One tree of errors: each has a stable code, an exit status and a hint for the person in front of it.
+"""The tree of errors: each has a stable code, an exit status and a hint that tells the user what to do.
 
-Nothing here knows a library. The rooms that own one translate its exceptions into these with
-``raise … from``; the command line turns them into an exit status and a message, and nothing else does.
+This module uses no library. The package that owns a library translates its exceptions into these with
+``raise … from``. Only the command line turns them into a message and an exit status.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 
 class HsmEnrollError(Exception):
-    """Base of everything this package raises on purpose.
+    """Base of all errors that this package raises on purpose.
 
     Args:
         message: what happened, on which object; one sentence, never a secret.
@@ -35,7 +35,7 @@ class HsmEnrollError(Exception):
 
     @property
     def document(self) -> dict[str, Any]:
-        """The error as the contract's JSON object."""
+        """The error as the JSON object that ``--json`` prints."""
         return {
             "code": self.code,
             "exitStatus": self.exit_status,
@@ -46,16 +46,16 @@ class HsmEnrollError(Exception):
 
     @classmethod
     def of_document(cls, document: Mapping[str, Any]) -> HsmEnrollError:
-        """Return the error, of its own class, that another process of this version has written as a document."""
-        kinds = [HsmEnrollError]
-        for kind in kinds:  # grows as it goes
-            kinds += kind.__subclasses__()
-        by_code = {kind.code: kind for kind in kinds}
+        """Return the error, in its own class, that another process of the same version wrote as a document."""
+        classes = [HsmEnrollError]
+        for error_class in classes:  # the list grows during the loop
+            classes += error_class.__subclasses__()
+        by_code = {error_class.code: error_class for error_class in classes}
         return by_code[document["code"]](document["message"], hint=document["hint"])
 
 
 class UsageError(HsmEnrollError):
-    """The command or the configuration asks for something that makes no sense."""
+    """The command line or the configuration is invalid."""
 
     code = "usage"
     exit_status = 2
@@ -63,7 +63,7 @@ class UsageError(HsmEnrollError):
 
 
 class NotEnrolledError(HsmEnrollError):
-    """There is no identity on this device."""
+    """This device has no identity."""
 
     code = "not-enrolled"
     exit_status = 3
@@ -71,7 +71,7 @@ class NotEnrolledError(HsmEnrollError):
 
 
 class ModuleMissingError(HsmEnrollError):
-    """The PKCS#11 module's file does not exist, or none is installed."""
+    """The PKCS#11 module's file does not exist, or no module is installed."""
 
     code = "module-missing"
     exit_status = 10
@@ -106,7 +106,7 @@ class TokenAmbiguousError(HsmEnrollError):
 
 
 class PinMissingError(HsmEnrollError):
-    """There is no PIN: not in a file, a systemd credential or the environment, and nobody to ask."""
+    """No file, systemd credential or environment variable has a PIN, and nobody can be prompted for it."""
 
     code = "pin-missing"
     exit_status = 12
@@ -152,7 +152,7 @@ class PinFinalTryError(HsmEnrollError):
 
 
 class KeyMissingError(HsmEnrollError):
-    """The token has no such key, or only half of it."""
+    """The token does not have the key, or has only half of the key pair."""
 
     code = "key-missing"
     exit_status = 14
@@ -176,7 +176,7 @@ class KeyOriginError(HsmEnrollError):
 
 
 class TokenRefusedError(HsmEnrollError):
-    """The token cannot, or will not, do an operation.
+    """The token failed to perform an operation, or refused it.
 
     Attributes:
         of_key_type: whether the token lacks this type of key, so that another type may work.
@@ -192,11 +192,11 @@ class TokenRefusedError(HsmEnrollError):
 
 
 class BackendUnreachableError(HsmEnrollError):
-    """The enrollment API did not answer, or it failed.
+    """The enrollment API did not answer, or failed.
 
     Attributes:
-        sent: whether the request may have reached the API, and been carried out.
-        abandoned: whether the request was given up at its deadline, and may still be under way.
+        sent: whether the request may have reached the API, and may have been carried out.
+        abandoned: whether the request was abandoned at its deadline, and may still be on its way.
     """
 
     code = "backend-unreachable"
@@ -238,7 +238,7 @@ class ThrottledError(HsmEnrollError):
 
 
 class UnexpectedResponseError(HsmEnrollError):
-    """The response is not one that the enrollment API gives."""
+    """The response is not a valid response of the enrollment API."""
 
     code = "unexpected-response"
     exit_status = 33
@@ -262,7 +262,7 @@ class ApiTlsError(HsmEnrollError):
 
 
 class MqttError(HsmEnrollError):
-    """The MQTT connection failed, for a reason the broker did not tell."""
+    """The MQTT connection failed, and the broker gave no reason."""
 
     code = "mqtt-failed"
     exit_status = 40
@@ -271,14 +271,14 @@ class MqttError(HsmEnrollError):
 
 
 class MqttUnreachableError(MqttError):
-    """No broker answers at the endpoint."""
+    """No broker can be reached at the endpoint."""
 
     code = "mqtt-unreachable"
-    default_hint = "Check that this network lets port 8883 out, and the endpoint's name."
+    default_hint = "Check the endpoint's name, and that this network allows outgoing connections to port 8883."
 
 
 class MqttNotTrustedError(MqttError):
-    """The broker's TLS certificate is not one this device trusts."""
+    """This device does not trust the broker's TLS certificate."""
 
     code = "mqtt-not-trusted"
     retryable = False
@@ -286,7 +286,7 @@ class MqttNotTrustedError(MqttError):
 
 
 class MqttRefusedError(MqttError):
-    """The broker closed the door: the certificate is inactive, or its policy does not allow this."""
+    """The broker refused the connection or the request: inactive certificate, or not allowed by the policy."""
 
     code = "mqtt-refused"
     default_hint = (
@@ -296,17 +296,17 @@ class MqttRefusedError(MqttError):
 
 
 class MqttTakenOverError(MqttError):
-    """Another connection has come with this one's client id."""
+    """Another client has connected with the same client id."""
 
     code = "mqtt-taken-over"
     default_hint = (
-        "AWS IoT allows one connection per client id. Programs that use the library's connect() all have the Thing's "
-        "name: stop the other one."
+        "AWS IoT allows one connection per client id, and the library's connect() always uses the Thing's name: stop "
+        "the other program that uses it."
     )
 
 
 class StateError(HsmEnrollError):
-    """A file of the state folder cannot be read or written."""
+    """A file in the state folder cannot be read or written."""
 
     code = "state-unusable"
     exit_status = 50
@@ -314,7 +314,7 @@ class StateError(HsmEnrollError):
 
 
 class StateCorruptError(HsmEnrollError):
-    """A file of the state folder is damaged, or another program wrote it."""
+    """A file in the state folder is damaged, or was written by another program."""
 
     code = "state-corrupt"
     exit_status = 50
@@ -327,11 +327,11 @@ class BusyError(HsmEnrollError):
     code = "busy"
     exit_status = 51
     retryable = True
-    default_hint = "Wait until the other run has ended."
+    default_hint = "Wait until the other run has finished."
 
 
 class StateTooNewError(HsmEnrollError):
-    """A file of the state folder was written by a newer version of this program."""
+    """A file in the state folder was written by a newer version of this program."""
 
     code = "state-too-new"
     exit_status = 52
@@ -342,25 +342,25 @@ class LocalCloudError(HsmEnrollError):
     """The local cloud could not be started, found or stopped."""
 
     code = "local-cloud"
-    default_hint = "Look at the logs in the local cloud's home."
+    default_hint = "Look at the logs in the local cloud's home folder."
 
 
 class AwsError(HsmEnrollError):
-    """AWS refused what an operator asked of it, or carried it out in vain."""
+    """AWS refused an operator's request, or failed to carry it out."""
 
     code = "aws-failed"
-    default_hint = "Look at what AWS says above; your AWS identity may lack a permission."
+    default_hint = "See AWS's message above; your AWS identity may lack a permission."
 
 
 class PackageError(HsmEnrollError):
     """The Lambda function's zip could not be built."""
 
     code = "package-failed"
-    default_hint = "Building it takes pip, and a package index that it can reach."
+    default_hint = "Building it requires pip, and a package index that pip can reach."
 
 
 class InterruptedRunError(HsmEnrollError):
-    """A person ended the run; what was done is journalled and resumes."""
+    """The user stopped the run; what was done is in the journal, and the next run resumes."""
 
     code = "interrupted"
     exit_status = 130

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 def enroll(thing_name: str | None = None, *, invite: str | None = None, new_key: bool = False) -> Identity:
     """Enroll this device, as ``hsm-enroll init --no-publish`` does with the same configuration and environment.
 
-    Resumes an enrollment that was interrupted. If the device has a valid identity, returns it and contacts nobody.
+    Resumes an enrollment that was interrupted. If the device has a valid identity, returns it and contacts no server.
     Prints nothing and does not prompt for a PIN; if the token has its own PIN pad, waits until the PIN is typed there.
     The same process may connect afterwards.
 
     Does *not* ask the backend whether the certificate of an enrolled device is still active.
 
     Args:
-        thing_name: name of the Thing, ``[a-zA-Z0-9:_-]{1,64}``; None takes it from the configuration.
+        thing_name: name of the Thing, ``[a-zA-Z0-9:_-]{1,64}``; None uses the configuration's, or else the invite's.
         invite: ``https://API/#CODE``; None uses the configuration's ``api_url``, whose deployment must be open.
         new_key: enroll again with a new key; the old key stays in the token.
 
@@ -40,32 +40,32 @@ def enroll(thing_name: str | None = None, *, invite: str | None = None, new_key:
     request = Request(resolved.thing, resolved.key_type, resolved.subject, new_key)
     invitation = None if invite is None else parse(invite)
     with Tokens() as tokens:
-        reached = wiring.ports(resolved, tokens, invitation, wiring.unattended(resolved))
-        return enrollment.enroll(request, resolved.state, reached).identity
+        ports = wiring.ports(resolved, tokens, invitation, wiring.unattended(resolved))
+        return enrollment.enroll(request, resolved.state, ports).identity
 
 
 def connect(identity: Identity) -> Connection:
     """Connect to the MQTT broker as the Thing, with this device's configuration and environment.
 
     The client id is the Thing's name. A broker allows one connection per client id, so a second ``connect`` ends the
-    first connection. ``hsm-enroll publish``, ``subscribe`` and ``doctor --login`` use client ids of their own and may
-    run at the same time.
+    first connection. ``hsm-enroll publish``, ``subscribe`` and ``doctor --login`` use other client ids and may run at
+    the same time.
 
     Prints nothing and does not prompt for a PIN; if the token has its own PIN pad, waits until the PIN is typed there.
-    If ``tls`` is ``auto`` and TLS 1.3 failed, the connection's ``tls_fallback`` says how.
+    If ``tls`` is ``auto`` and TLS 1.3 failed, the connection's ``tls_fallback`` says why.
 
     Args:
-        identity: what the device holds, from :func:`enroll` or :meth:`Identity.load`.
+        identity: the device's identity, from :func:`enroll` or :meth:`Identity.load`.
 
     Returns:
-        An open connection, a context manager.
+        An open connection, which is a context manager.
 
     Raises:
-        PinMissingError, PinExposedError, PinWrongError, PinLockedError, PinFinalTryError: the PIN is missing, unsafe,
-            wrong, or must not be tried.
+        PinMissingError, PinExposedError, PinWrongError, PinLockedError, PinFinalTryError: the PIN is missing, readable
+            by others, wrong, or must not be tried.
         ModuleMissingError, ModuleUnusableError, TokenNotFoundError, KeyMissingError, TokenRefusedError: the module, the
-            token or the key.
-        MqttError: the broker cannot be reached, is not trusted, or refuses; its kind says which.
+            token or the key is missing or cannot be used.
+        MqttError: the broker cannot be reached, is not trusted, or refuses; its subclass says which.
         UsageError: the configuration is invalid.
     """
     resolved = settings.load(os.environ, {})

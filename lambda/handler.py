@@ -79,7 +79,7 @@ def _routes() -> http.Routes:
         now=time.time,
     )
     return {
-        **device_api.routes(service.enroll, service.show_invite, settings.auth_mode),
+        **device_api.routes(service.enroll, service.show_invite),
         **operator_api.routes(_operator, _sweeper, time.time),
     }
 

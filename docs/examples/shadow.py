@@ -1,7 +1,7 @@
-"""Read what this device's shadow wants, and report it as done.
+"""Read the desired state from this device's shadow, and report it as the current state.
 
-It runs the shadow client of AWS's own SDK (awsiotsdk) on hsm-enroll's connection, so the key stays in the token.
-On an enrolled device: python shadow.py
+The shadow client of AWS's own SDK (awsiotsdk) runs on hsm-enroll's connection, so the key stays in the token.
+On an enrolled device, run: python shadow.py
 """
 
 from awscrt.mqtt_request_response import ClientOptions
@@ -10,7 +10,7 @@ from awsiot.iotshadow import GetShadowRequest, IotShadowClientV2, ShadowState, U
 
 from hsm_enroll import Identity, connect
 
-# A request takes up to two subscriptions; this program has one request at a time and no stream of events.
+# A request needs up to two subscriptions; this program sends one request at a time and uses no event streams.
 OPTIONS = ClientOptions(
     max_request_response_subscriptions=2, max_streaming_subscriptions=1, operation_timeout_in_seconds=20
 )
@@ -18,19 +18,19 @@ NOT_FOUND = 404
 
 
 def main() -> None:
-    """Do it once."""
+    """Read the desired state and report it."""
     identity = Identity.load()
     with connect(identity) as connection:
         shadows = IotShadowClientV2(connection.awscrt_client, OPTIONS)
         desired = desired_state(shadows, identity.thing_name)
         print("desired:", desired)
-        # Here a real device does what is desired.
+        # A real device would now apply the desired state.
         update = UpdateShadowRequest(thing_name=identity.thing_name, state=ShadowState(reported=desired))
         print("reported, version", shadows.update_shadow(update).result().version)
 
 
 def desired_state(shadows: IotShadowClientV2, thing_name: str) -> dict[str, object]:
-    """Return the desired state, which is empty where the Thing has no shadow yet."""
+    """Return the desired state, which is empty if the Thing has no shadow yet."""
     try:
         shadow = shadows.get_shadow(GetShadowRequest(thing_name=thing_name)).result()
     except V2ServiceException as error:

@@ -6,14 +6,17 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from hsm_enroll.backend_api.answer import Answer, Problem, document, printable, refusal, unexpected
+from hsm_enroll.backend_api.deadline import started
 from hsm_enroll.backend_api.retry import Policy, retried
 from hsm_enroll.backend_api.transport import Outgoing, Transport
 from hsm_enroll.backend_api.url import checked_url
-from hsm_enroll.errors import BackendRefusedError
+from hsm_enroll.errors import HsmEnrollError
 from hsm_enroll.secret import Secret
 
 CERTIFICATES = "/v1/certificates"
@@ -112,6 +115,7 @@ class EnrollmentClient:
             largest_answer=_LARGEST_ANSWER_BYTES,
         )
         self._has_code = code is not None
+        self._opened: Future[None] | None = None
         self._sleep = sleep
 
     @property
@@ -123,7 +127,7 @@ class EnrollmentClient:
         """Close the connection to the API. The next request opens another."""
         self._transport.close()
 
-    def enroll(self, csr: str, thing_name: str) -> Issued:
+    def enroll(self, csr: str, thing_name: str, meanwhile: Callable[[], None] | None = None) -> Issued:
         """Ask for a certificate (``POST /v1/certificates``).
 
         The same request is sent up to four times where no complete answer came, and after 429, 502, 503 and 504; twice
@@ -133,14 +137,24 @@ class EnrollmentClient:
         Args:
             csr: PEM.
             thing_name: name of the Thing.
+            meanwhile: called, in a thread of its own, when the request has been sent; again when it is repeated.
 
         Raises:
             BackendUnreachableError, ThrottledError: try later.
             BackendRefusedError: with the API's own reason.
             UnexpectedResponseError, ApiTlsError: something other than the API answered.
         """
+        if self._opened is not None:
+            self._opened.result()
+
+        def on_sent() -> None:
+            if meanwhile is not None:
+                started(meanwhile)
+
         content = json.dumps({"csr": csr, "thingName": thing_name}).encode("utf-8")
-        answer = retried(lambda: self._transport.exchange("POST", CERTIFICATES, content), _RETRIES, self._sleep)
+        answer = retried(
+            lambda: self._transport.exchange("POST", CERTIFICATES, content, on_sent), _RETRIES, self._sleep
+        )
         if answer.status not in {200, 201}:
             raise refusal(answer, _hint)
         return _issued(answer, thing_name)
@@ -148,7 +162,7 @@ class EnrollmentClient:
     def terms(self) -> Terms | None:
         """Return what the invite says (``GET /v1/invite``), before anything is created; tried as often as `enroll`.
 
-        Without a code there is no invite to ask about: ``GET /v1/health`` then says whether the deployment is open.
+        Without a code there is no invite to ask about. Then it returns at once, and the connection is opened meanwhile.
 
         Returns:
             None without a code, or from a backend of an earlier release, which does not tell.
@@ -156,15 +170,14 @@ class EnrollmentClient:
         Raises:
             HsmEnrollError: as :meth:`enroll`.
         """
-        path = INVITE if self._has_code else HEALTH
-        answer = retried(lambda: self._transport.exchange("GET", path), _RETRIES, self._sleep)
-        if self._has_code and answer.status == 404:
+        if not self._has_code:
+            self._opened = started(self._open)
+            return None
+        answer = retried(lambda: self._transport.exchange("GET", INVITE), _RETRIES, self._sleep)
+        if answer.status == 404:
             return None
         if answer.status != 200:
             raise refusal(answer, _hint)
-        if not self._has_code:
-            _require_open(answer)
-            return None
         thing = document(answer).get("thing")
         if not isinstance(thing, str) or not _THING_PATTERN.fullmatch(thing):
             raise unexpected(answer.url, _WRONG_MEMBER)
@@ -184,15 +197,10 @@ class EnrollmentClient:
             raise unexpected(answer.url, "no version in it")
         return printable(version)
 
-
-def _require_open(answer: Answer) -> None:
-    # A backend of an earlier release does not say; it refuses the request itself.
-    if document(answer).get("auth") == "invite":
-        raise BackendRefusedError(
-            f"{answer.url} issues certificates only for an invite",
-            problem_code="invite-required",
-            hint=_HINTS["invite-required"],
-        )
+    def _open(self) -> None:
+        # If this fails, so does the request that follows, and that one says why.
+        with suppress(HsmEnrollError):
+            self.health()
 
 
 def _hint(_: int, problem: Problem | None) -> str | None:

@@ -102,13 +102,16 @@ class Transport:
         """Close the connection. The next request opens another."""
         self._session.close()
 
-    def exchange(self, method: str, target: str, body: bytes | None = None) -> Answer:
+    def exchange(
+        self, method: str, target: str, body: bytes | None = None, on_sent: Callable[[], None] = lambda: None
+    ) -> Answer:
         """Send a request, once, and return the answer, whatever its status.
 
         Args:
             method: of HTTP.
             target: path and query below the base URL.
             body: JSON, or None.
+            on_sent: called, on another thread, when the body has been sent; the answer is still to come.
 
         Raises:
             BackendUnreachableError: no complete answer came.
@@ -121,7 +124,7 @@ class Transport:
             self.close()
         with self._translating():
             # Outside the deadline: whoever authorizes it may have to ask a person.
-            request = self._prepared(method, target, body)
+            request = self._prepared(method, target, body, on_sent)
         try:
             return within(self._deadline, lambda: self._sent(request))
         except TimeoutError as error:
@@ -133,7 +136,9 @@ class Transport:
         finally:
             self._last_use = time.monotonic()
 
-    def _prepared(self, method: str, target: str, body: bytes | None) -> requests.PreparedRequest:
+    def _prepared(
+        self, method: str, target: str, body: bytes | None, on_sent: Callable[[], None]
+    ) -> requests.PreparedRequest:
         headers = {} if body is None else {"Content-Type": "application/json"}
 
         def authorize(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -141,8 +146,9 @@ class Transport:
             return request
 
         # As ``auth``: without one, requests would send a password for this host from ~/.netrc.
+        data = None if body is None else _Body(body, on_sent)
         return self._session.prepare_request(
-            requests.Request(method, self.base_url + target, data=body, headers=headers, auth=authorize)
+            requests.Request(method, self.base_url + target, data=data, headers=headers, auth=authorize)
         )
 
     def _sent(self, request: requests.PreparedRequest) -> Answer:
@@ -196,6 +202,21 @@ class Transport:
                 f"the connection to {url} broke before its answer was complete", hint=self._hint
             )
         return BackendUnreachableError(f"no answer from {url}: {type(error).__name__}", hint=self._hint)
+
+
+class _Body(BytesIO):
+    """A request's body that tells when the last of it has been sent: the end is asked for after that."""
+
+    def __init__(self, content: bytes, on_sent: Callable[[], None]) -> None:
+        super().__init__(content)
+        self._on_sent = on_sent
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return the next part."""
+        part = super().read(size)
+        if not part:
+            self._on_sent()
+        return part
 
 
 class _Session(requests.Session):

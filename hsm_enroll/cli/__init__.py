@@ -1,4 +1,4 @@
-"""The ``hsm-enroll`` command: thin click commands, loaded one at a time; the one place that ends the process."""
+"""The ``hsm-enroll`` command: thin click commands, loaded when they are run. Only this module ends the process."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from hsm_enroll.cli.terminal import Terminal
 from hsm_enroll.errors import HsmEnrollError, InterruptedRunError, UsageError
 from hsm_enroll.version import __version__
 
-# name: module, and what --help says of it without loading the module.
+# Command: its module, and its summary in --help, which does not load the module.
 _COMMANDS = {
     "init": ("enroll", "Turn a key in this device's token into an AWS IoT identity."),
-    "status": ("status", "Show what this device holds."),
-    "doctor": ("doctor", "Check everything, and say what to do."),
-    "tokens": ("tokens", "List modules, tokens and keys."),
-    "token": ("tokens", "Make a token."),
-    "csr": ("csr", "Print a certificate request signed in the token."),
+    "status": ("status", "Show this device's identity."),
+    "doctor": ("doctor", "Check this device, and say how to fix what is wrong."),
+    "tokens": ("tokens", "List PKCS#11 modules, tokens and keys."),
+    "token": ("tokens", "Create a token."),
+    "csr": ("csr", "Print a certificate request that is signed in the token."),
     "publish": ("mqtt", "Publish one message."),
-    "subscribe": ("mqtt", "Print the messages of a topic."),
-    "backend": ("backend", "Deploy the backend into an AWS account, look at it, delete it."),
-    "invite": ("invite", "Make, list and revoke invites."),
-    "fleet": ("fleet", "List the enrolled Things, show one, revoke one, sweep."),
-    "local": ("local", "A cloud on this machine, for demos, tests and offline work."),
+    "subscribe": ("mqtt", "Print the messages on a topic."),
+    "backend": ("backend", "Deploy, show or delete the backend in an AWS account."),
+    "invite": ("invite", "Create, list and revoke invites."),
+    "fleet": ("fleet", "List, show and revoke Things; disable orphaned certificates."),
+    "local": ("local", "Run a cloud on this machine, for demos, tests and offline work."),
 }
 _SIGTERM_STATUS = 143
 
 
 class _LazyGroup(click.Group):
-    """Loads a command's module when the command is run: status does not pay for what init needs."""
+    """Loads a command's module only when the command is run, so that status does not load what only init needs."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(_COMMANDS)
@@ -58,12 +58,12 @@ class _LazyGroup(click.Group):
 def app() -> None:
     """Hardware-backed device identity on AWS IoT.
 
-    The private key is born in a TPM, an HSM or SoftHSM and never leaves it. Start with: hsm-enroll init
+    The private key is generated in a TPM, an HSM or SoftHSM and never leaves it. Start with: hsm-enroll init
     """
 
 
 def main() -> None:
-    """Run the command line and end the process with the contract's exit status."""
+    """Run the command line and exit with the command's documented status."""
     _open_standard_streams()
     signal.signal(signal.SIGTERM, _terminated)
     try:
@@ -74,10 +74,10 @@ def main() -> None:
 
 
 def _leave(status: Any) -> NoReturn:
-    """End with an exit status, whatever becomes of foreign code at the end of a process.
+    """Exit with a status, even if a library would crash at exit.
 
-    awscrt's threads may still be at work then, and the PKCS#11 module that it has loaded runs its destructors: either
-    has been seen to crash, when everything was done and said.
+    awscrt's threads may still be running then, and the PKCS#11 module that it loaded runs its destructors. Both have
+    crashed after the command's work was done.
     """
     if "awscrt" not in sys.modules:
         sys.exit(status)
@@ -88,7 +88,7 @@ def _leave(status: Any) -> NoReturn:
 
 
 def _open_standard_streams() -> None:
-    """Give what a caller has closed (``>&-``) to nobody, so that no file of ours gets a standard stream's number."""
+    """Open closed standard streams (``>&-``) on /dev/null, so that no other file gets their descriptors."""
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
@@ -98,13 +98,13 @@ def _open_standard_streams() -> None:
     sys.stdout = sys.stdout or os.fdopen(1, "w")
     sys.stderr = sys.stderr or os.fdopen(2, "w")
     for stream in (sys.stdout, sys.stderr):
-        # A path that is not text in this locale is shown escaped.
+        # Escape what this locale cannot encode, such as some paths.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def _run(arguments: list[str]) -> int:
-    # Known before click has read the options, so that an error in them is JSON too where JSON was asked for.
+    # Set before click parses the options, so that with --json an error in them is printed as JSON too.
     terminal = Terminal(
         as_json="--json" in arguments,
         quiet="--quiet" in arguments,
@@ -126,21 +126,21 @@ def _run(arguments: list[str]) -> int:
         terminal.error(InterruptedRunError("interrupted"))
         return InterruptedRunError.exit_status
     except BrokenPipeError:
-        # Whoever read the output has seen enough; what is still buffered has nowhere to go.
+        # The reader has closed the pipe; discard what is still buffered.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception as error:  # noqa: BLE001 - the very top: a person is shown a sentence, and the rest on request
+    except Exception as error:  # noqa: BLE001 - top level: one sentence for the user; --verbose shows the traceback
         unexpected = HsmEnrollError(
-            f"something unexpected happened: {type(error).__name__}",
-            hint="Run it again with --verbose and report what it shows.",
+            f"unexpected error: {type(error).__name__}",
+            hint="Run the command again with --verbose, and report its output.",
         )
         unexpected.__cause__ = error
         terminal.error(unexpected)
         return unexpected.exit_status
-    # click answers with the status of an early exit (--help, or a command's own), else with the command's None.
+    # click returns the status of an early exit (--help, or click.exceptions.Exit), otherwise the command's None.
     return status or 0
 
 
 def _terminated(signal_number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - signal's signature
-    """End as Ctrl-C does, so that sessions are closed and locks are given back; only the status differs."""
+    """Exit as after Ctrl-C, closing sessions and releasing locks; only the status differs."""
     raise SystemExit(_SIGTERM_STATUS)

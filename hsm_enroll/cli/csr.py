@@ -81,7 +81,7 @@ def _find_or_generate(invocation: Invocation, opened: Session, wanted: Pkcs11Uri
     if wanted is not None:
         return opened.find(label=wanted.object, key_id=wanted.id)
     key_id = os.urandom(8)
-    with invocation.terminal.step("making the key in the token", KEY_NOTE):
+    with invocation.terminal.step("generating the key in the token", KEY_NOTE):
         return opened.generate(invocation.settings.key_type, label=f"hsm-enroll-{key_id.hex()}", key_id=key_id)
 
 

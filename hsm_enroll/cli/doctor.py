@@ -1,4 +1,4 @@
-"""``hsm-enroll doctor``: every check with what it found and what to do."""
+"""``hsm-enroll doctor``: each check's result and what to do about it."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ _FAILED_STATUS = 1
 
 
 @command("doctor", example="hsm-enroll doctor --online")
-@click.option("--online", is_flag=True, help="Also look at the network: names, API, broker, TLS.")
-@click.option("--login", is_flag=True, help="Also connect to the broker with this device's key: tries the PIN, once.")
+@click.option("--online", is_flag=True, help="Also check the network: DNS, API, broker, TLS.")
+@click.option("--login", is_flag=True, help="Also connect to the broker with this device's key; tries the PIN once.")
 @token_options
 def doctor(invocation: Invocation, *, online: bool, login: bool) -> None:
-    """Check everything, and say what to do; exit 1 if a check failed.
+    """Check this device, and say how to fix what is wrong; exit 1 if a check failed.
 
-    It changes nothing, and tries no PIN without --login. A certificate that was revoked shows with --login alone.
+    It changes nothing, and tries the PIN only with --login. Only --login detects a revoked certificate.
     """
     findings = []
-    allowed = None
+    access = None
     if login:
         keep_stdout()
-        allowed = Login(invocation.pin, invocation.at_pin_pad)
+        access = Login(invocation.pin, invocation.at_pin_pad)
     with Tokens() as tokens:
-        for finding in examine(Patient(invocation.settings, os.environ, tokens), online=online, login=allowed):
+        for finding in examine(Patient(invocation.settings, os.environ, tokens), online=online, login=access):
             findings.append(finding)
             if not invocation.terminal.as_json:
                 invocation.terminal.result(None, _line(finding))

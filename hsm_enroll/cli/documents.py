@@ -1,4 +1,4 @@
-"""The JSON documents of the contract, and the same for a person to read."""
+"""The JSON document of ``init`` and ``status``, and its text for a terminal."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from hsm_enroll.store.identity import Identity, certificate_file
 
 
 def identity_document(identity: Identity, folder: Path, *, matches_certificate: bool) -> dict[str, Any]:
-    """Return what ``init`` and ``status`` answer. Its topics are those of the built-in policy.
+    """Return the document that ``init`` and ``status`` print; its topics are those of the built-in policy.
 
     Args:
-        identity: what the device holds.
+        identity: the device's identity.
         folder: the state folder.
-        matches_certificate: whether the token's public key is the certificate's, as seen in this run.
+        matches_certificate: whether this run found that the token's public key is the certificate's.
     """
     certificate = identity.certificate
     origin = identity.key_origin
@@ -57,15 +57,16 @@ def identity_document(identity: Identity, folder: Path, *, matches_certificate: 
 
 
 def identity_text(document: dict[str, Any]) -> str:
-    """Return the same document for a person."""
+    """Return an identity document as text."""
     certificate, key, mqtt = document["certificate"], document["key"], document["mqtt"]
     topics = document["topics"]
-    born = "born in the token, cannot leave it" if not key["extractable"] and key["local"] else "NOT born in the token"
+    is_kept = key["local"] and not key["extractable"]
+    origin = "generated in the token, cannot leave it" if is_kept else "NOT generated in the token, or can leave it"
     rows = {
         "Thing": document["thingName"],
         "Certificate": certificate["id"],
-        "": f"valid to {certificate['notAfter'][:10]}, in {certificate['file']}",
-        "Key": f"{key['type']}, {born}",
+        "": f"valid until {certificate['notAfter'][:10]}, in {certificate['file']}",
+        "Key": f"{key['type']}, {origin}",
         " ": key["uri"],
         "MQTT": f"{mqtt['endpoint']}:{mqtt['port']}",
         "Topics": f"{topics['own']}, {topics['hello']}",

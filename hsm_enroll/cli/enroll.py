@@ -1,4 +1,4 @@
-"""``hsm-enroll init``: the whole way, each step shown with its time."""
+"""``hsm-enroll init``: from a token to the first message, showing each step with its time."""
 
 from __future__ import annotations
 
@@ -27,31 +27,31 @@ from hsm_enroll.token.tokens import Tokens
 _DOING = {
     "token": "looking for the token",
     "api": "contacting the API",
-    "key": "making the key in the token",
+    "key": "generating the key in the token",
     "csr": "signing the certificate request",
-    "certificate": "asking the API for a certificate",
+    "certificate": "requesting a certificate from the API",
     "store": "checking and storing the certificate",
     "message": "publishing the first message",
 }
 _NOTES = {"key": KEY_NOTE}
-_LONGEST_INVITE = 4096  # characters; more is no invite, and may never end
+_LONGEST_INVITE = 4096  # characters; longer input cannot be an invite, and may be endless
 
 
-@command("init", example="hsm-enroll init --api https://API --thing gateway-17")
+@command("init", example="hsm-enroll init @invite")
 @click.argument("invite", required=False, metavar="[INVITE]")
-@click.option("--thing", metavar="NAME", help="The Thing that this device becomes.")
-@click.option("--api", "api_url", metavar="URL", help="The enrollment API, where no invite names it.")
+@click.option("--thing", metavar="NAME", help="The Thing's name, if the invite does not specify it.")
+@click.option("--api", "api_url", metavar="URL", help="The enrollment API, if there is no invite.")
 @token_options
 @key_type_option
-@click.option("--create-token", is_flag=True, help="Make a SoftHSM token where there is none.")
+@click.option("--create-token", is_flag=True, help="Create a SoftHSM token if there is none.")
 @click.option("--no-publish", is_flag=True, help="Do not publish the first message.")
-@click.option("--new-key", is_flag=True, help="Enroll anew with another key.")
+@click.option("--new-key", is_flag=True, help="Enroll again with a new key.")
 def init(invocation: Invocation, *, invite: str | None, create_token: bool, no_publish: bool, new_key: bool) -> None:
     """Turn a key in this device's token into an AWS IoT identity.
 
-    INVITE is the URL you were given; - reads it from stdin, @FILE from a file; on a terminal it is asked for where
-    nothing names an API. Run again after a failure, it goes on where it stopped, and wants the invite again; with a
-    valid identity in place it contacts nobody.
+    INVITE is the URL that the operator gave you; - reads it from stdin, @FILE from a file. On a terminal you are
+    prompted for it if no API is configured. After a failure, run the same command again with the same invite: it
+    resumes where it stopped. On a device with a valid identity, it contacts no server.
     """
     settings = invocation.settings
     invitation = None if invite is None else _read_invite(invite)
@@ -71,16 +71,16 @@ def init(invocation: Invocation, *, invite: str | None, create_token: bool, no_p
         outcome = enrollment.enroll(request, settings.state, ports, progress)
     _show(invocation, outcome)
     if outcome.already_enrolled and invitation is not None:
-        invocation.terminal.say("\nThe invite was not used. To enroll anew with it: hsm-enroll init --new-key INVITE")
+        invocation.terminal.say("\nThe invite was not used. To enroll again with it: hsm-enroll init --new-key INVITE")
 
 
 def _show(invocation: Invocation, outcome: enrollment.Outcome) -> None:
     document = identity_document(outcome.identity, invocation.settings.state, matches_certificate=True)
     text = identity_text(document)
     if outcome.already_enrolled:
-        text = f"This device is enrolled already; nothing was contacted.\n\n{text}"
+        text = f"This device is already enrolled; no server was contacted.\n\n{text}"
     if outcome.replacement_open:
-        invocation.terminal.say("Another key was to replace this one: hsm-enroll init --new-key goes on with that.\n")
+        invocation.terminal.say("The key's replacement is not finished. To resume it: hsm-enroll init --new-key\n")
     document["steps"] = [asdict(step) for step in outcome.steps]
     if outcome.steps:
         skipped = [_DOING[step.name] for step in outcome.steps if step.skipped and step.name != "message"]
@@ -94,32 +94,32 @@ def _read_invite(argument: str) -> Invite:
     try:
         if argument == "-":
             return parse(sys.stdin.readline(_LONGEST_INVITE))
-        # An editor of another system puts a byte order mark first.
+        # Some editors put a byte order mark first.
         with Path(argument[1:]).open(encoding="utf-8-sig") as file:
             return parse(file.read(_LONGEST_INVITE))
     except OSError as error:
-        raise UsageError(f"the invite's file {argument[1:]} cannot be read: {error.strerror}") from error
+        raise UsageError(f"the invite file {argument[1:]} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError:
-        # Without its cause, which holds what was read.
-        raise UsageError("what was given as an invite is not text") from None
+        # Without its cause, which contains the input.
+        raise UsageError("the invite is not valid text") from None
 
 
 def _ask_invite() -> Invite:
-    """Ask without echo, as for a PIN: what is pasted stays out of the scrollback; the check character finds a slip."""
+    """Prompt without echo, which keeps the invite out of the scrollback; its check character catches typing errors."""
     try:
-        return parse(ask_secret("Invite (not shown as you paste it): "))
+        return parse(ask_secret("Invite (input is hidden): "))
     except EOFError as error:
-        raise UsageError("no invite was given", hint="Run: hsm-enroll init INVITE") from error
+        raise UsageError("no invite given", hint="Run: hsm-enroll init INVITE") from error
 
 
 def _check_one_api(invitation: Invite | None, option: str | None) -> None:
-    """Refuse an invite and an ``--api`` that contradict each other; a merely configured API yields to the invite."""
+    """Reject an ``--api`` that is not the invite's; an API that is only configured is overridden by the invite."""
     if invitation is not None and option and option.rstrip("/") != invitation.api_url:
-        raise UsageError("the invite and --api name different APIs", hint="Give the invite alone: it names its API.")
+        raise UsageError("the invite and --api name different APIs", hint="Omit --api: the invite names its API.")
 
 
 class _Hello(NamedTuple):
-    """The first message, published under a client id of ``init``'s own."""
+    """The first message; its connection has its own client id."""
 
     invocation: Invocation
 
@@ -128,7 +128,7 @@ class _Hello(NamedTuple):
         import_module("hsm_enroll.iot.connection")
 
     def send(self, identity: Identity, pin: Secret | None) -> None:
-        """Connect and publish it."""
+        """Connect and publish the message."""
         keep_stdout()
         payload = json.dumps({"message": "hello", "thingName": identity.thing_name}).encode("utf-8")
         with wiring.connect(identity, pin, self.invocation.settings, purpose="init") as connection:

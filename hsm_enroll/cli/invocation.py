@@ -1,4 +1,4 @@
-"""What every command is given: how to speak, the settings, and where a PIN comes from."""
+"""What every command receives: the terminal, the settings and the source of a PIN."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class Invocation(NamedTuple):
     """One run of a command.
 
     Attributes:
-        terminal: how to speak.
-        settings: option, environment, file and default, resolved.
+        terminal: writes the command's output.
+        settings: resolved from options, environment, file and defaults.
     """
 
     terminal: Terminal
     settings: Settings
 
     def pin(self, token: TokenName) -> Secret:
-        """Return a token's PIN from the first source of the contract that has one.
+        """Return a token's PIN, from the first source that has one.
 
         Raises:
             PinMissingError, PinExposedError, StateError: as ``pin.resolve``.
@@ -45,8 +45,8 @@ class Invocation(NamedTuple):
         return pin.resolve(self.settings.pin_file, os.environ, saved_pin=saved, ask=ask)
 
     def at_pin_pad(self, token: TokenName) -> None:
-        """Tell a person that the token waits for its PIN at a keypad of its own."""
-        self.terminal.say(f"Type the PIN of token {token.label!r} at the token itself.")
+        """Tell the user that the token is waiting for its PIN at its own keypad."""
+        self.terminal.say(f"Enter the PIN of token {token.label!r} at the token itself.")
 
 
 def _ask(prompt: str) -> Secret:
@@ -54,14 +54,14 @@ def _ask(prompt: str) -> Secret:
 
 
 def command(name: str, *, example: str) -> Callable[[Callable[..., None]], click.Command]:
-    """Make a function a command with ``--json``, ``--verbose`` and ``--quiet``, called with an :class:`Invocation`.
+    """Turn a function into a command with ``--json``, ``--verbose`` and ``--quiet``; it gets an :class:`Invocation`.
 
-    Options named like a setting (``--module``, ``--api`` as ``api_url`` …) go into the settings, the others to the
-    function.
+    Options with the name of a setting (``--module``, ``--api`` as ``api_url`` …) go into the settings, all others to
+    the function.
 
     Args:
         name: the command's name.
-        example: a line that works, for ``--help``.
+        example: an example command line for ``--help``.
     """
 
     def decorate(function: Callable[..., None]) -> click.Command:
@@ -71,19 +71,19 @@ def command(name: str, *, example: str) -> Callable[[Callable[..., None]], click
             gc.freeze()
             gc.enable()
             terminal = Terminal(as_json=as_json, verbose=verbose, quiet=quiet)
-            told = {key: parameters.pop(key) for key in _SETTINGS_PARAMETERS & parameters.keys()}
+            options = {key: parameters.pop(key) for key in _SETTINGS_PARAMETERS & parameters.keys()}
             if label := parameters.pop("token_label", None):
-                told["token"] = _token_uri(label, told.get("token"))
-            function(Invocation(terminal, settings.load(os.environ, told)), **parameters)
+                options["token"] = _token_uri(label, options.get("token"))
+            function(Invocation(terminal, settings.load(os.environ, options)), **parameters)
 
         epilog = f"\b\nExample:\n  {example}"
         settings_ = {"help_option_names": ["-h", "--help"]}
         decorated = click.command(name, epilog=epilog, context_settings=settings_)(run)
-        # Behind the command's own options, also in --help.
+        # After the command's own options, also in --help.
         decorated.params += [
-            click.Option(["--json", "as_json"], is_flag=True, help="One JSON document on stdout, nothing else."),
-            click.Option(["-v", "--verbose"], is_flag=True, help="Details, and a traceback with an error."),
-            click.Option(["--quiet"], is_flag=True, help="Say nothing but errors."),
+            click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON document on stdout, nothing else."),
+            click.Option(["-v", "--verbose"], is_flag=True, help="Show details, and a traceback if there is an error."),
+            click.Option(["--quiet"], is_flag=True, help="Print only errors."),
         ]
         return decorated
 
@@ -91,11 +91,11 @@ def command(name: str, *, example: str) -> Callable[[Callable[..., None]], click
 
 
 def token_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Add the options that name a token: ``--token``, or ``--module`` and ``--token-label``."""
+    """Add the options that select a token: ``--token``, or ``--module`` and ``--token-label``."""
     for option in (
         click.option("--token-label", metavar="LABEL", help="The token's label."),
-        click.option("--module", metavar="PATH", help="The PKCS#11 module's file."),
-        click.option("--token", metavar="PKCS11-URI", help="The token, for instance pkcs11:token=gateway;serial=0a1b."),
+        click.option("--module", metavar="PATH", help="Path of the PKCS#11 module."),
+        click.option("--token", metavar="PKCS11-URI", help="The token, such as pkcs11:token=gateway;serial=0a1b."),
     ):
         function = option(function)
     return function

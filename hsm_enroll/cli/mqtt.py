@@ -1,6 +1,6 @@
 """``hsm-enroll publish`` and ``hsm-enroll subscribe``.
 
-Their process has the PKCS#11 module by awscrt alone, which asks about nothing: a worker has looked at the token before.
+In their process only awscrt loads the PKCS#11 module, and it checks nothing, so a worker examines the token first.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 @click.argument("topic")
 @click.argument("message", required=False)
 def publish(invocation: Invocation, *, topic: str, message: str | None) -> None:
-    """Publish one message, QoS 1, and wait until the broker has it. Without MESSAGE it is read from stdin.
+    """Publish one message with QoS 1, and wait until the broker has it. Without MESSAGE, it is read from stdin.
 
-    Other programs of this device may be connected meanwhile. The device's topics: hsm-enroll status.
+    Other programs on this device can stay connected. hsm-enroll status shows the device's topics.
     """
     payload = sys.stdin.buffer.read() if message is None else message.encode("utf-8", "surrogateescape")
     with _connected(invocation, "publish") as connection:
@@ -38,14 +38,14 @@ def publish(invocation: Invocation, *, topic: str, message: str | None) -> None:
 
 @command("subscribe", example="hsm-enroll subscribe device/gateway-17/commands --count 1")
 @click.argument("topic")
-@click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after N messages.")
+@click.option("--count", type=click.IntRange(min=1), metavar="N", help="Exit after N messages.")
 def subscribe(invocation: Invocation, *, topic: str, count: int | None) -> None:
-    """Print the messages of a topic, a line each, until Ctrl-C or --count messages.
+    """Print the messages on a topic, one per line, until Ctrl-C.
 
-    Other programs of this device may be connected meanwhile. The device's topics: hsm-enroll status.
+    Other programs on this device can stay connected. hsm-enroll status shows the device's topics.
     """
     received: list[dict[str, Any]] = []
-    terminal, ended = invocation.terminal, False
+    terminal, interrupted = invocation.terminal, False
     with _connected(invocation, "subscribe") as connection:
         messages = connection.subscribe(topic)
         terminal.say(f"subscribed to {topic}")
@@ -56,11 +56,11 @@ def subscribe(invocation: Invocation, *, topic: str, count: int | None) -> None:
                 if not terminal.as_json:
                     terminal.data(text + "\n")
         except KeyboardInterrupt:
-            # The ordinary end without --count: what came is not lost.
-            ended = True
+            # The usual end without --count: the messages received so far are printed.
+            interrupted = True
     if terminal.as_json:
         terminal.result({"messages": received}, "")
-    if ended:
+    if interrupted:
         raise click.exceptions.Exit(InterruptedRunError.exit_status)
 
 

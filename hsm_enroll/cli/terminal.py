@@ -1,11 +1,11 @@
-"""Owns every character that a person or a script is shown.
+"""Writes everything that a user or a script sees.
 
 The rules:
-- data goes to stdout, and with ``--json`` exactly one JSON document and nothing else;
-- what is said to a person on the way goes to stderr; ``--quiet`` leaves only errors;
-- colour and a spinner only where stderr is a terminal, none with NO_COLOR, none with ``--json`` or ``--quiet``;
-- an error is what happened, then what to do next; never a traceback, unless ``--verbose`` asks for it;
-- a Secret is never given to any function here.
+- data goes to stdout; with ``--json`` that is exactly one JSON document;
+- progress and notices go to stderr; with ``--quiet`` only errors do;
+- colour and spinners appear only if stderr is a terminal, and not with NO_COLOR, ``--json`` or ``--quiet``;
+- an error says what happened, then what to do next; it has a traceback only with ``--verbose``;
+- no function here is ever given a Secret.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ KEY_NOTE = "(RSA in a TPM: up to half a minute)"
 
 
 class Terminal(NamedTuple):
-    """How this run speaks.
+    """The output of one run.
 
     Attributes:
-        as_json: one JSON document on stdout.
-        quiet: errors only.
-        verbose: tracebacks and details.
+        as_json: print one JSON document on stdout.
+        quiet: print only errors.
+        verbose: print details and tracebacks.
     """
 
     as_json: bool = False
@@ -38,17 +38,17 @@ class Terminal(NamedTuple):
     verbose: bool = False
 
     def say(self, text: str = "") -> None:
-        """Tell a person something on the way."""
+        """Show progress or a notice."""
         if not self.quiet and not self.as_json:
             sys.stderr.write(text + "\n")
 
     def warn(self, text: str) -> None:
-        """Tell a person something that they should act on; also shown with ``--json``, on stderr."""
+        """Show on stderr, even with ``--json``, something that the user should act on."""
         if not self.quiet:
             sys.stderr.write(f"warning: {text}\n")
 
     def result(self, document: Any, text: str) -> None:
-        """Write the command's result: the document with ``--json``, else the text."""
+        """Write the command's result: with ``--json`` the document, otherwise the text."""
         if self.as_json:
             sys.stdout.write(json.dumps(document, indent=2) + "\n")
         elif not self.quiet:
@@ -56,12 +56,12 @@ class Terminal(NamedTuple):
         sys.stdout.flush()
 
     def data(self, content: str) -> None:
-        """Write the command's data to stdout as it is, whatever the options."""
+        """Write data to stdout unchanged, whatever the options are."""
         sys.stdout.write(content)
         sys.stdout.flush()
 
     def error(self, error: HsmEnrollError) -> None:
-        """Show an error: with ``--json`` the document of the contract on stdout, else message and hint on stderr."""
+        """Show an error: with ``--json`` its document on stdout, otherwise its message and hint on stderr."""
         if self.verbose:
             import traceback
 
@@ -76,11 +76,11 @@ class Terminal(NamedTuple):
 
     @contextmanager
     def step(self, doing: str, note: str = "") -> Iterator[None]:
-        """Show that something takes its time: a spinner on a terminal, and a line with the seconds when it is done.
+        """Show that a step is running: a spinner on a terminal, and a line with the seconds when the step is done.
 
         Args:
-            doing: what is done, as a present participle: ``"asking the API for a certificate"``.
-            note: what is normal, shown while it runs, for a step that may take long.
+            doing: what is being done, as a present participle: ``"signing the certificate request"``.
+            note: shown while the step runs: how long it may take, if that is long.
         """
         begin = time.monotonic()
         with self._spinner(f"{doing} {note}".rstrip()):
@@ -89,14 +89,14 @@ class Terminal(NamedTuple):
 
     @contextmanager
     def progress(self, doing: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Show how far something is: a bar on a terminal, and a line with the seconds when it is done.
+        """Show how far a job is: a progress bar on a terminal, and a line with the seconds when the job is done.
 
         Args:
-            doing: what is done, as for :meth:`step`.
-            total: how many of it there are.
+            doing: what is being done, as for :meth:`step`.
+            total: the number of items.
 
         Yields:
-            what to call with the number of those that were just done.
+            A function to call with the number of items that have just been done.
         """
         if not self._fancy():
             with self.step(doing):
@@ -133,7 +133,7 @@ class Terminal(NamedTuple):
 
 
 def keep_stdout() -> None:
-    """Keep stdout for what is written here: a PKCS#11 module that prints in this process prints to stderr from now."""
+    """Reserve stdout for this module: from now on, a PKCS#11 module that prints in this process prints to stderr."""
     sys.stdout.flush()
     own = os.dup(1)
     os.dup2(2, 1)
@@ -141,14 +141,14 @@ def keep_stdout() -> None:
 
 
 def ask_secret(prompt: str) -> str:
-    """Ask a person without echo, on the terminal itself and not on stdin, which may be a pipe."""
+    """Prompt without echo, on the terminal itself: stdin may be a pipe."""
     import getpass
 
     return getpass.getpass(prompt, stream=sys.stderr)
 
 
 def confirm(question: str) -> bool:
-    """Ask a person a question whose answer is no unless they say yes, on the terminal itself as :func:`ask_secret`."""
+    """Ask a yes-or-no question whose default is no, on the terminal itself like :func:`ask_secret`."""
     sys.stderr.write(f"{question} [y/N] ")
     sys.stderr.flush()
     with Path("/dev/tty").open(encoding="utf-8", errors="replace") as keyboard:
@@ -156,7 +156,7 @@ def confirm(question: str) -> bool:
 
 
 def has_person() -> bool:
-    """Whether somebody can be asked: there is a terminal, and stderr is shown on it; stdin may be a pipe."""
+    """Whether the user can be prompted: there is a terminal, and stderr goes to one; stdin may be a pipe."""
     try:
         Path("/dev/tty").open("rb").close()
     except OSError:

@@ -1,1 +1,1 @@
-"""What a device does with its identity, a module for each use case."""
+"""What a device does with its identity, one module per use case."""

@@ -1,7 +1,7 @@
-"""The use case: a key born in a token becomes an AWS IoT identity, step by step, each of which may be the last.
+"""The use case: turn a key generated in a token into an AWS IoT identity, in steps that resume.
 
-Power goes at any moment. What a step is about to do is journalled before it does it, so running the same enrollment
-again finds the key it made, sends the request it made, and never makes a second of either.
+Power may fail at any moment. Each step is written to the journal before it acts, so the next run finds the key that was
+generated and repeats the request that was sent. It never creates a second key or a second request.
 """
 
 from __future__ import annotations
@@ -43,13 +43,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The identity, how it came about, and whether it was there before.
+    """The result of a run.
 
     Attributes:
-        identity: what this device holds.
-        steps: ``token``, ``api``, ``key``, ``csr``, ``certificate``, ``store`` and ``message``, as far as it went.
-        already_enrolled: whether the identity was in place, and nobody was contacted.
-        replacement_open: whether an earlier run with ``new_key`` stopped halfway, and can be resumed.
+        identity: the device's identity.
+        steps: ``token``, ``api``, ``key``, ``csr``, ``certificate``, ``store`` and ``message``, in this order; only
+            ``message`` if the certificate was already stored.
+        already_enrolled: whether the device was already enrolled; then no server was contacted.
+        replacement_open: whether an earlier run with ``new_key`` is unfinished, and can be resumed.
     """
 
     identity: Identity
@@ -59,20 +60,20 @@ class Outcome:
 
 
 def enroll(request: Request, folder: Path, ports: Ports, progress: Progress = lambda _: nullcontext()) -> Outcome:
-    """Enroll this device, or resume, or find that it is enrolled; ``plan.decide`` says which.
+    """Enroll this device, resume an enrollment, or find that the device is enrolled; ``plan.decide`` says which.
 
-    With a valid identity in place whose key the token holds, nobody is contacted and no PIN is asked for.
+    If there is a valid identity and the token has its key, no server is contacted and no PIN is requested.
 
     Args:
         request: what to enroll.
-        folder: the state folder; made where it is missing, locked meanwhile.
-        ports: how to reach token, API and broker.
-        progress: called with a step's name, entered while the step runs.
+        folder: the state folder; created if it does not exist, and locked during the run.
+        ports: access to token, API and broker.
+        progress: called with each step's name; returns a context manager that is entered while the step runs.
 
     Raises:
-        BusyError: another run holds the folder.
-        UsageError: the device is another Thing already, or an attempt under way wants another key.
-        HsmEnrollError: whatever a step raises; the next run resumes at that step.
+        BusyError: another run has locked the folder.
+        UsageError: the device is enrolled as another Thing, or an unfinished enrollment uses another key.
+        HsmEnrollError: any error of a step; the next run resumes at that step.
     """
     with files.locked(folder):
         identity = _stored(folder)
@@ -92,7 +93,7 @@ def _obtain(to_do: Obtain, request: Request, folder: Path, ports: Ports, steps: 
 
     find = ports.start_finding()
     client = ports.client()
-    # The connection stands, and the backend is awake, by the time there is a request to send.
+    # In parallel: it also opens the connection and starts the Lambda function before there is a request to send.
     terms = started(client.terms)
     with steps.step("token"):
         token = find()
@@ -101,19 +102,18 @@ def _obtain(to_do: Obtain, request: Request, folder: Path, ports: Ports, steps: 
         thing_name = plan.thing_for(to_do.thing_name, terms.result())
     subject = csr.subject(thing_name, request.subject)
     attempt = plan.attempt_with(token.name, request, to_do.under_way)
-    # On the disk before the key exists; and a folder that cannot be written is found out before a login.
+    # Before the key exists, so that a later run can find it; and before the login, in case the folder is not writable.
     attempt.save(folder)
     pin = _once(ports.pin)
     with ports.tokens.session(token, pin, ports.at_pin_pad, writable=True) as session:
         key = _key(attempt, request, session, folder, steps)
         certification_request = _csr(attempt, key, subject, folder, steps)
-    # The worker logs out and ends while the API answers.
+    # The worker logs out and ends while the API processes the request.
     ports.tokens.dismiss()
-    if ports.message is not None:
-        started(ports.message.prepare)
+    meanwhile = ports.message.prepare if ports.message else None
     with steps.step("certificate"):
         try:
-            issued = client.enroll(certification_request, thing_name)
+            issued = client.enroll(certification_request, thing_name, meanwhile)
         except BackendRefusedError as error:
             if plan.is_spent_after(error.problem_code):
                 replace(attempt, csr=certification_request, is_spent=True).save(folder)
@@ -139,13 +139,13 @@ def _obtain(to_do: Obtain, request: Request, folder: Path, ports: Ports, steps: 
 
 
 def _finish(identity: Identity, token: TokenReport | None, folder: Path, ports: Ports, steps: Steps) -> Outcome:
-    """Send the first message; `token` is what it has shown of itself in this run, None if it was not looked at."""
+    """Send the first message; `token` is the token's report, None if this run has not looked for the token yet."""
     identity.save_copy(folder)
     if ports.message is None:
         steps.skip("message")
     else:
-        shown = token or selection.enrolled(identity.token, ports.tokens.listed)
-        secret = login.credentials(shown, ports.pin, ports.at_pin_pad)
+        found = token or selection.enrolled(identity.token, ports.tokens.listed)
+        secret = login.credentials(found, ports.pin, ports.at_pin_pad)
         with steps.step("message"):
             ports.message.send(identity, secret)
     journal.close(folder)
@@ -160,10 +160,10 @@ def _stored(folder: Path) -> Identity | None:
 
 
 def _verify(identity: Identity, ports: Ports) -> None:
-    shown = ports.tokens.public_key(identity.token, label=identity.key_label, key_id=identity.key_id)
-    if shown != identity.certificate.public_key.dump():
+    public_key = ports.tokens.public_key(identity.token, label=identity.key_label, key_id=identity.key_id)
+    if public_key != identity.certificate.public_key.dump():
         raise KeyMissingError(
-            f"the key labelled {identity.key_label!r} is not the one that the certificate is for",
+            f"the key labelled {identity.key_label!r} does not match the certificate",
             hint="Run hsm-enroll init --new-key to enroll with a new key.",
         )
 
@@ -176,20 +176,20 @@ def _key(attempt: Attempt, request: Request, session: TokenSession, folder: Path
     if key is not None and plan.may_use(key, attempt, request):
         steps.skip("key")
         return key
-    # Half a pair, or one whose origin was not checked yet, left by a run that died; or that of an attempt given up.
+    # Half a key pair, or one whose origin was not checked, left by an interrupted run; or the key of an abandoned one.
     session.destroy(label=attempt.key_label, key_id=attempt.key_id)
     try:
         with steps.step("key"):
             return session.generate(attempt.key_type, label=attempt.key_label, key_id=attempt.key_id)
     except TokenRefusedError as error:
         if error.of_key_type and attempt.csr is None and _has_none(session, attempt):
-            # Nothing was made, and the next run is to ask for another type.
+            # No key was generated, and the next run may use another key type.
             journal.close(folder)
         raise
 
 
 def _has_none(session: TokenSession, attempt: Attempt) -> bool:
-    """Whether the token holds neither half of the attempt's key; a token that does not tell may hold one."""
+    """Whether the token has neither half of the attempt's key; False if the token cannot tell."""
     try:
         return not session.is_there(label=attempt.key_label, key_id=attempt.key_id)
     except HsmEnrollError:
@@ -197,7 +197,7 @@ def _has_none(session: TokenSession, attempt: Attempt) -> bool:
 
 
 def _csr(attempt: Attempt, key: TokenKey, subject: Name, folder: Path, steps: Steps) -> str:
-    """Return the journalled request, so that a repeated request is the same one, or build it."""
+    """Return the request from the journal, so that a repeated request is identical; otherwise build one."""
     from hsm_enroll.x509 import csr
 
     if attempt.csr is not None and csr.is_for(attempt.csr, key.public_key_info, subject):
@@ -210,24 +210,24 @@ def _csr(attempt: Attempt, key: TokenKey, subject: Name, folder: Path, steps: St
 
 
 def _check_issued(issued: Issued, key: TokenKey) -> None:
-    """Store nothing that is not a valid certificate for this very key."""
+    """Reject anything but a valid certificate for this key."""
     certificate = read_certificate(issued.certificate_pem)
     if certificate.public_key.dump() != key.public_key_info:
-        raise ForeignCertificateError("the API answered with a certificate for another key")
+        raise ForeignCertificateError("the API returned a certificate for another key")
     if certificate.not_valid_after <= datetime.now(UTC):
         raise ForeignCertificateError(
-            f"the API answered with a certificate that ended on {certificate.not_valid_after:%Y-%m-%d}",
+            f"the API returned a certificate that expired on {certificate.not_valid_after:%Y-%m-%d}",
             hint="Check this device's clock, then tell the operator of the backend.",
         )
 
 
 def _once(pin: PinSource) -> PinSource:
-    """Ask for the PIN at the first call only: a person types it once."""
-    known: list[Secret] = []
+    """Request the PIN only at the first call, so that the user enters it once."""
+    cached: list[Secret] = []
 
     def source(token: TokenName) -> Secret:
-        if not known:
-            known.append(pin(token))
-        return known[0]
+        if not cached:
+            cached.append(pin(token))
+        return cached[0]
 
     return source

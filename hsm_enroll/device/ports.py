@@ -1,4 +1,4 @@
-"""What the use cases reach the world through: narrow protocols, which tests implement without a token or a network."""
+"""The use cases' access to the outside: narrow protocols, which tests implement without a token or a network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class TokenKey(Protocol):
-    """A key pair in a token; signs as ``x509.csr.Signer`` does while its session is open."""
+    """A key pair in a token, and an ``x509.csr.Signer`` while its session is open."""
 
     @property
     def label(self) -> str:
@@ -30,7 +30,7 @@ class TokenKey(Protocol):
 
     @property
     def key_type(self) -> KeyType:
-        """Its type."""
+        """The key's type."""
 
     @property
     def public_key_info(self) -> bytes:
@@ -38,26 +38,26 @@ class TokenKey(Protocol):
 
     @property
     def origin(self) -> KeyOrigin:
-        """What the token says of the private key's birth."""
+        """Where the private key was generated, according to the token."""
 
     def sign(self, message: bytes) -> bytes:
         """Sign a message."""
 
 
 class TokenSession(Protocol):
-    """A session with a token that is logged in; see ``token.tokens.Session``."""
+    """A logged-in session with a token; see ``token.tokens.Session``."""
 
     def find(self, *, label: str | None, key_id: bytes | None) -> TokenKey:
-        """Find one key pair, or raise KeyMissingError."""
+        """Return the one matching key pair, or raise KeyMissingError."""
 
     def generate(self, key_type: KeyType, *, label: str, key_id: bytes) -> TokenKey:
         """Generate a key pair that cannot leave the token."""
 
     def is_there(self, *, label: str, key_id: bytes) -> bool:
-        """Whether the token holds any object of this label and id."""
+        """Whether the token has any object with this label and id."""
 
     def destroy(self, *, label: str, key_id: bytes) -> None:
-        """Destroy both halves of a key pair; what is not there is no error."""
+        """Destroy both halves of a key pair; it is not an error if they do not exist."""
 
 
 class TokenAccess(Protocol):
@@ -75,44 +75,45 @@ class TokenAccess(Protocol):
         """Log in once; leaving the block logs out."""
 
     def dismiss(self) -> None:
-        """End the modules' work while this process goes on; none of them can be asked any more."""
+        """Start shutting the modules down, without waiting; none of them can be used any more."""
 
 
 class FirstMessage(Protocol):
-    """What sends the first message."""
+    """Sends the first message."""
 
     def prepare(self) -> None:
-        """Load what sending takes, while the API answers."""
+        """Load what sending requires, while the API processes the request."""
 
     def send(self, identity: Identity, pin: Secret | None) -> None:
-        """Send it, given what to log in to the token with; see ``login.credentials``."""
+        """Send the message; `pin` is what ``login.credentials`` returned for the token."""
 
 
 class CertificateSource(Protocol):
-    """What issues certificates; see ``backend_api.client.EnrollmentClient``."""
+    """Issues certificates; see ``backend_api.client.EnrollmentClient``."""
 
     @property
     def base_url(self) -> str:
         """The API's URL, without a trailing slash."""
 
     def terms(self) -> Terms | None:
-        """Return what the invite says, before anything is created; None where nothing is known."""
+        """Return the invite's terms, before anything is created; None if there are none."""
 
-    def enroll(self, csr: str, thing_name: str) -> Issued:
-        """Return the certificate for a request, the same one each time."""
+    def enroll(self, csr: str, thing_name: str, meanwhile: Callable[[], None] | None) -> Issued:
+        """Return the certificate for a request, the same one each time; call ``meanwhile`` once it has been sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """What a use case reaches the world through.
+    """A use case's access to the outside.
 
     Attributes:
         tokens: this machine's tokens.
-        start_finding: starts looking for the token, without a login, and returns what waits for it, or creates it.
-        pin: gives a token's PIN; called once at the most.
-        client: gives the enrollment API; called when one is needed at all, before anything is created.
+        start_finding: starts looking for the token, without a login, and returns a function that waits for the result,
+            or creates the token.
+        pin: returns a token's PIN; called at most once.
+        client: returns the client of the enrollment API; called only if one is needed, before anything is created.
         message: sends the first message; None sends none.
-        at_pin_pad: told which token waits for its PIN at a keypad of its own.
+        at_pin_pad: called with the token that is waiting for its PIN at its own keypad.
     """
 
     tokens: TokenAccess

@@ -1,4 +1,4 @@
-"""The steps of a use case, as they are shown while they run and reported afterwards."""
+"""The steps of a use case: shown while they run, and reported afterwards."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Progress = Callable[[str], AbstractContextManager[None]]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step as it went.
+    """One finished step.
 
     Attributes:
-        name: its name, one of the use case's own.
+        name: its name, chosen by the use case.
         seconds: how long it took.
-        skipped: whether this run did not do it: an earlier one had, or it was not wanted.
+        skipped: whether this run skipped it, because an earlier run did it or it was not requested.
     """
 
     name: str
@@ -30,8 +30,8 @@ class Steps:
     """The steps of one run, in order.
 
     Attributes:
-        progress: called with a step's name, entered while the step runs.
-        done: those that have ended.
+        progress: called with a step's name; returns a context manager that is entered while the step runs.
+        done: the finished steps.
     """
 
     progress: Progress
@@ -39,12 +39,12 @@ class Steps:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Run a step; one that raises is not noted."""
+        """Run a step, and record it unless it raises."""
         begin = time.monotonic()
         with self.progress(name):
             yield
         self.done.append(Step(name, round(time.monotonic() - begin, 3), skipped=False))
 
     def skip(self, name: str) -> None:
-        """Note a step that this run does not do."""
+        """Record a step that this run skips."""
         self.done.append(Step(name, 0.0, skipped=True))

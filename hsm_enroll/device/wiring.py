@@ -1,4 +1,4 @@
-"""Puts the use cases together from the settings: which API, which token, whose PIN, which broker."""
+"""Builds what the use cases need from the settings: the API, the token, its PIN, the broker."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def ports(
     ask_invite: Callable[[], Invite] | None = None,
     create_token: bool = False,
 ) -> Ports:
-    """Return what an enrollment reaches the world through; the first message is left to the caller.
+    """Return the ports of an enrollment, without the first message, which the caller adds.
 
     Args:
-        resolved: which API, token and trust anchor.
-        tokens: what modules are asked through.
-        invitation: names the API and the code; None is the settings' API, without a code.
-        pin_source: gives a token's PIN.
-        ask_invite: asks a person, once an API is needed and neither invitation nor settings name one; None where there
-            is nobody.
-        create_token: make a SoftHSM token where none matches.
+        resolved: the resolved settings.
+        tokens: gives access to the PKCS#11 modules.
+        invitation: specifies the API and the code; None uses the settings' API, without a code.
+        pin_source: returns a token's PIN.
+        ask_invite: prompts for an invite, if an API is needed and neither `invitation` nor the settings name one; None
+            if nobody can be prompted.
+        create_token: create a SoftHSM token if none matches.
     """
     return Ports(
         client=lambda: _client(resolved, invitation, ask_invite),
@@ -58,14 +58,14 @@ def ports(
 def credentials(
     identity: Identity, pin_source: Callable[[TokenName], Secret], at_pin_pad: Callable[[TokenName], None]
 ) -> Secret | None:
-    """Find the identity's token, and return what awscrt logs in to it with; see ``login.credentials``.
+    """Find the identity's token, and return what awscrt needs to log in to it; see ``login.credentials``.
 
-    A worker looks at the token first: a module that cannot be loaded is an error, and a PIN that must not be tried
-    is not.
+    A worker examines the token first, so a module that cannot be loaded is an error instead of a crash, and a PIN that
+    must not be tried is not tried.
     """
     with Tokens() as tokens:
         reports = tokens.start_listing([identity.token.module])
-        # Loading awscrt takes as long as a module takes to answer.
+        # Import awscrt meanwhile: that takes about as long as listing the tokens.
         import_module("hsm_enroll.iot.connection")
         token = selection.enrolled(identity.token, reports)
         tokens.dismiss()
@@ -73,13 +73,13 @@ def credentials(
 
 
 def connect(identity: Identity, pin: Secret | None, resolved: Settings, *, purpose: str | None = None) -> Connection:
-    """Connect to the broker that the settings, else the identity, name.
+    """Connect to the broker that the settings, or else the identity, specify.
 
     Args:
-        identity: what the device holds.
-        pin: what to log in to the token with, see ``login.credentials``.
-        resolved: trust anchor, endpoint, port and TLS versions.
-        purpose: names a client id of its own below the Thing's name; None connects under the Thing's name.
+        identity: the device's identity.
+        pin: what ``login.credentials`` returned for the token.
+        resolved: the resolved settings: trust anchor, endpoint, port and TLS versions.
+        purpose: use a client id of its own, ``<thing>/<purpose>-<random>``; None uses the Thing's name.
 
     Raises:
         HsmEnrollError: as ``hsm_enroll.iot.connect``.
@@ -98,7 +98,7 @@ def connect(identity: Identity, pin: Secret | None, resolved: Settings, *, purpo
 
 
 def unattended(resolved: Settings) -> Callable[[TokenName], Secret]:
-    """Return what gives a token's PIN where nobody can be asked: a file, a credential, the environment, or our own."""
+    """Return a PIN source that never prompts: file, systemd credential, environment, or the PIN of token create."""
     return lambda token: pin.resolve(
         resolved.pin_file, os.environ, saved_pin=lambda: pin.saved_pin(resolved.state, token), ask=None
     )
@@ -121,7 +121,7 @@ def _client(resolved: Settings, invitation: Invite | None, ask_invite: Callable[
 def _start_finding(resolved: Settings, tokens: Tokens, *, create_token: bool) -> Callable[[], TokenReport]:
     find = device_token.start_finding(resolved, tokens)
 
-    def found() -> TokenReport:
+    def find_or_create() -> TokenReport:
         try:
             return find()
         except TokenNotFoundError:
@@ -129,7 +129,7 @@ def _start_finding(resolved: Settings, tokens: Tokens, *, create_token: bool) ->
                 raise
         return _created(resolved, tokens)
 
-    return found
+    return find_or_create
 
 
 def _created(resolved: Settings, tokens: Tokens) -> TokenReport:

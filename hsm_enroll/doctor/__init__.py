@@ -1,4 +1,4 @@
-"""The doctor: checks, each a small function that returns one finding. It changes nothing, and tries no PIN unasked."""
+"""The doctor: checks that each return one finding. They change nothing, and try a PIN only if a login is requested."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ _ONLINE: tuple[Check, ...] = (
 
 
 def examine(patient: Patient, *, online: bool, login: Login | None = None) -> Iterator[Finding]:
-    """Run the checks one after the other and yield what each found.
+    """Run the checks in order and yield the finding of each.
 
     Args:
-        patient: what to look at.
-        online: also look at the network: names, the API, the broker, what TLS is like there.
-        login: where to get the PIN for a connection with the device's own key; None tries none.
+        patient: what to check.
+        online: also check the network: DNS, the API, the broker, and their TLS.
+        login: where the PIN for a connection with the device's own key comes from; None makes no such connection.
     """
     for check in (*_OFFLINE, *(_ONLINE if online else ())):
         yield check(patient)

@@ -1,4 +1,4 @@
-"""The broker, asked with the device's own key: the one check that tries a PIN, and only where somebody wants that."""
+"""Checks whether the broker accepts the device's own key: the only check that tries a PIN, and only if requested."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ if TYPE_CHECKING:
 
 
 class Login(NamedTuple):
-    """What a login takes.
+    """What a login requires.
 
     Attributes:
-        pin: gives a token's PIN.
-        at_pin_pad: called where the PIN is typed at the token itself.
+        pin: returns a token's PIN.
+        at_pin_pad: called if the PIN is entered at the token itself.
     """
 
     pin: Callable[[TokenName], Secret]
     at_pin_pad: Callable[[TokenName], None]
 
 
-def mqtt(patient: Patient, taking: Login | None) -> Finding:
-    """Whether the broker lets this device in: a revoked certificate, or one without a policy, shows nowhere else.
+def mqtt(patient: Patient, access: Login | None) -> Finding:
+    """Whether the broker accepts this device: no other check detects a revoked certificate, or one without a policy.
 
-    It connects and disconnects, under a client id of its own: who is connected stays so.
+    It connects with its own client id, which does not disconnect other programs, and disconnects at once.
     """
     name, identity = "mqtt.login", patient.identity
     if isinstance(identity, HsmEnrollError):
         return Finding(name, Status.SKIPPED, "no certificate to connect with")
-    if taking is None:
-        return Finding(name, Status.SKIPPED, "not tried: it takes the PIN", "Run: hsm-enroll doctor --login")
+    if access is None:
+        return Finding(name, Status.SKIPPED, "not tried: it requires the PIN", "Run: hsm-enroll doctor --login")
     if isinstance(patient.token, HsmEnrollError):
         return Finding(name, Status.SKIPPED, "no token to log in to")
     if checks_token.key(patient).status is Status.FAILED:
         return Finding(name, Status.SKIPPED, "see key.matches-certificate")
     settings = patient.settings
     try:
-        pin = login.credentials(patient.token, taking.pin, taking.at_pin_pad)
+        pin = login.credentials(patient.token, access.pin, access.at_pin_pad)
         with wiring.connect(identity, pin, settings, purpose="doctor") as connection:
             fallbacks = connection.fallbacks
     except HsmEnrollError as error:
@@ -54,9 +54,9 @@ def mqtt(patient: Patient, taking: Login | None) -> Finding:
     tls = f"; TLS 1.3 failed: {fallbacks.tls}" if fallbacks.tls else ""
     if fallbacks.client_id is None:
         return Finding(name, Status.OK, connected + tls)
-    message = f"{connected}, but not under a client id of its own: {fallbacks.client_id}{tls}"
+    message = f"{connected}, but not with its own client id: {fallbacks.client_id}{tls}"
     hint = (
-        f"Ask the operator for a policy that allows client ids {identity.thing_name}/…, as the built-in one does: "
-        "without it publish and subscribe end the connection of a program that has the Thing's name."
+        f"Ask the operator for a policy that allows the client ids {identity.thing_name}/…, as the built-in one does. "
+        "Without it, publish and subscribe disconnect a program whose client id is the Thing's name."
     )
     return Finding(name, Status.WARNING, message, hint)

@@ -1,4 +1,4 @@
-"""This machine's clock, the state folder, and what lies in it."""
+"""Checks of this machine's clock, the state folder and its contents."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from hsm_enroll.doctor.patient import Finding, Patient, Status
 from hsm_enroll.errors import HsmEnrollError, NotEnrolledError, PinMissingError
 from hsm_enroll.iot.device_topics import DeviceTopics
 
-# No gateway runs this program before it was written; a clock that says so has lost its battery.
+# An earlier time means that the clock was reset, for example because its battery is empty.
 _OLDEST_PLAUSIBLE_CLOCK = datetime(2026, 1, 1, tzinfo=UTC)
 _NEWEST_PLAUSIBLE_CLOCK = datetime(2049, 1, 1, tzinfo=UTC)
 
 
 def clock(_: Patient) -> Finding:
-    """Whether the clock says a year in which this program may run."""
+    """Whether the clock's time is plausible."""
     now = datetime.now(UTC)
     if _is_plausible(now):
         return Finding("clock", Status.OK, f"the clock says {now:%Y-%m-%d %H:%M} UTC")
@@ -25,10 +25,10 @@ def clock(_: Patient) -> Finding:
 
 
 def state_folder(patient: Patient) -> Finding:
-    """Whether the state folder is this user's alone and can be written."""
+    """Whether the state folder is private to this user and can be written."""
     name, folder = "state.folder", patient.settings.state
     if not folder.exists():
-        return Finding(name, Status.SKIPPED, f"{folder} does not exist yet", "hsm-enroll init makes it.")
+        return Finding(name, Status.SKIPPED, f"{folder} does not exist yet", "hsm-enroll init creates it.")
     if not folder.is_dir():
         return Finding(name, Status.FAILED, f"{folder} is not a folder", "Name a folder in HSM_ENROLL_HOME.")
     found = folder.stat()
@@ -36,21 +36,22 @@ def state_folder(patient: Patient) -> Finding:
         hint = "Run hsm-enroll as that user."
         return Finding(name, Status.FAILED, f"{folder} belongs to user id {found.st_uid}", hint)
     if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        return Finding(name, Status.WARNING, f"{folder} is open to others", f"Close it: chmod 700 {folder}")
+        hint = f"Make it private: chmod 700 {folder}"
+        return Finding(name, Status.WARNING, f"{folder} is accessible to other users", hint)
     if not os.access(folder, os.W_OK):
         return Finding(name, Status.FAILED, f"{folder} cannot be written", "Is it mounted read-only?")
-    return Finding(name, Status.OK, f"{folder} is this user's alone")
+    return Finding(name, Status.OK, f"{folder} is private to its owner")
 
 
 def pin_source(patient: Patient) -> Finding:
-    """Whether there is a PIN without asking anybody; it is not tried."""
+    """Whether a PIN is available without a prompt; it is not tried."""
     name, token = "pin.source", patient.token
     if isinstance(token, HsmEnrollError):
-        return Finding(name, Status.SKIPPED, "no token whose PIN it would be")
+        return Finding(name, Status.SKIPPED, "no token to check")
     if not token.login_required:
-        return Finding(name, Status.OK, "the token wants no PIN")
+        return Finding(name, Status.OK, "the token requires no PIN")
     if token.protected_authentication_path:
-        return Finding(name, Status.OK, "the PIN is typed at the token itself")
+        return Finding(name, Status.OK, "the PIN is entered at the token itself")
     settings = patient.settings
     try:
         pin.resolve(
@@ -60,14 +61,14 @@ def pin_source(patient: Patient) -> Finding:
             ask=None,
         )
     except PinMissingError as error:
-        return Finding(name, Status.WARNING, f"{error.message}; a person would be asked", error.hint)
+        return Finding(name, Status.WARNING, f"{error.message}; commands will prompt for it", error.hint)
     except HsmEnrollError as error:
         return Finding(name, Status.FAILED, error.message, error.hint)
-    return Finding(name, Status.OK, "there is a PIN; this check does not try it")
+    return Finding(name, Status.OK, "a PIN is available; this check does not try it")
 
 
 def identity(patient: Patient) -> Finding:
-    """Whether the device is enrolled; as what, and the topics that this gives it by the built-in policy."""
+    """Whether the device is enrolled; the message names its Thing and the topics that the built-in policy allows it."""
     found = patient.identity
     if isinstance(found, NotEnrolledError):
         return Finding("identity", Status.WARNING, found.message, found.hint)
@@ -78,22 +79,22 @@ def identity(patient: Patient) -> Finding:
 
 
 def certificate_dates(patient: Patient) -> Finding:
-    """Whether the certificate is valid now, and for a month; a clock that is wrong does not judge it."""
+    """Whether the certificate is valid now and for another 30 days; skipped if the clock is wrong."""
     name, found, now = "certificate.dates", patient.identity, datetime.now(UTC)
     if isinstance(found, HsmEnrollError):
         return Finding(name, Status.SKIPPED, "no certificate")
     if not _is_plausible(now):
-        return Finding(name, Status.SKIPPED, "it cannot be told while the clock is wrong")
+        return Finding(name, Status.SKIPPED, "cannot tell while the clock is wrong: see clock")
     certificate = found.certificate
     if certificate.not_valid_before > now:
         return Finding(name, Status.FAILED, "the certificate is not valid yet", "Check the clock.")
     if certificate.not_valid_after <= now:
-        hint = "Check the clock; if it is right: hsm-enroll init"
-        return Finding(name, Status.FAILED, f"the certificate ended on {certificate.not_valid_after:%Y-%m-%d}", hint)
+        hint = "Check the clock. If it is right, run: hsm-enroll init"
+        return Finding(name, Status.FAILED, f"the certificate expired on {certificate.not_valid_after:%Y-%m-%d}", hint)
     if certificate.not_valid_after - now < timedelta(days=30):
         hint = "Run: hsm-enroll init --new-key"
-        return Finding(name, Status.WARNING, f"the certificate ends on {certificate.not_valid_after:%Y-%m-%d}", hint)
-    return Finding(name, Status.OK, f"the certificate is valid to {certificate.not_valid_after:%Y-%m-%d}")
+        return Finding(name, Status.WARNING, f"the certificate expires on {certificate.not_valid_after:%Y-%m-%d}", hint)
+    return Finding(name, Status.OK, f"the certificate is valid until {certificate.not_valid_after:%Y-%m-%d}")
 
 
 def _is_plausible(now: datetime) -> bool:

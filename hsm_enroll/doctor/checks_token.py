@@ -114,14 +114,14 @@ def key(patient: Patient) -> Finding:
 
 
 def key_origin(patient: Patient) -> Finding:
-    """Whether the key was born in its token and cannot leave it, as the token reported at enrollment."""
+    """Whether the key was generated in its token and cannot leave it, as the token reported at enrollment."""
     name, identity = "key.origin", patient.identity
     if isinstance(identity, HsmEnrollError):
         return Finding(name, Status.SKIPPED, "no key to check")
     if not identity.key_origin.is_hardware_born:
         hint = "Run: hsm-enroll init --new-key"
-        return Finding(name, Status.FAILED, "the key was not born in its token, or can leave it", hint)
-    return Finding(name, Status.OK, "the key was born in its token and cannot leave it")
+        return Finding(name, Status.FAILED, "the key was not generated in its token, or can leave it", hint)
+    return Finding(name, Status.OK, "the key was generated in its token and cannot leave it")
 
 
 def _tokens_with_our_label(patient: Patient) -> int:

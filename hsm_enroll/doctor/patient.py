@@ -24,7 +24,7 @@ _TPM2_PKCS11 = "libtpm2_pkcs11"
 
 
 class Status(StrEnum):
-    """How a check ended."""
+    """The result of a check."""
 
     OK = "ok"
     WARNING = "warning"
@@ -38,8 +38,8 @@ class Finding:
 
     Attributes:
         id: stable name of the check.
-        status: how it ended.
-        message: what was seen; a sentence.
+        status: its result.
+        message: what it found; one sentence.
         hint: what to do, or "".
     """
 
@@ -51,13 +51,13 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where a machine has what concerns its TPM.
+    """The paths on a machine that concern its TPM.
 
     Attributes:
-        tpm: the kernel's resource manager.
-        bare_tpm: the TPM without it.
-        tpm_store: tpm2-pkcs11's store for the whole machine.
-        fapi_configuration: tpm2-tss's Feature API; ``TSS2_FAPICONF`` overrides it.
+        tpm: the TPM's device behind the kernel's resource manager.
+        bare_tpm: the TPM's device without a resource manager.
+        tpm_store: tpm2-pkcs11's system-wide store.
+        fapi_configuration: configuration of tpm2-tss's Feature API; ``TSS2_FAPICONF`` overrides it.
     """
 
     tpm: Path = Path("/dev/tpmrm0")
@@ -68,12 +68,13 @@ class Machine:
 
 @dataclass(frozen=True)
 class Patient:
-    """What the checks look at; each part is looked up once, and its error is every dependent check's answer.
+    """What the checks examine. Each part is looked up only once; if that fails, its error is kept for every check.
 
     Attributes:
-        settings: as resolved.
+        settings: the resolved settings.
         environment: normally ``os.environ``, which the module and the libraries read too.
-        machine: where its parts are.
+        modules: gives access to the PKCS#11 modules.
+        machine: where the TPM's files are.
     """
 
     settings: Settings
@@ -83,7 +84,7 @@ class Patient:
 
     @cached_property
     def identity(self) -> Identity | HsmEnrollError:
-        """The identity in the state folder, or why there is none."""
+        """The identity in the state folder, or the error that says why there is none."""
         try:
             return Identity.load(self.settings.state)
         except HsmEnrollError as error:
@@ -91,7 +92,7 @@ class Patient:
 
     @cached_property
     def tokens(self) -> tuple[TokenReport, list[TokenReport]] | HsmEnrollError:
-        """The identity's token, or else the one that the settings mean, and all initialised ones of its module."""
+        """The identity's token, or else the one that the settings select; and all initialised tokens of its module."""
         try:
             name = self._token_name()
             reports = [report for report in self.modules.listed(name.module) if report.initialized]
@@ -100,7 +101,8 @@ class Patient:
         for report in reports:
             if (report.name.label, report.name.serial) == (name.label, name.serial):
                 return report, reports
-        return HsmEnrollError(f"token {name.label!r} is not there", hint="Reconnect it; see hsm-enroll tokens.")
+        hint = "Reconnect it, then run hsm-enroll tokens to see whether it is listed."
+        return HsmEnrollError(f"token {name.label!r} was not found", hint=hint)
 
     def _token_name(self) -> TokenName:
         if isinstance(self.identity, Identity):
@@ -114,9 +116,9 @@ class Patient:
 
     @cached_property
     def tpm_module(self) -> Path | None:
-        """The file of the tpm2-pkcs11 in use, or None where the token is, or would be, another module's.
+        """The file of the tpm2-pkcs11 module in use, or None if another module is, or would be, in use.
 
-        A module that cannot be loaded goes by its file's name: what keeps it from loading may be the TPM.
+        A module that cannot be loaded is recognised by its file name: the TPM may be why it cannot be loaded.
         """
         if isinstance(self.token, TokenReport):
             return self.token.name.module if is_tpm2(self.token.name) else None
@@ -135,7 +137,7 @@ class Patient:
 
     @property
     def broker(self) -> tuple[str, int] | None:
-        """Host and port of the broker, as a connection would take them."""
+        """Host and port of the broker that a connection would use; None if unknown."""
         identity = self.identity if isinstance(self.identity, Identity) else None
         host = self.settings.mqtt_endpoint or (identity.mqtt_endpoint if identity else None)
         port = self.settings.mqtt_port or (identity.mqtt_port if identity else None)
@@ -143,7 +145,7 @@ class Patient:
 
     @property
     def key_type(self) -> KeyType:
-        """The type of the identity's key, or else of the key that would be made."""
+        """The type of the identity's key, or else of the key that init would generate."""
         return self.identity.key_type if isinstance(self.identity, Identity) else self.settings.key_type
 
     @property
@@ -153,7 +155,7 @@ class Patient:
 
     @cached_property
     def unresolved(self) -> dict[str, str]:
-        """The names on the way to API and broker that have no address, each with the reason."""
+        """The host names of API and broker that cannot be resolved, each with the reason."""
         hosts = [network.way_to(self.api_url).host] if self.api_url else []
         hosts += [self.broker[0]] if self.broker else []
         reasons = {host: network.why_unresolved(host) for host in hosts}
@@ -161,7 +163,7 @@ class Patient:
 
     @cached_property
     def api_answer(self) -> ApiAnswer | None:
-        """What TLS to the API is like and what time it says, or None where it is not known or cannot be reached."""
+        """The API's TLS and clock, or None if no API is known or its name cannot be resolved."""
         if self.api_url is None or network.way_to(self.api_url).host in self.unresolved:
             return None
         return network.ask_api(self.api_url, self.settings.ca_file)

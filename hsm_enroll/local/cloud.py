@@ -101,7 +101,7 @@ class LocalCloud:
         # Imported only now: moto creates boto3 clients on import, which fails if the user's AWS_PROFILE does not exist.
         from hsm_enroll.local.aws import AwsApis, aws_server, deploy, fresh_account
         from hsm_enroll.local.gateway import Gateway, routes_of
-        from hsm_enroll.local.server import LoopbackServer, log_file
+        from hsm_enroll.local.server import KeepAliveHandler, LoopbackServer, log_file
 
         iot = stack.enter_context(fresh_account(authority))
         mqtt_log = log_file(stack, home.logs / "mqtt.log")
@@ -119,7 +119,7 @@ class LocalCloud:
         handler = stack.enter_context(loaded_handler(function))
         log = log_file(stack, home.logs / "gateway.log")
         gateway = Gateway(routes_of(deployed.resources), handler, log)
-        api = stack.enter_context(LoopbackServer(gateway, log, _tls(home, devices=False)))
+        api = stack.enter_context(LoopbackServer(gateway, log, _tls(home, devices=False), KeepAliveHandler))
 
         self.endpoints = Endpoints(
             api_url=f"https://localhost:{api.port}",

@@ -79,7 +79,9 @@ class Gateway:
     def _respond(self, environ: dict[str, Any], request_id: str) -> Response:
         body = _read_body(environ)
         if len(body) > MAX_BODY_BYTES:
-            return _message(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "Request Entity Too Large")
+            too_large = _message(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "Request Entity Too Large")
+            too_large.headers["connection"] = "close"  # the rest of the body is not read
+            return too_large
         request, now = _request(environ, body), dt.datetime.now(dt.UTC)
         route_key = f"{request.method} {request.target.partition('?')[0]}"
         if route_key not in self._routes:

@@ -70,6 +70,15 @@ class LoopbackServer:
         self._server.wait_for_requests()
 
 
+class KeepAliveHandler(WSGIRequestHandler):
+    """Keeps connections open between requests, for an application that reads each body to its end."""
+
+    def send_header(self, keyword: str, value: str) -> None:
+        """Leave out werkzeug's ``Connection: close``, which is there since an application may leave a body unread."""
+        if (keyword, value) != ("Connection", "close"):
+            super().send_header(keyword, value)
+
+
 def log_file(stack: ExitStack, path: Path) -> logging.Logger:
     """Return a logger that appends to a file until the stack is closed, and is independent of other loggers."""
     log = logging.Logger(path.stem)  # noqa: LOG001 - several clouds may run in one process, one after the other
@@ -124,6 +133,8 @@ class _Logged(WSGIRequestHandler):
     logger: logging.Logger
     server: _Server
     timeout = _IDLE_LIMIT
+    # Otherwise the second of two small writes waits for the client's delayed acknowledgement, 40 ms.
+    disable_nagle_algorithm = True
 
     def run_wsgi(self) -> None:
         with self.server.request_in_progress():

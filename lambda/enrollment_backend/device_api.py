@@ -29,19 +29,18 @@ Enroll = Callable[[EnrollmentRequest], Issued]
 ShowInvite = Callable[[str | None], Invite]
 
 
-def routes(enroll: Enroll, show_invite: ShowInvite, auth_mode: str) -> Routes:
+def routes(enroll: Enroll, show_invite: ShowInvite) -> Routes:
     """Return the routes of devices.
 
     Args:
         enroll: `EnrollmentService.enroll`.
         show_invite: `EnrollmentService.show_invite`.
-        auth_mode: as `EnrollmentService` has it; the health check says whether enrolling takes an invite.
     """
     return {
         "/v1/certificates": {"POST": partial(_certificates, enroll)},
         "/getCertificate": {"POST": partial(_get_certificate, enroll)},
         "/v1/invite": {"GET": partial(_invite, show_invite)},
-        "/v1/health": {"GET": partial(_health, auth_mode)},
+        "/v1/health": {"GET": _health},
     }
 
 
@@ -74,9 +73,8 @@ def _invite(show_invite: ShowInvite, event: Event) -> Response:
     return json_response(HTTPStatus.OK, content)
 
 
-def _health(auth_mode: str, _event: Event) -> Response:
-    auth = "open" if auth_mode == "open" else "invite"  # as `EnrollmentService` reads it
-    return json_response(HTTPStatus.OK, {"status": "ok", "version": __version__, "auth": auth})
+def _health(_event: Event) -> Response:
+    return json_response(HTTPStatus.OK, {"status": "ok", "version": __version__})
 
 
 def _article_request(event: Event, body: bytes) -> EnrollmentRequest:

@@ -101,7 +101,7 @@ def _cpu_milliseconds(event: dict[str, Any]) -> float:
     one_by_one = lambda *calls: [call() for call in calls]  # noqa: E731
     service = EnrollmentService("invite", lambda: aws, lambda: aws, one_by_one, Mock(), "", 8883, time.time)
     begin = time.process_time()
-    answer = http.handle(event, device_api.routes(service.enroll, service.show_invite, "invite"), "bench")
+    answer = http.handle(event, device_api.routes(service.enroll, service.show_invite), "bench")
     milliseconds = (time.process_time() - begin) * 1000
     if answer["statusCode"] != 201:
         raise RuntimeError(answer["body"])

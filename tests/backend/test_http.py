@@ -250,10 +250,10 @@ def test_s11_every_allowed_character_and_length_that_x509_can_carry_is_taken(bac
 
 
 def test_health_says_ok_and_the_version_and_contacts_nobody(backend: Deployment) -> None:
-    """GET /v1/health needs no body, no header and no AWS call, and says whether enrolling takes an invite."""
+    """GET /v1/health needs no body, no header and no AWS call."""
     answer = backend.send(event("GET", "/v1/health", content_type=None))
     assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
-    assert answer.json == {"status": "ok", "version": "0.1.0", "auth": "open"}
+    assert answer.json == {"status": "ok", "version": "0.1.0"}
     assert backend.calls == []
 
 

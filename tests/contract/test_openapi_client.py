@@ -104,11 +104,14 @@ def from_devices(authority: Authority) -> list[Sent]:  # noqa: F811 - the fixtur
     issued = response("201 Created", (SAMPLES / "enroll-answer.json").read_text("utf-8"))
     healthy = response("200 OK", (SAMPLES / "health-answer.json").read_text("utf-8"))
     invite = response("200 OK", (SAMPLES / "invite-answer.json").read_text("utf-8"))
-    with https_server(authority, issued, invite, issued, healthy) as server:
-        for code in (Secret(CODE), None):
-            client = EnrollmentClient(server.url, code=code, ca_file=authority.certificate)
-            client.enroll(ENROLLMENT["csr"], ENROLLMENT["thingName"])
-            client.terms()
+    with https_server(authority, issued, invite, healthy, issued) as server:
+        with_code, without = (
+            EnrollmentClient(server.url, code=code, ca_file=authority.certificate) for code in (Secret(CODE), None)
+        )
+        with_code.enroll(ENROLLMENT["csr"], ENROLLMENT["thingName"])
+        with_code.terms()
+        without.terms()
+        without.enroll(ENROLLMENT["csr"], ENROLLMENT["thingName"])
         return [parsed(request) for request in server.requests]
 
 

@@ -1,23 +1,33 @@
-"""The README's first command, and what scripts/setup does for somebody who may not install anything."""
+"""The README's first command, what scripts/setup does for somebody who may not install anything, and a release."""
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import os
+import re
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+import tomllib
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
+from hsm_enroll.version import __version__
 from tests.docs.shown import matches
 from tests.support.pages import README, ROOT
+from tests.support.processes import program, run
 
 _TIME_LIMIT = 600
 _NOBODY = "65534"
 # All that scripts/setup calls before it would install something.
-_TOOLS = ("bash", "cat", "dirname", "env", "id", "python3", "sha256sum", "touch")
+_TOOLS = ("bash", "cat", "dirname", "dpkg-query", "env", "id", "python3", "sha256sum", "touch")
 
 
 def _processes_that_know(folder: Path) -> list[str]:
@@ -112,32 +122,197 @@ def test_without_root_and_sudo_setup_names_the_packages_and_changes_nothing(
     checkout: Path, sudo: str, purpose: str
 ) -> None:
     """With packages missing and no right to install them, setup says which, fails, and has not begun anything."""
-    place = checkout.parent
-    trace = place / "trace"
+    # mosquitto was removed and left its configuration; softhsm2 was never installed.
+    removed = "Package: mosquitto\nStatus: deinstall ok config-files\n"
+    bin_folder = _tools(checkout.parent, {"mosquitto": removed, "softhsm2": ""})
+    if sudo == "one that refuses":
+        _script(bin_folder / "sudo", f'[ "$1" = -v ] || touch {checkout.parent / "trace"}; exit 1')
+    setup = _set_up(checkout, purpose)
+    assert setup.returncode != 0
+    assert "apt-get install softhsm2 mosquitto\n" in setup.stderr
+    assert setup.stdout == ""
+
+
+def test_a_package_that_another_one_provides_is_not_missing(checkout: Path) -> None:
+    """Debian 13 has renamed libraries, which provide the old name: nobody has to be root to find all in place."""
+    renamed = "Package: mosquitto2t64\nStatus: install ok installed\nProvides: mosquitto-broker, mosquitto (= 2.1), x\n"
+    _tools(checkout.parent, {"mosquitto": renamed})
+    (checkout / ".venv").mkdir()
+    wanted = _sha256(checkout / "pyproject.toml", checkout / "constraints.txt")
+    (checkout / ".venv/.installed-demo").write_text(f"{wanted}  -\n")
+    setup = _set_up(checkout, "demo")
+    assert (setup.returncode, setup.stdout, setup.stderr) == (0, "", "")
+
+
+def test_versions_that_are_none_are_refused_before_anything_is_installed(checkout: Path) -> None:
+    """scripts/setup knows "lowest" and "latest" only."""
+    _tools(checkout.parent, {})
+    setup = _set_up(checkout, "test", "oldest")
+    assert setup.returncode == 2
+    assert setup.stderr == "usage: scripts/setup demo|demo-tpm|test [lowest|latest]\n"
+
+
+def test_the_lowest_versions_are_the_bounds_of_every_dependency() -> None:
+    """scripts/test --lowest runs on the very lower bounds of pyproject.toml, with the tests' tools as pinned."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    tools = {Requirement(text).name for text in extras.pop("dev")}
+    printed = run([sys.executable, str(ROOT / "scripts/lowest-versions")]).splitlines()
+    pins = (ROOT / "constraints.txt").read_text().splitlines()
+    wanted = [Requirement(text) for text in itertools.chain(project["dependencies"], *extras.values())]
+    bounds = [f"{requirement.name}{str(requirement.specifier).replace('>=', '==')}" for requirement in wanted]
+    assert printed == [pin for pin in pins if pin.partition("==")[0] in tools] + bounds
+    assert all(re.fullmatch(r"[\w.-]+==[\d.]+", line) for line in printed)
+
+
+def test_a_program_that_a_test_starts_has_ctrl_c_at_its_default() -> None:
+    """Ctrl-C can be sent to whatever a test starts: SIGINT is not among the signals that it ignores (proc(5))."""
+    ignored = run(["grep", "SigIgn", "/proc/self/status"]).split()[1]
+    assert not int(ignored, 16) & 1 << (signal.SIGINT - 1)
+
+
+def test_the_tests_may_be_started_with_ctrl_c_ignored() -> None:
+    """So does a script that starts them with ``&``: the programs they start have Ctrl-C at its default all the same."""
+    inner = f"{__file__}::{test_a_program_that_a_test_starts_has_ctrl_c_at_its_default.__name__}"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", inner]
+    assert "1 passed" in run(["sh", "-c", 'trap "" INT; cd "$1"; shift; exec "$@"', "sh", str(ROOT), *command])
+
+
+def _tools(place: Path, packages: dict[str, str]) -> Path:
+    """A PATH of what scripts/setup calls, and the machine's database of packages with some entries in place of others.
+
+    Args:
+        place: the folder they lie in.
+        packages: the fields that matter of an entry (deb-control(5)), by the name of the package it stands in for.
+    """
     bin_folder = place / "bin"
     bin_folder.mkdir()
     for tool in _TOOLS:
         found = shutil.which(tool, path="/usr/bin:/bin")
         assert found is not None, tool
         (bin_folder / tool).symlink_to(found)
-    absent = "[ $3 = mosquitto ] || [ $3 = softhsm2 ]"
-    _script(bin_folder / "dpkg-query", f"if {absent}; then exit 1; else echo -n installed; fi")
-    _script(bin_folder / "apt-get", f"touch {trace}")
-    if sudo == "one that refuses":
-        _script(bin_folder / "sudo", f'[ "$1" = -v ] || touch {trace}; exit 1')
+    _script(bin_folder / "apt-get", f"touch {place / 'trace'}")
+    text = Path("/var/lib/dpkg/status").read_text()
+    for name, fields in packages.items():
+        common = "Version: 2.1\nArchitecture: all\nMaintainer: x\nDescription: x\n"
+        entry = re.compile(rf"^Package: {name}\n(?:.+\n)+", re.MULTILINE)
+        assert len(entry.findall(text)) == 1, name
+        text = entry.sub(fields and fields + common, text)
+    (place / "dpkg").mkdir()
+    (place / "dpkg/status").write_text(text)
+    return bin_folder
+
+
+def _set_up(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run scripts/setup as nobody, who owns all of it, and see that it has changed and installed nothing."""
+    place = checkout.parent
     _give_to_nobody(place)
     before = _files(checkout)
-
-    run = subprocess.run(
-        [*_as_nobody(), str(checkout / "scripts/setup"), purpose],
-        cwd=place, env={"PATH": str(bin_folder), "HOME": str(place)},
+    setup = subprocess.run(
+        [*_as_nobody(), str(checkout / "scripts/setup"), *arguments],
+        cwd=place, env={"PATH": str(place / "bin"), "HOME": str(place), "DPKG_ADMINDIR": str(place / "dpkg")},
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    assert run.returncode != 0
-    assert "apt-get install softhsm2 mosquitto\n" in run.stderr
-    assert run.stdout == ""
     assert _files(checkout) == before
-    assert not trace.exists()
+    assert not (place / "trace").exists()
+    return setup
+
+
+@pytest.fixture
+def new_release(tmp_path: Path) -> Callable[[str], Path]:
+    """Makes clones of one commit, whose changelog has a dated entry for the version, by their names."""
+    origin = tmp_path / "origin"
+    origin.mkdir()
+    for name in ("hsm_enroll", "lambda", "scripts"):
+        shutil.copytree(ROOT / name, origin / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in (".gitignore", "LICENSE", "README.md", "constraints.txt", "pyproject.toml"):
+        shutil.copy(ROOT / name, origin)
+    (origin / "CHANGELOG.md").write_text(f"# Changelog\n\n## [{__version__}] - 2026-01-31\n")
+    _git(origin, "init", "--quiet")
+    _commit(origin)
+
+    def clone(name: str) -> Path:
+        _git(tmp_path, "clone", "--quiet", str(origin), name)
+        (tmp_path / name / ".venv").symlink_to(sys.prefix)
+        return tmp_path / name
+
+    return clone
+
+
+def test_a_release_is_a_wheel_and_an_sdist_with_their_sums(new_release: Callable[[str], Path]) -> None:
+    """scripts/release builds both from the commit, the Lambda function's code in the wheel; SHA256SUMS is right."""
+    clone = new_release("clone")
+    (clone / "dist").mkdir()
+    (clone / "dist/hsm_enroll-0.0.1.tar.gz").touch()
+    assert _release(clone)[0] == 0
+    wheel, sdist = f"hsm_enroll-{__version__}-py3-none-any.whl", f"hsm_enroll-{__version__}.tar.gz"
+    assert {entry.name for entry in (clone / "dist").iterdir()} == {wheel, sdist, "SHA256SUMS"}
+    sums = (clone / "dist/SHA256SUMS").read_text().splitlines()
+    assert sums == [f"{_sha256(clone / 'dist' / name)}  {name}" for name in (wheel, sdist)]
+    assert "hsm_enroll/_lambda/handler.py" in zipfile.ZipFile(clone / "dist" / wheel).namelist()
+
+
+def test_a_release_has_the_same_bytes_wherever_it_is_built(new_release: Callable[[str], Path]) -> None:
+    """Two clones of a commit, with other times and modes of files and with leftovers, give the same SHA256SUMS."""
+    one, other = new_release("one"), new_release("other")
+    (other / "hsm_enroll/__pycache__").mkdir()
+    (other / "hsm_enroll/__pycache__/left.pyc").touch()
+    os.utime(other / "hsm_enroll/errors.py", (1, 1))
+    (other / "hsm_enroll/errors.py").chmod(0o600)
+    assert [_release(clone)[0] for clone in (one, other)] == [0, 0]
+    assert (one / "dist/SHA256SUMS").read_text() == (other / "dist/SHA256SUMS").read_text()
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("a file that is not committed", "uncommitted changes"),
+        ("a change that is not committed", "uncommitted changes"),
+        ("a tag", f"v{__version__} is tagged already"),
+        ("an entry without a date", f"no dated entry for {__version__}"),
+        ("an entry for another version", f"no dated entry for {__version__}"),
+    ],
+)
+def test_what_is_no_release_is_not_built(new_release: Callable[[str], Path], fault: str, words: str) -> None:
+    """Uncommitted changes, a tagged version, and a changelog without the version and its date are refused."""
+    clone = new_release("clone")
+    if fault == "a file that is not committed":
+        (clone / "hsm_enroll/new.py").touch()
+    elif fault == "a change that is not committed":
+        (clone / "README.md").write_text("changed\n")
+    elif fault == "a tag":
+        _git(clone, "tag", f"v{__version__}")
+    else:
+        heading = f"[{__version__}] - unreleased" if "date" in fault else "[0.0.1] - 2026-01-31"
+        (clone / "CHANGELOG.md").write_text(f"# Changelog\n\n## {heading}\n")
+        _commit(clone)
+    status, said = _release(clone)
+    assert status == 1
+    assert words in said
+    assert not (clone / "dist").exists()
+
+
+def _sha256(*files: Path) -> str:
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def _release(clone: Path) -> tuple[int, str]:
+    """Run scripts/release; return its exit status and its stderr."""
+    release = subprocess.run(
+        [clone / "scripts/release"],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_TIME_LIMIT, check=False,
+    )  # fmt: skip
+    return release.returncode, release.stderr
+
+
+def _commit(repository: Path) -> None:
+    _git(repository, "add", ".")
+    author = ["-c", "user.name=test", "-c", "user.email=test@example.com"]
+    _git(repository, *author, "commit", "--quiet", "--message", "a release")
+
+
+def _git(folder: Path, *arguments: str) -> None:
+    run([program("git", package="git"), "-C", str(folder), *arguments])
 
 
 def _script(file: Path, text: str) -> None:

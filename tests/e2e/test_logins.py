@@ -15,7 +15,7 @@ from tests.support.under_test import LABEL
 # What makes it such a token, and each login of the whole way: of this program's session, then of awscrt's.
 _KINDS = {"pin pad": ("TYPED_PIN", ["typed", "typed"]), "no login": ("LOGIN_FREE", ["empty"])}
 
-_ASKED = f"Type the PIN of token '{LABEL}' at the token itself."
+_ASKED = f"Enter the PIN of token '{LABEL}' at the token itself."
 
 
 @pytest.mark.parametrize("kind", _KINDS)

@@ -13,7 +13,7 @@ from tests.support import documents, tpm2
 from tests.support.tpm2 import Tpm2
 
 _PACE = "Power cuts count as failed tries too. While powered, this TPM forgets one failed try every 17 min."
-_WAIT = f"{_PACE} A PIN may be tried again in at most %s, or after: tpm2_dictionarylockout --clear-lockout"
+_WAIT = f"{_PACE} Try again in %s, or reset the count: tpm2_dictionarylockout --clear-lockout"
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_d3_power_cuts_lock_a_tpm_and_are_told(device: TpmDevice) -> None:
         assert _told_by_doctor(device) == (
             "warning",
             "the TPM counts 1 of the 3 failed tries that lock it",
-            f"{_PACE} If it was a PIN, check where that is kept.",
+            f"{_PACE} If a PIN was wrong, check the configured PIN.",
         )
         assert device.run("csr").returncode == 0
 
@@ -46,7 +46,7 @@ def test_d3_power_cuts_lock_a_tpm_and_are_told(device: TpmDevice) -> None:
         assert tpm.wrong_pins() == 2
         assert _told_by_doctor(device) == (
             "failed",
-            "one more wrong PIN locks the token: the TPM counts 2 of the 3 failed tries that lock it",
+            "one more wrong PIN will lock the token: the TPM counts 2 of the 3 failed tries that lock it",
             _WAIT % "17 min",
         )
         assert _refused_csr(device) == (13, "pin-final-try", _WAIT % "17 min")

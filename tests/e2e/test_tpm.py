@@ -230,10 +230,10 @@ def test_a_given_pin_is_the_tokens(device: TpmDevice, thing: str) -> None:
     ("variable", "value", "refusal", "words"),
     [
         ("TPM2_PKCS11_TCTI", "device:/dev/no-tpm", (10, "module-unusable"), "there is no TPM"),
-        ("TPM2_PKCS11_TCTI", "device:/dev/tpm0", (10, "module-unusable"), "without a resource manager"),
-        ("TPM2_PKCS11_TCTI", "swtpm:port=2321", (10, "module-unusable"), "without a resource manager"),
+        ("TPM2_PKCS11_TCTI", "device:/dev/tpm0", (10, "module-unusable"), "bypasses the TPM's resource manager"),
+        ("TPM2_PKCS11_TCTI", "swtpm:port=2321", (10, "module-unusable"), "bypasses the TPM's resource manager"),
         ("DBUS_SESSION_BUS_ADDRESS", "unix:path=/none", (10, "module-unusable"), "tpm2-abrmd does not respond"),
-        ("TPM2_PKCS11_STORE", "relative", (2, "usage"), "no absolute path"),
+        ("TPM2_PKCS11_STORE", "relative", (2, "usage"), "not an absolute path"),
         ("TPM2_PKCS11_STORE", "/proc/none", (50, "state-unusable"), "cannot be used"),
         ("TPM2_PKCS11_BACKEND", "fapi", (2, "usage"), "TPM2_PKCS11_BACKEND=fapi"),
         ("HSM_ENROLL_MODULE", "/none.so", (10, "module-missing"), "there is no PKCS#11 module /none.so"),
@@ -292,9 +292,9 @@ def test_a_slow_key_shows_elapsed_time_and_what_is_normal(
     device.create_token()
     device.extra |= slow_tpm
     shown = _on_a_terminal(device, "init", "--thing", thing, "--key-type", "rsa-2048", "--no-publish")
-    making = re.findall(r"making the key in the token \(RSA in a TPM: up to half a minute\) (\d:\d\d:\d\d)", shown)
+    making = re.findall(r"generating the key in the token \(RSA in a TPM: up to half a minute\) (\d:\d\d:\d\d)", shown)
     assert set(making) >= {"0:00:00", "0:00:01", "0:00:02"}
-    took = re.search(r"✓\S* making the key in the token +(\d+\.\d\d) s", shown)
+    took = re.search(r"✓\S* generating the key in the token +(\d+\.\d\d) s", shown)
     assert took is not None
     assert float(took[1]) >= 3
 

@@ -44,7 +44,8 @@ class RecordingClient(EnrollmentClient):
     def terms(self) -> None:
         return None
 
-    def enroll(self, csr: str, thing_name: str) -> Issued:
+    def enroll(self, csr: str, thing_name: str, meanwhile: object = None) -> Issued:
+        del meanwhile
         with (self.folder / "requests").open("a", encoding="utf-8") as requests:
             requests.write(json.dumps(csr) + "\n")
         request = x509.load_pem_x509_csr(csr.encode())

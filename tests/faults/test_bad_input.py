@@ -363,7 +363,7 @@ def _on_a_terminal(device: Device, *arguments: str, environment: dict[str, str] 
 def test_init_on_a_terminal_shows_each_step_with_its_time_and_a_spinner(device: Device, thing: str) -> None:
     """On a terminal each step gets a line with its seconds, and a spinner turns while the token thinks."""
     seen = _on_a_terminal(device, "init", "--thing", thing, "--key-type", "rsa-2048")
-    for step in ("looking for the token", "making the key in the token", "publishing the first message"):
+    for step in ("looking for the token", "generating the key in the token", "publishing the first message"):
         assert f"✓\x1b[0m {step}" in seen
     assert any(frame in seen for frame in "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏")
     assert seen.count(" s\r\n") >= 6

@@ -172,7 +172,7 @@ def test_an_enrolled_device_asks_for_no_invite(device: Device, thing: str) -> No
     device.extra["HSM_ENROLL_API_URL"] = ""
     status, seen = _on_a_terminal(device, b"", "init")
     assert (status, _PROMPT in seen) == (0, False)
-    assert "enrolled already" in seen
+    assert "already enrolled" in seen
 
 
 def test_an_invite_that_was_forgotten_is_wanted_again(device: Device, thing: str) -> None:
@@ -193,7 +193,7 @@ def test_a_replacement_that_was_refused_leaves_the_device_enrolled(device: Devic
         assert "hsm-enroll fleet revoke THING" in refused.stderr
         plain = device.run("init")
         assert (plain.returncode, len(server.requests)) == (0, 1)
-    assert "enrolled already" in plain.stdout
+    assert "already enrolled" in plain.stdout
     assert "hsm-enroll init --new-key" in plain.stderr
     assert device.json("status")["certificate"] == first["certificate"]
     assert device.run("publish", f"certtest/{thing}", "x").returncode == 0

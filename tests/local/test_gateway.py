@@ -9,8 +9,9 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from http.client import HTTPSConnection
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from hsm_enroll.local.endpoints import ACCESS_KEY_ID
 from hsm_enroll.local.gateway import MAX_BODY_BYTES, Gateway, routes_of
 from hsm_enroll.local.home import Home
 from hsm_enroll.local.lambda_runtime import Context
-from hsm_enroll.local.server import LoopbackServer, log_file
+from hsm_enroll.local.server import KeepAliveHandler, LoopbackServer, log_file
 from tests.support.clients import sign
 
 ROUTES = {"GET /": "NONE", "POST /": "NONE", "POST /a": "NONE", "POST /signed": "AWS_IAM"}
@@ -66,9 +67,24 @@ def recorded(tmp_path: Path) -> Iterator[Recorded]:
     handler = Recorded(ca_file=str(home.ca_certificate), log=home.logs / "gateway.log")
     with ExitStack() as stack:
         log = log_file(stack, handler.log)
-        server = stack.enter_context(LoopbackServer(Gateway(ROUTES, handler, log), log, tls))
+        server = stack.enter_context(LoopbackServer(Gateway(ROUTES, handler, log), log, tls, KeepAliveHandler))
         handler.url = f"https://localhost:{server.port}"
         yield handler
+
+
+def test_a_connection_stays_open_between_requests(recorded: Recorded) -> None:
+    """As with API Gateway, the next request finds the connection of the one before."""
+    context = ssl.create_default_context(cafile=recorded.ca_file)
+    port = int(recorded.url.rpartition(":")[2])
+    with closing(HTTPSConnection("localhost", port, context=context, timeout=60)) as connection:
+        connection.connect()
+        opened = connection.sock
+        for path, status in (("/", 200), ("/a", 200), ("/nothing", 404), ("/", 200)):
+            connection.request("POST", path, b"body")
+            response = connection.getresponse()
+            response.read()
+            assert (response.status, connection.sock) == (status, opened)
+    assert [event["body"] for event in recorded.events] == ["Ym9keQ=="] * 3
 
 
 def test_a_request_over_https(recorded: Recorded) -> None:

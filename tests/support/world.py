@@ -160,8 +160,10 @@ class World:
         """Destroy a key."""
         self._call("destroy", lambda: self.keys.pop((label, key_id), None))
 
-    def enroll(self, csr: str, thing_name: str) -> Issued:
+    def enroll(self, csr: str, thing_name: str, meanwhile: Callable[[], None] | None) -> Issued:
         """Issue, once for each key, or refuse."""
+        if meanwhile is not None:
+            meanwhile()
         return self._call("enroll", lambda: self._issue(csr, thing_name))
 
     def terms(self) -> Terms | None:

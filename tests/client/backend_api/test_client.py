@@ -6,6 +6,7 @@ import json
 import socket
 import ssl
 import struct
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -64,6 +65,19 @@ def test_a_request_is_the_contracts(authority: Authority) -> None:
     assert "Content-Type: application/json" in lines
     assert json.loads(body) == {"csr": "THE-CSR", "thingName": "gateway-17"}
     assert issued == Issued(_ANSWER["certificatePem"], "0a" * 32, "gateway-17", "iot.example", 8883, attested=False)  # type: ignore[arg-type]
+
+
+def test_what_is_done_meanwhile_is_done_while_the_answer_is_to_come(authority: Authority) -> None:
+    """It begins when the whole request has been sent, and the answer is not given before it has begun."""
+    begun = threading.Event()
+
+    def answer(stream: ssl.SSLSocket, _: HttpsServer) -> None:
+        assert begun.wait(30)
+        stream.sendall(_GOOD)
+
+    with https_server(authority, answer) as server:
+        client = EnrollmentClient(server.url, ca_file=authority.certificate)
+        assert client.enroll("THE-CSR", "gateway-17", begun.set).thing_name == "gateway-17"
 
 
 def test_a_code_is_not_replaced_by_a_netrc_password(

@@ -36,21 +36,22 @@ def test_an_invite_says_which_thing_it_is_for(authority: Authority) -> None:
     assert request.count(b"THE-CODE") == 1
 
 
-def test_without_a_code_the_api_is_only_reached(authority: Authority) -> None:
-    """An open deployment has no invites: its health is asked for, and nothing is known; nor from an earlier release."""
-    for health in (_HEALTH, '{"status": "ok", "version": "0"}'):
-        with https_server(authority, response("200 OK", health)) as server:
-            assert _client(server, authority, code=None).terms() is None
-        assert server.requests[0].startswith(b"GET /v1/health HTTP/1.1\r\n")
+def test_without_a_code_the_connection_is_opened_meanwhile(authority: Authority) -> None:
+    """An open deployment has no invites: nothing is waited for, and the request finds the connection open."""
+    answers = on_one_connection(kept_open("200 OK", _HEALTH), response("201 Created", _ISSUED))
+    with https_server(authority, answers, b"") as server:
+        client = _client(server, authority, code=None)
+        assert client.terms() is None
+        assert client.enroll("THE-CSR", _THING).thing_name == _THING
+    assert [request.split(b" ")[1] for request in server.requests] == [b"/v1/health", b"/v1/certificates"]
 
 
-def test_without_a_code_a_deployment_that_takes_invites_refuses(authority: Authority) -> None:
-    """Who has no invite learns that one is needed before a key is made."""
-    health = response("200 OK", '{"status": "ok", "version": "1", "auth": "invite"}')
-    with https_server(authority, health) as server, pytest.raises(BackendRefusedError) as caught:
-        _client(server, authority, code=None).terms()
-    assert caught.value.problem_code == "invite-required"
-    assert "hsm-enroll init INVITE" in caught.value.hint
+def test_a_connection_that_cannot_be_opened_beforehand_is_opened_later(authority: Authority) -> None:
+    """What goes wrong before there is a request is the request's to say, should it go wrong then."""
+    with https_server(authority, response("503 Service Unavailable", ""), response("201 Created", _ISSUED)) as server:
+        client = _client(server, authority, code=None)
+        client.terms()
+        assert client.enroll("THE-CSR", _THING).thing_name == _THING
 
 
 def test_a_backend_that_does_not_know_the_path_tells_nothing(authority: Authority) -> None:

@@ -146,7 +146,7 @@ def test_which_thing_the_device_becomes(wanted: str | None, terms: Terms | None,
     ("wanted", "terms", "message"),
     [
         (None, None, "no Thing name given"),
-        (None, Terms("gateway-*"), "any Thing named gateway-\\*"),
+        (None, Terms("gateway-*"), "any name that matches gateway-\\*"),
         (None, Terms("x" * 65), "not a valid Thing name"),
         ("gateway-18", Terms("gateway-17"), "for 'gateway-17', not for 'gateway-18'"),
         ("gateway-17x", Terms("gateway-17"), "not for 'gateway-17x'"),
@@ -173,7 +173,7 @@ def test_an_attempt_under_way_is_resumed_as_it_is() -> None:
 )
 def test_an_attempt_under_way_is_not_left_behind_by_the_way(token: TokenName, key_type: KeyType) -> None:
     """Another token or key type is refused unless ``new_key`` gives the attempt up."""
-    with pytest.raises(UsageError, match="is under way"):
+    with pytest.raises(UsageError, match="an unfinished enrollment"):
         attempt_with(token, Request("gateway-17", key_type), _FIRST)
     given_up = attempt_with(token, Request("gateway-17", key_type, new_key=True), _FIRST)
     assert given_up.key_type is key_type

@@ -179,7 +179,7 @@ def test_the_doctor_tries_no_login_unasked(device: Device, broker: Broker) -> No
         {
             "id": "mqtt.login",
             "status": "skipped",
-            "message": "not tried: it takes the PIN",
+            "message": "not tried: it requires the PIN",
             "hint": "Run: hsm-enroll doctor --login",
         },
         "",
@@ -215,7 +215,7 @@ def test_the_doctor_warns_of_a_policy_without_ids(device: Device, authority: Aut
         status, login, _ = _doctor(device.at(port), "--login")
     assert (status, login["status"]) == (0, "warning")
     refused = rf"localhost:{port} refused client id '{device.thing}/doctor-[0-9a-f]{{8}}' \(NOT_AUTHORIZED\)"
-    assert re.search(f"but not under a client id of its own: {refused}$", login["message"])
+    assert re.search(f"but not with its own client id: {refused}$", login["message"])
     assert f"{device.thing}/…" in login["hint"]
 
 
