@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from hsm_enroll.errors import BackendRefusedError, UsageError
-from hsm_enroll.key import KeyType, TokenName
+from hsm_enroll.key import DEFAULT_KEY_TYPE, KeyType, TokenName
 from hsm_enroll.store.journal import Attempt
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Request:
     """
 
     thing_name: str | None
-    key_type: KeyType = KeyType.EC_P256
+    key_type: KeyType = DEFAULT_KEY_TYPE
     subject: str | None = None
     new_key: bool = False
 

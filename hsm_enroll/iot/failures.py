@@ -84,19 +84,24 @@ def of_token(error: BaseException, target: Target) -> HsmEnrollError:
     name = name_of(error)
     token = f"token {target.token_label!r}"
     if name in _PIN_WRONG:
-        return PinWrongError(f"{token} refused the PIN")
+        return PinWrongError(f"{token} refused the PIN ({_named(name)})")
     if name == _CKR + "PIN_LOCKED":
-        return PinLockedError(f"{token} is locked and accepts no PIN now")
+        return PinLockedError(f"{token} is locked and accepts no PIN now ({_named(name)})")
     if name == "AWS_ERROR_PKCS11_TOKEN_NOT_FOUND":
         return TokenNotFoundError(f"{token} is not there, or several tokens have this label", hint=_LABEL_HINT)
     if name in _TOKEN_GONE:
-        return TokenNotFoundError(f"{token} is not there any more")
+        return TokenNotFoundError(f"{token} is not there any more ({_named(name)})")
     if name == "AWS_ERROR_PKCS11_KEY_NOT_FOUND":
         key = f"private key {target.key_label!r}"
         return KeyMissingError(f"{token} has no {key}, or several with this label", hint=_LABEL_HINT)
     if name.startswith("AWS_ERROR_PKCS11_"):
-        return TokenRefusedError(f"{token} refused the operation ({name.removeprefix(_CKR)})")
+        return TokenRefusedError(f"{token} refused the operation ({_named(name)})")
     return MqttError(f"the connection to {target.broker} could not be prepared ({name})")
+
+
+def _named(name: str) -> str:
+    """Return the name that PKCS#11 gives a return value, or awscrt's where it is not one."""
+    return name.replace(_CKR, "CKR_")
 
 
 def is_handshake_failure(error: BaseException) -> bool:

@@ -231,7 +231,7 @@ def test_the_doctor_tells_what_the_broker_says(device: Device, authority: Author
 def test_the_doctor_tells_of_a_wrong_pin(device: Device) -> None:
     """D1: a PIN that the token refuses is a failed check."""
     _, login, failed = _doctor(device.with_pin("123456-is-wrong"), "--login")
-    assert (login["status"], login["message"], failed) == ("failed", "token 'gateway' refused the PIN", "")
+    assert (login["status"], login["message"], failed) == ("failed", "token 'gateway' refused the PIN (CKR_PIN_INCORRECT)", "")
     assert "once" in login["hint"]
 
 
