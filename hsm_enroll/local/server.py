@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
+from werkzeug.test import run_wsgi_app
 
 WsgiApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -71,12 +72,21 @@ class LoopbackServer:
 
 
 class KeepAliveHandler(WSGIRequestHandler):
-    """Keeps connections open between requests, for an application that reads each body to its end."""
+    """Keeps connections open between requests, for an application that reads each body to its end and sends no streams.
 
-    def send_header(self, keyword: str, value: str) -> None:
-        """Leave out werkzeug's ``Connection: close``, which is there since an application may leave a body unread."""
-        if (keyword, value) != ("Connection", "close"):
-            super().send_header(keyword, value)
+    werkzeug's own handler cannot: it discards whatever it finds on the connection after a response.
+    """
+
+    def run_wsgi(self) -> None:
+        """Call the application and send its response whole."""
+        content, status, headers = run_wsgi_app(self.server.app, self.make_environ())
+        body = b"".join(content)
+        code, _, reason = status.partition(" ")
+        self.send_response(int(code), reason)
+        for name, value in headers:
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
 
 
 def log_file(stack: ExitStack, path: Path) -> logging.Logger:
