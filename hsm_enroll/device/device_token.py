@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hsm_enroll.device import pin
-from hsm_enroll.errors import ModuleMissingError, ModuleUnusableError
+from hsm_enroll.errors import ModuleMissingError, ModuleUnusableError, UsageError
 from hsm_enroll.key import TokenName
 from hsm_enroll.secret import Secret
 from hsm_enroll.settings import Settings
@@ -47,12 +47,11 @@ def start_finding(settings: Settings, tokens: Tokens) -> Callable[[], TokenRepor
         TokenNotFoundError and TokenAmbiguousError: see ``selection.choose``.
 
     Raises:
+        UsageError: the settings name two modules.
         StateError, StateCorruptError, StateTooNewError: the state folder's record of the created token cannot be used.
     """
     wanted = settings.token
-    module = settings.module or (wanted.module_path if wanted else None)
-    # An identity stores the module's path for later runs, which may start in another folder.
-    module = module and module.absolute()
+    module = _named_module(settings)
     if wanted is None and module is None and (own := pin.load_owner(settings.state)) is not None:
         wanted, module = Pkcs11Uri(token=own.label, serial=own.serial or None), own.module
     paths = [module] if module else discovery.discover()
@@ -67,6 +66,18 @@ def start_finding(settings: Settings, tokens: Tokens) -> Callable[[], TokenRepor
             raise _explained(error) from error
 
     return found
+
+
+def _named_module(settings: Settings) -> Path | None:
+    named = [settings.module, settings.token.module_path if settings.token else None]
+    # An identity stores the module's path for later runs, which may start in another folder.
+    paths = [path.absolute() for path in named if path is not None]
+    if len(set(paths)) > 1:
+        raise UsageError(
+            f"the PKCS#11 module is {paths[0]}, but the token's URI says module-path={paths[1]}",
+            hint="Name the module once: with --module, HSM_ENROLL_MODULE or config.toml, or in the URI.",
+        )
+    return paths[0] if paths else None
 
 
 def module_for(kind: TokenKind, settings: Settings) -> Path:

@@ -21,6 +21,7 @@ from hsm_enroll.errors import (
     ForeignCertificateError,
     HsmEnrollError,
     KeyMissingError,
+    MqttRefusedError,
     NotEnrolledError,
     TokenRefusedError,
 )
@@ -31,9 +32,11 @@ from hsm_enroll.token import login, selection
 from hsm_enroll.x509.certificate import read_certificate
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from asn1crypto.x509 import Name
 
-    from hsm_enroll.backend_api.client import Issued
+    from hsm_enroll.backend_api.client import Issued, Terms
     from hsm_enroll.device.ports import Ports, TokenKey, TokenSession
     from hsm_enroll.key import TokenName
     from hsm_enroll.secret import Secret
@@ -47,7 +50,7 @@ class Outcome:
 
     Attributes:
         identity: the device's identity.
-        steps: ``token``, ``api``, ``key``, ``csr``, ``certificate``, ``store`` and ``message``, in this order; only
+        steps: ``token``, ``invite``, ``key``, ``csr``, ``certificate``, ``store`` and ``message``, in this order; only
             ``message`` if the certificate was already stored.
         already_enrolled: whether the device was already enrolled; then no server was contacted.
         replacement_open: whether an earlier run with ``new_key`` is unfinished, and can be resumed.
@@ -98,8 +101,15 @@ def _obtain(to_do: Obtain, request: Request, folder: Path, ports: Ports, steps: 
     with steps.step("token"):
         token = find()
         selection.require(token, request.key_type, mqtt=ports.message is not None)
-    with steps.step("api"):
-        thing_name = plan.thing_for(to_do.thing_name, terms.result())
+    if client.has_invite:
+        with steps.step("invite"):
+            invite = _terms(terms, to_do)
+    else:
+        invite = None
+        steps.skip("invite")
+    if invite is None and to_do.thing_name is None and to_do.under_way is not None and to_do.under_way.csr:
+        to_do = replace(to_do, thing_name=csr.common_name(to_do.under_way.csr))
+    thing_name = plan.thing_for(to_do, invite)
     subject = csr.subject(thing_name, request.subject)
     attempt = plan.attempt_with(token.name, request, to_do.under_way)
     # Before the key exists, so that a later run can find it; and before the login, in case the folder is not writable.
@@ -147,9 +157,30 @@ def _finish(identity: Identity, token: TokenReport | None, folder: Path, ports: 
         found = token or selection.enrolled(identity.token, ports.tokens.listed)
         secret = login.credentials(found, ports.pin, ports.at_pin_pad)
         with steps.step("message"):
-            ports.message.send(identity, secret)
+            try:
+                ports.message.send(identity, secret)
+            except MqttRefusedError:
+                _let_another_key_follow(folder)
+                raise
     journal.close(folder)
     return Outcome(identity, tuple(steps.done), already_enrolled=False)
+
+
+def _let_another_key_follow(folder: Path) -> None:
+    """See that ``new_key`` generates another key from now on: the certificate of this one may have been revoked."""
+    attempt = Attempt.load(folder)
+    if attempt is not None and attempt.new_key:
+        replace(attempt, new_key=False).save(folder)
+
+
+def _terms(terms: Future[Terms | None], to_do: Obtain) -> Terms | None:
+    try:
+        return terms.result()
+    except BackendRefusedError as error:
+        # The request may have been carried out. Then the API answers it again, even if the invite has expired since.
+        if error.problem_code != "invite-invalid" or to_do.under_way is None or to_do.under_way.csr is None:
+            raise
+        return None
 
 
 def _stored(folder: Path) -> Identity | None:

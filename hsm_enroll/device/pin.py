@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,8 @@ def resolve(
     """Return the PIN from the first source that exists.
 
     The order: ``pin_file`` (``HSM_ENROLL_PIN_FILE`` or the configuration), the systemd credential ``hsm-enroll.pin``,
-    ``HSM_ENROLL_PIN``, the PIN that ``token create`` saved for this very token, a prompt. Does *not* try the PIN.
+    ``HSM_ENROLL_PIN``, the PIN that ``token create`` saved for this very token, a prompt. From each of them the PIN is
+    the first line, without blanks around it. Does *not* try the PIN.
 
     Args:
         pin_file: a file whose first line is the PIN.
@@ -40,53 +42,45 @@ def resolve(
         ask: asks a person without echo; None if nobody can be asked.
 
     Raises:
-        PinMissingError: there is no source, or the first one is empty.
+        PinMissingError: there is no source; or the first one is empty, is not UTF-8 (PKCS#11 v2.40 §5.6), or contains a
+            control character.
         PinExposedError: group or others can read the file.
         StateError: the file, or the credential, cannot be read.
+    """
+    configured = configured_pin(pin_file, environment)
+    if configured is not None:
+        return configured
+    if (saved := saved_pin()) is not None:
+        return saved
+    if ask is not None and (typed := ask()):
+        return _cleaned(typed, "the PIN that was typed")
+    raise PinMissingError("the token requires a PIN, but none was given")
+
+
+def configured_pin(pin_file: Path | None, environment: Mapping[str, str]) -> Secret | None:
+    """Return the PIN from the configuration or the environment, or None if they have none; nobody is asked.
+
+    Raises:
+        PinMissingError, PinExposedError, StateError: as for :func:`resolve`, if there is a source.
     """
     if pin_file is not None:
         return read_file(pin_file)
     if directory := environment.get("CREDENTIALS_DIRECTORY"):
         # systemd protects the folder and chooses the file's mode (systemd.exec, CREDENTIALS).
-        credential = _first_line(Path(directory) / _CREDENTIAL)
+        credential = _content(Path(directory) / _CREDENTIAL)
         if credential is not None:
             return credential
     if pin := Secret(environment.get("HSM_ENROLL_PIN", "")):
-        return _utf8(pin)
-    if (saved := saved_pin()) is not None:
-        return saved
-    if ask is not None and (typed := ask()):
-        return typed
-    raise PinMissingError("the token requires a PIN, but none was given")
-
-
-def configured_pin(pin_file: Path | None, environment: Mapping[str, str]) -> Secret | None:
-    """Return the PIN from the configuration or the environment, or None; nobody is asked.
-
-    Raises:
-        PinMissingError, PinExposedError, StateError: as for :func:`resolve`, if there is a source.
-    """
-    try:
-        return resolve(pin_file, environment, saved_pin=lambda: None, ask=None)
-    except PinMissingError:
-        if pin_file is not None or environment.get("HSM_ENROLL_PIN"):
-            raise
-        return None
-
-
-def _utf8(pin: Secret) -> Secret:
-    """Refuse a PIN that is not UTF-8 (PKCS#11 v2.40 §5.6): the environment decodes other bytes to surrogates."""
-    if any("\ud800" <= character <= "\udfff" for character in pin.reveal()):
-        raise PinMissingError("the PIN in HSM_ENROLL_PIN is not valid UTF-8")
-    return pin
+        return _cleaned(pin, "the PIN in HSM_ENROLL_PIN")
+    return None
 
 
 def read_file(file: Path) -> Secret:
-    """Return the first line of a PIN file.
+    """Return the PIN in a file: its first line.
 
     Raises:
         PinExposedError: group or others have access to it.
-        PinMissingError: it does not exist, is empty or is not text.
+        PinMissingError: it does not exist, is empty, is not UTF-8 or contains a control character.
         StateError: it cannot be read.
     """
     try:
@@ -97,7 +91,7 @@ def read_file(file: Path) -> Secret:
         raise StateError(f"the PIN file {file} cannot be read: {error.strerror}") from error
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise PinExposedError(f"the PIN file {file} is accessible to other users (mode {stat.S_IMODE(mode):04o})")
-    if (pin := _first_line(file)) is None:
+    if (pin := _content(file)) is None:
         raise PinMissingError(f"the PIN file {file} does not exist")
     return pin
 
@@ -169,20 +163,42 @@ def saved_pin(folder: Path, token: TokenName) -> Secret | None:
     return read_file(saved_pin_file(folder))
 
 
-def _first_line(file: Path) -> Secret | None:
-    """Return the first line without leading and trailing blanks, or None if the file does not exist."""
+def _content(file: Path) -> Secret | None:
+    """Return the PIN in a file, or None if the file does not exist."""
     try:
-        pin = _read_first_line(file)
+        text = _text(file)
     except StateCorruptError:
         # Without the cause, which contains a byte of the PIN.
         raise PinMissingError(f"the PIN file {file} is not valid UTF-8") from None
-    if pin is not None and not pin:
-        raise PinMissingError(f"the PIN file {file} is empty")
+    return None if text is None else _cleaned(text, f"the PIN file {file}")
+
+
+def _text(file: Path) -> Secret | None:
+    """A function of its own, so that no traceback can show what it read."""
+    text = files.read(file)
+    return None if text is None else Secret(text)
+
+
+def _cleaned(text: Secret, source: str) -> Secret:
+    """Return the first line without blanks around it; whatever the source, so that any can replace any other.
+
+    A PIN that nobody can have meant is refused here, since the token would count it as a wrong one.
+    """
+    pin = _first_line(text)
+    if not pin:
+        raise PinMissingError(f"{source} is empty")
+    if _has_any_of(pin, "Cs"):  # what Python makes of other bytes in the environment
+        raise PinMissingError(f"{source} is not valid UTF-8")
+    if _has_any_of(pin, "Cc"):
+        raise PinMissingError(f"{source} contains a control character, so it was not tried")
     return pin
 
 
-def _read_first_line(file: Path) -> Secret | None:
-    """A function of its own, so that no traceback can show the variable `text`."""
-    text = files.read(file)
+def _first_line(text: Secret) -> Secret:
     # Some editors write a byte order mark, which would make the PIN a wrong one.
-    return None if text is None else Secret(text.removeprefix("\ufeff").partition("\n")[0].strip())
+    return Secret(text.reveal().removeprefix("\ufeff").partition("\n")[0].strip())
+
+
+def _has_any_of(pin: Secret, category: str) -> bool:
+    """Whether a PIN has a character of a general category (Unicode Standard, table 4-4)."""
+    return any(unicodedata.category(character) == category for character in pin.reveal())

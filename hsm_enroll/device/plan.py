@@ -101,10 +101,11 @@ def decide(request: Request, identity: Identity | None, attempt: Attempt | None,
     if not request.new_key and request.thing_name not in {None, identity.thing_name}:
         raise UsageError(
             f"this device is enrolled as {identity.thing_name!r}, not as {request.thing_name!r}",
-            hint="To enroll it as another Thing, run hsm-enroll init --new-key --thing NAME.",
+            hint="To enroll it as another Thing, run: hsm-enroll init --new-key --thing NAME INVITE",
         )
     # The requested new key is already in place; only its first message was not sent.
     is_replaced = stored and attempt is not None and attempt.new_key and attempt.key_type is request.key_type
+    is_replaced = is_replaced and request.thing_name in {None, identity.thing_name}
     has_expired = identity.certificate.not_valid_after <= now
     if has_expired or (request.new_key and not is_replaced):
         return Obtain(_thing_name(request, identity), None if stored else attempt)
@@ -113,37 +114,44 @@ def decide(request: Request, identity: Identity | None, attempt: Attempt | None,
     return Verify(identity, replacement_open=attempt is not None)
 
 
-def thing_for(requested: str | None, terms: Terms | None) -> str:
-    """Return the Thing's name, given the requested name and the invite's terms.
+def thing_for(plan: Obtain, terms: Terms | None) -> str:
+    """Return the Thing to be, by what was requested and what the invite says.
 
     Args:
-        requested: the Thing's name, as in :class:`Obtain`.
-        terms: what the API returned; None if there is no invite, or the API does not support the request.
+        plan: what :func:`decide` returned.
+        terms: what the invite says; None if that is not known.
 
     Raises:
-        BackendRefusedError: the invite is for another Thing.
-        UsageError: neither specifies a valid name.
+        BackendRefusedError: the invite is for another Thing, or another device has used it.
+        UsageError: neither gives a valid name.
     """
+    requested = plan.thing_name
     if terms is None:
         if requested is None:
-            raise UsageError("no Thing name given", hint="Give --thing NAME.")
-        return requested
-    prefix = terms.thing.removesuffix("*")
-    is_for_several = prefix != terms.thing
-    if requested is None:
-        if is_for_several:
             raise UsageError(
-                f"no Thing name given, and this invite is for any name that matches {terms.thing}",
-                hint="Give --thing NAME.",
+                "no Thing name given",
+                hint="Give the invite, which names its Thing: hsm-enroll init INVITE. Without one, give --thing NAME.",
             )
-        return _valid(terms.thing)
-    if requested != terms.thing and not (is_for_several and requested.startswith(prefix)):
-        raise BackendRefusedError(
-            f"this invite is for {terms.thing!r}, not for {requested!r}",
-            problem_code="invite-invalid",
-            hint="Run the same command without --thing, or ask the operator for an invite for that Thing.",
-        )
+        return requested
+    # A device whose request may have been carried out comes back with the invite that it used.
+    if terms.is_used_up and (plan.under_way is None or plan.under_way.csr is None):
+        raise _refused("this invite was used already", "Ask the operator for a new invite.")
+    prefix = terms.thing.removesuffix("*")
+    if prefix == terms.thing:
+        if requested in {None, terms.thing}:
+            return _valid(terms.thing)
+        hint = f"To become {terms.thing}, give --thing {terms.thing}; else ask the operator for another invite."
+        raise _refused(f"this invite is for {terms.thing!r}, not for {requested!r}", hint)
+    hint = f"Give --thing NAME, with a name that begins with {prefix}" if prefix else "Give --thing NAME."
+    if requested is None:
+        raise UsageError(f"this invite is for any name that matches {terms.thing}", hint=hint)
+    if not requested.startswith(prefix):
+        raise _refused(f"this invite is for names that match {terms.thing}, not for {requested!r}", hint)
     return requested
+
+
+def _refused(message: str, hint: str) -> BackendRefusedError:
+    return BackendRefusedError(message, problem_code="invite-invalid", hint=hint)
 
 
 def attempt_with(token: TokenName, request: Request, under_way: Attempt | None) -> Attempt:

@@ -95,6 +95,10 @@ class CertificateSource(Protocol):
     def base_url(self) -> str:
         """The API's URL, without a trailing slash."""
 
+    @property
+    def has_invite(self) -> bool:
+        """Whether there is an invite, which has terms."""
+
     def terms(self) -> Terms | None:
         """Return the invite's terms, before anything is created; None if there are none."""
 

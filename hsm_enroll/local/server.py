@@ -79,6 +79,8 @@ class KeepAliveHandler(WSGIRequestHandler):
 
     def run_wsgi(self) -> None:
         """Call the application and send its response whole."""
+        if not self.headers.get("Content-Length", "0").isdecimal():
+            self.close_connection = True  # where the next request begins is not known
         content, status, headers = run_wsgi_app(self.server.app, self.make_environ())
         body = b"".join(content)
         code, _, reason = status.partition(" ")

@@ -5,6 +5,7 @@ Pure: bytes in, bytes out. The signer may be a token, or anything else that sign
 
 from __future__ import annotations
 
+import re
 from typing import Protocol
 
 from asn1crypto import algos, core, csr, keys, pem, x509
@@ -15,6 +16,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from hsm_enroll.errors import TokenRefusedError, UsageError
 from hsm_enroll.key import KeyType
+
+# The ASN.1 types in which a subject's attributes are written, but for UTF8String (X.680 §41.4 and table 8).
+_CHARACTER_SETS = (
+    (core.PrintableString, re.compile(r"[A-Za-z0-9 '()+,\-./:=?]*"), "A to Z, a to z, 0 to 9, blanks and '()+,-./:=?"),
+    (core.IA5String, re.compile(r"[\x00-\x7f]*"), "ASCII characters"),
+)
 
 
 class Signer(Protocol):
@@ -41,7 +48,7 @@ def subject(common_name: str, additions: str | None = None) -> x509.Name:
 
     Raises:
         UsageError: the common name is too long for a certificate or not valid Unicode, or the additions are not an
-            RFC 4514 string or contain a CN.
+            RFC 4514 string, contain a CN, or have a character that its attribute's ASN.1 type does not allow.
     """
     if not 0 < len(common_name) <= 64:
         raise UsageError(f"a certificate's CN must have 1 to 64 characters; {common_name!r} has {len(common_name)}")
@@ -61,7 +68,7 @@ def parse_subject(text: str) -> x509.Name:
     """Read a whole subject from an RFC 4514 string, with or without a ``CN``.
 
     Raises:
-        UsageError: it is not an RFC 4514 string.
+        UsageError: it is not an RFC 4514 string, or has a character that its attribute's ASN.1 type does not allow.
     """
     return _parsed(text)
 
@@ -119,6 +126,16 @@ def is_for(request: str, public_key_info: bytes, name: x509.Name) -> bool:
         return False
 
 
+def common_name(request: str) -> str:
+    """Return the common name in a PEM request made by :func:`build`; "" for anything else."""
+    try:
+        _, _, der = pem.unarmor(request.encode("ascii"))
+        name = csr.CertificationRequest.load(der)["certification_request_info"]["subject"].native["common_name"]
+    except (ValueError, TypeError, KeyError):
+        return ""
+    return name if isinstance(name, str) else ""
+
+
 def _verify(signer: Signer, message: bytes, signature: bytes) -> None:
     """Check the public key and the signature with a library other than the one that builds the request."""
     key_type = signer.key_type
@@ -162,10 +179,15 @@ def _parsed(text: str) -> x509.Name:
 
 
 def _check_character_sets(name: x509.Name) -> None:
-    """Refuse UTF-8 in a string type that is ASCII only, as those of C and DC are; ``cryptography`` lets it through."""
+    """Refuse what an attribute's string type cannot hold; ``cryptography`` writes UTF-8 into every type."""
     for relative in name.chosen:
         for attribute in relative:
             value = attribute["value"]
-            text = value.chosen if isinstance(value, core.Choice) else value
-            if isinstance(text, core.PrintableString | core.IA5String) and not text.contents.isascii():
-                raise ValueError(f"{attribute['type'].human_friendly} must be ASCII")
+            string = value.chosen if isinstance(value, core.Choice) else value
+            for kind, allowed, description in _CHARACTER_SETS:
+                if isinstance(string, kind) and not allowed.fullmatch(text := string.contents.decode("utf-8")):
+                    raise UsageError(
+                        f"the subject's {attribute['type'].human_friendly} {text!r} is not valid: its type "
+                        f"{kind.__name__} allows only {description}",
+                        hint="Leave the other characters out.",
+                    )

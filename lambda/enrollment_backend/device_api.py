@@ -69,7 +69,12 @@ def _get_certificate(enroll: Enroll, event: Event) -> Response:
 def _invite(show_invite: ShowInvite, event: Event) -> Response:
     invite = show_invite(_code(event))
     attestation = "off" if invite.ek_sha256 is None else "require"
-    content = {"thing": invite.thing, "expires": timestamp(invite.expires), "attestation": attestation}
+    content = {
+        "thing": invite.thing,
+        "usesLeft": invite.uses_left,
+        "expires": timestamp(invite.expires),
+        "attestation": attestation,
+    }
     return json_response(HTTPStatus.OK, content)
 
 

@@ -34,12 +34,10 @@ class ConfigurationError(EnrollmentError):
 
 
 class InviteRequiredError(EnrollmentError):
-    """The request has no invite, and the deployment is not open."""
+    """The request has no invite and needs one."""
 
     code = "invite-required"
-    detail = (
-        "This deployment requires an invite; send its code, the part after #, in the header Authorization: Bearer CODE."
-    )
+    detail = "This request requires an invite's code (Authorization: Bearer CODE)."
 
 
 class InviteInvalidError(EnrollmentError):

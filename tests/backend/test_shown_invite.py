@@ -25,7 +25,7 @@ def test_an_invite_says_which_thing_it_is_for(backend: Deployment, thing: str) -
     backend.calls.clear()
     answer = show(backend, code)
     assert answer.status == 200
-    assert answer.json == {"thing": thing, "expires": listed["expires"], "attestation": "off"}
+    assert answer.json == {"thing": thing, "usesLeft": 1, "expires": listed["expires"], "attestation": "off"}
     assert_conforms(answer.json, "ShownInvite")
     assert backend.calls == ["BatchGetItem"]
 
@@ -47,7 +47,7 @@ def test_an_invite_that_is_used_up_is_shown_to_who_comes_back(backend: Deploymen
     """A device whose answer was lost still learns its name from the invite that it has used."""
     code = backend.invite(THING)
     assert backend.enroll(pem_of(request()), THING, code).status == 201
-    assert show(backend, code).json["thing"] == THING
+    assert (show(backend, code).json["thing"], show(backend, code).json["usesLeft"]) == (THING, 0)
 
 
 @pytest.mark.parametrize("fault", ["unknown", "revoked", "expired", "look-alike", "no code"])

@@ -36,6 +36,7 @@ class RecordingClient(EnrollmentClient):
 
     folder: Path
     answers: bool  # else the process dies first
+    has_invite = False
 
     @property
     def base_url(self) -> str:

@@ -71,6 +71,7 @@ class World:
         refusal: the problem code that the API answers with; "" issues.
         lifetime: how long a certificate is valid.
         invite: what the API says of the invite, or the error that it has instead.
+        broker: what keeps the first message from being sent.
         answer: what the API answers instead of what it has issued; None is that.
         calls: what was called, in order, a name each.
         dies_at: the number of the call at which power goes, and whether before or after its effect; None is never.
@@ -86,6 +87,7 @@ class World:
     lifetime: timedelta = 3650 * _DAY
     answer: Issued | None = None
     invite: Terms | HsmEnrollError | None = None
+    broker: HsmEnrollError | None = None
     calls: list[str] = field(default_factory=list)
     dies_at: tuple[int, bool] | None = None
     _issued: dict[bytes, Issued] = field(default_factory=dict)
@@ -166,6 +168,11 @@ class World:
             meanwhile()
         return self._call("enroll", lambda: self._issue(csr, thing_name))
 
+    @property
+    def has_invite(self) -> bool:
+        """Whether the API was asked for with an invite."""
+        return self.invite is not None
+
     def terms(self) -> Terms | None:
         """Say what the invite says, in another thread."""
         if isinstance(self.invite, HsmEnrollError):
@@ -182,6 +189,8 @@ class World:
     def send(self, identity: Identity, pin: Secret | None) -> None:
         """Publish the first message."""
         assert pin is not None
+        if self.broker is not None:
+            raise self.broker
         self._call("publish", lambda: self.messages.append(identity.thing_name))
 
     def _found(self, label: str, key_id: bytes) -> FakeKey:

@@ -60,6 +60,19 @@ def test_a_backend_that_does_not_know_the_path_tells_nothing(authority: Authorit
         assert _client(server, authority).terms() is None
 
 
+def test_a_portals_404_is_not_an_earlier_backends(authority: Authority) -> None:
+    """D17: a page in place of the API is told from API Gateway's own answer, before a key is made."""
+    page = response("404 Not Found", "<html>", content_type="text/html")
+    with https_server(authority, page) as server, pytest.raises(UnexpectedResponseError):
+        _client(server, authority).terms()
+
+
+def test_a_used_invite_says_so(authority: Authority) -> None:
+    """An invite without a use left is of use to the device that used it, and to no other."""
+    with https_server(authority, response("200 OK", '{"thing": "gateway-17", "usesLeft": 0}')) as server:
+        assert _client(server, authority).terms() == Terms("gateway-17", is_used_up=True)
+
+
 def test_the_request_for_a_certificate_finds_the_connection_open(authority: Authority) -> None:
     """Name, TCP and TLS are paid for once, while the key is made."""
     answers = on_one_connection(kept_open("200 OK", _INVITE), response("201 Created", _ISSUED))
@@ -70,7 +83,17 @@ def test_the_request_for_a_certificate_finds_the_connection_open(authority: Auth
 
 
 @pytest.mark.parametrize(
-    "answer", ['{"thing": 1}', "{}", '{"thing": ""}', '{"thing": "a b"}', '{"thing": "\\u001b[2J"}', "[]"]
+    "answer",
+    [
+        '{"thing": 1, "usesLeft": 1}',
+        "{}",
+        '{"thing": "", "usesLeft": 1}',
+        '{"thing": "a b", "usesLeft": 1}',
+        '{"thing": "\\u001b[2J", "usesLeft": 1}',
+        '{"thing": "gateway-17"}',
+        '{"thing": "gateway-17", "usesLeft": true}',
+        "[]",
+    ],
 )
 def test_d31_a_name_that_no_thing_has_is_not_taken(authority: Authority, answer: str) -> None:
     """D31: what is not a Thing's name, or the beginning of one, is an unexpected response and is not shown."""

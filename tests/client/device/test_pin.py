@@ -9,6 +9,7 @@ import random
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from traceback import format_exception
 
 import pytest
 
@@ -63,9 +64,9 @@ def test_the_credential_comes_before_the_variable(tmp_path: Path) -> None:
 
 
 def test_the_variable_comes_before_the_made_pin() -> None:
-    """HSM_ENROLL_PIN is taken before a PIN that was made here, and exactly as it is."""
-    environment = {"HSM_ENROLL_PIN": " variable "}
-    assert pin.resolve(None, environment, saved_pin=_never, ask=_never) == Secret(" variable ")
+    """HSM_ENROLL_PIN is taken before a PIN that was made here."""
+    environment = {"HSM_ENROLL_PIN": "variable"}
+    assert pin.resolve(None, environment, saved_pin=_never, ask=_never) == Secret("variable")
 
 
 def test_the_made_pin_comes_before_the_prompt() -> None:
@@ -212,6 +213,63 @@ def test_no_traceback_shows_what_the_file_holds(
 
     assert "read_file" in shown
     assert _PIN not in shown
+
+
+# Every source gives the same PIN for the same text
+
+
+def _from_file(folder: Path, text: str) -> Secret:
+    return pin.resolve(_pin_file(folder, text), {}, saved_pin=_never, ask=_never)
+
+
+def _from_credential(folder: Path, text: str) -> Secret:
+    return pin.resolve(None, _credentials(folder, text), saved_pin=_never, ask=_never)
+
+
+def _from_variable(_folder: Path, text: str) -> Secret:
+    return pin.resolve(None, {"HSM_ENROLL_PIN": text}, saved_pin=_never, ask=_never)
+
+
+def _from_person(_folder: Path, text: str) -> Secret:
+    return pin.resolve(None, {}, saved_pin=_none, ask=lambda: Secret(text))
+
+
+def _for_a_new_token(_folder: Path, text: str) -> Secret | None:
+    return pin.configured_pin(None, {"HSM_ENROLL_PIN": text})
+
+
+_SOURCES = [_from_file, _from_credential, _from_variable, _from_person, _for_a_new_token]
+
+
+@pytest.mark.parametrize("read", _SOURCES)
+@pytest.mark.parametrize("text", [f"{_PIN}\n", f"{_PIN}\r\n", f" {_PIN}\t", f"\ufeff{_PIN}", f"{_PIN}\nmore"], ids=repr)
+def test_d23_every_source_is_cleaned_alike(
+    tmp_path: Path, read: Callable[[Path, str], Secret | None], text: str
+) -> None:
+    """D23: line end, blanks and byte order mark are no part of the PIN, so that a token's PIN fits into any source."""
+    assert read(tmp_path, text) == Secret(_PIN)
+
+
+@pytest.mark.parametrize("read", _SOURCES)
+@pytest.mark.parametrize(
+    "text", [f"{_PIN}\0", f"\0{_PIN}", f"4\0{_PIN}", f"{_PIN}\r{_PIN}", f"\x1b{_PIN}", "\n", "\ufeff"]
+)
+def test_d23_a_pin_that_cannot_be_meant_is_not_tried(
+    tmp_path: Path,
+    read: Callable[[Path, str], Secret | None],
+    text: str,
+) -> None:
+    """D23: a control character in the PIN, or nothing but a line end, is exit 12 in every source, and not shown."""
+    with pytest.raises(PinMissingError, match=r"contains a control character, so it was not tried|is empty") as caught:
+        read(tmp_path, text)
+    assert caught.value.exit_status == 12
+    assert _PIN not in "".join(format_exception(caught.value))
+
+
+def test_d23_a_new_token_gets_no_other_pin_than_the_credential(tmp_path: Path) -> None:
+    """D23: a credential without a PIN is an error also where a PIN could be generated instead."""
+    with pytest.raises(PinMissingError, match="is empty"):
+        pin.configured_pin(None, _credentials(tmp_path, "\n"))
 
 
 # PINs made here

@@ -66,6 +66,7 @@ _P384 = Request(None, KeyType.EC_P384, new_key=True)
         (_NAMELESS, _IDENTITY, _REPLACED, _NOW, SendMessage(_IDENTITY)),
         (_NEW_KEY, _IDENTITY, _REPLACED, _NOW, SendMessage(_IDENTITY)),
         (_NEW_KEY, _IDENTITY, _FIRST, _NOW, Obtain("gateway-17", None)),
+        (_ELSE, _IDENTITY, _REPLACED, _NOW, Obtain("gateway-18", None)),
         (_P384, _IDENTITY, _REPLACED, _NOW, Obtain("gateway-17", None)),
         # A replacement under way: only --new-key goes on with it.
         (_PLAIN, _IDENTITY, _REPLACING, _NOW, Verify(_IDENTITY, replacement_open=True)),
@@ -139,7 +140,16 @@ def test_a_device_without_a_name_may_have_an_invite_that_knows_it() -> None:
 )
 def test_which_thing_the_device_becomes(wanted: str | None, terms: Terms | None, thing: str) -> None:
     """The name that was given, where the invite allows it; else the invite's."""
-    assert thing_for(wanted, terms) == thing
+    assert thing_for(Obtain(wanted, None), terms) == thing
+
+
+def test_a_used_invite_is_for_the_device_that_may_have_used_it() -> None:
+    """S12: with a used invite only a device whose request may have been carried out goes on."""
+    used = Terms("gateway-17", is_used_up=True)
+    for under_way in (None, _FIRST):
+        with pytest.raises(BackendRefusedError, match="used already"):
+            thing_for(Obtain("gateway-17", under_way), used)
+    assert thing_for(Obtain("gateway-17", replace(_FIRST, csr="-----BEGIN…")), used) == "gateway-17"
 
 
 @pytest.mark.parametrize(
@@ -158,7 +168,7 @@ def test_a_name_and_an_invite_that_do_not_fit_are_refused(
 ) -> None:
     """S12: no name, a name of another invite, and a name too long for a certificate are said before a key is made."""
     with pytest.raises((UsageError, BackendRefusedError), match=message):
-        thing_for(wanted, terms)
+        thing_for(Obtain(wanted, None), terms)
 
 
 def test_an_attempt_under_way_is_resumed_as_it_is() -> None:
