@@ -144,10 +144,11 @@ def test_a_package_that_another_one_provides_is_not_missing(checkout: Path) -> N
     assert (setup.returncode, setup.stdout, setup.stderr) == (0, "", "")
 
 
-def test_versions_that_are_none_are_refused_before_anything_is_installed(checkout: Path) -> None:
-    """scripts/setup knows "lowest" and "latest" only."""
+@pytest.mark.parametrize("arguments", [["test", "oldest"], ["tests"], ["--help"], []])
+def test_an_unknown_argument_is_refused_before_anything_is_installed(checkout: Path, arguments: list[str]) -> None:
+    """scripts/setup says its usage, whichever argument is wrong or missing."""
     _tools(checkout.parent, {})
-    setup = _set_up(checkout, "test", "oldest")
+    setup = _set_up(checkout, *arguments)
     assert setup.returncode == 2
     assert setup.stderr == "usage: scripts/setup demo|demo-tpm|test [lowest|latest]\n"
 
@@ -259,6 +260,9 @@ def test_a_release_has_the_same_bytes_wherever_it_is_built(new_release: Callable
     (other / "hsm_enroll/__pycache__/left.pyc").touch()
     os.utime(other / "hsm_enroll/errors.py", (1, 1))
     (other / "hsm_enroll/errors.py").chmod(0o600)
+    # A file that one's own git does not show.
+    (other / ".git/info/exclude").write_text("notes.py\n")
+    (other / "hsm_enroll/notes.py").touch()
     assert [_release(clone)[0] for clone in (one, other)] == [0, 0]
     assert (one / "dist/SHA256SUMS").read_text() == (other / "dist/SHA256SUMS").read_text()
 
