@@ -28,7 +28,7 @@ _FORBIDDEN = {"403", "AccessDenied"}
 
 @dataclass(frozen=True)
 class Account:
-    """An account and a region. Every method raises the errors of `asking`.
+    """An account and a region. Every method raises the errors of `translated_errors`.
 
     Attributes:
         account_id: twelve digits.
@@ -51,7 +51,7 @@ class Account:
         session = aws.session()
         region = aws.region(session)
         aws.credentials(session)
-        with asking("STS"):
+        with translated_errors("STS"):
             client: Any = session.create_client("sts", region_name=region, config=_CONFIG)
             identity = client.get_caller_identity()
         partition = str(identity["Arn"]).split(":")[1]
@@ -74,19 +74,19 @@ class Account:
 
     def data_endpoint(self) -> str:
         """Return the host name that the account's devices connect to (iot:Data-ATS)."""
-        with asking("AWS IoT"):
+        with translated_errors("AWS IoT"):
             answer = self._client("iot").describe_endpoint(endpointType="iot:Data-ATS")
         return str(answer["endpointAddress"])
 
     def iot_policy(self, name: str) -> str:
         """Return the document of an AWS IoT policy that is in force, that of its default version."""
-        with asking("AWS IoT"):
+        with translated_errors("AWS IoT"):
             answer = self._client("iot").get_policy(policyName=name)
         return str(answer["policyDocument"])
 
     def unreserved_concurrency(self) -> int | None:
         """Return the Lambda concurrency that no function of the account has reserved; None if AWS does not say."""
-        with asking("Lambda"):
+        with translated_errors("Lambda"):
             client = self._client("lambda")
             try:
                 limit = client.get_account_settings()["AccountLimit"]
@@ -105,7 +105,7 @@ class Account:
         digest = hashlib.sha256(content)
         key = f"{digest.hexdigest()}.zip"
         s3 = self._client("s3")
-        with asking("S3"):
+        with translated_errors("S3"):
             self._prepare_bucket(s3)
             if not self._has(s3, key):
                 s3.put_object(
@@ -154,12 +154,12 @@ class Account:
         return True
 
     def _client(self, service: str) -> Any:
-        with asking(service):
+        with translated_errors(service):
             return self._session.create_client(service, region_name=self.region, config=_CONFIG)
 
 
 @contextmanager
-def asking(service: str) -> Iterator[None]:
+def translated_errors(service: str) -> Iterator[None]:
     """Translate what AWS and botocore raise inside the block into our errors.
 
     Args:

@@ -37,12 +37,12 @@ class MadeInvite:
     id: str
     expires: str
 
-    def to_json(self, asked: NewInvite) -> dict[str, Any]:
+    def to_json(self, requested: NewInvite) -> dict[str, Any]:
         """Return the JSON document of ``invite create``: the one place that shows a code."""
         return {
             "invite": self.url.reveal(),
-            "thing": asked.thing,
-            "uses": asked.uses,
+            "thing": requested.thing,
+            "uses": requested.uses,
             "expires": self.expires,
             "id": self.id,
         }
@@ -53,7 +53,7 @@ class Row:
     """One row of the table: its cells as written, the invite that they ask for, and that invite once it was made."""
 
     cells: dict[str, str]
-    asked: NewInvite
+    requested: NewInvite
     made: MadeInvite | None = None
 
 
@@ -87,7 +87,7 @@ class Batch:
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return the JSON documents of the invites that were made."""
-        return [row.made.to_json(row.asked) for row in self.rows if row.made]
+        return [row.made.to_json(row.requested) for row in self.rows if row.made]
 
 
 def made_invite(created: CreatedInvite, api_url: str) -> MadeInvite:
@@ -120,11 +120,11 @@ def read(content: bytes) -> Batch:
             continue
         try:
             row = _row(header, cells)
-            if row.asked.thing in seen:
-                raise UsageError(f"line {seen[row.asked.thing]} has the same thing", hint="Keep one of the two.")
+            if row.requested.thing in seen:
+                raise UsageError(f"line {seen[row.requested.thing]} has the same thing", hint="Keep one of the two.")
         except UsageError as error:
             raise UsageError(f"line {lines.line_num}: {error.message}", hint=error.hint) from None
-        seen[row.asked.thing] = lines.line_num
+        seen[row.requested.thing] = lines.line_num
         rows.append(row)
     if not rows:
         raise UsageError("the table has no rows", hint="Below the header, write one row per Thing.")
@@ -140,10 +140,10 @@ def create(batch: Batch, create_invites: Create, api_url: str) -> Iterator[Batch
     left = [place for place, row in enumerate(batch.rows) if row.made is None]
     rows = list(batch.rows)
     while left:
-        asked = [rows[place].asked for place in left[:MOST_IN_A_REQUEST]]
-        count = fitting(asked)
+        requested = [rows[place].requested for place in left[:MOST_IN_A_REQUEST]]
+        count = fitting(requested)
         places, left = left[:count], left[count:]
-        created = create_invites(asked[:count])
+        created = create_invites(requested[:count])
         for place, invite in zip(places, created, strict=True):
             rows[place] = replace(rows[place], made=made_invite(invite, api_url))
         yield replace(batch, rows=tuple(rows))
@@ -180,14 +180,14 @@ def _row(header: tuple[str, ...], cells: list[str]) -> Row:
     flag = written.get("existing_thing", "").lower()
     if flag not in _FLAGS:
         raise UsageError("existing_thing must be true or false", hint="An empty cell means false.")
-    asked = NewInvite(
+    requested = NewInvite(
         thing=written["thing"],
         uses=int(uses) if uses else 1,
         ttl_seconds=ttl_seconds(ttl) if ttl else DEFAULT_TTL_SECONDS,
         ek_sha256=written.get("ek_sha256") or None,
         existing_thing=_FLAGS[flag],
     )
-    return Row(written, asked, made)
+    return Row(written, requested, made)
 
 
 def _made(url: Secret, invite_id: Secret, expires: Secret) -> MadeInvite | None:

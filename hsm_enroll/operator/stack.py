@@ -11,10 +11,10 @@ from botocore.exceptions import ClientError
 
 from hsm_enroll.backend_api.answer import printable
 from hsm_enroll.errors import AwsError
-from hsm_enroll.operator.account import asking
+from hsm_enroll.operator.account import translated_errors
 
 _SERVICE = "CloudFormation"
-_POLL_SECONDS = 3.0
+POLL_SECONDS = 3.0
 _UNDER_WAY = "_IN_PROGRESS"
 _DELETED = "DELETE_COMPLETE"
 _TAKEN_BACK = "ROLLBACK_COMPLETE"
@@ -65,7 +65,7 @@ class Description:
 
 @dataclass(frozen=True)
 class Stack:
-    """A stack of a given name, which need not exist. Every method raises the errors of `account.asking`.
+    """A stack of a given name, which need not exist. Every method raises the errors of `account.translated_errors`.
 
     Args:
         cloudformation: a client.
@@ -87,7 +87,7 @@ class Stack:
         Raises:
             AwsError: it failed; the message names the resource that failed, and why.
         """
-        with asking(_SERVICE):
+        with translated_errors(_SERVICE):
             answer = self.cloudformation.create_stack(
                 StackName=self.name,
                 TemplateBody=template,
@@ -118,7 +118,7 @@ class Stack:
         """
         self._must_be_updatable(there)
         seen = {event["EventId"] for event in self._events(there.stack_id)}
-        with asking(_SERVICE):
+        with translated_errors(_SERVICE):
             try:
                 self.cloudformation.update_stack(
                     StackName=self.name,
@@ -141,7 +141,7 @@ class Stack:
             AwsError: it failed.
         """
         seen = {event["EventId"] for event in self._events(there.stack_id)}
-        with asking(_SERVICE):
+        with translated_errors(_SERVICE):
             self.cloudformation.delete_stack(StackName=there.stack_id)
         self._finished(there.stack_id, seen, doing="deleted")
 
@@ -171,7 +171,7 @@ class Stack:
             self._follow(stack_id, seen, failures)
             if described is None or not described.under_way:
                 break
-            time.sleep(_POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
         if described is not None and described.status in wanted:
             return described
         status = described.status if described else "gone"
@@ -193,11 +193,11 @@ class Stack:
 
     def _events(self, stack_id: str) -> list[dict[str, Any]]:
         """Return a stack's events, oldest first."""
-        with asking(_SERVICE):
+        with translated_errors(_SERVICE):
             return list(_pages(self.cloudformation, stack_id))[::-1]
 
     def _describe(self, name: str) -> Description | None:
-        with asking(_SERVICE):
+        with translated_errors(_SERVICE):
             try:
                 found = self.cloudformation.describe_stacks(StackName=name)["Stacks"][0]
             except ClientError as error:

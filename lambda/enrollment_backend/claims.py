@@ -73,7 +73,7 @@ class Claim:
         claimed: when the key was bound.
         certificate: the issued certificate, once it is recorded.
         enrolled: when it was recorded.
-        revoked: when the operator revoked the Thing.
+        revoked_at: when the operator revoked the Thing, in seconds since the epoch; None if it is not revoked.
         adopted: whether the Thing existed in AWS IoT before, and an invite allowed it to be enrolled.
         reclaimed: whether the Thing was revoked and enrolled again with another key.
         shareable_key: whether other Things may have the key too.
@@ -88,7 +88,7 @@ class Claim:
     claimed: int
     certificate: Certificate | None = None
     enrolled: int | None = None
-    revoked: int | None = None
+    revoked_at: int | None = None
     adopted: bool = False
     reclaimed: bool = False
     shareable_key: bool = False
@@ -96,7 +96,7 @@ class Claim:
     @property
     def status(self) -> str:
         """``claimed``, ``issued`` or ``revoked``."""
-        if self.revoked is not None:
+        if self.revoked_at is not None:
             return "revoked"
         return "claimed" if self.certificate is None else "issued"
 
@@ -152,9 +152,9 @@ def decide(applicant: Applicant, entries: Entries, now: float) -> Verdict:
         raise KeyEnrolledError
     if claim is None:
         return Verdict.CLAIM if entries.key_thing is None else Verdict.SHARE
-    if claim.revoked is not None:
+    if claim.revoked_at is not None:
         # An older invite may be in the hands of the very person because of whom the Thing was revoked.
-        if same_key or entries.key_thing is not None or not _created_since(entries.invite, claim.revoked):
+        if same_key or entries.key_thing is not None or not _created_since(entries.invite, claim.revoked_at):
             raise ThingRevokedError
         return Verdict.RECLAIM
     if not same_key:

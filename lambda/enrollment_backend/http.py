@@ -264,8 +264,13 @@ def body_of(event: Event) -> bytes:
     return content
 
 
+def status_of(kind: type[EnrollmentError]) -> HTTPStatus:
+    """Return the status that errors of a class get."""
+    return next(_STATUS[base] for base in kind.__mro__ if base in _STATUS)
+
+
 def _problem(error: EnrollmentError, request_id: str) -> Response:
-    status = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
+    status = status_of(type(error))
     content = {
         "type": "about:blank",
         "title": status.phrase,

@@ -139,7 +139,7 @@ class Ledger:
         if written or (current is not None and current.lease == new_lease):  # or it was, and the response was lost
             withdraw()
             self._try_write(Write(thing, {"lease_ends": 0}, _LEASE_IS, {"lease": new_lease}))
-        elif current is None or current.revoked is not None or current.spki_sha256 != claim.spki_sha256:
+        elif current is None or current.revoked_at is not None or current.spki_sha256 != claim.spki_sha256:
             withdraw()
 
     def abandon(self, claim: Claim) -> None:

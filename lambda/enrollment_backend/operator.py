@@ -115,7 +115,7 @@ class Operator:
             ThingUnknownError: the ledger has no Thing with this name.
         """
         claim = self.show_thing(name)
-        if claim.revoked is None:
+        if claim.revoked_at is None:
             self.ledger.revoke(claim)
         log.note(caller=caller, thing=name)
         recorded = [claim.certificate] if claim.certificate else []

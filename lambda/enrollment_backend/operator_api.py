@@ -189,6 +189,6 @@ def _thing(claim: Claim) -> dict[str, Any]:
         "certificateId": claim.certificate.certificate_id if claim.certificate else None,
         "claimed": timestamp(claim.claimed),
         "enrolled": None if claim.enrolled is None else timestamp(claim.enrolled),
-        "revoked": None if claim.revoked is None else timestamp(claim.revoked),
+        "revoked": None if claim.revoked_at is None else timestamp(claim.revoked_at),
         "inviteId": None if claim.code_sha256 is None else invite_id(claim.code_sha256),
     }

@@ -61,7 +61,7 @@ claims = st.builds(
     claimed=TIMES,
     certificate=st.none() | st.just(Certificate("pem", "id", "arn")),
     enrolled=st.none(),
-    revoked=st.none() | TIMES,
+    revoked_at=st.none() | TIMES,
     shareable_key=st.booleans(),
 )
 ledgers = st.builds(
@@ -105,10 +105,10 @@ def test_only_the_key_of_a_claim_gets_anything_out_of_it(applicant: Applicant, e
     if result in {Verdict.ANSWER, Verdict.TAKE_OVER, Verdict.WAIT, Verdict.REBIND}:
         assert entries.claim is not None
         assert entries.claim.spki_sha256 == applicant.spki_sha256
-        assert entries.claim.revoked is None
+        assert entries.claim.revoked_at is None
     if result in {Verdict.CLAIM, Verdict.RECLAIM}:
         assert entries.key_thing is None
-        assert entries.claim is None or entries.claim.revoked is not None
+        assert entries.claim is None or entries.claim.revoked_at is not None
 
 
 @given(applicants, ledgers)
@@ -147,10 +147,10 @@ def test_a_revoked_thing_is_enrolled_with_a_new_key_and_an_invite_of_after_that(
 ) -> None:
     """Neither the same key nor an older invite, nor no invite at all."""
     claim, invite = entries.claim, entries.invite
-    if claim is not None and claim.revoked is not None and isinstance(outcome(applicant, entries), Verdict):
+    if claim is not None and claim.revoked_at is not None and isinstance(outcome(applicant, entries), Verdict):
         assert claim.spki_sha256 != applicant.spki_sha256
         assert invite is not None
-        assert invite.created >= claim.revoked
+        assert invite.created >= claim.revoked_at
 
 
 @given(applicants, ledgers)

@@ -154,7 +154,7 @@ def test_a_batch_stopped_anywhere_goes_on_to_the_same_end(things: list[str], sto
     table = batch.read("\r\n".join(["thing", *things]).encode())
     for done, _ in zip(batch.create(table, create, _URL), range(stop), strict=False):
         table = done
-    asked = [row.asked.thing for row in table.rows if row.made]
+    asked = [row.requested.thing for row in table.rows if row.made]
     table = batch.read(table.to_csv().encode())
     for done in batch.create(table, create, _URL):
         table = done

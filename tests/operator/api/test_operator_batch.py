@@ -35,7 +35,7 @@ def test_a_table_asks_for_what_its_columns_say() -> None:
         b"line3-*,20,7d," + b"Ab" * 32 + b",true\n"
         b" gateway-2 ,1,30m,,No\n"
     )
-    assert [row.asked for row in table.rows] == [
+    assert [row.requested for row in table.rows] == [
         NewInvite("gateway-1"),
         NewInvite("line3-*", 20, 7 * 86400, "Ab" * 32, existing_thing=True),
         NewInvite("gateway-2", 1, 1800),
@@ -53,7 +53,7 @@ def test_a_table_asks_for_what_its_columns_say() -> None:
 )
 def test_a_table_may_come_from_a_spreadsheet(content: bytes) -> None:
     """A byte order mark, CRLF, quotation marks and another order of columns are accepted."""
-    assert [row.asked.thing for row in batch.read(content).rows] == ["gateway-1", "gateway-2"]
+    assert [row.requested.thing for row in batch.read(content).rows] == ["gateway-1", "gateway-2"]
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_a_broken_batch_goes_on_where_it_stopped() -> None:
         return _create(invites)
 
     *_, done = batch.create(rest, counted, _API)
-    assert asked == [row.asked.thing for row in table.rows] == [one["thing"] for one in done.to_json()]
+    assert asked == [row.requested.thing for row in table.rows] == [one["thing"] for one in done.to_json()]
     assert (sizes, done.left) == ([100, 50], 0)
 
 
