@@ -120,8 +120,14 @@ def unexpected(url: str, why: str) -> UnexpectedResponseError:
 
 
 def printable(text: str) -> str:
-    """Return foreign text without control characters, which could steer the terminal; at most 300 characters."""
-    return "".join(character if character.isprintable() else "?" for character in text[:300])
+    """Return foreign text, its control characters escaped, since they could steer the terminal; 300 characters of it.
+
+    Line ends are escaped too.
+    """
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in text[:300]
+    )
 
 
 def _problem(answer: Answer) -> Problem | None:

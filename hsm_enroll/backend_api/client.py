@@ -6,11 +6,12 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from hsm_enroll.backend_api import forms
 from hsm_enroll.backend_api.answer import Answer, Problem, document, printable, refusal, unexpected
 from hsm_enroll.backend_api.deadline import started
 from hsm_enroll.backend_api.retry import Policy, retried
@@ -23,6 +24,7 @@ CERTIFICATES = "/v1/certificates"
 HEALTH = "/v1/health"
 INVITE = "/v1/invite"
 
+_OPENING_SECONDS = 5.0
 _LARGEST_ANSWER_BYTES = 64 * 1024
 # AWS IoT CreateThing, thingName; followed by * it is a prefix.
 _THING_PATTERN = re.compile(r"[a-zA-Z0-9:_-]{1,128}|[a-zA-Z0-9:_-]{0,127}\*")
@@ -76,9 +78,11 @@ class Terms:
 
     Attributes:
         thing: the Thing it is for, or a prefix of Thing names followed by ``*``.
+        is_used_up: whether no use is left; the device that used it may come back with it.
     """
 
     thing: str
+    is_used_up: bool = False
 
 
 class EnrollmentClient:
@@ -87,12 +91,12 @@ class EnrollmentClient:
     Args:
         base_url: ``https://…``, with or without a trailing slash.
         code: the enrollment code, sent as a bearer token (RFC 6750 §2.1); None in an open deployment.
-        ca_file: PEM trust anchors; None is certifi's, or what ``REQUESTS_CA_BUNDLE`` names.
+        ca_file: PEM trust anchors; None as for ``trust_anchors.pem``.
         deadline: seconds after which a single request is abandoned, however slowly its answer trickles in.
         sleep: waits between tries, in seconds; an argument so that tests need not wait.
 
     Raises:
-        UsageError: the URL is not an HTTPS URL, or the CA file does not exist.
+        UsageError: the URL is not an HTTPS URL, or the CA file cannot be used.
     """
 
     def __init__(
@@ -114,7 +118,7 @@ class EnrollmentClient:
             deadline=deadline,
             largest_answer=_LARGEST_ANSWER_BYTES,
         )
-        self._has_code = code is not None
+        self.has_invite = code is not None
         self._opened: Future[None] | None = None
         self._sleep = sleep
 
@@ -145,7 +149,8 @@ class EnrollmentClient:
             UnexpectedResponseError, ApiTlsError: something other than the API answered.
         """
         if self._opened is not None:
-            self._opened.result()
+            # Not for long: if this request failed, the next one shows why.
+            wait([self._opened], _OPENING_SECONDS)
 
         def on_sent() -> None:
             if meanwhile is not None:
@@ -170,18 +175,20 @@ class EnrollmentClient:
         Raises:
             HsmEnrollError: as :meth:`enroll`.
         """
-        if not self._has_code:
+        if not self.has_invite:
             self._opened = started(self._open)
             return None
         answer = retried(lambda: self._transport.exchange("GET", INVITE), _RETRIES, self._sleep)
-        if answer.status == 404:
+        # API Gateway's own answer where a backend of an earlier release is deployed.
+        if answer.status == 404 and answer.media_type == "application/json":
             return None
         if answer.status != 200:
             raise refusal(answer, _hint)
-        thing = document(answer).get("thing")
-        if not isinstance(thing, str) or not _THING_PATTERN.fullmatch(thing):
+        members = document(answer)
+        thing, uses_left = members.get("thing"), members.get("usesLeft")
+        if not isinstance(thing, str) or not _THING_PATTERN.fullmatch(thing) or type(uses_left) is not int:
             raise unexpected(answer.url, _WRONG_MEMBER)
-        return Terms(thing)
+        return Terms(thing, is_used_up=uses_left < 1)
 
     def health(self) -> str:
         """Return the backend's version (``GET /v1/health``); one try.
@@ -209,22 +216,18 @@ def _hint(_: int, problem: Problem | None) -> str | None:
 
 def _issued(answer: Answer, thing_name: str) -> Issued:
     members = document(answer)
-    try:
-        issued = Issued(
-            certificate_pem=members["certificatePem"],
-            certificate_id=members["certificateId"],
-            thing_name=members["thingName"],
-            mqtt_endpoint=members["mqttEndpoint"],
-            mqtt_port=members["mqttPort"],
-            attested=members["attested"],
-        )
-    except KeyError as error:
-        raise unexpected(answer.url, f"{error} is missing") from error
-    texts = (issued.certificate_pem, issued.certificate_id, issued.thing_name, issued.mqtt_endpoint)
-    if not all(isinstance(text, str) and text for text in texts):
-        raise unexpected(answer.url, _WRONG_MEMBER)
-    if type(issued.mqtt_port) is not int or not 0 < issued.mqtt_port < 65536 or type(issued.attested) is not bool:
-        raise unexpected(answer.url, _WRONG_MEMBER)
-    if issued.thing_name != thing_name:
-        raise unexpected(answer.url, f"a certificate for another Thing, {printable(issued.thing_name)!r}")
-    return issued
+    for name, has_form in forms.ISSUED.items():
+        if name not in members:
+            raise unexpected(answer.url, f"{name} is missing")
+        if not has_form(members[name]):
+            raise unexpected(answer.url, f"{name} has the wrong type or value")
+    if members["thingName"] != thing_name:
+        raise unexpected(answer.url, f"a certificate for another Thing, '{printable(members['thingName'])}'")
+    return Issued(
+        certificate_pem=members["certificatePem"],
+        certificate_id=members["certificateId"],
+        thing_name=members["thingName"],
+        mqtt_endpoint=members["mqttEndpoint"],
+        mqtt_port=members["mqttPort"],
+        attested=members["attested"],
+    )

@@ -47,7 +47,8 @@ def parse(text: str) -> Invite:
         UsageError: it is not an HTTPS URL with a code, or the code is mistyped. The message repeats neither.
     """
     api_url, _, code = text.strip().partition("#")
-    if not api_url.startswith("https://") or not code:
+    # Scanners of QR codes return capitals.
+    if not api_url.lower().startswith("https://") or not code:
         raise UsageError("not a valid invite", hint=_HINT)
     return Invite(api_url.rstrip("/"), _normalized(code))
 

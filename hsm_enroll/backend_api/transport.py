@@ -5,7 +5,6 @@ Redirects are not followed and cookies are not kept, so what is sent to the API 
 
 from __future__ import annotations
 
-import os
 import ssl
 import time
 import traceback
@@ -15,15 +14,19 @@ from http.cookiejar import DefaultCookiePolicy
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import requests
 from requests import exceptions as http
+from requests.adapters import HTTPAdapter
+from requests.utils import get_environ_proxies, select_proxy
 from urllib3 import exceptions as connection
 
 from hsm_enroll.backend_api.answer import ACCEPTED, Answer, printable, unexpected
 from hsm_enroll.backend_api.deadline import within
 from hsm_enroll.errors import ApiTlsError, BackendUnreachableError, HsmEnrollError, UsageError
 from hsm_enroll.version import __version__
+from hsm_enroll.x509 import trust_anchors
 
 # Routers forget a connection that is silent for long, without a word to either end; the next request would go nowhere.
 LONGEST_IDLE_SECONDS = 60.0
@@ -65,13 +68,13 @@ class Transport:
     Args:
         base_url: as `url.checked_url` returns it.
         authorize: gives the headers that authorize a request.
-        ca_file: PEM trust anchors; None is certifi's, or what ``REQUESTS_CA_BUNDLE`` names.
+        ca_file: PEM trust anchors; None as for ``trust_anchors.pem``.
         deadline: seconds after which a request is abandoned, however slowly its answer trickles in.
         largest_answer: size of the largest accepted body in bytes.
         hint: what to do when the API cannot be reached; None is the hint of the error's class.
 
     Raises:
-        UsageError: the CA file does not exist.
+        UsageError: the CA file cannot be used.
     """
 
     def __init__(
@@ -79,23 +82,17 @@ class Transport:
         base_url: str,
         authorize: Authorize,
         *,
-        ca_file: Path | str | None,
+        ca_file: Path | None,
         deadline: float,
         largest_answer: int,
         hint: str | None = None,
     ) -> None:
         self.base_url = base_url
-        if ca_file is not None and not os.path.isfile(ca_file):  # noqa: PTH113 - unlike is_file it never raises
-            raise UsageError(
-                f"the CA file {ca_file} does not exist",
-                hint="Check HSM_ENROLL_CA_FILE, and AWS_CA_BUNDLE on an operator's machine.",
-            )
-        self._verify: str | bool = True if ca_file is None else str(ca_file)
         self._authorize = authorize
         self._deadline = deadline
         self._largest_answer = largest_answer
         self._hint = hint
-        self._session = _Session()
+        self._session = _Session(trust_anchors.context(ca_file))
         self._last_use = 0.0
 
     def close(self) -> None:
@@ -131,7 +128,7 @@ class Transport:
             raise BackendUnreachableError(
                 f"{self.base_url} did not complete its answer within {self._deadline:.0f} s",
                 abandoned=True,
-                hint=self._hint,
+                hint=self._unreachable_hint,
             ) from error
         finally:
             self._last_use = time.monotonic()
@@ -153,10 +150,13 @@ class Transport:
 
     def _sent(self, request: requests.PreparedRequest) -> Answer:
         with self._translating():
-            # Given with the request: a session's own trust anchors yield to REQUESTS_CA_BUNDLE.
-            settings = self._session.merge_environment_settings(request.url, {}, True, self._verify, None)
             response = self._session.send(
-                request, timeout=(_CONNECT_SECONDS, _READ_SECONDS), allow_redirects=False, **settings
+                request,
+                timeout=(_CONNECT_SECONDS, _READ_SECONDS),
+                allow_redirects=False,
+                stream=True,
+                verify=True,
+                proxies=_proxies(self.base_url),
             )
             with closing(response):
                 return Answer(
@@ -194,14 +194,41 @@ class Transport:
         for cause in causes:
             for kind, meaning in _NOT_CONNECTED.items():
                 if isinstance(cause, kind):
-                    return BackendUnreachableError(f"cannot reach {url}: {meaning}", sent=False, hint=self._hint)
+                    return BackendUnreachableError(
+                        f"cannot reach {url}: {meaning}", sent=False, hint=self._unreachable_hint
+                    )
         if isinstance(error, http.InvalidURL | http.InvalidSchema | connection.LocationValueError):
             return UsageError(f"the API's URL {url}, or the proxy's, cannot be used")
         if isinstance(error, http.ConnectionError | connection.ProtocolError):
             return BackendUnreachableError(
-                f"the connection to {url} broke before its answer was complete", hint=self._hint
+                f"the connection to {url} broke before its answer was complete", hint=self._unreachable_hint
             )
-        return BackendUnreachableError(f"no answer from {url}: {type(error).__name__}", hint=self._hint)
+        return BackendUnreachableError(f"no answer from {url}: {type(error).__name__}", hint=self._unreachable_hint)
+
+    @property
+    def _unreachable_hint(self) -> str | None:
+        """What to do if the API cannot be reached; it names the proxy that is in between."""
+        proxy = proxy_for(self.base_url)
+        if proxy is None:
+            return self._hint
+        # Without scheme and path, and without a password.
+        place = proxy.rpartition("://")[2].rpartition("@")[2].partition("/")[0]
+        host = urlsplit(self.base_url).hostname
+        own = self._hint or BackendUnreachableError.default_hint
+        return f"{own} The environment names the proxy {place}: check HTTPS_PROXY, or list {host} in NO_PROXY."
+
+
+def proxy_for(url: str) -> str | None:
+    """Return the URL of the proxy that requests to a URL go through, or None: as the environment says.
+
+    Does *not* check it; it may have no scheme, and a password.
+    """
+    proxy = select_proxy(url, _proxies(url))
+    return proxy if isinstance(proxy, str) and proxy else None
+
+
+def _proxies(url: str) -> dict[str, str]:
+    return dict(get_environ_proxies(url))
 
 
 class _Body(BytesIO):
@@ -219,9 +246,30 @@ class _Body(BytesIO):
         return part
 
 
-class _Session(requests.Session):
-    def __init__(self) -> None:
+class _Adapter(HTTPAdapter):
+    """Trusts what a context trusts; requests itself would always add certifi's authorities."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
         super().__init__()
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        """Use the context for direct connections."""
+        super().init_poolmanager(*arguments, **options, ssl_context=self._context)
+
+    def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
+        """Use the context through a proxy too, and for the proxy itself."""
+        contexts = {"ssl_context": self._context, "proxy_ssl_context": self._context}
+        return super().proxy_manager_for(proxy, **options, **contexts)
+
+    def cert_verify(self, *_: Any) -> None:
+        """Add no authorities."""
+
+
+class _Session(requests.Session):
+    def __init__(self, context: ssl.SSLContext) -> None:
+        super().__init__()
+        self.mount("https://", _Adapter(context))
         self.headers.clear()
         self.headers.update({"Accept": ACCEPTED, "User-Agent": f"hsm-enroll/{__version__}"})
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))

@@ -11,7 +11,7 @@ from hsm_enroll.doctor import network
 from hsm_enroll.doctor.network import Distrust
 from hsm_enroll.doctor.patient import Finding, Patient, Status
 from hsm_enroll.errors import HsmEnrollError
-from hsm_enroll.iot import trust
+from hsm_enroll.x509 import trust_anchors
 
 _CONNECT_SECONDS = 10.0
 # A new certificate is not yet valid for a clock that is a minute behind; an hour is more than drift.
@@ -102,7 +102,7 @@ def mqtt_tls(patient: Patient) -> Finding:
         return Finding(name, Status.SKIPPED, "see mqtt.reachable")
     host, port = patient.broker
     try:
-        trust.anchors(patient.settings.ca_file)
+        trust_anchors.pem(patient.settings.ca_file)
     except HsmEnrollError as error:
         return Finding(name, Status.FAILED, error.message, error.hint)
     outcome = network.shake_hands(host, port, patient.settings.ca_file, tls13=patient.offers_tls13)

@@ -66,8 +66,7 @@ def mqtt(patient: Patient) -> Finding:
     if _tokens_with_our_label(patient) > 1:
         return Finding(name, Status.SKIPPED, "see token.duplicates")
     if found.mqtt_obstacle:
-        hint = "Use another token, or do without MQTT: hsm-enroll init --no-publish"
-        return Finding(name, Status.FAILED, found.mqtt_obstacle["message"], hint)
+        return Finding(name, Status.FAILED, found.mqtt_obstacle["message"], found.mqtt_obstacle["hint"])
     key_type = patient.key_type
     if key_type in set(found.key_types) - set(found.mqtt_key_types):
         hint = "Enroll with a key of another type: hsm-enroll init --new-key --key-type TYPE"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
-import urllib.request
 from base64 import b64encode
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,12 +21,13 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from hsm_enroll.backend_api.answer import printable
 from hsm_enroll.backend_api.client import HEALTH
 from hsm_enroll.backend_api.deadline import within
-from hsm_enroll.errors import ForeignCertificateError
-from hsm_enroll.iot import trust
+from hsm_enroll.backend_api.transport import proxy_for
+from hsm_enroll.errors import ForeignCertificateError, UsageError
+from hsm_enroll.x509 import trust_anchors
 from hsm_enroll.x509.certificate import read_certificate
 
 _STEP_SECONDS = 10.0
-_WHOLE_SECONDS = 30.0
+WHOLE_SECONDS = 30.0
 # X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED (OpenSSL, x509_vfy.h).
 _UNTIMELY = {9, 10}
 # ..._DEPTH_ZERO_SELF_SIGNED_CERT, _SELF_SIGNED_CERT_IN_CHAIN, _UNABLE_TO_GET_ISSUER_CERT_LOCALLY,
@@ -92,11 +92,11 @@ class ApiAnswer:
 
 
 def way_to(url: str) -> Way:
-    """Return where to connect to first for an HTTPS URL, as ``requests`` would."""
+    """Return where to connect to first for an HTTPS URL, as the API's client does."""
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or 443
-    proxy = urllib.request.getproxies().get("https")
-    if not proxy or urllib.request.proxy_bypass(f"{host}:{port}"):
+    proxy = proxy_for(url)
+    if proxy is None:
         return Way(host, port, None)
     through = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     return Way(through.hostname or "", through.port or 80, through)
@@ -117,7 +117,7 @@ def ask_api(url: str, ca_file: Path | None) -> ApiAnswer:
     Raises nothing: what could not be found out is None.
     """
     try:
-        tls, date = _within(lambda: _exchange(url, trust.context(ca_file)))
+        tls, date = _within(lambda: _exchange(url, trust_anchors.context(ca_file)))
         return ApiAnswer(tls, _ahead(date))
     except ssl.SSLCertVerificationError as error:
         seen: list[str] = []
@@ -126,7 +126,7 @@ def ask_api(url: str, ca_file: Path | None) -> ApiAnswer:
         except (OSError, ValueError, http.client.HTTPException):
             date = None
         return ApiAnswer(_distrust(error, seen), _ahead(date))
-    except (OSError, ValueError, http.client.HTTPException):
+    except (OSError, ValueError, http.client.HTTPException, UsageError):
         return ApiAnswer(None, None)
 
 
@@ -139,13 +139,13 @@ def shake_hands(host: str, port: int, ca_file: Path | None, *, tls13: bool) -> N
     Args:
         host: the name that its certificate must contain.
         port: TCP port.
-        ca_file: PEM file with the trust anchors; None is the system's.
+        ca_file: as for ``trust_anchors.pem``.
         tls13: whether TLS 1.3 is offered as well as 1.2.
 
     Returns:
         What was negotiated, or why its certificate is not trusted, or what else failed.
     """
-    context = trust.context(ca_file)
+    context = trust_anchors.context(ca_file)
     if not tls13:
         context.maximum_version = ssl.TLSVersion.TLSv1_2
     try:
@@ -246,4 +246,4 @@ def _ahead(date: datetime | None) -> timedelta | None:
 
 
 def _within(call: Callable[[], T]) -> T:
-    return within(_WHOLE_SECONDS, call)
+    return within(WHOLE_SECONDS, call)

@@ -8,9 +8,10 @@ from typing import Any
 
 from awscrt import io, mqtt5
 
-from hsm_enroll.iot import failures, trust
+from hsm_enroll.iot import failures
 from hsm_enroll.iot.target import Target
 from hsm_enroll.secret import Secret
+from hsm_enroll.x509 import trust_anchors
 
 # NATs and cellular networks drop idle connections after a few minutes. AWS IoT accepts 30 to 1200 seconds.
 _KEEP_ALIVE_SECONDS = 60
@@ -48,14 +49,14 @@ def build(target: Target, pin: Secret | None, callbacks: Callbacks, timeout: flo
         TokenRefusedError: the module or the token.
         MqttError: any other failure, with awscrt's name for it.
     """
-    trust_anchors = trust.anchors(target.ca_file)
+    trusted = trust_anchors.pem(target.ca_file)
     try:
         # DEFAULT accepts a module that is initialized already, and does not finalize it while others here use it.
         library = io.Pkcs11Lib(file=str(target.module), behavior=io.Pkcs11Lib.InitializeFinalizeBehavior.DEFAULT)
     except RuntimeError as error:
         raise failures.of_module(error, target) from error
     try:
-        context = io.ClientTlsContext(_tls(target, library, pin, trust_anchors))
+        context = io.ClientTlsContext(_tls(target, library, pin, trusted))
     except RuntimeError as error:
         raise failures.of_token(error, target) from error
     return mqtt5.Client(_options(target, context, callbacks, int(timeout * 1000)))
@@ -76,7 +77,7 @@ def disconnect_packet() -> Any:
     return mqtt5.DisconnectPacket()
 
 
-def _tls(target: Target, library: Any, pin: Secret | None, trust_anchors: bytes | None) -> Any:
+def _tls(target: Target, library: Any, pin: Secret | None, trusted: bytes | None) -> Any:
     options = io.TlsContextOptions.create_client_with_mtls_pkcs11(
         pkcs11_lib=library,
         user_pin=None if pin is None else pin.reveal(),
@@ -89,8 +90,8 @@ def _tls(target: Target, library: Any, pin: Secret | None, trust_anchors: bytes 
     if target.offers_tls13:
         # With a key in a token awscrt does not offer TLS 1.3, and refuses it as a minimum. These cipher suites add it.
         options.cipher_pref = io.TlsCipherPref.TLSv1_2_2025_07
-    if trust_anchors is not None:
-        options.override_default_trust_store(trust_anchors)
+    if trusted is not None:
+        options.override_default_trust_store(trusted)
     return options
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, InvalidStateError, wait
+from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, wait
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,10 +17,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from hsm_enroll.errors import MqttError, MqttNotTrustedError, MqttUnreachableError
-from hsm_enroll.iot import client, failures, trust
+from hsm_enroll.iot import client, failures, limits, trust, unreadable
 from hsm_enroll.iot.fallbacks import Fallbacks
 from hsm_enroll.iot.inbox import Inbox, Message, Stream
 from hsm_enroll.iot.target import Target
+from hsm_enroll.iot.unreadable import UnreadablePacketError
 from hsm_enroll.secret import Secret
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def connect(
         pin: the token's user PIN; None if it is typed at the token itself (CKF_PROTECTED_AUTHENTICATION_PATH); empty if
             the token needs no login.
         purpose: a word for the client id, ``THING/PURPOSE-XXXXXXXX``; None uses the Thing's name.
-        ca_file: PEM file with the trust anchors for the broker; None uses the system's.
+        ca_file: PEM file with the trust anchors for the broker; None as for ``trust_anchors.pem``.
         endpoint: host name to use instead of the identity's.
         port: TCP port to use instead of the identity's.
         tls13: offer TLS 1.3 as well; has no effect with an RSA key.
@@ -159,6 +160,7 @@ class Connection:
         self.fallbacks = fallbacks
         self._target = target
         self._repeated = repeated
+        self._accepts_qos_0_only = False
         self._opened: Future[_Ending | None] = Future()
         # None if this side closed the connection.
         self._ended: Future[_Ending | None] = Future()
@@ -173,6 +175,7 @@ class Connection:
             on_message=self._on_message,
         )
         self._client: Any = client.build(target, pin, callbacks, timeout)
+        unreadable.watch(self)
 
     @property
     def tls_fallback(self) -> str | None:
@@ -211,17 +214,20 @@ class Connection:
         delivered.
 
         Args:
-            topic: the topic, without wildcards (MQTT 5.0 §4.7).
-            payload: the message; AWS IoT accepts up to 128 KiB.
+            topic: the topic; see ``limits.check_message``.
+            payload: the message, up to 128 KiB.
             timeout: seconds until the PUBACK.
 
         Raises:
-            UsageError: the topic is invalid.
+            UsageError: the topic is invalid, or the message too large.
             MqttRefusedError: the broker does not allow it.
             MqttTakenOverError: another client has connected with the same client id.
             MqttUnreachableError: no PUBACK arrived in time.
             MqttError: any other failure, for example that the connection was lost or is closed.
         """
+        limits.check_message(topic, payload)
+        if self._accepts_qos_0_only:
+            raise failures.of_low_qos(self._target)
         packet = client.publish_packet(topic, payload)
         what = f"publishing to {topic!r}"
         completion = self._request(what, lambda native: native.publish(packet), timeout)
@@ -232,10 +238,10 @@ class Connection:
 
         The iterator waits for the next message without a time limit, and stops when this side closes the connection. If
         the connection ends in another way, the iterator raises as :meth:`publish` does. Messages are kept in memory
-        until they are taken.
+        until they are taken, up to 32 MiB; after that the iterator yields those that it has, and raises.
 
         Args:
-            topic: a topic filter (MQTT 5.0 §4.7).
+            topic: a topic filter; see ``limits.check_filter``.
             timeout: seconds until the SUBACK.
 
         Returns:
@@ -244,6 +250,7 @@ class Connection:
         Raises:
             UsageError, MqttRefusedError, MqttTakenOverError, MqttUnreachableError, MqttError: as :meth:`publish`.
         """
+        limits.check_filter(topic)
         packet = client.subscribe_packet(topic)
         what = f"subscribing to {topic!r}"
         with ExitStack() as on_failure:
@@ -314,11 +321,11 @@ class Connection:
             answer = send(native)
         except RuntimeError as error:
             raise failures.of_request(error, what, self._target) from error
-        try:
-            failure = answer.exception(timeout)
-        except TimeoutError as error:
-            message = f"{self._target.broker} did not acknowledge {what} within {timeout:g} s"
-            raise MqttUnreachableError(message) from error
+        wait([answer, self._ended], timeout, FIRST_COMPLETED)
+        if not answer.done():
+            self._raise_if_ended()
+            raise MqttUnreachableError(f"{self._target.broker} did not acknowledge {what} within {timeout:g} s")
+        failure = answer.exception()
         if failure is None:
             return answer.result()
         # If the connection was lost, the request fails shortly before the connection is known to have ended.
@@ -332,8 +339,10 @@ class Connection:
             raise failures.of_acknowledgement(_name(reason_code), what, self._target)
 
     def _messages(self, stream: Stream) -> Iterator[Message]:
-        while (message := stream.messages.get()) is not None:
-            yield message
+        yield from stream
+        if stream.overflowed:
+            message = f"messages of {stream.topic_filter!r} came faster than they were taken: 32 MiB are waiting"
+            raise MqttError(message, hint="Take them faster, or subscribe to fewer topics.")
         if self._ended.result() is not None:
             self._raise_if_ended()
 
@@ -347,7 +356,8 @@ class Connection:
 
     # The following are called by awscrt on its own thread, and must not wait.
 
-    def _on_connected(self, _: Any) -> None:
+    def _on_connected(self, data: Any) -> None:
+        self._accepts_qos_0_only = data.negotiated_settings.maximum_qos == 0
         _settle(self._opened, None)
 
     def _on_connection_failure(self, data: Any) -> None:
@@ -357,6 +367,12 @@ class Connection:
     def _on_disconnection(self, data: Any) -> None:
         self._stop()
         _settle(self._ended, _Ending(data.exception, _reason(data.disconnect_packet)))
+
+    def end_unreadable(self, error: UnreadablePacketError) -> None:
+        """End the connection because of a packet that awscrt cannot read."""
+        self._stop()
+        _settle(self._opened, _Ending(error, None))
+        _settle(self._ended, _Ending(error, None))
 
     def _on_message(self, data: Any) -> None:
         packet = data.publish_packet

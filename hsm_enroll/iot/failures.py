@@ -27,6 +27,7 @@ from hsm_enroll.errors import (
 )
 from hsm_enroll.iot.device_topics import DeviceTopics
 from hsm_enroll.iot.target import Target
+from hsm_enroll.iot.unreadable import UnreadablePacketError
 
 # awscrt raises a plain RuntimeError, "1117 (AWS_ERROR_…): …", if a call fails immediately.
 _RAISED = re.compile(r"\d+ \((AWS_\w+)\): ")
@@ -53,7 +54,9 @@ _CLOSED_WITHOUT_CONNACK = {*_HUNG_UP, "AWS_IO_TLS_ERROR_READ_FAILURE"}
 _MALFORMED = {"AWS_ERROR_MQTT5_PUBLISH_OPTIONS_VALIDATION", "AWS_ERROR_MQTT5_SUBSCRIBE_OPTIONS_VALIDATION"}
 # How a broker refuses a client id (MQTT 5.0 §3.2.2.2); AWS IoT uses the first for all that its policies do not allow.
 _CLIENT_ID_REFUSED = {"NOT_AUTHORIZED", "CLIENT_IDENTIFIER_NOT_VALID"}
-_NOT_ALLOWED = {"BAD_USERNAME_OR_PASSWORD", "BANNED", "CLIENT_IDENTIFIER_NOT_VALID", "NOT_AUTHORIZED"}
+_NOT_ALLOWED = {"BANNED", "CLIENT_IDENTIFIER_NOT_VALID", "NOT_AUTHORIZED"}
+# What a broker says that wants another login than a client certificate.
+_ANOTHER_LOGIN = {"BAD_USERNAME_OR_PASSWORD", "BAD_AUTHENTICATION_METHOD"}
 
 _LABEL_HINT = (
     "Run hsm-enroll tokens to list tokens and keys. MQTT selects them by label alone: "
@@ -155,6 +158,11 @@ def of_connecting(error: BaseException, reason: str | None, target: Target) -> H
     name = name_of(error)
     if name.startswith("AWS_ERROR_PKCS11_"):
         return of_token(error, target)
+    if reason in _ANOTHER_LOGIN:
+        return MqttRefusedError(
+            f"{target.broker} requires another login than a certificate ({reason})",
+            hint="Check the endpoint and the port: AWS IoT accepts a device by its certificate alone.",
+        )
     if reason is not None:
         return _of_reason(reason, f"{target.broker} refused client id {target.client_id!r}")
     if name in _NO_ANSWER or name.startswith(_DNS):
@@ -168,6 +176,11 @@ def of_connecting(error: BaseException, reason: str | None, target: Target) -> H
 
 def of_lost(error: BaseException, reason: str | None, target: Target) -> HsmEnrollError:
     """Translate the end of an open connection; ``reason`` names the reason code of the server's DISCONNECT, if any."""
+    if isinstance(error, UnreadablePacketError):
+        return MqttError(
+            f"{target.broker} sent a packet that is not valid MQTT 5 ({error}); the connection was ended",
+            hint="Something other than AWS IoT may answer there: check the endpoint and the port.",
+        )
     if reason is None:
         taken = target.client_id == target.thing_name
         other = f", another program connected as {target.client_id!r}" if taken else ""
@@ -185,6 +198,14 @@ def of_request(error: BaseException, what: str, target: Target) -> HsmEnrollErro
     if name in _MALFORMED:
         return UsageError(f"{what} failed: invalid MQTT topic", hint="MQTT 5.0 §4.7 defines topics and topic filters.")
     return MqttError(f"{what} at {target.broker} failed ({name})")
+
+
+def of_low_qos(target: Target) -> HsmEnrollError:
+    """Return the error for a broker that accepts nothing above QoS 0 (MQTT 5.0 §3.2.2.3.4)."""
+    return MqttError(
+        f"{target.broker} accepts QoS 0 only, which does not acknowledge messages; hsm-enroll publishes with QoS 1",
+        hint="Check the endpoint and the port: AWS IoT accepts QoS 1.",
+    )
 
 
 def of_acknowledgement(reason: str, what: str, target: Target) -> HsmEnrollError:

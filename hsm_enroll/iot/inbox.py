@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from queue import SimpleQueue
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from threading import Condition
 
 from hsm_enroll.iot import topics
+
+# What may wait for a subscriber, in bytes.
+CAPACITY = 32 * 1024 * 1024
+# A message takes this much memory besides its topic and payload, in bytes.
+_OVERHEAD = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +28,52 @@ class Message:
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Stream:
-    """The messages of one subscription in order of arrival; None marks the end."""
+    """The messages of one subscription in order of arrival, up to ``CAPACITY`` of those that nobody has taken.
 
-    topic_filter: str
-    messages: SimpleQueue[Message | None] = field(default_factory=SimpleQueue)
+    Attributes:
+        topic_filter: what it is subscribed to.
+        overflowed: whether a message came for which there was no room; none is kept after it.
+    """
+
+    def __init__(self, topic_filter: str) -> None:
+        self.topic_filter = topic_filter
+        self.overflowed = False
+        self._waiting: deque[Message] = deque()
+        self._size = 0
+        self._ended = False
+        self._changed = Condition()
+
+    def put(self, message: Message) -> None:
+        """Keep a message, or end the stream if there is no room for it; never waits for the subscriber."""
+        with self._changed:
+            if self._ended:
+                return
+            self._size += _size(message)
+            self.overflowed = self._ended = self._size > CAPACITY
+            if not self.overflowed:
+                self._waiting.append(message)
+            self._changed.notify()
+
+    def end(self) -> None:
+        """End the stream after the messages that it holds."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify()
+
+    def __iter__(self) -> Iterator[Message]:
+        """Yield each message when it comes, until the end."""
+        while (message := self._next()) is not None:
+            yield message
+
+    def _next(self) -> Message | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._ended)
+            if not self._waiting:
+                return None
+            message = self._waiting.popleft()
+            self._size -= _size(message)
+            return message
 
 
 class Inbox:
@@ -52,9 +99,13 @@ class Inbox:
         """Add a message to every stream whose filter matches its topic."""
         for stream in self._streams:
             if topics.matches(stream.topic_filter, message.topic):
-                stream.messages.put(message)
+                stream.put(message)
 
     def end(self) -> None:
         """End every stream after the messages that it holds."""
         for stream in self._streams:
-            stream.messages.put(None)
+            stream.end()
+
+
+def _size(message: Message) -> int:
+    return len(message.topic) + len(message.payload) + _OVERHEAD

@@ -27,7 +27,7 @@ class Target:
         key_label: CKA_LABEL of the private key, unique in its token.
         endpoint: host name or IP address of the broker, which its certificate must contain.
         port: TCP port of the broker.
-        ca_file: PEM file with the trust anchors; None uses the system's.
+        ca_file: PEM file with the trust anchors; None as for ``trust_anchors.pem``.
         offers_tls13: whether to offer TLS 1.3 as well as 1.2.
     """
 

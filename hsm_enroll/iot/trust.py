@@ -11,46 +11,7 @@ import socket
 import ssl
 from pathlib import Path
 
-from hsm_enroll.errors import UsageError
-
-
-def anchors(ca_file: Path | None) -> bytes | None:
-    """Return a CA file's content for awscrt, or None for the system's trust anchors.
-
-    The file is checked here because awscrt uses the system's anchors if it is empty, and reports the same error for
-    every other defect.
-
-    Raises:
-        UsageError: the file cannot be read, or does not contain PEM certificates.
-    """
-    if ca_file is None:
-        return None
-    hint = "Correct HSM_ENROLL_CA_FILE, or unset it to trust the system's authorities."
-    try:
-        context(ca_file)
-        return ca_file.read_bytes()
-    except ssl.SSLError as error:
-        raise UsageError(f"the CA file {ca_file} does not contain PEM certificates", hint=hint) from error
-    except OSError as error:
-        raise UsageError(f"the CA file {ca_file} cannot be read: {error.strerror}", hint=hint) from error
-
-
-def context(ca_file: Path | None) -> ssl.SSLContext:
-    """Return a client context that checks chain and name, with TLS 1.2 or later.
-
-    Args:
-        ca_file: PEM file with the trust anchors; None uses the system's.
-
-    Raises:
-        OSError: the file cannot be read, or (ssl.SSLError) does not contain PEM certificates.
-    """
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    made.minimum_version = ssl.TLSVersion.TLSv1_2
-    if ca_file is None:
-        made.load_default_certs()
-    else:
-        made.load_verify_locations(ca_file)
-    return made
+from hsm_enroll.x509 import trust_anchors
 
 
 def why_distrusted(endpoint: str, port: int, ca_file: Path | None, timeout: float) -> str | None:
@@ -62,7 +23,7 @@ def why_distrusted(endpoint: str, port: int, ca_file: Path | None, timeout: floa
     Args:
         endpoint: host name or IP address, which the certificate must contain.
         port: TCP port.
-        ca_file: PEM file with the trust anchors; None uses the system's.
+        ca_file: as for ``trust_anchors.pem``.
         timeout: seconds for each network operation.
 
     Returns:
@@ -72,7 +33,7 @@ def why_distrusted(endpoint: str, port: int, ca_file: Path | None, timeout: floa
     try:
         with (
             socket.create_connection((endpoint, port), timeout) as connection,
-            context(ca_file).wrap_socket(connection, server_hostname=endpoint),
+            trust_anchors.context(ca_file).wrap_socket(connection, server_hostname=endpoint),
         ):
             return None
     except ssl.SSLCertVerificationError as error:

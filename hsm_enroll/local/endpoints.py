@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 ACCESS_KEY_ID = "local"
 SECRET_ACCESS_KEY = "local"  # noqa: S105 - not a real key; moto accepts any
+_LOOPBACK = ("127.0.0.1", "localhost")
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ class Endpoints:
         """Return the environment variables that point ``hsm-enroll`` and AWS's own tools at this cloud.
 
         The credentials do not belong to any real account. AWS_SESSION_TOKEN is set to the empty string, since AWS's
-        tools would also send one that is still set in the shell.
+        tools would also send one that is still set in the shell. A proxy that this process's environment names is
+        bypassed for this machine.
         """
         return {
             "HSM_ENROLL_API_URL": self.api_url,
@@ -87,4 +90,14 @@ class Endpoints:
             "AWS_ACCESS_KEY_ID": ACCESS_KEY_ID,
             "AWS_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY,
             "AWS_SESSION_TOKEN": "",
+            **no_proxy(os.environ),
         }
+
+
+def no_proxy(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return ``NO_PROXY``, in both spellings, with this machine's names in front of what an environment has there."""
+    # Tools read the lower-case one first; "*" bypasses every proxy only if it stands alone.
+    listed = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
+    names = [name for name in listed.split(",") if name and name not in _LOOPBACK]
+    value = "*" if listed.strip() == "*" else ",".join((*_LOOPBACK, *names))
+    return {"NO_PROXY": value, "no_proxy": value}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hsm_enroll.errors import LocalCloudError
+from hsm_enroll.local.endpoints import no_proxy
 
 Handler = Callable[[dict[str, Any], object], object]
 
@@ -58,15 +59,13 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
         variables: the variables to set.
     """
     before = dict(os.environ)
-    no_proxy = ",".join(filter(None, ("127.0.0.1", "localhost", before.get("NO_PROXY") or before.get("no_proxy"))))
     for name in before:
         if name.startswith("AWS_"):
             del os.environ[name]
     os.environ |= {
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-        "NO_PROXY": no_proxy,
-        "no_proxy": no_proxy,
+        **no_proxy(before),
         **variables,
     }
     try:

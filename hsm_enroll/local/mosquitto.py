@@ -16,7 +16,7 @@ from hsm_enroll.errors import LocalCloudError
 from hsm_enroll.local.home import Home, write
 
 _TIME_LIMIT = 10.0  # seconds to start or to stop, which usually takes milliseconds
-_SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin"  # where Debian has mosquitto; not on every user's PATH
+SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin"  # where Debian has mosquitto; not on every user's PATH
 
 # Paths are relative to the home, which is mosquitto's working directory: its configuration has no way to quote paths,
 # and a socket's path has at most 107 bytes (unix(7)).
@@ -142,7 +142,7 @@ def _command() -> list[str]:
 
 
 def _find_program(program: str, *, package: str) -> str:
-    path = os.pathsep.join((os.environ.get("PATH", os.defpath), _SYSTEM_PATH))
+    path = os.pathsep.join((os.environ.get("PATH", os.defpath), SYSTEM_PATH))
     found = shutil.which(program, path=path)
     if found is None:
         raise LocalCloudError(f"{program} is not installed.", hint=f"Install it; on Debian: apt-get install {package}")

@@ -54,14 +54,13 @@ class OperatorClient:
 
     Args:
         api_url: ``https://…``, with or without a trailing slash.
-        ca_file: PEM trust anchors; None is what AWS's tools use (AWS_CA_BUNDLE, else REQUESTS_CA_BUNDLE, else
-            certifi's).
+        ca_file: PEM trust anchors; None is AWS_CA_BUNDLE, or else as for ``trust_anchors.pem``.
         region: AWS region of the API; None is the one in API Gateway's host name, else the environment's.
         deadline: seconds after which a single request is abandoned, however slowly its answer trickles in.
         sleep: waits between tries, in seconds; an argument so that tests need not wait.
 
     Raises:
-        UsageError: the URL is not an HTTPS URL, the CA file does not exist, or no region is known.
+        UsageError: the URL is not an HTTPS URL, the CA file cannot be used, or no region is known.
     """
 
     def __init__(

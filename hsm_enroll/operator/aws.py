@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import BotoCoreError, ClientError
@@ -65,7 +66,7 @@ def credentials(of: Session) -> ReadOnlyCredentials:
         return found.get_frozen_credentials()
 
 
-def ca_bundle(of: Session) -> str | None:
+def ca_bundle(of: Session) -> Path | None:
     """Return the file with the trust anchors that AWS's tools are configured to use (AWS_CA_BUNDLE), or None.
 
     Raises:
@@ -73,7 +74,7 @@ def ca_bundle(of: Session) -> str | None:
     """
     with _configuration_faults():
         name = of.get_config_variable("ca_bundle")
-    return name if isinstance(name, str) and name else None
+    return Path(name) if isinstance(name, str) and name else None
 
 
 def code(error: ClientError) -> str:

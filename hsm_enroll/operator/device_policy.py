@@ -45,7 +45,7 @@ _REGISTRY = ["$aws", "things"]
 
 # The kind of resource of each action (Service Authorization Reference, AWS IoT and AWS IoT Jobs). All other actions are
 # for operators, or for what devices share.
-_KINDS = {
+KINDS = {
     "iot:connect": "client",
     "iot:publish": "topic",
     "iot:receive": "topic",
@@ -63,28 +63,28 @@ _KINDS = {
 }
 _OF_TOPICS = {"topic", "topicfilter"}
 
-_SEVERAL_ACTIONS = "a wildcard allows several actions; list those that devices need"
-_OTHER_ACTION = "this action cannot be checked"
-_UNBOUND = "it is not limited to one Thing"
-_BY_CLIENT_ID = "a device chooses its own client id, so this limits nothing"
-_ROOT = "put a fixed level before <thing>: a Thing could be named like the first level of another topic"
-_VARIES_BEFORE = "a wildcard or a variable comes before <thing>"
-_PART_OF_A_LEVEL = "<thing> must be a whole level, or Thing a can reach what belongs to Thing ab"
-_RESERVED = "this reserved topic of AWS IoT does not belong to one Thing"
-_SHARED = "a shared subscription can receive messages that are meant for other devices"
+SEVERAL_ACTIONS = "a wildcard allows several actions; list those that devices need"
+OTHER_ACTION = "this action cannot be checked"
+UNBOUND = "it is not limited to one Thing"
+BY_CLIENT_ID = "a device chooses its own client id, so this limits nothing"
+ROOT = "put a fixed level before <thing>: a Thing could be named like the first level of another topic"
+VARIES_BEFORE = "a wildcard or a variable comes before <thing>"
+PART_OF_A_LEVEL = "<thing> must be a whole level, or Thing a can reach what belongs to Thing ab"
+RESERVED = "this reserved topic of AWS IoT does not belong to one Thing"
+SHARED = "a shared subscription can receive messages that are meant for other devices"
 
 _CANNOT = "cannot be deployed"
 _HINT = "An AWS IoT policy is JSON with a Version and statements of Effect, Action, Resource and, if needed, Condition."
 
-_ORDINARY = "gateway-17"  # a Thing like any other
-_TAKES_OVER = (
+ORDINARY = "gateway-17"  # a Thing like any other
+TAKES_OVER = (
     "publish and subscribe will connect as <thing> and disconnect a program that is connected under that client id: "
     f"allow client/{_THING}/* too"
 )
-_NO_CLIENT_ID = (
+NO_CLIENT_ID = (
     "hsm-enroll connects as <thing>/<anything> or as <thing>, and this policy allows neither: run init --no-publish"
 )
-_NO_FIRST_MESSAGE = (
+NO_FIRST_MESSAGE = (
     "the first message of init goes to certtest/<thing>, which this policy does not allow: run init --no-publish"
 )
 
@@ -237,18 +237,18 @@ def notes(policy: Policy, arns: str) -> list[str]:
         policy: any.
         arns: as for `loose_grants`.
     """
-    own = f"{_ORDINARY}/publish"
+    own = f"{ORDINARY}/publish"
 
     def may(action: str, resource: str, client_id: str) -> bool:
-        variables = {THING_NAME: _ORDINARY, CLIENT_ID: client_id, IS_ATTACHED: "true"}
+        variables = {THING_NAME: ORDINARY, CLIENT_ID: client_id, IS_ATTACHED: "true"}
         return allows([policy], action, f"{arns}{resource}", variables)
 
-    by_own_id, by_name = (may("iot:Connect", f"client/{client_id}", client_id) for client_id in (own, _ORDINARY))
+    by_own_id, by_name = (may("iot:Connect", f"client/{client_id}", client_id) for client_id in (own, ORDINARY))
     if not by_own_id and not by_name:
-        return [_NO_CLIENT_ID]
-    found = [] if by_own_id else [_TAKES_OVER]
-    if not may("iot:Publish", f"topic/certtest/{_ORDINARY}", own if by_own_id else _ORDINARY):
-        found.append(_NO_FIRST_MESSAGE)
+        return [NO_CLIENT_ID]
+    found = [] if by_own_id else [TAKES_OVER]
+    if not may("iot:Publish", f"topic/certtest/{ORDINARY}", own if by_own_id else ORDINARY):
+        found.append(NO_FIRST_MESSAGE)
     return found
 
 
@@ -330,7 +330,7 @@ def _grants(policy: Policy, arns: str) -> Iterator[_Grant]:
     for statement in policy.statements:
         if not statement.allows:
             continue
-        wanted = {action: _KINDS.get(action.lower()) for action in statement.actions}
+        wanted = {action: KINDS.get(action.lower()) for action in statement.actions}
         for resource, action in itertools.product(statement.resources, statement.actions):
             grant = _Grant(action, wanted[action], resource, resource.removeprefix(arns))
             # A statement of several actions and resources has pairs that make no sense. AWS IoT never evaluates those.
@@ -342,11 +342,11 @@ def _grants(policy: Policy, arns: str) -> Iterator[_Grant]:
 def _why_loose(grant: _Grant, arns: str) -> str | None:
     """Return what is loose about a grant by itself; None if it is tight."""
     if "*" in grant.action or "?" in grant.action:
-        return _SEVERAL_ACTIONS
+        return SEVERAL_ACTIONS
     if grant.wanted is None:
-        return _OTHER_ACTION
+        return OTHER_ACTION
     if grant.resource == "*":
-        return _UNBOUND
+        return UNBOUND
     if not grant.resource.startswith(arns):
         return f"it does not begin with {arns}"
     if grant.kind != grant.wanted:
@@ -359,8 +359,8 @@ def _why_loose_name(first: str) -> str | None:
     if first == _THING:
         return None
     if _CLIENT in first:
-        return _BY_CLIENT_ID
-    return _PART_OF_A_LEVEL if _THING in first else _UNBOUND
+        return BY_CLIENT_ID
+    return PART_OF_A_LEVEL if _THING in first else UNBOUND
 
 
 def _why_loose_topic(grant: _Grant) -> str | None:
@@ -368,20 +368,20 @@ def _why_loose_topic(grant: _Grant) -> str | None:
     if level != _THING:
         return _why_unbound(level, grant.after)
     if not any(grant.before[:1]):
-        return _ROOT
+        return ROOT
     if grant.before[0] == "$share":
-        return _SHARED
+        return SHARED
     if grant.before[0] == "$aws" and grant.before != _REGISTRY:
-        return _RESERVED
+        return RESERVED
     return None
 
 
 def _why_unbound(level: str, after: list[str]) -> str:
     if _CLIENT in level:
-        return _BY_CLIENT_ID
+        return BY_CLIENT_ID
     if _THING in level:
-        return _PART_OF_A_LEVEL
-    return _VARIES_BEFORE if any(_THING in other for other in after) else _UNBOUND
+        return PART_OF_A_LEVEL
+    return VARIES_BEFORE if any(_THING in other for other in after) else UNBOUND
 
 
 def _overlapping(grants: list[_Grant]) -> Iterator[tuple[_Grant, str]]:

@@ -19,7 +19,7 @@ from hsm_enroll.iot_policy import CLIENT_ID, IS_ATTACHED, THING_NAME, Policy, St
 from hsm_enroll.operator.device_policy import short
 
 _CONNECT = "iot:Connect"
-_ACTIONS = (
+ACTIONS = (
     _CONNECT,
     "iot:DeleteConnection",
     "iot:GetRetainedMessage",
@@ -38,7 +38,7 @@ _ACTIONS = (
     "iot:UpdateJobExecution",
     "iot:AssumeRoleWithCertificate",
 )
-_KNOWN_ACTIONS = {action.lower() for action in _ACTIONS}
+KNOWN_ACTIONS = {action.lower() for action in ACTIONS}
 
 _IN_A_NAME = (
     "DistinguishedNameQualifier",
@@ -60,7 +60,7 @@ _IN_A_NAME = (
     "AlternativeName.UniformResourceIdentifier",
     "AlternativeName.IPAddress",
 )
-_VARIABLES = (
+VARIABLES = (
     CLIENT_ID,
     "iot:DomainName",
     "aws:SourceIp",
@@ -114,18 +114,18 @@ def mistakes(policy: Policy, arns: str) -> list[str]:
 def _unknown_actions(policy: Policy) -> Iterator[str]:
     for action in (action for statement in policy.statements for action in statement.actions):
         if not _is_known_action(action):
-            yield f"unknown action {printable(action)}{_did_you_mean(action, _ACTIONS)}"
+            yield f"unknown action {printable(action)}{_did_you_mean(action, ACTIONS)}"
 
 
 def _is_known_action(action: str) -> bool:
     service, colon, _ = action.partition(":")
     if _has_wildcard(action) or (colon and service.lower() != "iot"):
         return True
-    return action.lower() in _KNOWN_ACTIONS
+    return action.lower() in KNOWN_ACTIONS
 
 
 def _unknown_variables(policy: Policy) -> Iterator[str]:
-    suggested = [f"${{{name}}}" for name in _VARIABLES]
+    suggested = [f"${{{name}}}" for name in VARIABLES]
     for text in _with_variables(policy):
         for name in variables_of(text):
             if not _is_known_variable(name):
@@ -143,10 +143,10 @@ def _with_variables(policy: Policy) -> Iterator[str]:
 
 
 def _is_known_variable(name: str) -> bool:
-    if name in _VARIABLES or name in _CHARACTERS or name.startswith("aws:") or _ATTRIBUTE.fullmatch(name):
+    if name in VARIABLES or name in _CHARACTERS or name.startswith("aws:") or _ATTRIBUTE.fullmatch(name):
         return True
     several = _ONE_OF_SEVERAL.fullmatch(name)
-    return several is not None and several[1] in _VARIABLES
+    return several is not None and several[1] in VARIABLES
 
 
 def _did_you_mean(wrong: str, known: Iterable[str]) -> str:

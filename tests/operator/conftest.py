@@ -54,7 +54,7 @@ def quick_build(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """Have a zip at hand instead of building it, for tests to exchange; and no waiting between two looks at a stack."""
     content = [code()]
     monkeypatch.setattr(package, "build", lambda _source: content[0])
-    monkeypatch.setattr(stack, "_POLL_SECONDS", 0)
+    monkeypatch.setattr(stack, "POLL_SECONDS", 0)
     return content
 
 

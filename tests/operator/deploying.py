@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
 import pytest
-from botocore.client import BaseClient
+from botocore import handlers
 from botocore.exceptions import ClientError
 
 from hsm_enroll.operator import deployment
@@ -51,31 +52,36 @@ def objects() -> list[str]:
     return [found["Key"] for found in client("s3").list_objects_v2(Bucket=BUCKET)["Contents"]]
 
 
+def hear(monkeypatch: pytest.MonkeyPatch, event: str, listener: Callable[..., Any]) -> None:
+    """Have the clients that are made from now on tell a function of an event of each request (botocore's events)."""
+    monkeypatch.setattr(handlers, "BUILTIN_HANDLERS", [*handlers.BUILTIN_HANDLERS, (event, listener)])
+
+
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Note the operations that are asked of AWS from now on."""
     names: list[str] = []
-    original: Any = vars(BaseClient)["_make_api_call"]
-
-    def record(self: BaseClient, operation: str, arguments: dict[str, Any]) -> Any:
-        names.append(operation)
-        return original(self, operation, arguments)
-
-    monkeypatch.setattr(BaseClient, "_make_api_call", record)
+    hear(monkeypatch, "before-parameter-build", lambda model, **_: names.append(model.name))
     return names
+
+
+def requests(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
+    """As `calls`, with the arguments."""
+    asked: list[tuple[str, dict[str, Any]]] = []
+    hear(monkeypatch, "before-parameter-build", lambda model, params, **_: asked.append((model.name, dict(params))))
+    return asked
 
 
 def answers(monkeypatch: pytest.MonkeyPatch, wanted: str, answer: dict[str, Any] | Exception) -> None:
     """Have AWS answer one operation like this."""
-    original: Any = vars(BaseClient)["_make_api_call"]
 
-    def call(self: BaseClient, operation: str, arguments: dict[str, Any]) -> Any:
-        if operation != wanted:
-            return original(self, operation, arguments)
+    def respond(model: Any, **_: Any) -> tuple[Any, dict[str, Any]] | None:
+        if model.name != wanted:
+            return None
         if isinstance(answer, Exception):
             raise answer
-        return answer
+        return SimpleNamespace(status_code=200), answer
 
-    monkeypatch.setattr(BaseClient, "_make_api_call", call)
+    hear(monkeypatch, "before-call", respond)
 
 
 def refusal(aws_code: str, operation: str = "DescribeStacks") -> ClientError:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 import boto3
 import pytest
-from botocore.client import BaseClient
 from botocore.exceptions import ConnectTimeoutError, ParamValidationError
 
 from hsm_enroll.errors import AwsError, HsmEnrollError, ThrottledError, UsageError
 from tests.operator.conftest import ACCOUNT_ID, REGION, code
-from tests.operator.deploying import BUCKET, UNKNOWN_TO_MOTO, answers, calls, client, deploy, objects, refusal
+from tests.operator.deploying import BUCKET, UNKNOWN_TO_MOTO, answers, calls, client, deploy, objects, refusal, requests
 
 pytestmark = [
     pytest.mark.usefixtures("account", "quick_build"),
@@ -72,14 +70,14 @@ def test_without_credentials_or_region_there_is_a_hint(
         (
             refusal("ExpiredToken"),
             UsageError,
-            r"AWS rejected the credentials: because\?of that \(ExpiredToken\)",
+            r"AWS rejected the credentials: because\\nof that \(ExpiredToken\)",
         ),
         (refusal("InvalidClientTokenId"), UsageError, "credentials"),
         (refusal("Throttling"), ThrottledError, "CloudFormation is busy"),
         (
             refusal("AccessDenied"),
             AwsError,
-            r"CloudFormation refused DescribeStacks: because\?of that \(AccessDenied\)",
+            r"CloudFormation refused DescribeStacks: because\\nof that \(AccessDenied\)",
         ),
         (ConnectTimeoutError(endpoint_url="https://x"), AwsError, "cannot reach CloudFormation"),
         (ParamValidationError(report="no"), AwsError, "the request to CloudFormation failed"),
@@ -107,16 +105,9 @@ def test_somebody_elses_bucket_of_that_name_is_not_used(monkeypatch: pytest.Monk
 
 def test_every_request_about_the_bucket_says_whose_it_has_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
     """S3 compares the owner itself, also where it changed between two requests."""
-    asked: dict[str, dict[str, Any]] = {}
-    original: Any = vars(BaseClient)["_make_api_call"]
-
-    def record(self: BaseClient, operation: str, arguments: dict[str, Any]) -> Any:
-        if arguments.get("Bucket"):
-            asked[operation] = arguments
-        return original(self, operation, arguments)
-
-    monkeypatch.setattr(BaseClient, "_make_api_call", record)
+    everything = requests(monkeypatch)
     deploy()
+    asked = {operation: arguments for operation, arguments in everything if arguments.get("Bucket")}
     assert set(asked) == {
         "HeadBucket", "CreateBucket", "PutPublicAccessBlock", "PutBucketEncryption", "HeadObject", "PutObject",
     }  # fmt: skip

@@ -135,11 +135,11 @@ def test_a_person_is_asked_before_a_stack_is_deleted(
 
 
 def test_without_its_extra_the_command_says_which_one_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A gateway's installation has no boto3; the hint names the extra."""
+    """A gateway's installation has no boto3; the hint has the command that installs it."""
     monkeypatch.setattr(operator_client, "find_spec", lambda _name: None)
     with pytest.raises(UsageError, match="boto3") as raised:
         run("status")
-    assert "'operator'" in raised.value.hint
+    assert "pip install 'hsm-enroll[operator]'" in raised.value.hint
 
 
 def test_another_kind_of_authentication_is_wrong_usage() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hsm_enroll.backend_folder import backend_folder
 from hsm_enroll.errors import UsageError
 from hsm_enroll.operator import deployment
 from hsm_enroll.operator.device_policy import TEMPLATES_OWN, DevicePolicy, read
@@ -47,9 +49,9 @@ def attached_to_a_device(name: str) -> str:
     return str(arn)
 
 
-def earlier_template(monkeypatch: pytest.MonkeyPatch) -> None:
+def earlier_template(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     """Have a template of an earlier version, whose policy had the Thing's name as a topic's first level."""
-    template = deployment._read_template()
+    template = (backend_folder() / "template.yaml").read_text("utf-8")
     start, end = template.index("  DevicePolicyDocument:"), template.index("Conditions:")
     earlier = template[:start] + template[end:].replace(
         '  HasOwnDevicePolicy: !Not [!Equals [!Ref DevicePolicyDocument, ""]]\n', ""
@@ -57,7 +59,8 @@ def earlier_template(monkeypatch: pytest.MonkeyPatch) -> None:
     earlier = earlier.replace(
         "!If\n        - HasOwnDevicePolicy\n        - !Ref DevicePolicyDocument\n        - ", "\n          "
     )
-    monkeypatch.setattr(deployment, "_read_template", lambda: earlier.replace("/device/$", "/$"))
+    (folder / "template.yaml").write_text(earlier.replace("/device/$", "/$"), "utf-8")
+    monkeypatch.setattr(deployment, "backend_folder", lambda: folder)
 
 
 def test_a_policy_of_ones_own_takes_the_place_of_the_templates_in_place() -> None:
@@ -190,10 +193,10 @@ def test_a_policy_that_was_written_for_another_account_is_refused(arns: str, why
     assert deployment.status("hsm-enroll").state is None
 
 
-def test_what_a_new_template_changes_for_devices_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_new_template_changes_for_devices_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Resources that an earlier version's policy had and this one has not, and the other way round."""
     with monkeypatch.context() as earlier:
-        earlier_template(earlier)
+        earlier_template(earlier, tmp_path)
         name = deploy().status.outputs["PolicyName"]
         assert f"{ARNS}topic/{THING}/*" in str(in_force(name))
     device = attached_to_a_device(name)

@@ -7,12 +7,11 @@ import hashlib
 from typing import Any
 
 import pytest
-from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 from moto.cloudformation.models import Event, Stack, cloudformation_backends
 
 from hsm_enroll.errors import AwsError
-from hsm_enroll.operator import deployment, stack
+from hsm_enroll.operator import deployment
 from tests.operator.conftest import ACCOUNT_ID, REGION, code
 from tests.operator.deploying import (
     BUCKET,
@@ -24,6 +23,7 @@ from tests.operator.deploying import (
     ignore,
     objects,
     refusal,
+    requests,
     silent,
 )
 
@@ -158,10 +158,10 @@ def test_a_first_deployment_that_fails_says_which_resource_and_why_and_leaves_no
 
 
 def test_what_a_failed_deployment_left_is_taken_away_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waited for the end of the first; its empty stack can only be deleted, and holds nothing."""
+    """The first could not delete its empty stack, which can only be deleted, and holds nothing."""
     with monkeypatch.context() as failing:
         failing.setattr(Stack, "create_resources", fail_creation)
-        failing.setattr(stack.Stack, "_clear", lambda _self, _stack_id: None)
+        answers(failing, "DeleteStack", refusal("AccessDenied", "DeleteStack"))
         with pytest.raises(AwsError):
             deploy()
     assert deployment.status("hsm-enroll").state == "ROLLBACK_COMPLETE"
@@ -170,17 +170,9 @@ def test_what_a_failed_deployment_left_is_taken_away_by_the_next(monkeypatch: py
 
 def test_what_a_failed_creation_has_made_is_to_be_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also what the template retains: CreateStack is told so, since it says nothing about it by itself."""
-    asked: list[dict[str, Any]] = []
-    original: Any = vars(BaseClient)["_make_api_call"]
-
-    def record(self: BaseClient, operation: str, arguments: dict[str, Any]) -> Any:
-        if operation == "CreateStack":
-            asked.append(arguments)
-        return original(self, operation, arguments)
-
-    monkeypatch.setattr(BaseClient, "_make_api_call", record)
+    asked = requests(monkeypatch)
     deploy()
-    (arguments,) = asked
+    (arguments,) = (arguments for operation, arguments in asked if operation == "CreateStack")
     assert arguments["RetainExceptOnCreate"] is True
     assert {"OnFailure", "DisableRollback"}.isdisjoint(arguments)
     assert arguments["Capabilities"] == ["CAPABILITY_IAM"]

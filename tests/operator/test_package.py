@@ -120,7 +120,7 @@ def test_the_functions_folder_is_found_in_checkout_and_wheel(tmp_path: Path, mon
     assert (backend_folder.backend_folder() / "template.yaml").is_file()
     installed = tmp_path / "site-packages" / "hsm_enroll"
     (installed / "_lambda").mkdir(parents=True)
-    monkeypatch.setattr(backend_folder, "_PACKAGE", installed)
+    monkeypatch.setattr(backend_folder, "__file__", str(installed / "backend_folder.py"))
     with pytest.raises(HsmEnrollError, match="missing"):
         backend_folder.backend_folder()
     (installed / "_lambda" / "handler.py").touch()

@@ -10,10 +10,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from requests import adapters
 
 from hsm_enroll.backend_api import transport
 from hsm_enroll.backend_api.transport import Outgoing, Transport
-from hsm_enroll.errors import BackendUnreachableError, UnexpectedResponseError, UsageError
+from hsm_enroll.errors import ApiTlsError, BackendUnreachableError, UnexpectedResponseError, UsageError
 from tests.client.backend_api.kept_open import End, close_notify, kept_open, on_one_connection, reset
 from tests.support.authority import Authority
 from tests.support.https_server import Answer, HttpsServer, https_server, response
@@ -188,7 +189,57 @@ def test_no_traceback_shows_a_code(
     assert _HUSH not in shown_with_locals(raised.value)
 
 
-def test_a_missing_ca_file_is_named(tmp_path: Path) -> None:
-    """A CA file that does not exist is wrong usage, and not a TLS error of the server's."""
-    with pytest.raises(UsageError, match=r"ca\.pem does not exist"):
-        Transport("https://api.example", lambda _: {}, ca_file=tmp_path / "ca.pem", deadline=1, largest_answer=1)
+def test_an_unusable_ca_file_is_named_before_anything_is_sent(tmp_path: Path) -> None:
+    """D24: it is wrong usage, found when the client is made, and not a TLS error of the server's."""
+    ca_file = tmp_path / "ca.pem"
+    ca_file.touch()
+    with pytest.raises(UsageError, match=r"ca\.pem .* it is empty"):
+        Transport("https://api.example", lambda _: {}, ca_file=ca_file, deadline=1, largest_answer=1)
+
+
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"])
+def test_the_environments_ca_file_is_trusted(
+    variable: str, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D25: without the setting, the API is trusted by the file that MQTT and doctor use too."""
+    monkeypatch.setenv(variable, str(authority.certificate))
+    with https_server(authority, _LAST) as server:
+        api = Transport(server.url, lambda _: {}, ca_file=None, deadline=20, largest_answer=1000)
+        assert api.exchange("GET", "/").status == 200
+
+
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "ALL_PROXY"])
+def test_the_hint_names_the_proxy_in_between(
+    variable: str, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D25: where the API cannot be reached through a proxy, the hint names the proxy, without its password."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        place = f"127.0.0.1:{closed.getsockname()[1]}"
+    monkeypatch.setenv(variable, f"http://some:{_HUSH}@{place}/")
+    with pytest.raises(BackendUnreachableError) as raised:
+        _transport("https://api.example", authority).exchange("GET", "/")
+    assert f"the proxy {place}: check" in raised.value.hint
+    assert "list api.example in NO_PROXY" in raised.value.hint
+    assert _HUSH not in raised.value.hint
+
+
+def test_the_hint_names_no_proxy_that_is_bypassed(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    """D25: a proxy that NO_PROXY bypasses, by a name or a network, is neither used nor named."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        place = f"127.0.0.1:{closed.getsockname()[1]}"
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.0/8")
+    with pytest.raises(BackendUnreachableError) as raised:
+        _transport(f"https://{place}", authority).exchange("GET", "/")
+    assert raised.value.hint == BackendUnreachableError.default_hint
+
+
+def test_certifis_authorities_are_not_trusted(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trusted authorities are the file's or the system's; those that requests brings along do not count."""
+    monkeypatch.setattr(adapters, "DEFAULT_CA_BUNDLE_PATH", str(authority.certificate))
+    other = Authority(tmp_path / "other").certificate
+    with https_server(authority, _LAST) as server, pytest.raises(ApiTlsError):
+        Transport(server.url, lambda _: {}, ca_file=other, deadline=20, largest_answer=1000).exchange("GET", "/")
+    assert server.requests == []

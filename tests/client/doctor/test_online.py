@@ -43,7 +43,7 @@ def interceptor(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture(autouse=True)
 def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
+    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY", "REQUESTS_CA_BUNDLE"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -84,7 +84,7 @@ def test_who_intercepts_the_api_is_named(interceptor: Authority, settings: Calla
         reachable = checks_online.api(patient)
         requests = b"".join(server.requests)
     assert _found(finding) == ("online.api-tls", Status.FAILED)
-    assert "inspecting?[2J CA" in finding.message
+    assert "inspecting\\x1b[2J CA" in finding.message
     assert "intercept" in finding.hint
     assert _found(reachable) == ("api.reachable", Status.SKIPPED)
     assert b"Authorization" not in requests
@@ -101,7 +101,7 @@ def test_an_interceptor_behind_a_proxy_is_named(
         requests = b"".join(server.requests)
     assert _found(names) == ("online.dns", Status.OK)
     assert _found(finding) == ("online.api-tls", Status.FAILED)
-    assert "inspecting?[2J CA" in finding.message
+    assert "inspecting\\x1b[2J CA" in finding.message
     assert b"CONNECT api.invalid:443" in seen[0]
     assert b"Proxy-Authorization: Basic c29tZTpvbmUh\r\n" in seen[0]
     assert requests.startswith(b"GET /base/v1/health ")
@@ -158,7 +158,7 @@ def test_an_answer_without_an_end_is_given_up(
     authority: Authority, settings: Callable[..., Patient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """D15: a server that sends a header byte by byte does not hold the doctor up."""
-    monkeypatch.setattr(network, "_WHOLE_SECONDS", 1.0)
+    monkeypatch.setattr(network, "WHOLE_SECONDS", 1.0)
 
     def trickle(stream: ssl.SSLSocket, server: HttpsServer) -> None:
         stream.sendall(b"HTTP/1.1 200 OK\r\nX: ")
@@ -255,7 +255,7 @@ def test_who_intercepts_mqtt_is_named(
         finding = checks_online.mqtt_tls(settings(mqtt_endpoint="localhost", mqtt_port=port))
     assert _found(finding) == ("online.mqtt-tls", Status.FAILED)
     seen = newest is ssl.TLSVersion.TLSv1_3
-    assert ("inspecting?[2J CA" in finding.message, "could not be seen" in finding.message) == (seen, not seen)
+    assert ("inspecting\\x1b[2J CA" in finding.message, "could not be seen" in finding.message) == (seen, not seen)
     assert "HSM_ENROLL_CA_FILE" in finding.hint
 
 
@@ -278,14 +278,50 @@ def test_a_closed_port_is_told_once(settings: Callable[..., Patient]) -> None:
 def test_a_ca_file_that_is_none_is_named(
     content: str | None, tmp_path: Path, authority: Authority, settings: Callable[..., Patient]
 ) -> None:
-    """A CA file that is missing or holds none fails with its name, and not as a server's fault."""
+    """D24: a CA file that is missing or holds none fails with its name, and not as a server's fault."""
     ca_file = tmp_path / "ca.pem"
     if content is not None:
         ca_file.write_text(content)
-    with mosquitto.running(tmp_path / "broker", authority) as broker:
-        finding = checks_online.mqtt_tls(settings(mqtt_endpoint="localhost", mqtt_port=broker.port, ca_file=ca_file))
-    assert _found(finding) == ("online.mqtt-tls", Status.FAILED)
-    assert str(ca_file) in finding.message
+    with mosquitto.running(tmp_path / "broker", authority) as broker, https_server(authority, _HEALTHY) as server:
+        patient = settings(api_url=server.url, mqtt_endpoint="localhost", mqtt_port=broker.port, ca_file=ca_file)
+        findings = [checks_online.api(patient), checks_online.mqtt_tls(patient)]
+        assert _found(checks_online.api_tls(patient)) == ("online.api-tls", Status.SKIPPED)
+    assert [finding.status for finding in findings] == [Status.FAILED, Status.FAILED]
+    assert all(str(ca_file) in finding.message for finding in findings)
+
+
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"])
+def test_the_environments_ca_file_is_trusted(
+    variable: str,
+    tmp_path: Path,
+    authority: Authority,
+    settings: Callable[..., Patient],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """D25: without the setting, API and broker are trusted by the file that init and MQTT use too."""
+    monkeypatch.setenv(variable, str(authority.certificate))
+    with mosquitto.running(tmp_path / "broker", authority) as broker, https_server(authority, _HEALTHY) as server:
+        patient = settings(api_url=server.url, mqtt_endpoint="localhost", mqtt_port=broker.port, ca_file=None)
+        checks = (checks_online.api, checks_online.api_tls, checks_online.mqtt_tls)
+        assert [check(patient).status for check in checks] == [Status.OK] * 3
+
+
+@pytest.mark.parametrize(
+    ("variables", "host"),
+    [
+        ({"ALL_PROXY": "http://proxy.example:3128"}, "proxy.example"),
+        ({"HTTPS_PROXY": "http://proxy.example", "NO_PROXY": "192.0.2.0/24"}, "192.0.2.7"),
+        ({"HTTPS_PROXY": "http://proxy.example", "NO_PROXY": "198.51.100.0/24"}, "proxy.example"),
+    ],
+    ids=["ALL_PROXY", "network", "another network"],
+)
+def test_the_way_to_the_api_is_that_of_init(
+    variables: dict[str, str], host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D25: the proxy is chosen as by the client that init uses: ALL_PROXY counts, and so do networks in NO_PROXY."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert network.way_to("https://192.0.2.7").host == host
 
 
 @contextmanager

@@ -185,7 +185,7 @@ def test_additions_hold_no_common_name(additions: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["O", "=", "O=a,,C=CH", "O=a;C=CH", "Z=a", "O=a\\", "O=\\ff", "O=#ff", "C=CHE", "C=é", "DC=é", "9.9=a", "O=\udcff"],
+    ["O", "=", "O=a,,C=CH", "O=a;C=CH", "Z=a", "O=a\\", "O=\\ff", "O=#ff", "C=CHE", "9.9=a", "O=\udcff"],
 )
 def test_additions_that_are_no_name_are_wrong_usage(text: str) -> None:
     """What RFC 4514 or the attribute's own type does not allow is refused, with an example of what is."""
@@ -194,6 +194,31 @@ def test_additions_that_are_no_name_are_wrong_usage(text: str) -> None:
             read(text)
         assert not caught.value.message.rstrip().endswith(":")
         assert "OU=Line 3,O=Example,C=CH" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("O=a,2.5.4.5=GW_17", "Serial Number 'GW_17' is not valid: its type PrintableString"),
+        ("2.5.4.46=a*b", "DN Qualifier 'a*b' is not valid: its type PrintableString"),
+        ("C=é", "Country 'é' is not valid: its type PrintableString"),
+        ("C=a@+O=b", "Country 'a@' is not valid: its type PrintableString"),
+        ("DC=é", "Domain Component 'é' is not valid: its type IA5String"),
+        ("1.2.840.113549.1.9.1=ü@example.com", "Email Address 'ü@example.com' is not valid: its type IA5String"),
+    ],
+)
+def test_a_character_that_its_type_does_not_have_is_wrong_usage(text: str, said: str) -> None:
+    """What the ASN.1 type of an attribute cannot hold, and the API would refuse, is refused with the value."""
+    for read in (csr.parse_subject, lambda text: csr.subject("gateway-7", text)):
+        with pytest.raises(UsageError, match=re.escape(said)) as caught:
+            read(text)
+        assert caught.value.exit_status == 2
+
+
+@pytest.mark.parametrize("text", ["2.5.4.5=GW-17 (a/b)", "DC=a_b", "1.2.840.113549.1.9.1=a_b@example.com", "O=GW_17 é"])
+def test_a_character_that_its_type_has_is_taken(text: str) -> None:
+    """An underscore is refused where the type is PrintableString, and nowhere else."""
+    assert csr.parse_subject(text).dump() == x509.Name.from_rfc4514_string(text).public_bytes()
 
 
 def test_a_whole_subject_is_read_as_it_is_written() -> None:

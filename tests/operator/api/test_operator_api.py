@@ -422,10 +422,10 @@ def test_an_address_that_is_none_is_wrong_usage(url: str) -> None:
 
 def test_a_missing_ca_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A trust anchor that is not there is an error, also the one that AWS_CA_BUNDLE names."""
-    with pytest.raises(UsageError, match=r"nowhere\.pem does not exist"):
+    with pytest.raises(UsageError, match=r"nowhere\.pem cannot be read"):
         OperatorClient("https://api.example", tmp_path / "nowhere.pem")
     monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "neither.pem"))
-    with pytest.raises(UsageError, match=r"neither\.pem does not exist"):
+    with pytest.raises(UsageError, match=r"neither\.pem cannot be read"):
         OperatorClient("https://api.example")
 
 

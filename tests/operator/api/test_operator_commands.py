@@ -25,11 +25,7 @@ from tests.support import documents
 from tests.support.authority import Authority
 
 _ROOT = Path(cli.__file__).parents[2]
-_PROGRAM = (
-    "from hsm_enroll import cli; "
-    "cli._COMMANDS.update(invite=('invite', ''), fleet=('fleet', '')); "  # until both are registered
-    "cli.main()"
-)
+_PROGRAM = "from hsm_enroll import cli; cli.main()"
 
 
 @dataclass
@@ -61,13 +57,11 @@ def run(
     """The command line, pointed at the stand-in; also checks that no code is on stderr."""
     monkeypatch.setenv("HSM_ENROLL_API_URL", backend.url)
     monkeypatch.setenv("HSM_ENROLL_CA_FILE", str(authority.certificate))
-    monkeypatch.setitem(cli._COMMANDS, "invite", ("invite", ""))
-    monkeypatch.setitem(cli._COMMANDS, "fleet", ("fleet", ""))
     # What is waited for between tries is tested with the client.
     monkeypatch.setattr("hsm_enroll.backend_api.retry.BACKOFF_SECONDS", 0.0)
 
     def start(*arguments: object) -> Result:
-        status = cli._run([*map(str, arguments)])
+        status = cli.run([*map(str, arguments)])
         shown = capsys.readouterr()
         assert not [code for code in backend.codes if code in shown.err]
         return Result([*map(str, arguments)], status, shown.out, shown.err)
@@ -180,7 +174,7 @@ def test_a_missing_extra_is_named(
     result = run("invite", *arguments)
     assert result.status == 2
     assert f"needs {library}" in result.err
-    assert "extra 'operator'" in result.err
+    assert "pip install 'hsm-enroll[operator]'" in result.err
     assert backend.received == []
 
 
@@ -368,13 +362,13 @@ def test_a_thing_is_shown(run: Run, backend: Backend) -> None:
     assert run("fleet", "show", "gateway-17", "--json").document == {"thing": backend.things["gateway-17"]}
 
 
-@pytest.mark.parametrize("name", ["nobody", "", "a b", "a+b", "../x?y=1&z#", "\u00fc", "\udcff", "%2f", "*"])
+@pytest.mark.parametrize("name", ["nobody", "", "a b", "a+b", "../x?y=1&z#", "\u00fc", "%2f", "*"])
 def test_any_name_that_is_not_there_is_unknown(run: Run, backend: Backend, name: str) -> None:
     """Whatever characters a name has, its request is signed rightly and means that name."""
     result = run("fleet", "show", "--json", "--", name)
     assert (result.status, backend.refused) == (31, 0)
     assert "thing-unknown" in result.document["error"]["message"]
-    assert backend.received[0].query == {"thing": name.replace("\udcff", "?")}
+    assert backend.received[0].query == {"thing": name}
 
 
 def test_a_thing_is_revoked_with_yes_only(run: Run, backend: Backend) -> None:
