@@ -12,8 +12,8 @@ from hsm_enroll.errors import UsageError
 from hsm_enroll.key import DEFAULT_KEY_TYPE, KeyType
 from hsm_enroll.uri import Pkcs11Uri
 
-_SYSTEM_CONFIGURATION = Path("/etc/hsm-enroll")
-_SYSTEM_STATE = Path("/var/lib/hsm-enroll")
+SYSTEM_CONFIGURATION = Path("/etc/hsm-enroll")
+SYSTEM_STATE = Path("/var/lib/hsm-enroll")
 _CONFIGURATION = "config.toml"
 _ENVIRONMENT_PREFIX = "HSM_ENROLL_"
 
@@ -31,7 +31,7 @@ class Settings(NamedTuple):
     Attributes:
         state: the state folder.
         module: file of the PKCS#11 module.
-        token: which token, and for some commands which key in it.
+        token: which token.
         thing: name of the Thing, ``[a-zA-Z0-9:_-]{1,64}``.
         api_url: base URL of the enrollment API.
         ca_file: PEM file with the trust anchors for the API and for MQTT; None uses the system's.
@@ -72,7 +72,7 @@ def _port(text: str) -> int:
 
 _READERS = {
     "module": _path,
-    "token": Pkcs11Uri.parse,
+    "token": Pkcs11Uri.parse_token,
     "thing": str,
     "api_url": str,
     "ca_file": _path,
@@ -131,7 +131,8 @@ def _configuration(environment: Mapping[str, str]) -> tuple[Path, dict[str, str]
     import tomllib
 
     try:
-        document = tomllib.loads(content.decode("utf-8"))
+        # Some editors write a byte order mark.
+        document = tomllib.loads(content.decode("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{file} is not valid TOML: {error}", hint="Correct the file.") from error
     unknown = sorted(set(document) - set(_READERS))
@@ -146,7 +147,7 @@ def _configuration(environment: Mapping[str, str]) -> tuple[Path, dict[str, str]
 def _configuration_file(environment: Mapping[str, str]) -> Path:
     if home := environment.get("HSM_ENROLL_HOME"):
         return Path(home) / _CONFIGURATION
-    system = _SYSTEM_CONFIGURATION / _CONFIGURATION
+    system = SYSTEM_CONFIGURATION / _CONFIGURATION
     if os.access(system, os.R_OK):
         return system
     return _own(environment, "XDG_CONFIG_HOME", ".config") / _CONFIGURATION
@@ -156,8 +157,8 @@ def _state(environment: Mapping[str, str]) -> Path:
     """Return the system's folder for root and for users who may read it, else the user's own."""
     if home := environment.get("HSM_ENROLL_HOME"):
         return Path(home)
-    if os.geteuid() == 0 or os.access(_SYSTEM_STATE, os.R_OK | os.X_OK):
-        return _SYSTEM_STATE
+    if os.geteuid() == 0 or os.access(SYSTEM_STATE, os.R_OK | os.X_OK):
+        return SYSTEM_STATE
     return _own(environment, "XDG_STATE_HOME", ".local/state")
 
 

@@ -86,6 +86,24 @@ class Pkcs11Uri(NamedTuple):
             module_path=_module_path(query),
         )
 
+    @classmethod
+    def parse_token(cls, text: str) -> Pkcs11Uri:
+        """Parse a URI that names a token, and no object in it.
+
+        Raises:
+            UsageError: as for :meth:`parse`; or the URI has an attribute of an object, which would select nothing.
+        """
+        uri = cls.parse(text)
+        for name in ("object", "id", "type"):
+            if getattr(uri, name) is not None:
+                raise UsageError(f"PKCS#11 URI: {name!r} names an object, and this URI names a token", hint=_EXAMPLE)
+        return uri
+
+    @property
+    def of_token(self) -> Pkcs11Uri:
+        """What the URI says of the token, without the object in it and the module."""
+        return self._replace(object=None, id=None, type=None, module_path=None)
+
     def __str__(self) -> str:
         """Return the URI with the attributes that are set; every byte of the id is percent-encoded (RFC 7512 §2.3)."""
         parts = [

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from hsm_enroll.cli.invocation import Invocation, command, key_type_option, token_options
-from hsm_enroll.cli.terminal import KEY_NOTE
+from hsm_enroll.cli.invocation import Invocation, command, key_note, key_type_option, token_options
 from hsm_enroll.device import device_token
 from hsm_enroll.errors import HsmEnrollError, UsageError
 from hsm_enroll.key import TokenName
@@ -22,15 +23,20 @@ if TYPE_CHECKING:
 
 
 @command("csr", example="hsm-enroll csr --subject 'CN=gateway-17,O=Example' > gateway-17.csr")
-@click.option("--subject", "whole_subject", metavar="DN", help="The subject (RFC 4514); default CN=THING.")
+@click.option(
+    "--subject",
+    "whole_subject",
+    metavar="DN",
+    help="The subject (RFC 4514); default CN=THING, or the key's label if no Thing is configured.",
+)
 @click.option("--key", "key_uri", metavar="PKCS11-URI", help="Use this key; by default a new one is generated.")
 @token_options
 @key_type_option
 def csr(invocation: Invocation, *, whole_subject: str | None, key_uri: str | None) -> None:
     """Print a certificate request in PEM; the key's URI goes to stderr."""
-    wanted = None if key_uri is None else Pkcs11Uri.parse(key_uri)
-    if wanted is not None and wanted.object is None and wanted.id is None:
-        raise UsageError("--key: the URI names no key", hint="Add object=LABEL or id=%XX… to the URI.")
+    wanted = None if key_uri is None else _key(key_uri)
+    if wanted is not None:
+        _refuse_ignored(click.get_current_context().params, wanted)
     terminal = invocation.terminal
     with Tokens() as tokens:
         found = device_token.start_finding(_settings(invocation.settings, wanted), tokens)
@@ -43,7 +49,7 @@ def csr(invocation: Invocation, *, whole_subject: str | None, key_uri: str | Non
         if wanted is None:
             selection.require(token, invocation.settings.key_type, mqtt=False)
         with tokens.session(token, invocation.pin, invocation.at_pin_pad, writable=wanted is None) as opened:
-            key = _find_or_generate(invocation, opened, wanted)
+            key = _find_or_generate(invocation, token.name.module, opened, wanted)
             uri = str(_uri(token.name, key))
             try:
                 request = requests.build(key, _subject(invocation, whole_subject, key.label))
@@ -68,21 +74,51 @@ def _destroyed(opened: Session, key: Key) -> bool:
     return True
 
 
+def _key(uri: str) -> Pkcs11Uri:
+    try:
+        key = Pkcs11Uri.parse(uri)
+    except UsageError as error:
+        raise UsageError(f"--key: {error.message}", hint=error.hint) from error
+    if key.object is None and key.id is None:
+        raise UsageError("--key: the URI names no key", hint="Add object=LABEL or id=%XX… to the URI.")
+    if key.type not in {None, "private", "public"}:
+        raise UsageError(f"--key: type={key.type} is not a key pair", hint="Write type=private or type=public.")
+    return key
+
+
+def _refuse_ignored(options: Mapping[str, str | None], key: Pkcs11Uri) -> None:
+    """Refuse an option for what the key's URI already says, since one of the two would be ignored."""
+    says = {
+        "key_type": ("an existing key", True),
+        "token": ("the token", _names_token(key)),
+        "token_label": ("the token", _names_token(key)),
+        "module": ("the module", key.module_path is not None),
+    }
+    for option, (what, is_said) in says.items():
+        if is_said and options[option] is not None:
+            shown = f"--{option.replace('_', '-')}"
+            raise UsageError(f"--key names {what}, so {shown} has no use", hint=f"Leave out {shown}.")
+
+
+def _names_token(key: Pkcs11Uri) -> bool:
+    return key.of_token != Pkcs11Uri()
+
+
 def _settings(settings: Settings, key: Pkcs11Uri | None) -> Settings:
-    """Return the settings with the token that the key's URI names, if it names one."""
+    """Return the settings with the token and the module that the key's URI names, if it names them."""
     if key is None:
         return settings
-    if key.token or key.serial or key.manufacturer or key.model:
-        return settings._replace(token=key)
-    return settings._replace(module=settings.module or key.module_path)
+    token = key.of_token if _names_token(key) else settings.token
+    return settings._replace(token=token, module=key.module_path or settings.module)
 
 
-def _find_or_generate(invocation: Invocation, opened: Session, wanted: Pkcs11Uri | None) -> Key:
+def _find_or_generate(invocation: Invocation, module: Path, opened: Session, wanted: Pkcs11Uri | None) -> Key:
     if wanted is not None:
-        return opened.find(label=wanted.object, key_id=wanted.id)
+        return opened.find(label=wanted.object, key_id=wanted.id, by_public=wanted.type == "public")
     key_id = os.urandom(8)
-    with invocation.terminal.step("generating the key in the token", KEY_NOTE):
-        return opened.generate(invocation.settings.key_type, label=f"hsm-enroll-{key_id.hex()}", key_id=key_id)
+    key_type = invocation.settings.key_type
+    with invocation.terminal.step("generating the key in the token", key_note(module, key_type)):
+        return opened.generate(key_type, label=f"hsm-enroll-{key_id.hex()}", key_id=key_id)
 
 
 def _subject(invocation: Invocation, whole: str | None, label: str) -> Name:

@@ -127,7 +127,8 @@ def _show_created(
     document = {"uri": str(name.uri), "label": name.label, "serial": name.serial, "module": str(name.module)}
     about_pin = f"Its PIN is kept in {pin_file}" if pin_file else "Its PIN is the one you set"
     text = "\n".join([str(name.uri), about_pin, *lines])
-    invocation.terminal.result({**document, "pinFile": str(pin_file) if pin_file else None, **more}, text)
+    whole = {**document, "pinFile": str(pin_file) if pin_file else None, **more}
+    invocation.terminal.result(whole, text, done=f"token {name.label!r} was created")
 
 
 token.add_command(create)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hsm_enroll.device import pin
-from hsm_enroll.errors import ModuleMissingError, ModuleUnusableError, UsageError
+from hsm_enroll.errors import ModuleMissingError, UsageError
 from hsm_enroll.key import TokenName
 from hsm_enroll.secret import Secret
 from hsm_enroll.settings import Settings
@@ -57,15 +57,7 @@ def start_finding(settings: Settings, tokens: Tokens) -> Callable[[], TokenRepor
     paths = [module] if module else discovery.discover()
     reports = tokens.start_listing(paths)
 
-    def found() -> TokenReport:
-        try:
-            return selection.choose(paths, wanted or Pkcs11Uri(), reports)
-        except ModuleUnusableError as error:
-            if not paths[0].name.startswith(tpm2.MODULE_NAME):
-                raise
-            raise _explained(error) from error
-
-    return found
+    return lambda: selection.choose(paths, wanted or Pkcs11Uri(), reports)
 
 
 def _named_module(settings: Settings) -> Path | None:
@@ -137,7 +129,7 @@ def create(
         HsmEnrollError: as for ``Tokens.create``.
     """
     # First, so that a module that cannot be used, or a label that is taken, leaves no PIN file behind.
-    reports = _listed(tokens, module, kind)
+    reports = tokens.listed(module)
     owner = pin.load_owner(folder)
     unfinished = owner is not None and not owner.serial
     # A token with that label in another module is not ours, and has another PIN.
@@ -161,18 +153,3 @@ def create(
     token = tokens.create(module, kind, label, so_pin=new_pin, user_pin=new_pin)
     pin.save_owner(folder, token)
     return token
-
-
-def _listed(tokens: Tokens, module: Path, kind: TokenKind) -> list[TokenReport]:
-    try:
-        return tokens.listed(module)
-    except ModuleUnusableError as error:
-        if kind is TokenKind.SOFTHSM:
-            raise
-        raise _explained(error) from error
-
-
-def _explained(error: ModuleUnusableError) -> ModuleUnusableError:
-    from hsm_enroll.token.tpm2 import provision
-
-    return provision.explained(error, os.environ)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pkcs11 import Mechanism, MechanismFlag
 
-from hsm_enroll.errors import HsmEnrollError, ModuleUnusableError, TokenAmbiguousError
+from hsm_enroll.errors import HsmEnrollError, ModuleUnusableError, TokenAmbiguousError, TokenRefusedError
 from hsm_enroll.key import KeyType
-from hsm_enroll.token import function_list, modules
+from hsm_enroll.token import function_list, modules, naming
+from hsm_enroll.token.reports import RELABEL_HINT
 from hsm_enroll.token.translation import translated
 
 if TYPE_CHECKING:
     from pkcs11 import Slot, Token
+
+    from hsm_enroll.token.naming import NamedToken
 
 # aws-c-io, pkcs11_lib.c: the function list must have this major version, and at least this minor one.
 _MQTT_CRYPTOKI = (2, 20)
@@ -63,19 +65,16 @@ def signs(slot: Slot, name: str) -> bool:
     return _signs(slot, slot.get_mechanisms(), name)
 
 
-def mqtt_obstacle(module: Path, label: str) -> HsmEnrollError | None:
+def mqtt_obstacle(named: NamedToken) -> HsmEnrollError | None:
     """Return why awscrt could not use any of a token's keys, or None if it could.
 
     awscrt needs Cryptoki 2.20 or a later 2.x, stops at a slot whose token it cannot read, and selects a token by its
-    label alone.
-
-    Args:
-        module: the module's file; it is loaded in this process.
-        label: CK_TOKEN_INFO.label.
+    label alone: UTF-8, which it compares byte by byte without the blanks that pad it.
 
     Raises:
         ModuleMissingError, ModuleUnusableError, TokenRefusedError: the module cannot be used at all.
     """
+    module, label = named.name.module, named.name.label
     version = function_list.version(module)
     if version[0] != _MQTT_CRYPTOKI[0] or version < _MQTT_CRYPTOKI:
         return ModuleUnusableError(
@@ -83,7 +82,7 @@ def mqtt_obstacle(module: Path, label: str) -> HsmEnrollError | None:
             "needed",
             hint="Install a newer version of the module, or do without MQTT: hsm-enroll init --no-publish.",
         )
-    tokens = modules.tokens(module)
+    tokens = naming.tokens(module)
     with translated("list its slots", str(module)):
         slots = modules.load(module).get_slots(token_present=True)
     if len(tokens) < len(slots):
@@ -91,7 +90,10 @@ def mqtt_obstacle(module: Path, label: str) -> HsmEnrollError | None:
             f"MQTT cannot use {module}: one of its {len(slots)} slots has a token that the module cannot read",
             hint="Remove that token or card.",
         )
-    labelled = [token for token in tokens if token.label == label]
+    if not named.is_utf8 or b"\0" in named.label:
+        wrong = "is padded with NUL instead of blanks" if named.is_utf8 else "is not valid UTF-8"
+        return TokenRefusedError(f"MQTT cannot use token {label!r}: its label {wrong}", hint=RELABEL_HINT)
+    labelled = [token for token in tokens if token.label == named.label]
     if len(labelled) > 1:
         return TokenAmbiguousError(
             f"MQTT selects a token by its label alone, and {len(labelled)} tokens are labelled {label!r}",

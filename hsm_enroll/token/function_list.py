@@ -12,8 +12,11 @@ from typing import Any
 from hsm_enroll.errors import ModuleUnusableError
 from hsm_enroll.token import modules, return_values
 
+GET_TOKEN_INFO = 6
+"""Index of C_GetTokenInfo in the list; C_Initialize has 0."""
+
 INIT_TOKEN = 9
-"""Index of C_InitToken in the list; C_Initialize has 0."""
+"""Index of C_InitToken."""
 
 _FUNCTIONS = 68
 

@@ -15,22 +15,24 @@ from hsm_enroll.errors import (
     TokenNotFoundError,
     TokenRefusedError,
 )
-from hsm_enroll.key import TokenName
-from hsm_enroll.token import capabilities, modules
+from hsm_enroll.token import capabilities, naming
+from hsm_enroll.token.naming import NamedToken
 from hsm_enroll.token.reports import TokenReport
 from hsm_enroll.uri import Pkcs11Uri
 
 if TYPE_CHECKING:
     from pkcs11 import Object, Token
 
+    from hsm_enroll.key import TokenName
+
 
 def list_tokens(module: Path) -> list[TokenReport]:
     """Load a module in this process and describe its tokens, including uninitialised ones.
 
     Raises:
-        ModuleMissingError, ModuleUnusableError: see ``modules.tokens``.
+        ModuleMissingError, ModuleUnusableError: see ``naming.tokens``.
     """
-    return [_report(module, token) for token in modules.tokens(module)]
+    return [_report(named) for named in naming.tokens(module)]
 
 
 def public_key_uris(token: Token, name: TokenName) -> Iterator[str]:
@@ -56,15 +58,9 @@ def _label(key: Object) -> str | None:
         return None
 
 
-def _report(module: Path, token: Token) -> TokenReport:
+def _report(named: NamedToken) -> TokenReport:
+    token, name = named.token, named.name
     flags = token.flags
-    name = TokenName(
-        module=module,
-        label=token.label,
-        serial=token.serial.decode("utf-8", "replace").rstrip("\0 "),
-        manufacturer=token.manufacturer_id,
-        model=token.model,
-    )
     initialized = bool(flags & TokenFlag.TOKEN_INITIALIZED)
     keys: tuple[str, ...] = ()
     supported = capabilities.Capabilities((), ())
@@ -75,7 +71,7 @@ def _report(module: Path, token: Token) -> TokenReport:
             keys = tuple(public_key_uris(token, name))
         with suppress(TokenRefusedError, TokenNotFoundError):
             supported = capabilities.read(token)
-            obstacle = capabilities.mqtt_obstacle(module, token.label)
+            obstacle = capabilities.mqtt_obstacle(named)
     return TokenReport(
         name=name,
         slot=token.slot.slot_id,
@@ -89,4 +85,5 @@ def _report(module: Path, token: Token) -> TokenReport:
         key_types=supported.key_types,
         mqtt_key_types=supported.mqtt_key_types,
         mqtt_obstacle=obstacle.document if obstacle else None,
+        label_is_utf8=named.is_utf8,
     )

@@ -1,38 +1,42 @@
 """Key pairs in a token: generate, find, check their origin, sign, destroy.
 
-A key pair is identified by CKA_LABEL and CKA_ID together: no match, or several, is an error.
+A key pair is identified by its private key's CKA_LABEL and CKA_ID together: no match, or several, is an error. Its two
+halves belong together by their CKA_ID.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asn1crypto import algos, core
 from pkcs11 import Attribute, MechanismFlag, ObjectClass, SignMixin
 from pkcs11 import KeyType as CryptokiKeyType
 from pkcs11.constants import DEFAULT
+from pkcs11.exceptions import AttributeReadOnly, AttributeTypeInvalid, AttributeValueInvalid, TemplateInconsistent
 from pkcs11.util.ec import encode_ecdsa_signature, encode_named_curve_parameters
 
 from hsm_enroll.errors import KeyAmbiguousError, KeyOriginError, TokenRefusedError
-from hsm_enroll.key import KeyOrigin, KeyType
+from hsm_enroll.key import KeyOrigin, KeyType, TokenName
 from hsm_enroll.token import capabilities
-from hsm_enroll.token.public_key import find_one, find_public, label_of
+from hsm_enroll.token.public_key import find_half, find_one, find_public, label_of
+from hsm_enroll.token.tpm2 import is_tpm2
 from hsm_enroll.token.translation import translated
 
 if TYPE_CHECKING:
-    from pkcs11 import PrivateKey, Session
+    from pkcs11 import PrivateKey, PublicKey, Session, Token
 
-# tpm2-pkcs11 rejects a template with an attribute for what it cannot do, even a false one. DEFAULT omits the attribute.
-_PUBLIC_TEMPLATE = {Attribute.ENCRYPT: DEFAULT, Attribute.WRAP: DEFAULT}
-_PRIVATE_TEMPLATE = {
-    Attribute.SENSITIVE: True,
-    Attribute.EXTRACTABLE: False,
-    Attribute.DECRYPT: DEFAULT,
-    Attribute.UNWRAP: DEFAULT,
-    Attribute.DERIVE: DEFAULT,
-}
+# What a key pair is for: the private key signs, and nothing else. SoftHSM allows what the template does not mention.
+_SIGNS_ONLY = (
+    {Attribute.ENCRYPT: False, Attribute.WRAP: False},
+    {Attribute.DECRYPT: False, Attribute.UNWRAP: False, Attribute.DERIVE: False},
+)
+# A token may reject that, even where it has the same by default. DEFAULT omits the attribute.
+_UNMENTIONED = tuple(dict.fromkeys(template, DEFAULT) for template in _SIGNS_ONLY)
+_STAYS_IN_TOKEN = {Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: False}
+_TEMPLATE_REFUSED = (AttributeReadOnly, AttributeTypeInvalid, AttributeValueInvalid, TemplateInconsistent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,8 @@ def generate(session: Session, key_type: KeyType, *, label: str, key_id: bytes) 
     """Generate a key pair that cannot leave its token (PKCS#11 v2.40 §5.13, C_GenerateKeyPair).
 
     CKA_LOCAL, CKA_SENSITIVE, CKA_EXTRACTABLE, CKA_NEVER_EXTRACTABLE and CKA_ALWAYS_SENSITIVE are read back, and a key
-    without the required values is destroyed.
+    without the required values is destroyed. The key may only sign, unless the token refuses such a template: then it
+    may do what the token allows by default.
 
     Args:
         session: writable and logged in.
@@ -108,21 +113,12 @@ def generate(session: Session, key_type: KeyType, *, label: str, key_id: bytes) 
         ]
     if taken:
         raise KeyAmbiguousError(f"token {token!r} already has an object with label {label!r} or id {key_id.hex()}")
-    arguments: dict[str, Any] = {
-        "id": key_id,
-        "label": label,
-        "store": True,
-        "capabilities": MechanismFlag.SIGN | MechanismFlag.VERIFY,
-        "public_template": _PUBLIC_TEMPLATE,
-        "private_template": _PRIVATE_TEMPLATE,
-    }
     with translated(f"generate a key of type {key_type}", f"token {token!r}"):
-        if key_type.curve_oid is None:
-            session.generate_keypair(CryptokiKeyType.RSA, key_type.bits, **arguments)
+        if _is_tpm2(session.token):
+            # It makes keys that may also decrypt, rejects the template once its TPM has made the key, and leaks that.
+            _generate(session, key_type, label, key_id, _UNMENTIONED)
         else:
-            curve = {Attribute.EC_PARAMS: encode_named_curve_parameters(key_type.curve_oid)}
-            parameters = session.create_domain_parameters(CryptokiKeyType.EC, curve, local=True)
-            parameters.generate_keypair(**arguments)
+            _generate_least(session, key_type, label, key_id)
     pair = find(session, label=label, key_id=key_id)
     if not pair.origin.is_hardware_born:
         destroy(session, label=label, key_id=key_id)
@@ -133,19 +129,34 @@ def generate(session: Session, key_type: KeyType, *, label: str, key_id: bytes) 
     return pair
 
 
-def find(session: Session, *, label: str | None, key_id: bytes | None) -> KeyPair:
-    """Find one key pair by label and id; None matches anything. Does *not* check its origin.
+def find(session: Session, *, label: str | None, key_id: bytes | None, by_public: bool = False) -> KeyPair:
+    """Find one key pair by the label and id of its private key; None matches anything. Does *not* check its origin.
+
+    The other half is the key with the same id; its label may differ.
+
+    Args:
+        session: logged in.
+        label: CKA_LABEL.
+        key_id: CKA_ID.
+        by_public: whether they are the public key's label and id instead.
 
     Raises:
         KeyMissingError: there is none, or only its public or private half.
         KeyAmbiguousError: there are several.
         KeyOriginError: its type is not one of ``KeyType``.
     """
-    private: PrivateKey = find_one(session, ObjectClass.PRIVATE_KEY, label, key_id)
-    with translated("read a key's attributes", f"token {session.token.label!r}"):
+    token = f"token {session.token.label!r}"
+    if by_public:
+        named: PublicKey = find_one(session, ObjectClass.PUBLIC_KEY, label, key_id)
+        with translated("read a key's attributes", token):
+            label, key_id = label_of(named), named.id
+        private: PrivateKey = find_half(session, ObjectClass.PRIVATE_KEY, label=label, key_id=key_id)
+    else:
+        private = find_one(session, ObjectClass.PRIVATE_KEY, label, key_id)
+    with translated("read a key's attributes", token):
         label, key_id = label_of(private), private.id
     public = find_public(session, label=label, key_id=key_id)
-    with translated("read a key's attributes", f"token {session.token.label!r}"):
+    with translated("read a key's attributes", token):
         origin = KeyOrigin(
             local=private[Attribute.LOCAL],
             sensitive=private[Attribute.SENSITIVE],
@@ -182,6 +193,37 @@ def destroy(session: Session, *, label: str, key_id: bytes) -> None:
     with translated("destroy a key", f"token {session.token.label!r}"):
         for found in list(session.get_objects({Attribute.LABEL: label, Attribute.ID: key_id})):
             found.destroy()
+
+
+def _is_tpm2(token: Token) -> bool:
+    serial = token.serial.decode("utf-8", "replace")
+    return is_tpm2(TokenName(Path(), token.label, serial, token.manufacturer_id, token.model))
+
+
+def _generate_least(session: Session, key_type: KeyType, label: str, key_id: bytes) -> None:
+    try:
+        _generate(session, key_type, label, key_id, _SIGNS_ONLY)
+    except _TEMPLATE_REFUSED:
+        _generate(session, key_type, label, key_id, _UNMENTIONED)
+
+
+def _generate(
+    session: Session, key_type: KeyType, label: str, key_id: bytes, uses: tuple[dict[Attribute, Any], ...]
+) -> None:
+    for_public, for_private = uses
+    arguments: dict[str, Any] = {
+        "id": key_id,
+        "label": label,
+        "store": True,
+        "capabilities": MechanismFlag.SIGN | MechanismFlag.VERIFY,
+        "public_template": for_public,
+        "private_template": _STAYS_IN_TOKEN | for_private,
+    }
+    if key_type.curve_oid is None:
+        session.generate_keypair(CryptokiKeyType.RSA, key_type.bits, **arguments)
+        return
+    curve = {Attribute.EC_PARAMS: encode_named_curve_parameters(key_type.curve_oid)}
+    session.create_domain_parameters(CryptokiKeyType.EC, curve, local=True).generate_keypair(**arguments)
 
 
 def _digest_info(digest: bytes, key_type: KeyType) -> bytes:

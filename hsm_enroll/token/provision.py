@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from pkcs11 import TokenFlag
 from pkcs11.exceptions import UserPinNotInitialized
 
-from hsm_enroll.errors import TokenRefusedError, UsageError
-from hsm_enroll.token import function_list, modules, return_values, selection
+from hsm_enroll.errors import TokenNotFoundError, TokenRefusedError, UsageError
+from hsm_enroll.token import function_list, modules, naming, return_values, selection
 from hsm_enroll.token.inventory import list_tokens
 from hsm_enroll.token.reports import TokenReport
 from hsm_enroll.token.tpm2 import lockout
@@ -90,12 +90,12 @@ def complete_token(name: TokenName, *, so_pin: Secret, user_pin: Secret) -> None
     """
     lockout.refuse_last_try(name)
     with translated("set its PIN", f"token {name.label!r}"):
-        token = modules.load(name.module).get_token(token_label=name.label)
+        token = _labelled(name.module, name.label)
         try:
             # Writable, because a read-only session would stay open and keep the security officer out (§5.6, C_Login).
             token.open(rw=True, user_pin=user_pin.reveal()).close()
         except UserPinNotInitialized:
-            _set_user_pin(token, so_pin, user_pin)
+            set_user_pin(token, so_pin, user_pin)
 
 
 def _create(
@@ -114,10 +114,17 @@ def _create(
     with translated("initialise a token", str(module)):
         _init_token(module, slot, so_pin, encoded, refusal_hint)
     # SoftHSM has moved the token to another slot id, so it is found by its label.
-    library = modules.load(module)
     with translated("set its PIN", f"token {label!r}"):
-        _set_user_pin(library.get_token(token_label=label), so_pin, user_pin)
+        set_user_pin(_labelled(module, label), so_pin, user_pin)
     return next(token for token in list_tokens(module) if token.name.label == label)
+
+
+def _labelled(module: Path, label: str) -> Token:
+    """Return the token with a label; no other has it, see ``selection.refuse_taken_label``."""
+    for named in naming.tokens(module):
+        if named.name.label == label:
+            return named.token
+    raise TokenNotFoundError(f"token {label!r} was not found")
 
 
 def _have_length(so_pin: Secret, user_pin: Secret, lengths: range) -> bool:
@@ -145,7 +152,8 @@ def _init_token(module: Path, slot: Slot, so_pin: Secret, label: bytes, refusal_
         raise refused(return_values.name_of(status), "initialise a token", str(module), hint=refusal_hint)
 
 
-def _set_user_pin(token: Token, so_pin: Secret, user_pin: Secret) -> None:
+def set_user_pin(token: Token, so_pin: Secret, user_pin: Secret) -> None:
+    """Set the user's PIN of an initialised token (PKCS#11 v2.40 §5.5, C_InitPIN)."""
     with token.open(rw=True, so_pin=so_pin.reveal()) as session:
         session.init_pin(user_pin.reveal())
 

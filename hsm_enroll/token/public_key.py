@@ -16,6 +16,8 @@ from hsm_enroll.token.translation import translated
 if TYPE_CHECKING:
     from pkcs11 import PrivateKey, PublicKey, Session
 
+_USABLE_TYPES = f"Use a key of type {', '.join(KeyType)}."
+
 
 class PublicKeyReport(NamedTuple):
     """The public half of a key pair; members as in :class:`keypair.KeyPair`."""
@@ -25,16 +27,33 @@ class PublicKeyReport(NamedTuple):
 
 
 def find_public(session: Session, *, label: str | None, key_id: bytes | None) -> PublicKeyReport:
-    """Find one public key by label and id.
+    """Find one public key by the label and id of its key pair; see :func:`find_half`.
 
     Raises:
         KeyMissingError, KeyAmbiguousError, KeyOriginError: there is none, there are several, or its type is not one of
             ``KeyType``.
     """
-    public: PublicKey = find_one(session, ObjectClass.PUBLIC_KEY, label, key_id)
+    public: PublicKey = find_half(session, ObjectClass.PUBLIC_KEY, label=label, key_id=key_id)
     with translated("read a key's attributes", f"token {session.token.label!r}"):
-        info, label = _public_key_info(public), label_of(public)
+        label = label_of(public)
+        info = _public_key_info(public, label)
     return PublicKeyReport(_key_type(info, label), bytes(info.dump()))
+
+
+def find_half(session: Session, object_class: ObjectClass, *, label: str | None, key_id: bytes | None) -> Any:
+    """Find one half of a key pair by the id, which both halves share (PKCS#11 v2.40 §4.8, §4.9).
+
+    Their labels may differ. The label decides only if there is no id, or if several objects have it.
+
+    Raises:
+        KeyMissingError, KeyAmbiguousError, TokenRefusedError: as for :func:`find_one`.
+    """
+    if label is None or not key_id:
+        return find_one(session, object_class, label, key_id)
+    try:
+        return find_one(session, object_class, None, key_id)
+    except KeyAmbiguousError:
+        return find_one(session, object_class, label, key_id)
 
 
 def find_one(session: Session, object_class: ObjectClass, label: str | None, key_id: bytes | None) -> Any:
@@ -45,14 +64,17 @@ def find_one(session: Session, object_class: ObjectClass, label: str | None, key
         TokenRefusedError: the token cannot be searched.
     """
     template: dict[Attribute, Any] = {Attribute.CLASS: object_class}
+    criteria = []
     if label is not None:
         template[Attribute.LABEL] = label
+        criteria.append(f"labelled {label!r}")
     if key_id is not None:
         template[Attribute.ID] = key_id
+        criteria.append(f"with id {key_id.hex()}" if key_id else "with an empty id")
     with translated("look for keys", f"token {session.token.label!r}"):
         found = list(session.get_objects(template))
     half = "private" if object_class is ObjectClass.PRIVATE_KEY else "public"
-    wanted = f"labelled {label!r}" if label is not None else f"with id {key_id.hex() if key_id else '(any)'}"
+    wanted = " ".join(criteria)
     if not found:
         raise KeyMissingError(f"token {session.token.label!r} has no {half} key {wanted}")
     if len(found) > 1:
@@ -78,13 +100,17 @@ def label_of(key: PrivateKey | PublicKey) -> str:
         ) from error
 
 
-def _public_key_info(public: PublicKey) -> keys.PublicKeyInfo:
-    if public.key_type is CryptokiKeyType.RSA:
+def _public_key_info(public: PublicKey, label: str) -> keys.PublicKeyInfo:
+    kind = _cryptoki_type(public)
+    if kind is CryptokiKeyType.RSA:
         numbers = {
             "modulus": int.from_bytes(public[Attribute.MODULUS]),
             "public_exponent": int.from_bytes(public[Attribute.PUBLIC_EXPONENT]),
         }
         return keys.PublicKeyInfo.wrap(keys.RSAPublicKey(numbers), "rsa")
+    if kind is not CryptokiKeyType.EC:
+        name = "an unknown type" if kind is None else f"type {kind.name}"
+        raise KeyOriginError(f"key {label!r} is of {name}, which AWS IoT does not accept", hint=_USABLE_TYPES)
     parameters = keys.ECDomainParameters.load(public[Attribute.EC_PARAMS])
     return keys.PublicKeyInfo(
         {
@@ -92,6 +118,14 @@ def _public_key_info(public: PublicKey) -> keys.PublicKeyInfo:
             "public_key": keys.ECPointBitString(_ec_point(public[Attribute.EC_POINT])),
         }
     )
+
+
+def _cryptoki_type(public: PublicKey) -> CryptokiKeyType | None:
+    """Return CKA_KEY_TYPE; None if python-pkcs11 does not know the type."""
+    try:
+        return public.key_type
+    except ValueError:
+        return None
 
 
 def _ec_point(point: bytes) -> bytes:
@@ -109,7 +143,7 @@ def _key_type(info: keys.PublicKeyInfo, label: str) -> KeyType:
             return key_type
     raise KeyOriginError(
         f"key {label!r} is of a type that AWS IoT or its MQTT client cannot use",
-        hint=f"Use one of {', '.join(KeyType)}.",
+        hint=_USABLE_TYPES,
     )
 
 

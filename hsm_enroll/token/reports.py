@@ -8,6 +8,9 @@ from typing import Any, NamedTuple, Self
 
 from hsm_enroll.key import KeyType, TokenName
 
+RELABEL_HINT = "Relabel the token with its own tool, or use another one."
+"""What to do about a label by which a token cannot be found."""
+
 
 class TokenKind(StrEnum):
     """The kinds of token that can be created."""
@@ -32,6 +35,7 @@ class TokenReport(NamedTuple):
         key_types: key types that the token can generate and sign with; empty if it does not list its mechanisms.
         mqtt_key_types: those of them that MQTT can use, see ``capabilities.Capabilities``.
         mqtt_obstacle: why MQTT cannot use any of its keys, as an error's document; None if it can.
+        label_is_utf8: whether the label is UTF-8 (PKCS#11 v2.40 §3.2), so that other programs can find the token by it.
     """
 
     name: TokenName
@@ -46,6 +50,7 @@ class TokenReport(NamedTuple):
     key_types: tuple[KeyType, ...]
     mqtt_key_types: tuple[KeyType, ...]
     mqtt_obstacle: dict[str, Any] | None
+    label_is_utf8: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as a JSON object."""

@@ -14,14 +14,14 @@ from hsm_enroll.errors import (
     TokenRefusedError,
 )
 from hsm_enroll.key import KeyType, TokenName
-from hsm_enroll.token.reports import TokenReport
+from hsm_enroll.token.reports import RELABEL_HINT, TokenReport
 from hsm_enroll.uri import Pkcs11Uri
 
 
 def choose(modules: Iterable[Path], wanted: Pkcs11Uri, list_tokens: Callable[[Path], list[TokenReport]]) -> TokenReport:
     """Return the one initialised token of the given modules that a URI names.
 
-    A module that cannot be used is skipped, unless it is the only one.
+    A module that cannot be used is skipped, unless it is the only one; if no token matches, the error mentions it.
 
     Args:
         modules: the modules to search.
@@ -37,17 +37,20 @@ def choose(modules: Iterable[Path], wanted: Pkcs11Uri, list_tokens: Callable[[Pa
     if not paths:
         raise ModuleMissingError("no PKCS#11 module was found on this machine")
     tokens: list[TokenReport] = []
+    unusable: list[HsmEnrollError] = []
     for path in paths:
         try:
             tokens += list_tokens(path)
-        except (ModuleMissingError, ModuleUnusableError):
+        except (ModuleMissingError, ModuleUnusableError) as error:
             if len(paths) == 1:
                 raise
+            unusable.append(error)
     matching = [token for token in tokens if token.initialized and matches(token, wanted)]
     if not any(token.initialized for token in tokens):
-        raise TokenNotFoundError("this machine has no initialised token")
+        hint = unusable[0].hint if unusable else None
+        raise TokenNotFoundError(f"this machine has no initialised token{_also(unusable)}", hint=hint)
     if not matching:
-        raise TokenNotFoundError(f"no token matches {_described(wanted)}; found: {_listed(tokens)}")
+        raise TokenNotFoundError(f"no token matches {_described(wanted)}; found: {_listed(tokens)}{_also(unusable)}")
     if len(matching) > 1:
         raise TokenAmbiguousError(f"{len(matching)} tokens match {_described(wanted)}: {_listed(matching)}")
     return matching[0]
@@ -96,9 +99,14 @@ def require(token: TokenReport, key_type: KeyType, *, mqtt: bool) -> None:
 
     Raises:
         ModuleUnusableError, TokenAmbiguousError: awscrt could not use the module, or several tokens have the label.
-        TokenRefusedError: the token does not support the key type; the hint names those it supports.
+        TokenRefusedError: the token's label is not UTF-8; or the token does not support the key type, and the hint
+            names those it supports.
     """
     label = token.name.label
+    if not token.label_is_utf8:
+        raise TokenRefusedError(
+            f"the label of token {label!r} is not valid UTF-8, so no program finds a key by it", hint=RELABEL_HINT
+        )
     if key_type not in token.key_types:
         raise _unsupported(f"token {label!r} does not support keys of type {key_type}", token.key_types)
     if not mqtt:
@@ -130,8 +138,11 @@ def _unsupported(message: str, supported: tuple[KeyType, ...]) -> TokenRefusedEr
 
 
 def _described(wanted: Pkcs11Uri) -> str:
-    named = Pkcs11Uri(token=wanted.token, serial=wanted.serial, manufacturer=wanted.manufacturer, model=wanted.model)
-    return "the request" if named == Pkcs11Uri() else str(named)
+    return "the request" if wanted.of_token == Pkcs11Uri() else str(wanted.of_token)
+
+
+def _also(unusable: Iterable[HsmEnrollError]) -> str:
+    return "".join(f"; {error.message}" for error in unusable)
 
 
 def _listed(tokens: Iterable[TokenReport]) -> str:

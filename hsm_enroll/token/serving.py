@@ -132,9 +132,9 @@ class _Server:
         key = keypair.generate(self._session, KeyType(key_type), label=label, key_id=bytes.fromhex(key_id))
         return self._select(key)
 
-    def _find(self, label: str | None, key_id: str | None) -> dict[str, Any]:
+    def _find(self, label: str | None, key_id: str | None, *, by_public: bool) -> dict[str, Any]:
         wanted = None if key_id is None else bytes.fromhex(key_id)
-        return self._select(keypair.find(self._session, label=label, key_id=wanted))
+        return self._select(keypair.find(self._session, label=label, key_id=wanted, by_public=by_public))
 
     def _is_there(self, label: str, key_id: str) -> bool:
         return keypair.is_there(self._session, label=label, key_id=bytes.fromhex(key_id))

@@ -17,7 +17,7 @@ from hsm_enroll.errors import (
     TokenNotFoundError,
 )
 from hsm_enroll.secret import Secret
-from hsm_enroll.token import modules
+from hsm_enroll.token import modules, naming
 from hsm_enroll.token.translation import translated
 
 if TYPE_CHECKING:
@@ -85,9 +85,9 @@ def find(name: TokenName) -> Token:
         TokenNotFoundError, TokenAmbiguousError: the token is missing, or another one has its name.
     """
     found = [
-        token
-        for token in modules.tokens(name.module)
-        if token.label == name.label and token.serial.decode("utf-8", "replace").rstrip("\0 ") == name.serial
+        named.token
+        for named in naming.tokens(name.module)
+        if (named.name.label, named.name.serial) == (name.label, name.serial)
     ]
     if not found:
         raise TokenNotFoundError(f"{_named(name)} was not found")

@@ -5,6 +5,7 @@ Nothing here loads a module, or imports a library that does.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -12,16 +13,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from hsm_enroll.errors import HsmEnrollError
+from hsm_enroll.errors import HsmEnrollError, ModuleUnusableError
 from hsm_enroll.key import KeyOrigin, KeyType, TokenName
 from hsm_enroll.secret import Secret
-from hsm_enroll.token import login
+from hsm_enroll.token import login, tpm2
 from hsm_enroll.token.login import AtPinPad, PinSource
 from hsm_enroll.token.reports import ModuleReport, TokenKind, TokenReport
 from hsm_enroll.token.worker import Worker
 
 # An RSA key takes a TPM half a minute, and SoftHSM on a small board even longer.
-_GENERATION_SECONDS = 180.0
+GENERATION_SECONDS = 180.0
 # For a person to enter the PIN at the token itself.
 _PIN_PAD_SECONDS = 120.0
 _CLOSE_SECONDS = 5.0
@@ -74,7 +75,8 @@ class Tokens:
         def reports(module: Path) -> list[TokenReport]:
             if module in missing:
                 raise missing[module]
-            return [TokenReport.from_json(document) for document in self._worker(module).receive()]
+            with _explained(module):
+                return [TokenReport.from_json(document) for document in self._worker(module).receive()]
 
         return reports
 
@@ -163,21 +165,38 @@ class Tokens:
             user_pin: the user's PIN.
         """
         pins = {"so_pin": so_pin.reveal(), "user_pin": user_pin.reveal()}
-        token = self._request(module, "create token", limit=_GENERATION_SECONDS, kind=kind, label=label, **pins)
+        token = self._request(module, "create token", limit=GENERATION_SECONDS, kind=kind, label=label, **pins)
         return TokenReport.from_json(token).name
 
     def complete(self, token: TokenName, *, so_pin: Secret, user_pin: Secret) -> None:
         """Finish creating a token after an interruption; see ``provision.complete_token``."""
         pins = {"so_pin": so_pin.reveal(), "user_pin": user_pin.reveal()}
-        self._request(token.module, "complete token", limit=_GENERATION_SECONDS, token=list(token[1:]), **pins)
+        self._request(token.module, "complete token", limit=GENERATION_SECONDS, token=list(token[1:]), **pins)
 
     def _request(self, module: Path, operation: str, **arguments: Any) -> Any:
-        return self._worker(module).request(operation, **arguments)
+        with _explained(module):
+            return self._worker(module).request(operation, **arguments)
 
     def _worker(self, module: Path) -> Worker:
         if module not in self._workers:
             self._workers[module] = Worker(module)
         return self._workers[module]
+
+
+@contextmanager
+def _explained(module: Path) -> Iterator[None]:
+    """Say why tpm2-pkcs11 cannot be used, if that can be found out: it reports everything as a general failure."""
+    try:
+        yield
+    except ModuleUnusableError as error:
+        if not module.name.startswith(tpm2.MODULE_NAME):
+            raise
+        from hsm_enroll.token.tpm2 import provision
+
+        explained = provision.explained(error, os.environ)
+        if explained is error:
+            raise
+        raise explained from error
 
 
 def _close(worker: Worker) -> None:
@@ -196,11 +215,12 @@ class Session:
     def generate(self, key_type: KeyType, *, label: str, key_id: bytes) -> Key:
         """Generate a key pair that cannot leave the token; see ``keypair.generate``."""
         arguments = {"key_type": key_type.value, "label": label, "key_id": key_id.hex()}
-        return self._key(self._worker.request("generate", limit=_GENERATION_SECONDS, **arguments))
+        return self._key(self._worker.request("generate", limit=GENERATION_SECONDS, **arguments))
 
-    def find(self, *, label: str | None, key_id: bytes | None) -> Key:
+    def find(self, *, label: str | None, key_id: bytes | None, by_public: bool = False) -> Key:
         """Find one key pair; see ``keypair.find``."""
-        return self._key(self._worker.request("find", label=label, key_id=None if key_id is None else key_id.hex()))
+        wanted = None if key_id is None else key_id.hex()
+        return self._key(self._worker.request("find", label=label, key_id=wanted, by_public=by_public))
 
     def is_there(self, *, label: str, key_id: bytes) -> bool:
         """Whether the token has any object with this label and id; see ``keypair.is_there``."""

@@ -38,17 +38,17 @@ _DESCRIPTOR = 3  # the socket's, in a new interpreter
 # SoftHSM 2.6 loses its token if it is killed in the middle of C_Login, which takes milliseconds.
 _GRACE_SECONDS = 0.1
 # Time for C_Finalize.
-_GOODBYE_SECONDS = 5.0
+GOODBYE_SECONDS = 5.0
 
 
-class _Child(NamedTuple):
+class Child(NamedTuple):
     """A process that waits for requests, and our end of its socket pair."""
 
     process: int
     socket: socket.socket
 
 
-_ready: list[_Child] = []
+_ready: list[Child] = []
 
 
 def prepare() -> None:
@@ -59,7 +59,7 @@ def prepare() -> None:
     if _may_fork():
         # The error is raised again by the Worker that needs the process.
         with suppress(HsmEnrollError):
-            _ready.append(_start())
+            _ready.append(start())
 
 
 class Worker:
@@ -77,7 +77,7 @@ class Worker:
         if not os.path.isfile(module):  # noqa: PTH113 - unlike is_file it never raises
             raise ModuleMissingError(f"there is no PKCS#11 module {module}")
         self.module = module
-        self._child: _Child | None = _ready.pop() if _ready else _start()
+        self._child: Child | None = _ready.pop() if _ready else start()
         self._owner = os.getpid()
         self._waiting = False
         self._dismissed = False
@@ -182,7 +182,7 @@ class Worker:
             child.socket.close()  # only a copy: this process was forked from the owner
             return
         now = time.monotonic()
-        until = now + _GOODBYE_SECONDS if until is None else until
+        until = now + GOODBYE_SECONDS if until is None else until
         try:
             if not self._waiting or _has_responded(child.socket, min(until, now + _GRACE_SECONDS)):
                 _say_goodbye(child.socket)
@@ -235,7 +235,7 @@ def _await_end(connection: socket.socket, until: float) -> None:
             connection.settimeout(max(0.001, until - time.monotonic()))
 
 
-def _kill(child: _Child) -> int:
+def _kill(child: Child) -> int:
     """Kill a process if it is still running, and return its exit status as ``subprocess`` does."""
     child.socket.close()
     try:
@@ -257,7 +257,12 @@ def _may_fork() -> bool:
         return False
 
 
-def _start() -> _Child:
+def start() -> Child:
+    """Start a process that waits for requests.
+
+    Raises:
+        HsmEnrollError: the system cannot start one.
+    """
     ours, theirs = _socket_pair()
     # A fork must not run this process's signal handlers.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -269,7 +274,7 @@ def _start() -> _Child:
         raise _no_process(error) from error
     finally:
         theirs.close()
-    child = _Child(process, ours)
+    child = Child(process, ours)
     try:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     except BaseException:  # Ctrl-C was pressed meanwhile

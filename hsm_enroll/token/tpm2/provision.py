@@ -136,8 +136,9 @@ def explained(
         if missing is not None:
             return missing
     if _existing_store(environment, root) is None:
+        folders = ", ".join(map(str, store_folders(environment, root / _SYSTEM_STORE)))
         return ModuleUnusableError(
-            "tpm2-pkcs11 finds no token store",
+            f"tpm2-pkcs11 finds no token store in {folders}",
             hint="Create a token, and with it the store: hsm-enroll token create --label LABEL --backend tpm2. If a "
             f"store exists already, set {_STORE_VARIABLE} to its folder.",
         )

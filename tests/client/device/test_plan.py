@@ -16,24 +16,19 @@ from hsm_enroll.errors import BackendRefusedError, UsageError
 from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.store.journal import Attempt
+from tests.support.identities import identity
 from tests.support.world import TOKEN, FakeKey, World, certificate_for
 
 _NOW = datetime.now(UTC)
 _WORLD = World()
 _KEY = _WORLD.generate(KeyType.EC_P256, label="hsm-enroll-01", key_id=b"\x01")
-_IDENTITY = Identity(
+_IDENTITY = identity(
     thing_name="gateway-17",
-    certificate_id="0a" * 32,
     certificate_pem=certificate_for(_KEY.public_key_info, "gateway-17", timedelta(days=30)),
     token=TOKEN,
     key_label=_KEY.label,
     key_id=_KEY.id,
-    key_type=KeyType.EC_P256,
     key_origin=_KEY.origin,
-    api="https://api.example",
-    mqtt_endpoint="localhost",
-    mqtt_port=8883,
-    attested=False,
 )
 _FIRST = Attempt(TOKEN, KeyType.EC_P256, _KEY.label, _KEY.id, new_key=False)
 _REPLACING = Attempt(TOKEN, KeyType.EC_P256, "hsm-enroll-02", b"\x02", new_key=True)
