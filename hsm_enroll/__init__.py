@@ -31,9 +31,11 @@ Importing the package is cheap: each name is loaded on first use (PEP 562).
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 from hsm_enroll.version import __version__
+
+# As typing's, which takes longer to import than the rest of this module; type checkers go by the name.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from hsm_enroll.errors import (

@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
-import gc
-import sys
+# Part of the interpreter; importing ``signal``, which is built on it, takes longer than all else that comes before
+# the handlers below.
+import _signal  # type: ignore[import-not-found]
+import os
+from types import FrameType
+
+
+def _exit_at_once(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - signal's signature
+    os._exit(128 + number)
+
+
+# Before anything else is imported, so that Ctrl-C never shows an import's traceback. A signal that the caller has set
+# to be ignored, as a shell does for a background job, stays so.
+for _number in (_signal.SIGINT, _signal.SIGTERM):
+    if _signal.getsignal(_number) != _signal.SIG_IGN:
+        _signal.signal(_number, _exit_at_once)
+
+import gc  # noqa: E402
+import sys  # noqa: E402
 
 _TOKEN_COMMANDS = {"init", "status", "doctor", "tokens", "token", "csr", "publish", "subscribe"}
 

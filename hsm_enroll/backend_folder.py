@@ -6,8 +6,6 @@ from pathlib import Path
 
 from hsm_enroll.errors import HsmEnrollError
 
-_PACKAGE = Path(__file__).parent
-
 
 def backend_folder() -> Path:
     """Return the folder of the Lambda function: ``lambda`` in a checkout, or its copy in an installed wheel.
@@ -15,7 +13,8 @@ def backend_folder() -> Path:
     Raises:
         HsmEnrollError: neither exists.
     """
-    for folder in (_PACKAGE / "_lambda", _PACKAGE.parent / "lambda"):
+    package = Path(__file__).parent
+    for folder in (package / "_lambda", package.parent / "lambda"):
         if (folder / "handler.py").is_file():
             return folder
     raise HsmEnrollError(

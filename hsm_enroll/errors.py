@@ -67,7 +67,7 @@ class NotEnrolledError(HsmEnrollError):
 
     code = "not-enrolled"
     exit_status = 3
-    default_hint = "Run: hsm-enroll init"
+    default_hint = "Run: hsm-enroll init INVITE"
 
 
 class ModuleMissingError(HsmEnrollError):
@@ -274,7 +274,7 @@ class MqttUnreachableError(MqttError):
     """No broker can be reached at the endpoint."""
 
     code = "mqtt-unreachable"
-    default_hint = "Check the endpoint's name, and that this network allows outgoing connections to port 8883."
+    default_hint = "Check the endpoint's name, and that this network allows outgoing connections to its port."
 
 
 class MqttNotTrustedError(MqttError):

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from contextlib import suppress
+import threading
 from importlib import import_module
 from io import TextIOWrapper
-from types import FrameType
 from typing import Any, NoReturn
 
 import click
 
-from hsm_enroll.cli.terminal import Terminal
+from hsm_enroll.cli import signals
+from hsm_enroll.cli.terminal import Terminal, flush
 from hsm_enroll.errors import HsmEnrollError, InterruptedRunError, UsageError
 from hsm_enroll.version import __version__
 
@@ -32,7 +31,8 @@ _COMMANDS = {
     "fleet": ("fleet", "List, show and revoke Things; disable orphaned certificates."),
     "local": ("local", "Run a cloud on this machine, for demos, tests and offline work."),
 }
-_SIGTERM_STATUS = 143
+# How long a reader that has stopped may hold up the end after a signal.
+_FLUSH_SECONDS = 1.0
 
 
 class _LazyGroup(click.Group):
@@ -47,6 +47,17 @@ class _LazyGroup(click.Group):
         module = import_module(f"hsm_enroll.cli.{_COMMANDS[cmd_name][0]}")
         command: click.Command = getattr(module, cmd_name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in _COMMANDS and not name.startswith("-"):
+            from difflib import get_close_matches
+
+            close = get_close_matches(name, _COMMANDS, n=1)
+            ctx.fail(f"No such command {name!r}." + (f" Did you mean {close[0]!r}?" if close else ""))
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
@@ -64,27 +75,32 @@ def app() -> None:
 
 def main() -> None:
     """Run the command line and exit with the command's documented status."""
-    _open_standard_streams()
-    signal.signal(signal.SIGTERM, _terminated)
+    status: Any
     try:
-        status: Any = _run(sys.argv[1:])
+        _open_standard_streams()
+        status = run(sys.argv[1:])
     except SystemExit as ended:
         status = ended.code
+    except KeyboardInterrupt:
+        status = InterruptedRunError.exit_status
     _leave(status)
 
 
 def _leave(status: Any) -> NoReturn:
-    """Exit with a status, even if a library would crash at exit.
+    """Exit with a status, even if a library would crash at exit or nobody reads what was printed.
 
     awscrt's threads may still be running then, and the PKCS#11 module that it loaded runs its destructors. Both have
-    crashed after the command's work was done.
+    crashed after the command's work was done. After a signal, stdout may be a pipe that is full.
     """
-    if "awscrt" not in sys.modules:
-        sys.exit(status)
-    with suppress(OSError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(status)
+    if status in {InterruptedRunError.exit_status, signals.TERMINATED_STATUS}:
+        flushing = threading.Thread(target=flush, daemon=True)
+        flushing.start()
+        flushing.join(_FLUSH_SECONDS)
+        os._exit(status)
+    flush()
+    if "awscrt" in sys.modules:
+        os._exit(status)
+    sys.exit(status)
 
 
 def _open_standard_streams() -> None:
@@ -103,32 +119,33 @@ def _open_standard_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _run(arguments: list[str]) -> int:
+def run(arguments: list[str]) -> int:
+    """Run a command, show its errors, and return its documented exit status."""
     # Set before click parses the options, so that with --json an error in them is printed as JSON too.
     terminal = Terminal(
         as_json="--json" in arguments,
+        streaming="subscribe" in arguments[:1],
         quiet="--quiet" in arguments,
         verbose=not {"-v", "--verbose"}.isdisjoint(arguments),
     )
     try:
+        _check_encoding(arguments)
         status = app.main(arguments, prog_name="hsm-enroll", standalone_mode=False)
     except HsmEnrollError as error:
         terminal.error(error)
         return error.exit_status
     except click.exceptions.NoArgsIsHelpError as error:
-        sys.stderr.write(error.format_message() + "\n")
+        terminal.help(error.format_message())
         return UsageError.exit_status
     except click.ClickException as error:
-        hint = error.ctx.get_usage() if isinstance(error, click.UsageError) and error.ctx else None
-        terminal.error(UsageError(error.format_message(), hint=hint))
+        terminal.error(UsageError(error.format_message(), hint=_usage_hint(error)))
         return UsageError.exit_status
     except (click.Abort, KeyboardInterrupt):
         terminal.error(InterruptedRunError("interrupted"))
         return InterruptedRunError.exit_status
     except BrokenPipeError:
-        # The reader has closed the pipe; discard what is still buffered.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        # The reader has had enough, and knows it.
+        return HsmEnrollError.exit_status
     except Exception as error:  # noqa: BLE001 - top level: one sentence for the user; --verbose shows the traceback
         unexpected = HsmEnrollError(
             f"unexpected error: {type(error).__name__}",
@@ -141,6 +158,25 @@ def _run(arguments: list[str]) -> int:
     return status or 0
 
 
-def _terminated(signal_number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - signal's signature
-    """Exit as after Ctrl-C, closing sessions and releasing locks; only the status differs."""
-    raise SystemExit(_SIGTERM_STATUS)
+def _check_encoding(arguments: list[str]) -> None:
+    """Refuse arguments that are not text in this locale, without showing them: one may be an invite.
+
+    Raises:
+        UsageError: the interpreter could not decode one.
+    """
+    for position, argument in enumerate(arguments, 1):
+        if not argument.isascii() and any("\ud800" <= character <= "\udfff" for character in argument):
+            raise UsageError(
+                f"argument {position} is not valid text (UTF-8)", hint="Give a binary message to publish on stdin."
+            )
+
+
+def _usage_hint(error: click.ClickException) -> str | None:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if context is None:
+        return None
+    usage = " ".join(context.get_usage().split())
+    takes_arguments = any(isinstance(parameter, click.Argument) for parameter in context.command.params)
+    if isinstance(error, click.NoSuchOption) and takes_arguments and not error.option_name.startswith("--"):
+        return f"{usage}\n  If it is a value that begins with a dash, put -- before all values."
+    return usage

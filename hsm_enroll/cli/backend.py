@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -80,7 +81,7 @@ def deploy(
     )
     said = "deployed" if deployed.changed else "already up to date"
     text = f"{_rows(deployed.status, said)}\n\n{_changes(deployed.policy_change)}"
-    terminal.result(deployed.to_json(), text)
+    terminal.result(deployed.to_json(), text, done=f"the stack {stack} is {said}")
     for grant in deployed.status.loose or ():
         terminal.warn(f"loose grant: {grant}")
     for note in deployed.notes:
@@ -116,7 +117,8 @@ def delete(invocation: Invocation, *, stack: str, yes: bool) -> None:
             raise InterruptedRunError(f"the stack {stack} was not deleted", hint="")
     left = deployment.delete(stack, lambda line: terminal.say(f"  {line}"))
     document = {"stack": stack, "deleted": left is not None, "left": left.to_json() if left else None}
-    terminal.result(document, _left(stack, left))
+    text = _left(stack, left)
+    terminal.result(document, text, done=text.partition(";")[0])
 
 
 def _rows(status: Status, said: str) -> str:
@@ -207,9 +209,10 @@ def _place(rule: Rule) -> str:
 
 
 def _next(status: Status) -> str:
+    option = "" if status.stack == _DEFAULT_STACK else f" --stack {shlex.quote(status.stack)}"
     if status.state is None:
-        return "hsm-enroll backend deploy"
-    return "hsm-enroll invite create --thing NAME" if status.auth == "invite" else ""
+        return f"hsm-enroll backend deploy{option}"
+    return f"hsm-enroll invite create --thing NAME{option}" if status.auth == "invite" else ""
 
 
 def _left(stack: str, left: Left | None) -> str:

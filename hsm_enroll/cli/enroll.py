@@ -14,26 +14,26 @@ import click
 
 from hsm_enroll.backend_api.invite import Invite, parse
 from hsm_enroll.cli.documents import identity_document, identity_text
-from hsm_enroll.cli.invocation import Invocation, command, key_type_option, token_options
-from hsm_enroll.cli.terminal import KEY_NOTE, ask_secret, has_person, keep_stdout
+from hsm_enroll.cli.invocation import Invocation, command, key_note, key_type_option, token_options
+from hsm_enroll.cli.terminal import ask_secret, has_person, keep_stdout
 from hsm_enroll.device import enrollment, wiring
 from hsm_enroll.device.plan import Request
 from hsm_enroll.errors import UsageError
 from hsm_enroll.iot.device_topics import DeviceTopics
 from hsm_enroll.secret import Secret
 from hsm_enroll.store.identity import Identity
+from hsm_enroll.store.journal import Attempt
 from hsm_enroll.token.tokens import Tokens
 
 _DOING = {
     "token": "looking for the token",
-    "api": "contacting the API",
+    "invite": "checking the invite",
     "key": "generating the key in the token",
     "csr": "signing the certificate request",
     "certificate": "requesting a certificate from the API",
     "store": "checking and storing the certificate",
     "message": "publishing the first message",
 }
-_NOTES = {"key": KEY_NOTE}
 _LONGEST_INVITE = 4096  # characters; longer input cannot be an invite, and may be endless
 
 
@@ -60,7 +60,7 @@ def init(invocation: Invocation, *, invite: str | None, create_token: bool, no_p
     request = Request(settings.thing, settings.key_type, settings.subject, new_key)
 
     def progress(step: str) -> AbstractContextManager[None]:
-        return invocation.terminal.step(_DOING[step], _NOTES.get(step, ""))
+        return invocation.terminal.step(_DOING[step], _key_note(settings.state) if step == "key" else "")
 
     with Tokens() as tokens:
         ports = wiring.ports(
@@ -71,7 +71,15 @@ def init(invocation: Invocation, *, invite: str | None, create_token: bool, no_p
         outcome = enrollment.enroll(request, settings.state, ports, progress)
     _show(invocation, outcome)
     if outcome.already_enrolled and invitation is not None:
-        invocation.terminal.say("\nThe invite was not used. To enroll again with it: hsm-enroll init --new-key INVITE")
+        invocation.terminal.say(
+            "\nThe invite was not needed. To replace the key, use a new one: hsm-enroll init --new-key INVITE"
+        )
+
+
+def _key_note(state: Path) -> str:
+    """Return how long it takes to generate the key that the journal names."""
+    attempt = Attempt.load(state)
+    return "" if attempt is None else key_note(attempt.token.module, attempt.key_type)
 
 
 def _show(invocation: Invocation, outcome: enrollment.Outcome) -> None:
@@ -83,9 +91,12 @@ def _show(invocation: Invocation, outcome: enrollment.Outcome) -> None:
         invocation.terminal.say("The key's replacement is not finished. To resume it: hsm-enroll init --new-key\n")
     document["steps"] = [asdict(step) for step in outcome.steps]
     if outcome.steps:
-        skipped = [_DOING[step.name] for step in outcome.steps if step.skipped and step.name != "message"]
+        skipped = [
+            _DOING[step.name] for step in outcome.steps if step.skipped and step.name not in {"invite", "message"}
+        ]
         invocation.terminal.say(f"- done in an earlier run: {', '.join(skipped)}\n" if skipped else "")
-    invocation.terminal.result(document, text)
+    done = f"this device is enrolled as {outcome.identity.thing_name}"
+    invocation.terminal.result(document, text, done=done)
 
 
 def _read_invite(argument: str) -> Invite:
@@ -93,8 +104,8 @@ def _read_invite(argument: str) -> Invite:
         return parse(argument)
     try:
         if argument == "-":
-            return parse(sys.stdin.readline(_LONGEST_INVITE))
-        # Some editors put a byte order mark first.
+            return parse(sys.stdin.buffer.readline(_LONGEST_INVITE).decode("utf-8-sig"))
+        # Some editors, and some shells in a pipe, put a byte order mark first.
         with Path(argument[1:]).open(encoding="utf-8-sig") as file:
             return parse(file.read(_LONGEST_INVITE))
     except OSError as error:

@@ -65,7 +65,8 @@ def revoke(invocation: Invocation, *, thing_name: str, yes: bool, stack: str | N
         if not confirm(f"Revoke {thing_name}? It will never connect again with this key."):
             raise InterruptedRunError(f"{thing_name} was not revoked", hint="")
     operator_client(invocation, stack).revoke_thing(thing_name)
-    invocation.terminal.result({"thing": thing_name, "revoked": True}, f"{thing_name} is revoked")
+    done = f"{thing_name} is revoked"
+    invocation.terminal.result({"thing": thing_name, "revoked": True}, done, done=done)
 
 
 @command("sweep", example="hsm-enroll fleet sweep")
@@ -84,9 +85,8 @@ def sweep(invocation: Invocation, *, stack: str | None) -> None:
                 # Shown at once, since a later part may fail.
                 invocation.terminal.say(f"- disabled {one.certificate_id}")
     text = f"{checked} certificates checked, {len(disabled)} disabled, {foreign} not of this deployment"
-    invocation.terminal.result(
-        {"checked": checked, "disabled": [records.to_json(one) for one in disabled], "foreign": foreign}, text
-    )
+    document = {"checked": checked, "disabled": [records.to_json(one) for one in disabled], "foreign": foreign}
+    invocation.terminal.result(document, text, done=text)
 
 
 def _since(one: ThingRecord) -> datetime:

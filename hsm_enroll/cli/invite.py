@@ -90,10 +90,11 @@ def _create_one(
         require_extra("segno")
     client = operator_client(invocation, stack)
     made = made_invite(client.create_invites([asked])[0], client.api_url)
+    done = f"invite {made.id} was made"
     if terminal.as_json:
-        terminal.result(made.to_json(asked), "")
+        terminal.result(made.to_json(asked), "", done=done)
         return
-    terminal.data(made.url.reveal() + "\n")
+    terminal.data(made.url.reveal() + "\n", done=done)
     if qr:
         _draw(invocation, made)
     number = "1 use" if asked.uses == 1 else f"{asked.uses} uses"
@@ -137,10 +138,10 @@ def _create_batch(invocation: Invocation, source: Path, output: Path | None, sta
     finally:
         # Also after an error or Ctrl-C: what was made is not lost.
         if output is None:
-            terminal.data(table.to_csv())
+            terminal.data(table.to_csv(), done=f"{total - table.left} invites were made")
         if table.left:
             keeps.discard_if(nothing_made=table.left == total)
-            terminal.warn(_how_to_go_on(total - table.left, total, output))
+            terminal.warn(_how_to_go_on(total - table.left, total, output, _api_given(stack)))
     if terminal.as_json:
         terminal.result(table.to_json(), "")
     elif output is not None:
@@ -177,14 +178,20 @@ def _is_same(output: Path, source: Path) -> bool:
         return False
 
 
-def _how_to_go_on(made: int, total: int, output: Path | None) -> str:
+def _how_to_go_on(made: int, total: int, output: Path | None, options: str) -> str:
     told = f"{made} of {total} invites were made"
     if not made:
         return f"{told}; run the same command again"
     if output is None:
         return f"{told} and are in the output; give it as --from to continue"
     file = shlex.quote(str(output))
-    return f"{told}; to continue, run: hsm-enroll invite create --from {file} --output {file}"
+    return f"{told}; to continue, run: hsm-enroll invite create --from {file} --output {file}{options}"
+
+
+def _api_given(stack: str | None) -> str:
+    """Return the options that name the deployment, as they are to be repeated; "" if none was given."""
+    given = {"--api": click.get_current_context().params.get("api_url"), "--stack": stack}
+    return "".join(f" {option} {shlex.quote(value)}" for option, value in given.items() if value)
 
 
 def _table(source: Path) -> bytes:
@@ -218,7 +225,8 @@ def list_(invocation: Invocation, *, stack: str | None) -> None:
 def revoke(invocation: Invocation, *, invite_id: str, stack: str | None) -> None:
     """Make an invite invalid; invite list shows its ID. Devices that were enrolled with it stay enrolled."""
     operator_client(invocation, stack).revoke_invite(invite_id)
-    invocation.terminal.result({"id": invite_id, "revoked": True}, f"invite {invite_id} is revoked")
+    done = f"invite {invite_id} is revoked"
+    invocation.terminal.result({"id": invite_id, "revoked": True}, done, done=done)
 
 
 for _command in (create, list_, revoke):

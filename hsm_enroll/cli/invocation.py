@@ -6,13 +6,15 @@ import gc
 import os
 from collections.abc import Callable
 from functools import partial, wraps
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 
 from hsm_enroll import settings
+from hsm_enroll.cli import signals
 from hsm_enroll.cli.terminal import Terminal, ask_secret, has_person
-from hsm_enroll.key import TokenName, key_type_help
+from hsm_enroll.key import KeyType, TokenName, key_type_help
 from hsm_enroll.secret import Secret
 from hsm_enroll.settings import Settings
 
@@ -70,11 +72,12 @@ def command(name: str, *, example: str) -> Callable[[Callable[..., None]], click
             # Disabled by ``__main__`` while the command was loaded.
             gc.freeze()
             gc.enable()
-            terminal = Terminal(as_json=as_json, verbose=verbose, quiet=quiet)
-            options = {key: parameters.pop(key) for key in _SETTINGS_PARAMETERS & parameters.keys()}
-            if label := parameters.pop("token_label", None):
-                options["token"] = _token_uri(label, options.get("token"))
-            function(Invocation(terminal, settings.load(os.environ, options)), **parameters)
+            with signals.raised():
+                terminal = Terminal(as_json=as_json, verbose=verbose, quiet=quiet)
+                options = {key: parameters.pop(key) for key in _SETTINGS_PARAMETERS & parameters.keys()}
+                if label := parameters.pop("token_label", None):
+                    options["token"] = _token_uri(label, options.get("token"))
+                function(Invocation(terminal, settings.load(os.environ, options)), **parameters)
 
         epilog = f"\b\nExample:\n  {example}"
         settings_ = {"help_option_names": ["-h", "--help"]}
@@ -109,6 +112,14 @@ def key_type_option(function: Callable[..., None]) -> Callable[..., None]:
         help=f"{key_type_help()}.",
     )
     return option(function)
+
+
+def key_note(module: Path, key_type: KeyType) -> str:
+    """Return how long it may take a module's token to generate a key, or "" if that is a matter of seconds."""
+    from hsm_enroll.token import tpm2
+
+    is_slow = key_type.value.startswith("rsa") and module.name.startswith(tpm2.MODULE_NAME)
+    return "(RSA in a TPM: up to half a minute)" if is_slow else ""
 
 
 def _token_uri(label: str, uri: str | None) -> str:

@@ -31,7 +31,7 @@ def local() -> None:
     if missing:
         raise UsageError(
             f"Python packages that the local cloud requires are not installed: {', '.join(missing)}",
-            hint="Install hsm-enroll with its extra 'local'.",
+            hint="Run: pip install 'hsm-enroll[local]'",
         )
 
 
@@ -53,10 +53,10 @@ def up(invocation: Invocation, *, home: Path | None, auth: str, detach: bool) ->
     if detach:
         with invocation.terminal.step("starting the local cloud"):
             endpoints = cloud.detach(folder, _DETACHED_START_SECONDS, auth)
-        _show(invocation, endpoints)
+        _show(invocation, endpoints, home)
         return
     invocation.terminal.say("starting the local cloud; Ctrl-C stops it")
-    cloud.serve(folder, lambda endpoints: _show(invocation, endpoints), auth)
+    cloud.serve(folder, lambda endpoints: _show(invocation, endpoints, home), auth)
 
 
 @command("env", example='eval "$(hsm-enroll local env)"')
@@ -84,17 +84,18 @@ def down(invocation: Invocation, *, home: Path | None) -> None:
     invocation.terminal.result({"home": str(folder), "running": False}, "the local cloud is down")
 
 
-def _show(invocation: Invocation, endpoints: Endpoints) -> None:
+def _show(invocation: Invocation, endpoints: Endpoints, home: Path | None) -> None:
+    option = "" if home is None else f" --home {shlex.quote(str(home))}"
     rows = {
         "API": endpoints.api_url,
         "MQTT": f"{endpoints.mqtt_endpoint}:{endpoints.mqtt_port}",
         "CA": str(endpoints.ca_file),
         "AWS": endpoints.aws_endpoint_url,
         "Home": str(endpoints.home),
-        "Next": 'eval "$(hsm-enroll local env)"',
+        "Next": f'eval "$(hsm-enroll local env{option})"',
     }
     text = "\n".join(f"{name:<5} {value}" for name, value in rows.items())
-    invocation.terminal.result(endpoints.to_json(), text)
+    invocation.terminal.result(endpoints.to_json(), text, done="the local cloud is running")
 
 
 for _command in (up, env, down):

@@ -5,6 +5,7 @@ In their process only awscrt loads the PKCS#11 module, and it checks nothing, so
 
 from __future__ import annotations
 
+import base64
 import sys
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -12,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hsm_enroll.cli.invocation import Invocation, command
-from hsm_enroll.cli.terminal import keep_stdout
+from hsm_enroll.cli.terminal import Terminal, keep_stdout, visible
 from hsm_enroll.device import wiring
 from hsm_enroll.errors import InterruptedRunError
+from hsm_enroll.iot import limits
 from hsm_enroll.store.identity import Identity
 
 if TYPE_CHECKING:
-    from hsm_enroll.iot import Connection
+    from hsm_enroll.iot import Connection, Message
 
 
 @command("publish", example="hsm-enroll publish device/gateway-17/temperature 21.5")
@@ -27,41 +29,58 @@ if TYPE_CHECKING:
 def publish(invocation: Invocation, *, topic: str, message: str | None) -> None:
     """Publish one message with QoS 1, and wait until the broker has it. Without MESSAGE, it is read from stdin.
 
-    Other programs on this device can stay connected. hsm-enroll status shows the device's topics.
+    A message has at most 128 KiB. Other programs on this device can stay connected. hsm-enroll status shows the
+    device's topics.
     """
-    payload = sys.stdin.buffer.read() if message is None else message.encode("utf-8", "surrogateescape")
+    # stdin may be endless.
+    payload = sys.stdin.buffer.read(limits.LARGEST_PAYLOAD + 1) if message is None else message.encode("utf-8")
+    limits.check_message(topic, payload)
     with _connected(invocation, "publish") as connection:
         connection.publish(topic, payload)
     text = f"published {len(payload)} bytes to {topic}"
-    invocation.terminal.result({"published": {"topic": topic, "bytes": len(payload)}}, text)
+    invocation.terminal.result({"published": {"topic": topic, "bytes": len(payload)}}, text, done=text)
 
 
 @command("subscribe", example="hsm-enroll subscribe device/gateway-17/commands --count 1")
 @click.argument("topic")
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="Exit after N messages.")
-def subscribe(invocation: Invocation, *, topic: str, count: int | None) -> None:
+@click.option("--raw", is_flag=True, help="Print the payloads byte for byte, with nothing in between.")
+def subscribe(invocation: Invocation, *, topic: str, count: int | None, raw: bool) -> None:
     """Print the messages on a topic, one per line, until Ctrl-C.
 
-    Other programs on this device can stay connected. hsm-enroll status shows the device's topics.
+    If TOPIC has a wildcard, each line begins with the message's topic. With --json each line is one JSON object. Other
+    programs on this device can stay connected. hsm-enroll status shows the device's topics.
     """
-    received: list[dict[str, Any]] = []
-    terminal, interrupted = invocation.terminal, False
+    terminal = invocation.terminal
+    if raw and terminal.as_json:
+        raise click.UsageError("give --raw or --json, not both")
+    limits.check_filter(topic)
     with _connected(invocation, "subscribe") as connection:
         messages = connection.subscribe(topic)
         terminal.say(f"subscribed to {topic}")
         try:
             for message in islice(messages, count):
-                text = message.payload.decode("utf-8", "replace")
-                received.append({"topic": message.topic, "payload": text})
-                if not terminal.as_json:
-                    terminal.data(text + "\n")
+                _show(terminal, message, raw=raw, with_topic="+" in topic or "#" in topic)
         except KeyboardInterrupt:
-            # The usual end without --count: the messages received so far are printed.
-            interrupted = True
-    if terminal.as_json:
-        terminal.result({"messages": received}, "")
-    if interrupted:
-        raise click.exceptions.Exit(InterruptedRunError.exit_status)
+            # The usual end without --count.
+            raise click.exceptions.Exit(InterruptedRunError.exit_status) from None
+
+
+def _show(terminal: Terminal, message: Message, *, raw: bool, with_topic: bool) -> None:
+    if raw:
+        terminal.data(message.payload)
+    elif terminal.as_json:
+        terminal.line(_document(message))
+    else:
+        text = visible(message.payload.decode("utf-8", "backslashreplace"))
+        terminal.data(f"{visible(message.topic)} {text}\n" if with_topic else f"{text}\n")
+
+
+def _document(message: Message) -> dict[str, Any]:
+    try:
+        return {"topic": message.topic, "payload": message.payload.decode("utf-8")}
+    except UnicodeDecodeError:
+        return {"topic": message.topic, "payloadBase64": base64.b64encode(message.payload).decode("ascii")}
 
 
 def _connected(invocation: Invocation, purpose: str) -> Connection:

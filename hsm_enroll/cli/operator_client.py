@@ -26,7 +26,7 @@ def require_extra(*names: str) -> None:
     if missing:
         raise UsageError(
             f"this command needs {' and '.join(missing)}, which is not installed",
-            hint="Install hsm-enroll with its extra 'operator'.",
+            hint="Run: pip install 'hsm-enroll[operator]'",
         )
 
 

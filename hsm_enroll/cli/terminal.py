@@ -4,6 +4,11 @@ The rules:
 - data goes to stdout; with ``--json`` that is exactly one JSON document;
 - progress and notices go to stderr; with ``--quiet`` only errors do;
 - colour and spinners appear only if stderr is a terminal, and not with NO_COLOR, ``--json`` or ``--quiet``;
+  marks (✓, ✗) need only the terminal;
+- text is wrapped if it goes to a terminal;
+- progress is never fatal: if stderr cannot be written, the command goes on without it;
+- if stdout cannot be written, that is an error that says what had been done;
+- control characters of foreign text are shown escaped;
 - an error says what happened, then what to do next; it has a traceback only with ``--verbose``;
 - no function here is ever given a Secret.
 """
@@ -15,13 +20,15 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
+from hsm_enroll.cli.wrapping import wrapped
 from hsm_enroll.errors import HsmEnrollError
 
-KEY_NOTE = "(RSA in a TPM: up to half a minute)"
+# Categories of Unicode: controls, formats such as those that reverse the direction, line and paragraph separators.
+_CONTROLS = {"Cc", "Cf", "Zl", "Zp"}
 
 
 class Terminal(NamedTuple):
@@ -31,48 +38,64 @@ class Terminal(NamedTuple):
         as_json: print one JSON document on stdout.
         quiet: print only errors.
         verbose: print details and tracebacks.
+        streaming: with ``as_json``, every document is one line, an error's too.
     """
 
     as_json: bool = False
     quiet: bool = False
     verbose: bool = False
+    streaming: bool = False
 
     def say(self, text: str = "") -> None:
         """Show progress or a notice."""
         if not self.quiet and not self.as_json:
-            sys.stderr.write(text + "\n")
+            _tell(text)
 
     def warn(self, text: str) -> None:
         """Show on stderr, even with ``--json``, something that the user should act on."""
         if not self.quiet:
-            sys.stderr.write(f"warning: {text}\n")
+            _tell(visible(f"warning: {text}"))
 
-    def result(self, document: Any, text: str) -> None:
-        """Write the command's result: with ``--json`` the document, otherwise the text."""
+    def result(self, document: Any, text: str, *, done: str = "") -> None:
+        """Write the command's result: with ``--json`` the document, otherwise the text.
+
+        Args:
+            document: what ``--json`` prints.
+            text: what a person reads.
+            done: what the command has changed, for the error if stdout cannot be written.
+        """
         if self.as_json:
-            sys.stdout.write(json.dumps(document, indent=2) + "\n")
+            _write(json.dumps(document, indent=2) + "\n", done)
         elif not self.quiet:
-            sys.stdout.write(text.rstrip("\n") + "\n")
-        sys.stdout.flush()
+            _write(_fitted(visible(text).rstrip("\n"), sys.stdout) + "\n", done)
 
-    def data(self, content: str) -> None:
-        """Write data to stdout unchanged, whatever the options are."""
-        sys.stdout.write(content)
-        sys.stdout.flush()
+    def line(self, document: Any) -> None:
+        """Write one JSON document of several as a line."""
+        _write(json.dumps(document) + "\n")
+
+    def data(self, content: str | bytes, *, done: str = "") -> None:
+        """Write data to stdout unchanged, whatever the options are; ``done`` as for :meth:`result`."""
+        _write(content, done)
 
     def error(self, error: HsmEnrollError) -> None:
         """Show an error: with ``--json`` its document on stdout, otherwise its message and hint on stderr."""
         if self.verbose:
             import traceback
 
-            traceback.print_exception(error, file=sys.stderr)
+            _tell("".join(traceback.format_exception(error)).rstrip("\n"), wrap=False)
         if self.as_json:
-            self.data(json.dumps({"error": error.document}, indent=2) + "\n")
-            return
+            # If stdout is what failed, the error is shown on stderr.
+            with suppress(OSError, HsmEnrollError):
+                _write(json.dumps({"error": error.document}, indent=None if self.streaming else 2) + "\n")
+                return
         label = "\x1b[1;31merror:\x1b[0m" if self._fancy() else "error:"
-        sys.stderr.write(f"{label} {error.message}\n")
+        _tell(visible(f"error: {error.message}"), label=label)
         if error.hint:
-            sys.stderr.write(f"  {error.hint}\n")
+            _tell(visible(f"  {error.hint}"))
+
+    def help(self, text: str) -> None:
+        """Show on stderr how a command is used."""
+        _tell(text, wrap=False)
 
     @contextmanager
     def step(self, doing: str, note: str = "") -> Iterator[None]:
@@ -83,8 +106,12 @@ class Terminal(NamedTuple):
             note: shown while the step runs: how long it may take, if that is long.
         """
         begin = time.monotonic()
-        with self._spinner(f"{doing} {note}".rstrip()):
-            yield
+        try:
+            with self._spinner(f"{doing} {note}".rstrip()):
+                yield
+        except BaseException:
+            self._failed(doing)
+            raise
         self._done(doing, begin)
 
     @contextmanager
@@ -107,14 +134,29 @@ class Terminal(NamedTuple):
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         begin = time.monotonic()
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(doing, total=total)
-            yield lambda done: bar.advance(task, done)
+        try:
+            with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+                task = bar.add_task(doing, total=total)
+                yield lambda done: bar.advance(task, done)
+        except BaseException:
+            self._failed(doing)
+            raise
         self._done(doing, begin)
 
     def _done(self, doing: str, begin: float) -> None:
-        mark = "\x1b[32m✓\x1b[0m" if self._fancy() else "-"
-        self.say(f"{mark} {doing:<52} {time.monotonic() - begin:6.2f} s")
+        self._finished(self._mark("✓", "32"), doing, f"{time.monotonic() - begin:6.2f} s")
+
+    def _failed(self, doing: str) -> None:
+        self._finished(self._mark("✗", "31"), doing, "failed")
+
+    def _finished(self, mark: str, doing: str, outcome: str) -> None:
+        room = _width(sys.stderr) - len("✓ ") - len("  failed")
+        self.say(f"{mark} {doing:<{min(52, room)}} {outcome}" if len(doing) <= room else f"{mark} {doing}\n  {outcome}")
+
+    def _mark(self, mark: str, colour: str) -> str:
+        if not sys.stderr.isatty() or "utf" not in sys.stderr.encoding.lower():
+            return "-"
+        return f"\x1b[{colour}m{mark}\x1b[0m" if self._fancy() else mark
 
     def _spinner(self, text: str) -> Any:
         if not self._fancy():
@@ -130,6 +172,81 @@ class Terminal(NamedTuple):
     def _fancy(self) -> bool:
         silent = self.as_json or self.quiet or "NO_COLOR" in os.environ
         return not silent and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def flush() -> None:
+    """Write what standard streams still hold, or discard what cannot be written."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            _discard(stream)
+
+
+def visible(text: str) -> str:
+    """Return foreign text with its control characters escaped, but for tabs and line feeds."""
+    from unicodedata import category
+
+    return "".join(
+        character.encode("unicode_escape").decode("ascii")
+        if category(character) in _CONTROLS and character not in "\t\n"
+        else character
+        for character in text
+    )
+
+
+def _write(content: str | bytes, done: str = "") -> None:
+    """Write to stdout at once.
+
+    Raises:
+        BrokenPipeError: nobody reads it, and nothing had been done.
+        HsmEnrollError: it cannot be written.
+    """
+    try:
+        if isinstance(content, bytes):
+            sys.stdout.buffer.write(content)
+        else:
+            sys.stdout.write(content)
+        sys.stdout.flush()
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) and not done:
+            raise
+        what = f"{done}, but " if done else ""
+        raise HsmEnrollError(
+            f"{what}standard output cannot be written: {error.strerror}",
+            hint="What the command did stands; only its output is lost.",
+        ) from error
+
+
+def _tell(text: str, *, label: str | None = None, wrap: bool = True) -> None:
+    """Write lines to stderr; ``label`` replaces the first word."""
+    lines = _fitted(text, sys.stderr) if wrap else text
+    if label is not None:
+        lines = label + lines.removeprefix(lines.split(" ", 1)[0])
+    try:
+        sys.stderr.write(lines + "\n")
+        sys.stderr.flush()
+    except OSError:
+        _discard(sys.stderr)
+
+
+def _discard(stream: TextIO) -> None:
+    """Send to /dev/null what a stream still holds and whatever is written to it later."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
+
+
+def _fitted(text: str, stream: TextIO) -> str:
+    return wrapped(text, _width(stream)) if stream.isatty() else text
+
+
+def _width(stream: TextIO) -> int:
+    """Return the columns of a terminal; 80 of anything else, or if it does not say."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except OSError:
+        return 80
 
 
 def keep_stdout() -> None:

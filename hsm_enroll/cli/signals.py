@@ -1,0 +1,34 @@
+"""How Ctrl-C and SIGTERM end a command."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+TERMINATED_STATUS = 143
+
+
+@contextmanager
+def raised() -> Iterator[None]:
+    """Inside the block Ctrl-C and SIGTERM raise, so that sessions are closed and locks released.
+
+    Outside it, while modules are imported and when the command has ended, ``__main__`` has the process exit at once: an
+    exception at such a moment is shown as a traceback.
+    """
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: _terminated}
+    before = {number: signal.getsignal(number) for number in handlers}
+    try:
+        for number, handler in handlers.items():
+            if before[number] is not signal.SIG_IGN:
+                signal.signal(number, handler)
+        yield
+    finally:
+        for number in handlers:
+            signal.signal(number, before[number])
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - signal's signature
+    raise SystemExit(TERMINATED_STATUS)

@@ -1,0 +1,44 @@
+"""Wraps text at a terminal's width, between words."""
+
+from __future__ import annotations
+
+import re
+
+_NARROWEST = 20  # columns; below that, lines are left to the terminal
+_SHALLOW = 4  # columns; the indent of what would begin beyond the middle
+# Where the last column of a row begins: after two blanks or more.
+_COLUMN = re.compile(r"\S {2,}(?=\S)")
+_PADDING = re.compile(r" {2,}")
+
+
+def wrapped(text: str, width: int) -> str:
+    """Return text with its long lines wrapped; a word that is longer than a line stays whole, so that it can be copied.
+
+    The lines that follow hang: below the last column of a row, or a bit to the right of where a sentence begins. No
+    indent takes more than half of the width.
+
+    Args:
+        text: lines, without escape sequences.
+        width: the terminal's, in columns.
+    """
+    if width < _NARROWEST:
+        return text
+    return "\n".join(line if len(line) <= width else _wrapped_line(line, width) for line in text.split("\n"))
+
+
+def _wrapped_line(line: str, width: int) -> str:
+    import textwrap
+
+    start = len(line) - len(line.lstrip(" "))
+    if start > width // 2:
+        start = _SHALLOW
+    text = " " * start + line.lstrip(" ")
+    columns = [found.end() for found in _COLUMN.finditer(text)]
+    if columns and columns[-1] > width // 2:
+        # There is no room for columns.
+        text, columns = " " * start + _PADDING.sub("  ", text.lstrip(" ")), []
+    # A hint is indented already; a sentence that begins at the margin is not.
+    hanging = columns[-1] if columns else start or 2
+    return "\n".join(
+        textwrap.wrap(text, width, subsequent_indent=" " * hanging, break_long_words=False, break_on_hyphens=False)
+    )

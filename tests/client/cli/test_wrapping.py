@@ -1,0 +1,51 @@
+"""Text at a terminal's width."""
+
+from __future__ import annotations
+
+import pytest
+
+from hsm_enroll.cli.wrapping import wrapped
+
+_TEXTS = [
+    "error: the token 'gateway' refused the PIN (CKR_PIN_INCORRECT), and it was tried only once by this command",
+    "  Check the PIN before the next run: three wrong PINs lock a TPM, and then only waiting helps, for a day or so.",
+    "Certificate  valid until 2027-01-01, in the folder of the state of this device and of its other programs",
+    "ok       token.present            token 'gateway' is there, and its serial is the one that the identity names",
+    " " * 33 + " Set the clock, for example with: timedatectl set-ntp true, and then run hsm-enroll doctor again",
+]
+
+
+@pytest.mark.parametrize("width", [40, 80])
+@pytest.mark.parametrize("text", _TEXTS)
+def test_no_line_is_longer_than_the_terminal(text: str, width: int) -> None:
+    """Every word stays whole and in order, and every line has room."""
+    lines = wrapped(text, width).split("\n")
+    assert all(len(line) <= width for line in lines)
+    assert " ".join(lines).split() == text.split()
+    assert all(len(line) - len(line.lstrip()) <= width // 2 for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("error: one two three four", "error: one two three\n  four"),
+        ("  Run this command and that", "  Run this command\n  and that"),
+        ("Key       one two three four", "Key       one two\n          three four"),
+    ],
+    ids=["message", "hint", "row"],
+)
+def test_the_lines_that_follow_hang(text: str, expected: str) -> None:
+    """An error's lines hang under it, a hint's are flush, and a row's stay in their column."""
+    assert wrapped(text, 20) == expected
+
+
+def test_what_has_no_place_to_break_stays_whole() -> None:
+    """A URI can be copied, since it is not broken."""
+    uri = "pkcs11:token=gateway;serial=0123456789abcdef;object=hsm-enroll-0123456789abcdef"
+    assert uri in wrapped(f"Key  {uri}", 40).split("\n")[-1]
+
+
+def test_short_lines_stay_as_they_are() -> None:
+    """What fits is not touched, blank lines and columns included."""
+    text = "Thing   gateway-17\n\n  a    b"
+    assert wrapped(text, 40) == text

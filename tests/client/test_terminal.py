@@ -1,0 +1,46 @@
+"""What the terminal does with text that others wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from hsm_enroll.cli.terminal import Terminal
+from hsm_enroll.errors import HsmEnrollError
+
+_FOREIGN = "a\x1b[2J\r\u202eb\x9bc\0"
+_SHOWN = r"a\x1b[2J\r\u202eb\x9bc\x00"
+
+
+@pytest.mark.parametrize(
+    "show",
+    [
+        lambda: Terminal().result({}, _FOREIGN),
+        lambda: Terminal().warn(_FOREIGN),
+        lambda: Terminal().error(HsmEnrollError(_FOREIGN)),
+        lambda: Terminal().error(HsmEnrollError("no", hint=_FOREIGN)),
+    ],
+    ids=["result", "warning", "message", "hint"],
+)
+def test_control_characters_are_shown_escaped(show: Callable[[], None], capsys: pytest.CaptureFixture[str]) -> None:
+    """D31: a file's name, a token's label or what a server says cannot steer the terminal, wherever it is shown."""
+    show()
+    written = "".join(capsys.readouterr())
+    assert _SHOWN in written
+    assert "\x1b" not in written
+
+
+def test_lines_and_tabs_stay(capsys: pytest.CaptureFixture[str]) -> None:
+    """The line ends and tabs of a result are its layout."""
+    Terminal().result({}, "a\tb\nc")
+    assert capsys.readouterr().out == "a\tb\nc\n"
+
+
+def test_a_document_says_what_it_is_given(capsys: pytest.CaptureFixture[str]) -> None:
+    """D31: in JSON the same characters are data: they are written in JSON's own escapes, and read back unchanged."""
+    Terminal(as_json=True).result({"label": _FOREIGN}, "")
+    written = capsys.readouterr().out
+    assert "\x1b" not in written
+    assert json.loads(written) == {"label": _FOREIGN}
