@@ -70,8 +70,8 @@ def _routes() -> http.Routes:
     settings = _settings()
     service = EnrollmentService(
         auth_mode=settings.auth_mode,
-        ledger=_ledger,
-        issuer=_issuer,
+        ledger=ledger,
+        issuer=issuer,
         concurrently=_concurrently,
         unrecorded_certificates=_unrecorded_certificates,
         mqtt_endpoint=settings.mqtt_endpoint,
@@ -118,14 +118,16 @@ def _unrecorded_certificates(claim: Claim, ledger: Ledger, issuer: Issuer) -> li
 
 
 @cache
-def _issuer() -> Issuer:
+def issuer() -> Issuer:
+    """Return the one adapter to AWS IoT, with its clients, which the first call creates."""
     from enrollment_backend.issuer import Issuer
 
     return Issuer(_clients(), _settings().policy_name)
 
 
 @cache
-def _ledger() -> Ledger:
+def ledger() -> Ledger:
+    """Return the one adapter to the table, with its client, which the first call creates."""
     from enrollment_backend.ledger import Ledger
     from enrollment_backend.table import Table
 
@@ -136,11 +138,11 @@ def _ledger() -> Ledger:
 def _operator() -> Operator:
     from enrollment_backend.operator import Operator
 
-    return Operator(_ledger(), _issuer(), time.time)
+    return Operator(ledger(), issuer(), time.time)
 
 
 @cache
 def _sweeper() -> Sweeper:
     from enrollment_backend.sweep import Sweeper
 
-    return Sweeper(_ledger(), _issuer(), time.time)
+    return Sweeper(ledger(), issuer(), time.time)

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.support import documents
 from tests.support.devices import Cloud, Device, Observer, Operator
+from tests.support.fault_device import FaultyDevice, faulty_device
 
 # No test is timed: what takes long on a busy machine is no failure.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -95,6 +96,13 @@ def device(new_device: Callable[[str], Device], fresh_device: Device) -> Device:
     made = new_device("device")
     made.take_token_of(fresh_device)
     return made
+
+
+@pytest.fixture
+def faulty(fresh_device: Device, tmp_path: Path) -> Iterator[FaultyDevice]:
+    """A device, not enrolled, whose token fails on demand, and an API that issues."""
+    with faulty_device(tmp_path, fresh_device) as device:
+        yield device
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def lambda_handler(event, context):
 """
 # What each start pays until its first client is ready; the health check of ours would not need one.
 _COLD_ARTICLE = "import article"
-_COLD_OURS = "import handler; handler._issuer(); handler._ledger()"
+_COLD_OURS = "import handler; handler.issuer(); handler.ledger()"
 
 
 def measure() -> None:

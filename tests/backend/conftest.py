@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from types import SimpleNamespace
 
 import pytest
 
-from tests.support.deployment import Deployment, deployed
+from tests.support.deployment import Deployment, deployed, without_pauses
 
 
 @pytest.fixture
@@ -18,6 +17,7 @@ def backend() -> Iterator[Deployment]:
 
 
 @pytest.fixture
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_waiting() -> Iterator[None]:
     """Let AWS's library retry without its pauses."""
-    monkeypatch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda _seconds: None))
+    with without_pauses():
+        yield

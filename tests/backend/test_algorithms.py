@@ -12,7 +12,7 @@ from enrollment_backend import algorithms
 NAMES = {**algorithms.REFUSED_SIGNATURES, **{oid: known.name for oid, known in algorithms.SIGNATURES.items()}}
 NAMES_OF_OTHERS = {oid: algos.SignedDigestAlgorithmId(oid).native for oid in NAMES}
 CURVE_NAMES = {**algorithms.REFUSED_CURVES, "1.2.840.10045.3.1.7": "secp256r1", "1.3.132.0.34": "secp384r1"}
-CURVE_NAMES_OF_OTHERS = {oid: keys.NamedCurve(oid).native for oid in CURVE_NAMES if oid in keys.NamedCurve._map}
+CURVE_NAMES_OF_OTHERS = {oid: keys.NamedCurve(oid).native for oid in CURVE_NAMES if keys.NamedCurve.map(oid) != oid}
 
 
 def numbers_in(table: type) -> set[str]:

@@ -14,7 +14,7 @@ from botocore.parsers import ResponseParserError
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from enrollment_backend.aws import Clients, concurrently
+from enrollment_backend.aws import Clients, concurrently, connect
 from enrollment_backend.csr_policy import AcceptedCsr, accept
 from enrollment_backend.errors import AwsRefusedError, CertificateNotForKeyError
 from enrollment_backend.issuer import Issuer
@@ -135,9 +135,10 @@ def test_the_retries_do_not_depend_on_the_environment(operation: str, most: int)
         assert (backend.enroll(CSR, THING).status, len(attempts)) == (503, most)
 
 
-def test_the_slowest_failure_still_answers_within_api_gateways_30_seconds(backend: Deployment) -> None:
+@pytest.mark.usefixtures("backend")
+def test_the_slowest_failure_still_answers_within_api_gateways_30_seconds() -> None:
     """Three calls in a row, each timing out on every attempt, with the longest pause in between."""
-    clients = backend.handler._clients()
+    clients = connect()
 
     def slowest(client: Any) -> int:
         config = client.meta.config
@@ -383,6 +384,6 @@ def test_errors_keep_what_caused_them(backend: Deployment, accepted: AcceptedCsr
     """The exception AWS's library raised is chained, and its facts name operation and code."""
     backend.inject("CreateThing", answering(400, "InvalidRequestException", json.dumps({"message": "no"})))
     with pytest.raises(AwsRefusedError) as caught:
-        backend.handler._issuer().issue(THING, "claim", accepted, never)
+        Issuer(connect(), POLICY).issue(THING, "claim", accepted, never)
     assert caught.value.facts == {"operation": "CreateThing", "cause": "InvalidRequestException"}
     assert caught.value.__cause__ is not None

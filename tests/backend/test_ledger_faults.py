@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import chain, combinations, count
-from types import SimpleNamespace
 
 import pytest
 
@@ -24,7 +23,7 @@ from tests.backend.fleet import (
     throttled,
     unreachable,
 )
-from tests.support.deployment import Answer, Death, Deployment, assert_problem, deployed
+from tests.support.deployment import Answer, Death, Deployment, assert_problem, deployed, without_pauses
 
 ROUNDS = (
     ("TransactWriteItems 1",),
@@ -39,8 +38,7 @@ _numbers = count()
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Deployment]:
     """One deployment for all cases: each has a Thing and a key of its own."""
-    with deployed({"AUTH_MODE": "invite"}) as deployment, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda _seconds: None))
+    with deployed({"AUTH_MODE": "invite"}) as deployment, without_pauses():
         yield deployment
 
 

@@ -11,12 +11,12 @@ import ast
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 from urllib.parse import unquote
 
@@ -93,38 +93,46 @@ def role(without: str | None = None) -> Iterator[Role]:
             yield at_work
 
 
+class Asked(NamedTuple):
+    """A request as it came: the action as moto names it, path with query, headers and body."""
+
+    action: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
 @contextmanager
 def enforced(at_work: Role) -> Iterator[None]:
     """Have moto check each request against the role's policy, with actions and resources as AWS sees them."""
-    original = IAMRequest.check_action_permitted
 
-    def check(asked: Any, _resource: str) -> None:
-        for action, resource in demanded(asked):
-            asked._action = action
-            try:
-                original(asked, resource)
-            except AccessDeniedError:
-                at_work.denied.add((action, resource))
-                raise
-            at_work.used.add((action, resource))
+    class Checked(IAMRequest):  # type: ignore[misc]  # moto has no types
+        _action: str
 
-    with (
-        mock.patch.object(IAMRequest, "check_action_permitted", check),
-        # moto takes a query for a body and gets the signature wrong; it is not what is tested here.
-        mock.patch.object(IAMRequest, "check_signature"),
-        enable_iam_authentication(),
-    ):
+        def check_signature(self) -> None:
+            """Let it pass: moto takes a query for a body and gets the signature wrong; it is not what is tested."""
+
+        def check_action_permitted(self, resource: str) -> None:  # noqa: ARG002 - moto's signature
+            for action, demanded in permissions(Asked(self._action, self._path, self._headers, self._body)):
+                self._action = action
+                try:
+                    super().check_action_permitted(demanded)
+                except AccessDeniedError:
+                    at_work.denied.add((action, demanded))
+                    raise
+                at_work.used.add((action, demanded))
+
+    with mock.patch("moto.iam.access_control.IAMRequest", Checked), enable_iam_authentication():
         yield
 
 
-def demanded(asked: Any) -> list[Pair]:
+def permissions(asked: Asked) -> list[Pair]:
     """Return the permissions that a request takes, each as an action and a resource."""
-    service, _, operation = asked._action.partition(":")
+    service, _, operation = asked.action.partition(":")
     if service == "dynamodb":
-        return of_dynamodb(operation, json.loads(asked._body))
-    path = unquote(asked._path.partition("?")[0])
-    resources = [resource(path, asked) for resource in RESOURCES[operation]]
-    return [(asked._action, resource) for resource in resources]
+        return of_dynamodb(operation, json.loads(asked.body))
+    path = unquote(asked.path.partition("?")[0])
+    return [(asked.action, resource(path, asked)) for resource in RESOURCES[operation]]
 
 
 def of_dynamodb(operation: str, body: dict[str, Any]) -> list[Pair]:
@@ -149,34 +157,34 @@ def table(name: str) -> str:
     return f"arn:aws:dynamodb:{REGION}:{ACCOUNT_ID}:table/{name}"
 
 
-def thing(path: str, _asked: Any) -> str:
+def thing(path: str, _asked: Asked) -> str:
     """Return the ARN of the Thing in the path."""
     return f"{IOT}:thing/{path.split('/')[2]}"
 
 
-def certificate(path: str, _asked: Any) -> str:
+def certificate(path: str, _asked: Asked) -> str:
     """Return the ARN of the certificate whose id is in the path."""
     return f"{IOT}:cert/{path.split('/')[2]}"
 
 
-def principal(_path: str, asked: Any) -> str:
+def principal(_path: str, asked: Asked) -> str:
     """Return the principal's ARN, which travels in a header."""
-    headers = {name.lower(): value for name, value in asked._headers.items()}
+    headers = {name.lower(): value for name, value in asked.headers.items()}
     return str(headers.get("x-amzn-principal") or headers["x-amzn-iot-principal"])
 
 
-def target(path: str, asked: Any) -> str:
+def target(path: str, asked: Asked) -> str:
     """Return the ARN of what a policy is attached to."""
     named = re.search(r"arn:.*", path)
-    return named[0] if named else str(json.loads(asked._body)["target"])
+    return named[0] if named else str(json.loads(asked.body)["target"])
 
 
-def anything(_path: str, _asked: Any) -> str:
+def anything(_path: str, _asked: Asked) -> str:
     """Stand for an action that knows no resource."""
     return "*"
 
 
-RESOURCES: dict[str, list[Callable[[str, Any], str]]] = {
+RESOURCES: dict[str, list[Callable[[str, Asked], str]]] = {
     "CreateThing": [thing],
     "DescribeThing": [thing],
     "AttachThingPrincipal": [principal],

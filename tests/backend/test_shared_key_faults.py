@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import chain, combinations, count
-from types import SimpleNamespace
 
 import pytest
 
@@ -18,7 +17,7 @@ from tests.backend.test_shared_keys import (
     run,
 )
 from tests.backend.test_sweep import HOUR, by_route
-from tests.support.deployment import Death, Deployment, deployed
+from tests.support.deployment import Death, Deployment, deployed, without_pauses
 
 RUNS = {"first": FIRST_RUN, "second": SECOND_RUN}
 _numbers = count()
@@ -27,8 +26,7 @@ _numbers = count()
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Deployment]:
     """One deployment for all cases: each has Things and a key of its own."""
-    with deployed() as deployment, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("botocore.endpoint.time", SimpleNamespace(sleep=lambda _seconds: None))
+    with deployed() as deployment, without_pauses():
         yield deployment
 
 

@@ -83,7 +83,7 @@ def test_every_error_says_what_to_do(error: type[HsmEnrollError]) -> None:
     """Every error but the base has a hint of one or more whole sentences, or a command."""
     hint = error("it happened").hint
 
-    assert re.search(r"[.?)']$|hsm-enroll [a-z ]+$", hint), hint
+    assert re.search(r"[.?)']$|hsm-enroll [a-z ]+( INVITE)?$", hint), hint
     assert hint[0].isupper()
 
 

@@ -213,6 +213,16 @@ def test_whoever_writes_a_pin_into_a_uri_is_told_where_it_belongs(attribute: str
     assert "HSM_ENROLL_PIN_FILE" in caught.value.hint
 
 
+@pytest.mark.parametrize("attribute", ["object=key", "object=", "id=%01", "type=private", "type=cert"])
+def test_a_tokens_uri_names_nothing_in_it(attribute: str) -> None:
+    """A URI that is to name a token and names an object too is wrong usage, and the message says what is too much."""
+    name = attribute.partition("=")[0]
+    with pytest.raises(UsageError, match=f"'{name}' names an object") as caught:
+        Pkcs11Uri.parse_token(f"pkcs11:token=T;{attribute}?module-path=/m.so")
+    assert caught.value.exit_status == 2
+    assert Pkcs11Uri.parse_token("pkcs11:token=T?module-path=/m.so") == Pkcs11Uri(token="T", module_path=Path("/m.so"))
+
+
 def test_the_id_is_written_percent_encoded_whole() -> None:
     """Every byte of CKA_ID is percent-encoded, letters too (RFC 7512 §2.3)."""
     assert str(Pkcs11Uri(id=b"aZ09\x00\xff")) == "pkcs11:id=%61%5A%30%39%00%FF"

@@ -37,9 +37,8 @@ def problems() -> dict[str, set[str]]:
     """Return the codes that can come to a client, by the status that the backend gives them."""
     found = defaultdict(set)
     for kind in kinds_of(EnrollmentError):
-        status = next(http._STATUS[base] for base in kind.__mro__ if base in http._STATUS)
         if kind.code not in ANSWERED_BY_THE_GATEWAY:
-            found[str(status.value)].add(kind.code)
+            found[str(http.status_of(kind).value)].add(kind.code)
     return dict(found)
 
 

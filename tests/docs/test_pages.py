@@ -16,6 +16,7 @@ from hsm_enroll import settings
 from tests.docs.shell import Shell
 from tests.docs.shown import matches
 from tests.support.pages import PAGES, README, ROOT, Block, Command, Page, commands
+from tests.support.softhsm import SoftHsm
 
 # What pip needs to reach its packages here, whatever that takes.
 _PIP = re.compile(r"(pip_.*|https?_proxy|ssl_cert_.*|requests_ca_bundle)", re.IGNORECASE)
@@ -43,9 +44,6 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
     project's own wheel and nothing more.
     """
     home = tmp_path / "home"
-    tokens = home / "tokens"
-    tokens.mkdir(parents=True)
-    (tmp_path / "softhsm2.conf").write_text(f"directories.tokendir = {tokens}\n")
     environment = {
         **{name: value for name, value in os.environ.items() if _PIP.fullmatch(name)},
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -57,7 +55,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
         "PYTHONPATH": sysconfig.get_path("purelib"),
         # A page that forgot to say where shall not touch this machine's own.
         "HSM_ENROLL_HOME": str(tmp_path / "state"),
-        "SOFTHSM2_CONF": str(tmp_path / "softhsm2.conf"),
+        **SoftHsm(home).environment,
     }
     with Shell(ROOT, environment) as opened:
         yield opened

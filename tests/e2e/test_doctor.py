@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,8 +58,8 @@ def test_a_device_that_is_not_enrolled_is_told_so_and_is_not_ill(device: Device)
 
 
 def _no_token(device: Device) -> None:
-    shutil.rmtree(device.tokens)
-    device.tokens.mkdir()
+    shutil.rmtree(device.softhsm.tokens)
+    device.softhsm.tokens.mkdir()
 
 
 def _no_key(device: Device) -> None:
@@ -82,9 +81,7 @@ def _two_keys_of_one_label(device: Device) -> None:
 
 
 def _two_tokens_of_one_label(device: Device) -> None:
-    pins = ["--so-pin", "officer-1234", "--pin", "another-1234"]
-    command = ["softhsm2-util", "--init-token", "--free", "--label", "gateway", *pins]
-    subprocess.run(command, env=device.environment, check=True, capture_output=True, timeout=30)
+    device.softhsm.add_token("gateway")
 
 
 def _exposed_pin(device: Device) -> None:

@@ -15,7 +15,7 @@ from moto.iot.models import iot_backends
 
 from hsm_enroll.local.cloud import LocalCloud
 from hsm_enroll.local.lambda_runtime import ACCOUNT_ID
-from tests.support.clients import Device as SoftwareDevice
+from tests.support.clients import SoftwareDevice
 from tests.support.devices import Cloud, Device, Operator, publish_as_observer
 
 NewGateway = Callable[[str], Device]

@@ -24,7 +24,7 @@ from hsm_enroll.backend_api.client import EnrollmentClient
 from hsm_enroll.backend_api.invite import parse
 from tests.support import documents
 from tests.support.authority import Authority
-from tests.support.clients import Device as SoftwareDevice
+from tests.support.clients import SoftwareDevice
 from tests.support.devices import Cloud, Device, Observer, Operator
 from tests.support.https_server import HttpsServer, https_server
 
@@ -120,7 +120,7 @@ def test_the_same_device_may_come_again(operator: Operator, gateway: Device, thi
 def test_every_invite_that_is_not_valid_is_refused_alike(
     operator: Operator, new_gateway: NewGateway, invite_cloud: Cloud, thing: str
 ) -> None:
-    """S12: unknown, used, expired and revoked: one message to the device, the reason in the log."""
+    """S12: unknown, expired and revoked: one message to the device, the reason in the log; a used one is said so."""
     gateway = new_gateway("other")
     invites: dict[str, Any] = {
         reason: operator.json("invite", "create", "--thing", thing) for reason in ("used", "expired", "revoked")
@@ -130,6 +130,9 @@ def test_every_invite_that_is_not_valid_is_refused_alike(
     revoked = operator.json("invite", "revoke", invites["revoked"]["id"])
     assert revoked == {"id": invites["revoked"]["id"], "revoked": True}
     urls = {reason: made["invite"] for reason, made in invites.items()}
+    error = gateway.error("init", urls.pop("used"), "--thing", thing)
+    assert (error["exitStatus"], error["message"]) == (31, "this invite was used already")
+    assert not (gateway.home / "journal.json").exists()
     urls["unknown"] = f"{invite_cloud.document['apiUrl']}/#00000-00000-00000-00000-00000"
     errors = []
     for reason, url in urls.items():
@@ -309,19 +312,19 @@ def _forwarded(request: bytes, cloud: Cloud) -> bytes:
         socket.create_connection(("127.0.0.1", int(api.port or 0)), 60) as plain,
         context.wrap_socket(plain, server_hostname=api.hostname) as stream,
     ):
-        stream.sendall(request.replace(b"Connection: keep-alive", b"Connection: close"))
+        stream.sendall(request.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
         while received := stream.recv(65536):
             answer += received
     return answer
 
 
 def test_an_enrolled_device_leaves_an_invite_alone(operator: Operator, gateway: Device, thing: str) -> None:
-    """Given another invite it contacts nobody, exits 0, says that the invite was not used, and what would use it."""
+    """Given another invite it contacts nobody, exits 0, and says that the invite was not needed, and when one is."""
     assert gateway.run("init", operator.invite(thing), "--thing", thing, "--no-publish").returncode == 0
     another = operator.invite(thing)
     run = gateway.run("init", another, "--thing", thing)
     assert run.returncode == 0
-    assert "The invite was not used." in run.stderr
+    assert "The invite was not needed." in run.stderr
     assert "hsm-enroll init --new-key INVITE" in run.stderr
     listed = operator.json("invite", "list")["invites"]
     assert sorted(one["usesLeft"] for one in listed if one["thing"] == thing) == [0, 1]

@@ -9,7 +9,7 @@ import pytest
 from cryptography import x509
 
 from tests.support.devices import Device, Observer
-from tests.support.softhsm_under_test import SoftHsm
+from tests.support.softhsm_under_test import SoftHsmUnderTest
 from tests.support.under_test import LABEL
 
 # What makes it such a token, and each login of the whole way: of this program's session, then of awscrt's.
@@ -60,7 +60,7 @@ def test_d1_csr_at_a_pin_pad_is_one_login(tmp_path: Path) -> None:
 
 def _give_token(device: Device, folder: Path, kind: str, log: Path) -> None:
     """Give a device a token of this kind, which logs its logins."""
-    softhsm = SoftHsm(folder)
+    softhsm = SoftHsmUnderTest(folder)
     softhsm.add_token(LABEL)
     module = softhsm.other_module(**{_KINDS[kind][0]: f'"{softhsm.pin.reveal()}"', "LOGIN_LOG": f'"{log}"'})
     device.extra.update(softhsm.environment, HSM_ENROLL_MODULE=str(module))

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.tpm_device import TpmDevice
 from tests.support import documents, tpm2
 from tests.support.tpm2 import Tpm2
+from tests.support.tpm_device import TpmDevice
 
 _PACE = "Power cuts count as failed tries too. While powered, this TPM forgets one failed try every 17 min."
 _WAIT = f"{_PACE} Try again in %s, or reset the count: tpm2_dictionarylockout --clear-lockout"

@@ -33,10 +33,6 @@ def _module(device: Device) -> str:
     return module
 
 
-def _keys(device: Device) -> int:
-    return device.pkcs11_tool("--list-objects", "--type", "privkey").count(b"Private Key Object")
-
-
 @pytest.fixture
 def spy(device: Device) -> Callable[[], int]:
     """Put opensc's pkcs11-spy between the device and SoftHSM; counts the C_Login calls so far."""
@@ -60,7 +56,7 @@ def test_a_wrong_pin_is_tried_once(device: Device, spy: Callable[[], int], argum
     assert device.refused(*arguments) == (12, "pin-wrong")
     assert spy() == 1
     del device.extra["HSM_ENROLL_PIN_FILE"]
-    assert _keys(device) == 0
+    assert device.key_ids() == []
     assert device.run(*arguments).returncode == 0
     assert spy() == 2
 
@@ -152,10 +148,7 @@ def test_no_such_token_lists_what_is_there(device: Device) -> None:
 
 def test_two_tokens_of_one_label_are_told_apart_by_serial(device: Device, thing: str) -> None:
     """D6: two tokens of one label are exit 11; the serial that the message tells chooses one of them."""
-    subprocess.run(
-        ["softhsm2-util", "--init-token", "--free", "--label", "gateway", "--so-pin", "5678", "--pin", "1234"],
-        env=device.environment, capture_output=True, check=True,
-    )  # fmt: skip
+    device.softhsm.add_token("gateway")
     assert device.refused("init", "--thing", thing, "--token-label", "gateway") == (11, "token-ambiguous")
     serial = json.loads((device.home / "token.json").read_text())["serial"]
     enrolled = device.json("init", "--thing", thing, "--no-publish", "--token", f"pkcs11:token=gateway;serial={serial}")
@@ -165,20 +158,14 @@ def test_two_tokens_of_one_label_are_told_apart_by_serial(device: Device, thing:
 def test_a_second_token_of_the_label_stops_publish(device: Device, thing: str) -> None:
     """D6: MQTT selects by label alone, so publish is exit 11 when another token has taken it, before any login."""
     device.json("init", "--thing", thing, "--no-publish")
-    subprocess.run(
-        ["softhsm2-util", "--init-token", "--free", "--label", "gateway", "--so-pin", "5678", "--pin", "1234"],
-        env=device.environment, capture_output=True, check=True,
-    )  # fmt: skip
+    device.softhsm.add_token("gateway")
     assert device.refused("publish", f"certtest/{thing}", "x") == (11, "token-ambiguous")
 
 
 def test_a_slot_that_changed_is_no_matter(device: Device, thing: str) -> None:
     """D6: after another token was added, and slots were counted anew, the identity still finds its key."""
     device.json("init", "--thing", thing)
-    subprocess.run(
-        ["softhsm2-util", "--init-token", "--free", "--label", "another", "--so-pin", "5678", "--pin", "1234"],
-        env=device.environment, capture_output=True, check=True,
-    )  # fmt: skip
+    device.softhsm.add_token("another")
     assert device.json("status")["key"]["matchesCertificate"] is True
     assert device.run("publish", f"certtest/{thing}", "x").returncode == 0
 
@@ -187,15 +174,15 @@ def test_no_backend_is_exit_30_and_resumes(device: Device, thing: str) -> None:
     """D15: with the backend down init exits 30, with an invite before it generates a key; otherwise it resumes."""
     invite = f"https://localhost:9/#{_CODE}"
     assert device.refused("init", invite, "--thing", thing) == (30, "backend-unreachable")
-    assert _keys(device) == 0
+    assert device.key_ids() == []
     device.extra["HSM_ENROLL_API_URL"] = "https://localhost:9"
     assert device.refused("init", "--thing", thing) == (30, "backend-unreachable")
-    assert _keys(device) == 1
+    assert len(device.key_ids()) == 1
     del device.extra["HSM_ENROLL_API_URL"]
     steps = {step["name"]: step["skipped"] for step in device.json("init", "--thing", thing)["steps"]}
     assert steps["key"] is True
     assert steps["csr"] is True
-    assert _keys(device) == 1
+    assert len(device.key_ids()) == 1
 
 
 @contextmanager
@@ -244,7 +231,7 @@ def test_a_certificate_that_is_not_ours_is_not_stored(device: Device, thing: str
         assert device.refused("init", "--thing", thing) == (33, "certificate-not-ours")
     assert not (device.home / "certificate.pem").exists()
     assert device.json("init", "--thing", thing)["enrolled"] is True
-    assert _keys(device) == 1
+    assert len(device.key_ids()) == 1
 
 
 def test_a_refusal_of_the_backend_is_exit_31(device: Device, thing: str) -> None:
@@ -258,7 +245,7 @@ def test_a_refusal_of_the_backend_is_exit_31(device: Device, thing: str) -> None
 def test_a_name_that_no_thing_can_have_costs_no_key(device: Device, name: str) -> None:
     """S11: a name that no Thing with a certificate can have is refused before a key is made."""
     assert device.refused("init", "--thing", name) == (2, "usage")
-    assert _keys(device) == 0
+    assert device.key_ids() == []
 
 
 def test_an_inactive_certificate_is_exit_40(device: Device, thing: str, cloud: Cloud) -> None:
@@ -308,7 +295,7 @@ def test_a_state_folder_that_cannot_be_used_is_exit_50(device: Device, fault: st
             env=device.environment, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         assert run.returncode == 50, run.stderr
-    assert _keys(device) == 0
+    assert device.key_ids() == []
 
 
 def _arguments(*arguments: str) -> list[str]:
@@ -324,7 +311,7 @@ def test_two_at_once_one_works_and_one_is_exit_51(device: Device, thing: str) ->
     assert device.refused("init", "--thing", thing) == (51, "busy")
     first.communicate(timeout=90)
     assert first.returncode == 0
-    assert _keys(device) == 1
+    assert len(device.key_ids()) == 1
 
 
 @pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -339,7 +326,7 @@ def test_an_interrupted_init_resumes(device: Device, thing: str, sent: signal.Si
     run.communicate(timeout=60)
     assert run.returncode == status
     device.json("init", "--thing", thing)
-    assert _keys(device) == 1
+    assert len(device.key_ids()) == 1
 
 
 def _on_a_terminal(device: Device, *arguments: str, environment: dict[str, str] | None = None) -> str:
@@ -448,16 +435,13 @@ def test_a_relative_module_is_remembered_whole(device: Device, thing: str) -> No
 def test_a_wrong_subject_costs_no_key(device: Device) -> None:
     """A subject that cannot be read is found before csr makes a key."""
     assert device.refused("csr", "--subject", "garbage") == (2, "usage")
-    assert _keys(device) == 0
+    assert device.key_ids() == []
 
 
 def test_a_key_named_without_its_token_is_looked_for_in_the_token_that_is_named(device: Device) -> None:
     """``csr --key`` with a URI that names no token keeps what --token-label says."""
     made = device.json("csr")["key"]["uri"]
-    subprocess.run(
-        ["softhsm2-util", "--init-token", "--free", "--label", "another", "--so-pin", "5678", "--pin", "1234"],
-        env=device.environment, capture_output=True, check=True,
-    )  # fmt: skip
+    device.softhsm.add_token("another")
     label = next(part for part in made.removeprefix("pkcs11:").split(";") if part.startswith("object="))
     again = device.json("csr", "--token-label", "gateway", "--key", f"pkcs11:{label}")
     assert again["key"]["uri"] == made
@@ -469,7 +453,7 @@ def test_a_key_named_without_its_token_is_looked_for_in_the_token_that_is_named(
 )
 def test_an_address_that_cannot_be_used_is_said_at_once(device: Device, variable: str, value: str) -> None:
     """D15: a host that is none, a proxy of an unknown kind and a missing CA bundle are errors of ours, at once."""
-    device.extra[variable] = value
+    device.extra |= {variable: value, "NO_PROXY": "", "no_proxy": ""}
     if variable == "REQUESTS_CA_BUNDLE":
         device.cloud = {name: text for name, text in device.cloud.items() if name != "HSM_ENROLL_CA_FILE"}
     run = device.run("init", "--thing", "x", "--no-publish")
@@ -478,9 +462,11 @@ def test_an_address_that_cannot_be_used_is_said_at_once(device: Device, variable
     assert "did not finish its answer" not in run.stderr
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full"])
+@pytest.mark.parametrize(
+    "closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full", "2>/dev/full", "&>/dev/full", "2>&1 | head -1"]
+)
 def test_a_closed_standard_stream_is_no_fault(device: Device, thing: str, closed: str) -> None:
-    """A caller that closes a standard stream, or gives a full one, gets the command done and no traceback."""
+    """D30: a caller that closes a standard stream, or gives a full one, gets the command done and no traceback."""
     script = f'"$@" {closed}'
     run = subprocess.run(
         ["bash", "-c", script, "-", *_arguments("init", "--thing", thing, "--no-publish")],
@@ -488,6 +474,7 @@ def test_a_closed_standard_stream_is_no_fault(device: Device, thing: str, closed
     )  # fmt: skip
     assert "Traceback" not in run.stderr
     assert (device.home / "identity.json").exists()
+    assert (f"error: this device is enrolled as {thing}, but" in run.stderr) == (closed == ">/dev/full")
 
 
 def test_a_path_that_is_not_text_is_shown_escaped(device: Device) -> None:

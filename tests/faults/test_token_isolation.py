@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from itertools import cycle
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support import documents
-from tests.support.fault_device import THING, FaultyDevice, faulty_device
+from tests.support.fault_device import THING, FaultyDevice
 
 # What a look at a module calls, before anybody logs in.
 _LOOKING = ("C_Initialize", "C_GetSlotList", "C_GetTokenInfo", "C_FindObjects")
@@ -24,13 +22,6 @@ _ENROLLED = {
     ("publish", f"certtest/{THING}", "hello"): 10,
 }
 _NEW = {("init", "--thing", THING, "--no-publish"): 10, ("csr",): 10}
-
-
-@pytest.fixture
-def faulty(tmp_path: Path) -> Iterator[FaultyDevice]:
-    """A device whose module fails on demand."""
-    with faulty_device(tmp_path) as device:
-        yield device
 
 
 @pytest.mark.parametrize(("what", "function"), list(zip(cycle(["hang", "crash"]), _LOOKING, strict=False)))

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hsm_enroll.errors import StateCorruptError, StateTooNewError
-from hsm_enroll.key import KeyOrigin, KeyType, TokenName
+from hsm_enroll.key import KeyType
 from hsm_enroll.store.documents import Format
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.store.journal import Attempt
 from hsm_enroll.store.pin_owner import PinOwner
-from tests.support.self_signed import pem, self_signed
+from tests.support.identities import TOKEN, identity
 
 _RUN = settings(database=None, deadline=None, max_examples=100)
 # Halves of surrogate pairs included, which JSON may hold.
@@ -31,25 +31,10 @@ _VALUES = st.recursive(
 _OBJECTS = st.dictionaries(_TEXTS, _VALUES, max_size=5).map(lambda value: json.loads(json.dumps(value)))
 _DOCUMENTS = _OBJECTS.filter(lambda value: "version" not in value)
 
-_TOKEN = TokenName(Path("/module.so"), "gateway", "0a1b", "Maker", "Model")
-_IDENTITY = Identity(
-    thing_name="gateway-7",
-    certificate_id="ab" * 32,
-    certificate_pem=pem(self_signed()),
-    token=_TOKEN,
-    key_label="hsm-enroll-00ff",
-    key_id=b"\x00\xff",
-    key_type=KeyType.EC_P256,
-    key_origin=KeyOrigin(local=True, sensitive=True, extractable=False, never_extractable=True, always_sensitive=True),
-    api="https://api.example",
-    mqtt_endpoint="endpoint.example",
-    mqtt_port=8883,
-    attested=False,
-)
 _STORED: dict[str, tuple[Identity | Attempt | PinOwner, Callable[[Path], Identity | Attempt | PinOwner | None]]] = {
-    "identity.json": (_IDENTITY, Identity.load),
-    "journal.json": (Attempt.begin(_TOKEN, KeyType.EC_P256, new_key=True), Attempt.load),
-    "token.json": (PinOwner(_TOKEN), PinOwner.load),
+    "identity.json": (identity(), Identity.load),
+    "journal.json": (Attempt.begin(TOKEN, KeyType.EC_P256, new_key=True), Attempt.load),
+    "token.json": (PinOwner(TOKEN), PinOwner.load),
 }
 
 

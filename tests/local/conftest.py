@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from hsm_enroll.local.cloud import Endpoints, detach, down
-from tests.support.clients import TIME_LIMIT, Device, Observer, Watched, children, supervisor
+from tests.support.clients import TIME_LIMIT, SoftwareDevice, Watched, supervisor
+from tests.support.devices import Observer
+from tests.support.processes import children
 
 # What a shell may hold, each of which would lead a careless program away from loopback.
 HOSTILE_ENVIRONMENT = {
@@ -44,19 +46,19 @@ def thing(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def new_device(thing: str, tmp_path: Path) -> Callable[[str], Device]:
+def new_device(thing: str, tmp_path: Path) -> Callable[[str], SoftwareDevice]:
     """Makes devices of this test's own; their Things' names end as told."""
-    return lambda suffix: Device(f"{thing}{suffix}"[-64:], tmp_path / f"device{suffix}")
+    return lambda suffix: SoftwareDevice(f"{thing}{suffix}"[-64:], tmp_path / f"device{suffix}")
 
 
 @pytest.fixture
-def device(new_device: Callable[[str], Device]) -> Device:
+def device(new_device: Callable[[str], SoftwareDevice]) -> SoftwareDevice:
     """A device that is not enrolled."""
     return new_device("")
 
 
 @pytest.fixture
-def enrolled(device: Device, cloud: Endpoints) -> Device:
+def enrolled(device: SoftwareDevice, cloud: Endpoints) -> SoftwareDevice:
     """A device that is."""
     device.enroll(cloud)
     return device
@@ -65,7 +67,7 @@ def enrolled(device: Device, cloud: Endpoints) -> Device:
 @pytest.fixture
 def observer(cloud: Endpoints) -> Iterator[Observer]:
     """Hears every topic."""
-    listening = Observer(cloud)
+    listening = Observer(cloud.to_json(), "#")
     yield listening
     listening.close()
 

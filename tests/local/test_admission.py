@@ -19,9 +19,8 @@ import requests
 from hsm_enroll.local.cloud import Endpoints
 from tests.support.clients import (
     TIME_LIMIT,
-    Device,
     Identity,
-    Observer,
+    SoftwareDevice,
     connect,
     connect_packet,
     iot,
@@ -30,7 +29,9 @@ from tests.support.clients import (
     publish,
     receive,
     sign,
+    tls_options,
 )
+from tests.support.devices import Observer
 
 NOT_AUTHORIZED = "RC:135)"  # MQTT 5 §3.4.2.1
 
@@ -40,20 +41,22 @@ _THING = "${iot:Connection.Thing.ThingName}"
 
 
 @pytest.fixture
-def certificate(device: Device, cloud: Endpoints) -> dict[str, Any]:
+def certificate(device: SoftwareDevice, cloud: Endpoints) -> dict[str, Any]:
     """An active certificate that AWS IoT issued for the device and nothing else was done with."""
     iot(cloud).create_thing(thingName=device.thing)
     return _issued(cloud, device)
 
 
-def test_an_enrolled_device_reaches_the_observer(cloud: Endpoints, enrolled: Device, observer: Observer) -> None:
+def test_an_enrolled_device_reaches_the_observer(
+    cloud: Endpoints, enrolled: SoftwareDevice, observer: Observer
+) -> None:
     """A device publishes to certtest/<thing> with its certificate, and the observer receives it."""
     assert _accepted(publish(cloud, enrolled.identity, f"certtest/{enrolled.thing}", "hello"))
     assert observer.message() == (f"certtest/{enrolled.thing}", "hello")
 
 
 def test_a_device_is_kept_to_its_own_topics(
-    cloud: Endpoints, enrolled: Device, new_device: Callable[[str], Device], observer: Observer
+    cloud: Endpoints, enrolled: SoftwareDevice, new_device: Callable[[str], SoftwareDevice], observer: Observer
 ) -> None:
     """A message for another Thing's topic is answered with "not authorized", and reaches nobody."""
     other = new_device("-other")
@@ -70,10 +73,10 @@ def test_a_device_is_kept_to_its_own_topics(
 
 @pytest.mark.parametrize("name", ["certtest", "device", "telemetry", "aws"])
 def test_s22_a_thing_named_like_a_topic_root_reaches_nobody_elses_topics(
-    cloud: Endpoints, enrolled: Device, tmp_path: Path, name: str
+    cloud: Endpoints, enrolled: SoftwareDevice, tmp_path: Path, name: str
 ) -> None:
     """S22: what its name opens to a Thing lies below a first level that is the same for all."""
-    root = Device(name, tmp_path / "root")
+    root = SoftwareDevice(name, tmp_path / "root")
     root.enroll(cloud)
     for topic in (f"certtest/{enrolled.thing}", f"device/{enrolled.thing}/x", f"{name}/{enrolled.thing}", f"{name}/x"):
         assert NOT_AUTHORIZED in publish(cloud, root.identity, topic, "intruder").stdout, topic
@@ -83,16 +86,18 @@ def test_s22_a_thing_named_like_a_topic_root_reaches_nobody_elses_topics(
 @pytest.mark.parametrize(
     "filter_of", ["#", "certtest/#", "device/#", "device/+/x", "{}/#", "$aws/things/+/shadow/#"], ids=list("abcdef")
 )
-def test_a_subscription_to_more_than_ones_own_is_refused(cloud: Endpoints, enrolled: Device, filter_of: str) -> None:
+def test_a_subscription_to_more_than_ones_own_is_refused(
+    cloud: Endpoints, enrolled: SoftwareDevice, filter_of: str
+) -> None:
     """AWS IoT refuses the filter itself, and not only what would come by it."""
     topic_filter = filter_of.format(enrolled.thing)
-    options = [*("-d", "-V", "5", "-q", "1", "-t", topic_filter, "-W", "60"), *_tls(cloud, enrolled.identity)]
+    options = [*("-d", "-V", "5", "-q", "1", "-t", topic_filter, "-W", "60"), *tls_options(cloud, enrolled.identity)]
     outcome = subprocess.run(["mosquitto_sub", *options], capture_output=True, text=True, check=False, timeout=70)
     assert "All subscription requests were denied" in outcome.stderr
 
 
 def test_a_device_receives_what_is_its_own(
-    cloud: Endpoints, enrolled: Device, new_device: Callable[[str], Device]
+    cloud: Endpoints, enrolled: SoftwareDevice, new_device: Callable[[str], SoftwareDevice]
 ) -> None:
     """Below its own root, a device is given all that is published, and nothing that was published to another's."""
     other = new_device("-other")
@@ -107,7 +112,7 @@ def test_a_device_receives_what_is_its_own(
 
 
 def test_a_device_connects_under_its_name_and_below_it(
-    cloud: Endpoints, enrolled: Device, new_device: Callable[[str], Device]
+    cloud: Endpoints, enrolled: SoftwareDevice, new_device: Callable[[str], SoftwareDevice]
 ) -> None:
     """The client ids of a Thing are its name and whatever follows it behind a slash; any other is not authorized."""
     other = new_device("-other")
@@ -118,7 +123,9 @@ def test_a_device_connects_under_its_name_and_below_it(
         assert connect(cloud, enrolled.identity, client_id) == "not authorized", client_id
 
 
-def test_d26_several_programs_with_one_identity_leave_each_other_alone(cloud: Endpoints, enrolled: Device) -> None:
+def test_d26_several_programs_with_one_identity_leave_each_other_alone(
+    cloud: Endpoints, enrolled: SoftwareDevice
+) -> None:
     """D26: a program under the Thing's name keeps its connection while another publishes under an id of its own."""
     subscriber = receive(cloud, enrolled.identity, f"certtest/{enrolled.thing}")
     beside = replace(enrolled.identity, client_id=f"{enrolled.thing}/publish-1")
@@ -129,10 +136,10 @@ def test_d26_several_programs_with_one_identity_leave_each_other_alone(cloud: En
 
 
 def test_a_device_is_what_its_certificate_is_attached_to(
-    cloud: Endpoints, enrolled: Device, tmp_path: Path, observer: Observer
+    cloud: Endpoints, enrolled: SoftwareDevice, tmp_path: Path, observer: Observer
 ) -> None:
     """S10, S22: a certificate whose common name is another Thing's has its own Thing's topics, and no others."""
-    disguised = Device(f"{enrolled.thing}-2", tmp_path / "disguised", subject=f"/CN={enrolled.thing}")
+    disguised = SoftwareDevice(f"{enrolled.thing}-2", tmp_path / "disguised", subject=f"/CN={enrolled.thing}")
     disguised.enroll(cloud)
     assert NOT_AUTHORIZED in publish(cloud, disguised.identity, f"certtest/{enrolled.thing}", "intruder").stdout
     assert connect(cloud, disguised.identity, enrolled.thing) == "not authorized"
@@ -140,7 +147,7 @@ def test_a_device_is_what_its_certificate_is_attached_to(
     assert observer.message() == (f"certtest/{disguised.thing}", "own")
 
 
-def test_a_retained_message_is_refused(cloud: Endpoints, enrolled: Device) -> None:
+def test_a_retained_message_is_refused(cloud: Endpoints, enrolled: SoftwareDevice) -> None:
     """The policy has no iot:RetainPublish: MQTT 5 is told so, and a client of MQTT 3.1.1 is disconnected."""
     topic = f"certtest/{enrolled.thing}"
     assert NOT_AUTHORIZED in publish(cloud, enrolled.identity, topic, "x", ["-r"]).stdout
@@ -148,13 +155,13 @@ def test_a_retained_message_is_refused(cloud: Endpoints, enrolled: Device) -> No
     assert "connection was lost" in outcome.stderr
 
 
-def test_mqtt_3_1_1_is_disconnected_for_a_foreign_topic(cloud: Endpoints, enrolled: Device) -> None:
+def test_mqtt_3_1_1_is_disconnected_for_a_foreign_topic(cloud: Endpoints, enrolled: SoftwareDevice) -> None:
     """Its PUBACK cannot say "not authorized", so AWS IoT ends the connection."""
     outcome = publish(cloud, enrolled.identity, "certtest/other", "x", ["-V", "mqttv311"])
     assert "connection was lost" in outcome.stderr
 
 
-def test_a_will_needs_its_topic(cloud: Endpoints, enrolled: Device) -> None:
+def test_a_will_needs_its_topic(cloud: Endpoints, enrolled: SoftwareDevice) -> None:
     """Who may not publish to a topic cannot have a will for it either."""
     outcome = publish(cloud, enrolled.identity, f"certtest/{enrolled.thing}", "x", ["--will-topic", "certtest/other"])
     assert "Not authorized" in outcome.stderr
@@ -167,7 +174,7 @@ def test_no_certificate_is_refused(cloud: Endpoints) -> None:
     assert connect(cloud, None) == "SSLV3_ALERT_HANDSHAKE_FAILURE"
 
 
-def test_a_foreign_certificate_is_refused(cloud: Endpoints, device: Device) -> None:
+def test_a_foreign_certificate_is_refused(cloud: Endpoints, device: SoftwareDevice) -> None:
     """A certificate that another CA issued fails in the TLS handshake."""
     openssl(
         *("req", "-x509", "-key", device.identity.key, "-subj", f"/CN={device.thing}"),
@@ -176,7 +183,7 @@ def test_a_foreign_certificate_is_refused(cloud: Endpoints, device: Device) -> N
     assert connect(cloud, device.identity) == "TLSV1_ALERT_UNKNOWN_CA"
 
 
-def test_tls_1_1_is_refused(cloud: Endpoints, enrolled: Device) -> None:
+def test_tls_1_1_is_refused(cloud: Endpoints, enrolled: SoftwareDevice) -> None:
     """Below TLS 1.2 the broker does not talk."""
     outcome = subprocess.run(
         [
@@ -193,7 +200,7 @@ def test_tls_1_1_is_refused(cloud: Endpoints, enrolled: Device) -> None:
 
 @pytest.mark.parametrize("attached", ["nothing", "policy", "thing"])
 def test_a_certificate_needs_policy_and_thing(
-    cloud: Endpoints, device: Device, certificate: dict[str, Any], attached: str
+    cloud: Endpoints, device: SoftwareDevice, certificate: dict[str, Any], attached: str
 ) -> None:
     """An active certificate that lacks its policy or its Thing may not connect."""
     if attached == "policy":
@@ -203,7 +210,7 @@ def test_a_certificate_needs_policy_and_thing(
     assert connect(cloud, device.identity) == "not authorized"
 
 
-def test_attaching_admits_at_once(cloud: Endpoints, device: Device, certificate: dict[str, Any]) -> None:
+def test_attaching_admits_at_once(cloud: Endpoints, device: SoftwareDevice, certificate: dict[str, Any]) -> None:
     """As soon as the last call has returned, the device connects, without waiting for anything."""
     iot(cloud).attach_policy(policyName=policy_name(cloud), target=certificate["certificateArn"])
     _attach(cloud, certificate, device.thing)
@@ -211,7 +218,7 @@ def test_attaching_admits_at_once(cloud: Endpoints, device: Device, certificate:
 
 
 def test_a_certificate_attached_without_exclusion_is_the_thing_of_its_client_id(
-    cloud: Endpoints, device: Device, certificate: dict[str, Any]
+    cloud: Endpoints, device: SoftwareDevice, certificate: dict[str, Any]
 ) -> None:
     """Attached as earlier versions did, a device connects under its Thing's name, and under no id below it."""
     iot(cloud).attach_policy(policyName=policy_name(cloud), target=certificate["certificateArn"])
@@ -221,7 +228,7 @@ def test_a_certificate_attached_without_exclusion_is_the_thing_of_its_client_id(
 
 
 def test_the_attached_policy_is_the_one_that_counts(
-    cloud: Endpoints, device: Device, certificate: dict[str, Any]
+    cloud: Endpoints, device: SoftwareDevice, certificate: dict[str, Any]
 ) -> None:
     """A policy that an operator attaches in the place of the deployed one is followed, in what it allows and denies."""
     below = f"topic/plant/{_THING}/*"
@@ -235,7 +242,7 @@ def test_the_attached_policy_is_the_one_that_counts(
 
 
 def test_a_message_that_may_not_be_received_is_left_out(
-    cloud: Endpoints, device: Device, certificate: dict[str, Any]
+    cloud: Endpoints, device: SoftwareDevice, certificate: dict[str, Any]
 ) -> None:
     """Where a policy lets a device subscribe to more than it may receive, it gets what it may receive."""
     document = _document(
@@ -250,7 +257,7 @@ def test_a_message_that_may_not_be_received_is_left_out(
 
 
 def test_a_new_version_of_the_policy_holds_for_open_connections(
-    cloud: Endpoints, device: Device, certificate: dict[str, Any]
+    cloud: Endpoints, device: SoftwareDevice, certificate: dict[str, Any]
 ) -> None:
     """A topic that is taken away is refused on the connection that is open; without iot:Connect it ends."""
     documents = [
@@ -270,7 +277,7 @@ def test_a_new_version_of_the_policy_holds_for_open_connections(
 
 
 def test_a_policy_that_is_not_understood_lets_nobody_in_and_stops_nothing(
-    cloud: Endpoints, enrolled: Device, new_device: Callable[[str], Device]
+    cloud: Endpoints, enrolled: SoftwareDevice, new_device: Callable[[str], SoftwareDevice]
 ) -> None:
     """Whoever has it is kept out, with a line in the log; and another device's revocation takes effect as ever."""
     other = new_device("-other")
@@ -288,12 +295,12 @@ def test_a_policy_that_is_not_understood_lets_nobody_in_and_stops_nothing(
     assert connect(cloud, enrolled.identity) == "admitted"
 
 
-def test_a_message_of_128_kib_arrives(cloud: Endpoints, enrolled: Device, tmp_path: Path) -> None:
+def test_a_message_of_128_kib_arrives(cloud: Endpoints, enrolled: SoftwareDevice, tmp_path: Path) -> None:
     """AWS IoT's limit for a message is what may be sent here too."""
     (tmp_path / "payload").write_bytes(b"x" * 131072)
     command = ["mosquitto_pub", "-d", "-V", "5", "-q", "1", "-t", f"certtest/{enrolled.thing}", "-f"]
     outcome = subprocess.run(
-        [*command, tmp_path / "payload", *_tls(cloud, enrolled.identity)],
+        [*command, tmp_path / "payload", *tls_options(cloud, enrolled.identity)],
         capture_output=True,
         text=True,
         timeout=TIME_LIMIT,
@@ -304,12 +311,14 @@ def test_a_message_of_128_kib_arrives(cloud: Endpoints, enrolled: Device, tmp_pa
 
 def test_nobody_becomes_the_observer(cloud: Endpoints, tmp_path: Path) -> None:
     """A certificate with the observer's subject has its own Thing's topics, and no others."""
-    impostor = Device("impostor", tmp_path / "impostor", subject="/CN=local.observer")
+    impostor = SoftwareDevice("impostor", tmp_path / "impostor", subject="/CN=local.observer")
     impostor.enroll(cloud)
     assert NOT_AUTHORIZED in publish(cloud, impostor.identity, "certtest/x", "x").stdout
 
 
-def test_an_inactive_certificate_is_refused_until_it_is_active_again(cloud: Endpoints, enrolled: Device) -> None:
+def test_an_inactive_certificate_is_refused_until_it_is_active_again(
+    cloud: Endpoints, enrolled: SoftwareDevice
+) -> None:
     """INACTIVE and REVOKED take effect on the next connection, and so does ACTIVE, time and again."""
     certificate_id = _certificate_id(cloud, enrolled)
     for status in ("INACTIVE", "REVOKED", "INACTIVE"):
@@ -319,7 +328,7 @@ def test_an_inactive_certificate_is_refused_until_it_is_active_again(cloud: Endp
         assert connect(cloud, enrolled.identity) == "admitted"
 
 
-def test_a_detached_or_deleted_certificate_is_refused(cloud: Endpoints, enrolled: Device) -> None:
+def test_a_detached_or_deleted_certificate_is_refused(cloud: Endpoints, enrolled: SoftwareDevice) -> None:
     """Detaching the policy or the Thing shuts the door, and deleting the certificate shuts it for good."""
     api, certificate_id = iot(cloud), _certificate_id(cloud, enrolled)
     arn = api.describe_certificate(certificateId=certificate_id)["certificateDescription"]["certificateArn"]
@@ -335,7 +344,7 @@ def test_a_detached_or_deleted_certificate_is_refused(cloud: Endpoints, enrolled
 
 
 def test_revoking_ends_the_open_connection(
-    cloud: Endpoints, enrolled: Device, new_device: Callable[[str], Device]
+    cloud: Endpoints, enrolled: SoftwareDevice, new_device: Callable[[str], SoftwareDevice]
 ) -> None:
     """A connected device is dropped before the revoking call returns, and another one stays connected."""
     other = new_device("-other")
@@ -351,7 +360,7 @@ def test_revoking_ends_the_open_connection(
         assert staying.recv(2) == _PINGRESP
 
 
-def test_an_operators_revoking_ends_the_open_connection(cloud: Endpoints, enrolled: Device) -> None:
+def test_an_operators_revoking_ends_the_open_connection(cloud: Endpoints, enrolled: SoftwareDevice) -> None:
     """What ``fleet revoke`` calls, signed with the cloud's credentials, drops the device before it has answered."""
     url = f"{cloud.api_url}/v1/operator/fleet?thing={quote(enrolled.thing)}"
     with _handshaken(cloud, enrolled) as connection:
@@ -364,7 +373,7 @@ def test_an_operators_revoking_ends_the_open_connection(cloud: Endpoints, enroll
     assert connect(cloud, enrolled.identity) == "closed"
 
 
-def test_a_revoked_device_does_not_get_back(cloud: Endpoints, enrolled: Device) -> None:
+def test_a_revoked_device_does_not_get_back(cloud: Endpoints, enrolled: SoftwareDevice) -> None:
     """mosquitto's own client connects again by itself after it was dropped: it is refused, and misses what follows."""
     subscriber = receive(cloud, enrolled.identity, f"certtest/{enrolled.thing}")
     iot(cloud).update_certificate(certificateId=_certificate_id(cloud, enrolled), newStatus="INACTIVE")
@@ -375,7 +384,7 @@ def test_a_revoked_device_does_not_get_back(cloud: Endpoints, enrolled: Device) 
     assert connect(cloud, enrolled.identity) == "closed"
 
 
-def test_a_handshake_made_before_revoking_is_of_no_use_after_it(cloud: Endpoints, enrolled: Device) -> None:
+def test_a_handshake_made_before_revoking_is_of_no_use_after_it(cloud: Endpoints, enrolled: SoftwareDevice) -> None:
     """A device that had not yet said CONNECT when its certificate became invalid is cut off as well."""
     with _handshaken(cloud, enrolled) as connection:
         # The server's end of the handshake may come a moment later; the answer to this one has passed it.
@@ -385,7 +394,7 @@ def test_a_handshake_made_before_revoking_is_of_no_use_after_it(cloud: Endpoints
         assert connection.recv(1) == b""
 
 
-def test_a_certificate_of_an_earlier_run_is_refused(cloud: Endpoints, enrolled: Device) -> None:
+def test_a_certificate_of_an_earlier_run_is_refused(cloud: Endpoints, enrolled: SoftwareDevice) -> None:
     """One that the home's CA issued, and that AWS IoT does not know any more, is closed on after the handshake."""
     certificate_id = _certificate_id(cloud, enrolled)
     arn = iot(cloud).describe_certificate(certificateId=certificate_id)["certificateDescription"]["certificateArn"]
@@ -397,7 +406,7 @@ def test_a_certificate_of_an_earlier_run_is_refused(cloud: Endpoints, enrolled: 
 
 
 @contextmanager
-def _handshaken(cloud: Endpoints, device: Device) -> Iterator[ssl.SSLSocket]:
+def _handshaken(cloud: Endpoints, device: SoftwareDevice) -> Iterator[ssl.SSLSocket]:
     """Yield a connection after the TLS handshake."""
     context = ssl.create_default_context(cafile=cloud.ca_file)
     context.load_cert_chain(device.identity.certificate, device.identity.key)
@@ -413,7 +422,7 @@ def _accepted(outcome: subprocess.CompletedProcess[str]) -> bool:
     return "RC:0)" in outcome.stdout or "RC:16)" in outcome.stdout
 
 
-def _issued(cloud: Endpoints, device: Device) -> dict[str, Any]:
+def _issued(cloud: Endpoints, device: SoftwareDevice) -> dict[str, Any]:
     answer = iot(cloud).create_certificate_from_csr(certificateSigningRequest=device.csr, setAsActive=True)
     device.store(answer["certificatePem"])
     return dict(answer)
@@ -424,7 +433,9 @@ def _attach(cloud: Endpoints, certificate: dict[str, Any], thing: str) -> None:
     iot(cloud).attach_thing_principal(thingName=thing, principal=principal, thingPrincipalType="EXCLUSIVE_THING")
 
 
-def _attach_own_policy(cloud: Endpoints, device: Device, certificate: dict[str, Any], document: dict[str, Any]) -> None:
+def _attach_own_policy(
+    cloud: Endpoints, device: SoftwareDevice, certificate: dict[str, Any], document: dict[str, Any]
+) -> None:
     """Make the certificate the Thing's, with a policy of that name alone."""
     _attach(cloud, certificate, device.thing)
     iot(cloud).create_policy(policyName=device.thing, policyDocument=json.dumps(document))
@@ -453,23 +464,7 @@ def _observer(cloud: Endpoints) -> Identity:
     return Identity(cloud.observer_certificate, cloud.observer_key)
 
 
-def _tls(cloud: Endpoints, identity: Identity) -> list[str]:
-    return [
-        *(
-            "-h",
-            "localhost",
-            "-p",
-            str(cloud.mqtt_port),
-            "--cafile",
-            str(cloud.ca_file),
-            "-i",
-            identity.client_id or "x",
-        ),
-        *("--cert", str(identity.certificate), "--key", str(identity.key)),
-    ]
-
-
-def _certificate_id(cloud: Endpoints, device: Device) -> str:
+def _certificate_id(cloud: Endpoints, device: SoftwareDevice) -> str:
     principals: list[str] = iot(cloud).list_thing_principals(thingName=device.thing)["principals"]
     (arn,) = principals
     return arn.rpartition("/")[2]

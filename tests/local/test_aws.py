@@ -22,13 +22,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from hsm_enroll.local.cloud import Endpoints
-from tests.support.clients import Device, aws, connect, iot, openssl, policy_name, publish, stack_outputs
+from tests.support.clients import SoftwareDevice, aws, connect, iot, openssl, policy_name, publish, stack_outputs
 
 if TYPE_CHECKING:
     from mypy_boto3_iot.literals import ThingPrincipalTypeType
 
 
-def test_the_certificate_is_for_the_csrs_key_and_chains_to_the_ca(cloud: Endpoints, enrolled: Device) -> None:
+def test_the_certificate_is_for_the_csrs_key_and_chains_to_the_ca(cloud: Endpoints, enrolled: SoftwareDevice) -> None:
     """OpenSSL verifies it against the CA file for a TLS client, and its public key is the key file's."""
     verified = openssl("verify", "-CAfile", cloud.ca_file, "-purpose", "sslclient", enrolled.identity.certificate)
     assert verified.endswith(": OK\n")
@@ -36,7 +36,7 @@ def test_the_certificate_is_for_the_csrs_key_and_chains_to_the_ca(cloud: Endpoin
     assert _certificate(enrolled).public_key() == key.public_key()
 
 
-def test_aws_iot_describes_what_it_issued(cloud: Endpoints, enrolled: Device) -> None:
+def test_aws_iot_describes_what_it_issued(cloud: Endpoints, enrolled: SoftwareDevice) -> None:
     """The id is the SHA-256 of the DER, the ARN has AWS's shape, the dates and the PEM are the certificate's."""
     der = ssl.PEM_cert_to_DER_cert(enrolled.identity.certificate.read_text())
     certificate_id = hashlib.sha256(der).hexdigest()
@@ -47,7 +47,7 @@ def test_aws_iot_describes_what_it_issued(cloud: Endpoints, enrolled: Device) ->
     assert description["validity"]["notAfter"] == _certificate(enrolled).not_valid_after_utc
 
 
-def test_a_certificate_is_inactive_unless_asked_otherwise(cloud: Endpoints, device: Device) -> None:
+def test_a_certificate_is_inactive_unless_asked_otherwise(cloud: Endpoints, device: SoftwareDevice) -> None:
     """CreateCertificateFromCsr without setAsActive, and with it false, gives an INACTIVE certificate."""
     for options in ({}, {"setAsActive": False}):
         issued = iot(cloud).create_certificate_from_csr(certificateSigningRequest=device.csr, **options)
@@ -80,6 +80,33 @@ def test_the_exports_lead_the_client_here(cloud: Endpoints) -> None:
     assert exports["HSM_ENROLL_MQTT_PORT"] == str(cloud.mqtt_port)
 
 
+@pytest.mark.parametrize(
+    ("before", "value"),
+    [
+        ({}, "127.0.0.1,localhost"),
+        ({"NO_PROXY": "example.com"}, "127.0.0.1,localhost,example.com"),
+        ({"NO_PROXY": "ignored", "no_proxy": "example.com"}, "127.0.0.1,localhost,example.com"),
+        ({"no_proxy": "127.0.0.1,localhost,example.com"}, "127.0.0.1,localhost,example.com"),
+        ({"NO_PROXY": "*"}, "*"),
+    ],
+    ids=["unset", "upper", "both", "again", "all"],
+)
+def test_the_exports_bypass_a_proxy(
+    before: dict[str, str], value: str, cloud: Endpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a proxy, the local cloud's addresses are reached directly; what was bypassed before still is."""
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    for name, text in before.items():
+        monkeypatch.setenv(name, text)
+    exports = cloud.exports()
+    assert exports["NO_PROXY"] == exports["no_proxy"] == value
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", value)
+    health = requests.get(exports["HSM_ENROLL_API_URL"] + "/v1/health", verify=str(cloud.ca_file), timeout=60)
+    assert health.status_code == 200
+
+
 def test_the_document_of_local_up(cloud: Endpoints) -> None:
     """The JSON has the contract's keys, and what is read back is what was written."""
     document = json.loads(json.dumps(cloud.to_json()))
@@ -90,7 +117,7 @@ def test_the_document_of_local_up(cloud: Endpoints) -> None:
 
 def test_the_v1_route_answers_as_the_contract_says(cloud: Endpoints, thing: str, tmp_path: Path) -> None:
     """POST /v1/certificates through the gateway: 201, and the broker of this cloud as the place to go."""
-    device = Device(thing, tmp_path / "device", f"/CN={thing}")
+    device = SoftwareDevice(thing, tmp_path / "device", f"/CN={thing}")
     body = {"thingName": device.thing, "csr": device.csr}
     answer = requests.post(f"{cloud.api_url}/v1/certificates", json=body, verify=str(cloud.ca_file), timeout=60)
     assert answer.status_code == 201
@@ -101,7 +128,7 @@ def test_the_v1_route_answers_as_the_contract_says(cloud: Endpoints, thing: str,
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "application/x-www-form-urlencoded", "text/plain"])
-def test_a_csr_posted_with_curl_gets_a_certificate(cloud: Endpoints, device: Device, content_type: str) -> None:
+def test_a_csr_posted_with_curl_gets_a_certificate(cloud: Endpoints, device: SoftwareDevice, content_type: str) -> None:
     """Whether the body travels as text or in base64, the real handler understands it."""
     body = device.folder / "body.json"
     body.write_text(json.dumps({"thingName": device.thing, "csr": device.csr}))
@@ -161,7 +188,9 @@ def test_creating_a_thing_again(cloud: Endpoints, thing: str) -> None:
     assert (described["thingId"], described["attributes"]) == (first["thingId"], ours["attributes"])
 
 
-def test_a_certificate_can_be_deleted_with_its_policy(cloud: Endpoints, new_device: Callable[[str], Device]) -> None:
+def test_a_certificate_can_be_deleted_with_its_policy(
+    cloud: Endpoints, new_device: Callable[[str], SoftwareDevice]
+) -> None:
     """A forced deletion takes the attachments along, and others can be deleted after it."""
     api = iot(cloud)
     for device in (new_device("-1"), new_device("-2")):
@@ -171,7 +200,7 @@ def test_a_certificate_can_be_deleted_with_its_policy(cloud: Endpoints, new_devi
         assert issued["certificateArn"] not in api.list_targets_for_policy(policyName=policy_name(cloud))["targets"]
 
 
-def test_certificates_are_listed_in_pages(cloud: Endpoints, device: Device) -> None:
+def test_certificates_are_listed_in_pages(cloud: Endpoints, device: SoftwareDevice) -> None:
     """The latest come first unless asked otherwise, 25 to a page, each once, also when one is deleted meanwhile."""
     api = iot(cloud)
     issued = [api.create_certificate_from_csr(certificateSigningRequest=device.csr)["certificateId"] for _ in range(30)]
@@ -203,7 +232,7 @@ def refused(attach: Callable[..., Any], **options: Any) -> str:
     return caught.value.response["Error"]["Message"]
 
 
-def test_a_certificate_that_is_one_things_alone_cannot_be_anothers(cloud: Endpoints, enrolled: Device) -> None:
+def test_a_certificate_that_is_one_things_alone_cannot_be_anothers(cloud: Endpoints, enrolled: SoftwareDevice) -> None:
     """Nor can one that is several Things', or has become a Thing's otherwise, be made one's alone; nothing changes."""
     api, other = iot(cloud), f"{enrolled.thing}-other"
     api.create_thing(thingName=other)
@@ -233,7 +262,7 @@ def test_a_certificate_that_is_one_things_alone_cannot_be_anothers(cloud: Endpoi
     assert attached(cloud, arn) == alone
 
 
-def test_attachments_are_listed_with_their_types(cloud: Endpoints, new_device: Callable[[str], Device]) -> None:
+def test_attachments_are_listed_with_their_types(cloud: Endpoints, new_device: Callable[[str], SoftwareDevice]) -> None:
     """From the certificate and from the Thing; with a type in the request, those of that type."""
     api, alone, shared = iot(cloud), new_device("-1"), new_device("-2")
     issued = [api.create_certificate_from_csr(certificateSigningRequest=each.csr) for each in (alone, shared)]
@@ -251,14 +280,14 @@ def test_attachments_are_listed_with_their_types(cloud: Endpoints, new_device: C
         assert attached(cloud, arn, thingPrincipalType=other) == []
 
 
-def test_an_attachment_of_no_known_type_is_an_invalid_request(cloud: Endpoints, enrolled: Device) -> None:
+def test_an_attachment_of_no_known_type_is_an_invalid_request(cloud: Endpoints, enrolled: SoftwareDevice) -> None:
     """It is not taken for one of the two."""
     options: Any = {"thingName": enrolled.thing, "thingPrincipalType": "THING"}
     (arn,) = iot(cloud).list_thing_principals(thingName=enrolled.thing)["principals"]
     assert "THING" in refused(iot(cloud).attach_thing_principal, principal=arn, **options)
 
 
-def test_what_is_attached_cannot_be_deleted(cloud: Endpoints, enrolled: Device) -> None:
+def test_what_is_attached_cannot_be_deleted(cloud: Endpoints, enrolled: SoftwareDevice) -> None:
     """Detached, it can; a Thing and a certificate that come after it begin without any attachment."""
     api = iot(cloud)
     (arn,) = api.list_thing_principals(thingName=enrolled.thing)["principals"]
@@ -285,10 +314,10 @@ def test_a_page_that_cannot_be_is_an_invalid_request(cloud: Endpoints, options: 
     assert caught.value.response["Error"]["Code"] == "InvalidRequestException"
 
 
-def test_ten_devices_at_once(cloud: Endpoints, new_device: Callable[[str], Device]) -> None:
+def test_ten_devices_at_once(cloud: Endpoints, new_device: Callable[[str], SoftwareDevice]) -> None:
     """Simultaneous enrollments all succeed, and every device connects as soon as it has its answer."""
 
-    def enroll(device: Device) -> str:
+    def enroll(device: SoftwareDevice) -> str:
         device.enroll(cloud)
         return connect(cloud, device.identity)
 
@@ -297,7 +326,7 @@ def test_ten_devices_at_once(cloud: Endpoints, new_device: Callable[[str], Devic
         assert list(pool.map(enroll, devices)) == ["admitted"] * 10
 
 
-def test_another_version_of_the_policy_reaches_the_broker(cloud: Endpoints, enrolled: Device) -> None:
+def test_another_version_of_the_policy_reaches_the_broker(cloud: Endpoints, enrolled: SoftwareDevice) -> None:
     """When the deployed policy's default version changes, so do the topics; back again, they do too."""
     api, topic = iot(cloud), f"certtest/{enrolled.thing}"
     document: dict[str, Any] = {
@@ -318,7 +347,7 @@ def test_another_version_of_the_policy_reaches_the_broker(cloud: Endpoints, enro
     assert "RC:16)" in publish(cloud, enrolled.identity, topic, "x").stdout
 
 
-def test_logs_are_kept_and_say_what_happened(cloud: Endpoints, enrolled: Device) -> None:
+def test_logs_are_kept_and_say_what_happened(cloud: Endpoints, enrolled: SoftwareDevice) -> None:
     """The home's logs show the request, the handler's line, the AWS call and the broker's view; none holds the CSR."""
     publish(cloud, enrolled.identity, "certtest/another", "x")
     logs = {path.stem: path.read_text() for path in (cloud.home / "logs").iterdir()}
@@ -329,5 +358,5 @@ def test_logs_are_kept_and_say_what_happened(cloud: Endpoints, enrolled: Device)
     assert not any(base64.b64encode(b"-----BEGIN") in text.encode() or "BEGIN CERT" in text for text in logs.values())
 
 
-def _certificate(device: Device) -> x509.Certificate:
+def _certificate(device: SoftwareDevice) -> x509.Certificate:
     return x509.load_pem_x509_certificate(Path(device.identity.certificate).read_bytes())

@@ -15,7 +15,7 @@ import requests
 from hsm_enroll.backend_folder import backend_folder
 from hsm_enroll.errors import LocalCloudError
 from hsm_enroll.local.cloud import LocalCloud, running
-from tests.support.clients import TIME_LIMIT, Device, connect, sign
+from tests.support.clients import TIME_LIMIT, SoftwareDevice, connect, sign
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,7 +24,7 @@ def test_a_cloud_for_the_invited_only(home: Path, tmp_path: Path) -> None:
     """``local up --auth invite`` turns away who bears no invite, and lets in who bears one made by an operator."""
     command = [sys.executable, "-m", "hsm_enroll", "local", "up", "--auth", "invite", "--detach", "--home", str(home)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    cloud, device = running(home), Device("invited", tmp_path / "device", subject="/CN=invited")
+    cloud, device = running(home), SoftwareDevice("invited", tmp_path / "device", subject="/CN=invited")
     api = partial(requests.post, verify=str(cloud.ca_file), timeout=TIME_LIMIT)
     url, request = f"{cloud.api_url}/v1/certificates", {"thingName": device.thing, "csr": device.csr}
     refused = api(url, json=request)

@@ -27,16 +27,16 @@ from hsm_enroll.local.cloud import Endpoints, LocalCloud, default_home, detach, 
 from hsm_enroll.local.home import Home
 from tests.support.clients import (
     TIME_LIMIT,
-    Device,
-    Observer,
+    SoftwareDevice,
     Watched,
-    children,
     connect,
     is_listening,
     ports,
     publish,
     supervisor,
 )
+from tests.support.devices import Observer
+from tests.support.processes import children
 
 Watch = Callable[[Endpoints], list[Watched]]
 Foreground = Callable[..., "tuple[subprocess.Popen[bytes], Endpoints]"]
@@ -184,7 +184,7 @@ def test_a_second_cloud_in_the_same_home_is_refused(home: Path) -> None:
     assert supervisor(endpoints) == pid
 
 
-def test_two_clouds_at_once(cloud: Endpoints, home: Path, device: Device) -> None:
+def test_two_clouds_at_once(cloud: Endpoints, home: Path, device: SoftwareDevice) -> None:
     """They share no port and no CA: a device of the one is a stranger to the other."""
     other = detach(home, TIME_LIMIT)
     assert set(ports(cloud)).isdisjoint(ports(other))
@@ -207,7 +207,7 @@ def test_only_loopback_is_listened_on(cloud: Endpoints, watch: Watch) -> None:
     assert sorted(int(port, 16) for _, port in listening) == sorted(ports(cloud))
 
 
-def test_the_ca_survives_and_old_certificates_do_not(home: Path, device: Device) -> None:
+def test_the_ca_survives_and_old_certificates_do_not(home: Path, device: SoftwareDevice) -> None:
     """Up again on the same home: the same trust anchor; what was enrolled before is unknown, and refused."""
     first = detach(home, TIME_LIMIT)
     anchor = first.ca_file.read_bytes()
@@ -221,16 +221,16 @@ def test_the_ca_survives_and_old_certificates_do_not(home: Path, device: Device)
     assert connect(again, device.identity) == "admitted"
 
 
-def test_in_this_process(home: Path, device: Device) -> None:
+def test_in_this_process(home: Path, device: SoftwareDevice) -> None:
     """As a context manager: it works, refuses a second one, and leaves moto, environment and modules as they were."""
     before = (_children(), dict(os.environ), _moto())
     for _ in range(2):
         with LocalCloud(home) as cloud:
             with pytest.raises(LocalCloudError, match="already"), LocalCloud(home.with_name("second")):
                 pass
-            device_of_this_run = Device(device.thing, device.folder / str(cloud.endpoints.mqtt_port))
+            device_of_this_run = SoftwareDevice(device.thing, device.folder / str(cloud.endpoints.mqtt_port))
             device_of_this_run.enroll(cloud.endpoints)
-            observer = Observer(cloud.endpoints)
+            observer = Observer(cloud.endpoints.to_json(), "#")
             publish(cloud.endpoints, device_of_this_run.identity, f"certtest/{device.thing}", "hello")
             assert observer.message() == (f"certtest/{device.thing}", "hello")
             observer.close()
@@ -291,7 +291,7 @@ def test_a_missing_program_is_named_with_its_package(
     for other in {"mosquitto", "setpriv"} - {program}:
         (binaries / other).symlink_to(shutil.which(other, path="/usr/bin:/usr/sbin") or "")
     monkeypatch.setenv("PATH", str(binaries))
-    monkeypatch.setattr(mosquitto, "_SYSTEM_PATH", str(binaries))
+    monkeypatch.setattr(mosquitto, "SYSTEM_PATH", str(binaries))
     with pytest.raises(LocalCloudError, match=f"{program} is not installed") as caught, LocalCloud(home):
         pass
     assert f"apt-get install {package}" in caught.value.hint
@@ -304,14 +304,20 @@ def test_mosquitto_is_found_outside_the_path(home: Path, monkeypatch: pytest.Mon
         assert is_listening(cloud.endpoints.mqtt_port)
 
 
-def test_a_broker_that_does_not_start_names_its_log(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A configuration that mosquitto refuses is an error at once, and nothing is left."""
+def test_a_broker_that_does_not_start_names_its_log(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mosquitto that ends by itself is an error at once, what it said can be read, and nothing is left."""
     before = _children()
-    monkeypatch.setattr(mosquitto, "_CONFIGURATION", "no_such_option true\n")
+    program = tmp_path / "bin" / "mosquitto"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho no memory >&2; exit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     with pytest.raises(LocalCloudError, match=r"mosquitto\.log"), LocalCloud(home):
         pass
     assert _children() == before
-    assert "no_such_option" in (home / "logs" / "mosquitto.log").read_text()
+    assert "no memory" in (home / "logs" / "mosquitto.log").read_text()
 
 
 def test_a_home_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import queue
 import select
 import socket
 import ssl
 import subprocess
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import boto3
 import requests
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
@@ -22,6 +19,7 @@ from botocore.credentials import Credentials
 
 from hsm_enroll.local.cloud import Endpoints
 from hsm_enroll.local.endpoints import ACCESS_KEY_ID, SECRET_ACCESS_KEY
+from tests.support.devices import Cloud
 
 if TYPE_CHECKING:
     from mypy_boto3_iot import IoTClient
@@ -40,7 +38,7 @@ class Identity:
 
 
 @dataclass(frozen=True)
-class Device:
+class SoftwareDevice:
     """A Thing with a key file made by OpenSSL."""
 
     thing: str
@@ -78,46 +76,6 @@ class Device:
         self.store(answer.text)
 
 
-class Observer:
-    """mosquitto_sub with the observer's identity; what it hears, line by line."""
-
-    def __init__(self, cloud: Endpoints) -> None:
-        tls = _tls(cloud, Identity(cloud.observer_certificate, cloud.observer_key))
-        options = ["-d", "-q", "1", "-F", "message: %t %p", "-t", "#"]
-        self._process = subprocess.Popen(
-            ["stdbuf", "-oL", "mosquitto_sub", "-p", str(cloud.mqtt_port), *tls, *options],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._read)
-        self._thread.start()
-        self._next("Subscribed")
-
-    def message(self) -> tuple[str, str]:
-        """Wait for the next message and return topic and payload."""
-        topic, payload = self._next("message: ").removeprefix("message: ").split(" ", 1)
-        return topic, payload
-
-    def close(self) -> None:
-        """End it."""
-        self._process.terminate()
-        self._process.wait(TIME_LIMIT)
-        self._thread.join(TIME_LIMIT)
-
-    def _next(self, start: str) -> str:
-        while True:
-            line = self._lines.get(timeout=TIME_LIMIT)
-            if line.startswith(start):
-                return line
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        with self._process.stdout:
-            for line in self._process.stdout:
-                self._lines.put(line.rstrip("\n"))
-
-
 def openssl(*arguments: str | Path) -> str:
     """Run OpenSSL and return what it prints."""
     return subprocess.run(["openssl", *arguments], capture_output=True, text=True, check=True).stdout
@@ -127,9 +85,13 @@ def publish(
     cloud: Endpoints, identity: Identity, topic: str, payload: str, options: Sequence[str] = ()
 ) -> subprocess.CompletedProcess[str]:
     """Publish with QoS 1 over MQTT 5, on the devices' port; ``RC:`` in the output is the PUBACK's reason code."""
-    command = ["mosquitto_pub", "-d", "-V", "5", "-q", "1", "-t", topic, "-m", payload, "-p", str(cloud.mqtt_port)]
+    command = ["mosquitto_pub", "-d", "-V", "5", "-q", "1", "-t", topic, "-m", payload]
     return subprocess.run(
-        [*command, *_tls(cloud, identity), *options], capture_output=True, text=True, timeout=TIME_LIMIT, check=False
+        [*command, *tls_options(cloud, identity), *options],
+        capture_output=True,
+        text=True,
+        timeout=TIME_LIMIT,
+        check=False,
     )
 
 
@@ -137,7 +99,7 @@ def receive(cloud: Endpoints, identity: Identity, topic: str) -> subprocess.Pope
     """Subscribe as a device, for one message of at most a minute; returns once the subscription stands."""
     options = ["-d", "-q", "1", "-C", "1", "-W", "60", "-F", "message: %t %p", "-t", topic]
     process = subprocess.Popen(
-        ["stdbuf", "-oL", "mosquitto_sub", "-p", str(cloud.mqtt_port), *_tls(cloud, identity), *options],
+        ["stdbuf", "-oL", "mosquitto_sub", *tls_options(cloud, identity), *options],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -145,6 +107,15 @@ def receive(cloud: Endpoints, identity: Identity, topic: str) -> subprocess.Pope
     while not process.stdout.readline().startswith("Subscribed"):
         assert process.poll() is None
     return process
+
+
+def tls_options(cloud: Endpoints, identity: Identity) -> list[str]:
+    """Return the options with which mosquitto's clients connect as somebody."""
+    return [
+        *("-h", cloud.mqtt_endpoint, "-p", str(cloud.mqtt_port), "--cafile", str(cloud.ca_file)),
+        *("--cert", str(identity.certificate), "--key", str(identity.key)),
+        *(("-i", identity.client_id) if identity.client_id else ()),
+    ]
 
 
 def connect(cloud: Endpoints, identity: Identity | None, client_id: str | None = None) -> str:
@@ -179,15 +150,7 @@ def connect_packet(client_id: str) -> bytes:
 
 def aws(cloud: Endpoints, service: str) -> Any:
     """Return AWS's own client, pointed at the local cloud by what ``exports`` gives and nothing else."""
-    exports = cloud.exports()
-    session: Any = boto3.session.Session()
-    return session.client(
-        service,
-        endpoint_url=exports["AWS_ENDPOINT_URL"],
-        region_name=exports["AWS_REGION"],
-        aws_access_key_id=exports["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=exports["AWS_SECRET_ACCESS_KEY"],
-    )
+    return Cloud(cloud.to_json(), cloud.exports()).aws(service)
 
 
 def iot(cloud: Endpoints) -> IoTClient:
@@ -212,12 +175,6 @@ def stack_outputs(cloud: Endpoints) -> dict[str, str]:
 def policy_name(cloud: Endpoints) -> str:
     """Return the name of the deployed device policy."""
     return stack_outputs(cloud)["PolicyName"]
-
-
-def children(pid: int) -> list[int]:
-    """Return the ids of a process's children, whichever of its threads started them."""
-    tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for task in tasks for child in task.read_text().split()]
 
 
 def supervisor(cloud: Endpoints) -> int:
@@ -253,11 +210,3 @@ def ports(cloud: Endpoints) -> list[int]:
     """Return every port a cloud names."""
     urls = (cloud.api_url, cloud.aws_endpoint_url)
     return [cloud.mqtt_port, *(int(url.rpartition(":")[2]) for url in urls)]
-
-
-def _tls(cloud: Endpoints, identity: Identity) -> list[str]:
-    return [
-        *("-h", cloud.mqtt_endpoint, "--cafile", str(cloud.ca_file)),
-        *("--cert", str(identity.certificate), "--key", str(identity.key)),
-        *(("-i", identity.client_id) if identity.client_id else ()),
-    ]

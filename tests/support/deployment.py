@@ -20,8 +20,8 @@ from typing import Any
 from unittest import mock
 
 import boto3
+from botocore import handlers
 from botocore.awsrequest import AWSResponse
-from botocore.client import BaseClient
 from botocore.compat import HTTPHeaders
 from botocore.config import Config
 from botocore.loaders import JSONFileLoader
@@ -278,6 +278,11 @@ def deployed(
             yield deployment
 
 
+def without_pauses() -> AbstractContextManager[object]:
+    """Let AWS's library retry without its pauses."""
+    return mock.patch("botocore.endpoint.time", SimpleNamespace(sleep=lambda _seconds: None))
+
+
 def _create_table() -> None:
     attributes: Any = [{"AttributeName": name, "AttributeType": "S"} for name in ("kind", "id")]
     keys: Any = [{"AttributeName": "kind", "KeyType": "HASH"}, {"AttributeName": "id", "KeyType": "RANGE"}]
@@ -310,17 +315,15 @@ def _logging_to(log: io.StringIO) -> AbstractContextManager[object]:
     return mock.patch("enrollment_backend.log.sys", SimpleNamespace(stderr=log))
 
 
-@contextmanager
-def _recorded(calls: list[str]) -> Iterator[None]:
-    original: Any = vars(BaseClient)["_make_api_call"]
+def _recorded(calls: list[str]) -> AbstractContextManager[object]:
+    """Note the operations that are asked of AWS by the clients that are made in the block."""
 
-    def record(client: Any, operation: str, arguments: dict[str, Any]) -> Any:
-        if client.meta.config.user_agent_extra != _OBSERVER:
-            calls.append(operation)
-        return original(client, operation, arguments)
+    def record(model: Any, context: Mapping[str, Any], **_: Any) -> None:
+        if context["client_config"].user_agent_extra != _OBSERVER:
+            calls.append(model.name)
 
-    with mock.patch.object(BaseClient, "_make_api_call", record):
-        yield
+    listening = [*handlers.BUILTIN_HANDLERS, ("before-parameter-build", record)]
+    return mock.patch.object(handlers, "BUILTIN_HANDLERS", listening)
 
 
 @contextmanager

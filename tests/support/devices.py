@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import shutil
 import subprocess
 import sys
@@ -15,8 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from hsm_enroll.secret import Secret
 from tests.support import documents
+from tests.support.processes import pkcs11_tool
+from tests.support.softhsm import SoftHsm
 
 _COMMAND = (sys.executable, "-m", "hsm_enroll")
 _TIME_LIMIT = 90
@@ -146,28 +152,21 @@ class Operator(Machine):
 
 @dataclass
 class Device(Machine):
-    """One gateway, with SoftHSM."""
+    """One gateway, with SoftHSM.
+
+    Attributes:
+        softhsm: its tokens.
+    """
+
+    softhsm: SoftHsm = field(init=False)
 
     def __post_init__(self) -> None:
-        self.tokens.mkdir(parents=True)
-        self.softhsm_configuration.write_text(
-            f"directories.tokendir = {self.tokens}\nobjectstore.backend = file\nlog.level = ERROR\n"
-        )
-
-    @property
-    def tokens(self) -> Path:
-        """Where SoftHSM keeps this device's tokens."""
-        return self.folder / "tokens"
-
-    @property
-    def softhsm_configuration(self) -> Path:
-        """SoftHSM's configuration file."""
-        return self.folder / "softhsm2.conf"
+        self.softhsm = SoftHsm(self.folder)
 
     @property
     def environment(self) -> dict[str, str]:
         """As any machine's, with SoftHSM's configuration."""
-        return {"SOFTHSM2_CONF": str(self.softhsm_configuration), **super().environment}
+        return {**self.softhsm.environment, **super().environment}
 
     def create_token(self, label: str = "gateway") -> dict[str, Any]:
         """Make a token."""
@@ -175,7 +174,7 @@ class Device(Machine):
 
     def take_token_of(self, other: Device) -> None:
         """Have what another device has from making its token: quicker than making one more."""
-        for folder, original in ((self.tokens, other.tokens), (self.home, other.home)):
+        for folder, original in ((self.softhsm.tokens, other.softhsm.tokens), (self.home, other.home)):
             shutil.copytree(original, folder, dirs_exist_ok=True)
 
     def pin(self) -> str:
@@ -184,10 +183,26 @@ class Device(Machine):
 
     def pkcs11_tool(self, *arguments: str) -> bytes:
         """Ask another program about the token, logged in."""
-        module = json.loads((self.home / "token.json").read_text())["module"]
-        command = ["pkcs11-tool", "--module", module, "--login", "--pin", "env:PIN", *arguments]
-        environment = {**self.environment, "PIN": self.pin()}
-        return subprocess.run(command, env=environment, capture_output=True, timeout=_TIME_LIMIT, check=True).stdout
+        module = Path(json.loads((self.home / "token.json").read_text())["module"])
+        return pkcs11_tool(module, Secret(self.pin()), self.environment, *arguments)
+
+    def key_ids(self) -> list[str]:
+        """The CKA_IDs of all private keys in the token."""
+        return re.findall(r"^\s+ID:\s+([0-9a-f]+)", self._private_keys(), re.MULTILINE)
+
+    def assert_key_cannot_leave(self, certificate: Path) -> None:
+        """Check that the one key was born in the token, cannot leave it, and is the one that a certificate is for."""
+        (access,) = re.findall(r"Access:\s+(.*)", self._private_keys())
+        said = {part.strip() for part in access.split(",")}
+        assert said >= {"sensitive", "always sensitive", "never extractable", "local"}
+        assert "extractable" not in said
+        (key_id,) = self.key_ids()
+        certified = x509.load_pem_x509_certificate(certificate.read_bytes()).public_key()
+        public = certified.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        assert self.pkcs11_tool("--read-object", "--type", "pubkey", "--id", key_id) == public
+
+    def _private_keys(self) -> str:
+        return self.pkcs11_tool("--list-objects", "--type", "privkey").decode()
 
 
 class Observer:

@@ -15,6 +15,8 @@ from referencing import Registry, Resource
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schema"
 SHARED, ERROR = "definitions", "error"
+STREAM = "subscribe"
+"""The command that writes a document a line, as many as there are."""
 
 _formats = FormatChecker(formats=())
 
@@ -27,11 +29,16 @@ def read(arguments: Sequence[str], stdout: str) -> Any:
     Args:
         arguments: the command's own, the name first: ``["token", "create", "--json"]``.
         stdout: all of it.
+
+    Returns:
+        The document; of ``subscribe`` the list of them, or the error where that is all.
     """
-    written = json.loads(stdout)
-    failed = isinstance(written, dict) and "error" in written
-    validator(ERROR if failed else schema_name(arguments)).validate(written)
-    return written
+    name = schema_name(arguments)
+    written = [json.loads(text) for text in (stdout.splitlines() if name == STREAM else [stdout])]
+    for document in written:
+        failed = isinstance(document, dict) and "error" in document
+        validator(ERROR if failed else name).validate(document)
+    return written if name == STREAM and not (len(written) == 1 and "error" in written[0]) else written[0]
 
 
 def schema_name(arguments: Sequence[str]) -> str:

@@ -14,11 +14,11 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from hsm_enroll.token import discovery
 from tests.support.authority import Authority
 from tests.support.devices import Device
 from tests.support.fault_module import FaultModule
 from tests.support.https_server import HttpsServer, https_server, response
+from tests.support.softhsm import MODULE
 
 THING = "gateway-17"
 _IMPATIENT = (sys.executable, "-m", "tests.tokens.fault_impatient")
@@ -63,8 +63,7 @@ class FaultyDevice:
 
     def key_ids(self) -> list[str]:
         """Return the CKA_IDs of all private keys, as pkcs11-tool sees them behind the faults."""
-        listed = self.device.pkcs11_tool("--list-objects", "--type", "privkey").decode()
-        return [line.split()[-1] for line in listed.splitlines() if line.strip().startswith("ID:")]
+        return self.device.key_ids()
 
     def journalled_id(self) -> str:
         """Return the CKA_ID of the enrollment under way."""
@@ -73,8 +72,8 @@ class FaultyDevice:
 
 
 @contextmanager
-def faulty_device(folder: Path) -> Iterator[FaultyDevice]:
-    """Provide one; its API issues to whoever asks."""
+def faulty_device(folder: Path, fresh: Device) -> Iterator[FaultyDevice]:
+    """Provide one, with a copy of a fresh device's token; its API issues to whoever asks."""
     authority = Authority(folder / "authority")
 
     def issue(stream: Any, server: HttpsServer) -> None:
@@ -91,8 +90,7 @@ def faulty_device(folder: Path) -> Iterator[FaultyDevice]:
     with https_server(authority, issue, is_ready=True) as api:
         known = {"HSM_ENROLL_API_URL": api.url, "HSM_ENROLL_CA_FILE": str(authority.certificate)}
         device = Device(folder / "device", known)
-        device.create_token()
-        (softhsm,) = [path for path in discovery.discover() if path.name == "libsofthsm2.so"]
-        module = FaultModule(softhsm, device.folder)
+        device.take_token_of(fresh)
+        module = FaultModule(MODULE, device.folder)
         device.extra["HSM_ENROLL_MODULE"] = str(module.file)
         yield FaultyDevice(device, module, api)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from hsm_enroll.secret import Secret
+
 # Debian keeps daemons where a plain user's PATH does not look.
 _PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
@@ -45,6 +47,28 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None) ->
     return done.stdout
 
 
+def pkcs11_tool(module: Path, pin: Secret, environment: Mapping[str, str], *arguments: str) -> bytes:
+    """Run OpenSC's pkcs11-tool, logged in, and return what it wrote to stdout: a second opinion on what a token holds.
+
+    Args:
+        module: the module's file.
+        pin: the user's PIN.
+        environment: the whole of it.
+        arguments: what to do, and to which token if the module has several.
+    """
+    command = [program("pkcs11-tool", package="opensc"), "--module", str(module), "--login", "--pin", "env:TESTS_PIN"]
+    done = subprocess.run(
+        [*command, *arguments],
+        env={**environment, "TESTS_PIN": pin.reveal()},
+        capture_output=True,
+        timeout=_PATIENCE,
+        check=False,
+    )
+    if done.returncode != 0:
+        pytest.fail(f"pkcs11-tool {' '.join(arguments)} ended with {done.returncode}:\n{done.stderr.decode()}")
+    return done.stdout
+
+
 @contextmanager
 def running(
     command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
@@ -71,6 +95,12 @@ def running(
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def children(pid: int) -> list[int]:
+    """Return the ids of a process's children, whichever of its threads started them."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
 
 
 def wait_until(condition: Callable[[], bool], what: str, log: Path, seconds: float = _PATIENCE) -> None:

@@ -42,9 +42,24 @@ def puback(publish: Packet) -> bytes:
     return bytes((0x40, 2, *publish.body[at : at + 2]))
 
 
+def publish(topic: str, payload: bytes, number: int) -> bytes:
+    """A PUBLISH of QoS 1 without properties, with its packet identifier (MQTT 5.0 §3.3)."""
+    body = len(topic).to_bytes(2) + topic.encode() + number.to_bytes(2) + b"\0" + payload
+    length, left = b"", len(body)
+    while left >= 0x80:
+        length += bytes((left & 0x7F | 0x80,))
+        left >>= 7
+    return bytes((0x32, *length, left)) + body
+
+
 def connack(reason: int) -> bytes:
     """A CONNACK without properties (MQTT 5.0 §3.2)."""
     return bytes((0x20, 3, 0, reason, 0))
+
+
+def connack_of_qos_0() -> bytes:
+    """A CONNACK that accepts the connection, and nothing above QoS 0 on it (MQTT 5.0 §3.2.2.3.4)."""
+    return bytes((0x20, 5, 0, 0, 2, 0x24, 0))
 
 
 def disconnect(reason: int) -> bytes:

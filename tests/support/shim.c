@@ -15,12 +15,8 @@
  *   SPOILT_SIGNATURE       flips a bit of every signature
  *   BARE_EC_POINT          gives CKA_EC_POINT without the OCTET STRING around it
  *   REFUSED_MECHANISM=ckm  answers CKR_MECHANISM_INVALID where keys are made, or signed with, by this mechanism
- *   FAILING=function       makes this one function (a name of the enumeration below) do nothing and return RETURNING
- *   RETURNING=ckr
  *   CHATTY                 prints to stdout when it is loaded and when it is initialised
  *   HANGING="file"         does not return from C_Initialize; writes its process id to the file
- *   CRASHING               reads from the null pointer in C_Initialize
- *   EXITING                ends the process in C_Initialize, with status 0
  *   CRASHING_AT_END        reads from the null pointer when it is unloaded, or the process that has it calls exit
  *   PIN_SEEN="file"        writes what HSM_ENROLL_PIN is set to, or "nothing", to the file in C_Initialize
  *
@@ -39,12 +35,8 @@ enum function {
     INITIALIZE = 0,
     GET_TOKEN_INFO = 6,
     GET_MECHANISM_INFO = 8,
-    INIT_TOKEN = 9,
-    OPEN_SESSION = 12,
     LOGIN = 18,
-    DESTROY_OBJECT = 22,
     GET_ATTRIBUTE_VALUE = 24,
-    FIND_OBJECTS_INIT = 26,
     SIGN_INIT = 42,
     SIGN = 43,
     GENERATE_KEY_PAIR = 59,
@@ -84,7 +76,7 @@ static void write_line(const char *path, const char *mode, long number)
 }
 #endif
 
-#if defined CHATTY || defined HANGING || defined CRASHING || defined EXITING || defined PIN_SEEN
+#if defined CHATTY || defined HANGING || defined PIN_SEEN
 static ulong initialize(void *arguments)
 {
 #ifdef CHATTY
@@ -100,13 +92,6 @@ static ulong initialize(void *arguments)
     write_line(HANGING, "w", (long)getpid());
     for (;;)
         pause();
-#endif
-#ifdef CRASHING
-    volatile int *nowhere = NULL;
-    return (ulong)*nowhere;
-#endif
-#ifdef EXITING
-    exit(0);
 #endif
     return ((ulong(*)(void *))target->call[INITIALIZE])(arguments);
 }
@@ -238,13 +223,6 @@ static ulong get_attribute_value(ulong session, ulong object, struct attribute *
 }
 #endif
 
-#ifdef FAILING
-static ulong fail(void)
-{
-    return RETURNING;
-}
-#endif
-
 ulong C_GetFunctionList(struct function_list **list)
 {
     void *library = dlopen(TARGET, RTLD_NOW | RTLD_LOCAL);
@@ -254,7 +232,7 @@ ulong C_GetFunctionList(struct function_list **list)
         abort();
     }
     ours = *target;
-#if defined CHATTY || defined HANGING || defined CRASHING || defined EXITING || defined PIN_SEEN
+#if defined CHATTY || defined HANGING || defined PIN_SEEN
     ours.call[INITIALIZE] = initialize;
 #endif
 #if defined SET_FLAGS || defined CLEAR_FLAGS || defined SAME_NAME || defined FREE_SLOT_SAYS
@@ -277,9 +255,6 @@ ulong C_GetFunctionList(struct function_list **list)
 #endif
 #ifdef BARE_EC_POINT
     ours.call[GET_ATTRIBUTE_VALUE] = get_attribute_value;
-#endif
-#ifdef FAILING
-    ours.call[FAILING] = fail;
 #endif
     *list = &ours;
     return CKR_OK;

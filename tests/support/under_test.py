@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from hsm_enroll.key import TokenName
 from hsm_enroll.secret import Secret
 from hsm_enroll.token import inventory, selection, session
 from hsm_enroll.uri import Pkcs11Uri
-from tests.support.processes import program, run
+from tests.support.processes import pkcs11_tool
 
 LABEL = "gateway"
 
@@ -65,10 +66,10 @@ class TokenUnderTest:
             yield opened
 
     def pkcs11_tool(self, *arguments: str) -> str:
-        """Run OpenSC's pkcs11-tool, logged in to the token: a second opinion on what it holds."""
-        command = [program("pkcs11-tool", package="opensc"), "--module", str(self.module), "--token-label", self.label]
-        login = ["--login", "--pin", "env:TOKEN_TEST_PIN"]
-        return run([*command, *login, *arguments], {**self.environment, "TOKEN_TEST_PIN": self.pin.reveal()})
+        """Run OpenSC's pkcs11-tool, logged in to the token."""
+        environment = {**os.environ, **self.environment}
+        shown = pkcs11_tool(self.module, self.pin, environment, "--token-label", self.label, *arguments)
+        return shown.decode(errors="replace")
 
 
 class OwnToken(TokenUnderTest, ABC):

@@ -7,7 +7,7 @@ takes ``softhsm`` or ``tpm`` is about that one, or uses it to build a situation 
 
 Everything runs in the test's own process, except what the code under test itself puts into a child. A module reads
 its environment once, when it is initialised, and stays loaded; so each token brings its own copy of its module's file
-(see ``softhsm.SoftHsm``), which is then initialised in the environment of its own fixture.
+(see ``softhsm.SoftHsmUnderTest``), which is then initialised in the environment of its own fixture.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from hsm_enroll.secret import Secret
 from hsm_enroll.token import selection
 from hsm_enroll.uri import Pkcs11Uri
 from tests.support import tpm2
-from tests.support.softhsm_under_test import SoftHsm
+from tests.support.softhsm_under_test import SoftHsmUnderTest
 from tests.support.tokens import listed
 from tests.support.tpm2 import Tpm2
 from tests.support.under_test import LABEL, GivenToken, KeyName, OwnToken, TokenUnderTest
@@ -77,9 +77,9 @@ def _key_types(token: str, config: pytest.Config) -> list[KeyType]:
 
 
 @pytest.fixture(scope="session")
-def shared_softhsm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SoftHsm]:
+def shared_softhsm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SoftHsmUnderTest]:
     """Provide one SoftHSM token for the whole run."""
-    softhsm = SoftHsm(tmp_path_factory.mktemp("softhsm"))
+    softhsm = SoftHsmUnderTest(tmp_path_factory.mktemp("softhsm"))
     softhsm.add_token(LABEL)
     yield softhsm
     pkcs11.unload(str(softhsm.module))
@@ -126,25 +126,35 @@ def tpm(shared_tpm: Tpm2, monkeypatch: pytest.MonkeyPatch) -> Tpm2:
     return _entered(shared_tpm, monkeypatch)
 
 
+@pytest.fixture(scope="module")
+def softhsm_of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SoftHsmUnderTest]:
+    """Provide a SoftHSM with the one token ``gateway`` to all tests of a module, each of which leaves it as it was."""
+    made = SoftHsmUnderTest(tmp_path_factory.mktemp("softhsm"))
+    with pytest.MonkeyPatch.context() as patch:
+        _entered(made, patch).add_token(LABEL)
+        yield made
+    _unload_modules_in(made.folder)
+
+
 @pytest.fixture
-def empty_softhsm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SoftHsm:
+def empty_softhsm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SoftHsmUnderTest:
     """Provide a SoftHSM without tokens."""
-    return _entered(SoftHsm(tmp_path), monkeypatch)
+    return _entered(SoftHsmUnderTest(tmp_path), monkeypatch)
 
 
 @pytest.fixture
-def softhsm(empty_softhsm: SoftHsm) -> SoftHsm:
+def softhsm(empty_softhsm: SoftHsmUnderTest) -> SoftHsmUnderTest:
     """Provide a SoftHSM of the test's own with the one token ``gateway``."""
     empty_softhsm.add_token(LABEL)
     return empty_softhsm
 
 
 @pytest.fixture
-def softhsm_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], SoftHsm]:
+def softhsm_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], SoftHsmUnderTest]:
     """Provide a function that makes a SoftHSM with the one token ``gateway`` and a choice of mechanisms."""
 
-    def make(mechanisms: str) -> SoftHsm:
-        made = _entered(SoftHsm(tmp_path, mechanisms=mechanisms), monkeypatch)
+    def make(mechanisms: str) -> SoftHsmUnderTest:
+        made = _entered(SoftHsmUnderTest(tmp_path, mechanisms=mechanisms), monkeypatch)
         made.add_token(LABEL)
         return made
 
@@ -189,8 +199,12 @@ def spied(token: OwnToken, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
 def _own_modules_unloaded(tmp_path: Path) -> Iterator[None]:
     """Unload the modules that the test had in its own folder."""
     yield
-    for module in [path for path in pkcs11._loaded if Path(path).is_relative_to(tmp_path)]:
-        pkcs11.unload(module)
+    _unload_modules_in(tmp_path)
+
+
+def _unload_modules_in(folder: Path) -> None:
+    for module in folder.rglob("*.so"):
+        pkcs11.unload(str(module))
 
 
 def _entered(provided: _Token, monkeypatch: pytest.MonkeyPatch) -> _Token:

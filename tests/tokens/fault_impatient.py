@@ -9,5 +9,5 @@ from hsm_enroll.token import tokens, worker
 
 if __name__ == "__main__":
     seconds = float(sys.argv.pop(1))
-    worker.TIME_LIMIT_SECONDS = tokens._GENERATION_SECONDS = seconds
+    worker.TIME_LIMIT_SECONDS = tokens.GENERATION_SECONDS = seconds
     main()

@@ -29,7 +29,7 @@ from hsm_enroll.token import capabilities, keypair, selection, session
 from hsm_enroll.token.reports import TokenReport
 from hsm_enroll.token.tokens import Tokens
 from tests.support import documents
-from tests.support.softhsm_under_test import SoftHsm
+from tests.support.softhsm_under_test import SoftHsmUnderTest
 from tests.support.tokens import listed, token_of
 from tests.support.tpm2 import Tpm2
 from tests.support.under_test import LABEL, KeyName, OwnToken
@@ -63,7 +63,7 @@ def test_a_token_tells_its_key_types(token: OwnToken, request: pytest.FixtureReq
     ],
 )
 def test_a_key_type_needs_its_mechanisms(
-    softhsm_with: Callable[[str], SoftHsm],
+    softhsm_with: Callable[[str], SoftHsmUnderTest],
     mechanisms: str,
     key_types: tuple[KeyType, ...],
     mqtt_key_types: tuple[KeyType, ...],
@@ -88,7 +88,7 @@ def test_a_key_type_needs_its_mechanisms(
     ids=["makes no pairs", "does not sign", "smallest", "largest", "no limit"],
 )
 def test_what_a_mechanism_is_for_and_its_sizes_count(
-    softhsm: SoftHsm, traits: dict[str, int], key_types: tuple[KeyType, ...]
+    softhsm: SoftHsmUnderTest, traits: dict[str, int], key_types: tuple[KeyType, ...]
 ) -> None:
     """A mechanism that is listed counts for what CK_MECHANISM_INFO says: its purpose, and sizes, of which 0 is none."""
     name = softhsm.name._replace(module=softhsm.faulty_module(**traits))
@@ -106,14 +106,14 @@ def test_a_size_outside_the_range_is_refused_by_a_tpm(tpm: Tpm2) -> None:
         selection.require(report, KeyType.RSA_3072, mqtt=mqtt)
 
 
-def test_a_token_without_any_of_them_says_so(softhsm_with: Callable[[str], SoftHsm]) -> None:
+def test_a_token_without_any_of_them_says_so(softhsm_with: Callable[[str], SoftHsmUnderTest]) -> None:
     """A token that has no mechanism of use sends its owner to another token."""
     with pytest.raises(TokenRefusedError) as caught:
         selection.require(token_of(softhsm_with("CKM_AES_CBC").module), KeyType.EC_P256, mqtt=True)
     assert "another token" in caught.value.hint
 
 
-def test_rsa_without_ckm_rsa_pkcs_is_for_requests_alone(softhsm_with: Callable[[str], SoftHsm]) -> None:
+def test_rsa_without_ckm_rsa_pkcs_is_for_requests_alone(softhsm_with: Callable[[str], SoftHsmUnderTest]) -> None:
     """A token that signs RSA by CKM_SHA256_RSA_PKCS alone is refused for MQTT, and does without it."""
     report = token_of(softhsm_with(f"CKM_RSA_PKCS_KEY_PAIR_GEN,CKM_SHA256_RSA_PKCS,{_ECDSA_ALONE}").module)
     selection.require(report, KeyType.RSA_2048, mqtt=False)
@@ -126,7 +126,7 @@ def test_rsa_without_ckm_rsa_pkcs_is_for_requests_alone(softhsm_with: Callable[[
     ("key_type", "status"), [(KeyType.EC_P256, doctor.Status.OK), (KeyType.RSA_2048, doctor.Status.FAILED)]
 )
 def test_the_doctor_names_a_key_type_that_mqtt_cannot_use(
-    softhsm_with: Callable[[str], SoftHsm], tmp_path: Path, key_type: KeyType, status: doctor.Status
+    softhsm_with: Callable[[str], SoftHsmUnderTest], tmp_path: Path, key_type: KeyType, status: doctor.Status
 ) -> None:
     """The doctor fails a token that signs with the wanted type of key, but not by the mechanism that MQTT needs."""
     module = softhsm_with(f"CKM_RSA_PKCS_KEY_PAIR_GEN,CKM_SHA256_RSA_PKCS,{_ECDSA_ALONE}").module
@@ -137,7 +137,7 @@ def test_the_doctor_names_a_key_type_that_mqtt_cannot_use(
     assert ("rsa-2048" in finding.message) is (status is doctor.Status.FAILED)
 
 
-def test_csr_refuses_before_a_key_is_made(softhsm_with: Callable[[str], SoftHsm], tmp_path: Path) -> None:
+def test_csr_refuses_before_a_key_is_made(softhsm_with: Callable[[str], SoftHsmUnderTest], tmp_path: Path) -> None:
     """``csr`` with a key type that the token lacks ends with 15, without a login, and the token stays empty."""
     softhsm = softhsm_with(_ECDSA_ALONE)
     command = [sys.executable, "-m", "hsm_enroll", "csr", "--module", str(softhsm.module), "--json"]
@@ -177,7 +177,9 @@ def _refused(name: TokenName, folder: Path, key_type: KeyType, *, publishing: bo
     return caught.value
 
 
-def test_init_refuses_before_anything_is_journalled(softhsm_with: Callable[[str], SoftHsm], tmp_path: Path) -> None:
+def test_init_refuses_before_anything_is_journalled(
+    softhsm_with: Callable[[str], SoftHsmUnderTest], tmp_path: Path
+) -> None:
     """``init`` with a key type that the token lacks asks for no PIN and leaves no journal that holds it to the type."""
     name = softhsm_with(_ECDSA_ALONE).name
     folder = tmp_path / "state"
@@ -190,7 +192,7 @@ def test_init_refuses_before_anything_is_journalled(softhsm_with: Callable[[str]
     ("traits", "version"), [({"CRYPTOKI_MINOR": 11}, "2.11"), ({"CRYPTOKI_MAJOR": 3}, "3.40")], ids=["old", "new"]
 )
 def test_a_cryptoki_that_awscrt_does_not_take(
-    softhsm: SoftHsm, key: KeyName, tmp_path: Path, traits: dict[str, int], version: str
+    softhsm: SoftHsmUnderTest, key: KeyName, tmp_path: Path, traits: dict[str, int], version: str
 ) -> None:
     """A module of another Cryptoki is named and refused for MQTT, which fails with it, and makes a request without."""
     name = softhsm.name._replace(module=softhsm.other_module(**traits))
@@ -204,12 +206,12 @@ def test_a_cryptoki_that_awscrt_does_not_take(
 
 
 @pytest.mark.parametrize("minor", [20, 30])
-def test_a_cryptoki_that_awscrt_takes(softhsm: SoftHsm, minor: int) -> None:
+def test_a_cryptoki_that_awscrt_takes(softhsm: SoftHsmUnderTest, minor: int) -> None:
     """Cryptoki 2.20 and what followed it stand in no way."""
     assert token_of(softhsm.other_module(CRYPTOKI_MINOR=minor)).mqtt_obstacle is None
 
 
-def test_a_label_that_another_token_has(softhsm: SoftHsm, key: KeyName, tmp_path: Path) -> None:
+def test_a_label_that_another_token_has(softhsm: SoftHsmUnderTest, key: KeyName, tmp_path: Path) -> None:
     """Two tokens of one label are told apart by serial, but not by MQTT, so that neither is enrolled."""
     softhsm.add_token(LABEL)
     reports = [report for report in listed(softhsm.module) if report.initialized]
@@ -225,7 +227,7 @@ def test_a_label_that_another_token_has(softhsm: SoftHsm, key: KeyName, tmp_path
     assert "PKCS11_TOKEN_NOT_FOUND" in shake(names[0], softhsm.pin, pair, TLS_1_2, tmp_path)
 
 
-def test_a_slot_that_cannot_be_read_is_in_the_way(softhsm: SoftHsm, key: KeyName, tmp_path: Path) -> None:
+def test_a_slot_that_cannot_be_read_is_in_the_way(softhsm: SoftHsmUnderTest, key: KeyName, tmp_path: Path) -> None:
     """A slot whose token its module cannot read keeps awscrt from every other one, and is told beforehand."""
     name = softhsm.name._replace(module=softhsm.faulty_module(FREE_SLOT_SAYS="0xe1"))
     assert "has a token that the module cannot read" in _obstacle(token_of(name.module))
@@ -236,7 +238,7 @@ def test_a_slot_that_cannot_be_read_is_in_the_way(softhsm: SoftHsm, key: KeyName
     assert "CKR_TOKEN_NOT_RECOGNIZED" in shake(name, softhsm.pin, pair, TLS_1_2, tmp_path)
 
 
-def test_a_pin_pad_is_left_to_ask(softhsm: SoftHsm, key: KeyName, tmp_path: Path) -> None:
+def test_a_pin_pad_is_left_to_ask(softhsm: SoftHsmUnderTest, key: KeyName, tmp_path: Path) -> None:
     """A token with a PIN pad is logged in to without a PIN, once, by us and by awscrt; nobody else is asked."""
     log = tmp_path / "logins"
     pad = softhsm.other_module(TYPED_PIN=f'"{softhsm.pin.reveal()}"', LOGIN_LOG=f'"{log}"')

@@ -18,20 +18,18 @@ from hsm_enroll.device import enrollment
 from hsm_enroll.device.plan import Request
 from hsm_enroll.device.ports import Ports
 from hsm_enroll.errors import BackendRefusedError
-from hsm_enroll.key import KeyOrigin, KeyType
-from hsm_enroll.store.identity import Identity
+from hsm_enroll.key import KeyType
 from hsm_enroll.store.journal import Attempt
 from hsm_enroll.token import keypair, selection, session
 from hsm_enroll.token.tokens import Tokens
 from tests.support import documents
 from tests.support.authority import Authority
 from tests.support.broker import free_port
+from tests.support.identities import identity
 from tests.support.under_test import KeyName, OwnToken
 from tests.support.world import World
 
 pytestmark = pytest.mark.own_token
-
-_BORN = KeyOrigin(local=True, sensitive=True, extractable=False, never_extractable=True, always_sensitive=True)
 
 
 @dataclass(frozen=True)
@@ -84,19 +82,15 @@ def enrolled(token: OwnToken, key: KeyName, tmp_path: Path) -> Enrolled:
     certificate = Authority(tmp_path / "ca").issue_client(pair.public_key_info, "press-1")
     folder = tmp_path / "state"
     folder.mkdir(mode=0o700)
-    Identity(
+    identity(
         thing_name="press-1",
-        certificate_id="0" * 64,
         certificate_pem=certificate.public_bytes(Encoding.PEM).decode(),
         token=token.name,
         key_label=key.label,
         key_id=key.id,
-        key_type=KeyType.EC_P256,
-        key_origin=_BORN,
         api="https://localhost:1",
         mqtt_endpoint="localhost",
         mqtt_port=free_port(),
-        attested=False,
     ).save(folder)
     return Enrolled(folder, token, key)
 

@@ -15,48 +15,38 @@ from hsm_enroll.errors import HsmEnrollError, KeyMissingError, TokenNotFoundErro
 from hsm_enroll.key import KeyType
 from hsm_enroll.token import keypair, session
 from tests.support import tpm2
-from tests.support.softhsm_under_test import SoftHsm
+from tests.support.fault_codes import CKR
+from tests.support.fault_module import FaultModule
+from tests.support.softhsm_under_test import SoftHsmUnderTest
 from tests.support.tpm2 import Tpm2
 from tests.support.under_test import KeyName
 
-
-@pytest.mark.parametrize(
+_KINDS = pytest.mark.parametrize(
     ("ckr", "error", "said"),
     [
-        (0x31, TokenRefusedError, r"failed to generate a key of type ec-p256: the token is full \(CKR_DEVICE_MEMORY\)"),
-        (0xE2, TokenRefusedError, "the token is write-protected"),
-        (0x32, TokenNotFoundError, "is no longer present"),
-        (0xE0, TokenNotFoundError, "is no longer present"),
+        ("CKR_DEVICE_MEMORY", TokenRefusedError, "the token is full"),
+        ("CKR_DEVICE_REMOVED", TokenNotFoundError, "is no longer present"),
     ],
-    ids=["device memory", "write-protected", "device removed", "token not present"],
 )
+
+
+@_KINDS
 def test_d7_a_token_that_cannot_make_a_key(
-    softhsm: SoftHsm, key: KeyName, ckr: int, error: type[HsmEnrollError], said: str
+    softhsm: SoftHsmUnderTest, key: KeyName, tmp_path: Path, ckr: str, error: type[HsmEnrollError], said: str
 ) -> None:
-    """D7: a token that is full, write-protected or pulled out while it makes a key says which; no key is left."""
-    module = softhsm.faulty_module(FAILING="GENERATE_KEY_PAIR", RETURNING=ckr)
-    with session.opened(softhsm.name._replace(module=module), softhsm.ask_pin, writable=True) as opened:
+    """D7: a token that is full, or pulled out, while it makes a key says which; no key is left."""
+    with _failing(softhsm, tmp_path, "C_GenerateKeyPair", ckr) as opened:
         with pytest.raises(error, match=said):
             keypair.generate(opened, KeyType.EC_P256, label=key.label, key_id=key.id)
         assert list(opened.get_objects()) == []
 
 
-@pytest.mark.parametrize(
-    ("ckr", "error", "said"),
-    [
-        (0x32, TokenNotFoundError, "is no longer present"),
-        (0xB3, TokenRefusedError, "failed to sign: the token was reset or removed"),
-        (0x101, TokenRefusedError, "failed to sign: the token requires a login"),
-        (0x30, TokenRefusedError, "failed to sign: the token reported a hardware fault"),
-    ],
-    ids=["device removed", "session invalid", "not logged in", "device error"],
-)
+@_KINDS
 def test_d7_a_token_that_fails_in_mid_signature(
-    softhsm: SoftHsm, key: KeyName, ckr: int, error: type[HsmEnrollError], said: str
+    softhsm: SoftHsmUnderTest, key: KeyName, tmp_path: Path, ckr: str, error: type[HsmEnrollError], said: str
 ) -> None:
-    """D7: a token that is gone, was reset or is broken when it should sign says so; its key outlives it."""
-    module = softhsm.faulty_module(FAILING="SIGN", RETURNING=ckr)
-    with session.opened(softhsm.name._replace(module=module), softhsm.ask_pin, writable=True) as opened:
+    """D7: a token that fails, or is gone, when it should sign says so; its key outlives it."""
+    with _failing(softhsm, tmp_path, "C_Sign", ckr) as opened:
         pair = keypair.generate(opened, KeyType.EC_P256, label=key.label, key_id=key.id)
         with pytest.raises(error, match=said):
             pair.sign(b"a request")
@@ -66,7 +56,15 @@ def test_d7_a_token_that_fails_in_mid_signature(
         assert again.sign(b"a request")
 
 
-def test_d7_a_disk_that_is_full(softhsm: SoftHsm, key: KeyName) -> None:
+@contextmanager
+def _failing(softhsm: SoftHsmUnderTest, folder: Path, function: str, ckr: str) -> Iterator[Session]:
+    """Open a session with the token behind a module one of whose functions fails."""
+    module = FaultModule(softhsm.module, folder, f"{function} 1+ fail {CKR[ckr]:x}")
+    with session.opened(softhsm.name._replace(module=module.file), softhsm.ask_pin, writable=True) as opened:
+        yield opened
+
+
+def test_d7_a_disk_that_is_full(softhsm: SoftHsmUnderTest, key: KeyName) -> None:
     """D7: where SoftHSM's folder takes no byte more, no key is made; with room again the same name works."""
     with softhsm.opened() as opened:
         with _no_file_may_grow(), pytest.raises(TokenRefusedError):

@@ -165,7 +165,7 @@ def test_a_worker_that_answers_garbage_is_given_up(
     module.touch()
     ours, theirs = socket.socketpair()
     process = os.posix_spawn("/bin/sleep", ["sleep", "60"], {})
-    monkeypatch.setattr(worker, "_start", lambda: worker._Child(process, ours))
+    monkeypatch.setattr(worker, "start", lambda: worker.Child(process, ours))
     with theirs, Worker(module) as asked:
         theirs.sendall(answer)
         for _ in range(2):

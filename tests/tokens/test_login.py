@@ -12,7 +12,9 @@ from hsm_enroll.errors import PinFinalTryError, PinLockedError, PinMissingError,
 from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.secret import Secret
 from hsm_enroll.token import inventory, keypair, login, provision, selection, session
-from tests.support.softhsm_under_test import SoftHsm
+from tests.support.fault_codes import CKR
+from tests.support.fault_module import FaultModule
+from tests.support.softhsm_under_test import SoftHsmUnderTest
 from tests.support.tokens import listed
 from tests.support.tpm2 import Tpm2
 from tests.support.under_test import KeyName, OwnToken
@@ -97,7 +99,7 @@ def test_d2_a_locked_tpm_says_that_it_may_heal(tpm: Tpm2, tmp_path: Path, monkey
     ids=["final-try", "locked", "both"],
 )
 def test_d1_a_warning_token_is_not_logged_in_to(
-    softhsm: SoftHsm, tmp_path: Path, flag: int, error: type[PinFinalTryError | PinLockedError], member: str
+    softhsm: SoftHsmUnderTest, tmp_path: Path, flag: int, error: type[PinFinalTryError | PinLockedError], member: str
 ) -> None:
     """D1: a token that says its next try is the last, or that it is locked, gets no C_Login, not even a right one."""
     log = tmp_path / "logins"
@@ -120,7 +122,7 @@ def test_d1_a_warning_token_is_not_logged_in_to(
     assert asked == []
 
 
-def test_the_shim_counts_logins(softhsm: SoftHsm, tmp_path: Path) -> None:
+def test_the_shim_counts_logins(softhsm: SoftHsmUnderTest, tmp_path: Path) -> None:
     """The counter that the test above trusts does count: without the flags there is one C_Login."""
     log = tmp_path / "logins"
     name = softhsm.name._replace(module=softhsm.faulty_module(LOGIN_LOG=f'"{log}"'))
@@ -129,7 +131,7 @@ def test_the_shim_counts_logins(softhsm: SoftHsm, tmp_path: Path) -> None:
     assert len(log.read_text().splitlines()) == 1
 
 
-def test_a_token_that_wants_no_login_gets_none(softhsm: SoftHsm, tmp_path: Path) -> None:
+def test_a_token_that_wants_no_login_gets_none(softhsm: SoftHsmUnderTest, tmp_path: Path) -> None:
     """A token without CKF_LOGIN_REQUIRED is opened without a C_Login, and nobody is asked for a PIN."""
     log = tmp_path / "logins"
     module = softhsm.faulty_module(CLEAR_FLAGS=hex(_CKF_LOGIN_REQUIRED), LOGIN_LOG=f'"{log}"')
@@ -176,7 +178,7 @@ def test_a_login_that_was_not_announced_is_told(without_pin: TokenName) -> None:
     assert "no PIN, set one" in caught.value.hint
 
 
-def test_d1_a_warning_shows_before_the_login(softhsm: SoftHsm) -> None:
+def test_d1_a_warning_shows_before_the_login(softhsm: SoftHsmUnderTest) -> None:
     """D1: after a wrong PIN, SoftHSM's warning is in the report, and the right PIN takes it away."""
     with pytest.raises(PinWrongError), session.opened(softhsm.name, lambda: Secret("wrong-1234")):
         pass
@@ -211,11 +213,10 @@ def test_d4_a_wrong_pin_shows_nowhere(token: OwnToken, wrong_pin: Secret) -> Non
     assert wrong_pin.reveal() not in shown
 
 
-def test_d4_pins_show_nowhere_when_a_token_cannot_be_made(empty_softhsm: SoftHsm) -> None:
+def test_d4_pins_show_nowhere_when_a_token_cannot_be_made(empty_softhsm: SoftHsmUnderTest, tmp_path: Path) -> None:
     """D4: where SoftHSM refuses to initialise a token, neither PIN is in the error or the locals of its traceback."""
     so_pin, user_pin = Secret("officer-secret"), Secret("user-secret")
-    ckr_function_failed = 0x6
-    module = empty_softhsm.faulty_module(FAILING="INIT_TOKEN", RETURNING=ckr_function_failed)
+    module = FaultModule(empty_softhsm.module, tmp_path, f"C_InitToken 1+ fail {CKR['CKR_FUNCTION_FAILED']:x}").file
     try:
         provision.create_softhsm_token(module, "new", so_pin=so_pin, user_pin=user_pin)
         pytest.fail("a token was made")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -14,8 +13,10 @@ from hsm_enroll.settings import Settings
 from hsm_enroll.token import discovery, inventory, worker
 from hsm_enroll.token.tokens import Tokens
 from hsm_enroll.token.worker import Worker
+from tests.support.fault_codes import CKR
+from tests.support.fault_module import FaultModule
 from tests.support.processes import program, run
-from tests.support.softhsm_under_test import SoftHsm
+from tests.support.softhsm_under_test import SoftHsmUnderTest
 from tests.support.tokens import listed
 from tests.support.under_test import LABEL
 
@@ -58,7 +59,7 @@ def test_d5_a_library_that_is_no_module(tmp_path: Path) -> None:
         listed(library)
 
 
-def test_d5_a_module_for_another_architecture(empty_softhsm: SoftHsm) -> None:
+def test_d5_a_module_for_another_architecture(empty_softhsm: SoftHsmUnderTest) -> None:
     """D5: a module that was built for another machine is unusable."""
     module = empty_softhsm.module
     header = bytearray(module.read_bytes())
@@ -68,53 +69,48 @@ def test_d5_a_module_for_another_architecture(empty_softhsm: SoftHsm) -> None:
         listed(module)
 
 
-def test_d5_a_module_that_hangs_is_stopped_in_time(softhsm: SoftHsm, tmp_path: Path) -> None:
+def test_d5_a_module_that_hangs_is_stopped_in_time(softhsm: SoftHsmUnderTest, tmp_path: Path) -> None:
     """D5: a module that does not return from C_Initialize is given up at the time limit, and its process is gone."""
-    mark = tmp_path / "hanging"
-    module = softhsm.faulty_module(HANGING=f'"{mark}"')
-    begin = time.monotonic()
-    with Worker(module) as asked, pytest.raises(ModuleUnusableError, match="stopped after 3 s"):
-        asked.request("tokens", limit=3)
-    assert 3 <= time.monotonic() - begin < 10
+    module = FaultModule(softhsm.module, tmp_path, "C_Initialize 1+ hang 0")
+    with Worker(module.file) as asked, pytest.raises(ModuleUnusableError, match="stopped after 1 s"):
+        asked.request("tokens", limit=1)
+    [call] = module.calls()
     with pytest.raises(ProcessLookupError):
-        os.kill(int(mark.read_text()), 0)
+        os.kill(call.process, 0)
 
 
-@pytest.mark.parametrize("forks", [True, False], ids=["forked", "spawned"])
 def test_d5_a_module_that_hangs_hides_no_token(
-    softhsm: SoftHsm, tmp_path: Path, forks: bool, monkeypatch: pytest.MonkeyPatch
+    softhsm: SoftHsmUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """D5: a token is found behind a module that hangs, whose time limit leaves the other one's answer none to wait."""
-    hanging = softhsm.faulty_module(HANGING='"/dev/null"')
+    hanging = FaultModule(softhsm.module, tmp_path, "C_Initialize 1+ hang 0").file
     monkeypatch.setattr(worker, "TIME_LIMIT_SECONDS", 2.0)
-    monkeypatch.setattr(worker, "_may_fork", lambda: forks)
     monkeypatch.setattr(discovery, "discover", lambda: [hanging, softhsm.module])
     with Tokens() as tokens:
         assert device_token.find(Settings(state=tmp_path), tokens).name == softhsm.name
 
 
-def test_d5_a_module_that_crashes(softhsm: SoftHsm) -> None:
+def test_d5_a_module_that_crashes(softhsm: SoftHsmUnderTest, tmp_path: Path) -> None:
     """D5: a module that crashes in C_Initialize takes a child with it, and the error names the signal."""
     with pytest.raises(ModuleUnusableError, match=r"crashed .*\(SIGSEGV\)"):
-        listed(softhsm.faulty_module(CRASHING=1))
+        listed(FaultModule(softhsm.module, tmp_path, "C_Initialize 1+ segv 0").file)
 
 
-def test_d5_a_module_that_ends_the_process(softhsm: SoftHsm) -> None:
+def test_d5_a_module_that_ends_the_process(softhsm: SoftHsmUnderTest, tmp_path: Path) -> None:
     """D5: a module that calls exit in C_Initialize, with status 0, is unusable rather than a module without tokens."""
     with pytest.raises(ModuleUnusableError, match="ended the process"):
-        listed(softhsm.faulty_module(EXITING=1))
+        listed(FaultModule(softhsm.module, tmp_path, "C_Initialize 1+ exit 0").file)
 
 
-def test_d5_a_module_that_refuses_to_start(softhsm: SoftHsm) -> None:
+def test_d5_a_module_that_refuses_to_start(softhsm: SoftHsmUnderTest, tmp_path: Path) -> None:
     """D5: a module whose C_Initialize fails is unusable, here and through a child."""
-    ckr_general_error = 0x5
-    module = softhsm.faulty_module(FAILING="INITIALIZE", RETURNING=ckr_general_error)
+    module = FaultModule(softhsm.module, tmp_path, f"C_Initialize 1+ fail {CKR['CKR_GENERAL_ERROR']:x}")
     for ask in (listed, inventory.list_tokens):
         with pytest.raises(ModuleUnusableError, match="general failure"):
-            ask(module)
+            ask(module.file)
 
 
-def test_a_module_that_prints_does_not_disturb(softhsm: SoftHsm, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_module_that_prints_does_not_disturb(softhsm: SoftHsmUnderTest, capfd: pytest.CaptureFixture[str]) -> None:
     """What a module prints when it is loaded and initialised is neither taken for the answer nor passed on."""
     [report, _] = listed(softhsm.faulty_module(CHATTY=1))
     assert report.name.label == LABEL
@@ -122,7 +118,7 @@ def test_a_module_that_prints_does_not_disturb(softhsm: SoftHsm, capfd: pytest.C
 
 
 def test_the_child_imports_nothing_from_the_current_directory(
-    softhsm: SoftHsm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    softhsm: SoftHsmUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file in the current directory that is called like a library is not run, perhaps as root, by a worker."""
     mark = tmp_path / "was-run"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from hsm_enroll.errors import (
 from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.secret import Secret
 from hsm_enroll.settings import Settings
-from hsm_enroll.token import inventory, keypair, provision, session
+from hsm_enroll.token import inventory, keypair, provision, selection, session
 from hsm_enroll.token.provision import complete_token, create_tpm2_token
 from hsm_enroll.token.reports import TokenKind
 from hsm_enroll.token.tokens import Tokens
@@ -153,7 +153,7 @@ def test_a_tpm_that_makes_no_token_says_what_it_may_want(module: Path) -> None:
 def _half_made(module: Path, monkeypatch: pytest.MonkeyPatch) -> TokenName:
     """Make a token as a process does that dies before the user's PIN is set."""
     with monkeypatch.context() as patched:
-        patched.setattr(provision, "_set_user_pin", _died)
+        patched.setattr(provision, "set_user_pin", _died)
         with pytest.raises(KeyboardInterrupt):
             create_tpm2_token(module, "half", so_pin=_PIN, user_pin=_PIN)
     (half,) = [token.name for token in inventory.list_tokens(module) if token.name.label == "half"]
@@ -366,6 +366,25 @@ def test_whoever_looks_for_a_token_is_told_that_there_is_no_store(
     monkeypatch.setenv("TPM2_PKCS11_STORE", str(tmp_path / "not" / "there"))
     with Tokens() as tokens, pytest.raises(ModuleUnusableError, match="finds no token store"):
         device_token.find(Settings(state=tmp_path, module=tpm.module), tokens)
+
+
+@pytest.mark.parametrize("look", ["listed", "describe", "public_key", "enrolled"])
+def test_whatever_is_asked_of_the_module_the_missing_store_is_named(
+    tpm: Tpm2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: str
+) -> None:
+    """No path to the module, as of ``tokens``, ``status``, ``publish`` and ``doctor``, says only "general failure"."""
+    name = tpm.name
+    store = tmp_path / "not" / "there"
+    monkeypatch.setenv("TPM2_PKCS11_STORE", str(store))
+    with Tokens() as tokens:
+        looks: dict[str, Callable[[], object]] = {
+            "listed": lambda: tokens.listed(name.module),
+            "describe": lambda: tokens.describe(name.module),
+            "public_key": lambda: tokens.public_key(name, label="x", key_id=b"x"),
+            "enrolled": lambda: selection.enrolled(name, tokens.listed),
+        }
+        with pytest.raises(ModuleUnusableError, match=f"finds no token store in {store}$"):
+            looks[look]()
 
 
 def test_a_silent_resource_manager_is_named(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from hsm_enroll.token import inventory, keypair, provision, session
 from hsm_enroll.token.selection import choose
 from hsm_enroll.uri import Pkcs11Uri
 from tests.support.fault_module import FaultModule
-from tests.support.softhsm_under_test import SoftHsm
+from tests.support.softhsm_under_test import SoftHsmUnderTest
 from tests.support.tokens import listed
 from tests.support.under_test import LABEL, KeyName, OwnToken, TokenUnderTest
 
@@ -74,14 +74,14 @@ def test_d6_an_uninitialised_token_is_not_chosen(token: OwnToken) -> None:
     assert choose([token.module], Pkcs11Uri(), lambda _: reports).name == token.name
 
 
-def test_d6_a_module_with_no_token_says_so(empty_softhsm: SoftHsm) -> None:
+def test_d6_a_module_with_no_token_says_so(empty_softhsm: SoftHsmUnderTest) -> None:
     """D6: a module whose only token is uninitialised has none to choose, and the error says so."""
     assert [report.initialized for report in listed(empty_softhsm.module)] == [False]
     with pytest.raises(TokenNotFoundError, match="this machine has no initialised token"):
         choose([empty_softhsm.module], Pkcs11Uri(token=""), listed)
 
 
-def test_d6_two_tokens_of_one_label_are_told_apart_by_serial(softhsm: SoftHsm) -> None:
+def test_d6_two_tokens_of_one_label_are_told_apart_by_serial(softhsm: SoftHsmUnderTest) -> None:
     """D6: a label that two tokens have chooses neither; the error lists both, and each one's URI chooses it."""
     softhsm.add_token(LABEL)
     twins = [report.name for report in listed(softhsm.module) if report.initialized]
@@ -97,7 +97,7 @@ def test_d6_two_tokens_of_one_label_are_told_apart_by_serial(softhsm: SoftHsm) -
             assert opened.token.serial.decode() == twin.serial
 
 
-def test_d6_two_tokens_of_one_name_are_not_opened(softhsm: SoftHsm, tmp_path: Path) -> None:
+def test_d6_two_tokens_of_one_name_are_not_opened(softhsm: SoftHsmUnderTest, tmp_path: Path) -> None:
     """D6: where label and serial name two tokens, neither is opened, and no PIN is tried on either."""
     softhsm.add_token("other")
     log = tmp_path / "logins"
@@ -108,7 +108,7 @@ def test_d6_two_tokens_of_one_name_are_not_opened(softhsm: SoftHsm, tmp_path: Pa
     assert not log.exists()
 
 
-def test_d6_a_token_is_found_after_its_slot_has_changed(empty_softhsm: SoftHsm, key: KeyName) -> None:
+def test_d6_a_token_is_found_after_its_slot_has_changed(empty_softhsm: SoftHsmUnderTest, key: KeyName) -> None:
     """D6: SoftHSM gives a token another slot id after it is made and others are added; its name still finds it."""
     so_pin = Secret("officer-1234")
     made = provision.create_softhsm_token(empty_softhsm.module, LABEL, so_pin=so_pin, user_pin=empty_softhsm.pin)
@@ -125,7 +125,7 @@ def test_d6_a_token_is_found_after_its_slot_has_changed(empty_softhsm: SoftHsm, 
         assert keypair.find(opened, label=key.label, key_id=key.id).origin.is_hardware_born
 
 
-def test_d6_a_token_that_is_gone_is_not_opened(softhsm: SoftHsm) -> None:
+def test_d6_a_token_that_is_gone_is_not_opened(softhsm: SoftHsmUnderTest) -> None:
     """D6: a token that was there and is not any more is an error of its own; nobody is asked for a PIN."""
     name = softhsm.name
     softhsm.remove_token(LABEL)
@@ -142,7 +142,7 @@ def test_d6_a_token_that_is_gone_is_not_opened(softhsm: SoftHsm) -> None:
 
 
 @pytest.mark.parametrize("answer", [0x32, 0xE0, 0xE1], ids=["removed", "not present", "not recognized"])
-def test_a_slot_that_cannot_be_read_hides_no_token(softhsm: SoftHsm, answer: int) -> None:
+def test_a_slot_that_cannot_be_read_hides_no_token(softhsm: SoftHsmUnderTest, answer: int) -> None:
     """A slot whose token is gone, or none that the module knows, hides no other one."""
     module = softhsm.faulty_module(FREE_SLOT_SAYS=hex(answer))
     chosen = choose([module], Pkcs11Uri(token=LABEL), listed)
@@ -152,7 +152,7 @@ def test_a_slot_that_cannot_be_read_hides_no_token(softhsm: SoftHsm, answer: int
 
 
 @pytest.mark.parametrize("answer", ["fail 32", "fail 30"], ids=["removed", "device error"])
-def test_a_module_that_lists_no_slots_hides_no_other(softhsm: SoftHsm, tmp_path: Path, answer: str) -> None:
+def test_a_module_that_lists_no_slots_hides_no_other(softhsm: SoftHsmUnderTest, tmp_path: Path, answer: str) -> None:
     """A module that fails to list its slots, whatever it says, is unusable; the token in another one is found."""
     silent = FaultModule(softhsm.module, tmp_path, f"C_GetSlotList 1+ {answer}")
     assert choose([silent.file, softhsm.module], softhsm.wanted, listed).name == softhsm.name
@@ -169,6 +169,18 @@ def test_a_broken_module_is_passed_over_where_another_has_the_token(token: Token
     assert chosen.name == token.name
 
 
+def test_a_broken_module_is_mentioned_where_no_token_matches(softhsm: SoftHsmUnderTest, tmp_path: Path) -> None:
+    """D5: where no module has the token, the error says which of them could not be used, since it may be there."""
+    broken = tmp_path / "broken.so"
+    broken.write_text("no module\n")
+    with pytest.raises(TokenNotFoundError, match=f"found: pkcs11:.*; {broken} cannot be used"):
+        choose([broken, softhsm.module], Pkcs11Uri(token="another"), listed)
+    softhsm.remove_token(LABEL)
+    with pytest.raises(TokenNotFoundError, match=f"no initialised token; {broken} cannot be used") as caught:
+        choose([broken, softhsm.module_copy(softhsm.folder)], Pkcs11Uri(), listed)
+    assert "PKCS#11 module" in caught.value.hint
+
+
 def test_the_only_module_answers_with_its_own_error(tmp_path: Path) -> None:
     """D5: with one module to ask, its own fault is the answer; with none at all, that is."""
     broken = tmp_path / "broken.so"
@@ -181,7 +193,7 @@ def test_the_only_module_answers_with_its_own_error(tmp_path: Path) -> None:
         choose([], Pkcs11Uri(), listed)
 
 
-def test_odd_labels_survive_the_way_through_a_uri(empty_softhsm: SoftHsm) -> None:
+def test_odd_labels_survive_the_way_through_a_uri(empty_softhsm: SoftHsmUnderTest) -> None:
     """Each token's URI, written and read again, chooses that token out of all, whatever signs its label has."""
     for label in _ODD_LABELS:
         empty_softhsm.add_token(label)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import load_pem_x509_csr
 from cryptography.x509.oid import NameOID
-from pkcs11 import Mechanism
+from pkcs11 import Mechanism, ObjectClass
 from pkcs11.exceptions import MechanismInvalid
 
 from hsm_enroll.errors import TokenRefusedError
@@ -17,7 +18,7 @@ from hsm_enroll.key import KeyType
 from hsm_enroll.token import keypair, session
 from hsm_enroll.x509 import csr
 from tests.support.processes import program, run
-from tests.support.softhsm_under_test import SoftHsm
+from tests.support.softhsm_under_test import SoftHsmUnderTest
 from tests.support.under_test import KeyName, TokenUnderTest
 
 _SUBJECT = csr.subject("pumpe-7_Süd", "OU=Straße 3,O=Größenwahn & Söhne 水,C=CH")
@@ -41,7 +42,7 @@ def test_a_request_of_every_key_type_is_accepted(
 
 
 def test_d9_rsa_without_the_combined_mechanism(
-    softhsm_with: Callable[[str], SoftHsm], key: KeyName, tmp_path: Path
+    softhsm_with: Callable[[str], SoftHsmUnderTest], key: KeyName, tmp_path: Path
 ) -> None:
     """D9: a token without CKM_SHA256_RSA_PKCS signs a DigestInfo with CKM_RSA_PKCS; the request is accepted."""
     # SoftHSM's setting is about the list and no more; the shim refuses the mechanism when it is used, too.
@@ -51,15 +52,16 @@ def test_d9_rsa_without_the_combined_mechanism(
     with session.opened(name, softhsm.ask_pin, writable=True) as opened:
         assert combined not in opened.token.slot.get_mechanisms()
         pair = keypair.generate(opened, KeyType.RSA_2048, label=key.label, key_id=key.id)
+        private: Any = opened.get_key(ObjectClass.PRIVATE_KEY, id=key.id)
         with pytest.raises(MechanismInvalid):
-            pair._private.sign(b"", mechanism=combined)
+            private.sign(b"", mechanism=combined)
         request = csr.build(pair, _SUBJECT)
     _assert_accepted(request, pair.public_key_info, tmp_path)
 
 
 @pytest.mark.parametrize("key_type", [KeyType.EC_P256, KeyType.EC_P384])
 def test_d9_ec_with_ckm_ecdsa_alone(
-    softhsm_with: Callable[[str], SoftHsm], key: KeyName, key_type: KeyType, tmp_path: Path
+    softhsm_with: Callable[[str], SoftHsmUnderTest], key: KeyName, key_type: KeyType, tmp_path: Path
 ) -> None:
     """D9: a token that has no hash and no mechanism but CKM_ECDSA signs requests that are accepted."""
     token = softhsm_with("CKM_EC_KEY_PAIR_GEN,CKM_ECDSA")
@@ -70,7 +72,7 @@ def test_d9_ec_with_ckm_ecdsa_alone(
     _assert_accepted(request, pair.public_key_info, tmp_path)
 
 
-def test_d9_a_key_type_the_token_does_not_have(softhsm: SoftHsm, key: KeyName) -> None:
+def test_d9_a_key_type_the_token_does_not_have(softhsm: SoftHsmUnderTest, key: KeyName) -> None:
     """D9: a token without RSA refuses an RSA key, names the reason, and holds no half of one."""
     module = softhsm.faulty_module(REFUSED_MECHANISM=int(Mechanism.RSA_PKCS_KEY_PAIR_GEN))
     with session.opened(softhsm.name._replace(module=module), softhsm.ask_pin, writable=True) as opened:
@@ -80,7 +82,7 @@ def test_d9_a_key_type_the_token_does_not_have(softhsm: SoftHsm, key: KeyName) -
 
 
 @pytest.mark.parametrize("key_type", [KeyType.EC_P256, KeyType.RSA_2048])
-def test_d9_a_signature_that_does_not_verify(softhsm: SoftHsm, key: KeyName, key_type: KeyType) -> None:
+def test_d9_a_signature_that_does_not_verify(softhsm: SoftHsmUnderTest, key: KeyName, key_type: KeyType) -> None:
     """D9: no request comes of a token whose signature is a bit off; the key's own token is blamed."""
     name = softhsm.name._replace(module=softhsm.faulty_module(SPOILT_SIGNATURE=1))
     with session.opened(name, softhsm.ask_pin, writable=True) as opened:
@@ -91,7 +93,7 @@ def test_d9_a_signature_that_does_not_verify(softhsm: SoftHsm, key: KeyName, key
 
 @pytest.mark.parametrize("key_type", [KeyType.EC_P256, KeyType.EC_P384])
 def test_a_public_point_without_its_octet_string(
-    softhsm: SoftHsm, key: KeyName, key_type: KeyType, tmp_path: Path
+    softhsm: SoftHsmUnderTest, key: KeyName, key_type: KeyType, tmp_path: Path
 ) -> None:
     """A token that gives CKA_EC_POINT bare, as some do, yields the same public key and requests that are accepted."""
     with softhsm.opened() as opened:

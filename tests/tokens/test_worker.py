@@ -16,7 +16,7 @@ from hsm_enroll.store import files
 from hsm_enroll.token import inventory, public_key, session
 from tests.support.fault_module import FaultModule
 from tests.support.processes import run, running, wait_until
-from tests.support.softhsm_under_test import SoftHsm
+from tests.support.softhsm_under_test import SoftHsmUnderTest
 from tests.support.under_test import LABEL, KeyName
 from tests.tokens import worker_tasks as tasks
 from tests.tokens.worker_programs import (
@@ -50,7 +50,7 @@ _CKR_GENERAL_ERROR = 0x5
 _AT_ONCE = 2.0
 
 
-def _hanging(softhsm: SoftHsm, folder: Path) -> tuple[Path, Path]:
+def _hanging(softhsm: SoftHsmUnderTest, folder: Path) -> tuple[Path, Path]:
     """Return a module that hangs in C_Initialize, and the file that tells its process."""
     mark = folder / "hanging"
     return softhsm.faulty_module(HANGING=f'"{mark}"'), mark
@@ -65,7 +65,7 @@ def _is_gone(mark: Path) -> bool:
     [(FORKED, True), (PREPARED, True), (SPAWNED, False), (MODULE_LOADED, False), (AWSCRT_LOADED, False)],
 )
 def test_only_a_process_that_may_forks(
-    softhsm: SoftHsm, situation: str, forked: bool, monkeypatch: pytest.MonkeyPatch
+    softhsm: SoftHsmUnderTest, situation: str, forked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker is a fork where one thread runs and nothing loads modules, else an own interpreter without a PIN."""
     monkeypatch.setenv(_PIN_VARIABLE, softhsm.pin.reveal())
@@ -79,7 +79,7 @@ def test_only_a_process_that_may_forks(
 
 
 @_every_way
-def test_the_answer_is_the_same_whichever_way(softhsm: SoftHsm, key: KeyName, situation: str) -> None:
+def test_the_answer_is_the_same_whichever_way(softhsm: SoftHsmUnderTest, key: KeyName, situation: str) -> None:
     """However it came to be, a worker tells the same of a token and of a key as a process that loads the module."""
     softhsm.pkcs11_tool("--keypairgen", "--key-type", "EC:prime256v1", "--label", key.label, "--id", key.id.hex())
     reports = inventory.list_tokens(softhsm.module)
@@ -93,7 +93,7 @@ def test_the_answer_is_the_same_whichever_way(softhsm: SoftHsm, key: KeyName, si
 
 
 @_every_way
-def test_a_worker_logs_in_makes_a_key_and_signs(softhsm: SoftHsm, tmp_path: Path, situation: str) -> None:
+def test_a_worker_logs_in_makes_a_key_and_signs(softhsm: SoftHsmUnderTest, tmp_path: Path, situation: str) -> None:
     """One module is loaded, logged in to and ended once, in one process, for all that is asked."""
     module = FaultModule(softhsm.module, tmp_path)
     outcome = done(situation, tasks.used, module.file, softhsm.pin.reveal(), "30")
@@ -111,7 +111,7 @@ def test_a_worker_logs_in_makes_a_key_and_signs(softhsm: SoftHsm, tmp_path: Path
     [("segv", "crashed (SIGSEGV)"), ("exit", "ended the process"), ("hang", "stopped after 1 s")],
 )
 def test_d5_a_module_that_does_not_come_back(
-    softhsm: SoftHsm, tmp_path: Path, situation: str, function: str, what: str, said: str
+    softhsm: SoftHsmUnderTest, tmp_path: Path, situation: str, function: str, what: str, said: str
 ) -> None:
     """D5: wherever a module crashes, exits or hangs, that is one error, in time, and at once whenever asked again."""
     module = FaultModule(softhsm.module, tmp_path, f"{function} 1+ {what} 0")
@@ -128,7 +128,7 @@ def test_d5_a_module_that_does_not_come_back(
 
 @_both_ways
 @pytest.mark.parametrize("what", ["segv", "exit", "hang"])
-def test_d5_a_module_that_does_not_end(softhsm: SoftHsm, tmp_path: Path, situation: str, what: str) -> None:
+def test_d5_a_module_that_does_not_end(softhsm: SoftHsmUnderTest, tmp_path: Path, situation: str, what: str) -> None:
     """D5: where a module does not come back from C_Finalize everything is done, and nobody waits for it for long."""
     module = FaultModule(softhsm.module, tmp_path, f"C_Finalize 1+ {what} 0")
     outcome = done(situation, tasks.used, module.file, softhsm.pin.reveal(), "2")
@@ -140,7 +140,7 @@ def test_d5_a_module_that_does_not_end(softhsm: SoftHsm, tmp_path: Path, situati
 @pytest.mark.parametrize("situation", [CHILDREN_IGNORED, CHILDREN_REAPED])
 @pytest.mark.parametrize("what", ["segv", "hang"])
 def test_d5_a_caller_that_wants_no_status_of_its_children(
-    softhsm: SoftHsm, tmp_path: Path, situation: str, what: str
+    softhsm: SoftHsmUnderTest, tmp_path: Path, situation: str, what: str
 ) -> None:
     """D5: where nobody can learn how a process ended, a module that crashes or hangs is an error all the same."""
     module = FaultModule(softhsm.module, tmp_path, f"C_Sign 1+ {what} 0")
@@ -150,7 +150,7 @@ def test_d5_a_caller_that_wants_no_status_of_its_children(
 
 
 @_both_ways
-def test_d5_whoever_does_not_wait_leaves_no_child(softhsm: SoftHsm, tmp_path: Path, situation: str) -> None:
+def test_d5_whoever_does_not_wait_leaves_no_child(softhsm: SoftHsmUnderTest, tmp_path: Path, situation: str) -> None:
     """D5, D20: where something else fails meanwhile, the worker whose module hangs ends with it."""
     module, mark = _hanging(softhsm, tmp_path)
     outcome = done(situation, tasks.left_at_work, module, str(mark))
@@ -159,7 +159,9 @@ def test_d5_whoever_does_not_wait_leaves_no_child(softhsm: SoftHsm, tmp_path: Pa
 
 
 @_both_ways
-def test_d5_a_module_that_has_hung_meanwhile_is_told_as_one(softhsm: SoftHsm, tmp_path: Path, situation: str) -> None:
+def test_d5_a_module_that_has_hung_meanwhile_is_told_as_one(
+    softhsm: SoftHsmUnderTest, tmp_path: Path, situation: str
+) -> None:
     """D5: where the worker has ended itself by the time that its answer is wanted, the module hangs, and no less."""
     module, mark = _hanging(softhsm, tmp_path)
     outcome = done(situation, tasks.asked_for_too_late, module, str(mark))
@@ -169,13 +171,13 @@ def test_d5_a_module_that_has_hung_meanwhile_is_told_as_one(softhsm: SoftHsm, tm
 
 
 @_both_ways
-def test_an_answer_waits_for_its_reader(softhsm: SoftHsm, situation: str) -> None:
+def test_an_answer_waits_for_its_reader(softhsm: SoftHsmUnderTest, situation: str) -> None:
     """An answer that was given in time counts though it is read when its time is over."""
     assert done(situation, tasks.answered_before_it_is_late, softhsm.module) == [2, 2]
 
 
 @_both_ways
-def test_d5_modules_are_asked_at_once(softhsm: SoftHsm, tmp_path: Path, situation: str) -> None:
+def test_d5_modules_are_asked_at_once(softhsm: SoftHsmUnderTest, tmp_path: Path, situation: str) -> None:
     """D5: of two modules one hangs: the other one's tokens are told, and together they cost one time limit."""
     module, mark = _hanging(softhsm, tmp_path)
     outcome = done(situation, tasks.asked_at_once, module, str(softhsm.module), str(mark))
@@ -196,7 +198,7 @@ def test_d5_a_file_that_is_no_module(tmp_path: Path, situation: str, content: st
 
 
 @_both_ways
-def test_a_module_that_refuses_is_initialized_once(softhsm: SoftHsm, tmp_path: Path, situation: str) -> None:
+def test_a_module_that_refuses_is_initialized_once(softhsm: SoftHsmUnderTest, tmp_path: Path, situation: str) -> None:
     """D5: a module whose C_Initialize fails is unusable, and is not initialized again to be ended."""
     module = FaultModule(softhsm.module, tmp_path, f"C_Initialize 1+ fail {_CKR_GENERAL_ERROR}")
     outcome = done(situation, tasks.listed, module.file, "30")
@@ -205,14 +207,14 @@ def test_a_module_that_refuses_is_initialized_once(softhsm: SoftHsm, tmp_path: P
 
 
 @_both_ways
-def test_a_module_that_prints_does_not_disturb(softhsm: SoftHsm, situation: str) -> None:
+def test_a_module_that_prints_does_not_disturb(softhsm: SoftHsmUnderTest, situation: str) -> None:
     """What a module prints is neither taken for the answer nor passed on (``done`` reads stdout and stderr)."""
     expected = [told(report) for report in inventory.list_tokens(softhsm.module)]
     assert done(situation, tasks.reports, softhsm.faulty_module(CHATTY=1)) == expected
 
 
 @_both_ways
-def test_a_module_that_crashes_when_it_is_unloaded_does_not_disturb(softhsm: SoftHsm, situation: str) -> None:
+def test_a_module_that_crashes_when_it_is_unloaded_does_not_disturb(softhsm: SoftHsmUnderTest, situation: str) -> None:
     """A module's destructors are not run: the worker's process ends without them."""
     assert len(done(situation, tasks.reports, softhsm.faulty_module(CRASHING_AT_END=1))) == 2
 
@@ -222,7 +224,7 @@ def test_a_module_that_crashes_when_it_is_unloaded_does_not_disturb(softhsm: Sof
     ("token", "kind"), [(LABEL, KeyMissingError), ("elsewhere", TokenNotFoundError)], ids=["no-key", "no-token"]
 )
 def test_an_error_of_the_question_arrives_as_it_was_raised(
-    softhsm: SoftHsm, key: KeyName, situation: str, token: str, kind: type[HsmEnrollError]
+    softhsm: SoftHsmUnderTest, key: KeyName, situation: str, token: str, kind: type[HsmEnrollError]
 ) -> None:
     """An error that a question raises has the same class, code, message and hint on this side."""
     name = softhsm.name._replace(label=token)
@@ -233,7 +235,7 @@ def test_an_error_of_the_question_arrives_as_it_was_raised(
 
 
 @_both_ways
-def test_an_error_keeps_a_hint_of_its_own(softhsm: SoftHsm, key: KeyName, situation: str) -> None:
+def test_an_error_keeps_a_hint_of_its_own(softhsm: SoftHsmUnderTest, key: KeyName, situation: str) -> None:
     """A hint that is not its class's usual one arrives too: here that of two tokens of one name."""
     softhsm.add_token("second")
     module = softhsm.faulty_module(SAME_NAME=1)
@@ -245,7 +247,7 @@ def test_an_error_keeps_a_hint_of_its_own(softhsm: SoftHsm, key: KeyName, situat
 
 @_both_ways
 def test_d4_foreign_code_finds_no_pin(
-    softhsm: SoftHsm, tmp_path: Path, situation: str, monkeypatch: pytest.MonkeyPatch
+    softhsm: SoftHsmUnderTest, tmp_path: Path, situation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """D4: a module that looks into its environment, by the C library, finds no PIN."""
     monkeypatch.setenv(_PIN_VARIABLE, softhsm.pin.reveal())
@@ -255,7 +257,7 @@ def test_d4_foreign_code_finds_no_pin(
 
 
 @_both_ways
-def test_d20_the_programs_signals_are_not_the_workers(softhsm: SoftHsm, situation: str) -> None:
+def test_d20_the_programs_signals_are_not_the_workers(softhsm: SoftHsmUnderTest, situation: str) -> None:
     """D20: Ctrl-C and SIGTERM leave a worker to its program, and no handler of the program runs in it."""
     outcome = done(situation, tasks.in_a_process_that_takes_signals, softhsm.module)
     assert outcome["answers"] == 2
@@ -267,7 +269,7 @@ def test_d20_the_programs_signals_are_not_the_workers(softhsm: SoftHsm, situatio
 @pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["process", "group"])
 @pytest.mark.parametrize("number", tasks.ENDING, ids=lambda number: number.name)
 def test_d20_a_signal_ends_the_wait_for_a_module(
-    softhsm: SoftHsm, tmp_path: Path, situation: str, send: Callable[[int, int], None], number: signal.Signals
+    softhsm: SoftHsmUnderTest, tmp_path: Path, situation: str, send: Callable[[int, int], None], number: signal.Signals
 ) -> None:
     """D20: Ctrl-C or SIGTERM while a module hangs ends the program by its own handler at once, and the worker too."""
     module, mark = _hanging(softhsm, tmp_path)
@@ -282,7 +284,7 @@ def test_d20_a_signal_ends_the_wait_for_a_module(
 
 
 @_both_ways
-def test_d20_whoever_goes_on_after_ctrl_c_is_told(softhsm: SoftHsm, tmp_path: Path, situation: str) -> None:
+def test_d20_whoever_goes_on_after_ctrl_c_is_told(softhsm: SoftHsmUnderTest, tmp_path: Path, situation: str) -> None:
     """D20: a program that catches Ctrl-C and asks the same module again does not get the other question's answer."""
     module, mark = _hanging(softhsm, tmp_path)
     outcome = done(situation, tasks.gone_on_after_ctrl_c, module, str(mark))
@@ -292,7 +294,9 @@ def test_d20_whoever_goes_on_after_ctrl_c_is_told(softhsm: SoftHsm, tmp_path: Pa
 
 
 @_both_ways
-def test_d20_whoever_is_interrupted_waits_for_no_logout(softhsm: SoftHsm, tmp_path: Path, situation: str) -> None:
+def test_d20_whoever_is_interrupted_waits_for_no_logout(
+    softhsm: SoftHsmUnderTest, tmp_path: Path, situation: str
+) -> None:
     """D20: Ctrl-C with a session open ends the program at once, though the module hangs in C_Logout."""
     module = FaultModule(softhsm.module, tmp_path, "C_Logout 1+ hang 0")
     assert done(situation, tasks.interrupted_in_a_session, module.file, softhsm.pin.reveal()) < _AT_ONCE
@@ -301,7 +305,7 @@ def test_d20_whoever_is_interrupted_waits_for_no_logout(softhsm: SoftHsm, tmp_pa
 
 
 @_both_ways
-def test_d13_a_lock_ends_with_its_holder(softhsm: SoftHsm, tmp_path: Path, situation: str) -> None:
+def test_d13_a_lock_ends_with_its_holder(softhsm: SoftHsmUnderTest, tmp_path: Path, situation: str) -> None:
     """D13: a program that is killed while a module hangs gives its lock back, though the worker still hangs."""
     module, mark = _hanging(softhsm, tmp_path)
     folder, log = tmp_path / "state", tmp_path / "log"
@@ -320,7 +324,7 @@ def test_d13_a_lock_ends_with_its_holder(softhsm: SoftHsm, tmp_path: Path, situa
 
 
 @_both_ways
-def test_d20_a_worker_outlives_nobody_for_long(softhsm: SoftHsm, tmp_path: Path, situation: str) -> None:
+def test_d20_a_worker_outlives_nobody_for_long(softhsm: SoftHsmUnderTest, tmp_path: Path, situation: str) -> None:
     """D20: where the program is killed while a module hangs, its worker ends by itself soon after the time limit."""
     module, mark = _hanging(softhsm, tmp_path)
     log = tmp_path / "log"
@@ -333,7 +337,7 @@ def test_d20_a_worker_outlives_nobody_for_long(softhsm: SoftHsm, tmp_path: Path,
 
 @_both_ways
 def test_d20_a_worker_that_has_nothing_to_do_ends_with_its_program(
-    softhsm: SoftHsm, tmp_path: Path, situation: str
+    softhsm: SoftHsmUnderTest, tmp_path: Path, situation: str
 ) -> None:
     """D20: where the program is killed, the worker that waits for a question ends its module, and itself."""
     module = FaultModule(softhsm.module, tmp_path)
@@ -356,7 +360,9 @@ def _await_end(mark: Path, log: Path) -> None:
 
 @pytest.mark.parametrize("closed", ["<&- >&-", "<&- 2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 @pytest.mark.parametrize("situation", [FORKED, PREPARED, SPAWNED], ids=["forked", "prepared", "spawned"])
-def test_closed_standard_streams_are_no_matter(softhsm: SoftHsm, tmp_path: Path, situation: str, closed: str) -> None:
+def test_closed_standard_streams_are_no_matter(
+    softhsm: SoftHsmUnderTest, tmp_path: Path, situation: str, closed: str
+) -> None:
     """A program whose standard streams are closed gets the same answer: a socket may have such a number."""
     answer = tmp_path / "answer"
     program = command(situation, tasks.written, softhsm.module, str(answer))

@@ -8,21 +8,22 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 
-from tests.e2e.tpm_device import TpmDevice
 from tests.support import documents
 from tests.support.devices import Device, Observer
-from tests.support.fault_device import THING, FaultyDevice, faulty_device
+from tests.support.fault_device import THING, FaultyDevice
 from tests.support.fault_module import FaultModule
 from tests.support.processes import program, run, wait_until
-from tests.support.softhsm_under_test import SoftHsm
+from tests.support.softhsm import MODULE
+from tests.support.softhsm_under_test import SoftHsmUnderTest
 from tests.support.tpm2 import Tpm2
+from tests.support.tpm_device import TpmDevice
 from tests.tokens.worker_programs import has_ended
 
 # It is 0.2 s on a machine that has nothing else to do.
@@ -45,16 +46,9 @@ with connect(identity) as connection:
 
 
 @pytest.fixture
-def faulty(tmp_path: Path) -> Iterator[FaultyDevice]:
-    """A device, not enrolled, whose module fails on demand, and an API that issues."""
-    with faulty_device(tmp_path) as device:
-        yield device
-
-
-@pytest.fixture
 def counted(device: Device, tmp_path: Path) -> FaultModule:
     """The module of the cloud's device, which notes each call."""
-    module = FaultModule(SoftHsm(_folder(tmp_path)).module, tmp_path)
+    module = FaultModule(MODULE, tmp_path)
     device.extra["HSM_ENROLL_MODULE"] = str(module.file)
     return module
 
@@ -103,7 +97,7 @@ def test_a_module_that_crashes_at_the_end_changes_no_exit_status(
     device: Device, thing: str, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     """D5: where a module's destructors crash, every command ends with its own status, good or bad."""
-    device.extra["HSM_ENROLL_MODULE"] = str(SoftHsm(_folder(tmp_path)).faulty_module(CRASHING_AT_END=1))
+    device.extra["HSM_ENROLL_MODULE"] = str(SoftHsmUnderTest(_folder(tmp_path)).faulty_module(CRASHING_AT_END=1))
     for command, status in {
         ("tokens",): 0,
         ("csr",): 0,
@@ -118,10 +112,10 @@ def test_a_module_that_crashes_at_the_end_changes_no_exit_status(
 
 def test_a_module_that_exports_its_function_list_alone(device: Device, thing: str, tmp_path: Path) -> None:
     """A module that exports C_GetFunctionList and nothing else, as p11-kit's proxy does, works everywhere."""
-    front = SoftHsm(_folder(tmp_path)).other_module()
+    front = SoftHsmUnderTest(_folder(tmp_path)).other_module()
     symbols = run([program("nm", package="binutils"), "--dynamic", "--defined-only", str(front)])
     assert [line.split()[-1] for line in symbols.splitlines()] == ["C_GetFunctionList"]
-    for folder in (device.tokens, device.home):
+    for folder in (device.softhsm.tokens, device.home):
         for file in sorted(folder.rglob("*"), reverse=True):
             file.rmdir() if file.is_dir() else file.unlink()
     device.extra["HSM_ENROLL_MODULE"] = str(front)

@@ -5,29 +5,30 @@ from __future__ import annotations
 import errno
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hsm_enroll.errors import HsmEnrollError
 from hsm_enroll.token import worker
-from tests.support.softhsm_under_test import SoftHsm
+from tests.support.fault_codes import CKR
+from tests.support.fault_module import FaultModule
+from tests.support.softhsm_under_test import SoftHsmUnderTest
 from tests.tokens import worker_tasks as tasks
 from tests.tokens.worker_programs import FORKED, SPAWNED, done
 
 _both_ways = pytest.mark.parametrize("situation", [FORKED, SPAWNED], ids=["forked", "spawned"])
 
-_CKR_GENERAL_ERROR = 0x5
-
 
 @_both_ways
-def test_a_machine_that_starts_no_more_processes(softhsm: SoftHsm, situation: str) -> None:
+def test_a_machine_that_starts_no_more_processes(softhsm: SoftHsmUnderTest, situation: str) -> None:
     """Where no process can be started, that is the error; no descriptor stays open and no signal stays blocked."""
     _assert_no_process(done(situation, tasks.without_processes, softhsm.module), errno.EAGAIN)
 
 
 @_both_ways
-def test_a_process_that_may_open_nothing_more(softhsm: SoftHsm, situation: str) -> None:
+def test_a_process_that_may_open_nothing_more(softhsm: SoftHsmUnderTest, situation: str) -> None:
     """Where no descriptor is free, that is the error, and nothing is left behind."""
     _assert_no_process(done(situation, tasks.without_descriptors, softhsm.module), errno.EMFILE)
 
@@ -40,20 +41,21 @@ def _assert_no_process(outcome: dict[str, Any], number: int) -> None:
 
 @_both_ways
 @pytest.mark.parametrize(
-    ("faults", "time_limit", "kind"),
+    ("fault", "time_limit", "kind"),
     [
-        ({}, "30", "answer"),
-        ({"FAILING": "INITIALIZE", "RETURNING": _CKR_GENERAL_ERROR}, "30", "ModuleUnusableError"),
-        ({"CRASHING": 1}, "30", "ModuleUnusableError"),
-        ({"HANGING": '"/dev/null"'}, "0.1", "ModuleUnusableError"),
+        ("tell 0", "30", "answer"),
+        (f"fail {CKR['CKR_GENERAL_ERROR']:x}", "30", "ModuleUnusableError"),
+        ("segv 0", "30", "ModuleUnusableError"),
+        ("hang 0", "0.1", "ModuleUnusableError"),
     ],
     ids=["answering", "refusing", "crashing", "hanging"],
 )
 def test_many_workers_leave_nothing_behind(
-    softhsm: SoftHsm, situation: str, faults: dict[str, str | int], time_limit: str, kind: str
+    softhsm: SoftHsmUnderTest, tmp_path: Path, situation: str, fault: str, time_limit: str, kind: str
 ) -> None:
     """However often a module is asked and however it ends: no descriptor, no child, and the signals blocked before."""
-    outcome = done(situation, tasks.asked_often, softhsm.faulty_module(**faults), time_limit)
+    module = FaultModule(softhsm.module, tmp_path, f"C_Initialize 1+ {fault}").file
+    outcome = done(situation, tasks.asked_often, module, time_limit)
     assert set(outcome["kinds"]) == {kind}
     assert outcome["after"] == outcome["before"]
     [_, blocked, children] = outcome["after"]
@@ -62,7 +64,7 @@ def test_many_workers_leave_nothing_behind(
 
 
 @_both_ways
-def test_a_worker_that_was_dismissed_is_not_asked(softhsm: SoftHsm, situation: str) -> None:
+def test_a_worker_that_was_dismissed_is_not_asked(softhsm: SoftHsmUnderTest, situation: str) -> None:
     """Dismissing and ending a worker twice does nothing more, and asking it then is the caller's mistake."""
     outcome = done(situation, tasks.used_up, softhsm.module)
     assert outcome["said"] == [f"the worker of {softhsm.module} has been dismissed"] * 4
@@ -70,9 +72,9 @@ def test_a_worker_that_was_dismissed_is_not_asked(softhsm: SoftHsm, situation: s
 
 
 @_both_ways
-def test_a_fork_of_the_program_leaves_the_worker_alone(softhsm: SoftHsm, situation: str) -> None:
+def test_a_fork_of_the_program_leaves_the_worker_alone(softhsm: SoftHsmUnderTest, situation: str) -> None:
     """A program that forks keeps its worker, whatever the fork does; and the worker ends although the fork lives."""
     outcome = done(situation, tasks.forks_itself, softhsm.module)
     assert outcome["answers"] == [2, 2]
     assert outcome["gone"]
-    assert outcome["seconds"] < worker._GOODBYE_SECONDS / 2
+    assert outcome["seconds"] < worker.GOODBYE_SECONDS / 2

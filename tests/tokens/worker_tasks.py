@@ -23,7 +23,7 @@ from hsm_enroll.token import selection, tokens, worker
 from hsm_enroll.token.tokens import Tokens
 from hsm_enroll.token.worker import Worker
 from hsm_enroll.uri import Pkcs11Uri
-from tests.support.processes import wait_until
+from tests.support.processes import children, wait_until
 from tests.tokens.worker_programs import as_outcome, await_mark, has_ended, told
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
@@ -36,7 +36,7 @@ def who_answers(module: Path) -> Any:
     """Tell the command lines of both processes, and what the worker's is not to have inherited."""
     with Worker(module) as asked:
         asked.request("tokens")
-        process = _process(asked)
+        process = _process()
         status = Path(f"/proc/{process}/status").read_text()
         fields = dict(line.split(":\t", 1) for line in status.splitlines())
         return {
@@ -71,7 +71,7 @@ def listed(module: Path, limit: str) -> Any:
 
 def used(module: Path, pin: str, limit: str) -> Any:
     """Log in, make a key and sign with it, each within so many seconds, and then ask once more."""
-    worker.TIME_LIMIT_SECONDS = tokens._GENERATION_SECONDS = worker._GOODBYE_SECONDS = float(limit)
+    worker.TIME_LIMIT_SECONDS = tokens.GENERATION_SECONDS = worker.GOODBYE_SECONDS = float(limit)
     begin = time.monotonic()
     with Tokens() as asked:
         first = _outcome(lambda: _signature(asked, module, pin))
@@ -106,7 +106,7 @@ def asked_for_too_late(module: Path, mark: str) -> Any:
     with Worker(module) as asked:
         asked.send("tokens", limit=1)
         await_mark(mark)
-        child = _process(asked)
+        child = _process()
         wait_until(lambda: has_ended(child), "the end of the worker", _NO_LOG, seconds=15)
         return _outcome(asked.receive)
 
@@ -175,7 +175,7 @@ def forks_itself(module: Path) -> Any:
     """Fork while a worker is there: one fork leaves the block as its parent will, another one keeps all that it has."""
     with Tokens() as asked:
         first = len(asked.listed(module))
-        child = _process(asked._worker(module))
+        child = _process()
         fork = os.fork()
         if fork == 0:
             with suppress(BaseException):
@@ -225,7 +225,7 @@ def in_a_process_that_takes_signals(module: Path) -> Any:
     signal.set_wakeup_fd(_nonblocking_pipe())
     with Worker(module) as asked:
         asked.request("tokens")
-        child = _process(asked)
+        child = _process()
         for number in ENDING:
             os.kill(child, number)
         answers = len(asked.request("tokens"))
@@ -259,7 +259,7 @@ def idles(module: Path, mark: str) -> None:
     """Have a worker that has answered, and do something else for ever."""
     with Worker(module) as asked:
         asked.request("tokens")
-        Path(mark).write_text(f"{_process(asked)}\n")
+        Path(mark).write_text(f"{_process()}\n")
         threading.Event().wait()
 
 
@@ -275,9 +275,10 @@ def _signature(asked: Tokens, module: Path, pin: str) -> bool:
         return bool(opened.generate(KeyType.EC_P256, label=key_id.hex(), key_id=key_id).sign(b"a request"))
 
 
-def _process(asked: Worker) -> int:
-    assert asked._child is not None
-    return asked._child.process
+def _process() -> int:
+    """Return the id of the worker: the one process that this one has started."""
+    [child] = children(os.getpid())
+    return child
 
 
 def _command_line(process: int) -> list[str]:

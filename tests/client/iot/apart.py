@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from hsm_enroll.iot import Fallbacks, connect
-from hsm_enroll.secret import Secret
 from hsm_enroll.store.identity import Identity
-from tests.client.iot.softhsm import PIN
+from tests.support.softhsm import PIN
 
 _TIME_LIMIT = 60.0
 
@@ -59,7 +58,7 @@ def _publish(
 ) -> Fallbacks:
     with connect(
         identity,
-        Secret(PIN),
+        PIN,
         purpose="publish",
         ca_file=ca_file,
         endpoint=endpoint,
@@ -72,5 +71,5 @@ def _publish(
 
 
 def _connect(identity: Identity, purpose: str, ca_file: Path, port: int | None, tls13: bool) -> Fallbacks:
-    with connect(identity, Secret(PIN), purpose=purpose, ca_file=ca_file, port=port, tls13=tls13) as connection:
+    with connect(identity, PIN, purpose=purpose, ca_file=ca_file, port=port, tls13=tls13) as connection:
         return connection.fallbacks

@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from hsm_enroll.key import KeyOrigin, KeyType, TokenName
+from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.store.identity import Identity
-from tests.client.iot.softhsm import MODULE, SoftHsm
 from tests.support import broker as mosquitto
 from tests.support.authority import Authority
 from tests.support.broker import Broker
+from tests.support.identities import identity as an_identity
+from tests.support.softhsm import MODULE, SoftHsm
 
 ROOT = Path(__file__).parents[3]
-_KEY_TYPES = {KeyType.EC_P256: "EC:prime256v1", KeyType.EC_P384: "EC:secp384r1", KeyType.RSA_2048: "rsa:2048"}
+_KEY_TYPES = [KeyType.EC_P256, KeyType.EC_P384, KeyType.RSA_2048]
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +37,7 @@ def softhsm(tmp_path_factory: pytest.TempPathFactory) -> SoftHsm:
     """Tokens "gateway" and, twice, "twin"."""
     softhsm = SoftHsm(tmp_path_factory.mktemp("softhsm"))
     for label in ("gateway", "twin", "twin"):
-        softhsm.create_token(label)
+        softhsm.add_token(label)
     return softhsm
 
 
@@ -71,20 +72,14 @@ def environment(softhsm: SoftHsm, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _enrolled(softhsm: SoftHsm, authority: Authority, thing: str, key_type: KeyType, key_id: bytes) -> Identity:
-    spki = softhsm.create_key("gateway", thing, _KEY_TYPES[key_type], key_id)
-    return Identity(
+    spki = softhsm.create_key("gateway", thing, key_type, key_id)
+    return an_identity(
         thing_name=thing,
-        certificate_id="0" * 64,
         certificate_pem=authority.issue_client(spki, thing).public_bytes(Encoding.PEM).decode(),
         token=TokenName(MODULE, "gateway", "", "SoftHSM project", "SoftHSM v2"),
         key_label=thing,
         key_id=key_id,
         key_type=key_type,
-        key_origin=KeyOrigin(
-            local=True, sensitive=True, extractable=False, never_extractable=True, always_sensitive=True
-        ),
-        api="https://localhost",
         mqtt_endpoint="localhost",
         mqtt_port=mosquitto.free_port(),
-        attested=False,
     )

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from tests.client.iot.softhsm import MODULE
+from tests.support.softhsm import MODULE
 
 CKR_OK = 0x00
 CKR_GENERAL_ERROR = 0x05

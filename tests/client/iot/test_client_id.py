@@ -17,16 +17,15 @@ from hypothesis import strategies as st
 from hsm_enroll.errors import MqttError, MqttRefusedError
 from hsm_enroll.iot import Fallbacks, connect, failures
 from hsm_enroll.iot.target import Target, own_client_id
-from hsm_enroll.secret import Secret
 from hsm_enroll.store.identity import Identity
 from tests.client.iot import cryptoki
 from tests.client.iot.apart import apart, connect_apart, publish_apart
-from tests.client.iot.softhsm import PIN
 from tests.support import scripted
 from tests.support.authority import Authority
 from tests.support.broker import Broker
 from tests.support.relay import Intolerance, relaying
 from tests.support.scripted import CONNECT, Packet
+from tests.support.softhsm import PIN
 
 _HANG_UP = None
 # MQTT 5.0 §3.2.2.2
@@ -93,7 +92,7 @@ def test_a_programs_connection_has_the_things_name(identity: Identity, broker: B
 
 
 def _connect(identity: Identity, ca_file: Path, purpose: str | None) -> Fallbacks:
-    with connect(identity, Secret(PIN), purpose=purpose, ca_file=ca_file) as connection:
+    with connect(identity, PIN, purpose=purpose, ca_file=ca_file) as connection:
         return connection.fallbacks
 
 
@@ -109,12 +108,12 @@ def test_nobody_is_thrown_out_and_nothing_is_lost(identity: Identity, broker: Br
 
 def _stay_connected(identity: Identity, ca_file: Path) -> list[list[bytes]]:
     topic = f"device/{identity.thing_name}/x"
-    with connect(identity, Secret(PIN), ca_file=ca_file) as program:
+    with connect(identity, PIN, ca_file=ca_file) as program:
         heard_by_program = program.subscribe(topic)
         for number in range(3):
             publish_apart(identity, topic, str(number).encode(), ca_file=ca_file)
         connect_apart(identity, purpose="doctor", ca_file=ca_file)
-        with connect(identity, Secret(PIN), purpose="subscribe", ca_file=ca_file) as listener:
+        with connect(identity, PIN, purpose="subscribe", ca_file=ca_file) as listener:
             heard_by_listener = listener.subscribe(topic)
             program.publish(topic, b"still here")
             return [
@@ -177,7 +176,7 @@ def test_the_things_name_takes_no_second_login(identity: Identity, authority: Au
 
 def _watched_connect(identity: Identity, ca_file: Path, tls13: bool) -> tuple[Fallbacks, list[int]]:
     logins = cryptoki.answers("C_Login")
-    with connect(identity, Secret(PIN), purpose="try", ca_file=ca_file, tls13=tls13) as connection:
+    with connect(identity, PIN, purpose="try", ca_file=ca_file, tls13=tls13) as connection:
         assert (connection.tls_fallback, connection.client_id_fallback) == connection.fallbacks
         return connection.fallbacks, list(logins)
 
@@ -276,12 +275,12 @@ def test_all_attempts_share_one_time_limit(identity: Identity, authority: Author
     with scripted.serving(script, context) as port:
         identity = dataclasses.replace(identity, mqtt_port=port)
         message, seconds = apart(_run_out_of_time, identity, authority.certificate, 2.0)
-    assert re.search(r"no broker answers at .* (within 1\.\d s|\(AWS_ERROR_MQTT_TIMEOUT\))", message), message
+    assert re.search(r"no broker answers at .* (within (1\.\d|2) s|\(AWS_ERROR_MQTT_TIMEOUT\))", message), message
     assert seconds < 4.0
 
 
 def _run_out_of_time(identity: Identity, ca_file: Path, timeout: float) -> tuple[str, float]:
     begin = time.monotonic()
     with pytest.raises(MqttError) as caught:
-        connect(identity, Secret(PIN), purpose="try", ca_file=ca_file, timeout=timeout)
+        connect(identity, PIN, purpose="try", ca_file=ca_file, timeout=timeout)
     return caught.value.message, time.monotonic() - begin

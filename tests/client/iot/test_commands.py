@@ -22,21 +22,24 @@ from hsm_enroll.store.identity import Identity
 from hsm_enroll.store.journal import Attempt
 from hsm_enroll.token.reports import TokenReport
 from hsm_enroll.token.tokens import Tokens
-from tests.client.iot.device import Device, enrolled_device
+from tests.client.iot.device import EnrolledDevice, enrolled_device
 from tests.support import broker as mosquitto
-from tests.support import documents, scripted
+from tests.support import scripted
 from tests.support.authority import Authority
 from tests.support.broker import Broker
 from tests.support.scripted import CONNECT, PUBLISH, Packet
+from tests.support.softhsm import SoftHsm
 
 _TIME_LIMIT = 60.0
 _FELL_BACK = "connected with the Thing's name as client id, which ends any other connection that uses it: "
 
 
 @pytest.fixture
-def device(identity: Identity, broker: Broker, authority: Authority, tmp_path: Path) -> Device:
+def device(
+    identity: Identity, broker: Broker, authority: Authority, softhsm: SoftHsm, tmp_path: Path
+) -> EnrolledDevice:
     """An enrolled device whose broker is there."""
-    return enrolled_device(identity, broker.port, authority, tmp_path / "home")
+    return enrolled_device(identity, broker.port, authority, softhsm, tmp_path)
 
 
 @contextmanager
@@ -53,78 +56,85 @@ def _refusing(authority: Authority, *, own: int, thing: int = 0) -> Iterator[int
         yield port
 
 
-def test_publish_does_not_disturb_subscribe(device: Device, broker: Broker) -> None:
+def test_publish_does_not_disturb_subscribe(device: EnrolledDevice, broker: Broker) -> None:
     """D26: a subscriber gets what the same device publishes beside it, each under an id of its own."""
     topic = f"device/{device.thing}/x"
     with device.start("subscribe", topic, "--count", "2") as subscriber:
         broker.log.wait_for(f"Sending SUBACK to {device.thing}/subscribe-")
         for message in ("one", "two"):
-            status, output, errors = device.run("publish", topic, message)
-            assert (status, output) == (0, f"published 3 bytes to {topic}\n")
-            assert "warning" not in errors
+            publish = device.run("publish", topic, message)
+            assert (publish.returncode, publish.stdout) == (0, f"published 3 bytes to {topic}\n")
+            assert "warning" not in publish.stderr
         output, errors = subscriber.communicate(timeout=_TIME_LIMIT)
     assert (subscriber.returncode, output) == (0, "one\ntwo\n")
     assert "warning" not in errors
     assert re.search(rf"{device.thing}/publish-[0-9a-f]{{8}} ", broker.log.wait_for(f"as {device.thing}/publish-"))
 
 
-def test_subscribe_gives_its_messages_as_one_document(device: Device, broker: Broker) -> None:
-    """With ``--json`` the messages are one document, written when the last of them has come."""
-    topic = f"device/{device.thing}/x"
-    with device.start("subscribe", topic, "--count", "1", "--json") as subscriber:
-        broker.log.wait_for(f"Sending SUBACK to {device.thing}/subscribe-")
-        device.run("publish", topic, "één")
-        output, errors = subscriber.communicate(timeout=_TIME_LIMIT)
-    assert (subscriber.returncode, errors) == (0, "")
-    assert documents.read(["subscribe"], output) == {"messages": [{"topic": topic, "payload": "één"}]}
-
-
-def test_publish_says_that_its_id_was_refused(device: Device, authority: Authority) -> None:
+def test_publish_says_that_its_id_was_refused(device: EnrolledDevice, authority: Authority) -> None:
     """D26: where the id is refused the message goes out under the Thing's name, and one line on stderr says so."""
     with _refusing(authority, own=0x87) as port:
-        status, output, errors = device.at(port).run("publish", f"device/{device.thing}/x", "x", "--json")
-    assert status == 0
-    assert json.loads(output)["published"]["bytes"] == 1
-    [line] = errors.splitlines()
+        run = device.at(port).run("publish", f"device/{device.thing}/x", "x", "--json")
+    assert run.returncode == 0
+    assert json.loads(run.stdout)["published"]["bytes"] == 1
+    [line] = run.stderr.splitlines()
     assert line.startswith(f"warning: {_FELL_BACK}localhost:{port} refused client id '{device.thing}/publish-")
 
 
-def test_a_refused_topic_is_told_with_the_devices_own(device: Device) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("publish", "a/#", "x"),
+        ("publish", "1/2/3/4/5/6/7/8/9", "x"),
+        ("publish", "a" * 257, "x"),
+        ("subscribe", "a/#/b"),
+        ("subscribe", "1/2/3/4/5/6/7/8/9"),
+    ],
+    ids=["wildcard", "levels", "length", "filter", "filter's levels"],
+)
+def test_what_aws_iot_would_not_accept_is_refused_without_connecting(
+    arguments: tuple[str, ...], device: EnrolledDevice
+) -> None:
+    """Exit status 2, although nothing listens where the broker should be: neither token nor broker is needed."""
+    error = device.at(mosquitto.free_port()).with_environment(HSM_ENROLL_PIN="wrong").error(*arguments)
+    assert error["exitStatus"] == 2
+
+
+def test_a_refused_topic_is_told_with_the_devices_own(device: EnrolledDevice) -> None:
     """D19: who publishes to a topic of another is told which ones are this device's."""
-    status, output, _ = device.run("publish", "device/another/x", "x", "--json")
-    error = json.loads(output)["error"]
-    assert (status, error["code"]) == (40, "mqtt-refused")
+    error = device.error("publish", "device/another/x", "x")
+    assert (error["exitStatus"], error["code"]) == (40, "mqtt-refused")
     for topic in (f"certtest/{device.thing}", f"device/{device.thing}/#", f"$aws/things/{device.thing}/shadow/#"):
         assert topic in error["hint"]
 
 
-def test_the_first_message_has_an_id_of_its_own(device: Device, broker: Broker) -> None:
+def test_the_first_message_has_an_id_of_its_own(device: EnrolledDevice, broker: Broker) -> None:
     """D26: ``init``'s first message goes to the Thing's hello topic and throws nobody out."""
     attempt = Attempt(
         device.identity.token, KeyType.EC_P256, device.identity.key_label, device.identity.key_id, new_key=False
     )
-    attempt.save(device.folder)
+    attempt.save(device.home)
     with broker.observed("#") as observer:
-        status, output, errors = device.run("init", "--json")
+        run = device.run("init", "--json")
         observer.wait_for(f"certtest/{device.thing} ")
-    assert (status, errors) == (0, "")
-    assert json.loads(output)["topics"]["hello"] == f"certtest/{device.thing}"
+    assert (run.returncode, run.stderr) == (0, "")
+    assert json.loads(run.stdout)["topics"]["hello"] == f"certtest/{device.thing}"
     broker.log.wait_for(f"as {device.thing}/init-")
 
 
-def test_init_says_that_its_id_was_refused(device: Device, authority: Authority) -> None:
+def test_init_says_that_its_id_was_refused(device: EnrolledDevice, authority: Authority) -> None:
     """D26: ``init`` falls back and says so as ``publish`` does."""
     attempt = Attempt(
         device.identity.token, KeyType.EC_P256, device.identity.key_label, device.identity.key_id, new_key=False
     )
-    attempt.save(device.folder)
+    attempt.save(device.home)
     with _refusing(authority, own=0x85) as port:
-        status, _, errors = device.at(port).run("init", "--json")
-    assert status == 0
-    assert f"warning: {_FELL_BACK}localhost:{port} refused client id '{device.thing}/init-" in errors
+        run = device.at(port).run("init", "--json")
+    assert run.returncode == 0
+    assert f"warning: {_FELL_BACK}localhost:{port} refused client id '{device.thing}/init-" in run.stderr
 
 
-def test_status_tells_the_topics(device: Device) -> None:
+def test_status_tells_the_topics(device: EnrolledDevice) -> None:
     """``status`` has the topics that are the device's by the built-in policy, as JSON and for a person."""
     own = {
         "hello": f"certtest/{device.thing}",
@@ -132,8 +142,8 @@ def test_status_tells_the_topics(device: Device) -> None:
         "shadow": f"$aws/things/{device.thing}/shadow/#",
         "jobs": f"$aws/things/{device.thing}/jobs/#",
     }
-    assert json.loads(device.run("status", "--json")[1])["topics"] == own
-    told = device.run("status")[1]
+    assert device.json("status")["topics"] == own
+    told = device.run("status").stdout
     assert all(topic in told for topic in own.values())
 
 
@@ -141,7 +151,7 @@ def _must_not_be_asked(_: TokenName) -> Secret:
     pytest.fail("the PIN was asked for")
 
 
-def _not_logged_in(device: Device, login: Login | None, tokens: Tokens | None = None) -> Finding:
+def _not_logged_in(device: EnrolledDevice, login: Login | None, tokens: Tokens | None = None) -> Finding:
     """What the doctor finds where no login is tried, so that this process may see it."""
     with tokens or Tokens() as there:
         return checks_login.mqtt(Patient(settings.load(device.environment, {}), device.environment, there), login)
@@ -164,15 +174,15 @@ class _Locking(Tokens):
 _NOT_ASKED = Login(_must_not_be_asked, lambda _: None)
 
 
-def _doctor(device: Device, *options: str) -> tuple[int, dict[str, Any], str]:
+def _doctor(device: EnrolledDevice, *options: str) -> tuple[int, dict[str, Any], str]:
     """Run the doctor; return its exit status, its finding about the login, and what the other ones have wrong."""
-    status, output, _ = device.run("doctor", "--json", *options)
-    findings = {finding["id"]: finding for finding in json.loads(output)["checks"]}
+    run = device.run("doctor", "--json", *options)
+    findings = {finding["id"]: finding for finding in json.loads(run.stdout)["checks"]}
     login = findings.pop("mqtt.login")
-    return status, login, ", ".join(name for name, found in findings.items() if found["status"] == "failed")
+    return run.returncode, login, ", ".join(name for name, found in findings.items() if found["status"] == "failed")
 
 
-def test_the_doctor_tries_no_login_unasked(device: Device, broker: Broker) -> None:
+def test_the_doctor_tries_no_login_unasked(device: EnrolledDevice, broker: Broker) -> None:
     """D1: without --login the doctor says that it tried no PIN, and how to have it tried; with it, it is let in."""
     assert _doctor(device) == (
         0,
@@ -190,26 +200,28 @@ def test_the_doctor_tries_no_login_unasked(device: Device, broker: Broker) -> No
     broker.log.wait_for(f"as {device.thing}/doctor-")
 
 
-def test_the_doctor_does_not_look_at_the_network_for_a_login(device: Device) -> None:
+def test_the_doctor_does_not_look_at_the_network_for_a_login(device: EnrolledDevice) -> None:
     """``--login`` is one check more, and none of those of ``--online``."""
     ids, ids_without = (
-        [finding["id"] for finding in json.loads(device.run("doctor", "--json", *options)[1])["checks"]]
-        for options in (["--login"], [])
+        [finding["id"] for finding in device.json("doctor", *options)["checks"]] for options in (["--login"], [])
     )
     assert ids == ids_without
     assert ids[-1] == "mqtt.login"
 
 
-def test_the_doctor_sees_a_revoked_certificate(identity: Identity, authority: Authority, tmp_path: Path) -> None:
+def test_the_doctor_sees_a_revoked_certificate(
+    identity: Identity, authority: Authority, softhsm: SoftHsm, tmp_path: Path
+) -> None:
     """D19: a certificate that the broker does not take any more fails the doctor with --login, and nothing else."""
     certificate = x509.load_pem_x509_certificate(identity.certificate_pem.encode())
     with mosquitto.running(tmp_path / "strict", authority, crl=authority.revoke(certificate)) as broker:
-        status, login, failed = _doctor(enrolled_device(identity, broker.port, authority, tmp_path / "home"), "--login")
+        device = enrolled_device(identity, broker.port, authority, softhsm, tmp_path)
+        status, login, failed = _doctor(device, "--login")
     assert (status, login["status"], failed) == (1, "failed", "")
     assert login["hint"] == MqttRefusedError.default_hint
 
 
-def test_the_doctor_warns_of_a_policy_without_ids(device: Device, authority: Authority) -> None:
+def test_the_doctor_warns_of_a_policy_without_ids(device: EnrolledDevice, authority: Authority) -> None:
     """D26: where the Thing's name is the only id that is let in, the doctor warns, and says whom to ask for what."""
     with _refusing(authority, own=0x87) as port:
         status, login, _ = _doctor(device.at(port), "--login")
@@ -219,7 +231,7 @@ def test_the_doctor_warns_of_a_policy_without_ids(device: Device, authority: Aut
     assert f"{device.thing}/…" in login["hint"]
 
 
-def test_the_doctor_tells_what_the_broker_says(device: Device, authority: Authority) -> None:
+def test_the_doctor_tells_what_the_broker_says(device: EnrolledDevice, authority: Authority) -> None:
     """D19: a device that is let in under no name fails, with the error's own message and hint."""
     with _refusing(authority, own=0x87, thing=0x87) as port:
         _, login, failed = _doctor(device.at(port), "--login")
@@ -228,14 +240,18 @@ def test_the_doctor_tells_what_the_broker_says(device: Device, authority: Author
     assert login["hint"] == MqttRefusedError.default_hint
 
 
-def test_the_doctor_tells_of_a_wrong_pin(device: Device) -> None:
+def test_the_doctor_tells_of_a_wrong_pin(device: EnrolledDevice) -> None:
     """D1: a PIN that the token refuses is a failed check."""
-    _, login, failed = _doctor(device.with_pin("123456-is-wrong"), "--login")
-    assert (login["status"], login["message"], failed) == ("failed", "token 'gateway' refused the PIN (CKR_PIN_INCORRECT)", "")
+    _, login, failed = _doctor(device.with_environment(HSM_ENROLL_PIN="123456-is-wrong"), "--login")
+    assert (login["status"], login["message"], failed) == (
+        "failed",
+        "token 'gateway' refused the PIN (CKR_PIN_INCORRECT)",
+        "",
+    )
     assert "once" in login["hint"]
 
 
-def test_the_doctor_tells_of_a_missing_pin(device: Device) -> None:
+def test_the_doctor_tells_of_a_missing_pin(device: EnrolledDevice) -> None:
     """D4: where there is no PIN to be had the check fails, and says where it was looked for."""
 
     def missing(_: TokenName) -> Secret:
@@ -252,31 +268,33 @@ def test_the_doctor_tells_of_a_missing_pin(device: Device) -> None:
         (False, "one more wrong PIN would lock token 'gateway', so no PIN was tried"),
     ],
 )
-def test_the_doctor_tries_no_pin_that_would_lock(locked: bool, message: str, device: Device) -> None:
+def test_the_doctor_tries_no_pin_that_would_lock(locked: bool, message: str, device: EnrolledDevice) -> None:
     """D2: with the PIN locked, or before the try that would lock it, --login asks for none and tries none."""
     finding = _not_logged_in(device, _NOT_ASKED, _Locking(locked=locked))
     assert (finding.status, finding.message) == (Status.FAILED, message)
 
 
-def test_the_doctor_has_nobody_to_log_in_as(device: Device) -> None:
+def test_the_doctor_has_nobody_to_log_in_as(device: EnrolledDevice) -> None:
     """A device that is not enrolled has no login to try, asked or not."""
-    (device.folder / "identity.json").unlink()
+    (device.home / "identity.json").unlink()
     for login in (None, _NOT_ASKED):
         finding = _not_logged_in(device, login)
         assert finding == Finding("mqtt.login", Status.SKIPPED, "no certificate to connect with")
 
 
-def test_the_doctor_does_not_log_in_with_another_key(device: Device, identities: dict[KeyType, Identity]) -> None:
+def test_the_doctor_does_not_log_in_with_another_key(
+    device: EnrolledDevice, identities: dict[KeyType, Identity]
+) -> None:
     """A key that is not the certificate's is told as that; a refusal of the broker would lead astray."""
     other = identities[KeyType.EC_P384]
-    dataclasses.replace(device.identity, certificate_pem=other.certificate_pem).save(device.folder)
+    dataclasses.replace(device.identity, certificate_pem=other.certificate_pem).save(device.home)
     finding = _not_logged_in(device, _NOT_ASKED)
     assert finding == Finding("mqtt.login", Status.SKIPPED, "see key.matches-certificate")
 
 
-def test_the_doctor_needs_the_token(device: Device) -> None:
+def test_the_doctor_needs_the_token(device: EnrolledDevice) -> None:
     """Without the token there is nothing to log in to; that it is gone is another finding."""
     token = device.identity.token._replace(serial="0000000000000000")
-    dataclasses.replace(device.identity, token=token).save(device.folder)
+    dataclasses.replace(device.identity, token=token).save(device.home)
     finding = _not_logged_in(device, _NOT_ASKED)
     assert finding == Finding("mqtt.login", Status.SKIPPED, "no token to log in to")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hsm_enroll.iot.inbox import Inbox, Message
+from hsm_enroll.iot.inbox import CAPACITY, Inbox, Message
 
 
 def test_a_message_goes_to_every_stream_it_matches() -> None:
@@ -13,8 +13,8 @@ def test_a_message_goes_to_every_stream_it_matches() -> None:
     for message in (first, second):
         inbox.deliver(message)
     inbox.end()
-    assert [wide.messages.get_nowait() for _ in range(3)] == [first, second, None]
-    assert [narrow.messages.get_nowait() for _ in range(2)] == [first, None]
+    assert list(wide) == [first, second]
+    assert list(narrow) == [first]
 
 
 def test_a_removed_stream_keeps_nothing_more() -> None:
@@ -23,5 +23,31 @@ def test_a_removed_stream_keeps_nothing_more() -> None:
     kept, removed = inbox.add("plant/#"), inbox.add("plant/#")
     inbox.remove(removed)
     inbox.deliver(Message("plant/1", b"a"))
-    assert kept.messages.qsize() == 1
-    assert removed.messages.empty()
+    inbox.end()
+    assert list(kept) == [Message("plant/1", b"a")]
+    removed.end()
+    assert list(removed) == []
+
+
+def test_a_stream_that_nobody_reads_does_not_grow_without_end() -> None:
+    """D29: a stream keeps as many messages as there is room for, in memory, then ends and says why."""
+    inbox = Inbox()
+    stream = inbox.add("plant/#")
+    message = Message("plant/1", b"x" * (CAPACITY // 4))
+    for _ in range(10):
+        inbox.deliver(message)
+    assert list(stream) == [message] * 3
+    assert stream.overflowed
+
+
+def test_a_stream_that_is_read_takes_any_number_of_messages() -> None:
+    """D29: what has been taken takes no room any more; empty messages take some too."""
+    inbox = Inbox()
+    stream = inbox.add("plant/#")
+    messages = iter(stream)
+    for _ in range(10):
+        inbox.deliver(Message("plant/1", b"x" * (CAPACITY // 4)))
+        next(messages)
+    for _ in range(CAPACITY // 256):
+        inbox.deliver(Message("plant/1", b""))
+    assert stream.overflowed

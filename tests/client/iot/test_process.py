@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import select
@@ -17,10 +16,10 @@ from hsm_enroll.key import KeyType
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.store.journal import Attempt
 from tests.client.iot.conftest import ROOT
-from tests.client.iot.device import Device, enrolled_device
-from tests.client.iot.softhsm import PIN
+from tests.client.iot.device import EnrolledDevice, enrolled_device
 from tests.support.authority import Authority
 from tests.support.broker import Broker
+from tests.support.softhsm import PIN, SoftHsm
 
 _TIME_LIMIT = 30.0
 _COMMANDS = {
@@ -33,9 +32,9 @@ _COMMANDS = {
 class Module:
     """Has the module run Python of ours, in one of its functions, before its own, in every process of a command."""
 
-    def __init__(self, folder: Path, device: Device) -> None:
+    def __init__(self, folder: Path, device: EnrolledDevice) -> None:
         self._folder = folder
-        self.environment = {**device.environment, "PYTHONPATH": os.pathsep.join((str(folder), str(ROOT)))}
+        self.device = device.with_environment(PYTHONPATH=os.pathsep.join((str(folder), str(ROOT))))
 
     def does(self, function: str, statement: str) -> None:
         """Say what, with ``ctypes`` and ``os`` at hand."""
@@ -51,20 +50,22 @@ class Module:
 
 
 @pytest.fixture
-def device(identity: Identity, broker: Broker, authority: Authority, tmp_path: Path) -> Device:
+def device(
+    identity: Identity, broker: Broker, authority: Authority, softhsm: SoftHsm, tmp_path: Path
+) -> EnrolledDevice:
     """A device that has its certificate, and whose first message is still to be sent; its PIN is in a file."""
-    device = enrolled_device(identity, broker.port, authority, tmp_path / "home")
+    device = enrolled_device(identity, broker.port, authority, softhsm, tmp_path)
     identity = device.identity
-    Attempt(identity.token, KeyType.EC_P256, identity.key_label, identity.key_id, new_key=False).save(device.folder)
+    Attempt(identity.token, KeyType.EC_P256, identity.key_label, identity.key_id, new_key=False).save(device.home)
     pin_file = tmp_path / "pin"
     pin_file.touch(mode=0o600)
-    pin_file.write_text(PIN)
-    environment = {name: value for name, value in device.environment.items() if name != "HSM_ENROLL_PIN"}
-    return dataclasses.replace(device, environment={**environment, "HSM_ENROLL_PIN_FILE": str(pin_file)})
+    pin_file.write_text(PIN.reveal())
+    del device.extra["HSM_ENROLL_PIN"]
+    return device.with_environment(HSM_ENROLL_PIN_FILE=str(pin_file), PYTHONPATH=str(ROOT))
 
 
 @pytest.fixture
-def module(tmp_path: Path, device: Device) -> Module:
+def module(tmp_path: Path, device: EnrolledDevice) -> Module:
     """The device's module, which does as the test says."""
     folder = tmp_path / "site"
     folder.mkdir()
@@ -72,25 +73,23 @@ def module(tmp_path: Path, device: Device) -> Module:
 
 
 @pytest.mark.parametrize("command", _COMMANDS)
-def test_a_module_that_prints_does_not_disturb(command: str, device: Device, module: Module) -> None:
+def test_a_module_that_prints_does_not_disturb(command: str, module: Module) -> None:
     """D5: what a module writes to stdout goes to stderr, and stdout has the one document of ``--json``."""
     module.does("C_Initialize", "ctypes.CDLL(None).puts(b'{\"error\": 1}'); ctypes.CDLL(None).fflush(None)")
-    talkative = dataclasses.replace(device, environment=module.environment)
-    status, output, errors = talkative.run(*_COMMANDS[command], "--json")
-    assert (status, errors) == (0, '{"error": 1}\n')
-    assert "error" not in json.loads(output)
+    run = module.device.run(*_COMMANDS[command], "--json")
+    assert (run.returncode, run.stderr) == (0, '{"error": 1}\n')
+    assert "error" not in json.loads(run.stdout)
 
 
 @pytest.mark.parametrize("command", [*_COMMANDS, "csr"])
-def test_the_pin_is_not_in_sight(command: str, device: Device, module: Module, tmp_path: Path) -> None:
+def test_the_pin_is_not_in_sight(command: str, module: Module, tmp_path: Path) -> None:
     """D4: while a command logs in, the PIN is in the arguments and the environment of none of its processes."""
     ready, go = tmp_path / "ready", tmp_path / "go"
     os.mkfifo(ready)
     os.mkfifo(go)
     module.does("C_Login", f"open({str(ready)!r}, 'w').write(f'{{os.getpid()}}\\n'); open({str(go)!r}).read()")
-    waiting = dataclasses.replace(device, environment=module.environment)
-    ours = ("--token", str(device.identity.token.uri))
-    with ready.open("rb+", buffering=0) as told, waiting.start(*_COMMANDS.get(command, ("csr", *ours))) as run:
+    ours = ("--token", str(module.device.identity.token.uri))
+    with ready.open("rb+", buffering=0) as told, module.device.start(*_COMMANDS.get(command, ("csr", *ours))) as run:
         assert select.select([told], [], [], _TIME_LIMIT)[0], run.communicate(timeout=_TIME_LIMIT)
         logging_in = told.readline().decode().strip()
         children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
@@ -104,11 +103,11 @@ def test_the_pin_is_not_in_sight(command: str, device: Device, module: Module, t
     assert logging_in in seen
     assert run.returncode == 0
     assert all(b"HSM_ENROLL_PIN_FILE=" in shown for shown in seen.values())
-    assert not any(PIN.encode() in shown for shown in seen.values())
+    assert not any(PIN.reveal().encode() in shown for shown in seen.values())
 
 
 @pytest.mark.parametrize("command", _COMMANDS)
-def test_a_module_in_the_current_folder_is_not_run(command: str, device: Device, tmp_path: Path) -> None:
+def test_a_module_in_the_current_folder_is_not_run(command: str, device: EnrolledDevice, tmp_path: Path) -> None:
     """D4: the processes that get the PIN do not take their code from the folder the command is run in."""
     trap = tmp_path / "trap"
     for room in ("", "token", "mqtt"):

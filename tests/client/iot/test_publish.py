@@ -80,7 +80,7 @@ def test_a_topic_the_broker_forbids_is_an_error(identity: Identity, broker: Brok
 @pytest.mark.parametrize("topic", ["", "device/#", "device/+/x", "a\0b"])
 def test_what_is_no_topic_is_wrong_usage(topic: str, identity: Identity, broker: Broker, authority: Authority) -> None:
     """A topic that MQTT does not allow is the caller's mistake, told before anything is sent."""
-    with pytest.raises(UsageError, match="invalid MQTT topic"):
+    with pytest.raises(UsageError, match=r"is not a (valid )?topic"):
         publish_apart(identity, topic, b"x", ca_file=authority.certificate, port=broker.port)
 
 

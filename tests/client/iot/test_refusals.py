@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography import x509
@@ -21,12 +23,17 @@ from hsm_enroll.iot import connect
 from hsm_enroll.secret import Secret
 from hsm_enroll.store.identity import Identity
 from tests.client.iot.apart import apart, publish_apart
-from tests.client.iot.softhsm import PIN
 from tests.support import broker as mosquitto
 from tests.support import scripted
 from tests.support.authority import Authority
 from tests.support.broker import Broker, Neighbour
-from tests.support.scripted import CONNECT, Packet
+from tests.support.scripted import CONNECT, PUBLISH, Packet
+from tests.support.softhsm import PIN
+
+if TYPE_CHECKING:
+    from hsm_enroll.iot.target import Target
+
+_TIME_LIMIT = 10.0
 
 
 def _publish(identity: Identity, authority: Authority, *, port: int, timeout: float = 20.0) -> None:
@@ -110,6 +117,7 @@ def test_a_broker_that_hangs_up_on_connect_has_refused(
         (0x87, MqttRefusedError),
         (0x88, MqttError),
         (0x8A, MqttRefusedError),
+        (0x8C, MqttRefusedError),
         (0x9F, MqttError),
     ],
 )
@@ -118,6 +126,33 @@ def test_a_connack_tells_why(reason: int, kind: type[HsmEnrollError], identity: 
     with _scripted(authority, lambda _: scripted.connack(reason)) as port, pytest.raises(MqttError) as caught:
         _publish(identity, authority, port=port)
     assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize("reason", [0x86, 0x8C])
+def test_a_broker_that_wants_another_login_blames_neither_certificate_nor_policy(
+    reason: int, identity: Identity, authority: Authority
+) -> None:
+    """D19: user name and authentication method are what AWS IoT does not ask for: the endpoint is wrong."""
+    with (
+        _scripted(authority, lambda _: scripted.connack(reason)) as port,
+        pytest.raises(MqttRefusedError, match="requires another login than a certificate") as caught,
+    ):
+        _publish(identity, authority, port=port)
+    assert "Check the endpoint" in caught.value.hint
+
+
+def test_a_broker_of_qos_0_is_not_blamed_on_the_topic(identity: Identity, authority: Authority) -> None:
+    """D19: where no message is acknowledged, none is published, and the error says why."""
+    sent: list[int] = []
+
+    def script(packet: Packet) -> bytes:
+        sent.append(packet.type)
+        return scripted.connack_of_qos_0()
+
+    with _scripted(authority, script) as port, pytest.raises(MqttError, match="accepts QoS 0 only") as caught:
+        _publish(identity, authority, port=port)
+    assert caught.value.code == "mqtt-failed"
+    assert PUBLISH not in sent
 
 
 @pytest.mark.parametrize(
@@ -163,7 +198,8 @@ def test_a_connection_that_is_taken_over_does_not_come_back(
 def _wait_and_publish(identity: Identity, ca_file: Path, rival: Neighbour | None) -> list[str]:
     topic = f"device/{identity.thing_name}/x"
     codes = []
-    with connect(identity, Secret(PIN), ca_file=ca_file) as connection:
+    stopped = _note_stop()
+    with connect(identity, PIN, ca_file=ca_file) as connection:
         messages = connection.subscribe(topic)
         if rival:
             rival.publish(topic, "x", client_id=identity.thing_name)
@@ -175,7 +211,7 @@ def _wait_and_publish(identity: Identity, ca_file: Path, rival: Neighbour | None
             with pytest.raises(MqttError) as caught:
                 attempt()
             codes.append(caught.value.code)
-        assert connection._stopped.wait(10.0)
+        assert stopped.wait(_TIME_LIMIT)
     return codes
 
 
@@ -193,13 +229,28 @@ def test_a_failed_attempt_is_not_repeated(identity: Identity, authority: Authori
 
 
 def _fail_once(identity: Identity, ca_file: Path) -> tuple[str, bool]:
-    from hsm_enroll.iot.connection import Connection
-    from hsm_enroll.iot.target import Target
-
-    connection = Connection(Target.of(identity, ca_file=ca_file), Secret(PIN), 20.0)
+    stopped = _note_stop()
     with pytest.raises(MqttError) as caught:
-        connection._open(20.0)
-    return caught.value.code, connection._stopped.wait(10.0)
+        connect(identity, PIN, ca_file=ca_file)
+    return caught.value.code, stopped.wait(_TIME_LIMIT)
+
+
+def _note_stop() -> threading.Event:
+    """Set the event that is returned once an awscrt client of this process has stopped."""
+    from hsm_enroll.iot import client
+
+    stopped = threading.Event()
+    build = client.build
+
+    def watched(target: Target, pin: Secret | None, callbacks: client.Callbacks, timeout: float) -> Any:
+        def note(data: Any) -> None:
+            callbacks.on_stopped(data)
+            stopped.set()
+
+        return build(target, pin, dataclasses.replace(callbacks, on_stopped=note), timeout)
+
+    client.build = watched
+    return stopped
 
 
 @contextmanager

@@ -11,16 +11,15 @@ import pytest
 from hsm_enroll.errors import MqttError, MqttNotTrustedError, MqttRefusedError
 from hsm_enroll.iot import Fallbacks, connect
 from hsm_enroll.key import KeyType
-from hsm_enroll.secret import Secret
 from hsm_enroll.store.identity import Identity
 from tests.client.iot import cryptoki
 from tests.client.iot.apart import apart, publish_apart
-from tests.client.iot.softhsm import PIN
 from tests.support import broker as mosquitto
 from tests.support import scripted
 from tests.support.authority import Authority
 from tests.support.broker import Broker
 from tests.support.relay import Intolerance, relaying
+from tests.support.softhsm import PIN
 
 _TIMEOUT_SECONDS = 15.0
 
@@ -102,7 +101,7 @@ def test_the_fallback_takes_no_second_login(identity: Identity, broker: Broker, 
 
 def _watched_fallback(identity: Identity, ca_file: Path) -> tuple[str | None, list[int]]:
     logins = cryptoki.answers("C_Login")
-    with connect(identity, Secret(PIN), ca_file=ca_file, tls13=True) as connection:
+    with connect(identity, PIN, ca_file=ca_file, tls13=True) as connection:
         connection.publish(f"device/{identity.thing_name}/x", b"x")
         return connection.tls_fallback, list(logins)
 

@@ -18,13 +18,14 @@ from hsm_enroll.errors import (
     TokenNotFoundError,
 )
 from hsm_enroll.iot import connect
+from hsm_enroll.key import KeyType
 from hsm_enroll.secret import Secret
 from hsm_enroll.store.identity import Identity
 from tests.client.iot import cryptoki
 from tests.client.iot.apart import apart, publish_apart
-from tests.client.iot.softhsm import MODULE, PIN, SoftHsm
 from tests.support.authority import Authority
 from tests.support.broker import Broker
+from tests.support.softhsm import MODULE, PIN, SoftHsm
 
 _WRONG_PIN = "314159-not-the-pin"
 
@@ -45,7 +46,7 @@ def test_one_connection_is_one_login(reachable: Identity, authority: Authority) 
 
 def _watched_publish(identity: Identity, ca_file: Path) -> list[str]:
     calls = cryptoki.watch("C_OpenSession", "C_Login", "C_Sign", "C_CloseSession")
-    with connect(identity, Secret(PIN), ca_file=ca_file) as connection:
+    with connect(identity, PIN, ca_file=ca_file) as connection:
         connection.publish(f"device/{identity.thing_name}/x", b"x")
     return calls.wait_for("C_CloseSession")
 
@@ -80,7 +81,7 @@ def _traceback_of_wrong_pin(identity: Identity, ca_file: Path) -> str:
     return output.getvalue()
 
 
-@pytest.mark.parametrize("pin", [PIN, _WRONG_PIN], ids=["right", "wrong"])
+@pytest.mark.parametrize("pin", [PIN.reveal(), _WRONG_PIN], ids=["right", "wrong"])
 def test_awscrt_logs_no_pin(pin: str, reachable: Identity, authority: Authority, tmp_path: Path) -> None:
     """D4: at its most talkative awscrt logs the login, and not the PIN."""
     log = tmp_path / "awscrt.log"
@@ -124,7 +125,7 @@ def test_what_a_token_refuses_is_told(
 def _connect_failing(identity: Identity, ca_file: Path, function: str, value: int) -> str:
     cryptoki.fail(function, value)
     with pytest.raises(HsmEnrollError) as caught:
-        connect(identity, Secret(PIN), ca_file=ca_file)
+        connect(identity, PIN, ca_file=ca_file)
     return caught.value.code
 
 
@@ -132,7 +133,7 @@ def test_a_token_that_is_gone_is_not_found(
     reachable: Identity, authority: Authority, softhsm: SoftHsm, tmp_path: Path
 ) -> None:
     """D6: with the token's folder moved away nothing is published: there is no key anywhere else."""
-    folder = softhsm.folder("gateway")
+    folder = softhsm.token_folder("gateway")
     folder.rename(tmp_path / "away")
     try:
         with pytest.raises(TokenNotFoundError, match="'gateway' is not there"):
@@ -165,7 +166,7 @@ def test_two_tokens_of_one_label_are_not_chosen_from(reachable: Identity, author
 def test_two_keys_of_one_label_are_not_chosen_from(reachable: Identity, authority: Authority, softhsm: SoftHsm) -> None:
     """D8: where two private keys have the label, neither signs, and the hint says what to do."""
     for key_id in (b"\x21", b"\x22"):
-        softhsm.create_key("gateway", "twin", "EC:prime256v1", key_id)
+        softhsm.create_key("gateway", "twin", KeyType.EC_P256, key_id)
     with pytest.raises(KeyMissingError, match="several") as caught:
         _publish(dataclasses.replace(reachable, key_label="twin"), authority)
     assert "relabel" in caught.value.hint

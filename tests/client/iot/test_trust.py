@@ -78,32 +78,30 @@ def test_tls_1_1_is_refused(identity: Identity, authority: Authority) -> None:
         _publish(identity, port, authority.certificate)
 
 
-@pytest.mark.parametrize(
-    "content",
-    ["", "nothing like a certificate", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"],
-    ids=["empty", "text", "damaged"],
-)
-def test_a_ca_file_without_certificates_is_wrong_usage(
-    content: str, identity: Identity, broker: Broker, tmp_path: Path
-) -> None:
-    """A CA file that holds no certificate is refused: it does not mean the system's authorities."""
+def test_an_unusable_ca_file_is_wrong_usage(identity: Identity, broker: Broker, tmp_path: Path) -> None:
+    """D24: a CA file without a certificate is refused by name: it does not mean the system's authorities."""
     ca_file = tmp_path / "ca.pem"
-    ca_file.write_text(content)
+    ca_file.touch()
     with pytest.raises(UsageError, match=r"ca\.pem does not contain PEM certificates"):
         _publish(identity, broker.port, ca_file)
 
 
-def test_a_missing_ca_file_is_wrong_usage(identity: Identity, broker: Broker, tmp_path: Path) -> None:
-    """A CA file that is not there is refused by name."""
-    with pytest.raises(UsageError, match=r"absent\.pem cannot be read: No such file"):
-        _publish(identity, broker.port, tmp_path / "absent.pem")
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"])
+def test_the_environments_ca_file_is_trusted(
+    variable: str, identity: Identity, broker: Broker, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D25: without the setting, the broker is trusted by the file that the API's client and doctor use too."""
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+    monkeypatch.setenv(variable, str(authority.certificate))
+    _publish(identity, broker.port, None)
 
 
 def test_a_ca_file_may_hold_comments_and_several_certificates(
     identity: Identity, broker: Broker, authority: Authority, other_authority: Authority, tmp_path: Path
 ) -> None:
-    """A bundle as certificate authorities publish it, with text between its certificates, is taken."""
-    certificates = (other_authority.certificate.read_text(), authority.certificate.read_text())
+    """D24: a bundle with text and a private key beside its certificates is taken."""
+    key = authority.issue_pair("localhost", ["localhost"]).key.read_text()
+    parts = ("# Autorité\n", other_authority.certificate.read_text(), key, authority.certificate.read_text())
     bundle = tmp_path / "bundle.pem"
-    bundle.write_text("".join(f"# Autorité\n{certificate}\n" for certificate in certificates), encoding="utf-8")
+    bundle.write_text("".join(parts), encoding="utf-8")
     _publish(identity, broker.port, bundle)

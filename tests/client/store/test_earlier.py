@@ -14,29 +14,22 @@ from typing import Any
 
 import pytest
 
-from hsm_enroll.key import KeyOrigin, KeyType, TokenName
+from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.store.journal import Attempt
 from hsm_enroll.store.pin_owner import PinOwner
+from tests.support.identities import identity
 
 _EARLIER = Path(__file__).with_name("earlier")
 _RELEASE = _EARLIER / "0.1.0"
 _TOKEN = TokenName(
     Path("/usr/lib/softhsm/libsofthsm2.so"), "Zürich 7", "0123456789abcdef", "SoftHSM project", "SoftHSM v2"
 )
-_IDENTITY = Identity(
-    thing_name="gateway-7",
-    certificate_id="ab" * 32,
+_IDENTITY = identity(
     certificate_pem=(_RELEASE / "certificate.pem").read_text(),
     token=_TOKEN,
     key_label="hsm-enroll-00ff00ff00ff00ff",
     key_id=bytes.fromhex("00ff00ff00ff00ff"),
-    key_type=KeyType.EC_P256,
-    key_origin=KeyOrigin(local=True, sensitive=True, extractable=False, never_extractable=True, always_sensitive=True),
-    api="https://api.example",
-    mqtt_endpoint="endpoint.example",
-    mqtt_port=8883,
-    attested=False,
 )
 _ATTEMPT = Attempt(
     token=_TOKEN,

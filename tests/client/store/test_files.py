@@ -293,7 +293,7 @@ def test_an_interrupted_write_leaves_nothing_behind(file: Path, monkeypatch: pyt
 
 
 _DIE = """
-import os, signal, sys
+import os, signal, stat, sys
 from pathlib import Path
 from hsm_enroll.store import files
 
@@ -308,7 +308,8 @@ elif at == "sync":
 elif at == "rename":
     Path.replace = die
 else:
-    files._sync_folder = die
+    sync = os.fsync
+    os.fsync = lambda file: die() if stat.S_ISDIR(os.fstat(file).st_mode) else sync(file)
 files.write(Path(sys.argv[1]), "new")
 """
 

@@ -12,28 +12,14 @@ from typing import Any
 import pytest
 
 from hsm_enroll.errors import NotEnrolledError, StateCorruptError, StateError, StateTooNewError
-from hsm_enroll.key import KeyOrigin, KeyType, TokenName
+from hsm_enroll.key import KeyType
 from hsm_enroll.store.identity import Identity, certificate_file
 from hsm_enroll.uri import Pkcs11Uri
+from tests.support.identities import identity
 from tests.support.self_signed import armoured, der, pem, self_signed
 from tests.support.software_signer import public_key_info, software_key
 
-_IDENTITY = Identity(
-    thing_name="gateway-7",
-    certificate_id="ab" * 32,
-    certificate_pem=pem(self_signed()),
-    token=TokenName(
-        Path("/usr/lib/softhsm/libsofthsm2.so"), "gateway", "0123456789abcdef", "SoftHSM project", "SoftHSM v2"
-    ),
-    key_label="hsm-enroll-00ff",
-    key_id=b"\x00\xff",
-    key_type=KeyType.EC_P256,
-    key_origin=KeyOrigin(local=True, sensitive=True, extractable=False, never_extractable=True, always_sensitive=True),
-    api="https://api.example/",
-    mqtt_endpoint="endpoint.example",
-    mqtt_port=8883,
-    attested=False,
-)
+_IDENTITY = identity(api="https://api.example/")
 
 
 def _document(folder: Path) -> dict[str, Any]:
@@ -147,7 +133,7 @@ def test_a_device_without_one_is_not_enrolled(tmp_path: Path, folder: str) -> No
     """No file or no folder is NotEnrolledError, exit status 3, and says what to run."""
     with pytest.raises(NotEnrolledError, match=str(tmp_path / folder)) as caught:
         Identity.load(tmp_path / folder)
-    assert (caught.value.exit_status, caught.value.hint) == (3, "Run: hsm-enroll init")
+    assert (caught.value.exit_status, caught.value.hint) == (3, "Run: hsm-enroll init INVITE")
 
 
 def test_a_dangling_link_is_not_the_same_as_no_identity(enrolled: Path) -> None:
