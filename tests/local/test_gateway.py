@@ -87,6 +87,19 @@ def test_a_connection_stays_open_between_requests(recorded: Recorded) -> None:
     assert [event["body"] for event in recorded.events] == ["Ym9keQ=="] * 3
 
 
+@pytest.mark.parametrize("length", ["-5", "abc", "+5"])
+def test_a_body_of_unknown_length_is_not_the_next_request(recorded: Recorded, length: str) -> None:
+    """Where a body's end is not known the connection ends with the response."""
+    context = ssl.create_default_context(cafile=recorded.ca_file)
+    address = ("localhost", int(recorded.url.rpartition(":")[2]))
+    hidden = "POST /a HTTP/1.1\r\nHost: x\r\n\r\n"
+    with socket.create_connection(address, 60) as plain, context.wrap_socket(plain, server_hostname="localhost") as tls:
+        tls.sendall(f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{hidden}".encode())
+        received = b"".join(iter(lambda: tls.recv(65536), b""))
+    assert received.count(b"HTTP/1.1 ") == 1
+    assert len(recorded.events) == 1
+
+
 def test_a_request_over_https(recorded: Recorded) -> None:
     """Method, path, query, headers of one name and body arrive; the answer's headers and request id come back."""
     recorded.answer = lambda: {"statusCode": 429, "headers": {"Retry-After": 5}, "body": "slow"}
