@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import threading
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,6 +17,7 @@ from hsm_enroll.errors import LocalCloudError
 from hsm_enroll.local.home import Home, write
 
 _TIME_LIMIT = 10.0  # seconds to start or to stop, which usually takes milliseconds
+_TERMINATIONS = 10
 SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin"  # where Debian has mosquitto; not on every user's PATH
 
 # Paths are relative to the home, which is mosquitto's working directory: its configuration has no way to quote paths,
@@ -123,10 +125,13 @@ class Mosquitto:
             self._running.set_exception(self._failure(f"ended with status {process.returncode}"))
 
     def _end(self) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(_TIME_LIMIT)
-        except subprocess.TimeoutExpired:
+        # mosquitto 2.0 loses a SIGTERM that arrives between its log line "running" and its main loop.
+        for _ in range(_TERMINATIONS):
+            self._process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_TIME_LIMIT / _TERMINATIONS)
+                break
+        else:
             self._process.kill()
         self._thread.join()
         os.close(self._exit)

@@ -105,10 +105,16 @@ def test_a_worker_logs_in_makes_a_key_and_signs(softhsm: SoftHsmUnderTest, tmp_p
 
 
 @_both_ways
-@pytest.mark.parametrize("function", ["C_Initialize", "C_Login", "C_GenerateKeyPair", "C_Sign"])
 @pytest.mark.parametrize(
-    ("what", "said"),
-    [("segv", "crashed (SIGSEGV)"), ("exit", "ended the process"), ("hang", "stopped after 1 s")],
+    ("what", "function", "said"),
+    [
+        ("segv", "C_Initialize", "crashed (SIGSEGV)"),
+        ("segv", "C_Sign", "crashed (SIGSEGV)"),
+        ("exit", "C_Initialize", "ended the process"),
+        ("exit", "C_GenerateKeyPair", "ended the process"),
+        ("hang", "C_Initialize", "stopped after 1 s"),
+        ("hang", "C_Login", "stopped after 1 s"),
+    ],
 )
 def test_d5_a_module_that_does_not_come_back(
     softhsm: SoftHsmUnderTest, tmp_path: Path, situation: str, function: str, what: str, said: str
