@@ -98,7 +98,8 @@ def _leave(status: Any) -> NoReturn:
         flushing.join(_FLUSH_SECONDS)
         os._exit(status)
     flush()
-    if "awscrt" in sys.modules:
+    # A request to the API may still be under way, in a thread that Python would end in the middle of TLS.
+    if "awscrt" in sys.modules or threading.active_count() > 1:
         os._exit(status)
     sys.exit(status)
 
