@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 
 class OperatorClient:
-    """An operator's client of one enrollment API. It keeps its connection open between requests; `close` closes it.
+    """An operator's client of one enrollment API. It keeps its connection open between requests.
 
     Every method may raise these:
         BackendUnreachableError, ThrottledError: try later.
@@ -89,10 +89,6 @@ class OperatorClient:
     def api_url(self) -> str:
         """The API's URL, without a trailing slash."""
         return self._transport.base_url
-
-    def close(self) -> None:
-        """Close the connection to the API. The next request opens another."""
-        self._transport.close()
 
     def create_invites(self, invites: Sequence[NewInvite]) -> list[CreatedInvite]:
         """Make invites, at most as many as ``invites.fitting`` says; they come back in the same order.

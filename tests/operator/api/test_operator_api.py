@@ -362,7 +362,6 @@ def test_requests_share_a_connection(authority: Authority) -> None:
         client = OperatorClient(server.url, authority.certificate)
         assert list(client.list_invites()) == list(client.list_invites()) == []
         assert len(client.create_invites(_ASKED)) == 1
-        client.close()
 
 
 def test_invites_are_not_made_twice_where_the_connection_died(authority: Authority) -> None:

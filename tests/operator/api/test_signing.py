@@ -32,7 +32,7 @@ def test_where_nothing_tells_the_region_it_is_asked_for(monkeypatch: pytest.Monk
     """An API with a name of its own needs AWS_REGION; API Gateway's own name needs nothing."""
     monkeypatch.delenv("AWS_REGION")
     monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
-    OperatorClient("https://a1b2c3d4e5.execute-api.eu-central-1.amazonaws.com").close()
+    OperatorClient("https://a1b2c3d4e5.execute-api.eu-central-1.amazonaws.com")
     with pytest.raises(UsageError, match="no AWS region is set"):
         OperatorClient("https://enroll.example")
 
