@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import re
-import shlex
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from hsm_enroll.backend_api.answer import printable
+from hsm_enroll.cli import plan
 from hsm_enroll.cli.invocation import Invocation, command
-from hsm_enroll.cli.operator_client import require_extra
-from hsm_enroll.cli.terminal import confirm, has_person
+from hsm_enroll.cli.operator_client import DEFAULT_STACK, Target, minute, stack_options
+from hsm_enroll.cli.terminal import Terminal, confirm, has_person
 from hsm_enroll.errors import InterruptedRunError, UsageError
 
 if TYPE_CHECKING:
-    from hsm_enroll.operator.deployment import AuthMode, Left, Status
+    from hsm_enroll.operator.change_set import Plan
+    from hsm_enroll.operator.deployed import Left, Status
+    from hsm_enroll.operator.deployment import AuthMode
     from hsm_enroll.operator.device_policy import Change, DevicePolicy, Rule
+    from hsm_enroll.operator.drift import Drift
 
-_DEFAULT_STACK = "hsm-enroll"
 _DEFAULT_POLICY = "default"
 _LARGEST_POLICY_BYTES = 64 * 1024  # with white space; AWS IoT allows 2,048 characters without it
 _OF_AN_ACCOUNT = re.compile(r"^arn:[^:]*:iot:[^:]*:[^:]*:")
@@ -29,21 +32,12 @@ _POLICY_HINT = "Give --device-policy a file with an AWS IoT policy in JSON, or t
 _POLICIES = {"default": "the built-in one", "own": "your own"}
 
 
-def _stack_option(function: Callable[..., None]) -> Callable[..., None]:
-    option = click.option(
-        "--stack", metavar="NAME", default=_DEFAULT_STACK, help=f"The CloudFormation stack; default {_DEFAULT_STACK}."
-    )
-    return option(function)
-
-
 @click.group("backend")
 def backend() -> None:
-    """The enrollment API in your AWS account, in the region of AWS_REGION: one CloudFormation stack."""
-    require_extra("boto3")
+    """The enrollment API in your AWS account: one CloudFormation stack."""
 
 
 @command("deploy", example="hsm-enroll backend deploy")
-@_stack_option
 @click.option(
     "--auth",
     type=click.Choice(["invite", "open"]),
@@ -61,26 +55,47 @@ def backend() -> None:
     is_flag=True,
     help="Deploy the policy even if it lets a device reach what is not its own; each such grant is shown.",
 )
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@click.option(
+    "--allow-data-loss",
+    is_flag=True,
+    help="Deploy even if the ledger or the device policy would be replaced or removed.",
+)
+@stack_options
 def deploy(
-    invocation: Invocation, *, stack: str, auth: AuthMode | None, source: str | None, allow_loose_policy: bool
+    invocation: Invocation,
+    *,
+    auth: AuthMode | None,
+    source: str | None,
+    allow_loose_policy: bool,
+    yes: bool,
+    allow_data_loss: bool,
+    target: Target,
 ) -> None:
-    """Create the backend, or update it to this version."""
+    """Create the backend, or update it to this version; what changes is shown first.
+
+    Settings that are not named here stay as they are.
+    """
     from hsm_enroll.operator import deployment
 
     if allow_loose_policy and source is None:
         raise click.UsageError("--allow-loose-policy needs --device-policy")
     policy = None if source is None else _device_policy(source)
     terminal = invocation.terminal
+    stack = target.stack or DEFAULT_STACK
+
     deployed = deployment.deploy(
+        target.session(),
         stack,
         auth,
         terminal.step,
         lambda line: terminal.say(f"  {line}"),
+        partial(_approve, terminal, yes=yes, data_loss_allowed=allow_data_loss),
         policy=policy,
         loose_allowed=allow_loose_policy,
     )
     said = "deployed" if deployed.changed else "already up to date"
-    text = f"{_rows(deployed.status, said)}\n\n{_changes(deployed.policy_change)}"
+    text = f"{_rows(deployed.status, said, target)}\n\n{_changes(deployed.policy_change)}"
     terminal.result(deployed.to_json(), text, done=f"the stack {stack} is {said}")
     for grant in deployed.status.loose or ():
         terminal.warn(f"loose grant: {grant}")
@@ -90,38 +105,62 @@ def deploy(
         terminal.warn("anyone who knows the API's address can enroll; deploy with --auth invite to require invites")
 
 
-@command("status", example="hsm-enroll backend status")
-@_stack_option
-def status(invocation: Invocation, *, stack: str) -> None:
-    """Show what is deployed."""
+def _approve(terminal: Terminal, planned: Plan, *, yes: bool, data_loss_allowed: bool) -> None:
+    """Show what is about to change, and ask whether it may.
+
+    Raises:
+        UsageError: it would lose data, or nobody can be asked.
+        InterruptedRunError: the answer is no.
+    """
+    terminal.say(plan.text(planned))
+    for warning in plan.warnings(planned):
+        terminal.warn(warning)
+    if planned.losses and not data_loss_allowed:
+        raise UsageError(plan.refusal(planned), hint=plan.REFUSAL_HINT)
+    if yes:
+        return
+    if terminal.as_json or not has_person():
+        raise UsageError("cannot prompt without a terminal or with --json", hint="Pass --yes to deploy.")
+    if not confirm(f"Deploy this to the stack {planned.stack} in the account {planned.account_id}?"):
+        raise InterruptedRunError("nothing was deployed", hint="")
+
+
+@command("status", example="hsm-enroll backend status --drift")
+@click.option("--drift", is_flag=True, help="Also compare the resources with the template; takes up to some minutes.")
+@stack_options
+def status(invocation: Invocation, *, drift: bool, target: Target) -> None:
+    """Show what is deployed, which version, and since when."""
     from hsm_enroll.operator import deployment
 
-    with invocation.terminal.step("asking AWS"):
-        found = deployment.status(stack)
-    invocation.terminal.result(found.to_json(), _rows(found, found.state or "not deployed"))
+    doing = "asking AWS, which compares the resources with the template" if drift else "asking AWS"
+    with invocation.terminal.step(doing):
+        found = deployment.status(target.session(), target.stack or DEFAULT_STACK, drift=drift)
+    state = found.state if found.deployed else None
+    invocation.terminal.result(found.to_json(), _rows(found, state or "not deployed", target))
 
 
 @command("delete", example="hsm-enroll backend delete")
-@_stack_option
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
-def delete(invocation: Invocation, *, stack: str, yes: bool) -> None:
+@stack_options
+def delete(invocation: Invocation, *, yes: bool, target: Target) -> None:
     """Delete the API. The device policy and the ledger are kept: enrolled devices keep working."""
     from hsm_enroll.operator import deployment
 
     terminal = invocation.terminal
+    stack = target.stack or DEFAULT_STACK
     if not yes:
         if terminal.as_json or not has_person():
             raise UsageError("cannot prompt without a terminal or with --json", hint="Pass --yes to delete the stack.")
         terminal.say("Enrolled devices keep working, and no later deployment can revoke them.")
         if not confirm(f"Delete the stack {stack}?"):
             raise InterruptedRunError(f"the stack {stack} was not deleted", hint="")
-    left = deployment.delete(stack, lambda line: terminal.say(f"  {line}"))
+    left = deployment.delete(target.session(), stack, lambda line: terminal.say(f"  {line}"))
     document = {"stack": stack, "deleted": left is not None, "left": left.to_json() if left else None}
     text = _left(stack, left)
     terminal.result(document, text, done=text.partition(";")[0])
 
 
-def _rows(status: Status, said: str) -> str:
+def _rows(status: Status, said: str, target: Target) -> str:
     rows = {
         "Stack": f"{status.stack} in {status.region}, account {status.account_id}: {said}",
         "API": status.outputs.get("ApiUrl"),
@@ -129,9 +168,28 @@ def _rows(status: Status, said: str) -> str:
         "Policy": _policy(status),
         "Ledger": status.outputs.get("TableName"),
         "Function": status.outputs.get("FunctionName"),
-        "Next": _next(status),
+        "Version": _version(status),
+        "Drift": _drift(status.drift),
+        "Next": _next(status, target),
     }
     return "\n".join(f"{name:<8} {value}" for name, value in rows.items() if value)
+
+
+def _version(status: Status) -> str | None:
+    if not status.deployed:
+        return None
+    return f"{status.version or 'not known'}, deployed {minute(status.changed)} UTC"
+
+
+def _drift(drift: Drift | None) -> str | None:
+    """Return what is not as the template says; None if that has never been checked."""
+    if drift is None or drift.status == "NOT_CHECKED":
+        return None
+    said = {"IN_SYNC": "none", "DRIFTED": "the resources are not as deployed"}.get(drift.status, "not known")
+    where = [
+        f"{one.resource} {'is gone' if one.deleted else ', '.join(one.properties)}" for one in drift.resources or ()
+    ]
+    return said + (f" ({drift.reason})" if drift.reason else "") + (f": {'; '.join(where)}" if where else "")
 
 
 def _policy(status: Status) -> str | None:
@@ -208,11 +266,10 @@ def _place(rule: Rule) -> str:
     return short(_OF_AN_ACCOUNT.sub("", rule.resource))
 
 
-def _next(status: Status) -> str:
-    option = "" if status.stack == _DEFAULT_STACK else f" --stack {shlex.quote(status.stack)}"
-    if status.state is None:
-        return f"hsm-enroll backend deploy{option}"
-    return f"hsm-enroll invite create --thing NAME{option}" if status.auth == "invite" else ""
+def _next(status: Status, target: Target) -> str:
+    if not status.deployed:
+        return f"hsm-enroll backend deploy{target.options}"
+    return f"hsm-enroll invite create --thing NAME{target.options}" if status.auth == "invite" else ""
 
 
 def _left(stack: str, left: Left | None) -> str:

@@ -2,42 +2,60 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from hsm_enroll.cli import listing
 from hsm_enroll.cli.invocation import Invocation, command
-from hsm_enroll.cli.operator_client import api_options, minute, operator_client, require_extra
+from hsm_enroll.cli.listing import Selection, Shape, list_options
+from hsm_enroll.cli.operator_client import Target, api_options, minute, operator_client, some, table_of
 from hsm_enroll.cli.terminal import confirm, has_person
-from hsm_enroll.errors import InterruptedRunError, UsageError
-from hsm_enroll.operator import records
+from hsm_enroll.errors import BackendRefusedError, HsmEnrollError, InterruptedRunError, UsageError
+from hsm_enroll.operator import names, records
 from hsm_enroll.operator.records import DisabledCertificate, ThingRecord
+
+if TYPE_CHECKING:
+    from hsm_enroll.operator.api import OperatorClient
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_MOST_FAILURES = 3  # in a row
+_AGAIN_HINT = "Run the same command again: revoking a Thing again changes nothing."
 
 
 @click.group("fleet")
 def fleet() -> None:
     """List and revoke enrolled Things, and disable certificates that are not in the ledger."""
-    require_extra("boto3")
 
 
-@command("list", example="hsm-enroll fleet list")
+@command("list", example="hsm-enroll fleet list --status issued --prefix line3- --limit 20")
+@list_options("claimed", "issued", "revoked")
 @api_options
-def list_(invocation: Invocation, *, stack: str | None) -> None:
-    """List the Things. Times are in UTC."""
-    found = list(operator_client(invocation, stack).list_things())
-    # The name comes last and in full, so that it can be copied; 50 characters of it fit into 80 columns.
-    lines = [f"{'STATUS':<7}  {'SINCE (UTC)':<16}  THING"]
-    lines += [f"{one.status:<7}  {minute(_since(one))}  {one.thing}" for one in found]
-    text = "\n".join(lines) if found else "no Thing is enrolled"
-    invocation.terminal.result({"things": [records.to_json(one) for one in found]}, text)
+def list_(invocation: Invocation, *, selection: Selection, target: Target) -> None:
+    """List the Things, the last one claimed first. Times are in UTC.
+
+    A Thing is claimed when its enrollment begins, issued when it has its certificate, and revoked when you revoked it.
+    """
+    client = operator_client(invocation, target)
+    listing.show(invocation.terminal, selection, ThingRecord, client.list_things, _SHAPE)
+
+
+def _line(one: ThingRecord) -> str:
+    return f"{one.status:<7}  {minute(one.enrolled or one.claimed)}  {one.thing}"
+
+
+# The name comes last and in full, so that it can be copied; 50 characters of it fit into 80 columns.
+_SHAPE = Shape("Thing", "no Thing is enrolled", f"{'STATUS':<7}  {'ENROLLED (UTC)':<16}  THING", _line)
 
 
 @command("show", example="hsm-enroll fleet show gateway-17")
 @click.argument("thing_name", metavar="THING")
 @api_options
-def show(invocation: Invocation, *, thing_name: str, stack: str | None) -> None:
+def show(invocation: Invocation, *, thing_name: str, target: Target) -> None:
     """Show what the backend knows about a Thing. Times are in UTC."""
-    one = operator_client(invocation, stack).show_thing(thing_name)
+    one = operator_client(invocation, target).show_thing(thing_name)
     rows = {
         "Thing": one.thing,
         "Status": one.status,
@@ -53,29 +71,134 @@ def show(invocation: Invocation, *, thing_name: str, stack: str | None) -> None:
     invocation.terminal.result({"thing": records.to_json(one)}, text)
 
 
-@command("revoke", example="hsm-enroll fleet revoke gateway-17")
-@click.argument("thing_name", metavar="THING")
+class _SomeFailedError(Exception):
+    """Ends the step as failed though it went on to its end."""
+
+
+class _Outcome(NamedTuple):
+    """What became of one Thing that was to be revoked; ``error`` is None if it is revoked."""
+
+    thing: ThingRecord
+    error: HsmEnrollError | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return an item of the list that ``fleet revoke --json`` prints."""
+        error = self.error.document if self.error else None
+        return {"thing": self.thing.thing, "before": self.thing.status, "revoked": error is None, "error": error}
+
+
+@command("revoke", example="hsm-enroll fleet revoke gateway-17 gateway-18")
+@click.argument("thing_names", metavar="[THING]...", nargs=-1)
+@click.option("--from", "source", type=_FILE, metavar="FILE", help="Names, one per line, or the column thing of a CSV.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @api_options
-def revoke(invocation: Invocation, *, thing_name: str, yes: bool, stack: str | None) -> None:
-    """Make a Thing's certificate inactive for good: it is disconnected within minutes and cannot connect again."""
-    if not yes:
-        if invocation.terminal.as_json or not has_person():
-            raise UsageError("cannot prompt without a terminal or with --json", hint="Pass --yes to revoke the Thing.")
-        if not confirm(f"Revoke {thing_name}? It will never connect again with this key."):
-            raise InterruptedRunError(f"{thing_name} was not revoked", hint="")
-    operator_client(invocation, stack).revoke_thing(thing_name)
-    done = f"{thing_name} is revoked"
-    invocation.terminal.result({"thing": thing_name, "revoked": True}, done, done=done)
+def revoke(
+    invocation: Invocation, *, thing_names: tuple[str, ...], source: Path | None, yes: bool, target: Target
+) -> None:
+    """Make Things' certificates inactive for good: they are disconnected within minutes and cannot connect again.
+
+    If a Thing does not exist, none is revoked. If revoking one fails, the others are revoked all the same.
+    """
+    terminal = invocation.terminal
+    given = names.checked([*thing_names, *(names.read(table_of(source)) if source else ())])
+    if not given:
+        raise click.UsageError("give the names of Things, or --from")
+    if not yes and (terminal.as_json or not has_person()):
+        raise UsageError("cannot prompt without a terminal or with --json", hint="Pass --yes to revoke the Things.")
+    client = operator_client(invocation, target)
+    found = client.find_things(given)
+    _check_all_exist(given, found)
+    if not yes and not confirm(_question(found)):
+        raise InterruptedRunError("nothing was revoked", hint="")
+    if len(found) == 1:
+        client.revoke_thing(found[0].thing)
+        done = f"{found[0].thing} is revoked"
+        terminal.result({"thing": found[0].thing, "revoked": True}, done, done=done)
+        return
+    _report(invocation, found, _revoke_all(invocation, client, found))
+
+
+def _check_all_exist(given: list[str], found: list[ThingRecord]) -> None:
+    known = {one.thing for one in found}
+    missing = [name for name in given if name not in known]
+    if not missing:
+        return
+    which = f"no Thing {missing[0]!r}" if len(missing) == 1 else f"none of these Things: {some(missing)}"
+    raise BackendRefusedError(
+        f"the ledger has {which} (thing-unknown)",
+        problem_code="thing-unknown",
+        hint="Nothing was revoked. hsm-enroll fleet list shows the Things that exist.",
+    )
+
+
+def _question(found: list[ThingRecord]) -> str:
+    shown = some([f"{one.thing} ({one.status})" for one in found])
+    if len(found) == 1:
+        return f"Revoke {shown}? It will never connect again with this key."
+    return f"Revoke {len(found):,} Things: {shown}? They will never connect again with these keys."
+
+
+def _revoke_all(invocation: Invocation, client: OperatorClient, found: list[ThingRecord]) -> list[_Outcome]:
+    """Revoke Things one by one; go on after a failure, and stop where none of the others is likely to succeed."""
+    outcomes: list[_Outcome] = []
+    try:
+        with suppress(_SomeFailedError), invocation.terminal.progress("revoking", len(found)) as advance:
+            for one in found:
+                try:
+                    client.revoke_thing(one.thing)
+                    outcomes.append(_Outcome(one, None))
+                except HsmEnrollError as error:
+                    outcomes.append(_Outcome(one, error))
+                    if _is_hopeless(outcomes):
+                        break
+                advance(1)
+            if any(outcome.error for outcome in outcomes):
+                raise _SomeFailedError
+    except KeyboardInterrupt as error:
+        done = sum(outcome.error is None for outcome in outcomes)
+        raise InterruptedRunError(
+            f"interrupted; {done:,} of {len(found):,} Things are revoked", hint=_AGAIN_HINT
+        ) from error
+    return outcomes
+
+
+def _is_hopeless(outcomes: list[_Outcome]) -> bool:
+    """Whether there are no credentials any more, or the API has failed several times in a row."""
+    last = [outcome.error for outcome in outcomes[-_MOST_FAILURES:]]
+    if isinstance(last[-1], UsageError):
+        return True
+    return len(last) == _MOST_FAILURES and not any(
+        error is None or isinstance(error, BackendRefusedError) for error in last
+    )
+
+
+def _report(invocation: Invocation, found: list[ThingRecord], outcomes: list[_Outcome]) -> None:
+    """Show what became of each Thing, and exit with the status of the first failure."""
+    terminal = invocation.terminal
+    failures = [(outcome.thing.thing, outcome.error) for outcome in outcomes if outcome.error]
+    done = f"{len(outcomes) - len(failures):,} of {len(found):,} Things are revoked"
+    terminal.result([outcome.to_json() for outcome in outcomes], done, done=done)
+    if not failures:
+        return
+    if not terminal.as_json:
+        for name, error in failures:
+            terminal.error(HsmEnrollError(f"{name}: {error.message}", hint=error.hint))
+    if left := [one.thing for one in found[len(outcomes) :]]:
+        terminal.warn(f"not tried: {some(left)}. {_AGAIN_HINT}")
+    raise click.exceptions.Exit(failures[0][1].exit_status)
 
 
 @command("sweep", example="hsm-enroll fleet sweep")
 @api_options
-def sweep(invocation: Invocation, *, stack: str | None) -> None:
-    """Disable the certificates that are not in the ledger; the backend does this itself every hour."""
+def sweep(invocation: Invocation, *, target: Target) -> None:
+    """Disable the certificates that are not in the ledger; the backend does this itself every hour.
+
+    Only certificates that are active and older than an hour are checked: a younger one may belong to an enrollment in
+    progress.
+    """
     checked = foreign = 0
     disabled: list[DisabledCertificate] = []
-    client = operator_client(invocation, stack)
+    client = operator_client(invocation, target)
     with invocation.terminal.step("sweeping"):
         for report in client.sweep():
             checked += report.checked
@@ -84,13 +207,10 @@ def sweep(invocation: Invocation, *, stack: str | None) -> None:
             for one in report.disabled:
                 # Shown at once, since a later part may fail.
                 invocation.terminal.say(f"- disabled {one.certificate_id}")
+    invocation.terminal.say("- only active certificates older than an hour are checked")
     text = f"{checked} certificates checked, {len(disabled)} disabled, {foreign} not of this deployment"
     document = {"checked": checked, "disabled": [records.to_json(one) for one in disabled], "foreign": foreign}
     invocation.terminal.result(document, text, done=text)
-
-
-def _since(one: ThingRecord) -> datetime:
-    return one.revoked or one.enrolled or one.claimed
 
 
 for _command in (list_, show, revoke, sweep):

@@ -14,22 +14,31 @@ from typing import Any
 
 import click
 
+from hsm_enroll.cli import listing
 from hsm_enroll.cli.invocation import Invocation, command
-from hsm_enroll.cli.operator_client import api_options, minute, operator_client, require_extra
+from hsm_enroll.cli.listing import Selection, Shape, list_options
+from hsm_enroll.cli.operator_client import (
+    Target,
+    api_options,
+    minute,
+    operator_client,
+    require_extra,
+    some,
+    table_of,
+)
 from hsm_enroll.errors import InterruptedRunError, UsageError
-from hsm_enroll.operator import batch, records
+from hsm_enroll.operator import batch
 from hsm_enroll.operator.batch import Batch, MadeInvite, made_invite
-from hsm_enroll.operator.invites import DEFAULT_TTL_SECONDS, NewInvite, ttl_seconds
+from hsm_enroll.operator.invites import DEFAULT_TTL_SECONDS, NewInvite, check_id, ttl_seconds
+from hsm_enroll.operator.records import InviteRecord
 from hsm_enroll.store import files
 
-_LARGEST_TABLE_BYTES = 32 * 1024 * 1024
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.group("invite")
 def invite() -> None:
     """Make, list and revoke invites: the right to enroll, given to a technician as one URL."""
-    require_extra("boto3")
 
 
 @command("create", example="hsm-enroll invite create --thing gateway-17 --ttl 7d")
@@ -49,7 +58,7 @@ def create(
     source: Path | None,
     output: Path | None,
     qr: bool,
-    stack: str | None,
+    target: Target,
     **asked: Any,
 ) -> None:
     """Make an invite for a Thing, or one for each row of a table.
@@ -63,17 +72,17 @@ def create(
     if source is None:
         if output is not None:
             raise click.UsageError("--output needs --from")
-        _create_one(invocation, name or "", stack, qr=qr, **asked)
+        _create_one(invocation, name or "", target, qr=qr, **asked)
         return
     if qr or any(value is not None and value is not False for value in asked.values()):
         raise click.UsageError("with --from, the table's columns replace these options")
-    _create_batch(invocation, source, output, stack)
+    _create_batch(invocation, source, output, target)
 
 
 def _create_one(
     invocation: Invocation,
     name: str,
-    stack: str | None,
+    target: Target,
     *,
     uses: int | None,
     ttl: str | None,
@@ -88,17 +97,19 @@ def _create_one(
         if terminal.as_json:
             raise click.UsageError("give --qr or --json, not both")
         require_extra("segno")
-    client = operator_client(invocation, stack)
+    client = operator_client(invocation, target)
     made = made_invite(client.create_invites([asked])[0], client.api_url)
     done = f"invite {made.id} was made"
     if terminal.as_json:
         terminal.result(made.to_json(asked), "", done=done)
+        _warn_of_enrolled(invocation, {name: made.thing_status}, target)
         return
     terminal.data(made.url.reveal() + "\n", done=done)
     if qr:
         _draw(invocation, made)
     number = "1 use" if asked.uses == 1 else f"{asked.uses} uses"
     terminal.say(f"- invite {made.id}: {number}, valid until {made.expires}")
+    _warn_of_enrolled(invocation, {name: made.thing_status}, target)
 
 
 def _draw(invocation: Invocation, made: MadeInvite) -> None:
@@ -114,13 +125,13 @@ def _draw(invocation: Invocation, made: MadeInvite) -> None:
     invocation.terminal.data(drawing.getvalue())
 
 
-def _create_batch(invocation: Invocation, source: Path, output: Path | None, stack: str | None) -> None:
+def _create_batch(invocation: Invocation, source: Path, output: Path | None, target: Target) -> None:
     terminal = invocation.terminal
     if terminal.as_json and output is None:
         raise click.UsageError("with --json, --from needs --output, which keeps the invites of a run that stops")
-    table = batch.read(_table(source))
+    table = batch.read(table_of(source))
     keeps = _Keeper(output, source)
-    client = operator_client(invocation, stack)
+    client = operator_client(invocation, target)
     keeps.keep(table)
     total = table.left
     try:
@@ -141,11 +152,27 @@ def _create_batch(invocation: Invocation, source: Path, output: Path | None, sta
             terminal.data(table.to_csv(), done=f"{total - table.left} invites were made")
         if table.left:
             keeps.discard_if(nothing_made=table.left == total)
-            terminal.warn(_how_to_go_on(total - table.left, total, output, _api_given(stack)))
+            terminal.warn(_how_to_go_on(total - table.left, total, output, target.options))
     if terminal.as_json:
         terminal.result(table.to_json(), "")
     elif output is not None:
         terminal.say(f"- {total} invites were made; all {len(table.rows)} are in {output}")
+    statuses = {row.requested.thing: row.made.thing_status for row in table.rows if row.made}
+    _warn_of_enrolled(invocation, statuses, target)
+
+
+def _warn_of_enrolled(invocation: Invocation, statuses: dict[str, str | None], target: Target) -> None:
+    """Say what else has to be done before an invite for a Thing that is in the ledger can be used."""
+    enrolled = [name for name, status in statuses.items() if status in {"claimed", "issued"}]
+    if enrolled:
+        are = "is" if len(enrolled) == 1 else "are"
+        invocation.terminal.warn(
+            f"{some(enrolled)} {are} enrolled already, and the API refuses another key. To enroll again: "
+            f"hsm-enroll fleet revoke {enrolled[0]}{target.options}, then create the invite once more (it must be "
+            "newer than the revocation), then hsm-enroll init --new-key on the device."
+        )
+    if "revoked" in statuses.values():
+        invocation.terminal.say("- a revoked Thing needs a new key: run hsm-enroll init --new-key on the device")
 
 
 class _Keeper:
@@ -188,43 +215,31 @@ def _how_to_go_on(made: int, total: int, output: Path | None, options: str) -> s
     return f"{told}; to continue, run: hsm-enroll invite create --from {file} --output {file}{options}"
 
 
-def _api_given(stack: str | None) -> str:
-    """Return the options that name the deployment, as they are to be repeated; "" if none was given."""
-    given = {"--api": click.get_current_context().params.get("api_url"), "--stack": stack}
-    return "".join(f" {option} {shlex.quote(value)}" for option, value in given.items() if value)
-
-
-def _table(source: Path) -> bytes:
-    try:
-        with source.open("rb") as stream:
-            content = stream.read(_LARGEST_TABLE_BYTES + 1)
-    except OSError as error:
-        raise UsageError(f"{source} cannot be read: {error.strerror}", hint="Check --from.") from error
-    if len(content) > _LARGEST_TABLE_BYTES:
-        raise UsageError(f"{source} is larger than {_LARGEST_TABLE_BYTES} bytes", hint="Split the table.")
-    return content
-
-
-@command("list", example="hsm-enroll invite list")
+@command("list", example="hsm-enroll invite list --status open --prefix line3-")
+@list_options("open", "used", "expired", "revoked")
 @api_options
-def list_(invocation: Invocation, *, stack: str | None) -> None:
-    """List the invites, without their codes, which the backend does not have. Times are in UTC."""
-    found = list(operator_client(invocation, stack).list_invites())
-    lines = [f"{'ID':<16}  {'STATUS':<7}  {'USES':<5}  {'EXPIRES (UTC)':<16}  THING"]
-    lines += [
-        f"{one.id}  {one.status:<7}  {f'{one.uses - one.uses_left}/{one.uses}':<5}  {minute(one.expires)}  {one.thing}"
-        for one in found
-    ]
-    text = "\n".join(lines) if found else "there are no invites"
-    invocation.terminal.result({"invites": [records.to_json(one) for one in found]}, text)
+def list_(invocation: Invocation, *, selection: Selection, target: Target) -> None:
+    """List the invites, the newest first, without their codes, which the backend does not have. Times are in UTC."""
+    client = operator_client(invocation, target)
+    listing.show(invocation.terminal, selection, InviteRecord, client.list_invites, _SHAPE)
+
+
+def _line(one: InviteRecord) -> str:
+    uses = f"{one.uses - one.uses_left}/{one.uses}"
+    return f"{one.id}  {one.status:<7}  {uses:<5}  {minute(one.expires)}  {one.thing}"
+
+
+_HEADER = f"{'ID':<16}  {'STATUS':<7}  {'USES':<5}  {'EXPIRES (UTC)':<16}  THING"
+_SHAPE = Shape("invite", "there are no invites", _HEADER, _line)
 
 
 @command("revoke", example="hsm-enroll invite revoke 3fb1c94de2a07758")
 @click.argument("invite_id", metavar="ID")
 @api_options
-def revoke(invocation: Invocation, *, invite_id: str, stack: str | None) -> None:
+def revoke(invocation: Invocation, *, invite_id: str, target: Target) -> None:
     """Make an invite invalid; invite list shows its ID. Devices that were enrolled with it stay enrolled."""
-    operator_client(invocation, stack).revoke_invite(invite_id)
+    check_id(invite_id)
+    operator_client(invocation, target).revoke_invite(invite_id)
     done = f"invite {invite_id} is revoked"
     invocation.terminal.result({"id": invite_id, "revoked": True}, done, done=done)
 

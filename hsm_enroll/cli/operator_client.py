@@ -1,19 +1,60 @@
-"""What the operator's commands share: the extra that they need, and the API that they call."""
+"""What the operator's commands share: the extra that they need, whose account they use, and the API that they call."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from hsm_enroll.cli import extras
 from hsm_enroll.cli.invocation import Invocation
 from hsm_enroll.errors import UsageError
 
 if TYPE_CHECKING:
+    from botocore.session import Session
+
     from hsm_enroll.operator.api import OperatorClient
+
+DEFAULT_STACK = "hsm-enroll"
+
+_MOST_SHOWN = 5  # of a list, in a question or a message
+_LARGEST_TABLE_BYTES = 32 * 1024 * 1024
+
+
+class Target(NamedTuple):
+    """Which deployment a command is for.
+
+    Attributes:
+        stack: name of its CloudFormation stack; None is the default.
+        profile, region: of AWS; None are those of the environment.
+        api_url: of its API, if it was given on the command line; otherwise None.
+    """
+
+    stack: str | None
+    profile: str | None
+    region: str | None
+    api_url: str | None = None
+
+    @property
+    def options(self) -> str:
+        """The options that name it, after a blank, as they are to be repeated in another command; "" if none does."""
+        given = {"--api": self.api_url, "--stack": self.stack, "--profile": self.profile, "--region": self.region}
+        return "".join(f" {option} {shlex.quote(value)}" for option, value in given.items() if value)
+
+    def session(self) -> Session:
+        """Return AWS's session for its profile and region.
+
+        Raises:
+            UsageError: there is no such profile, or AWS's configuration cannot be read.
+        """
+        from hsm_enroll.operator import aws
+
+        return aws.session(self.profile, self.region)
 
 
 def require_extra(*names: str) -> None:
@@ -22,39 +63,82 @@ def require_extra(*names: str) -> None:
     Raises:
         UsageError: one of them is missing.
     """
-    missing = [name for name in names if find_spec(name) is None]
-    if missing:
-        raise UsageError(
-            f"this command needs {' and '.join(missing)}, which is not installed",
-            hint="Run: pip install 'hsm-enroll[operator]'",
-        )
+    extras.require("operator", *names)
+
+
+def stack_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add ``--stack``, ``--profile`` and ``--region``; the function is given a ``target``. boto3 is required."""
+
+    @wraps(function)
+    def run(invocation: Invocation, *, stack: str | None, profile: str | None, region: str | None, **rest: Any) -> None:
+        require_extra("boto3")
+        api_url = click.get_current_context().params.get("api_url")
+        function(invocation, target=Target(stack, profile, region, api_url), **rest)
+
+    for option in (
+        click.option("--region", metavar="NAME", help="The AWS region; default AWS_REGION, or the profile's."),
+        click.option("--profile", metavar="NAME", help="The AWS profile; default AWS_PROFILE."),
+        click.option(
+            "--stack", metavar="NAME", help=f"The deployment's CloudFormation stack; default {DEFAULT_STACK}."
+        ),
+    ):
+        run = option(run)
+    return run
 
 
 def api_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Add ``--api`` and ``--stack``; the function is given ``stack``."""
-    for option in (
-        click.option("--stack", metavar="NAME", help="The deployment's CloudFormation stack; default hsm-enroll."),
-        click.option("--api", "api_url", metavar="URL", help="The enrollment API, instead of a stack's."),
-    ):
-        function = option(function)
-    return function
+    """Add ``--api`` and what `stack_options` adds."""
+    option = click.option("--api", "api_url", metavar="URL", help="The enrollment API, instead of a stack's.")
+    return option(stack_options(function))
 
 
-def operator_client(invocation: Invocation, stack: str | None) -> OperatorClient:
+def operator_client(invocation: Invocation, target: Target) -> OperatorClient:
     """Return a client for the API of ``--api``, ``--stack``, the configuration, or the default stack; in that order.
 
     Raises:
-        UsageError: ``--api`` and ``--stack`` are both given, there is no such stack, or there are no AWS credentials.
+        UsageError: ``--api`` and ``--stack`` are both given, there is no such stack, profile or region, or there are no
+            AWS credentials.
     """
     from hsm_enroll.operator import endpoint
     from hsm_enroll.operator.api import OperatorClient
 
-    if stack is not None and click.get_current_context().params.get("api_url"):
+    if target.stack is not None and target.api_url:
         raise click.UsageError("give --api or --stack, not both")
+    session = target.session()
     api_url = invocation.settings.api_url
-    if stack is not None or api_url is None:
-        api_url = endpoint.find_api_url(endpoint.DEFAULT_STACK if stack is None else stack)
-    return OperatorClient(api_url, invocation.settings.ca_file)
+    if target.stack is not None or api_url is None:
+        api_url = endpoint.find_api_url(session, target.stack or DEFAULT_STACK)
+    terminal = invocation.terminal
+    return OperatorClient(
+        api_url,
+        invocation.settings.ca_file,
+        session,
+        target.region,
+        tell=lambda text: terminal.say(f"  {text}"),
+        waiting=terminal.waiting,
+    )
+
+
+def table_of(source: Path) -> bytes:
+    """Return the content of the file of ``--from``.
+
+    Raises:
+        UsageError: it cannot be read, or is too large.
+    """
+    try:
+        with source.open("rb") as stream:
+            content = stream.read(_LARGEST_TABLE_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"{source} cannot be read: {error.strerror}", hint="Check --from.") from error
+    if len(content) > _LARGEST_TABLE_BYTES:
+        raise UsageError(f"{source} is larger than {_LARGEST_TABLE_BYTES} bytes", hint="Split the table.")
+    return content
+
+
+def some(what: Sequence[str]) -> str:
+    """Return the first few of a list in words, and how many are left."""
+    left = len(what) - _MOST_SHOWN
+    return ", ".join(what[:_MOST_SHOWN]) + (f" and {left:,} more" if left > 0 else "")
 
 
 def minute(moment: datetime | None) -> str:

@@ -42,16 +42,15 @@ class Account:
     _session: Session = field(repr=False)
 
     @classmethod
-    def of_environment(cls) -> Account:
-        """Return the account that the environment's credentials belong to (GetCallerIdentity).
+    def of(cls, session: Session) -> Account:
+        """Return the account that a session's credentials belong to (GetCallerIdentity).
 
         Raises:
             UsageError: there are no credentials, AWS rejected them, or no region is set.
         """
-        session = aws.session()
         region = aws.region(session)
         aws.credentials(session)
-        with translated_errors("STS"):
+        with translated_errors("STS", aws.unreachable_hint(session, region)):
             client: Any = session.create_client("sts", region_name=region, config=_CONFIG)
             identity = client.get_caller_identity()
         partition = str(identity["Arn"]).split(":")[1]
@@ -159,11 +158,12 @@ class Account:
 
 
 @contextmanager
-def translated_errors(service: str) -> Iterator[None]:
+def translated_errors(service: str, unreachable_hint: str = "Check the network.") -> Iterator[None]:
     """Translate what AWS and botocore raise inside the block into our errors.
 
     Args:
         service: its usual name.
+        unreachable_hint: what to check if it cannot be reached.
 
     Raises:
         UsageError: AWS rejected the credentials.
@@ -175,10 +175,12 @@ def translated_errors(service: str) -> Iterator[None]:
     except ClientError as error:
         raise _refused(service, error) from error
     except (HTTPClientError, AwsConnectionError) as error:
+        raise AwsError(f"cannot reach {service}: {type(error).__name__}", hint=unreachable_hint) from error
+    except ResponseParserError as error:
         raise AwsError(
-            f"cannot reach {service}: {type(error).__name__}", hint="Check the network and AWS_REGION."
+            f"unexpected response from {service}", hint="Check AWS_ENDPOINT_URL, or try again later."
         ) from error
-    except (BotoCoreError, ResponseParserError) as error:
+    except BotoCoreError as error:
         raise AwsError(f"the request to {service} failed: {printable(str(error))}") from error
 
 

@@ -8,15 +8,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
+from botocore.session import Session
+
 from hsm_enroll.backend_api.answer import Answer, document, unexpected
+from hsm_enroll.backend_api.deadline import TRY_SECONDS
 from hsm_enroll.backend_api.retry import Policy, retried
 from hsm_enroll.backend_api.transport import Transport
 from hsm_enroll.backend_api.url import checked_url
-from hsm_enroll.errors import BackendUnreachableError
+from hsm_enroll.errors import BackendUnreachableError, UsageError
 from hsm_enroll.operator import aws, records, signing
 from hsm_enroll.operator.invites import NewInvite, body, fitting
 from hsm_enroll.operator.records import CreatedInvite, InviteRecord, SweepReport, ThingRecord
@@ -26,6 +30,8 @@ INVITES = "/v1/operator/invites"
 FLEET = "/v1/operator/fleet"
 SWEEP = "/v1/operator/sweep"
 
+_LARGEST_PAGE = 1000
+_MOST_NAMES, _LONGEST_NAMES = 100, 3000  # in one request; API Gateway accepts 10 kB of request line and headers
 _LARGEST_ANSWER_BYTES = 6 * 1024 * 1024  # a Lambda function cannot answer more
 _UNREACHABLE_HINT = "Check the network and the API's address, then try again."
 
@@ -55,35 +61,49 @@ class OperatorClient:
     Args:
         api_url: ``https://…``, with or without a trailing slash.
         ca_file: PEM trust anchors; None is AWS_CA_BUNDLE, or else as for ``trust_anchors.pem``.
-        region: AWS region of the API; None is the one in API Gateway's host name, else the environment's.
+        session: whose credentials sign the requests; None is the environment's.
+        region: AWS region of the API; None is the one in API Gateway's host name, else the session's.
         deadline: seconds after which a single request is abandoned, however slowly its answer trickles in.
         sleep: waits between tries, in seconds; an argument so that tests need not wait.
+        tell: is told in one sentence why a request is sent again, and when.
+        waiting: entered while an answer is to come, with what is waited for, and for how many seconds.
 
     Raises:
-        UsageError: the URL is not an HTTPS URL, the CA file cannot be used, or no region is known.
+        UsageError: the URL is not an HTTPS URL, the CA file cannot be used, no region is known, or the one that is
+            given is not that of the URL.
     """
 
     def __init__(
         self,
         api_url: str,
         ca_file: Path | None = None,
+        session: Session | None = None,
         region: str | None = None,
         *,
-        deadline: float = 45.0,
+        deadline: float = TRY_SECONDS,
         sleep: Callable[[float], None] = time.sleep,
+        tell: Callable[[str], None] = lambda _: None,
+        waiting: Callable[[str, float], AbstractContextManager[None]] = lambda _, __: nullcontext(),
     ) -> None:
         api_url = checked_url(api_url)
-        session = aws.session()
-        region = region or signing.region_in(api_url) or aws.region(session)
+        session = session or aws.session()
+        own = signing.region_in(api_url)
+        if region and own and region != own:
+            raise UsageError(
+                f"the API {api_url} is in the region {own}, not in {region}", hint="Leave --region out, or correct it."
+            )
+        self._region = region or own or aws.region(session)
         self._transport = Transport(
             api_url,
-            signing.signer(session, region),
+            signing.signer(session, self._region),
             ca_file=ca_file or aws.ca_bundle(session),
             deadline=deadline,
             largest_answer=_LARGEST_ANSWER_BYTES,
             hint=_UNREACHABLE_HINT,
         )
         self._sleep = sleep
+        self._tell = tell
+        self._waiting = waiting
 
     @property
     def api_url(self) -> str:
@@ -111,9 +131,17 @@ class OperatorClient:
             raise unexpected(self.api_url, "the invites are not the ones requested")
         return made
 
-    def list_invites(self) -> Iterator[InviteRecord]:
-        """Yield all invites; a page is requested when its first invite is."""
-        for page in self._pages("GET", INVITES):
+    def list_invites(
+        self, status: str | None = None, prefix: str | None = None, limit: int | None = None
+    ) -> Iterator[InviteRecord]:
+        """Yield invites, the newest first; a page is requested when its first invite is.
+
+        Args:
+            status: of the invites to yield; None for all.
+            prefix: what their Things' names begin with; None for any.
+            limit: how many the caller will take, if that is known.
+        """
+        for page in self._pages("GET", INVITES, _selection(status, prefix, limit)):
             yield from self._read(records.listed, page, "invites", records.invite_record)
 
     def revoke_invite(self, invite_id: str) -> None:
@@ -124,10 +152,27 @@ class OperatorClient:
         """
         self._expected(204, "DELETE", INVITES, {"id": invite_id})
 
-    def list_things(self) -> Iterator[ThingRecord]:
-        """Yield all Things of the ledger; a page is requested when its first Thing is."""
-        for page in self._pages("GET", FLEET):
+    def list_things(
+        self, status: str | None = None, prefix: str | None = None, limit: int | None = None
+    ) -> Iterator[ThingRecord]:
+        """Yield Things of the ledger, the last one claimed first; otherwise as `list_invites`."""
+        for page in self._pages("GET", FLEET, _selection(status, prefix, limit)):
             yield from self._read(records.listed, page, "things", records.thing_record)
+
+    def find_things(self, names: Sequence[str]) -> list[ThingRecord]:
+        """Return those Things that the ledger has, in the order of their names.
+
+        Args:
+            names: valid names of Things, each once.
+        """
+        found: list[ThingRecord] = []
+        for part in _parts(names):
+            answer = document(self._expected(200, "GET", FLEET, {"things": ",".join(part)}))
+            records_ = self._read(records.listed, answer, "things", records.thing_record)
+            if not {record.thing for record in records_} <= set(part):
+                raise unexpected(self.api_url, "it is about other Things")
+            found += records_
+        return found
 
     def show_thing(self, thing: str) -> ThingRecord:
         """Return one Thing.
@@ -154,13 +199,17 @@ class OperatorClient:
         for page in self._pages("POST", SWEEP):
             yield self._read(records.sweep_report, page)
 
-    def _pages(self, method: str, path: str) -> Iterator[dict[str, Any]]:
+    def _pages(self, method: str, path: str, selection: dict[str, str] | None = None) -> Iterator[dict[str, Any]]:
         """Follow ``next``: a query parameter of a GET, a member of the body of a POST."""
         seen: set[str] = set()
         token: str | None = None
         while True:
             members = {} if token is None else {"next": token}
-            query, content = (members, None) if method == "GET" else ({}, json.dumps(members).encode("utf-8"))
+            query, content = (
+                ({**(selection or {}), **members}, None)
+                if method == "GET"
+                else ({}, json.dumps(members).encode("utf-8"))
+            )
             page = document(self._expected(200, method, path, query, content))
             token = self._read(records.next_token, page)
             if token in seen:
@@ -181,9 +230,12 @@ class OperatorClient:
     ) -> Answer:
         # SigV4 signs the query with RFC 3986's escapes, so a space must not become +. Surrogates become question marks.
         target = f"{path}?{urlencode(query, quote_via=quote, safe='', errors='replace')}" if query else path
-        answer = retried(lambda: self._transport.exchange(method, target, content), retries, self._sleep)
+        with self._waiting(f"the API at {self.api_url}", TRY_SECONDS):
+            answer = retried(
+                lambda: self._transport.exchange(method, target, content), retries, self._sleep, self._tell
+            )
         if answer.status != status:
-            raise refusal(answer)
+            raise refusal(answer, self._region)
         return answer
 
     def _read(self, reader: Callable[..., T], *values: Any) -> T:
@@ -191,3 +243,24 @@ class OperatorClient:
             return reader(*values)
         except ValueError as error:
             raise unexpected(self.api_url, str(error)) from error
+
+
+def _selection(status: str | None, prefix: str | None, limit: int | None) -> dict[str, str]:
+    size = None if limit is None else str(min(limit, _LARGEST_PAGE))
+    given = {"status": status, "prefix": prefix, "limit": size}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _parts(names: Sequence[str]) -> Iterator[list[str]]:
+    """Divide names into parts that fit into a request each."""
+    part: list[str] = []
+    length = 0
+    for name in names:
+        size = len(quote(f"{name},", safe=""))
+        if part and (len(part) == _MOST_NAMES or length + size > _LONGEST_NAMES):
+            yield part
+            part, length = [], 0
+        part.append(name)
+        length += size
+    if part:
+        yield part

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +15,12 @@ from botocore.session import Session
 from hsm_enroll.backend_api.answer import printable
 from hsm_enroll.errors import HsmEnrollError, ThrottledError, UsageError
 
-CREDENTIALS_HINT = "Log in (aws sso login, aws login), name a profile in AWS_PROFILE, or set AWS_ACCESS_KEY_ID."
-_REGION_HINT = "Set AWS_REGION to the region of the deployment."
+CREDENTIALS_HINT = (
+    "Log in (aws sso login, aws login), name a profile with --profile or in AWS_PROFILE, or set AWS_ACCESS_KEY_ID."
+)
+_REGION_HINT = "Give the region of the deployment with --region, or in AWS_REGION."
+_REGION = re.compile(r"[a-z][a-z0-9-]{0,62}")
+_LONGEST_LIST = 10  # of profiles in a hint
 _THROTTLED = {"Throttling", "ThrottlingException", "RequestLimitExceeded", "SlowDown", "TooManyRequestsException"}
 _REJECTED_CREDENTIALS = {
     "AuthFailure",
@@ -29,14 +34,28 @@ _REJECTED_CREDENTIALS = {
 }
 
 
-def session() -> Session:
+def session(profile: str | None = None, region: str | None = None) -> Session:
     """Return a session for this environment. Does *not* look for credentials yet.
 
-    AWS_REGION takes precedence over AWS_DEFAULT_REGION, as in the AWS CLI; botocore knows only the latter.
+    Args:
+        profile: of AWS's configuration files; None is the one in AWS_PROFILE, or none.
+        region: None is the one in AWS_REGION, then AWS_DEFAULT_REGION (botocore knows only the latter), then the
+            profile's: the order of the AWS CLI.
+
+    Raises:
+        UsageError: there is no such profile, the region cannot be one, or AWS's configuration cannot be read.
     """
-    made = Session()
-    if region := os.environ.get("AWS_REGION"):
-        made.set_config_variable("region", region)
+    if region is not None:
+        _check_region(region)
+    made = Session(profile=profile)
+    if profile is not None:
+        with _configuration_faults():
+            known = made.available_profiles
+        if profile not in known:
+            names = ", ".join(known[:_LONGEST_LIST]) or "none"
+            raise UsageError(f"there is no AWS profile {profile!r}", hint=f"The profiles of your AWS CLI are: {names}.")
+    if name := region or os.environ.get("AWS_REGION"):
+        made.set_config_variable("region", name)
     return made
 
 
@@ -44,13 +63,27 @@ def region(of: Session) -> str:
     """Return the session's region.
 
     Raises:
-        UsageError: none is set, or AWS's configuration cannot be read.
+        UsageError: none is set, it cannot be a region's name, or AWS's configuration cannot be read.
     """
     with _configuration_faults():
         name = of.get_config_variable("region")
     if not isinstance(name, str) or not name:
         raise UsageError("no AWS region is set", hint=_REGION_HINT)
+    _check_region(name)
     return name
+
+
+def unreachable_hint(of: Session, region: str) -> str:
+    """Return what to check if no service of a region can be reached."""
+    from difflib import get_close_matches
+
+    known = [name for part in of.get_available_partitions() for name in of.get_available_regions("sts", part)]
+    if region in known:
+        return f"Check the network, and the region {region}."
+    close = get_close_matches(region, known, n=1)
+    return f"Check --region and AWS_REGION: {region} is not a known region" + (
+        f"; did you mean {close[0]}?" if close else "."
+    )
 
 
 def credentials(of: Session) -> ReadOnlyCredentials:
@@ -62,7 +95,8 @@ def credentials(of: Session) -> ReadOnlyCredentials:
     with _configuration_faults():
         found = of.get_credentials()
         if found is None:
-            raise UsageError("no AWS credentials were found", hint=CREDENTIALS_HINT)
+            place = f" for the profile {of.profile!r}" if of.profile else ""
+            raise UsageError(f"no AWS credentials were found{place}", hint=CREDENTIALS_HINT)
         return found.get_frozen_credentials()
 
 
@@ -99,10 +133,16 @@ def common_refusal(service: str, error: ClientError) -> HsmEnrollError | None:
         UsageError if the credentials were rejected, ThrottledError if the service is busy, else None.
     """
     if code(error) in _REJECTED_CREDENTIALS:
-        return UsageError(f"AWS rejected the credentials: {reason(error)}", hint=CREDENTIALS_HINT)
+        hint = f"{CREDENTIALS_HINT} A region that the account has not enabled rejects them too."
+        return UsageError(f"AWS rejected the credentials: {reason(error)}", hint=hint)
     if code(error) in _THROTTLED:
         return ThrottledError(f"{service} is busy", hint="Wait a moment, then run the same command again.")
     return None
+
+
+def _check_region(name: str) -> None:
+    if not _REGION.fullmatch(name):
+        raise UsageError(f"{name!r} is not a valid AWS region", hint=_REGION_HINT)
 
 
 @contextmanager
@@ -114,3 +154,9 @@ def _configuration_faults() -> Iterator[None]:
         raise UsageError(
             f"the AWS credentials or configuration cannot be used: {why}", hint=CREDENTIALS_HINT
         ) from error
+    except ClientError as error:  # of the service that a profile gets its credentials from
+        refused = UsageError(
+            f"the AWS credentials cannot be obtained: {error.operation_name}: {reason(error)}",
+            hint="Check the profile: its role, its source and its account.",
+        )
+        raise common_refusal("AWS", error) or refused from error

@@ -31,11 +31,12 @@ Create = Callable[[Sequence[NewInvite]], list[CreatedInvite]]
 
 @dataclass(frozen=True, slots=True)
 class MadeInvite:
-    """An invite as it is written to the table."""
+    """An invite as it is written to the table, and what its Thing was then; None if it was not in the ledger."""
 
     url: Secret
     id: str
     expires: str
+    thing_status: str | None = None
 
     def to_json(self, requested: NewInvite) -> dict[str, Any]:
         """Return the JSON document of ``invite create``: the one place that shows a code."""
@@ -45,6 +46,7 @@ class MadeInvite:
             "uses": requested.uses,
             "expires": self.expires,
             "id": self.id,
+            "thingStatus": self.thing_status,
         }
 
 
@@ -92,7 +94,7 @@ class Batch:
 
 def made_invite(created: CreatedInvite, api_url: str) -> MadeInvite:
     """Return an invite as it is written to the table."""
-    return MadeInvite(created.url(api_url), created.id, instant(created.expires))
+    return MadeInvite(created.url(api_url), created.id, instant(created.expires), created.thing_status)
 
 
 def read(content: bytes) -> Batch:

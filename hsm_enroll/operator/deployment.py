@@ -4,27 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, Literal
 
+from botocore.session import Session
+
 from hsm_enroll.backend_folder import backend_folder
-from hsm_enroll.errors import HsmEnrollError, UsageError
+from hsm_enroll.errors import AwsError, HsmEnrollError, UsageError
 from hsm_enroll.iot_policy import Policy, PolicyUnreadableError
 from hsm_enroll.operator import device_policy, package
 from hsm_enroll.operator.account import Account
-from hsm_enroll.operator.device_policy import TEMPLATES_OWN, Change, DevicePolicy, LooseGrant
+from hsm_enroll.operator.change_set import ChangeSet, Plan, SettingChange, setting_changes
+from hsm_enroll.operator.deployed import Deployed, Left, Status
+from hsm_enroll.operator.device_policy import TEMPLATES_OWN, DevicePolicy
+from hsm_enroll.operator.drift import Drift
 from hsm_enroll.operator.policy_mistakes import mistakes
 from hsm_enroll.operator.stack import Description, Stack
+from hsm_enroll.version import __version__
 
 AuthMode = Literal["invite", "open"]
-PolicyOrigin = Literal["default", "own"]
 Step = Callable[[str], AbstractContextManager[None]]
 Report = Callable[[str], None]
+Approve = Callable[[Plan], None]
 
 # Outputs that name what remains after a stack was deleted.
 _RETAINED = ("PolicyName", "TableName")
 # A deployment keeps the values that somebody has set for these.
 _TUNED = ("ReservedConcurrency", "ThrottleRate", "ThrottleBurst")
+_UNKNOWN_VERSION = "unknown"  # the template's default
 _EMPTY: Mapping[str, Any] = {"Statement": []}
 _POLICY = "DevicePolicyDocument"  # the operator's own; empty, or missing in an older stack: the template's
 _LOOSE_HINT = (
@@ -36,110 +43,29 @@ _WANTED_CONCURRENCY = 10  # the template's default
 _UNRESERVABLE = 100  # PutFunctionConcurrency: the account's other functions must keep this much
 
 
-@dataclass(frozen=True)
-class Status:
-    """A deployment as AWS describes it.
-
-    Attributes:
-        stack: name of the stack.
-        region: its region.
-        account_id: its account.
-        state: CloudFormation's name for its state; None if there is no such stack.
-        auth: who may enroll, or None.
-        device_policy: whether the devices have the template's policy or the operator's own; None if there is no such
-            stack.
-        outputs: ApiUrl, PolicyName, TableName, FunctionName, as far as they exist.
-        loose: what that policy grants without limiting it to one Thing; None if that is not known.
-    """
-
-    stack: str
-    region: str
-    account_id: str
-    state: str | None
-    auth: str | None
-    device_policy: PolicyOrigin | None
-    outputs: Mapping[str, str]
-    loose: tuple[LooseGrant, ...] | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it in the form of ``backend deploy --json`` and ``backend status --json``."""
-        return {
-            "stack": self.stack,
-            "region": self.region,
-            "account": self.account_id,
-            "deployed": self.state is not None,
-            "state": self.state,
-            "auth": self.auth,
-            "apiUrl": self.outputs.get("ApiUrl"),
-            "policyName": self.outputs.get("PolicyName"),
-            "devicePolicy": self.device_policy,
-            "looseGrants": None if self.loose is None else len(self.loose),
-            "tableName": self.outputs.get("TableName"),
-            "functionName": self.outputs.get("FunctionName"),
-        }
-
-
-@dataclass(frozen=True)
-class Deployed:
-    """What `deploy` did.
-
-    Attributes:
-        status: the deployment afterwards.
-        changed: whether anything was changed.
-        notes: what hsm-enroll does that the policy in force does not allow, if it is the operator's own; for a person.
-        policy_change: what the device policy gained and lost; None if there was none before, or if it could not be
-            read.
-    """
-
-    status: Status
-    changed: bool
-    notes: tuple[str, ...] = ()
-    policy_change: Change | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it in the form of ``backend deploy --json``."""
-        change = self.policy_change.to_json() if self.policy_change else None
-        shown = {"changed": self.changed, "policyChange": change, "notes": list(self.notes)}
-        return {**self.status.to_json(), **shown}
-
-
-@dataclass(frozen=True)
-class Left:
-    """What `delete` left in the account.
-
-    Attributes:
-        policy_name: name of the device policy; None if the stack had none.
-        table_name: name of the ledger's table; None if the stack had none.
-        bucket: name of the bucket with the functions' zips.
-    """
-
-    policy_name: str | None
-    table_name: str | None
-    bucket: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it in the form of ``backend delete --json``."""
-        return {"policyName": self.policy_name, "tableName": self.table_name, "codeBucket": self.bucket}
-
-
 def deploy(
+    session: Session,
     name: str,
     auth: AuthMode | None,
     step: Step,
     report: Report,
+    approve: Approve,
     *,
     policy: DevicePolicy | None = None,
     loose_allowed: bool = False,
 ) -> Deployed:
-    """Deploy this package's backend to the account and region of the environment, or update it there.
+    """Deploy this package's backend to an account and region, or update it there.
 
     Does *not* call the deployed API.
 
     Args:
+        session: whose account, credentials and region to use.
         name: name of the stack.
         auth: who may enroll; None keeps the present value, and means ``invite`` in a first deployment.
         step: entered while something takes time.
         report: called for each resource that is ready.
+        approve: called with what is about to change, before it does; if it raises, nothing is changed. Not called if
+            there is nothing to change.
         policy: what devices may do; None keeps the present policy, and means the template's in a first deployment.
         loose_allowed: whether that policy may grant what is not limited to one Thing.
 
@@ -152,7 +78,7 @@ def deploy(
     source = backend_folder()
     template = _read_template()
     with step("asking AWS for the account and its endpoint"):
-        account = Account.of_environment()
+        account = Account.of(session)
         _check(policy, account, loose_allowed)
         endpoint = account.data_endpoint()
         stack = Stack(account.cloudformation, name, report)
@@ -161,45 +87,65 @@ def deploy(
         content = package.build(source)
     with step("uploading it"):
         key = account.upload(content)
-    parameters = {
-        "MqttEndpoint": endpoint,
-        "CodeBucket": account.code_bucket,
-        "CodeKey": key,
-    }
+    if there is not None and there.empty:
+        stack.delete(there)
+        there = None
+    parameters = {"MqttEndpoint": endpoint, "CodeBucket": account.code_bucket, "CodeKey": key, "Version": __version__}
     if auth is not None:
         parameters["AuthMode"] = auth
     if policy is not None:
         parameters[_POLICY] = policy.text
-    if there is not None and there.empty:
-        stack.delete(there)
-        there = None
-    if there is None:
+    before = there.parameters if there and not there.in_review else {}
+    if before:
+        parameters = {name: before[name] for name in (*_TUNED, "AuthMode", _POLICY) if name in before} | parameters
+    else:
         parameters["ReservedConcurrency"] = str(_reservable(account))
-        made = stack.create(template, parameters)
-        return Deployed(_status(account, name, made), changed=True, notes=_notes(account, made))
-    kept = {name: there.parameters[name] for name in (*_TUNED, "AuthMode", _POLICY) if name in there.parameters}
-    before = _policy_in_force(account, there, report)
-    changed = stack.update(there, template, kept | parameters)
-    described = stack.describe()
-    after = _policy_in_force(account, described, report) if before and described else None
-    change = device_policy.compare(before, after) if before and after else None
-    return Deployed(_status(account, name, described), changed, _notes(account, described), change)
+    with step("computing what changes"):
+        change_set = stack.plan(there, template, parameters)
+    if change_set is None:
+        return Deployed(_status(account, name, there), plan=None, notes=_notes(account, there))
+    plan = _plan(account, name, change_set, setting_changes(before, parameters) if before else ())
+    try:
+        approve(plan)
+        allowed = _policy_in_force(account, there, report) if there and before else None
+    except BaseException:
+        stack.discard(change_set)
+        raise
+    described = stack.execute(change_set)
+    after = _policy_in_force(account, described, report) if allowed else None
+    change = device_policy.compare(allowed, after) if allowed and after else None
+    return Deployed(_status(account, name, described), plan, _notes(account, described), change)
 
 
-def status(name: str) -> Status:
+def status(session: Session, name: str, *, drift: bool = False) -> Status:
     """Return the state of a deployment; it is not an error if there is none.
+
+    Args:
+        session: whose account, credentials and region to use.
+        name: name of the stack.
+        drift: whether to have CloudFormation compare it with its template now, which takes up to some minutes; if that
+            cannot be done, the result says why.
 
     Raises:
         UsageError, ThrottledError, AwsError: as `deploy`.
     """
-    account = Account.of_environment()
-    return _status(account, name, Stack(account.cloudformation, name, _silent).describe())
+    account = Account.of(session)
+    stack = Stack(account.cloudformation, name, _silent)
+    found = _status(account, name, stack.describe())
+    if not drift or not found.deployed:
+        return found
+    try:
+        detected = stack.detect_drift()
+    except AwsError as error:
+        detected = Drift("UNKNOWN", error.message)
+    return replace(found, drift=detected)
 
 
-def delete(name: str, report: Report) -> Left | None:
+def delete(session: Session, name: str, report: Report) -> Left | None:
     """Delete a deployment, except for the device policy and the ledger: enrolled devices keep working.
 
     Args:
+        session: whose account, credentials and region to use.
         name: name of the stack.
         report: called for each resource that is deleted.
 
@@ -209,7 +155,7 @@ def delete(name: str, report: Report) -> Left | None:
     Raises:
         UsageError, ThrottledError, AwsError: as `deploy`.
     """
-    account = Account.of_environment()
+    account = Account.of(session)
     stack = Stack(account.cloudformation, name, report)
     there = stack.describe()
     if there is None:
@@ -217,6 +163,11 @@ def delete(name: str, report: Report) -> Left | None:
     stack.delete(there)
     policy_name, table_name = (there.outputs.get(output) for output in _RETAINED)
     return Left(policy_name, table_name, account.code_bucket)
+
+
+def _plan(account: Account, name: str, change_set: ChangeSet, settings: tuple[SettingChange, ...]) -> Plan:
+    resources = change_set.resources
+    return Plan(name, account.account_id, account.region, change_set.creates, resources, settings)
 
 
 def _check(policy: DevicePolicy | None, account: Account, loose_allowed: bool) -> None:
@@ -284,6 +235,9 @@ def _status(account: Account, name: str, described: Description | None) -> Statu
         device_policy="own" if described.parameters.get(_POLICY) else "default",
         outputs=described.outputs,
         loose=None if policy is None else tuple(device_policy.loose_grants(policy, account.iot_arns)),
+        version=described.outputs.get("Version", _UNKNOWN_VERSION).replace(_UNKNOWN_VERSION, "") or None,
+        changed=described.changed,
+        drift=described.drift,
     )
 
 

@@ -19,12 +19,13 @@ _CONFIG = Config(connect_timeout=10, read_timeout=30, retries={"mode": "standard
 _NAME_HINT = "Deploy it with hsm-enroll backend deploy, name another stack with --stack, or the API's URL with --api."
 
 
-def find_api_url(stack: str = DEFAULT_STACK) -> str:
-    """Ask CloudFormation for the URL of a deployment's API (DescribeStacks), with this environment's credentials.
+def find_api_url(session: Session, stack: str = DEFAULT_STACK) -> str:
+    """Ask CloudFormation for the URL of a deployment's API (DescribeStacks).
 
     Does *not* check the URL.
 
     Args:
+        session: whose credentials and region to use.
         stack: name of the stack.
 
     Raises:
@@ -32,7 +33,6 @@ def find_api_url(stack: str = DEFAULT_STACK) -> str:
         BackendRefusedError: IAM does not allow it.
         BackendUnreachableError, ThrottledError: try later.
     """
-    session = aws.session()
     region = aws.region(session)
     aws.credentials(session)
     described = _describe(session, stack, region)
@@ -55,7 +55,7 @@ def _describe(session: Session, stack: str, region: str) -> dict[str, Any]:
         raise BackendUnreachableError(
             f"cannot reach CloudFormation in {region}: {type(error).__name__}",
             sent=False,
-            hint="Check the network and AWS_REGION, or give the API's URL with --api.",
+            hint=f"{aws.unreachable_hint(session, region)} Or give the API's URL with --api.",
         ) from error
     except BotoCoreError as error:
         raise UsageError(f"the request to CloudFormation failed: {printable(str(error))}", hint=_NAME_HINT) from error

@@ -17,6 +17,7 @@ DEFAULT_TTL_SECONDS = 24 * 3600
 # A Thing's name is its certificate's CN, of at most 64 characters (RFC 5280, upper bound ub-common-name).
 _THING = re.compile(r"[a-zA-Z0-9:_-]{1,64}|[a-zA-Z0-9:_-]{0,63}\*")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+_ID = re.compile(r"[0-9a-f]{16}")
 _TTL = re.compile(r"([0-9]{1,9})([mhd])")
 _UNIT_SECONDS = {"m": 60, "h": 3600, "d": 86400}
 _SHORTEST_SECONDS = 60
@@ -71,6 +72,19 @@ class NewInvite:
         if self.existing_thing:
             members["existingThing"] = True
         return members
+
+
+def check_id(text: str) -> None:
+    """Check that a text can be an invite's ID.
+
+    Raises:
+        UsageError: it cannot. The message does not repeat it: it may be the code of an invite.
+    """
+    if not _ID.fullmatch(text):
+        raise UsageError(
+            "that is not the ID of an invite",
+            hint="An ID has 16 hexadecimal digits in lower case; hsm-enroll invite list shows it.",
+        )
 
 
 def body(invites: Sequence[NewInvite]) -> bytes:

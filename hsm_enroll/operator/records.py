@@ -7,9 +7,10 @@ member and never repeats its value. Unknown members are ignored: a later backend
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, TypeVar
 
 from hsm_enroll.secret import Secret
@@ -32,6 +33,7 @@ class CreatedInvite:
         thing: a Thing's name, or a prefix of names followed by ``*``.
         uses: how many Things may be enrolled with it.
         expires: when it stops being valid, in UTC.
+        thing_status: what its Thing is in the ledger, as in `ThingRecord`; None if it is not there, and for a prefix.
     """
 
     id: str
@@ -39,6 +41,7 @@ class CreatedInvite:
     thing: str
     uses: int
     expires: datetime
+    thing_status: str | None = None
 
     def url(self, api_url: str) -> Secret:
         """Return the complete invite, ``https://API/#CODE``."""
@@ -128,10 +131,17 @@ def instant(moment: datetime) -> str:
 
 def to_json(record: InviteRecord | ThingRecord | DisabledCertificate) -> dict[str, Any]:
     """Return a record in the contract's form."""
-    return {
-        _camel_case(name): instant(value) if isinstance(value, datetime) else value
-        for name, value in asdict(record).items()
-    }
+    return {name: instant(value) if isinstance(value, datetime) else value for name, value in _members(record)}
+
+
+def to_row(record: InviteRecord | ThingRecord) -> list[str]:
+    """Return a record as a row of a table, its columns those of `columns`; an empty text stands for what is missing."""
+    return [_cell(getattr(record, name)) for name in columns(type(record))]
+
+
+def columns(kind: type[InviteRecord | ThingRecord]) -> list[str]:
+    """Return the columns of a table of records, named as in the table of ``invite create --from``."""
+    return [field.name for field in fields(kind)]
 
 
 def created_invite(value: object) -> CreatedInvite:
@@ -143,6 +153,7 @@ def created_invite(value: object) -> CreatedInvite:
         thing=_required(members, "thing", _PATTERN),
         uses=_required(members, "uses", _count),
         expires=_required(members, "expires", _moment),
+        thing_status=_optional(members, "thingStatus", _WORD),
     )
 
 
@@ -201,9 +212,23 @@ def next_token(value: object) -> str | None:
     return _optional(_object(value), "next", _TOKEN)
 
 
+@cache
 def _camel_case(name: str) -> str:
     first, *others = name.split("_")
     return first + "".join(map(str.capitalize, others))
+
+
+def _members(record: InviteRecord | ThingRecord | DisabledCertificate) -> Iterator[tuple[str, Any]]:
+    for field in fields(record):
+        yield _camel_case(field.name), getattr(record, field.name)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, datetime):
+        return instant(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "" if value is None else str(value)
 
 
 def _disabled(value: object) -> DisabledCertificate:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from hsm_enroll.backend_api import answer as answers
 from hsm_enroll.backend_api.answer import Answer, Problem, document, printable
 from hsm_enroll.errors import BackendRefusedError, HsmEnrollError
 
 _FORBIDDEN_HINT = (
-    "Your AWS identity needs execute-api:Invoke on this API, in its region, and credentials that have not expired: "
-    "see aws sts get-caller-identity. A clock that is wrong by minutes is refused too."
+    "Your AWS identity needs execute-api:Invoke on this API, and credentials that have not expired: see aws sts "
+    "get-caller-identity. A clock that is wrong by minutes is refused too, and so is a request that was signed for "
+    "another region than the API's; this one was signed for {region}."
 )
 _UNKNOWN_HINTS = {
     "thing-unknown": "hsm-enroll fleet list shows the Things that exist.",
@@ -17,8 +20,12 @@ _UNKNOWN_HINTS = {
 _AGAIN_HINT = "Wait a moment, then try again."
 
 
-def refusal(answer: Answer) -> HsmEnrollError:
+def refusal(answer: Answer, region: str) -> HsmEnrollError:
     """Return the error for an answer that is not the one hoped for.
+
+    Args:
+        answer: the answer.
+        region: the AWS region that the request was signed for.
 
     Raises:
         UnexpectedResponseError: it claims to be JSON and is not.
@@ -28,16 +35,16 @@ def refusal(answer: Answer) -> HsmEnrollError:
         return BackendRefusedError(
             f"{answer.url} does not admit this AWS identity: {message}",
             request_id=answer.request_id,
-            hint=_FORBIDDEN_HINT,
+            hint=_FORBIDDEN_HINT.format(region=region),
         )
-    return answers.refusal(answer, _hint)
+    return answers.refusal(answer, partial(_hint, region))
 
 
-def _hint(status: int, problem: Problem | None) -> str | None:
+def _hint(region: str, status: int, problem: Problem | None) -> str | None:
     if problem is None or status >= 500:
         return _AGAIN_HINT
     if status == 403:
-        return _FORBIDDEN_HINT
+        return _FORBIDDEN_HINT.format(region=region)
     return _UNKNOWN_HINTS.get(problem.code, f"The backend's log has more under request id {problem.request_id}.")
 
 

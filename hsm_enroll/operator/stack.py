@@ -1,17 +1,22 @@
-"""One CloudFormation stack: creates, updates and deletes it, and waits until CloudFormation has finished."""
+"""One CloudFormation stack: changes and deletes it, and waits until CloudFormation has finished."""
 
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from botocore.exceptions import ClientError
 
 from hsm_enroll.backend_api.answer import printable
-from hsm_enroll.errors import AwsError
+from hsm_enroll.errors import AwsError, HsmEnrollError
 from hsm_enroll.operator.account import translated_errors
+from hsm_enroll.operator.change_set import ChangeSet, resource_change
+from hsm_enroll.operator.drift import Drift, resource_drift
 
 _SERVICE = "CloudFormation"
 POLL_SECONDS = 3.0
@@ -22,9 +27,11 @@ _GOOD = {"CREATE_COMPLETE", "UPDATE_COMPLETE"}
 # CloudFormation updates a stack in these states only.
 _UPDATABLE = {*_GOOD, "UPDATE_ROLLBACK_COMPLETE", "IMPORT_COMPLETE", "IMPORT_ROLLBACK_COMPLETE"}
 _ABSENT = "ValidationError"
-# The answer of UpdateStack when there is nothing to do. Its code is that of any mistake, so AWS's own tools compare the
-# text too.
-_NOTHING_TO_DO = "No updates are to be performed."
+# A change set that changes nothing fails, with one of these reasons. Its status is that of any failure, so AWS's own
+# tools compare the text too.
+_NOTHING_TO_DO = ("The submitted information didn't contain changes", "No updates are to be performed")
+# A stack whose first change set has not been executed. It has no resources.
+_IN_REVIEW = "REVIEW_IN_PROGRESS"
 # Always a consequence of another resource's failure, never the cause.
 _CANCELED = "cancelled"
 
@@ -45,17 +52,26 @@ class Description:
         stack_id: its ARN. Unlike the name, it is never used again.
         status: CloudFormation's name for its state.
         parameters, outputs: by name.
+        changed: when it was changed last.
+        drift: what CloudFormation found when it last compared it with its template.
     """
 
     stack_id: str
     status: str
     parameters: Mapping[str, str]
     outputs: Mapping[str, str]
+    changed: datetime
+    drift: Drift
 
     @property
     def under_way(self) -> bool:
         """Whether an operation on it is in progress."""
-        return self.status.endswith(_UNDER_WAY)
+        return self.status.endswith(_UNDER_WAY) and not self.in_review
+
+    @property
+    def in_review(self) -> bool:
+        """Whether a first deployment was prepared and not carried out; such a stack has no resources."""
+        return self.status == _IN_REVIEW
 
     @property
     def empty(self) -> bool:
@@ -81,29 +97,8 @@ class Stack:
         """Return the stack as it is, or None if it does not exist."""
         return self._describe(self.name)
 
-    def create(self, template: str, parameters: Mapping[str, str]) -> Description:
-        """Create the stack. If that fails, nothing is left of it.
-
-        Raises:
-            AwsError: it failed; the message names the resource that failed, and why.
-        """
-        with translated_errors(_SERVICE):
-            answer = self.cloudformation.create_stack(
-                StackName=self.name,
-                TemplateBody=template,
-                Parameters=_given(parameters),
-                Capabilities=["CAPABILITY_IAM"],
-                # After a failure, delete what the template retains too: it is still empty.
-                RetainExceptOnCreate=True,
-            )
-        try:
-            return self._finished(answer["StackId"], seen=set(), doing="created")
-        except AwsError:
-            self._clear(answer["StackId"])
-            raise
-
-    def update(self, there: Description, template: str, parameters: Mapping[str, str]) -> bool:
-        """Update the stack. If that fails, CloudFormation rolls it back.
+    def plan(self, there: Description | None, template: str, parameters: Mapping[str, str]) -> ChangeSet | None:
+        """Have CloudFormation compute what would change, and change nothing. `execute` or `discard` must follow.
 
         Args:
             there: what `describe` returned.
@@ -111,28 +106,68 @@ class Stack:
             parameters: values by name; a missing one is set to the template's default.
 
         Returns:
-            Whether there was anything to change.
+            What would change; None if nothing would.
 
         Raises:
-            AwsError: another operation is in progress, the stack cannot be updated, or the update failed.
+            AwsError: another operation is in progress, the stack cannot be updated, or CloudFormation rejects it.
         """
-        self._must_be_updatable(there)
-        seen = {event["EventId"] for event in self._events(there.stack_id)}
+        creates = there is None or there.in_review
+        if there is not None and not creates:
+            self._must_be_updatable(there)
         with translated_errors(_SERVICE):
-            try:
-                self.cloudformation.update_stack(
-                    StackName=self.name,
-                    TemplateBody=template,
-                    Parameters=_given(parameters),
-                    Capabilities=["CAPABILITY_IAM"],
-                    RetainExceptOnCreate=True,
-                )
-            except ClientError as error:
-                if error.response.get("Error", {}).get("Message") == _NOTHING_TO_DO:
-                    return False
-                raise
-        self._finished(there.stack_id, seen, doing="updated")
-        return True
+            made = self.cloudformation.create_change_set(
+                StackName=self.name,
+                ChangeSetName=f"hsm-enroll-{uuid.uuid4().hex}",
+                ChangeSetType="CREATE" if creates else "UPDATE",
+                TemplateBody=template,
+                Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+                Capabilities=["CAPABILITY_IAM"],
+            )
+        change_set = ChangeSet(made["Id"], made["StackId"], creates, there is None, ())
+        try:
+            described = self._computed(change_set)
+        except BaseException:
+            self.discard(change_set)
+            raise
+        if described["Status"] == "CREATE_COMPLETE":
+            changes = tuple(resource_change(change["ResourceChange"]) for change in described["Changes"])
+            return replace(change_set, resources=changes)
+        self.discard(change_set)
+        reason = str(described.get("StatusReason", ""))
+        if not creates and reason.startswith(_NOTHING_TO_DO):
+            return None
+        raise AwsError(f"CloudFormation rejects the changes to the stack {self.name!r}: {printable(reason)}")
+
+    def execute(self, change_set: ChangeSet) -> Description:
+        """Carry a change set out and return the result.
+
+        If that fails, CloudFormation rolls it back; of a first deployment nothing is left then.
+
+        Raises:
+            AwsError: it failed, and the message names the resource that failed, and why; or the stack has been changed
+                since the change set was computed.
+        """
+        seen = {event["EventId"] for event in self._events(change_set.stack_id)}
+        with translated_errors(_SERVICE):
+            # After a failure, delete what was created and the template retains too: it is still empty.
+            self.cloudformation.execute_change_set(ChangeSetName=change_set.arn, RetainExceptOnCreate=True)
+        if not change_set.creates:
+            return self._finished(change_set.stack_id, seen, doing="updated")
+        try:
+            return self._finished(change_set.stack_id, seen, doing="created")
+        except AwsError:
+            self._clear(change_set.stack_id)
+            raise
+
+    def discard(self, change_set: ChangeSet) -> None:
+        """Delete a change set that is not to be executed, and the empty stack that it created.
+
+        If that fails, it is left: it does no harm, and the next deployment uses the empty stack.
+        """
+        with suppress(HsmEnrollError), translated_errors(_SERVICE):
+            self.cloudformation.delete_change_set(ChangeSetName=change_set.arn)
+            if change_set.made_stack:
+                self.cloudformation.delete_stack(StackName=change_set.stack_id)
 
     def delete(self, there: Description) -> None:
         """Delete the stack, except for what its template retains.
@@ -144,6 +179,35 @@ class Stack:
         with translated_errors(_SERVICE):
             self.cloudformation.delete_stack(StackName=there.stack_id)
         self._finished(there.stack_id, seen, doing="deleted")
+
+    def detect_drift(self) -> Drift:
+        """Have CloudFormation compare the resources with the template (DetectStackDrift); takes up to some minutes."""
+        with translated_errors(_SERVICE):
+            detection = self.cloudformation.detect_stack_drift(StackName=self.name)["StackDriftDetectionId"]
+            while True:
+                found = self.cloudformation.describe_stack_drift_detection_status(StackDriftDetectionId=detection)
+                if not found["DetectionStatus"].endswith(_UNDER_WAY):
+                    break
+                time.sleep(POLL_SECONDS)
+            drifts = _all(
+                "StackResourceDrifts",
+                self.cloudformation.describe_stack_resource_drifts,
+                StackName=self.name,
+                StackResourceDriftStatusFilters=["MODIFIED", "DELETED"],
+            )
+        # Where detection fails, that is so for some resources; of the others the result counts.
+        reason = printable(str(found.get("DetectionStatusReason", ""))) or None
+        return Drift(found.get("StackDriftStatus", "UNKNOWN"), reason, tuple(map(resource_drift, drifts)))
+
+    def _computed(self, change_set: ChangeSet) -> dict[str, Any]:
+        """Wait until CloudFormation has computed a change set, and return its description with all its changes."""
+        while True:
+            with translated_errors(_SERVICE):
+                described = self.cloudformation.describe_change_set(ChangeSetName=change_set.arn)
+                if not described["Status"].endswith((_UNDER_WAY, "_PENDING")):
+                    changes = _all("Changes", self.cloudformation.describe_change_set, ChangeSetName=change_set.arn)
+                    return {**described, "Changes": changes}
+            time.sleep(POLL_SECONDS)
 
     def _clear(self, stack_id: str) -> None:
         """Delete what is left of a failed creation: an empty stack."""
@@ -163,13 +227,17 @@ class Stack:
             )
 
     def _finished(self, stack_id: str, seen: set[str], doing: str) -> Description:
-        """Wait until the operation has finished and return the result; see `create` for what it raises."""
+        """Wait until the operation has finished and return the result; see `execute` for what it raises."""
         failures: list[str] = []
         wanted = {_DELETED} if doing == "deleted" else _GOOD
+        before = len(seen)
+        self._follow(stack_id, seen, failures)
         while True:
+            # Right after the call, the stack may still be in its old state, until there is an event.
+            begun = len(seen) > before
             described = self._describe(stack_id)
             self._follow(stack_id, seen, failures)
-            if described is None or not described.under_way:
+            if described is None or (begun and not described.under_way and not described.in_review):
                 break
             time.sleep(POLL_SECONDS)
         if described is not None and described.status in wanted:
@@ -211,13 +279,22 @@ class Stack:
                 parameter["ParameterKey"]: parameter["ParameterValue"] for parameter in found.get("Parameters", [])
             },
             outputs={output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])},
+            changed=found.get("LastUpdatedTime") or found["CreationTime"],
+            drift=Drift(found.get("DriftInformation", {}).get("StackDriftStatus", "NOT_CHECKED")),
         )
-
-
-def _given(parameters: Mapping[str, str]) -> list[dict[str, Any]]:
-    return [{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()]
 
 
 def _pages(cloudformation: Any, stack_id: str) -> Iterator[dict[str, Any]]:
     for page in cloudformation.get_paginator("describe_stack_events").paginate(StackName=stack_id):
         yield from page["StackEvents"]
+
+
+def _all(member: str, call: Callable[..., dict[str, Any]], **arguments: Any) -> list[dict[str, Any]]:
+    """Return what all pages of a call have in one member; botocore has no paginator for these calls."""
+    found: list[dict[str, Any]] = []
+    while True:
+        page = call(**arguments)
+        found += page.get(member, [])
+        if not page.get("NextToken"):
+            return found
+        arguments["NextToken"] = page["NextToken"]

@@ -93,13 +93,6 @@ class Claim:
     reclaimed: bool = False
     shareable_key: bool = False
 
-    @property
-    def status(self) -> str:
-        """``claimed``, ``issued`` or ``revoked``."""
-        if self.revoked_at is not None:
-            return "revoked"
-        return "claimed" if self.certificate is None else "issued"
-
 
 @dataclass(frozen=True)
 class Entries:

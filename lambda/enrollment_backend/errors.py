@@ -47,7 +47,7 @@ class InviteInvalidError(EnrollmentError):
     """
 
     code = "invite-invalid"
-    detail = "The invite is not valid for this request; ask the operator for a new one."
+    detail = "The invite is not valid for this request."
 
 
 class AttestationRequiredError(EnrollmentError):

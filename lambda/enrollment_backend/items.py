@@ -2,22 +2,99 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from enrollment_backend.claims import Certificate, Claim
 from enrollment_backend.invites import Invite
-from enrollment_backend.table import Item
+from enrollment_backend.table import Item, Selection
+
+THING_STATUSES: Mapping[str, str] = {
+    "claimed": "attribute_not_exists(#revoked) AND attribute_not_exists(#certificate_id)",
+    "issued": "attribute_not_exists(#revoked) AND attribute_exists(#certificate_id)",
+    "revoked": "attribute_exists(#revoked)",
+}
+"""The statuses of Things, each with the condition for their items; see `ThingEntry.status`."""
+
+INVITE_STATUSES: Mapping[str, str] = {
+    "open": "attribute_not_exists(#revoked) AND #uses_left > :none AND #expires > :now",
+    "used": "attribute_not_exists(#revoked) AND #uses_left <= :none",
+    "expired": "attribute_not_exists(#revoked) AND #uses_left > :none AND #expires <= :now",
+    "revoked": "attribute_exists(#revoked)",
+}
+"""The statuses of invites, likewise; see `invite_status`."""
+
+
+@dataclass(frozen=True)
+class ThingEntry:
+    """What operators are shown of a claim; see `claims.Claim` for the attributes. The index has just these."""
+
+    thing: str
+    spki_sha256: str
+    code_sha256: str | None
+    claimed: int
+    enrolled: int | None
+    revoked_at: int | None
+    certificate_id: str | None
+
+    @property
+    def status(self) -> str:
+        """``claimed``, ``issued`` or ``revoked``."""
+        if self.revoked_at is not None:
+            return "revoked"
+        return "claimed" if self.certificate_id is None else "issued"
+
+
+def entry_from_item(item: Item) -> ThingEntry:
+    """Return what operators are shown of a claim's item; the index's items are enough."""
+    return ThingEntry(
+        thing=item["id"],
+        spki_sha256=item["spki_sha256"],
+        code_sha256=item.get("code_sha256"),
+        claimed=_claimed(item),
+        enrolled=item.get("enrolled"),
+        revoked_at=item.get("revoked"),
+        certificate_id=item.get("certificate_id"),
+    )
+
+
+def invite_status(invite: Invite, now: float) -> str:
+    """Return an invite's status at a time in seconds since the epoch: one of `INVITE_STATUSES`."""
+    if invite.revoked:
+        return "revoked"
+    if invite.uses_left < 1:
+        return "used"
+    return "open" if invite.expires > now else "expired"
+
+
+def selection(statuses: Mapping[str, str], status: str | None, prefix: str | None, now: float) -> Selection:
+    """Return which items of Things or invites are in a list.
+
+    Args:
+        statuses: `THING_STATUSES` or `INVITE_STATUSES`.
+        status: one of them; None for all.
+        prefix: what their Things' names begin with; None for any.
+        now: the time, in seconds since the epoch.
+    """
+    conditions = [] if status is None else [statuses[status]]
+    if prefix is not None:
+        conditions.append("begins_with(#thing, :prefix)")
+    condition = " AND ".join(conditions)
+    known: dict[str, object] = {"none": 0, "now": int(now), "prefix": prefix}
+    return Selection(condition, {name: value for name, value in known.items() if f":{name}" in condition})
 
 
 def claim_to_item(claim: Claim) -> Item:
-    """Return a claim as an item, without its key."""
+    """Return a claim as an item, without its key. As an invite's, it has ``thing`` and ``created``, for lists."""
     return {
+        "thing": claim.thing,
+        "created": claim.claimed,
         "claim_id": claim.claim_id,
         "spki_sha256": claim.spki_sha256,
         "code_sha256": claim.code_sha256,
         "lease": claim.lease,
         "lease_ends": claim.lease_ends,
-        "claimed": claim.claimed,
         "enrolled": claim.enrolled,
         "revoked": claim.revoked_at,
         "adopted": claim.adopted or None,
@@ -39,7 +116,7 @@ def claim_from_item(item: Item) -> Claim:
         code_sha256=item.get("code_sha256"),
         lease=item["lease"],
         lease_ends=item["lease_ends"],
-        claimed=item["claimed"],
+        claimed=_claimed(item),
         certificate=certificate,
         enrolled=item.get("enrolled"),
         revoked_at=item.get("revoked"),
@@ -47,6 +124,11 @@ def claim_from_item(item: Item) -> Claim:
         reclaimed=item.get("reclaimed", False),
         shareable_key=item.get("shareable_key", False),
     )
+
+
+def _claimed(item: Item) -> int:
+    """Return when a claim's key was bound; items that were written before there were lists by time say ``claimed``."""
+    return int(item["created"] if "created" in item else item["claimed"])
 
 
 def certificate_to_values(certificate: Certificate) -> dict[str, Any]:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from enrollment_backend import invites, log
-from enrollment_backend.claims import Claim
 from enrollment_backend.errors import InviteUnknownError, ThingUnknownError
 from enrollment_backend.invites import Invite
 from enrollment_backend.issuer import Issuer
-from enrollment_backend.items import claim_from_item, invite_from_item, invite_to_item
+from enrollment_backend.items import (
+    INVITE_STATUSES,
+    THING_STATUSES,
+    ThingEntry,
+    entry_from_item,
+    invite_from_item,
+    invite_to_item,
+    selection,
+)
 from enrollment_backend.ledger import Ledger
 from enrollment_backend.recovery import unrecorded_certificates
-from enrollment_backend.table import Write
+from enrollment_backend.table import Position, Write
 
-_PAGE_SIZE = 100
 _RETENTION_SECONDS = 90 * 24 * 3600  # of an invite, after it has expired
 
 
@@ -38,6 +44,38 @@ class InviteRequest:
 
 
 @dataclass(frozen=True)
+class CreatedInvite:
+    """A new invite with its code.
+
+    Attributes:
+        code: the code.
+        invite: the invite.
+        thing_status: `ThingEntry.status` of its Thing; None if the ledger does not have it, and for a prefix of names.
+    """
+
+    code: str
+    invite: Invite
+    thing_status: str | None
+
+
+@dataclass(frozen=True)
+class Page:
+    """Which page of a list is asked for.
+
+    Attributes:
+        status: of the Things or invites that it has; None for all.
+        prefix: what their Things' names begin with; None for any.
+        after: the position after which it starts; None for the first page.
+        size: the maximum number of entries. A page may have fewer, even none, and be followed by another.
+    """
+
+    status: str | None
+    prefix: str | None
+    after: Position | None
+    size: int
+
+
+@dataclass(frozen=True)
 class Operator:
     """The operator's use cases.
 
@@ -53,7 +91,7 @@ class Operator:
     issuer: Issuer
     now: Callable[[], float]
 
-    def create_invites(self, requests: Iterable[InviteRequest], caller: str) -> list[tuple[str, Invite]]:
+    def create_invites(self, requests: Sequence[InviteRequest], caller: str) -> list[CreatedInvite]:
         """Create invites, all or none.
 
         Args:
@@ -61,20 +99,22 @@ class Operator:
             caller: ARN of the caller's IAM identity.
 
         Returns:
-            Each invite with its code, which is not stored anywhere.
+            Each invite with its code, which is not stored anywhere, and with what its Thing is now.
         """
-        created = [self._new(request, caller) for request in requests]
-        items = [invite_to_item(invite, ttl=invite.expires + _RETENTION_SECONDS) for _, invite in created]
+        statuses = {found.thing: found.status for found in self.find_things([request.thing for request in requests])}
+        created = [self._new(request, caller, statuses.get(request.thing)) for request in requests]
+        items = [invite_to_item(one.invite, ttl=one.invite.expires + _RETENTION_SECONDS) for one in created]
         self.ledger.table.transact(
             Write((item["kind"], item["id"]), item, "attribute_not_exists(#id)", {}, replace=True) for item in items
         )
         log.note(caller=caller, invites=str(len(created)))
         return created
 
-    def list_invites(self, after: str | None) -> tuple[list[Invite], str | None]:
-        """Return a page of invites, ordered by id, and the id after which the next page starts; None at the end."""
-        items, last_id = self.ledger.table.page("invite", after, _PAGE_SIZE)
-        return [invite_from_item(item) for item in items], last_id
+    def list_invites(self, page: Page) -> tuple[list[Invite], Position | None]:
+        """Return a page of invites, the newest first, and the position after which the next starts; None at the end."""
+        selected = selection(INVITE_STATUSES, page.status, page.prefix, self.now())
+        items, position = self.ledger.table.page("invite", selected, page.after, page.size)
+        return [invite_from_item(item) for item in items], position
 
     def revoke_invite(self, invite_id: str, caller: str) -> None:
         """Revoke an invite. Nobody can use it any more, not even a device that enrolled with it and asks again.
@@ -90,21 +130,27 @@ class Operator:
         self.ledger.table.transact([Write(key, {"revoked": True, "ttl": None}, "attribute_exists(#id)", {})])
         log.note(caller=caller, inviteId=invite_id)
 
-    def list_things(self, after: str | None) -> tuple[list[Claim], str | None]:
-        """Return a page of Things, ordered by name, and the name after which the next page starts; None at the end."""
-        items, last_name = self.ledger.table.page("thing", after, _PAGE_SIZE)
-        return [claim_from_item(item) for item in items], last_name
+    def list_things(self, page: Page) -> tuple[list[ThingEntry], Position | None]:
+        """Return a page of Things, the last one claimed first; otherwise as `list_invites`."""
+        selected = selection(THING_STATUSES, page.status, page.prefix, self.now())
+        items, position = self.ledger.table.page("thing", selected, page.after, page.size)
+        return [entry_from_item(item) for item in items], position
 
-    def show_thing(self, name: str) -> Claim:
-        """Return a Thing's claim.
+    def find_things(self, names: Sequence[str]) -> list[ThingEntry]:
+        """Return those of several Things that the ledger has, in the order in which they are named."""
+        found = self.ledger.table.get(("thing", name) for name in names)
+        return [entry_from_item(found["thing", name]) for name in dict.fromkeys(names) if ("thing", name) in found]
+
+    def show_thing(self, name: str) -> ThingEntry:
+        """Return a Thing.
 
         Raises:
             ThingUnknownError: the ledger has no Thing with this name.
         """
-        claim = self.ledger.find_claim(name)
-        if claim is None:
+        found = self.find_things([name])
+        if not found:
             raise ThingUnknownError
-        return claim
+        return found[0]
 
     def revoke_thing(self, name: str, caller: str) -> None:
         """Revoke a Thing: first in the ledger, then deactivate its certificate.
@@ -114,7 +160,9 @@ class Operator:
         Raises:
             ThingUnknownError: the ledger has no Thing with this name.
         """
-        claim = self.show_thing(name)
+        claim = self.ledger.find_claim(name)
+        if claim is None:
+            raise ThingUnknownError
         if claim.revoked_at is None:
             self.ledger.revoke(claim)
         log.note(caller=caller, thing=name)
@@ -123,12 +171,12 @@ class Operator:
         for certificate in recorded or unrecorded_certificates(claim, self.ledger, self.issuer):
             self.issuer.deactivate(certificate.certificate_id)
 
-    def _new(self, request: InviteRequest, caller: str) -> tuple[str, Invite]:
+    def _new(self, request: InviteRequest, caller: str, thing_status: str | None) -> CreatedInvite:
         code = invites.create_code()
         code_sha256 = invites.code_sha256(code)
         assert code_sha256 is not None  # noqa: S101 - a code that was just created is well-formed
         now = int(self.now())
-        return code, Invite(
+        invite = Invite(
             code_sha256=code_sha256,
             thing=request.thing,
             uses=request.uses,
@@ -139,3 +187,4 @@ class Operator:
             existing_thing=request.existing_thing,
             ek_sha256=request.ek_sha256,
         )
+        return CreatedInvite(code, invite, thing_status)

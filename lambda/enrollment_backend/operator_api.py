@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,10 @@ from enrollment_backend.http import Event, Response, Routes, json_body, json_res
 from enrollment_backend.invites import Invite, invite_id
 
 if TYPE_CHECKING:
-    from enrollment_backend.claims import Claim
-    from enrollment_backend.operator import InviteRequest, Operator
+    from enrollment_backend.items import ThingEntry
+    from enrollment_backend.operator import InviteRequest, Operator, Page
     from enrollment_backend.sweep import Sweeper
+    from enrollment_backend.table import Position
 
 _MAX_INVITES = 100  # in one request
 _PATTERN = re.compile(r"[a-zA-Z0-9:_-]{1,128}|[a-zA-Z0-9:_-]{0,127}\*")
@@ -24,6 +25,11 @@ _MAX_USES = 1_000_000
 _MIN_TTL, _MAX_TTL, _DEFAULT_TTL = 60, 365 * 24 * 3600, 24 * 3600  # seconds
 _FIELDS = {"thing", "uses", "ttlSeconds", "existingThing", "ekSha256"}
 _MAX_KEY_LENGTH = 1024  # characters: a sort key of DynamoDB, a marker of AWS IoT
+_MAX_PAGE_SIZE = _DEFAULT_PAGE_SIZE = 1000  # entries: less than a megabyte, where a function may answer six
+_MAX_NAMES = 100  # of Things in one request
+_LIMIT = re.compile(r"[1-9][0-9]{0,3}")
+_NAME = re.compile(r"[a-zA-Z0-9:_-]{1,128}")
+_POSITION = re.compile(r"([0-9]{1,12})\.([a-zA-Z0-9:_-]{1,128})")
 
 
 def routes(operator: Callable[[], Operator], sweeper: Callable[[], Sweeper], now: Callable[[], float]) -> Routes:
@@ -57,21 +63,25 @@ def _create_invites(operator: Callable[[], Operator], event: Event) -> Response:
     created = operator().create_invites([_invite_request(entry) for entry in requested], caller)
     invites = [
         {
-            "id": invite.id,
-            "code": code,
-            "thing": invite.thing,
-            "uses": invite.uses,
-            "expires": timestamp(invite.expires),
+            "id": one.invite.id,
+            "code": one.code,
+            "thing": one.invite.thing,
+            "uses": one.invite.uses,
+            "expires": timestamp(one.invite.expires),
+            "thingStatus": one.thing_status,
         }
-        for code, invite in created
+        for one in created
     ]
     return json_response(HTTPStatus.CREATED, {"invites": invites})
 
 
 def _list_invites(operator: Callable[[], Operator], now: Callable[[], float], event: Event) -> Response:
     operator_of(event)
-    invites, last_id = operator().list_invites(_parameter(event, "next"))
-    return json_response(HTTPStatus.OK, {"invites": [_invite(invite, now()) for invite in invites], "next": last_id})
+    from enrollment_backend.items import INVITE_STATUSES
+
+    invites, position = operator().list_invites(_page(event, INVITE_STATUSES))
+    content = {"invites": [_invite(invite, now()) for invite in invites], "next": _marker(position)}
+    return json_response(HTTPStatus.OK, content)
 
 
 def _revoke_invite(operator: Callable[[], Operator], event: Event) -> Response:
@@ -81,12 +91,18 @@ def _revoke_invite(operator: Callable[[], Operator], event: Event) -> Response:
 
 
 def _fleet(operator: Callable[[], Operator], event: Event) -> Response:
+    """Show one Thing, several by their names, or a page of them all."""
     operator_of(event)
-    name, marker = _parameter(event, "thing"), _parameter(event, "next")
+    from enrollment_backend.items import THING_STATUSES
+
+    name, names, page = _parameter(event, "thing"), _names(event), _page(event, THING_STATUSES)
     if name is not None:
         return json_response(HTTPStatus.OK, {"thing": _thing(operator().show_thing(name))})
-    claims, last_name = operator().list_things(marker)
-    return json_response(HTTPStatus.OK, {"things": [_thing(claim) for claim in claims], "next": last_name})
+    if names is not None:
+        found, position = operator().find_things(names), None
+    else:
+        found, position = operator().list_things(page)
+    return json_response(HTTPStatus.OK, {"things": [_thing(entry) for entry in found], "next": _marker(position)})
 
 
 def _revoke_thing(operator: Callable[[], Operator], event: Event) -> Response:
@@ -139,6 +155,43 @@ def _integer(entry: dict[str, Any], name: str, default: int, minimum: int, maxim
     return value
 
 
+def _page(event: Event, statuses: Iterable[str]) -> Page:
+    from enrollment_backend.operator import Page
+
+    status, prefix, limit = (parameter(event, name) for name in ("status", "prefix", "limit"))
+    if status is not None and status not in statuses:
+        raise FieldInvalidError("status")
+    if prefix is not None and not _NAME.fullmatch(prefix):
+        raise FieldInvalidError("prefix")
+    if limit is not None and not (_LIMIT.fullmatch(limit) and int(limit) <= _MAX_PAGE_SIZE):
+        raise FieldInvalidError("limit")
+    return Page(status, prefix, _position(event), int(limit or _DEFAULT_PAGE_SIZE))
+
+
+def _marker(position: Position | None) -> str | None:
+    """Return a position in a list as a text, which says nothing to clients."""
+    return None if position is None else f"{position[0]}.{position[1]}"
+
+
+def _position(event: Event) -> Position | None:
+    """Return the position in the parameter `next`, which `_marker` wrote."""
+    marker = parameter(event, "next")
+    if marker is None:
+        return None
+    matched = _POSITION.fullmatch(marker)
+    if matched is None:
+        raise FieldInvalidError("next")
+    return int(matched[1]), matched[2]
+
+
+def _names(event: Event) -> list[str] | None:
+    text = parameter(event, "things")
+    names = None if text is None else text.split(",")
+    if names is not None and (len(names) > _MAX_NAMES or not all(_NAME.fullmatch(name) for name in names)):
+        raise FieldInvalidError("things")
+    return names
+
+
 def _parameter(event: Event, name: str) -> str | None:
     value = parameter(event, name)
     if value is not None and not _is_key(value):
@@ -159,13 +212,8 @@ def _required(event: Event, name: str) -> str:
 
 
 def _invite(invite: Invite, now: float) -> dict[str, Any]:
-    status = "open"
-    if invite.revoked:
-        status = "revoked"
-    elif invite.uses_left < 1:
-        status = "used"
-    elif invite.expires <= now:
-        status = "expired"
+    from enrollment_backend.items import invite_status
+
     fingerprint = {} if invite.ek_sha256 is None else {"ekSha256": invite.ek_sha256}
     return {
         "id": invite.id,
@@ -175,20 +223,20 @@ def _invite(invite: Invite, now: float) -> dict[str, Any]:
         "expires": timestamp(invite.expires),
         "created": timestamp(invite.created),
         "createdBy": invite.created_by,
-        "status": status,
+        "status": invite_status(invite, now),
         "existingThing": invite.existing_thing,
         **fingerprint,
     }
 
 
-def _thing(claim: Claim) -> dict[str, Any]:
+def _thing(entry: ThingEntry) -> dict[str, Any]:
     return {
-        "thing": claim.thing,
-        "status": claim.status,
-        "spkiSha256": claim.spki_sha256,
-        "certificateId": claim.certificate.certificate_id if claim.certificate else None,
-        "claimed": timestamp(claim.claimed),
-        "enrolled": None if claim.enrolled is None else timestamp(claim.enrolled),
-        "revoked": None if claim.revoked_at is None else timestamp(claim.revoked_at),
-        "inviteId": None if claim.code_sha256 is None else invite_id(claim.code_sha256),
+        "thing": entry.thing,
+        "status": entry.status,
+        "spkiSha256": entry.spki_sha256,
+        "certificateId": entry.certificate_id,
+        "claimed": timestamp(entry.claimed),
+        "enrolled": None if entry.enrolled is None else timestamp(entry.enrolled),
+        "revoked": None if entry.revoked_at is None else timestamp(entry.revoked_at),
+        "inviteId": None if entry.code_sha256 is None else invite_id(entry.code_sha256),
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from enrollment_backend.aws import call
@@ -20,8 +20,14 @@ if TYPE_CHECKING:
 Item = dict[str, Any]
 Key = tuple[str, str]
 
+Position = tuple[int, str]
+"""Where an item is in a list: its `created` and its `id`."""
+
+INDEX = "by-time"  # of the template: kind, created
 _NAME = re.compile(r"#(\w+)")
 _MAX_KEYS_IN_BATCH = 100  # BatchGetItem
+# A query reads up to 1 MB. Where a filter finds little, a page ends after so many, before the request takes too long.
+_MAX_QUERIES = 8
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,19 @@ class Write:
     replace: bool = False
     delete: bool = False
     add: Mapping[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which items of a kind a list has.
+
+    Attributes:
+        condition: a filter expression, with names and values as in `Write.condition`; empty for all items.
+        expected: the values that the condition refers to.
+    """
+
+    condition: str = ""
+    expected: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,30 +120,58 @@ class Table:
         with call("TransactWriteItems"):
             self.dynamodb.transact_write_items(TransactItems=items)
 
-    def page(self, kind: str, after: str | None, size: int) -> tuple[list[Item], str | None]:
-        """Return a page of the items of one kind, ordered by id.
+    def page(
+        self, kind: str, selection: Selection, after: Position | None, size: int
+    ) -> tuple[list[Item], Position | None]:
+        """Return a page of the items of one kind that have `created`, newest first, as the index has them.
+
+        The index follows the table within moments. Its items have only the attributes that the template projects.
 
         Args:
             kind: the items' kind.
-            after: the id after which the page starts; None for the first page.
-            size: the maximum number of items.
+            selection: which of them.
+            after: the position after which the page starts; None for the first page.
+            size: the maximum number of items. A page may have fewer, even none, and be followed by another.
 
         Returns:
-            The items, and the id after which the next page starts; None if this is the last page.
+            The items, and the position after which the next page starts; None if this is the last page.
         """
-        start: Any = {} if after is None else {"ExclusiveStartKey": _key((kind, after))}
+        found: list[Item] = []
+        for _ in range(_MAX_QUERIES):
+            items, after = self._query(kind, selection, after, size - len(found))
+            found += items
+            if len(found) > size:
+                found = found[:size]
+                after = _position(found[-1])
+            if after is None or len(found) == size:
+                break
+        return found, after
+
+    def _query(
+        self, kind: str, selection: Selection, after: Position | None, size: int
+    ) -> tuple[list[Item], Position | None]:
+        start: Any = {}
+        if after is not None:
+            start["ExclusiveStartKey"] = _attributes({"kind": kind, "created": after[0], "id": after[1]})
+        if not selection.condition:  # otherwise the limit would be that of the items read, not of those found
+            start["Limit"] = size
+        key_condition = "#kind = :kind"
+        values = {f":{name}": _attribute(value) for name, value in {"kind": kind, **selection.expected}.items()}
         with call("Query"):
             response = self.dynamodb.query(
                 TableName=self.name,
-                KeyConditionExpression="#kind = :kind",
-                ExpressionAttributeNames={"#kind": "kind"},
-                ExpressionAttributeValues={":kind": {"S": kind}},
-                ConsistentRead=True,
-                Limit=size,
+                IndexName=INDEX,
+                KeyConditionExpression=key_condition,
+                ScanIndexForward=False,
+                **_expression("FilterExpression", selection.condition, key_condition, values),
                 **start,
             )
         last = response.get("LastEvaluatedKey")
-        return [_plain(item) for item in response["Items"]], _plain(last)["id"] if last else None
+        return [_plain(item) for item in response["Items"]], _position(_plain(last)) if last else None
+
+
+def _position(item: Item) -> Position:
+    return item["created"], item["id"]
 
 
 def _key(key: Key) -> dict[str, Any]:
@@ -160,13 +207,17 @@ def _arguments(write: Write) -> Any:
 
 
 def _condition(condition: str, update: str, values: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments for a condition and for the placeholders in it and in an update expression.
+    return _expression("ConditionExpression", condition, update, values)
+
+
+def _expression(kind: str, expression: str, other: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments for an expression and for the placeholders in it and in another one.
 
     Only those that are used: DynamoDB refuses unused placeholders and empty arguments.
     """
     parts = {
-        "ConditionExpression": condition,
-        "ExpressionAttributeNames": {f"#{name}": name for name in _NAME.findall(f"{condition} {update}")},
+        kind: expression,
+        "ExpressionAttributeNames": {f"#{name}": name for name in _NAME.findall(f"{expression} {other}")},
         "ExpressionAttributeValues": values,
     }
     return {name: part for name, part in parts.items() if part}

@@ -65,7 +65,13 @@ class Role:
 def granted() -> frozenset[str]:
     """Return the actions of the role's policy."""
     (policy,) = template()["Resources"]["Role"]["Properties"]["Policies"]
-    return frozenset(action for statement in policy["PolicyDocument"]["Statement"] for action in statement["Action"])
+    return frozenset(action for statement in policy["PolicyDocument"]["Statement"] for action in actions_of(statement))
+
+
+def actions_of(statement: dict[str, Any]) -> list[str]:
+    """Return a statement's actions, of which there may be one."""
+    actions = statement["Action"]
+    return [actions] if isinstance(actions, str) else actions
 
 
 @contextmanager
@@ -79,7 +85,8 @@ def role(without: str | None = None) -> Iterator[Role]:
         shown = iam.get_role_policy(RoleName=found["RoleName"], PolicyName="enrollment")["PolicyDocument"]
         policy = ast.literal_eval(str(shown))  # moto keeps CloudFormation's as a Python literal, not as JSON
         for statement in policy["Statement"]:
-            statement["Action"] = [action for action in statement["Action"] if action != without]
+            statement["Action"] = [action for action in actions_of(statement) if action != without]
+        policy["Statement"] = [statement for statement in policy["Statement"] if statement["Action"]]
         iam.put_role_policy(RoleName=found["RoleName"], PolicyName="enrollment", PolicyDocument=json.dumps(policy))
         sts = boto3.client("sts", region_name=REGION)
         credentials = sts.assume_role(RoleArn=found["Arn"], RoleSessionName="function")["Credentials"]
@@ -148,6 +155,8 @@ def of_dynamodb(operation: str, body: dict[str, Any]) -> list[Pair]:
         return [(f"dynamodb:{actions[verb]}", table(part["TableName"])) for verb, part in parts]
     if operation == "TransactGetItems":
         return [("dynamodb:GetItem", table(item["Get"]["TableName"])) for item in body["TransactItems"]]
+    if "IndexName" in body:
+        return [(f"dynamodb:{operation}", f"{table(body['TableName'])}/index/{body['IndexName']}")]
     names = body["RequestItems"] if "RequestItems" in body else [body["TableName"]]
     return [(f"dynamodb:{operation}", table(name)) for name in names]
 

@@ -81,7 +81,7 @@ def test_the_template_can_be_sent_as_it_is() -> None:
 def test_the_outputs_name_what_was_made() -> None:
     """API, policy, table and function: what an operator, and the operator's commands, need to know."""
     outputs = deploy()
-    assert outputs.keys() == {"ApiUrl", "PolicyName", "TableName", "FunctionName"}
+    assert outputs.keys() == {"ApiUrl", "PolicyName", "TableName", "FunctionName", "Version"}
     assert policy_document(outputs["PolicyName"])["Version"] == "2012-10-17"
     assert boto3.client("dynamodb", region_name=REGION).list_tables()["TableNames"] == [outputs["TableName"]]
 
@@ -270,19 +270,26 @@ def role_statements() -> list[dict[str, Any]]:
     return statements
 
 
+def actions_of(statement: dict[str, Any]) -> list[str]:
+    """Return a statement's actions, of which there may be one."""
+    actions = statement["Action"]
+    return [actions] if isinstance(actions, str) else actions
+
+
 def test_the_role_has_a_wildcard_resource_only_where_aws_knows_no_other() -> None:
     """Everything else is bound to this account's Things and certificates, to the table, to the log group."""
     unbound = set()
     for statement in role_statements():
         assert statement["Effect"] == "Allow"
-        assert [action for action in statement["Action"] if "*" in action] == []
+        assert [action for action in actions_of(statement) if "*" in action] == []
         if statement["Resource"] == "*":
-            unbound |= set(statement["Action"])
+            unbound |= set(actions_of(statement))
             continue
         told = json.dumps(statement["Resource"])
         bound = re.fullmatch(
             r'{"Fn::Sub": "arn:\${AWS::Partition}:iot:\${AWS::Region}:\${AWS::AccountId}:(thing|cert)/\*"}'
-            r'|{"Fn::GetAtt": \["(Ledger|LogGroup)", "Arn"\]}',
+            r'|{"Fn::GetAtt": \["(Ledger|LogGroup)", "Arn"\]}'
+            r'|{"Fn::Sub": "\${Ledger.Arn}/index/by-time"}',
             told,
         )
         assert bound, told
@@ -294,7 +301,7 @@ def test_the_role_grants_each_action_on_the_resources_that_aws_knows_for_it() ->
     reference = json.loads((files("cfnlint") / "data/AdditionalSpecs/Policies.json").read_text("utf-8"))
     for statement in role_statements():
         arns = statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
-        for action in statement["Action"]:
+        for action in actions_of(statement):
             service, _, name = action.partition(":")
             actions = {known.lower(): facts for known, facts in reference[service]["Actions"].items()}
             kinds = set(actions[name.lower()].get("Resources", []))
@@ -309,6 +316,8 @@ def _kind(resource: Any) -> str:
     if resource in ({"Fn::GetAtt": ["LogGroup", "Arn"]}, {"Fn::GetAtt": "LogGroup.Arn"}):
         return "log-stream"  # AWS::Logs::LogGroup: the ARN ends in ":*", which is every stream of the group
     text = resource["Fn::Sub"] if isinstance(resource, dict) else str(resource)
+    if text.startswith("${Ledger.Arn}/index/"):
+        return "index"
     return text.rpartition(":")[2].partition("/")[0]
 
 
@@ -334,7 +343,8 @@ def test_the_ledger_is_kept_safe() -> None:
         {"AttributeName": "kind", "KeyType": "HASH"},
         {"AttributeName": "id", "KeyType": "RANGE"},
     ]
-    assert {entry["AttributeType"] for entry in ledger["AttributeDefinitions"]} == {"S"}
+    types = {entry["AttributeName"]: entry["AttributeType"] for entry in ledger["AttributeDefinitions"]}
+    assert types == {"kind": "S", "id": "S", "created": "N"}
     assert ledger["TimeToLiveSpecification"] == {"AttributeName": "ttl", "Enabled": True}
     assert ledger["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
     assert ledger["SSESpecification"] == {"SSEEnabled": True}

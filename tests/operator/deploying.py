@@ -12,7 +12,9 @@ import pytest
 from botocore import handlers
 from botocore.exceptions import ClientError
 
-from hsm_enroll.operator import deployment
+from hsm_enroll.operator import aws, deployment
+from hsm_enroll.operator.change_set import Plan
+from hsm_enroll.operator.deployed import Deployed, Left, Status
 from hsm_enroll.operator.device_policy import DevicePolicy
 from tests.operator.conftest import ACCOUNT_ID, REGION
 
@@ -31,15 +33,33 @@ def ignore(_line: str) -> None:
     """Be a report that nobody reads."""
 
 
+def agree(_plan: Plan) -> None:
+    """Approve whatever is about to change."""
+
+
 def deploy(
     auth: deployment.AuthMode | None = None,
     report: Callable[[str], None] = ignore,
+    approve: deployment.Approve = agree,
     *,
+    name: str = "hsm-enroll",
     policy: DevicePolicy | None = None,
     loose_allowed: bool = False,
-) -> deployment.Deployed:
+) -> Deployed:
     """Deploy, and say nothing."""
-    return deployment.deploy("hsm-enroll", auth, silent, report, policy=policy, loose_allowed=loose_allowed)
+    return deployment.deploy(
+        aws.session(), name, auth, silent, report, approve, policy=policy, loose_allowed=loose_allowed
+    )
+
+
+def status(name: str = "hsm-enroll", *, drift: bool = False) -> Status:
+    """Return the deployment's state."""
+    return deployment.status(aws.session(), name, drift=drift)
+
+
+def delete(name: str = "hsm-enroll") -> Left | None:
+    """Delete the deployment, and say nothing."""
+    return deployment.delete(aws.session(), name, ignore)
 
 
 def client(service: str) -> Any:
@@ -82,6 +102,18 @@ def answers(monkeypatch: pytest.MonkeyPatch, wanted: str, answer: dict[str, Any]
         return SimpleNamespace(status_code=200), answer
 
     hear(monkeypatch, "before-call", respond)
+
+
+def change_set(*changes: dict[str, Any], status: str = "CREATE_COMPLETE", reason: str = "") -> dict[str, Any]:
+    """Return what DescribeChangeSet answers, with these resource changes."""
+    described = [{"Type": "Resource", "ResourceChange": change} for change in changes]
+    return {"Status": status, "StatusReason": reason, "Changes": described}
+
+
+NOTHING_TO_DO = change_set(
+    status="FAILED",
+    reason="The submitted information didn't contain changes. Submit different information to create a change set.",
+)
 
 
 def refusal(aws_code: str, operation: str = "DescribeStacks") -> ClientError:

@@ -7,6 +7,7 @@ import hashlib
 import boto3
 import pytest
 from botocore.exceptions import ConnectTimeoutError, ParamValidationError
+from botocore.parsers import ResponseParserError
 
 from hsm_enroll.errors import AwsError, HsmEnrollError, ThrottledError, UsageError
 from tests.operator.conftest import ACCOUNT_ID, REGION, code
@@ -81,6 +82,7 @@ def test_without_credentials_or_region_there_is_a_hint(
         ),
         (ConnectTimeoutError(endpoint_url="https://x"), AwsError, "cannot reach CloudFormation"),
         (ParamValidationError(report="no"), AwsError, "the request to CloudFormation failed"),
+        (ResponseParserError("<html>"), AwsError, "^unexpected response from CloudFormation$"),
     ],
 )
 def test_what_aws_says_becomes_an_error_of_ours(
@@ -100,7 +102,7 @@ def test_somebody_elses_bucket_of_that_name_is_not_used(monkeypatch: pytest.Monk
     called = calls(monkeypatch)
     with pytest.raises(AwsError, match=f"no access to the bucket {BUCKET}, or somebody else owns it"):
         deploy()
-    assert {"PutObject", "CreateStack"}.isdisjoint(called)
+    assert {"PutObject", "CreateChangeSet"}.isdisjoint(called)
 
 
 def test_every_request_about_the_bucket_says_whose_it_has_to_be(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,10 @@ import click
 import pytest
 
 from hsm_enroll.cli import backend as command
-from hsm_enroll.cli import operator_client
 from hsm_enroll.errors import InterruptedRunError, UsageError
-from hsm_enroll.operator import deployment
+from hsm_enroll.version import __version__
 from tests.operator.conftest import ACCOUNT_ID, REGION
-from tests.operator.deploying import UNKNOWN_TO_MOTO
+from tests.operator.deploying import UNKNOWN_TO_MOTO, status
 from tests.support import documents
 
 pytestmark = [
@@ -38,22 +38,26 @@ def shown(capsys: pytest.CaptureFixture[str], name: str) -> Any:
 
 def test_deploy_shows_what_there_is_now(capsys: pytest.CaptureFixture[str]) -> None:
     """The API's address, what stands behind it, and the next command; on the way, what is being done."""
-    run("deploy")
+    run("deploy", "--yes")
     out, err = capsys.readouterr()
     rows = dict(line.split(maxsplit=1) for line in out.splitlines())
     assert rows["Stack"] == f"hsm-enroll in {REGION}, account {ACCOUNT_ID}: deployed"
     assert rows["API"].startswith("https://")
     assert (rows["Auth"], rows["Next"]) == ("invite", "hsm-enroll invite create --thing NAME")
-    assert rows.keys() == {"Stack", "API", "Auth", "Policy", "Ledger", "Function", "Next"}
+    assert rows.keys() == {"Stack", "API", "Auth", "Policy", "Ledger", "Function", "Version", "Next"}
+    assert re.fullmatch(rf"{re.escape(__version__)}, deployed \d{{4}}-\d\d-\d\d \d\d:\d\d UTC", rows["Version"])
     assert "building the function's zip" in err
     assert "hsm-enroll CREATE_COMPLETE" in err
 
 
 def test_deploy_in_json(capsys: pytest.CaptureFixture[str]) -> None:
     """One document on stdout and nothing else; status shows the same."""
-    run("deploy", "--json")
+    run("deploy", "--yes", "--json")
     deployed = shown(capsys, "deploy")
     assert (deployed.pop("changed"), deployed.pop("policyChange"), deployed.pop("notes")) == (True, None, [])
+    changes = deployed.pop("changes")
+    assert {change["action"] for change in changes["resources"]} == {"add"}
+    assert changes["settings"] == []
     run("status", "--json")
     assert shown(capsys, "status") == deployed
     assert (deployed["stack"], deployed["state"], deployed["deployed"]) == ("hsm-enroll", "CREATE_COMPLETE", True)
@@ -61,7 +65,7 @@ def test_deploy_in_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_opening_a_deployment_is_worth_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
     """Who lets everybody in is told so."""
-    run("deploy", "--auth", "open", "--stack", "lab", "--json")
+    run("deploy", "--yes", "--auth", "open", "--stack", "lab", "--json")
     out, err = capsys.readouterr()
     deployed = documents.read(["backend", "deploy"], out)
     assert (deployed["auth"], deployed["stack"]) == ("open", "lab")
@@ -80,7 +84,7 @@ def test_status_without_a_deployment_says_how_to_make_one(capsys: pytest.Capture
 
 def test_delete_says_what_stays(capsys: pytest.CaptureFixture[str]) -> None:
     """Policy, ledger and the code's bucket, each by its name."""
-    run("deploy", "--json")
+    run("deploy", "--yes", "--json")
     made = shown(capsys, "deploy")
     run("delete", "--yes")
     said = capsys.readouterr().out
@@ -98,7 +102,7 @@ def test_delete_without_a_deployment_says_so(capsys: pytest.CaptureFixture[str])
 
 def test_delete_in_json(capsys: pytest.CaptureFixture[str]) -> None:
     """The document names what stays in the account."""
-    run("deploy", "--json")
+    run("deploy", "--yes", "--json")
     deployed = shown(capsys, "deploy")
     run("delete", "--yes", "--json")
     deleted = shown(capsys, "delete")
@@ -110,12 +114,12 @@ def test_delete_in_json(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("arguments", [["delete"], ["delete", "--json"]])
 def test_nothing_is_deleted_unasked(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nobody can be asked, ``--yes`` has to be said beforehand."""
-    run("deploy", "--quiet")
+    run("deploy", "--yes", "--quiet")
     monkeypatch.setattr(command, "has_person", lambda: "--json" in arguments)
     with pytest.raises(UsageError) as raised:
         run(*arguments)
     assert "--yes" in raised.value.hint
-    assert deployment.status("hsm-enroll").state == "CREATE_COMPLETE"
+    assert status().state == "CREATE_COMPLETE"
 
 
 @pytest.mark.parametrize(("answer", "state"), [(True, None), (False, "CREATE_COMPLETE")])
@@ -123,7 +127,7 @@ def test_a_person_is_asked_before_a_stack_is_deleted(
     answer: bool, state: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only a yes deletes it."""
-    run("deploy", "--quiet")
+    run("deploy", "--yes", "--quiet")
     monkeypatch.setattr(command, "has_person", lambda: True)
     monkeypatch.setattr(command, "confirm", lambda question: "Delete the stack hsm-enroll?" in question and answer)
     if answer:
@@ -131,21 +135,21 @@ def test_a_person_is_asked_before_a_stack_is_deleted(
     else:
         with pytest.raises(InterruptedRunError, match="was not deleted"):
             run("delete")
-    assert deployment.status("hsm-enroll").state == state
+    assert status().state == state
 
 
 def test_without_its_extra_the_command_says_which_one_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A gateway's installation has no boto3; the hint has the command that installs it."""
-    monkeypatch.setattr(operator_client, "find_spec", lambda _name: None)
+    monkeypatch.setattr("hsm_enroll.cli.extras.find_spec", lambda _name: None)
     with pytest.raises(UsageError, match="boto3") as raised:
         run("status")
-    assert "pip install 'hsm-enroll[operator]'" in raised.value.hint
+    assert "-m pip install 'boto3>=" in raised.value.hint
 
 
 def test_another_kind_of_authentication_is_wrong_usage() -> None:
     """Only ``invite`` and ``open`` mean something."""
     with pytest.raises(click.BadParameter):
-        run("deploy", "--auth", "none")
+        run("deploy", "--yes", "--auth", "none")
 
 
 THING = "${iot:Connection.Thing.ThingName}"
@@ -165,14 +169,14 @@ def policy_file(folder: Path, *topics: str, name: str = "own.json") -> str:
 
 def test_whose_the_device_policy_is_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """By deploy and by status, to a person and to a script."""
-    run("deploy", "--device-policy", policy_file(tmp_path, f"plant/{THING}"), "--json")
+    run("deploy", "--yes", "--device-policy", policy_file(tmp_path, f"plant/{THING}"), "--json")
     assert shown(capsys, "deploy")["devicePolicy"] == "own"
     run("status", "--json")
     found = shown(capsys, "status")
     assert found["devicePolicy"] == "own"
     run("status")
     assert f"Policy   {found['policyName']}, your own" in capsys.readouterr().out.splitlines()
-    run("deploy", "--device-policy", "default", "--quiet")
+    run("deploy", "--yes", "--device-policy", "default", "--quiet")
     run("status")
     assert f"Policy   {found['policyName']}, the built-in one" in capsys.readouterr().out.splitlines()
 
@@ -183,16 +187,16 @@ def test_the_word_default_is_no_file(
     """A file of that name has to be given with its folder."""
     policy_file(tmp_path, f"plant/{THING}", name="default")
     monkeypatch.chdir(tmp_path)
-    run("deploy", "--device-policy", "default", "--json")
+    run("deploy", "--yes", "--device-policy", "default", "--json")
     assert shown(capsys, "deploy")["devicePolicy"] == "default"
-    run("deploy", "--device-policy", "./default", "--json")
+    run("deploy", "--yes", "--device-policy", "./default", "--json")
     assert shown(capsys, "deploy")["devicePolicy"] == "own"
 
 
 def test_what_changes_for_devices_is_told_to_a_person(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In a few lines that fit a terminal: a line for what goes, a line for what comes."""
-    run("deploy", "--quiet")
-    run("deploy", "--device-policy", policy_file(tmp_path, f"device/{THING}/*", f"plant/{THING}"))
+    run("deploy", "--yes", "--quiet")
+    run("deploy", "--yes", "--device-policy", policy_file(tmp_path, f"device/{THING}/*", f"plant/{THING}"))
     _, _, told = capsys.readouterr().out.partition("\n\n")
     lines = told.splitlines()
     assert "the policy is updated in place" in " ".join(lines)
@@ -201,7 +205,7 @@ def test_what_changes_for_devices_is_told_to_a_person(tmp_path: Path, capsys: py
     assert "  gone Publish, Receive on topic/certtest/<thing>" in lines
     assert "  new  Publish on topic/plant/<thing>" in lines
     assert max(map(len, lines)) < 80
-    run("deploy")
+    run("deploy", "--yes")
     assert "updated in place" not in capsys.readouterr().out
 
 
@@ -210,8 +214,8 @@ def test_who_comes_from_the_earlier_policy_is_told_where_the_topics_have_gone(
 ) -> None:
     """It had the Thing's name as the first level; programs on devices have to be changed, and nothing else."""
     earlier = policy_file(tmp_path, f"certtest/{THING}", f"{THING}/*")
-    run("deploy", "--device-policy", earlier, "--allow-loose-policy", "--quiet")
-    run("deploy", "--device-policy", "default")
+    run("deploy", "--yes", "--device-policy", earlier, "--allow-loose-policy", "--quiet")
+    run("deploy", "--yes", "--device-policy", "default")
     told = capsys.readouterr().out
     assert "  gone Publish on topic/<thing>/*" in told.splitlines()
     assert "device/<thing>/ takes their place" in told.replace("\n", " ")
@@ -219,9 +223,9 @@ def test_who_comes_from_the_earlier_policy_is_told_where_the_topics_have_gone(
 
 def test_what_changes_for_devices_is_told_to_a_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As lists of what goes and what comes; null where there was no policy before."""
-    run("deploy", "--device-policy", policy_file(tmp_path, f"plant/{THING}"), "--json")
+    run("deploy", "--yes", "--device-policy", policy_file(tmp_path, f"plant/{THING}"), "--json")
     assert shown(capsys, "deploy")["policyChange"] is None
-    run("deploy", "--device-policy", policy_file(tmp_path, f"site/{THING}"), "--json")
+    run("deploy", "--yes", "--device-policy", policy_file(tmp_path, f"site/{THING}"), "--json")
     changed = {
         where: [
             {
@@ -233,7 +237,7 @@ def test_what_changes_for_devices_is_told_to_a_script(tmp_path: Path, capsys: py
         for where, topic in (("removed", "plant"), ("added", "site"))
     }
     assert shown(capsys, "deploy")["policyChange"] == changed
-    run("deploy", "--json")
+    run("deploy", "--yes", "--json")
     assert shown(capsys, "deploy")["policyChange"] == {"removed": [], "added": []}
 
 
@@ -241,9 +245,9 @@ def test_what_changes_for_devices_is_told_to_a_script(tmp_path: Path, capsys: py
 def test_each_loose_grant_is_a_warning(option: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Whoever deploys it is told, also beside JSON, and so is whoever deploys later and keeps it."""
     file = policy_file(tmp_path, "all", f"plant/{THING}", f"{THING}/*")
-    run("deploy", "--device-policy", file, "--allow-loose-policy", *option)
+    run("deploy", "--yes", "--device-policy", file, "--allow-loose-policy", *option)
     first = capsys.readouterr().err
-    run("deploy", *option)
+    run("deploy", "--yes", *option)
     for told in (first, capsys.readouterr().err):
         assert [line.partition(": it ")[0].partition(": put ")[0] for line in warnings(told)] == [
             "warning: loose grant: iot:Publish on topic/all",
@@ -264,7 +268,7 @@ def test_status_says_how_loose_a_policy_is(
     topics: tuple[str, ...], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whoever looks at the deployment need not know how it was made."""
-    run("deploy", "--device-policy", policy_file(tmp_path, *topics), "--allow-loose-policy", "--quiet")
+    run("deploy", "--yes", "--device-policy", policy_file(tmp_path, *topics), "--allow-loose-policy", "--quiet")
     run("status")
     (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Policy ")]
     assert row.endswith(f", your own{expected}")
@@ -276,11 +280,11 @@ def test_what_a_policy_keeps_hsm_enroll_from_is_a_note(tmp_path: Path, capsys: p
     """A line to a person, and a list to a script."""
     file = policy_file(tmp_path, f"plant/{THING}")
     note = "the first message of init goes to certtest/<thing>, which this policy does not allow: run init --no-publish"
-    run("deploy", "--device-policy", file)
+    run("deploy", "--yes", "--device-policy", file)
     err = capsys.readouterr().err
     assert f"note: {note}" in err.splitlines()
     assert warnings(err) == []
-    run("deploy", "--json")
+    run("deploy", "--yes", "--json")
     out, err = capsys.readouterr()
     assert documents.read(["backend", "deploy"], out)["notes"] == [note]
     assert err == ""
@@ -290,31 +294,31 @@ def test_a_loose_policy_is_wrong_usage_without_the_option_for_it(tmp_path: Path)
     """The error names the file and lists the grants; nothing is deployed."""
     file = policy_file(tmp_path, "all")
     with pytest.raises(UsageError) as raised:
-        run("deploy", "--device-policy", file)
+        run("deploy", "--yes", "--device-policy", file)
     assert raised.value.message.startswith(
         f"{file} lets a device reach what is not its own:\n  iot:Publish on topic/all: "
     )
     assert "--allow-loose-policy" in raised.value.hint
-    assert deployment.status("hsm-enroll").state is None
+    assert status().state is None
 
 
 def test_a_mistake_is_wrong_usage_whatever_is_allowed(tmp_path: Path) -> None:
     """The error names the file and lists the mistakes; nothing is deployed."""
     file = policy_file(tmp_path, "plant/${iot:ThingName}")
     with pytest.raises(UsageError) as raised:
-        run("deploy", "--device-policy", file, "--allow-loose-policy")
+        run("deploy", "--yes", "--device-policy", file, "--allow-loose-policy")
     assert raised.value.message == (
         f"{file} cannot be deployed:\n"
         "  unknown variable ${iot:ThingName} (did you mean ${iot:Connection.Thing.ThingName}?)"
     )
     assert raised.value.exit_status == 2
-    assert deployment.status("hsm-enroll").state is None
+    assert status().state is None
 
 
 def test_allowing_a_loose_policy_takes_a_policy() -> None:
     """Alone the option means nothing."""
     with pytest.raises(click.UsageError, match="--device-policy"):
-        run("deploy", "--allow-loose-policy")
+        run("deploy", "--yes", "--allow-loose-policy")
 
 
 @pytest.mark.parametrize(
@@ -336,7 +340,7 @@ def test_a_file_that_holds_no_policy_is_wrong_usage(make: Any, why: str, tmp_pat
     file = tmp_path / "own.json"
     make(file)
     with pytest.raises(UsageError) as raised:
-        run("deploy", "--device-policy", str(file))
+        run("deploy", "--yes", "--device-policy", str(file))
     assert raised.value.message.startswith(f"{file} {why}")
     assert raised.value.hint
 
@@ -345,7 +349,7 @@ def test_a_file_name_that_no_file_can_have_is_wrong_usage() -> None:
     """The operating system takes no NUL, nor a name without an end."""
     for name in ("a\0b", "x" * 5000):
         with pytest.raises(UsageError, match="cannot be read"):
-            run("deploy", "--device-policy", name)
+            run("deploy", "--yes", "--device-policy", name)
 
 
 def test_the_commands_exit_status_for_a_bad_policy_is_that_of_wrong_usage(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hsm_enroll.errors import UsageError
 from hsm_enroll.operator import deployment
 from hsm_enroll.operator.device_policy import TEMPLATES_OWN, DevicePolicy, read
 from tests.operator.conftest import ACCOUNT_ID, REGION
-from tests.operator.deploying import UNKNOWN_TO_MOTO, answers, calls, client, deploy, ignore, refusal, silent
+from tests.operator.deploying import UNKNOWN_TO_MOTO, answers, calls, client, deploy, refusal, status
 
 ARNS = f"arn:aws:iot:{REGION}:{ACCOUNT_ID}:"
 THING = "${iot:Connection.Thing.ThingName}"
@@ -82,7 +82,7 @@ def test_a_deployment_can_begin_with_a_policy_of_ones_own() -> None:
     """There is nobody yet for whom anything changes."""
     deployed = deploy(policy=TIGHT)
     assert deployed.policy_change is None
-    assert deployment.status("hsm-enroll").device_policy == "own"
+    assert status().device_policy == "own"
     assert in_force(deployed.status.outputs["PolicyName"]) == json.loads(TIGHT.text)
 
 
@@ -128,10 +128,10 @@ def test_a_loose_policy_is_deployed_where_that_is_allowed_and_is_told() -> None:
     loose = own("all", f"plant/{THING}")
     deployed = deploy(policy=loose, loose_allowed=True)
     assert in_force(deployed.status.outputs["PolicyName"]) == json.loads(loose.text)
-    for status in (deployed.status, deploy("open").status, deployment.status("hsm-enroll")):
-        assert status.loose is not None
-        assert [grant.resource for grant in status.loose] == ["topic/all"]
-        assert status.to_json()["looseGrants"] == 1
+    for found in (deployed.status, deploy("open").status, status()):
+        assert found.loose is not None
+        assert [grant.resource for grant in found.loose] == ["topic/all"]
+        assert found.to_json()["looseGrants"] == 1
     assert deploy(policy=TEMPLATES_OWN).status.loose == ()
 
 
@@ -156,8 +156,8 @@ def test_what_is_loose_about_a_policy_that_cannot_be_read_is_not_known(
         if entry["ParameterKey"] == "DevicePolicyDocument":
             entry["ParameterValue"] = parameter
     answers(monkeypatch, "DescribeStacks", described)
-    status = deployment.status("hsm-enroll")
-    assert (status.device_policy, status.loose, status.to_json()["looseGrants"]) == ("own", None, None)
+    found = status()
+    assert (found.device_policy, found.loose, found.to_json()["looseGrants"]) == ("own", None, None)
 
 
 @pytest.mark.parametrize("loose_allowed", [False, True])
@@ -190,7 +190,7 @@ def test_a_policy_that_was_written_for_another_account_is_refused(arns: str, why
     """It would lock every device out of this one, so that allowing loose grants does not help."""
     with pytest.raises(UsageError, match=why):
         deploy(policy=own(f"plant/{THING}", arns=arns), loose_allowed=True)
-    assert deployment.status("hsm-enroll").state is None
+    assert status().state is None
 
 
 def test_what_a_new_template_changes_for_devices_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,6 +243,6 @@ def test_a_policy_that_somebody_has_put_in_its_place_stops_no_deployment(
 
 def test_two_deployments_have_each_its_own_policy() -> None:
     """One stack's policy is none of another one's business."""
-    deployment.deploy("one", "invite", silent, ignore, policy=TIGHT)
-    deployment.deploy("two", "invite", silent, ignore)
-    assert (deployment.status("one").device_policy, deployment.status("two").device_policy) == ("own", "default")
+    deploy("invite", name="one", policy=TIGHT)
+    deploy("invite", name="two")
+    assert (status("one").device_policy, status("two").device_policy) == ("own", "default")

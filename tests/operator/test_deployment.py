@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
-from moto.cloudformation.models import Event, Stack, cloudformation_backends
+from moto.cloudformation.models import ChangeSet, CloudFormationBackend, Event, Stack, cloudformation_backends
 
 from hsm_enroll.errors import AwsError
-from hsm_enroll.operator import deployment
 from tests.operator.conftest import ACCOUNT_ID, REGION, code
 from tests.operator.deploying import (
     BUCKET,
+    NOTHING_TO_DO,
     UNKNOWN_TO_MOTO,
     answers,
     calls,
+    change_set,
     client,
+    delete,
     deploy,
-    ignore,
     objects,
     refusal,
     requests,
-    silent,
+    status,
 )
-
-NOTHING_TO_DO = "No updates are to be performed."
 
 pytestmark = [
     pytest.mark.usefixtures("account", "quick_build"),
@@ -66,22 +65,27 @@ def test_from_nothing_to_a_backend() -> None:
 def test_deploying_again_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same code and the same parameters: nothing is uploaded, nothing is updated, and that is no error."""
     first = deploy()
-    # As CloudFormation says it. moto compares numbers with the texts that they were given as, and finds a difference.
-    nothing_to_do = ClientError({"Error": {"Code": "ValidationError", "Message": NOTHING_TO_DO}}, "UpdateStack")
-    answers(monkeypatch, "UpdateStack", nothing_to_do)
+    # moto's endpoint is another one each time, and so is a parameter.
+    answers(monkeypatch, "DescribeChangeSet", NOTHING_TO_DO)
     called = calls(monkeypatch)
     again = deploy()
     assert not again.changed
     assert again.status == first.status
-    assert "PutObject" not in called
+    assert {"PutObject", "ExecuteChangeSet"}.isdisjoint(called)
+    assert called.count("CreateChangeSet") == called.count("DeleteChangeSet") == 1
 
 
-def test_an_update_that_is_refused_for_another_reason_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CloudFormation has one code for all; only the one text means that nothing is to be done."""
+@pytest.mark.parametrize("reason", ["Template error: no", "", "Parameters: [X] do not exist in the template"])
+def test_a_change_set_that_fails_for_another_reason_is_an_error(monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
+    """CloudFormation has one status for all; only two texts mean that nothing is to be done. Nothing is left of it."""
     deploy()
-    answers(monkeypatch, "UpdateStack", refusal("ValidationError", "UpdateStack"))
-    with pytest.raises(AwsError, match="CloudFormation refused UpdateStack"):
+    answers(monkeypatch, "DescribeChangeSet", change_set(status="FAILED", reason=reason))
+    called = calls(monkeypatch)
+    with pytest.raises(AwsError, match="CloudFormation rejects the changes") as raised:
         deploy()
+    assert raised.value.message.endswith(reason)
+    assert "DeleteChangeSet" in called
+    assert {"ExecuteChangeSet", "DeleteStack"}.isdisjoint(called)
 
 
 def test_new_code_is_deployed_and_what_somebody_has_tuned_stays(quick_build: list[bytes]) -> None:
@@ -131,14 +135,25 @@ def resource_event(of: Stack, resource: str, status: str, reason: str) -> None:
     of.events.append(Event(of.stack_id, of.name, resource, resource, kind, status, reason, None))
 
 
-def fail_creation(of: Stack) -> None:
+def fail_creation(of: ChangeSet) -> None:
     """Do as CloudFormation does when a resource fails: take back what there is, and leave the empty stack."""
-    resource_event(of, "Ledger", "CREATE_COMPLETE", "")
-    resource_event(of, "Function", "CREATE_FAILED", "Specified ReservedConcurrentExecutions is too much")
-    resource_event(of, "Role", "CREATE_FAILED", "Resource creation cancelled")
-    resource_event(of, "Ledger", "DELETE_COMPLETE", "")
-    of.status = "ROLLBACK_COMPLETE"
-    resource_event(of, of.name, of.status, "")
+    there = of.stack
+    resource_event(there, "Ledger", "CREATE_COMPLETE", "")
+    resource_event(there, "Function", "CREATE_FAILED", "Specified ReservedConcurrentExecutions is too much")
+    resource_event(there, "Role", "CREATE_FAILED", "Resource creation cancelled")
+    resource_event(there, "Ledger", "DELETE_COMPLETE", "")
+    there.status = "ROLLBACK_COMPLETE"
+    resource_event(there, there.name, there.status, "")
+
+
+def executing(monkeypatch: pytest.MonkeyPatch, execute: Callable[[ChangeSet], None]) -> None:
+    """Have a change set be executed like this; moto would say that all went well."""
+
+    def instead(backend: CloudFormationBackend, change_set_name: str, stack_name: str | None = None) -> None:
+        assert stack_name is None
+        execute(backend.change_sets[change_set_name])
+
+    monkeypatch.setattr(CloudFormationBackend, "execute_change_set", instead)
 
 
 def test_a_first_deployment_that_fails_says_which_resource_and_why_and_leaves_nothing(
@@ -146,36 +161,37 @@ def test_a_first_deployment_that_fails_says_which_resource_and_why_and_leaves_no
 ) -> None:
     """The cause is named, not its consequences; the next try starts from nothing."""
     with monkeypatch.context() as failing:
-        failing.setattr(Stack, "create_resources", fail_creation)
+        executing(failing, fail_creation)
         with pytest.raises(AwsError) as raised:
             deploy()
     assert raised.value.message == (
         "the stack 'hsm-enroll' could not be created: "
         "Function (AWS::Test::Function) CREATE_FAILED: Specified ReservedConcurrentExecutions is too much"
     )
-    assert deployment.status("hsm-enroll").state is None
+    assert status().state is None
     assert deploy().status.state == "CREATE_COMPLETE"
 
 
 def test_what_a_failed_deployment_left_is_taken_away_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first could not delete its empty stack, which can only be deleted, and holds nothing."""
     with monkeypatch.context() as failing:
-        failing.setattr(Stack, "create_resources", fail_creation)
+        executing(failing, fail_creation)
         answers(failing, "DeleteStack", refusal("AccessDenied", "DeleteStack"))
         with pytest.raises(AwsError):
             deploy()
-    assert deployment.status("hsm-enroll").state == "ROLLBACK_COMPLETE"
+    assert status().state == "ROLLBACK_COMPLETE"
     assert deploy().status.state == "CREATE_COMPLETE"
 
 
 def test_what_a_failed_creation_has_made_is_to_be_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also what the template retains: CreateStack is told so, since it says nothing about it by itself."""
+    """Also what the template retains: ExecuteChangeSet is told so, since it says nothing about it by itself."""
     asked = requests(monkeypatch)
     deploy()
-    (arguments,) = (arguments for operation, arguments in asked if operation == "CreateStack")
-    assert arguments["RetainExceptOnCreate"] is True
-    assert {"OnFailure", "DisableRollback"}.isdisjoint(arguments)
-    assert arguments["Capabilities"] == ["CAPABILITY_IAM"]
+    (executed,) = (arguments for operation, arguments in asked if operation == "ExecuteChangeSet")
+    assert executed["RetainExceptOnCreate"] is True
+    (made,) = (arguments for operation, arguments in asked if operation == "CreateChangeSet")
+    assert {"OnStackFailure", "DisableRollback"}.isdisjoint(made.keys() | executed.keys())
+    assert (made["Capabilities"], made["ChangeSetType"]) == (["CAPABILITY_IAM"], "CREATE")
 
 
 def test_an_update_that_fails_says_why_and_the_old_one_stays(
@@ -183,18 +199,18 @@ def test_an_update_that_fails_says_why_and_the_old_one_stays(
 ) -> None:
     """CloudFormation goes back; failures of earlier times are not reported again."""
 
-    def fail(of: Stack, *_: object, **__: object) -> None:
-        resource_event(of, "Function", "UPDATE_FAILED", "The zip is damaged")
-        of.status = "UPDATE_ROLLBACK_COMPLETE"
-        resource_event(of, of.name, of.status, "")
+    def fail(of: ChangeSet) -> None:
+        resource_event(of.stack, "Function", "UPDATE_FAILED", "The zip is damaged")
+        of.stack.status = "UPDATE_ROLLBACK_COMPLETE"
+        resource_event(of.stack, of.stack.name, of.stack.status, "")
 
     first = deploy()
     quick_build[0] = code(b"another")
     with monkeypatch.context() as failing:
-        failing.setattr(Stack, "update", fail)
+        executing(failing, fail)
         with pytest.raises(AwsError, match=r"could not be updated: Function \(.*\) UPDATE_FAILED: The zip is damaged$"):
             deploy()
-    assert deployment.status("hsm-enroll").outputs == first.status.outputs
+    assert status().outputs == first.status.outputs
     # From UPDATE_ROLLBACK_COMPLETE there is a way on.
     assert deploy().status.state == "UPDATE_COMPLETE"
 
@@ -223,31 +239,51 @@ def test_waiting_goes_on_until_nothing_is_under_way(monkeypatch: pytest.MonkeyPa
     """CloudFormation takes minutes; what it is through with is reported as it comes."""
     looks: list[str] = []
 
-    def slowly(of: Stack) -> None:
-        of.resource_map.create(of.template_dict)
-        of.status = "CREATE_IN_PROGRESS"
+    def slowly(of: ChangeSet) -> None:
+        of.apply()
 
     def look(_seconds: float) -> None:
         (there,) = cloudformation_backends[ACCOUNT_ID][REGION].stacks.values()
         looks.append(there.status)
-        if len(looks) == 1:
+        if len(looks) == 2:
+            there.status = "CREATE_IN_PROGRESS"
             resource_event(there, "Ledger", "CREATE_IN_PROGRESS", "")
             resource_event(there, "Ledger", "CREATE_COMPLETE", "")
-        else:
-            there.mark_creation_complete()
+        if len(looks) == 3:
+            there.status = "CREATE_COMPLETE"
+            resource_event(there, there.name, there.status, "")
 
-    monkeypatch.setattr(Stack, "create_resources", slowly)
+    executing(monkeypatch, slowly)
     monkeypatch.setattr("time.sleep", look)
     reported: list[str] = []
     assert deploy(report=reported.append).status.state == "CREATE_COMPLETE"
     assert reported == ["Ledger CREATE_COMPLETE", "hsm-enroll CREATE_COMPLETE"]
-    assert looks == ["CREATE_IN_PROGRESS"] * 2
+    assert looks == ["REVIEW_IN_PROGRESS", "REVIEW_IN_PROGRESS", "CREATE_IN_PROGRESS"]
+
+
+def test_an_update_that_has_not_begun_yet_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Right after the call the stack has its old state, which looks like success."""
+    deploy()
+    looks: list[str] = []
+
+    def look(_seconds: float) -> None:
+        (there,) = cloudformation_backends[ACCOUNT_ID][REGION].stacks.values()
+        looks.append(there.status)
+        if len(looks) == 2:
+            there.status = "UPDATE_ROLLBACK_COMPLETE"
+            resource_event(there, "Function", "UPDATE_FAILED", "The zip is damaged")
+
+    executing(monkeypatch, lambda _: None)
+    monkeypatch.setattr("time.sleep", look)
+    with pytest.raises(AwsError, match="The zip is damaged"):
+        deploy("open")
+    assert looks[:2] == ["CREATE_COMPLETE"] * 2
 
 
 def test_deleting_leaves_policy_and_ledger_and_says_so() -> None:
     """Enrolled devices live on the policy, and the ledger knows them; everything else is gone."""
     shown = deploy().status.to_json()
-    left = deployment.delete("hsm-enroll", ignore)
+    left = delete()
     assert left is not None
     assert left.to_json() == {
         "policyName": shown["policyName"],
@@ -263,7 +299,7 @@ def test_deleting_leaves_policy_and_ledger_and_says_so() -> None:
 def test_what_was_deleted_can_be_deployed_anew() -> None:
     """What an earlier deployment left behind is in nobody's way."""
     first = deploy().status
-    deployment.delete("hsm-enroll", ignore)
+    delete()
     second = deploy().status
     assert second.state == "CREATE_COMPLETE"
     assert second.outputs["PolicyName"] != first.outputs["PolicyName"]
@@ -272,7 +308,7 @@ def test_what_was_deleted_can_be_deployed_anew() -> None:
 
 def test_deleting_what_is_not_there_is_no_error() -> None:
     """The wish is fulfilled already."""
-    assert deployment.delete("hsm-enroll", ignore) is None
+    assert delete() is None
 
 
 def test_a_deletion_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,21 +322,21 @@ def test_a_deletion_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None
     deploy()
     monkeypatch.setattr(type(cloudformation_backends[ACCOUNT_ID][REGION]), "delete_stack", fail)
     with pytest.raises(AwsError, match=r"could not be deleted: LogGroup \(.*\) DELETE_FAILED: It is in use"):
-        deployment.delete("hsm-enroll", ignore)
+        delete()
 
 
 def test_two_deployments_can_share_account_and_region() -> None:
     """Nothing in the template has a name that two stacks would both want."""
-    deployment.deploy("one", "invite", silent, ignore)
-    deployment.deploy("two", "open", silent, ignore)
-    assert deployment.status("one").auth == "invite"
-    assert deployment.status("two").auth == "open"
+    deploy("invite", name="one")
+    deploy("open", name="two")
+    assert status("one").auth == "invite"
+    assert status("two").auth == "open"
     assert len(client("dynamodb").list_tables()["TableNames"]) == 2
 
 
 def test_nothing_deployed_is_a_status_too() -> None:
     """It names account and region, where somebody else's may have been meant."""
-    assert deployment.status("hsm-enroll").to_json() == {
+    assert status().to_json() == {
         "stack": "hsm-enroll",
         "region": REGION,
         "account": ACCOUNT_ID,
@@ -313,4 +349,7 @@ def test_nothing_deployed_is_a_status_too() -> None:
         "looseGrants": None,
         "tableName": None,
         "functionName": None,
+        "version": None,
+        "changedAt": None,
+        "drift": None,
     }

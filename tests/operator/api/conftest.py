@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from hsm_enroll import cli
 from tests.client.conftest import shown_with_locals  # noqa: F401 - a fixture, found by its name
+from tests.operator.api.running import Result, Run
 from tests.operator.api.stand_in import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, Backend, operator_backend
 from tests.support.authority import Authority
 
@@ -42,3 +44,26 @@ def backend(authority: Authority) -> Iterator[Backend]:
     """The contract, behind a door that checks signatures."""
     with operator_backend(authority) as running:
         yield running
+
+
+@pytest.fixture
+def run(
+    backend: Backend,
+    authority: Authority,
+    operator_credentials: None,  # noqa: ARG001 - the environment comes first
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Run:
+    """The command line, pointed at the stand-in; also checks that no code is on stderr."""
+    monkeypatch.setenv("HSM_ENROLL_API_URL", backend.url)
+    monkeypatch.setenv("HSM_ENROLL_CA_FILE", str(authority.certificate))
+    # What is waited for between tries is tested with the client.
+    monkeypatch.setattr("hsm_enroll.backend_api.retry.BACKOFF_SECONDS", 0.0)
+
+    def start(*arguments: object) -> Result:
+        status = cli.run([*map(str, arguments)])
+        shown = capsys.readouterr()
+        assert not [code for code in backend.codes if code in shown.err]
+        return Result([*map(str, arguments)], status, shown.out, shown.err)
+
+    return start

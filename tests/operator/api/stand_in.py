@@ -70,6 +70,9 @@ class Backend:
 
     Attributes:
         replies: given instead of the contract's answer, by the request's number from 0 on.
+        stubborn: Things that cannot be revoked, with the answer to it.
+        token: what a page's token begins with. It has every character that has to be escaped, and is to come back as it
+            was.
     """
 
     url: str = ""
@@ -80,7 +83,9 @@ class Backend:
     received: list[Received] = field(default_factory=list)
     refused: int = 0
     replies: dict[int, Reply] = field(default_factory=dict)
+    stubborn: dict[str, Reply] = field(default_factory=dict)
     page: int = 100
+    token: str = "+/=&~*'%20:"
 
     def add_thing(self, thing: str, status: str = "issued") -> None:
         """Put a Thing into the ledger."""
@@ -127,7 +132,8 @@ class Backend:
                 "existingThing": asked.get("existingThing", False),
                 **({"ekSha256": asked["ekSha256"]} if "ekSha256" in asked else {}),
             }
-            made.append({**one, "code": code})
+            status = self.things.get(asked["thing"], {}).get("status")
+            made.append({**one, "code": code, "thingStatus": status})
         return json_reply(201, {"invites": made})
 
     def _list_invites(self, request: Received) -> Reply:
@@ -140,6 +146,9 @@ class Backend:
         return 204, {}, b""
 
     def _fleet(self, request: Received) -> Reply:
+        if "things" in request.query:
+            known = [self.things[name] for name in request.query["things"].split(",") if name in self.things]
+            return json_reply(200, {"things": known, "next": None})
         if "thing" not in request.query:
             return self._page("things", list(self.things.values()), request.query)
         found = self.things.get(request.query["thing"])
@@ -148,6 +157,8 @@ class Backend:
     def _revoke_thing(self, request: Received) -> Reply:
         if request.query["thing"] not in self.things:
             return problem(404, "thing-unknown")
+        if request.query["thing"] in self.stubborn:
+            return self.stubborn[request.query["thing"]]
         self.things[request.query["thing"]]["status"] = "revoked"
         return 204, {}, b""
 
@@ -157,10 +168,11 @@ class Backend:
         return json_reply(200, {**self.sweeps[place], "next": following})
 
     def _page(self, name: str, everything: list[Any], query: dict[str, str]) -> Reply:
-        # A token with every character that has to be escaped, and is to come back as it was.
-        start = int(query.get("next", "+/=&~*'%20:0").rpartition(":")[2])
-        end = start + self.page
-        following = f"+/=&~*'%20:{end}" if end < len(everything) else None
+        status, prefix = query.get("status"), query.get("prefix", "")
+        everything = [one for one in everything if status in {None, one["status"]} and one["thing"].startswith(prefix)]
+        start = int(query.get("next", f"{self.token}0").removeprefix(self.token))
+        end = start + min(self.page, int(query.get("limit", self.page)))
+        following = f"{self.token}{end}" if end < len(everything) else None
         return json_reply(200, {name: everything[start:end], "next": following})
 
 

@@ -9,9 +9,8 @@ import pty
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,53 +19,12 @@ import pytest
 from moto import mock_aws
 
 from hsm_enroll import cli
+from tests.operator.api.running import Run
 from tests.operator.api.stand_in import REGION, Backend, json_reply, problem
 from tests.support import documents
-from tests.support.authority import Authority
 
 _ROOT = Path(cli.__file__).parents[2]
 _PROGRAM = "from hsm_enroll import cli; cli.main()"
-
-
-@dataclass
-class Result:
-    """What a run of the command left."""
-
-    arguments: list[str]
-    status: int
-    out: str
-    err: str
-
-    @property
-    def document(self) -> Any:
-        """The JSON document on stdout, checked against its schema."""
-        return documents.read(self.arguments, self.out)
-
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def run(
-    backend: Backend,
-    authority: Authority,
-    operator_credentials: None,  # noqa: ARG001 - the environment comes first
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Run:
-    """The command line, pointed at the stand-in; also checks that no code is on stderr."""
-    monkeypatch.setenv("HSM_ENROLL_API_URL", backend.url)
-    monkeypatch.setenv("HSM_ENROLL_CA_FILE", str(authority.certificate))
-    # What is waited for between tries is tested with the client.
-    monkeypatch.setattr("hsm_enroll.backend_api.retry.BACKOFF_SECONDS", 0.0)
-
-    def start(*arguments: object) -> Result:
-        status = cli.run([*map(str, arguments)])
-        shown = capsys.readouterr()
-        assert not [code for code in backend.codes if code in shown.err]
-        return Result([*map(str, arguments)], status, shown.out, shown.err)
-
-    return start
 
 
 def _rows(text: str) -> list[dict[str, str]]:
@@ -112,6 +70,7 @@ def test_an_invite_is_the_contracts_document(run: Run, backend: Backend) -> None
         "uses": 1,
         "expires": "2026-11-24T10:00:00Z",
         "id": invite_id,
+        "thingStatus": None,
     }
     assert result.err == ""
     quiet = run("invite", "create", "--thing", "gateway-18", "--quiet")
@@ -169,12 +128,12 @@ def test_wrong_usage_calls_nobody(
 def test_a_missing_extra_is_named(
     run: Run, backend: Backend, monkeypatch: pytest.MonkeyPatch, library: str, arguments: list[str]
 ) -> None:
-    """Without a library of the extra the command says which extra to install, before any request."""
-    monkeypatch.setattr("hsm_enroll.cli.operator_client.find_spec", lambda name: None if name == library else object())
+    """Without a library of the extra the command says what to install, before any request."""
+    monkeypatch.setattr("hsm_enroll.cli.extras.find_spec", lambda name: None if name == library else object())
     result = run("invite", *arguments)
     assert result.status == 2
-    assert f"needs {library}" in result.err
-    assert "pip install 'hsm-enroll[operator]'" in result.err
+    assert f"not installed: {library}\n" in result.err
+    assert "-m pip install 'boto3>=" in result.err
     assert backend.received == []
 
 
@@ -316,7 +275,9 @@ def test_invites_are_listed_in_80_columns(run: Run, backend: Backend) -> None:
     assert [line.split()[0] for line in lines[1:]] == list(backend.invites)
     assert lines[1].split()[1:] == ["open", "0/1", "2026-11-24", "10:00", "gateway-0"]
     assert max(map(len, lines)) <= 80
-    listed = run("invite", "list", "--json").document["invites"]
+    document = run("invite", "list", "--json").document
+    assert document["more"] is False
+    listed = document["invites"]
     assert [{k: v for k, v in one.items() if k != "ekSha256"} for one in listed] == list(backend.invites.values())
 
 
@@ -340,17 +301,19 @@ def test_the_fleet_is_listed_in_80_columns(run: Run, backend: Backend) -> None:
     assert [line.split() for line in lines[1:]] == [
         ["claimed", "2026-11-23", "09:59", names[0]],
         ["issued", "2026-11-23", "10:00", names[1]],
-        ["revoked", "2026-11-23", "11:30", names[2]],
+        ["revoked", "2026-11-23", "10:00", names[2]],
     ]
     assert max(map(len, lines)) <= 80
-    assert run("fleet", "list", "--json").document == {"things": list(backend.things.values())}
+    assert run("fleet", "list", "--json").document == {"things": list(backend.things.values()), "more": False}
 
 
 def test_an_empty_fleet_says_so(run: Run) -> None:
     """No Thing and no invite are sentences, and empty lists in JSON."""
     assert run("fleet", "list").out == "no Thing is enrolled\n"
     assert run("invite", "list").out == "there are no invites\n"
-    assert run("fleet", "list", "--json").document == {"things": []}
+    assert run("fleet", "list", "--json").document == {"things": [], "more": False}
+    assert run("fleet", "list", "--prefix", "x").out == "no Thing matches\n"
+    assert run("invite", "list", "--status", "open").out == "no invite matches\n"
 
 
 def test_a_thing_is_shown(run: Run, backend: Backend) -> None:
@@ -427,6 +390,7 @@ def test_a_sweep_says_what_it_disabled(run: Run, backend: Backend) -> None:
     result = run("fleet", "sweep")
     assert result.out == "259 certificates checked, 1 disabled, 3 not of this deployment\n"
     assert f"disabled {certificate['certificateId']}" in result.err
+    assert "only active certificates older than an hour are checked" in result.err
     assert run("fleet", "sweep", "--json").document == {"checked": 259, "disabled": [certificate], "foreign": 3}
 
 
@@ -450,13 +414,35 @@ def test_every_problem_has_its_exit_status(run: Run, backend: Backend, reply: An
     assert (result.status, result.document["error"]["code"]) == (status, code)
 
 
-@pytest.mark.parametrize("arguments", [["invite", "--help"], ["fleet", "sweep", "--help"], ["invite", "create", "-h"]])
+HELPS = [
+    ["invite", "--help"],
+    ["fleet", "sweep", "--help"],
+    ["invite", "create", "-h"],
+    ["backend", "deploy", "--help"],
+]
+
+
+@pytest.mark.parametrize("arguments", HELPS)
 def test_help_loads_no_aws_library(arguments: list[str]) -> None:
-    """Rule 4: help does not pay for botocore, rich or segno."""
-    program = f"import sys, atexit; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); {_PROGRAM}"
+    """Rule 4: help does not pay for botocore, rich or segno; and it needs no library of the extra to be installed."""
+    block = "sys.modules.update({name: None for name in ('boto3', 'botocore', 'segno')})"
+    program = f"import sys, atexit; {block}; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); {_PROGRAM}"
     child = subprocess.run(
         [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True, cwd=_ROOT
     )
+    assert "Usage:" in child.stdout
     loaded = set(child.stderr.split())
     assert "hsm_enroll.cli.operator_client" in loaded
-    assert loaded & {"boto3", "botocore", "rich", "segno", "requests", "urllib3", "moto"} == set()
+    assert loaded & {"rich", "requests", "urllib3", "moto"} == set()
+
+
+@pytest.mark.parametrize("arguments", [["fleet", "list"], ["invite", "list"], ["backend", "status"]])
+def test_without_the_extra_a_command_says_how_to_install_it(arguments: list[str]) -> None:
+    """Exit 2, the library's name, and the command that installs the extra."""
+    program = f"import sys; sys.modules.update({{'boto3': None}}); {_PROGRAM}"
+    child = subprocess.run(
+        [sys.executable, "-c", program, *arguments, "--json"], capture_output=True, text=True, check=False, cwd=_ROOT
+    )
+    error = documents.read(arguments, child.stdout)["error"]
+    assert (child.returncode, "boto3" in error["message"]) == (2, True)
+    assert "pip install" in error["hint"]

@@ -12,6 +12,7 @@ from botocore.awsrequest import AWSRequest
 from moto import mock_aws
 
 from hsm_enroll.errors import BackendRefusedError, BackendUnreachableError, HsmEnrollError, ThrottledError, UsageError
+from hsm_enroll.operator import aws
 from hsm_enroll.operator.endpoint import find_api_url
 from tests.operator.api.stand_in import REGION
 
@@ -36,14 +37,14 @@ def account(operator_credentials: None) -> Iterator[None]:  # noqa: ARG001 - the
 @pytest.mark.usefixtures("account")
 def test_the_stack_tells_its_api() -> None:
     """The default stack's output ApiUrl is the API."""
-    assert find_api_url() == "https://api.example"
+    assert find_api_url(aws.session()) == "https://api.example"
 
 
 @pytest.mark.usefixtures("account")
 def test_a_stack_that_is_not_there_is_named() -> None:
     """A stack that does not exist is named with its region, and the hint says how to make one or name the API."""
     with pytest.raises(UsageError, match=f"there is no stack 'staging' in {REGION}") as caught:
-        find_api_url("staging")
+        find_api_url(aws.session(), "staging")
     assert "hsm-enroll backend deploy" in caught.value.hint
     assert "--api" in caught.value.hint
 
@@ -52,7 +53,7 @@ def test_a_stack_that_is_not_there_is_named() -> None:
 def test_a_stack_without_an_api_is_named() -> None:
     """A stack that is no finished deployment is told with its status."""
     with pytest.raises(UsageError, match=r"'another' in .* has no output ApiUrl; its status is CREATE_COMPLETE"):
-        find_api_url("another")
+        find_api_url(aws.session(), "another")
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_awss_refusals_are_told_apart(
 
     monkeypatch.setattr("botocore.httpsession.URLLib3Session.send", send)
     with pytest.raises(error) as caught:
-        find_api_url()
+        find_api_url(aws.session())
     assert type(caught.value) is error
     assert hint in caught.value.hint
     assert caught.value.message.isprintable()
@@ -92,11 +93,11 @@ def test_no_credentials_are_found_out_first(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     with pytest.raises(UsageError, match="no AWS credentials were found"):
-        find_api_url()
+        find_api_url(aws.session())
     monkeypatch.delenv("AWS_REGION")
     monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
     with pytest.raises(UsageError, match="no AWS region is set") as caught:
-        find_api_url()
+        find_api_url(aws.session())
     assert "AWS_REGION" in caught.value.hint
 
 
@@ -107,5 +108,5 @@ def test_aws_out_of_reach_is_retryable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
     monkeypatch.setattr("time.sleep", lambda _: None)
     with pytest.raises(BackendUnreachableError, match="CloudFormation in") as caught:
-        find_api_url()
+        find_api_url(aws.session())
     assert caught.value.exit_status == 30

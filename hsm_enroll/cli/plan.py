@@ -1,0 +1,77 @@
+"""What a deployment is about to change, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hsm_enroll.operator.change_set import Plan, ResourceChange, SettingChange
+
+REFUSAL_HINT = (
+    "Nothing was changed. Without its ledger a deployment knows no device that was enrolled before, and cannot revoke "
+    "one. If that is what you want, deploy with --allow-data-loss."
+)
+
+_WORDS = {
+    "modify": "change",
+    "replace": "replace",
+    "may-replace": "change or replace",
+    "remove": "delete",
+    "unknown": "change in a way that is not known",
+}
+_DEVICE_POLICY = "DevicePolicyDocument"
+_LONGEST_VALUE = 40
+_SHOWN = 12
+
+
+def text(plan: Plan) -> str:
+    """Return the whole plan, several lines."""
+    where = f"{plan.stack} in {plan.region}, account {plan.account_id}"
+    lines = [f"This creates the stack {where}:" if plan.creates else f"This changes the stack {where}:"]
+    new = [change.resource for change in plan.resources if change.action == "add"]
+    if new:
+        lines.append(f"  create {', '.join(new)}")
+    lines += [f"  {_changed(change)}" for change in plan.resources if change.action != "add"]
+    lines += [f"  set {_set(change)}" for change in plan.settings]
+    if len(lines) == 1:
+        lines.append("  only its outputs, or what the template says about it")
+    return "\n".join(lines)
+
+
+def warnings(plan: Plan) -> Iterator[str]:
+    """Yield what is worth a warning: a sentence each."""
+    for change in plan.resources:
+        if change.moves_api:
+            yield (
+                f"{change.resource} may get another address: invites that are not used yet, and devices that know the "
+                "present one, no longer reach the API"
+            )
+
+
+def refusal(plan: Plan) -> str:
+    """Return why a plan that would lose data is not carried out."""
+    losses = "; ".join(f"{_WORDS[change.action]} {change.resource} ({_kind(change)})" for change in plan.losses)
+    return f"deploying to {plan.stack} would leave the present ledger or device policy behind: {losses}"
+
+
+def _changed(change: ResourceChange) -> str:
+    properties = f": {', '.join(change.properties)}" if change.properties else ""
+    return f"{_WORDS[change.action]} {change.resource} ({_kind(change)}){properties}"
+
+
+def _kind(change: ResourceChange) -> str:
+    return change.kind.removeprefix("AWS::").replace("::", " ")
+
+
+def _set(change: SettingChange) -> str:
+    if change.name == _DEVICE_POLICY:
+        return f"the device policy: {'your own' if change.after else 'the built-in one'}"
+    before, after = (_shown(value) for value in (change.before, change.after))
+    return f"{change.name}: {before} -> {after}"
+
+
+def _shown(value: str | None) -> str:
+    if value is None:
+        return "the default"
+    return value if len(value) <= _LONGEST_VALUE else f"{value[:_SHOWN]}..."
