@@ -1,7 +1,7 @@
-"""``python -m hsm_enroll.local HOME FD AUTH``: the process that `hsm_enroll.local.cloud.detach` starts.
+"""``python -m hsm_enroll.local HOME FD OPTIONS``: the process that `hsm_enroll.local.cloud.detach` starts.
 
-Once the cloud runs, or has failed to start, it writes one JSON document to the file descriptor, ``{"endpoints": …}`` or
-``{"error": …}``, and closes it.
+OPTIONS is a JSON document, see `Options.to_json`. Once the cloud runs, or has failed to start, it writes one JSON
+document to the file descriptor, ``{"endpoints": …}`` or ``{"error": …}``, and closes it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import traceback
 from pathlib import Path
 
 from hsm_enroll.errors import LocalCloudError
-from hsm_enroll.local.cloud import Endpoints, serve
+from hsm_enroll.local.cloud import Endpoints, Options, serve
 
 
-def main(home: Path, descriptor: int, auth: str) -> int:
+def main(home: Path, descriptor: int, options: Options) -> int:
     """Run a local cloud until a signal ends it, and return the exit status."""
     announcement = os.fdopen(descriptor, "w")
 
@@ -25,7 +25,7 @@ def main(home: Path, descriptor: int, auth: str) -> int:
             json.dump({"endpoints": endpoints.to_json()}, announcement)
 
     try:
-        serve(home, announce, auth)
+        serve(home, announce, options)
     except LocalCloudError as error:
         traceback.print_exc()
         if not announcement.closed:
@@ -36,4 +36,4 @@ def main(home: Path, descriptor: int, auth: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]))
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), Options.from_json(json.loads(sys.argv[3]))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import socket
 import threading
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,7 +29,8 @@ from hsm_enroll.local.lambda_runtime import ACCOUNT_ID, REGION
 from hsm_enroll.local.server import LoopbackServer, WsgiApplication
 
 _STACK_NAME = "hsm-enroll"
-_FUNCTION_OUTPUT = "FunctionName"
+_FUNCTION_OUTPUT, _AUTH = "FunctionName", "AuthMode"
+_COMPLETE = {"CREATE_COMPLETE", "UPDATE_COMPLETE"}
 _CODE_BUCKET, _CODE_KEY = "hsm-enroll-code", "function.zip"
 # Services whose calls may change what devices are allowed to do, as named in a SigV4 credential scope.
 _WATCHED = ("/iot/", "/cloudformation/")
@@ -47,6 +49,11 @@ class AwsApis:
         self._moto: WsgiApplication = DomainDispatcherApplication(create_backend_app)
         self._one_at_a_time = threading.Lock()
 
+    def between_calls(self, action: Callable[[], None]) -> None:
+        """Call a function while no call to AWS is in progress."""
+        with self._one_at_a_time:
+            action()
+
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         with self._one_at_a_time:
             response = self._moto(environ, start_response)
@@ -56,8 +63,8 @@ class AwsApis:
 
 
 @contextmanager
-def fresh_account(authority: Authority) -> Iterator[Any]:
-    """Reset moto, make it behave like AWS until the block ends, and yield its ``IoTBackend``.
+def fresh_account(authority: Authority) -> Iterator[None]:
+    """Reset moto, and make it behave like AWS until the block ends.
 
     Args:
         authority: issues the certificates.
@@ -71,14 +78,19 @@ def fresh_account(authority: Authority) -> Iterator[Any]:
         BackendDict.reset()
         reset_model_data()
         with faithful(authority):
-            yield iot_backends[ACCOUNT_ID][REGION]
+            yield
     finally:
         _one_cloud.release()
 
 
-def aws_server(apis: AwsApis, log: logging.Logger) -> LoopbackServer:
+def iot_backend() -> Any:
+    """Return moto's ``IoTBackend``."""
+    return iot_backends[ACCOUNT_ID][REGION]
+
+
+def aws_server(apis: AwsApis, listener: socket.socket, log: logging.Logger) -> LoopbackServer:
     """Return a server for the APIs; moto's request handler passes on the parts of a request that moto needs."""
-    return LoopbackServer(apis, log, request_handler=MotoRequestHandler)
+    return LoopbackServer(apis, listener, log, request_handler=MotoRequestHandler)
 
 
 @dataclass(frozen=True)
@@ -94,12 +106,14 @@ class Stack:
     resources: dict[str, Any]
 
 
-def deploy(template: Path, parameters: Mapping[str, str]) -> Stack:
-    """Create a stack from the template. The environment variables say where AWS is.
+def deploy(template: Path, parameters: Mapping[str, str], auth: str | None) -> Stack:
+    """Create the stack from the template, or update it if it was kept. The environment variables say where AWS is.
 
     Args:
         template: CloudFormation in YAML, with the output ``FunctionName``.
-        parameters: its parameters, without the location of the function's code, which is an empty zip here.
+        parameters: its parameters, without ``AuthMode`` and without the location of the function's code, which is an
+            empty zip here. Others keep the values that they have.
+        auth: its parameter ``AuthMode``; None is the value that it has, or else ``open``.
 
     Raises:
         LocalCloudError: the template cannot be read or deployed, or has no such output.
@@ -109,18 +123,20 @@ def deploy(template: Path, parameters: Mapping[str, str]) -> Stack:
     session = boto3.session.Session()
     client = session.client("cloudformation")
     try:
-        parameters = {**parameters, **_code(session)}
-        client.create_stack(
+        before = _parameters(client)
+        wanted = {_AUTH: "open", **before, **parameters, **({} if auth is None else {_AUTH: auth}), **_code(session)}
+        change = client.update_stack if before else client.create_stack
+        change(
             StackName=_STACK_NAME,
             TemplateBody=template.read_text(),
-            Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+            Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in wanted.items()],
             Capabilities=["CAPABILITY_NAMED_IAM"],
         )
         stack = client.describe_stacks(StackName=_STACK_NAME)["Stacks"][0]
     except (OSError, ValueError, BotoCoreError, ClientError, ResponseParserError) as error:
         raise LocalCloudError(f"{template} cannot be deployed: {error}") from error
     outputs: dict[str, str] = {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
-    if stack["StackStatus"] != "CREATE_COMPLETE" or _FUNCTION_OUTPUT not in outputs:
+    if stack["StackStatus"] not in _COMPLETE or _FUNCTION_OUTPUT not in outputs:
         raise LocalCloudError(
             f"The stack of {template} is {stack['StackStatus']}, and its outputs are {sorted(outputs)}."
         )
@@ -129,6 +145,12 @@ def deploy(template: Path, parameters: Mapping[str, str]) -> Stack:
     return Stack(
         variables, cloudformation_backends[ACCOUNT_ID][REGION].get_stack(_STACK_NAME).template_dict["Resources"]
     )
+
+
+def _parameters(client: Any) -> dict[str, str]:
+    """Return the parameters of the stack; none if it does not exist."""
+    found = [stack for stack in client.describe_stacks()["Stacks"] if stack["StackName"] == _STACK_NAME]
+    return {each["ParameterKey"]: each["ParameterValue"] for stack in found for each in stack["Parameters"]}
 
 
 def _code(session: boto3.session.Session) -> dict[str, str]:

@@ -15,20 +15,22 @@ from pathlib import Path
 from typing import IO
 
 from hsm_enroll.errors import LocalCloudError
+from hsm_enroll.local.control import RESTART_HINT, ask
 from hsm_enroll.local.endpoints import Endpoints
 from hsm_enroll.local.home import Home
+from hsm_enroll.local.options import DEFAULTS, Options
 
 _STOP_LIMIT = 30.0  # seconds
 _IMPORT_ROOT = Path(__file__).parents[2]
 
 
-def detach(home: Path, timeout: float, auth: str = "open") -> Endpoints:
+def detach(home: Path, timeout: float, options: Options = DEFAULTS) -> Endpoints:
     """Start a local cloud in a background process that outlives this one, and return once it is up.
 
     Args:
         home: its folder; its output goes to ``logs/supervisor.log`` there.
         timeout: seconds that the start may take; the first start on a machine takes the longest.
-        auth: who may enroll, ``invite`` or ``open``, see `LocalCloud`.
+        options: who may enroll, which ports it has, and whether its state is kept.
 
     Raises:
         LocalCloudError: it did not start, or not in time. Its process has been ended.
@@ -37,7 +39,7 @@ def detach(home: Path, timeout: float, auth: str = "open") -> Endpoints:
     cloud_home.prepare()
     log = cloud_home.logs / "supervisor.log"
     with ExitStack() as undo:
-        process, announcement = _spawn(cloud_home, log, auth)
+        process, announcement = _spawn(cloud_home, log, options)
         undo.callback(_terminate, process)
         with announcement:
             text = _read_all(announcement, time.monotonic() + timeout)
@@ -70,12 +72,19 @@ def down(home: Path) -> None:
     """Stop the local cloud in this folder, and return once its process has ended; do nothing if none is running.
 
     Raises:
-        LocalCloudError: the process does not end in time.
+        LocalCloudError: the process does not end in time, or it has ended but its state, which is to be kept, is lost.
     """
     cloud_home = Home(home.absolute())
     pid = cloud_home.holder()
     if pid is None:
         return
+    try:
+        ask(cloud_home, "save")  # it is saved again at the end, but only here does somebody see an error
+    finally:
+        _stop(cloud_home, pid)
+
+
+def _stop(cloud_home: Home, pid: int) -> None:
     try:
         process = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -89,12 +98,46 @@ def down(home: Path) -> None:
             raise LocalCloudError(f"The local cloud's process {pid} does not end.", hint=f"End it: kill -9 {pid}")
 
 
-def _spawn(cloud_home: Home, log: Path, auth: str) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+def restart(home: Path, target: str) -> None:
+    """Restart a part of the local cloud in this folder, and return once it is running again.
+
+    Args:
+        home: the cloud's folder.
+        target: ``broker`` or ``api``.
+
+    Raises:
+        LocalCloudError: no local cloud is running there, or the part does not start.
+    """
+    _ask(home, "restart", target=target)
+
+
+def fail(home: Path, fault: str, count: int) -> None:
+    """Let something go wrong with the next requests to the enrollment API of the local cloud in this folder.
+
+    Args:
+        home: the cloud's folder.
+        fault: a value of `faults.Fault`.
+        count: number of requests.
+
+    Raises:
+        LocalCloudError: no local cloud is running there.
+    """
+    _ask(home, "fail", fault=fault, count=count)
+
+
+def _ask(home: Path, command: str, **arguments: object) -> None:
+    running(home)
+    if not ask(Home(home.absolute()), command, **arguments):
+        raise LocalCloudError(f"The local cloud in {home} does not accept commands.", hint=RESTART_HINT)
+
+
+def _spawn(cloud_home: Home, log: Path, options: Options) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
     reading, writing = os.pipe()
     announcement = os.fdopen(reading, "rb", buffering=0)
+    arguments = [str(cloud_home.folder), str(writing), json.dumps(options.to_json())]
     with os.fdopen(writing, "wb"), log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "hsm_enroll.local", str(cloud_home.folder), str(writing), auth],
+            [sys.executable, "-m", "hsm_enroll.local", *arguments],
             # So that it imports this package, and nothing from the caller's working directory.
             cwd=_IMPORT_ROOT,
             stdin=subprocess.DEVNULL,

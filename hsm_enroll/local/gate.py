@@ -10,6 +10,7 @@ import asyncio
 import concurrent.futures
 import hashlib
 import logging
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -18,30 +19,31 @@ from typing import Any, Self, TypeVar
 
 from hsm_enroll.errors import LocalCloudError
 from hsm_enroll.local import guard, mqtt_packets
+from hsm_enroll.local.delivery import Message, deliver
 from hsm_enroll.local.guard import Guard, Verdict
 from hsm_enroll.local.mqtt_packets import MalformedPacketError, Packet
 from hsm_enroll.local.rights import Principal, Rights
-from hsm_enroll.local.server import ADDRESS
 from hsm_enroll.local.streams import Stream, TlsStream
 
 _TIME_LIMIT = 10.0  # seconds for a handshake, for the first packet, and for a change to take effect
 _STALLED_SECONDS = 30.0  # that a peer may take to read what it is sent; by then it has missed its keep-alive
-_BACKLOG = 128
 
 Open = Callable[[], Coroutine[Any, Any, tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 _Result = TypeVar("_Result")
 
 
 class Gate:
-    """The proxy. It listens on a free loopback port while it is entered, in a thread of its own.
+    """The proxy. It serves devices while it is entered, in a thread of its own.
 
     Args:
+        listener: where it listens; it is closed at the end.
         tls: a server's context that requires a client certificate.
         open_broker: opens a connection to the broker.
         log: gets a line about each connection, and about each packet that is refused.
     """
 
-    def __init__(self, tls: ssl.SSLContext, open_broker: Open, log: logging.Logger) -> None:
+    def __init__(self, listener: socket.socket, tls: ssl.SSLContext, open_broker: Open, log: logging.Logger) -> None:
+        self._listener = listener
         self._tls = tls
         self._open_broker = open_broker
         self._log = log
@@ -50,10 +52,6 @@ class Gate:
         self._handshakes: set[asyncio.Task[Any]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="gate", daemon=True)
-
-    @property
-    def port(self) -> int:
-        return int(self._server.sockets[0].getsockname()[1])
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -81,14 +79,23 @@ class Gate:
         """
         self._run(self._admit(principals))
 
+    def publish(self, message: Message) -> None:
+        """Publish a message to all subscribers, whatever the policies are, and return once the broker has it.
+
+        Raises:
+            LocalCloudError: it takes too long.
+            OSError: the broker is not running.
+        """
+        self._run(deliver(message, self._open_broker))
+
     def _run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         try:
             return asyncio.run_coroutine_threadsafe(work, self._loop).result(_TIME_LIMIT)
         except concurrent.futures.TimeoutError as error:
-            raise LocalCloudError("The local broker did not take over a change in AWS IoT in time.") from error
+            raise LocalCloudError("The local broker does not respond.") from error
 
     async def _listen(self) -> asyncio.Server:
-        return await asyncio.start_server(self._serve, ADDRESS, 0, backlog=_BACKLOG)
+        return await asyncio.start_server(self._serve, sock=self._listener)
 
     async def _stop(self) -> None:
         self._server.close()

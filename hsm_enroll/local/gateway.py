@@ -18,6 +18,7 @@ from werkzeug.wrappers import Response
 
 from hsm_enroll.errors import LocalCloudError
 from hsm_enroll.local.authorizer import ForbiddenError, authorize
+from hsm_enroll.local.faults import Fault, Faults
 from hsm_enroll.local.lambda_runtime import Handler, context
 from hsm_enroll.local.payload import MalformedResponseError, Request, to_event, to_response
 
@@ -59,25 +60,45 @@ class Gateway:
         routes: the result of `routes_of`. A request to any other path or method gets a 404: there is no ``$default``.
         handler: the Lambda function. Concurrent requests call it in threads of one process, while Lambda would use one
             process for each.
-        log: gets a line about each request that is forbidden, and about each failure of the handler.
+        faults: what goes wrong with the next requests.
+        log: gets a line about each request that is forbidden, about each failure of the handler, and about each fault.
+
+    Raises ConnectionAbortedError instead of returning a response if the client has not sent the whole request, or if
+    the fault is that the response is lost.
 
     Does not throttle, and does not stop a handler that takes longer than Lambda or API Gateway would allow.
     """
 
-    def __init__(self, routes: Mapping[str, str], handler: Handler, log: logging.Logger) -> None:
+    def __init__(self, routes: Mapping[str, str], handler: Handler, faults: Faults, log: logging.Logger) -> None:
         self._routes = routes
         self._handler = handler
+        self._faults = faults
         self._log = log
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         request_id = uuid.uuid4().hex[:16]
-        response = self._respond(environ, request_id)
+        response = self._respond(environ, _read_body(environ), request_id)
         response.headers["apigw-requestid"] = request_id
         body: Iterable[bytes] = response(environ, start_response)
         return body
 
-    def _respond(self, environ: dict[str, Any], request_id: str) -> Response:
-        body = _read_body(environ)
+    def _respond(self, environ: dict[str, Any], body: bytes, request_id: str) -> Response:
+        fault = self._faults.take(environ["REQUEST_METHOD"])
+        if fault is None:
+            return self._regular(environ, body, request_id)
+        self._log.warning("%s fault on request: %s", request_id, fault.value)
+        if fault is Fault.UNAVAILABLE:
+            return _message(HTTPStatus.SERVICE_UNAVAILABLE, "Service Unavailable")
+        if fault is Fault.THROTTLED:
+            return _message(HTTPStatus.TOO_MANY_REQUESTS, "Too Many Requests")
+        if fault is Fault.SLOW:
+            self._faults.delay()
+        response = self._regular(environ, body, request_id)
+        if fault is Fault.LOST:
+            raise ConnectionAbortedError("the response is lost")
+        return response
+
+    def _regular(self, environ: dict[str, Any], body: bytes, request_id: str) -> Response:
         if len(body) > MAX_BODY_BYTES:
             too_large = _message(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "Request Entity Too Large")
             too_large.headers["connection"] = "close"  # the rest of the body is not read
@@ -120,12 +141,23 @@ def _request(environ: Mapping[str, Any], body: bytes) -> Request:
 
 
 def _read_body(environ: Mapping[str, Any]) -> bytes:
-    """Return the body, but at most one byte more than the limit."""
+    """Return the body, but at most one byte more than the limit.
+
+    Raises:
+        ConnectionAbortedError: the body is incomplete; API Gateway does not invoke the function then.
+    """
     limit = MAX_BODY_BYTES + 1
-    if not environ.get("wsgi.input_terminated"):
-        length = environ.get("CONTENT_LENGTH", "")
-        limit = min(limit, int(length) if length.isdecimal() else 0)
-    content: bytes = environ["wsgi.input"].read(limit)
+    if environ.get("wsgi.input_terminated"):
+        try:
+            content: bytes = environ["wsgi.input"].read(limit)
+        except OSError as error:
+            raise ConnectionAbortedError("the body is incomplete") from error
+        return content
+    length = environ.get("CONTENT_LENGTH", "")
+    limit = min(limit, int(length) if length.isdecimal() else 0)
+    content = environ["wsgi.input"].read(limit)
+    if len(content) < limit:
+        raise ConnectionAbortedError("the body is incomplete")
     return content
 
 

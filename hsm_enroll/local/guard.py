@@ -2,13 +2,15 @@
 
 AWS IoT's developer guide ("MQTT", "MQTT 5 reason codes") describes what a client sees: the response to a CONNECT,
 PUBLISH or SUBSCRIBE that no policy allows is "not authorized". MQTT 3.1.1 has no such response to a PUBLISH; there, the
-connection is closed.
+connection is closed. So it is in either version if a packet exceeds a quota ("AWS IoT Core message broker and protocol
+limits and quotas"); MQTT 5 has a reason code for that.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+from hsm_enroll.local import limits
 from hsm_enroll.local import mqtt_packets as mqtt
 from hsm_enroll.local.mqtt_packets import MalformedPacketError, Packet
 from hsm_enroll.local.rights import Rights
@@ -31,14 +33,21 @@ class Verdict(NamedTuple):
 
 
 def check_connect(connect: mqtt.Connect, packet: Packet, rights: Rights) -> Verdict:
-    """Decide about a CONNECT: its client id, and the topic of its will, must be allowed."""
-    if not rights.may_connect:
-        refused: str | None = f"iot:Connect as client {connect.client_id!r}"
-    elif connect.will_topic is not None and not rights.may_publish(connect.will_topic, retain=connect.will_retain):
+    """Decide about a CONNECT: its client id, and the topic of its will, must be valid and allowed."""
+    reason = mqtt.NOT_AUTHORIZED
+    if limits.is_too_long(connect.client_id, limits.MAX_CLIENT_ID):
+        refused, reason = "a client id that is too long", mqtt.CLIENT_ID_INVALID
+    elif not rights.may_connect:
+        refused = f"iot:Connect as client {connect.client_id!r}"
+    elif connect.will_topic is None:
+        return Verdict(forward=packet.encoding)
+    elif limits.topic_fault(connect.will_topic) is not None:
+        refused, reason = f"a will for {connect.will_topic!r}", mqtt.TOPIC_INVALID
+    elif not rights.may_publish(connect.will_topic, retain=connect.will_retain):
         refused = f"a will for {connect.will_topic!r}"
     else:
         return Verdict(forward=packet.encoding)
-    return Verdict(response=mqtt.connack_not_authorized(connect.level), refused=refused, ends=True)
+    return Verdict(response=mqtt.connack_refused(reason, connect.level), refused=refused, ends=True)
 
 
 class Guard:
@@ -93,8 +102,10 @@ class Guard:
         topic = _resolve_alias(message, self._aliases_of_device)
         if message.qos == 2:
             raise MalformedPacketError("a PUBLISH with QoS 2", mqtt.QOS_NOT_SUPPORTED)
-        if message.size > mqtt.MAX_PAYLOAD:
+        if message.size > limits.MAX_PAYLOAD:
             raise MalformedPacketError(f"a payload of {message.size} bytes", mqtt.TOO_LARGE)
+        if (fault := limits.topic_fault(topic)) is not None:
+            raise MalformedPacketError(fault, mqtt.TOPIC_INVALID)
         if self.rights.may_publish(topic, retain=message.retain):
             return Verdict(forward=packet.encoding)
         refused = f"{'iot:RetainPublish' if message.retain else 'iot:Publish'} to {topic!r}"
@@ -104,6 +115,11 @@ class Guard:
 
     def _subscribe(self, packet: Packet) -> Verdict:
         request = mqtt.read_subscribe(packet, self.level)
+        if len(request.filters) > limits.MAX_FILTERS:
+            raise MalformedPacketError(f"a SUBSCRIBE with {len(request.filters)} filters", mqtt.QUOTA_EXCEEDED)
+        for topic_filter in request.filters:
+            if (fault := limits.topic_fault(topic_filter)) is not None:
+                raise MalformedPacketError(fault, mqtt.FILTER_INVALID)
         refused = [topic_filter for topic_filter in request.filters if not self.rights.may_subscribe(topic_filter)]
         if not refused:
             return Verdict(forward=packet.encoding)

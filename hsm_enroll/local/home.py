@@ -12,9 +12,11 @@ from typing import IO, NamedTuple
 
 from hsm_enroll.errors import LocalCloudError, StateCorruptError, StateError
 from hsm_enroll.local.endpoints import Endpoints
+from hsm_enroll.local.options import Ports
 from hsm_enroll.store import documents
 
 _STATE = documents.Format()
+_PORTS = documents.Format()
 
 
 def default_home() -> Path:
@@ -77,6 +79,14 @@ class Home:
     @property
     def mosquitto_configuration(self) -> Path:
         return self.folder / "mosquitto.conf"
+
+    @property
+    def kept_state(self) -> Path:
+        return self.folder / "kept-state"
+
+    @property
+    def kept_ports(self) -> Path:
+        return self.folder / "kept-ports.json"
 
     @property
     def logs(self) -> Path:
@@ -148,6 +158,32 @@ class Home:
             _STATE.save(self.state_file, endpoints.to_json(), unknown={})
         except StateError as error:
             raise LocalCloudError(error.message) from error
+
+    def keep_ports(self, ports: Ports) -> None:
+        """Record the ports of a cloud whose state is kept, so that its addresses stay the same.
+
+        Raises:
+            LocalCloudError: they cannot be written.
+        """
+        try:
+            _PORTS.save(self.kept_ports, ports._asdict(), unknown={})
+        except StateError as error:
+            raise LocalCloudError(error.message) from error
+
+    def read_kept_ports(self) -> Ports:
+        """Return the ports from `keep_ports`, or zeros if there are none.
+
+        Raises:
+            LocalCloudError: the record is damaged, or cannot be read.
+            StateTooNewError: a newer version of this program wrote it.
+        """
+        try:
+            kept = _PORTS.load(self.kept_ports, lambda ports: Ports(*(int(ports[name]) for name in Ports._fields)))
+        except (StateError, StateCorruptError, KeyError, TypeError) as error:
+            raise LocalCloudError(
+                f"{self.kept_ports} cannot be read.", hint=f"Remove it to get other ports: rm {self.kept_ports}"
+            ) from error
+        return kept or Ports()
 
     def read_state(self) -> Endpoints | None:
         """Return where the cloud that holds the home listens, or None if none is running.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from hsm_enroll.local.limits import MAX_PAYLOAD
+
 V3, V5 = 4, 5
 """Protocol levels of MQTT 3.1.1 and 5.0 (§3.1.2.2 of either)."""
 
@@ -11,16 +13,19 @@ CONNECT, CONNACK, PUBLISH, PUBACK, SUBSCRIBE, SUBACK, DISCONNECT = 1, 2, 3, 4, 8
 """Packet types (§2.1.2)."""
 
 MALFORMED, PROTOCOL_ERROR, NOT_AUTHORIZED, QOS_NOT_SUPPORTED, TOO_LARGE = 0x81, 0x82, 0x87, 0x9B, 0x95
+CLIENT_ID_INVALID, FILTER_INVALID, TOPIC_INVALID, QUOTA_EXCEEDED = 0x85, 0x8F, 0x90, 0x97
 """Reason codes of MQTT 5.0 (§2.4)."""
-
-MAX_PAYLOAD = 128 * 1024
-"""Bytes of a message (AWS IoT Core, "Message broker limits and quotas")."""
 
 MAX_PACKET = MAX_PAYLOAD + 128 * 1024
 """Bytes of a packet from a device: the payload, and at most 64 KiB each for the topic and the properties."""
 
+DISCONNECTION = bytes((DISCONNECT << 4, 0))
+"""The packet with which a client ends its connection (§3.14)."""
+
 _PROTOCOL_NAMES = {V3: b"\x00\x04MQTT\x04", V5: b"\x00\x04MQTT\x05"}
-_V3_REFUSED_CONNECTION, _V3_REFUSED_SUBSCRIPTION = 5, 0x80
+_V3_REFUSED_SUBSCRIPTION = 0x80
+# MQTT 3.1.1 §3.2.2.3: the return codes of a CONNACK that correspond to the reason codes of MQTT 5.0.
+_V3_RETURN_CODES = {CLIENT_ID_INVALID: 2, NOT_AUTHORIZED: 5}
 _TOPIC_ALIAS = 0x23
 # MQTT 5.0 §2.2.2.2: the size of each property's value in octets. A negative number is a number of strings or binary
 # values, each of which starts with its length in two octets; 0 is a variable byte integer.
@@ -196,9 +201,11 @@ def read_subscribe(packet: Packet, level: int) -> Subscribe:
     return Subscribe(packet_id, tuple(filters))
 
 
-def connack_not_authorized(level: int) -> bytes:
-    """Return a CONNACK with "not authorized" (§3.2)."""
-    return _packet(CONNACK, b"\x00\x87\x00" if level == V5 else bytes((0, _V3_REFUSED_CONNECTION)))
+def connack_refused(reason: int, level: int) -> bytes:
+    """Return a CONNACK with a reason code (§3.2); no bytes if MQTT 3.1.1 has no return code for it."""
+    if level == V5:
+        return _packet(CONNACK, bytes((0, reason, 0)))
+    return _packet(CONNACK, bytes((0, _V3_RETURN_CODES[reason]))) if reason in _V3_RETURN_CODES else b""
 
 
 def puback_not_authorized(packet_id: int) -> bytes:
@@ -220,6 +227,16 @@ def puback_success(packet_id: int) -> bytes:
 def disconnect(reason: int, level: int) -> bytes:
     """Return a DISCONNECT (MQTT 5.0 §3.14); no bytes for MQTT 3.1.1, in which only a client may send one."""
     return _packet(DISCONNECT, bytes((reason,))) if level == V5 else b""
+
+
+def connect(client_id: str) -> bytes:
+    """Return a CONNECT of MQTT 3.1.1 with a clean session and without keep-alive (§3.1)."""
+    return _packet(CONNECT, _PROTOCOL_NAMES[V3] + b"\x02\x00\x00" + _text(client_id))
+
+
+def publish(topic: str, payload: bytes, *, qos: int, retain: bool) -> bytes:
+    """Return a PUBLISH of MQTT 3.1.1 with QoS 0, or with QoS 1 and packet identifier 1 (§3.3)."""
+    return _packet(PUBLISH, _text(topic) + (b"\x00\x01" if qos else b"") + payload, flags=qos << 1 | retain)
 
 
 class _Reader:
@@ -300,9 +317,14 @@ def _variable_byte_integer(buffer: bytes | bytearray, at: int) -> tuple[int, int
     raise MalformedPacketError("a length of more than four octets")
 
 
-def _packet(kind: int, body: bytes) -> bytes:
+def _text(text: str) -> bytes:
+    content = text.encode()
+    return len(content).to_bytes(2) + content
+
+
+def _packet(kind: int, body: bytes, flags: int = 0) -> bytes:
     length, rest = bytearray(), len(body)
     while rest >= 0x80:
         length.append(rest & 0x7F | 0x80)
         rest >>= 7
-    return bytes((kind << 4, *length, rest)) + body
+    return bytes((kind << 4 | flags, *length, rest)) + body

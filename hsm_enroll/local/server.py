@@ -1,20 +1,23 @@
-"""A threaded HTTP(S) server on a free loopback port."""
+"""A threaded HTTP(S) server on a loopback port."""
 
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import ssl
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 from werkzeug.test import run_wsgi_app
+
+from hsm_enroll.errors import LocalCloudError
 
 WsgiApplication = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -26,11 +29,34 @@ _FINISH_LIMIT = 5.0  # seconds that requests in progress get when the server sto
 _BACKLOG = 128
 
 
+def listen(port: int, option: str) -> socket.socket:
+    """Return a socket that listens on loopback.
+
+    Args:
+        port: TCP port; 0 chooses a free one.
+        option: the option that sets it, for the error's hint.
+
+    Raises:
+        LocalCloudError: the port is in use, or this user may not use it.
+    """
+    try:
+        return socket.create_server((ADDRESS, port), backlog=_BACKLOG)
+    except OSError as error:
+        raise LocalCloudError(
+            f"Port {port} on {ADDRESS} cannot be used: {os.strerror(error.errno or 0)}.",
+            hint=f"End the program that uses it, or choose another port with {option}.",
+        ) from error
+
+
 class LoopbackServer:
-    """Serves a WSGI application while it is entered; when it stops, requests in progress have a few seconds to finish.
+    """Serves a WSGI application while it is entered.
+
+    When it stops, requests that have been received have a few seconds to finish. All other connections are closed at
+    once, even in the middle of a request.
 
     Args:
         application: called in a thread of its own for each request.
+        listener: from `listen`; the server leaves it open.
         log: gets a line about each request, and the traceback of each exception that the application raises.
         tls: the server's context for HTTPS; None is plain HTTP.
         request_handler: werkzeug's class, or one derived from it.
@@ -39,14 +65,14 @@ class LoopbackServer:
     def __init__(
         self,
         application: WsgiApplication,
+        listener: socket.socket,
         log: logging.Logger,
         tls: ssl.SSLContext | None = None,
         request_handler: Any = WSGIRequestHandler,
     ) -> None:
         handler = type("RequestHandler", (_Logged, request_handler), {"logger": log})
-        with socket.create_server((ADDRESS, 0), backlog=_BACKLOG) as listener:
-            # werkzeug duplicates this socket. If it had to bind one itself, it would end the process on failure.
-            self._server = _Server(ADDRESS, 0, application, handler, fd=listener.fileno())
+        # werkzeug duplicates the socket. If it had to bind one itself, it would end the process on failure.
+        self._server = _Server(ADDRESS, 0, application, handler, fd=listener.fileno())
         # Set after the constructor, which would make the accepting thread do the handshakes: one idle client would
         # block all others.
         self._server.ssl_context = tls
@@ -54,10 +80,6 @@ class LoopbackServer:
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(_STOP_INTERVAL,), name=log.name, daemon=True
         )
-
-    @property
-    def port(self) -> int:
-        return int(self._server.port)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -68,6 +90,7 @@ class LoopbackServer:
     ) -> None:
         self._server.shutdown()
         self._thread.join()
+        self._server.stop_receiving()
         self._server.wait_for_requests()
 
 
@@ -111,6 +134,7 @@ class _Server(ThreadedWSGIServer):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._requests = 0
+        self._connections: set[socket.socket] = set()
         self._changed = threading.Condition()
 
     @contextmanager
@@ -128,11 +152,26 @@ class _Server(ThreadedWSGIServer):
         with self._changed:
             self._changed.wait_for(lambda: self._requests == 0, _FINISH_LIMIT)
 
+    def stop_receiving(self) -> None:
+        """Make every connection look as if its client had closed it; responses can still be sent."""
+        with self._changed:
+            for connection in self._connections:
+                with suppress(OSError):
+                    # SSLSocket's own method would make the connection go on without TLS.
+                    socket.socket.shutdown(connection, socket.SHUT_RD)
+
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, address = super().get_request()
         if self.ssl_context is not None:
             connection = self.ssl_context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        with self._changed:
+            self._connections.add(connection)
         return connection, address
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._changed:
+            self._connections.discard(request)
+        super().shutdown_request(request)
 
     def log(self, type: str, message: str, *args: object) -> None:  # noqa: A002, ARG002 - werkzeug's own
         self.logger.error(message, *args)

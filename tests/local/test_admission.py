@@ -309,6 +309,37 @@ def test_a_message_of_128_kib_arrives(cloud: Endpoints, enrolled: SoftwareDevice
     assert _accepted(outcome)
 
 
+def test_a_message_above_128_kib_ends_the_connection(
+    cloud: Endpoints, enrolled: SoftwareDevice, tmp_path: Path, observer: Observer
+) -> None:
+    """D14: MQTT 5 says "packet too large" (149), and the message reaches nobody."""
+    (tmp_path / "payload").write_bytes(bytes(128 * 1024 + 1))
+    topic = f"device/{enrolled.thing}/x"
+    command = ["mosquitto_pub", "-d", "-V", "5", "-q", "1", "-t", topic, "-f", str(tmp_path / "payload")]
+    outcome = subprocess.run(
+        [*command, *tls_options(cloud, enrolled.identity)], capture_output=True, text=True, check=False, timeout=70
+    )
+    assert "Received DISCONNECT (149)" in outcome.stdout
+    assert _accepted(publish(cloud, enrolled.identity, topic, "small"))
+    assert observer.message() == (topic, "small")
+
+
+@pytest.mark.parametrize("name", ["x-amzn-mqtt-ca", "mqtt", "other", None])
+def test_alpn_is_offered_as_on_aws_iots_port_443(cloud: Endpoints, enrolled: SoftwareDevice, name: str | None) -> None:
+    """D14: who asks for one of AWS IoT's names gets it; who asks for another, or for none, gets in as well."""
+    context = ssl.create_default_context(cafile=cloud.ca_file)
+    context.load_cert_chain(enrolled.identity.certificate, enrolled.identity.key)
+    if name is not None:
+        context.set_alpn_protocols([name])
+    with (
+        socket.create_connection(("127.0.0.1", cloud.mqtt_port), TIME_LIMIT) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as connection,
+    ):
+        assert connection.selected_alpn_protocol() == (None if name == "other" else name)
+        connection.sendall(connect_packet(enrolled.thing))
+        assert connection.recv(4) == _CONNACK
+
+
 def test_nobody_becomes_the_observer(cloud: Endpoints, tmp_path: Path) -> None:
     """A certificate with the observer's subject has its own Thing's topics, and no others."""
     impostor = SoftwareDevice("impostor", tmp_path / "impostor", subject="/CN=local.observer")

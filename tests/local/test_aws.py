@@ -22,7 +22,19 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from hsm_enroll.local.cloud import Endpoints
-from tests.support.clients import SoftwareDevice, aws, connect, iot, openssl, policy_name, publish, stack_outputs
+from tests.support.clients import (
+    TIME_LIMIT,
+    SoftwareDevice,
+    aws,
+    connect,
+    iot,
+    openssl,
+    policy_name,
+    publish,
+    receive,
+    stack_outputs,
+)
+from tests.support.devices import Operator
 
 if TYPE_CHECKING:
     from mypy_boto3_iot.literals import ThingPrincipalTypeType
@@ -345,6 +357,52 @@ def test_another_version_of_the_policy_reaches_the_broker(cloud: Endpoints, enro
         api.set_default_policy_version(policyName=policy, policyVersionId="1")
         api.delete_policy_version(policyName=policy, policyVersionId=version["policyVersionId"])
     assert "RC:16)" in publish(cloud, enrolled.identity, topic, "x").stdout
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+def test_what_aws_publishes_reaches_a_device(cloud: Endpoints, enrolled: SoftwareDevice, qos: int) -> None:
+    """D27: boto3's ``iot-data.publish`` goes to the subscribers of the local broker, whatever the policies say."""
+    topic = f"device/{enrolled.thing}/orders/ä b"
+    subscriber = receive(cloud, enrolled.identity, f"device/{enrolled.thing}/#")
+    aws(cloud, "iot-data").publish(topic=topic, qos=qos, payload="öffnen".encode())
+    output, _ = subscriber.communicate(timeout=TIME_LIMIT)
+    assert f"message: {topic} öffnen" in output.splitlines()
+
+
+def test_what_aws_publishes_is_retained_if_asked(cloud: Endpoints, enrolled: SoftwareDevice) -> None:
+    """D27: a device that subscribes later gets the retained message, and not the other one."""
+    topics = [f"device/{enrolled.thing}/{name}" for name in ("fleeting", "lasting")]
+    for topic, retain in zip(topics, (False, True), strict=True):
+        aws(cloud, "iot-data").publish(topic=topic, qos=1, retain=retain, payload=b"state")
+    output, _ = receive(cloud, enrolled.identity, f"device/{enrolled.thing}/#").communicate(timeout=TIME_LIMIT)
+    aws(cloud, "iot-data").publish(topic=topics[1], retain=True)  # an empty message removes it
+    assert [line for line in output.splitlines() if line.startswith("message: ")] == [f"message: {topics[1]} state"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"topic": "a/+"}, "InvalidRequestException"),
+        ({"topic": "a/b/c/d/e/f/g/h/i"}, "InvalidRequestException"),
+        ({"topic": "x" * 257}, "InvalidRequestException"),
+        ({"topic": "a", "qos": 2}, "InvalidRequestException"),
+        ({"topic": "a", "payload": bytes(128 * 1024 + 1)}, "RequestEntityTooLargeException"),
+    ],
+)
+def test_what_aws_cannot_publish_is_refused(cloud: Endpoints, arguments: dict[str, Any], error: str) -> None:
+    """D14: the quotas of topic and payload hold for AWS's own API too."""
+    with pytest.raises(ClientError) as caught:
+        aws(cloud, "iot-data").publish(**arguments)
+    assert caught.value.response["Error"]["Code"] == error
+
+
+def test_the_stack_says_where_the_api_is(cloud: Endpoints, tmp_path: Path) -> None:
+    """D27: the output ApiUrl is this cloud's, and so an operator needs no setting but those of AWS's own tools."""
+    assert stack_outputs(cloud)["ApiUrl"] == cloud.api_url
+    environment = cloud.exports()
+    del environment["HSM_ENROLL_API_URL"]
+    created = Operator(tmp_path / "operator", environment).run("invite", "create", "--thing", "any", "--quiet")
+    assert created.stdout.startswith(f"{cloud.api_url}/#"), created.stderr
 
 
 def test_logs_are_kept_and_say_what_happened(cloud: Endpoints, enrolled: SoftwareDevice) -> None:

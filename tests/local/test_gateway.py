@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from http.client import HTTPSConnection
@@ -19,13 +20,16 @@ import pytest
 import requests
 
 from hsm_enroll.errors import LocalCloudError
+from hsm_enroll.local import tls
 from hsm_enroll.local.authority import Authority
 from hsm_enroll.local.endpoints import ACCESS_KEY_ID
+from hsm_enroll.local.faults import Fault, Faults
 from hsm_enroll.local.gateway import MAX_BODY_BYTES, Gateway, routes_of
 from hsm_enroll.local.home import Home
 from hsm_enroll.local.lambda_runtime import Context
-from hsm_enroll.local.server import KeepAliveHandler, LoopbackServer, log_file
+from hsm_enroll.local.server import KeepAliveHandler, LoopbackServer, listen, log_file
 from tests.support.clients import sign
+from tests.support.processes import wait_until
 
 ROUTES = {"GET /": "NONE", "POST /": "NONE", "POST /a": "NONE", "POST /signed": "AWS_IAM"}
 
@@ -40,6 +44,8 @@ class Recorded:
     answer: Callable[[], object] = lambda: {"statusCode": 200, "body": "ok"}
     events: list[dict[str, Any]] = field(default_factory=list)
     contexts: list[Context] = field(default_factory=list)
+    faults: Faults = field(default_factory=Faults)
+    stop: Callable[[], None] = lambda: None
 
     def __call__(self, event: dict[str, Any], context: object) -> object:
         assert isinstance(context, Context)
@@ -62,13 +68,15 @@ def recorded(tmp_path: Path) -> Iterator[Recorded]:
     home = Home(tmp_path / "home")
     home.prepare()
     home.write_pair(home.server_certificate, home.server_key, Authority.of(home).issue_server())
-    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    tls.load_cert_chain(home.server_certificate, home.server_key)
     handler = Recorded(ca_file=str(home.ca_certificate), log=home.logs / "gateway.log")
     with ExitStack() as stack:
         log = log_file(stack, handler.log)
-        server = stack.enter_context(LoopbackServer(Gateway(ROUTES, handler, log), log, tls, KeepAliveHandler))
-        handler.url = f"https://localhost:{server.port}"
+        listener = stack.enter_context(listen(0, "--port"))
+        gateway = Gateway(ROUTES, handler, handler.faults, log)
+        server = stack.enter_context(ExitStack())
+        server.enter_context(LoopbackServer(gateway, listener, log, tls.for_api(home), KeepAliveHandler))
+        handler.url = f"https://localhost:{listener.getsockname()[1]}"
+        handler.stop = server.close
         yield handler
 
 
@@ -93,9 +101,12 @@ def test_a_body_of_unknown_length_is_not_the_next_request(recorded: Recorded, le
     context = ssl.create_default_context(cafile=recorded.ca_file)
     address = ("localhost", int(recorded.url.rpartition(":")[2]))
     hidden = "POST /a HTTP/1.1\r\nHost: x\r\n\r\n"
-    with socket.create_connection(address, 60) as plain, context.wrap_socket(plain, server_hostname="localhost") as tls:
-        tls.sendall(f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{hidden}".encode())
-        received = b"".join(iter(lambda: tls.recv(65536), b""))
+    with (
+        socket.create_connection(address, 60) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as client,
+    ):
+        client.sendall(f"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{hidden}".encode())
+        received = b"".join(iter(lambda: client.recv(65536), b""))
     assert received.count(b"HTTP/1.1 ") == 1
     assert len(recorded.events) == 1
 
@@ -258,6 +269,73 @@ def test_a_malformed_answer_is_a_500(recorded: Recorded) -> None:
     assert "malformed" in recorded.log.read_text()
 
 
+@pytest.mark.parametrize(
+    ("fault", "status", "message"),
+    [(Fault.UNAVAILABLE, 503, "Service Unavailable"), (Fault.THROTTLED, 429, "Too Many Requests")],
+)
+def test_an_outage_is_api_gateways_own_response(recorded: Recorded, fault: Fault, status: int, message: str) -> None:
+    """So many requests get it, without Retry-After and without the handler; the next one is handled."""
+    recorded.faults.add(fault, 2)
+    for method in ("GET", "POST"):
+        response = recorded.send(method, "/")
+        assert (response.status_code, response.json()) == (status, {"message": message})
+        assert "retry-after" not in response.headers
+        assert response.headers["apigw-requestid"]
+    assert recorded.events == []
+    assert recorded.post("/").status_code == 200
+
+
+def test_a_lost_response_is_that_of_a_post_that_was_carried_out(recorded: Recorded) -> None:
+    """The handler is invoked, and the connection closed without a response; a GET before it is not affected."""
+    recorded.faults.add(Fault.LOST, 1)
+    assert recorded.send("GET", "/").status_code == 200
+    with pytest.raises(requests.exceptions.ConnectionError):
+        recorded.post("/")
+    assert [event["requestContext"]["http"]["method"] for event in recorded.events] == ["GET", "POST"]
+    assert recorded.post("/").status_code == 200
+
+
+def test_a_slow_request_waits_before_it_is_handled(recorded: Recorded) -> None:
+    """The handler is not invoked before the delay has passed; ending all faults ends the delay."""
+    recorded.faults.add(Fault.SLOW, 1)
+    with ThreadPoolExecutor() as pool:
+        response = pool.submit(recorded.post, "/")
+        wait_until(lambda: "fault on request: slow" in recorded.log.read_text(), "the fault", recorded.log)
+        assert recorded.events == []
+        recorded.faults.cancel()
+        assert response.result().status_code == 200
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 10", "Transfer-Encoding: chunked"])
+def test_half_a_request_is_not_handled(recorded: Recorded, framing: str) -> None:
+    """A client that goes away in the middle of its body: the function is not invoked, as with API Gateway."""
+    context = ssl.create_default_context(cafile=recorded.ca_file)
+    address = ("localhost", int(recorded.url.rpartition(":")[2]))
+    with (
+        socket.create_connection(address, 60) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as client,
+    ):
+        client.sendall(f"POST / HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n5\r\nhal".encode())
+        socket.socket.shutdown(client, socket.SHUT_WR)
+        assert client.recv(1) == b""
+    assert recorded.events == []
+
+
+def test_a_server_that_stops_does_not_wait_for_half_a_request(recorded: Recorded) -> None:
+    """A connection in the middle of a body, and an idle one, are closed when the server stops."""
+    context = ssl.create_default_context(cafile=recorded.ca_file)
+    address = ("localhost", int(recorded.url.rpartition(":")[2]))
+    with ExitStack() as stack:
+        clients = []
+        for sent in (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf", b""):
+            plain = stack.enter_context(socket.create_connection(address, 10))  # less than the server's own limit
+            clients.append(stack.enter_context(context.wrap_socket(plain, server_hostname="localhost")))
+            clients[-1].sendall(sent)
+        recorded.stop()
+        assert [client.recv(1) for client in clients] == [b"", b""]
+    assert recorded.events == []
+
+
 def test_an_idle_client_stops_nobody(recorded: Recorded) -> None:
     """Connections that never begin their TLS handshake do not keep others waiting."""
     port = int(recorded.url.rpartition(":")[2])
@@ -283,7 +361,9 @@ def test_what_escapes_the_application_is_logged(tmp_path: Path, capfd: pytest.Ca
 
     with ExitStack() as stack:
         log: logging.Logger = log_file(stack, tmp_path / "log")
-        server = stack.enter_context(LoopbackServer(application, log))
-        assert requests.get(f"http://127.0.0.1:{server.port}", timeout=60).status_code == 500
+        listener = stack.enter_context(listen(0, "--port"))
+        stack.enter_context(LoopbackServer(application, listener, log))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        assert requests.get(url, timeout=60).status_code == 500
     assert "LookupError: lost" in (tmp_path / "log").read_text()
     assert json.dumps(capfd.readouterr()) == '["", ""]'

@@ -152,6 +152,68 @@ def test_a_message_of_more_than_128_kib_is_too_large(level: int) -> None:
     assert caught.value.reason == mqtt.TOO_LARGE
 
 
+_LONGEST, _DEEPEST = "x" * 256, "a/b/c/d/e/f/g/h"
+
+
+@pytest.mark.parametrize("level", [V3, V5])
+@pytest.mark.parametrize(
+    ("topic", "allowed"),
+    [
+        (_LONGEST, True),
+        (_LONGEST + "x", False),
+        ("é" * 129, False),
+        (_DEEPEST, True),
+        (_DEEPEST + "/", False),
+        ("$aws/rules/rule/" + _DEEPEST, True),
+        ("$aws/rules/rule/" + _DEEPEST + "/", False),
+        ("$aws/things/press/jobs/a/b/c/d/e", True),
+    ],
+)
+def test_a_topic_has_at_most_256_bytes_and_7_slashes(level: int, topic: str, *, allowed: bool) -> None:
+    """D14: AWS IoT's quotas; the levels of Basic Ingest do not count, and AWS's own topics are as AWS made them."""
+    rights = Rights(Principal((), (), everything=True), "press")
+    head = _text(topic) + b"\x00\x07" + (b"\x00" if level == V5 else b"")
+    published = Packet(mqtt.PUBLISH, 2, head, head)
+    asked = b"\x00\x09" + (b"\x00" if level == V5 else b"") + _text(topic) + b"\x01"
+    subscribed = Packet(mqtt.SUBSCRIBE, 2, asked, asked)
+    for packet, reason in ((published, mqtt.TOPIC_INVALID), (subscribed, mqtt.FILTER_INVALID)):
+        if allowed:
+            assert Guard(level, rights).from_device(packet) == Verdict(forward=packet.encoding)
+            continue
+        with pytest.raises(MalformedPacketError) as caught:
+            Guard(level, rights).from_device(packet)
+        assert caught.value.reason == reason
+
+
+def test_a_topic_that_is_too_deep_is_so_for_a_will_too() -> None:
+    """D14: MQTT 5 has a reason code for it; MQTT 3.1.1 closes the connection without a CONNACK."""
+    rights = Rights(Principal((), (), everything=True), "press")
+    for level, answer in ((V3, b""), (V5, b"\x20\x03\x00\x90\x00")):
+        packet = _connect(level, "press", _DEEPEST + "/")
+        verdict = check_connect(mqtt.read_connect(packet), packet, rights)
+        assert (verdict.response, verdict.forward, verdict.ends) == (answer, b"", True)
+
+
+@pytest.mark.parametrize(("level", "answer"), [(V3, b"\x20\x02\x00\x02"), (V5, b"\x20\x03\x00\x85\x00")])
+def test_a_client_id_has_at_most_128_bytes(level: int, answer: bytes) -> None:
+    """D14: a longer one is "client identifier not valid" (MQTT 3.1.1 §3.2.2.3, MQTT 5.0 §3.2.2.2)."""
+    rights = Rights(Principal((), (), everything=True), "press")
+    for name, expected in (("x" * 128, b""), ("x" * 129, answer)):
+        start = b"\x00\x04MQTT" + bytes((level, 2)) + b"\x00\x3c" + (b"\x00" if level == V5 else b"")
+        packet = Packet(mqtt.CONNECT, 0, start + _text(name), b"encoded")
+        verdict = check_connect(mqtt.read_connect(packet), packet, rights)
+        assert (verdict.response, verdict.ends) == (expected, bool(expected))
+
+
+def test_a_subscribe_has_at_most_8_filters() -> None:
+    """D14: the ninth is one too many, even if all are allowed."""
+    guard = Guard(V5, Rights(Principal((), (), everything=True), "press"))
+    assert guard.from_device(_subscribe(V5, *"abcdefgh")).refused is None
+    with pytest.raises(MalformedPacketError) as caught:
+        guard.from_device(_subscribe(V5, *"abcdefghi"))
+    assert caught.value.reason == mqtt.QUOTA_EXCEEDED
+
+
 def test_rights_can_be_taken_away() -> None:
     """Once they are replaced, the next packet meets the new ones."""
     guard = Guard(V5, _rights())

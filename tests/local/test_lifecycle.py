@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from moto.iot.responses import IoTResponse
 from hsm_enroll.backend_folder import backend_folder
 from hsm_enroll.errors import LocalCloudError
 from hsm_enroll.local import mosquitto
-from hsm_enroll.local.cloud import Endpoints, LocalCloud, default_home, detach, down, running, serve
+from hsm_enroll.local.cloud import Endpoints, LocalCloud, Options, Ports, default_home, detach, down, running, serve
 from hsm_enroll.local.home import Home
 from tests.support.clients import (
     TIME_LIMIT,
@@ -35,8 +36,8 @@ from tests.support.clients import (
     publish,
     supervisor,
 )
-from tests.support.devices import Observer
-from tests.support.processes import children
+from tests.support.devices import Observer, Operator
+from tests.support.processes import children, wait_until
 
 Watch = Callable[[Endpoints], list[Watched]]
 Foreground = Callable[..., "tuple[subprocess.Popen[bytes], Endpoints]"]
@@ -53,7 +54,15 @@ def foreground(home: Path) -> Iterator[Foreground]:
 
         def start(*before: str) -> tuple[subprocess.Popen[bytes], Endpoints]:
             reading, writing = os.pipe()
-            command = [*before, sys.executable, "-m", "hsm_enroll.local", str(home), str(writing), "open"]
+            command = [
+                *before,
+                sys.executable,
+                "-m",
+                "hsm_enroll.local",
+                str(home),
+                str(writing),
+                json.dumps(Options().to_json()),
+            ]
             process = started.enter_context(
                 subprocess.Popen(
                     command, cwd=ROOT, pass_fds=[writing], stderr=subprocess.DEVNULL, start_new_session=True
@@ -144,14 +153,64 @@ def test_a_stale_process_id_is_nobodys(foreground: Foreground, home: Path) -> No
         assert innocent.poll() is None
 
 
-def test_without_its_broker_a_cloud_ends(foreground: Foreground, watch: Watch, home: Path) -> None:
-    """When mosquitto dies by itself the supervisor fails, rather than stay up as half a cloud."""
+def test_a_broker_that_dies_is_started_again(
+    foreground: Foreground, watch: Watch, home: Path, device: SoftwareDevice
+) -> None:
+    """D27: mosquitto is killed: the cloud stays up and says so in its log, and devices can connect again."""
+    process, endpoints = foreground()
+    device.enroll(endpoints)
+    killed = watch(endpoints)[1]
+    os.kill(killed.pid, signal.SIGKILL)
+    log = home / "logs" / "mqtt.log"
+    wait_until(lambda: connect(endpoints, device.identity) == "admitted", "a connection", log)
+    assert "mosquitto ended with status -9, and is started again" in log.read_text()
+    assert killed.is_gone()
+    assert watch(endpoints)[1].pid != killed.pid
+    assert process.poll() is None
+
+
+def test_a_broker_that_dies_again_and_again_ends_the_cloud(foreground: Foreground, watch: Watch, home: Path) -> None:
+    """D27: there is a limit; then the supervisor fails, rather than stay up as half a cloud."""
     process, endpoints = foreground()
     watched = watch(endpoints)
-    os.kill(watched[1].pid, signal.SIGKILL)
-    assert process.wait(TIME_LIMIT) == 1
+
+    def kill_and_look() -> bool:
+        for child in children(process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        return process.poll() is not None
+
+    wait_until(kill_and_look, "the end", home / "logs" / "mqtt.log")
+    assert process.returncode == 1
     _assert_gone(endpoints, watched)
     assert not (home / "cloud.json").exists()
+
+
+def test_ports_can_be_chosen(home: Path) -> None:
+    """D27: each of the three is where it was asked for, and the others are free ones."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        chosen = free.getsockname()[1]
+    for wanted in (Ports(api=chosen), Ports(mqtt=chosen), Ports(aws=chosen)):
+        options = Options(ports=wanted)
+        with LocalCloud(home, options=options) as cloud:
+            named = (cloud.endpoints.api_url, cloud.endpoints.mqtt_port, cloud.endpoints.aws_endpoint_url)
+            actual = [int(str(where).rpartition(":")[2]) for where in named]
+            assert [port == chosen for port in actual] == [port == chosen for port in wanted]
+            assert all(map(is_listening, actual))
+
+
+@pytest.mark.parametrize("option", ["--api-port", "--mqtt-port", "--aws-port"])
+def test_a_port_that_is_in_use_is_named_with_its_option(home: Path, tmp_path: Path, option: str) -> None:
+    """D27: the error of ``local up`` names the port, and its hint the option; nothing is left running."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        machine = Operator(tmp_path / "operator", {})
+        error = machine.error("local", "up", "--detach", "--home", str(home), option, port)
+    assert error["code"] == "local-cloud"
+    assert f"Port {port} on 127.0.0.1 cannot be used: Address already in use" in error["message"]
+    assert option in error["hint"]
+    with Home(home).locked():
+        pass
 
 
 def test_detach_run_down(home: Path, watch: Watch) -> None:
