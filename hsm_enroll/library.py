@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from hsm_enroll import settings
 from hsm_enroll.backend_api.invite import parse
 from hsm_enroll.device import enrollment, wiring
-from hsm_enroll.device.plan import Request
+from hsm_enroll.device.plan import Request, Said
+from hsm_enroll.errors import UsageError
+from hsm_enroll.key import TokenName
+from hsm_enroll.secret import Secret
+from hsm_enroll.settings import Settings
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.token.tokens import Tokens
 
 if TYPE_CHECKING:
-    from hsm_enroll.iot import Connection
+    from hsm_enroll.iot import Connection, Keeper, OnConnection, Will
+
+Pin = Secret | Callable[[TokenName], Secret]
+"""A PIN, or a function that returns a token's."""
 
 
-def enroll(thing_name: str | None = None, *, invite: str | None = None, new_key: bool = False) -> Identity:
+def enroll(
+    thing_name: str | None = None,
+    *,
+    invite: str | None = None,
+    api: str | None = None,
+    pin: Pin | None = None,
+    create_token: bool = False,
+    new_key: bool = False,
+) -> Identity:
     """Enroll this device, as ``hsm-enroll init --no-publish`` does with the same configuration and environment.
 
     Resumes an enrollment that was interrupted. If the device has a valid identity, returns it and contacts no server.
@@ -27,7 +43,12 @@ def enroll(thing_name: str | None = None, *, invite: str | None = None, new_key:
 
     Args:
         thing_name: name of the Thing, ``[a-zA-Z0-9:_-]{1,64}``; None uses the configuration's, or else the invite's.
-        invite: ``https://API/#CODE``; None uses the configuration's ``api_url``, whose deployment must be open.
+        invite: ``https://API/#CODE``; None uses ``api``, whose deployment must be open.
+        api: base URL of an open deployment's API; None uses the configuration's ``api_url``.
+        pin: the token's user PIN, or a function that is called with the token if it needs one; tried once. None uses
+            the sources that the command has, but no prompt. A given PIN is not stored: :func:`connect` needs it too.
+        create_token: create a SoftHSM token if there is none that matches the configuration, with ``pin``, or else with
+            the configured PIN, or else with a random one, which is stored in the state folder.
         new_key: enroll again with a new key; the old key stays in the token.
 
     Returns:
@@ -36,26 +57,56 @@ def enroll(thing_name: str | None = None, *, invite: str | None = None, new_key:
     Raises:
         HsmEnrollError: the enrollment failed; the class says why, and ``hint`` what to do. Calling it again resumes.
     """
-    resolved = settings.load(os.environ, {"thing": thing_name})
-    request = Request(resolved.thing, resolved.key_type, resolved.subject, new_key)
     invitation = None if invite is None else parse(invite)
+    if invitation is not None and api is not None and api.rstrip("/") != invitation.api_url:
+        raise UsageError("the invite and the argument api name different APIs", hint="Omit api.")
+    resolved = settings.load(os.environ, {"thing": thing_name, "api_url": api})
+    said = Said(api=invitation.api_url if invitation else (api or "").rstrip("/") or None)
+    request = Request(resolved.thing, resolved.key_type, resolved.subject, new_key, said)
     with Tokens() as tokens:
-        ports = wiring.ports(resolved, tokens, invitation, wiring.unattended(resolved))
+        ports = wiring.ports(
+            resolved,
+            tokens,
+            invitation,
+            _pin_source(pin, resolved),
+            create_token=create_token,
+            new_token_pin=None if pin is None else _pin_source(pin, resolved),
+        )
         return enrollment.enroll(request, resolved.state, ports).identity
 
 
-def connect(identity: Identity) -> Connection:
+def connect(
+    identity: Identity,
+    *,
+    pin: Pin | None = None,
+    purpose: str | None = None,
+    will: Will | None = None,
+    reconnect: bool = False,
+    on_connection: OnConnection | None = None,
+) -> Connection:
     """Connect to the MQTT broker as the Thing, with this device's configuration and environment.
-
-    The client id is the Thing's name. A broker allows one connection per client id, so a second ``connect`` ends the
-    first connection. ``hsm-enroll publish``, ``subscribe`` and ``doctor --login`` use other client ids and may run at
-    the same time.
 
     Prints nothing and does not prompt for a PIN; if the token has its own PIN pad, waits until the PIN is typed there.
     If ``tls`` is ``auto`` and TLS 1.3 failed, the connection's ``tls_fallback`` says why.
 
+    A broker allows one connection per client id, so a second ``connect`` with the same one ends the first connection,
+    with :class:`MqttTakenOverError` if the broker says why. ``hsm-enroll publish``, ``subscribe`` and
+    ``doctor --login`` use other client ids and may run at the same time.
+
+    With ``reconnect``, a connection that is lost is made again: after a random delay of up to a second, and up to twice
+    as long after each failure, at most a minute (full jitter), until it is closed. If the token has lost its login, for
+    example because it was taken out for a while, the PIN is tried once again, with the same care as the first time.
+    What a person has to look at is not tried again: a wrong or missing PIN, a missing key, another program with the
+    same client id. The first connection is tried once, as without ``reconnect``.
+
     Args:
         identity: the device's identity, from :func:`enroll` or :meth:`Identity.load`.
+        pin: as for :func:`enroll`; a function is called again for each login.
+        purpose: a word for a client id of the program's own, ``<thing>/<purpose>-<random>``, so that several programs
+            can share the identity; None uses the Thing's name.
+        will: what the broker publishes if the connection is lost.
+        reconnect: connect again whenever the connection is lost.
+        on_connection: called with each :class:`ConnectionEvent`, on a thread of the connection's own, one at a time.
 
     Returns:
         An open connection, which is a context manager.
@@ -68,6 +119,37 @@ def connect(identity: Identity) -> Connection:
         MqttError: the broker cannot be reached, is not trusted, or refuses; its subclass says which.
         UsageError: the configuration is invalid.
     """
+    from hsm_enroll import iot
+
+    return iot.Connection(
+        keep(identity, pin=pin, purpose=purpose, will=will, reconnect=reconnect, on_connection=on_connection)
+    )
+
+
+def keep(
+    identity: Identity,
+    *,
+    pin: Pin | None,
+    purpose: str | None,
+    will: Will | None,
+    reconnect: bool,
+    on_connection: OnConnection | None,
+) -> Keeper:
+    """Connect as :func:`connect` does, for any front that a program may want."""
     resolved = settings.load(os.environ, {})
-    pin = wiring.credentials(identity, wiring.unattended(resolved), lambda _: None)
-    return wiring.connect(identity, pin, resolved)
+    pin_source = _pin_source(pin, resolved)
+    return wiring.keep(
+        identity,
+        lambda: wiring.credentials(identity, pin_source, lambda _: None),
+        resolved,
+        purpose=purpose,
+        will=will,
+        reconnects=reconnect,
+        on_connection=on_connection,
+    )
+
+
+def _pin_source(pin: Pin | None, resolved: Settings) -> Callable[[TokenName], Secret]:
+    if pin is None:
+        return wiring.unattended(resolved)
+    return pin if callable(pin) else lambda _: pin

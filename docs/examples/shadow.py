@@ -2,6 +2,8 @@
 
 The shadow client of AWS's own SDK (awsiotsdk) runs on hsm-enroll's connection, so the key stays in the token.
 On an enrolled device, run: python shadow.py
+
+The local cloud has no shadow service: there the program says after some seconds that nothing answers.
 """
 
 from awscrt.mqtt_request_response import ClientOptions
@@ -10,9 +12,10 @@ from awsiot.iotshadow import GetShadowRequest, IotShadowClientV2, ShadowState, U
 
 from hsm_enroll import Identity, connect
 
+TIMEOUT_SECONDS = 5
 # A request needs up to two subscriptions; this program sends one request at a time and uses no event streams.
 OPTIONS = ClientOptions(
-    max_request_response_subscriptions=2, max_streaming_subscriptions=1, operation_timeout_in_seconds=20
+    max_request_response_subscriptions=2, max_streaming_subscriptions=1, operation_timeout_in_seconds=TIMEOUT_SECONDS
 )
 NOT_FOUND = 404
 
@@ -34,7 +37,10 @@ def desired_state(shadows: IotShadowClientV2, thing_name: str) -> dict[str, obje
     try:
         shadow = shadows.get_shadow(GetShadowRequest(thing_name=thing_name)).result()
     except V2ServiceException as error:
-        if error.modeled_error is None or error.modeled_error.code != NOT_FOUND:
+        if error.modeled_error is None:
+            message = f"the shadow service did not answer within {TIMEOUT_SECONDS} s ({error.inner_error})"
+            raise SystemExit(f"{message}; the local cloud has none") from error
+        if error.modeled_error.code != NOT_FOUND:
             raise
         return {}
     return shadow.state.desired or {}

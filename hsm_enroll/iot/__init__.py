@@ -9,17 +9,46 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hsm_enroll.iot.connection import Connection, connect
+    from hsm_enroll.iot.connection import Connection, keep
     from hsm_enroll.iot.fallbacks import Fallbacks
     from hsm_enroll.iot.inbox import Message
+    from hsm_enroll.iot.keeper import ConnectionEvent, ConnectionState, Keeper, OnConnection
+    from hsm_enroll.iot.patience import ACKNOWLEDGE_SECONDS, CONNECT_SECONDS
+    from hsm_enroll.iot.subscription import Subscription
+    from hsm_enroll.iot.target import QoS, Target, Will
 
-__all__ = ["Connection", "Fallbacks", "Message", "connect"]
+__all__ = [
+    "ACKNOWLEDGE_SECONDS",
+    "CONNECT_SECONDS",
+    "Connection",
+    "ConnectionEvent",
+    "ConnectionState",
+    "Fallbacks",
+    "Keeper",
+    "Message",
+    "OnConnection",
+    "QoS",
+    "Subscription",
+    "Target",
+    "Will",
+    "keep",
+]
 
 _HOMES = {
-    "Connection": "hsm_enroll.iot.connection",
-    "Fallbacks": "hsm_enroll.iot.fallbacks",
-    "Message": "hsm_enroll.iot.inbox",
-    "connect": "hsm_enroll.iot.connection",
+    "ACKNOWLEDGE_SECONDS": "patience",
+    "CONNECT_SECONDS": "patience",
+    "Connection": "connection",
+    "ConnectionEvent": "keeper",
+    "ConnectionState": "keeper",
+    "Fallbacks": "fallbacks",
+    "Keeper": "keeper",
+    "Message": "inbox",
+    "OnConnection": "keeper",
+    "QoS": "target",
+    "Subscription": "subscription",
+    "Target": "target",
+    "Will": "target",
+    "keep": "connection",
 }
 
 if not TYPE_CHECKING:  # a type checker would take any name for one of this module's
@@ -27,4 +56,4 @@ if not TYPE_CHECKING:  # a type checker would take any name for one of this modu
     def __getattr__(name: str) -> object:
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(_HOMES[name]), name)
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

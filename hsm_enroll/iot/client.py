@@ -8,13 +8,17 @@ from typing import Any
 
 from awscrt import io, mqtt5
 
+from hsm_enroll import softhsm
 from hsm_enroll.iot import failures
-from hsm_enroll.iot.target import Target
+from hsm_enroll.iot.target import QoS, Target, Will
 from hsm_enroll.secret import Secret
 from hsm_enroll.x509 import trust_anchors
 
-# NATs and cellular networks drop idle connections after a few minutes. AWS IoT accepts 30 to 1200 seconds.
-_KEEP_ALIVE_SECONDS = 60
+_QOS = {0: mqtt5.QoS.AT_MOST_ONCE, 1: mqtt5.QoS.AT_LEAST_ONCE}
+# AWS IoT developer guide, "Protocols, port mappings, and authentication": on this port the protocol tells MQTT with a
+# client certificate from the others.
+SHARED_PORT = 443
+_PROTOCOL = "x-amzn-mqtt-ca"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,20 +32,19 @@ class Callbacks:
     on_message: Callable[[Any], None]
 
 
-def build(target: Target, pin: Secret | None, callbacks: Callbacks, timeout: float) -> Any:
-    """Load the module, log in to the token (PKCS#11 v2.40 §5.6, C_Login, once) and find the key. Sends nothing yet.
+def tls_context(target: Target, pin: Secret | None) -> Any:
+    """Load the module, log in to the token (PKCS#11 v2.40 §5.6, C_Login, once) and find the key.
 
-    The session is clean (MQTT 5.0 §3.1.2.4): neither side keeps anything after the connection ends.
+    The login lasts as long as the context. If the token loses it, for example because the token was taken out, no
+    connection with this context succeeds any more: awscrt does not log in again. Then a new context is needed.
 
     Args:
-        target: which broker to connect to, with which key.
+        target: which key, certificate and trust anchors to use.
         pin: the token's user PIN; None if it is typed at the token itself (CKF_PROTECTED_AUTHENTICATION_PATH); empty if
             the token needs no login.
-        callbacks: what to call.
-        timeout: seconds for the TCP connection, and again for the CONNACK.
 
     Returns:
-        An awscrt.mqtt5.Client that has not been started.
+        An awscrt.io.ClientTlsContext, for any number of clients.
 
     Raises:
         UsageError: the CA file cannot be used.
@@ -50,26 +53,52 @@ def build(target: Target, pin: Secret | None, callbacks: Callbacks, timeout: flo
         MqttError: any other failure, with awscrt's name for it.
     """
     trusted = trust_anchors.pem(target.ca_file)
+    with softhsm.login(target.token_manufacturer):
+        return _logged_in(target, pin, trusted)
+
+
+def _logged_in(target: Target, pin: Secret | None, trusted: bytes | None) -> Any:
     try:
         # DEFAULT accepts a module that is initialized already, and does not finalize it while others here use it.
         library = io.Pkcs11Lib(file=str(target.module), behavior=io.Pkcs11Lib.InitializeFinalizeBehavior.DEFAULT)
     except RuntimeError as error:
         raise failures.of_module(error, target) from error
     try:
-        context = io.ClientTlsContext(_tls(target, library, pin, trusted))
+        return io.ClientTlsContext(_tls(target, library, pin, trusted))
     except RuntimeError as error:
         raise failures.of_token(error, target) from error
+
+
+def build(target: Target, context: Any, callbacks: Callbacks, timeout: float) -> Any:
+    """Build a client. Sends nothing yet.
+
+    The session is clean (MQTT 5.0 §3.1.2.4): neither side keeps anything after the connection ends.
+
+    Args:
+        target: which broker to connect to.
+        context: from :func:`tls_context`.
+        callbacks: what to call.
+        timeout: seconds for the TCP connection, and again for the CONNACK.
+
+    Returns:
+        An awscrt.mqtt5.Client that has not been started.
+    """
     return mqtt5.Client(_options(target, context, callbacks, int(timeout * 1000)))
 
 
-def publish_packet(topic: str, payload: bytes) -> Any:
-    """Return a PUBLISH of QoS 1 (MQTT 5.0 §3.3)."""
-    return mqtt5.PublishPacket(topic=topic, payload=payload, qos=mqtt5.QoS.AT_LEAST_ONCE)
+def publish_packet(topic: str, payload: bytes, qos: QoS, *, retain: bool) -> Any:
+    """Return a PUBLISH (MQTT 5.0 §3.3)."""
+    return mqtt5.PublishPacket(topic=topic, payload=payload, qos=_QOS[qos], retain=retain)
 
 
-def subscribe_packet(topic_filter: str) -> Any:
-    """Return a SUBSCRIBE of QoS 1 to one topic filter (MQTT 5.0 §3.8)."""
-    return mqtt5.SubscribePacket([mqtt5.Subscription(topic_filter, mqtt5.QoS.AT_LEAST_ONCE)])
+def subscribe_packet(topic_filter: str, qos: QoS) -> Any:
+    """Return a SUBSCRIBE to one topic filter (MQTT 5.0 §3.8)."""
+    return mqtt5.SubscribePacket([mqtt5.Subscription(topic_filter, _QOS[qos])])
+
+
+def unsubscribe_packet(topic_filter: str) -> Any:
+    """Return an UNSUBSCRIBE from one topic filter (MQTT 5.0 §3.10)."""
+    return mqtt5.UnsubscribePacket([topic_filter])
 
 
 def disconnect_packet() -> Any:
@@ -90,6 +119,8 @@ def _tls(target: Target, library: Any, pin: Secret | None, trusted: bytes | None
     if target.offers_tls13:
         # With a key in a token awscrt does not offer TLS 1.3, and refuses it as a minimum. These cipher suites add it.
         options.cipher_pref = io.TlsCipherPref.TLSv1_2_2025_07
+    if target.port == SHARED_PORT:
+        options.alpn_list = [_PROTOCOL]
     if trusted is not None:
         options.override_default_trust_store(trusted)
     return options
@@ -103,7 +134,9 @@ def _options(target: Target, context: Any, callbacks: Callbacks, timeout_ms: int
         port=target.port,
         socket_options=socket_options,
         tls_ctx=context,
-        connect_options=mqtt5.ConnectPacket(client_id=target.client_id, keep_alive_interval_sec=_KEEP_ALIVE_SECONDS),
+        connect_options=mqtt5.ConnectPacket(
+            client_id=target.client_id, keep_alive_interval_sec=target.keep_alive, will=_will(target.will)
+        ),
         session_behavior=mqtt5.ClientSessionBehaviorType.CLEAN,
         extended_validation_and_flow_control_options=(
             mqtt5.ExtendedValidationAndFlowControlOptions.AWS_IOT_CORE_DEFAULTS
@@ -118,3 +151,7 @@ def _options(target: Target, context: Any, callbacks: Callbacks, timeout_ms: int
         # Otherwise the SDK sends its version and this machine's platform in the user name.
         disable_metrics=True,
     )
+
+
+def _will(will: Will | None) -> Any:
+    return None if will is None else publish_packet(will.topic, will.payload, will.qos, retain=will.retain)

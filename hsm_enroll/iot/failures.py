@@ -6,8 +6,10 @@ MQTT 5.0 §2.4.
 
 from __future__ import annotations
 
+import copy
 import os
 import re
+from typing import Any
 
 from hsm_enroll.errors import (
     HsmEnrollError,
@@ -51,6 +53,12 @@ _TLS_1_3_FAILED = {_TLS_FAILED, "AWS_IO_SOCKET_CLOSED", "AWS_IO_TLS_NEGOTIATION_
 _HUNG_UP = {"AWS_ERROR_MQTT_UNEXPECTED_HANGUP", "AWS_IO_SOCKET_CLOSED", "AWS_IO_TLS_ERROR_WRITE_FAILURE"}
 # In TLS 1.3 the alert about our certificate arrives after our side of the handshake is complete (RFC 8446 §2).
 _CLOSED_WITHOUT_CONNACK = {*_HUNG_UP, "AWS_IO_TLS_ERROR_READ_FAILURE"}
+# What becomes of requests without an answer when a connection ends, and of those that come too late.
+_LOST = {
+    "AWS_ERROR_MQTT5_CLIENT_TERMINATED",
+    "AWS_ERROR_MQTT5_OPERATION_FAILED_DUE_TO_OFFLINE_QUEUE_POLICY",
+    "AWS_ERROR_MQTT5_USER_REQUESTED_STOP",
+}
 _MALFORMED = {"AWS_ERROR_MQTT5_PUBLISH_OPTIONS_VALIDATION", "AWS_ERROR_MQTT5_SUBSCRIBE_OPTIONS_VALIDATION"}
 # How a broker refuses a client id (MQTT 5.0 §3.2.2.2); AWS IoT uses the first for all that its policies do not allow.
 _CLIENT_ID_REFUSED = {"NOT_AUTHORIZED", "CLIENT_IDENTIFIER_NOT_VALID"}
@@ -112,6 +120,23 @@ def is_handshake_failure(error: BaseException) -> bool:
     return name_of(error) == _TLS_FAILED
 
 
+def again(error: HsmEnrollError) -> HsmEnrollError:
+    """Return an error's twin, to be raised where the error itself may have been raised, or may yet be."""
+    twin = copy.copy(error)
+    twin.__cause__ = error.__cause__
+    return twin
+
+
+def is_loss(error: BaseException) -> bool:
+    """Whether a request failed because its connection has ended."""
+    return name_of(error) in _LOST
+
+
+def reason_of(reason_code: Any) -> str:
+    """Return the name of a reason code (MQTT 5.0 §2.4); awscrt gives an unknown one as None."""
+    return "unknown reason code" if reason_code is None else str(reason_code.name)
+
+
 def of_tls13(error: BaseException, reason: str | None, target: Target) -> str | None:
     """Describe a handshake failure that offering TLS 1.3 may have caused, for example because of a middlebox.
 
@@ -168,7 +193,8 @@ def of_connecting(error: BaseException, reason: str | None, target: Target) -> H
     if name in _NO_ANSWER or name.startswith(_DNS):
         return MqttUnreachableError(f"no broker answers at {target.broker} ({name})")
     if name == _TLS_FAILED:
-        return MqttRefusedError(f"{target.broker} rejected this device's certificate in the TLS handshake ({name})")
+        message = f"{target.broker} rejected this device's certificate in the TLS handshake ({name})"
+        return MqttRefusedError(message, of_certificate=True)
     if name in _CLOSED_WITHOUT_CONNACK:
         return MqttRefusedError(f"{target.broker} closed the connection without an answer ({name})")
     return MqttError(f"the connection to {target.broker} failed ({name})")

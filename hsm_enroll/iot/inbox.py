@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Condition
 
-from hsm_enroll.iot import topics
+from hsm_enroll.errors import HsmEnrollError, MqttError
+from hsm_enroll.iot import failures, topics
 
 # What may wait for a subscriber, in bytes.
 CAPACITY = 32 * 1024 * 1024
@@ -22,10 +23,12 @@ class Message:
     Attributes:
         topic: the topic it was published to.
         payload: its content.
+        retained: whether the broker had kept it from before the subscription (MQTT 5.0 §3.3.1.3).
     """
 
     topic: str
     payload: bytes
+    retained: bool = False
 
 
 class Stream:
@@ -33,15 +36,17 @@ class Stream:
 
     Attributes:
         topic_filter: what it is subscribed to.
-        overflowed: whether a message came for which there was no room; none is kept after it.
+        on_change: called after a message has come or the stream has ended, on the thread that brought it; must not
+            wait.
     """
 
     def __init__(self, topic_filter: str) -> None:
         self.topic_filter = topic_filter
-        self.overflowed = False
+        self.on_change: Callable[[], None] = _nothing
         self._waiting: deque[Message] = deque()
         self._size = 0
         self._ended = False
+        self._error: HsmEnrollError | None = None
         self._changed = Condition()
 
     def put(self, message: Message) -> None:
@@ -49,31 +54,52 @@ class Stream:
         with self._changed:
             if self._ended:
                 return
-            self._size += _size(message)
-            self.overflowed = self._ended = self._size > CAPACITY
-            if not self.overflowed:
+            if self._size + _size(message) > CAPACITY:
+                self._ended, self._error = True, _overflow(self.topic_filter)
+            else:
                 self._waiting.append(message)
-            self._changed.notify()
+                self._size += _size(message)
+            self._changed.notify_all()
+        self.on_change()
 
-    def end(self) -> None:
-        """End the stream after the messages that it holds."""
+    def end(self, error: HsmEnrollError | None = None) -> None:
+        """End the stream after the messages that it holds; the error says why, if this side did not want it."""
         with self._changed:
-            self._ended = True
-            self._changed.notify()
+            if not self._ended:
+                self._ended, self._error = True, error
+            self._changed.notify_all()
+        self.on_change()
 
-    def __iter__(self) -> Iterator[Message]:
-        """Yield each message when it comes, until the end."""
-        while (message := self._next()) is not None:
-            yield message
-
-    def _next(self) -> Message | None:
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended and every message has been taken."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._ended)
-            if not self._waiting:
-                return None
-            message = self._waiting.popleft()
-            self._size -= _size(message)
-            return message
+            return self._ended and not self._waiting
+
+    def take(self) -> Message | None:
+        """Take the next message, or return None if none has come yet, or none will.
+
+        Raises:
+            HsmEnrollError: it is over because of this error.
+        """
+        with self._changed:
+            if self._waiting:
+                message = self._waiting.popleft()
+                self._size -= _size(message)
+                return message
+            if self._error is not None:
+                raise failures.again(self._error)
+            return None
+
+    def wait(self, timeout: float | None) -> Message | None:
+        """Wait for the next message and take it; None after the timeout, in seconds, or once the stream is over.
+
+        Raises:
+            HsmEnrollError: it is over because of this error.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._ended, timeout)
+            return self.take()
 
 
 class Inbox:
@@ -101,10 +127,25 @@ class Inbox:
             if topics.matches(stream.topic_filter, message.topic):
                 stream.put(message)
 
-    def end(self) -> None:
-        """End every stream after the messages that it holds."""
+    def end(self, error: HsmEnrollError | None = None) -> None:
+        """End every stream after the messages that it holds; see :meth:`Stream.end`."""
         for stream in self._streams:
-            stream.end()
+            stream.end(error)
+
+    def has(self, topic_filter: str) -> bool:
+        """Whether any stream is subscribed to this very filter."""
+        return any(stream.topic_filter == topic_filter for stream in self._streams)
+
+
+def _nothing() -> None:
+    """Nobody listens."""
+
+
+def _overflow(topic_filter: str) -> MqttError:
+    return MqttError(
+        f"messages of {topic_filter!r} came faster than they were taken: {CAPACITY // 2**20} MiB are waiting",
+        hint="Take them faster, or subscribe to fewer topics.",
+    )
 
 
 def _size(message: Message) -> int:

@@ -12,21 +12,24 @@ from hsm_enroll.errors import UsageError
 LARGEST_PAYLOAD = 128 * 1024  # bytes
 _LONGEST_TOPIC = 256  # bytes
 _MOST_SLASHES = 7
+_QOS = (0, 1)
 # Length and slashes of these do not count: Basic Ingest, and the name of a shared subscription (MQTT 5.0 §4.8.2).
 _UNCOUNTED = re.compile(r"\$aws/rules/[^/]*/|\$share/[^/]*/")
 _HINT = "MQTT 5.0 §4.7 and AWS IoT's quotas say what a topic may be."
 
 
-def check_message(topic: str, payload: bytes) -> None:
+def check_message(topic: str, payload: bytes, qos: int = 1) -> None:
     """Check a message that is to be published. Does *not* check that the device may publish to the topic.
 
     Args:
         topic: up to 256 bytes with up to 7 slashes and no wildcards (MQTT 5.0 §4.7).
         payload: up to 128 KiB.
+        qos: 0 or 1.
 
     Raises:
         UsageError: AWS IoT does not accept it.
     """
+    check_qos(qos)
     _check(topic, "topic")
     if "+" in topic or "#" in topic:
         raise UsageError(
@@ -57,6 +60,16 @@ def check_filter(topic_filter: str) -> None:
             f"{topic_filter!r} is not a valid topic filter: + and # must be levels of their own, and # the last",
             hint="For example a/+/c or a/#.",
         )
+
+
+def check_qos(qos: int) -> None:
+    """Check a quality of service.
+
+    Raises:
+        UsageError: AWS IoT does not have it.
+    """
+    if qos not in _QOS:
+        raise UsageError(f"AWS IoT has no QoS {qos}", hint="Use QoS 0 or 1.")
 
 
 def _check(text: str, what: str) -> None:

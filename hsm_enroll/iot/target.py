@@ -5,13 +5,41 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from hsm_enroll.iot import limits
 
 if TYPE_CHECKING:
     from hsm_enroll.store.identity import Identity
 
 # AWS IoT Core endpoints and quotas, "Client ID size".
 _MAX_CLIENT_ID_BYTES = 128
+
+QoS = Literal[0, 1]
+"""Quality of service: at most once, or at least once (MQTT 5.0 §4.3); AWS IoT does not have 2."""
+
+
+@dataclass(frozen=True, slots=True)
+class Will:
+    """A message that the broker publishes if the connection ends without a DISCONNECT (MQTT 5.0 §3.1.2.5).
+
+    Attributes:
+        topic: the topic; on AWS IoT, the device's policy must allow publishing to it, or it refuses the connection.
+        payload: the message, up to 128 KiB.
+        qos: quality of service of the message.
+        retain: whether the broker keeps it for later subscribers; AWS IoT requires iot:RetainPublish for that.
+
+    Raises:
+        UsageError: AWS IoT does not accept such a message; see ``limits.check_message``.
+    """
+
+    topic: str
+    payload: bytes
+    qos: QoS = 1
+    retain: bool = False
+
+    def __post_init__(self) -> None:
+        limits.check_message(self.topic, self.payload, self.qos)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +57,10 @@ class Target:
         port: TCP port of the broker.
         ca_file: PEM file with the trust anchors; None as for ``trust_anchors.pem``.
         offers_tls13: whether to offer TLS 1.3 as well as 1.2.
+        keep_alive: seconds without a packet after which the broker is asked whether it is still there (MQTT 5.0
+            §3.1.2.10); if it does not answer within half that time or 30 s, the connection ends.
+        will: what the broker publishes if the connection ends without a DISCONNECT.
+        token_manufacturer: CK_TOKEN_INFO.manufacturerID, which tells how to log in; see ``softhsm.login``.
     """
 
     thing_name: str
@@ -41,6 +73,9 @@ class Target:
     port: int
     ca_file: Path | None
     offers_tls13: bool = False
+    keep_alive: int = 60
+    will: Will | None = None
+    token_manufacturer: str = ""
 
     @classmethod
     def of(
@@ -52,6 +87,8 @@ class Target:
         endpoint: str | None = None,
         port: int | None = None,
         tls13: bool = False,
+        keep_alive: int = 60,
+        will: Will | None = None,
     ) -> Target:
         """Return the target for an identity; an endpoint or port that is not None overrides the identity's.
 
@@ -70,6 +107,9 @@ class Target:
             port=identity.mqtt_port if port is None else port,
             ca_file=ca_file,
             offers_tls13=tls13 and not identity.key_type.is_rsa,
+            keep_alive=keep_alive,
+            will=will,
+            token_manufacturer=identity.token.manufacturer,
         )
 
     @property

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 if TYPE_CHECKING:
-    from hsm_enroll.iot.connection import Connection
+    from hsm_enroll.iot.link import Link
 
-_open: WeakSet[Connection] = WeakSet()
+_open: WeakSet[Link] = WeakSet()
 _is_installed = False
 
 
@@ -24,13 +24,13 @@ class UnreadablePacketError(Exception):
     """The broker sent a packet that awscrt cannot read."""
 
 
-def watch(connection: Connection) -> None:
+def watch(link: Link) -> None:
     """Have a connection ended when awscrt meets such a packet.
 
     awscrt does not say whose packet it was: of several connections in one process, all end.
     """
     global _is_installed
-    _open.add(connection)
+    _open.add(link)
     if not _is_installed:
         _is_installed = True
         sys.unraisablehook = partial(_hook, sys.unraisablehook)
@@ -40,8 +40,8 @@ def _hook(following: Callable[[sys.UnraisableHookArgs], object], unraisable: sys
     if not _is_awscrts_own(unraisable):
         following(unraisable)
         return
-    for connection in list(_open):
-        connection.end_unreadable(UnreadablePacketError(str(unraisable.exc_value)))
+    for link in list(_open):
+        link.end_unreadable(UnreadablePacketError(str(unraisable.exc_value)))
 
 
 def _is_awscrts_own(unraisable: sys.UnraisableHookArgs) -> bool:

@@ -8,7 +8,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from hsm_enroll.iot import Fallbacks, connect
+from hsm_enroll.iot import Connection, Fallbacks, OnConnection, Target, Will, keep
+from hsm_enroll.secret import Secret
 from hsm_enroll.store.identity import Identity
 from tests.support.softhsm import PIN
 
@@ -21,7 +22,42 @@ T = TypeVar("T")
 def apart(function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
     """Call a function in a process of its own, and return or raise what it does."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments, **options).result(_TIME_LIMIT)
+        running = pool.submit(function, *arguments, **options)
+        try:
+            return running.result(_TIME_LIMIT)
+        except TimeoutError:  # otherwise the pool would wait for it for ever
+            for child in multiprocessing.active_children():
+                child.kill()
+            raise
+
+
+def connect(
+    identity: Identity,
+    pin: Secret | None,
+    *,
+    purpose: str | None = None,
+    ca_file: Path | None,
+    endpoint: str | None = None,
+    port: int | None = None,
+    tls13: bool = False,
+    keep_alive: int = 60,
+    will: Will | None = None,
+    reconnects: bool = False,
+    on_connection: OnConnection | None = None,
+    timeout: float = 20.0,
+) -> Connection:
+    """Connect in this process."""
+    target = Target.of(
+        identity,
+        purpose=purpose,
+        ca_file=ca_file,
+        endpoint=endpoint,
+        port=port,
+        tls13=tls13,
+        keep_alive=keep_alive,
+        will=will,
+    )
+    return Connection(keep(target, lambda: pin, reconnects=reconnects, on_connection=on_connection, timeout=timeout))
 
 
 def publish_apart(

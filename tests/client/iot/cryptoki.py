@@ -89,6 +89,20 @@ def fail(name: str, value: int) -> None:
     replace(name, lambda _original, _arguments: value)
 
 
+def log_out() -> None:
+    """Log this process out of every token, as a program that shares the module may (PKCS#11 v2.40 §5.6, C_Logout)."""
+    library = ctypes.CDLL(str(MODULE))
+    count = ctypes.c_ulong()
+    assert library.C_GetSlotList(1, None, ctypes.byref(count)) == CKR_OK
+    slots = (ctypes.c_ulong * count.value)()
+    assert library.C_GetSlotList(1, slots, ctypes.byref(count)) == CKR_OK
+    for slot in slots:
+        session = ctypes.c_ulong()
+        if library.C_OpenSession(ctypes.c_ulong(slot), ctypes.c_ulong(4), None, None, ctypes.byref(session)) == CKR_OK:
+            library.C_Logout(session)
+            library.C_CloseSession(session)
+
+
 def _function_list() -> Any:
     library = ctypes.CDLL(str(MODULE))
     library.C_GetFunctionList.restype = ctypes.c_ulong

@@ -189,7 +189,7 @@ def test_the_doctor_tries_no_login_unasked(device: EnrolledDevice, broker: Broke
         {
             "id": "mqtt.login",
             "status": "skipped",
-            "message": "not tried: it requires the PIN",
+            "message": "whether the broker accepts the device's certificate was not tried: that takes the PIN",
             "hint": "Run: hsm-enroll doctor --login",
         },
         "",
@@ -245,7 +245,7 @@ def test_the_doctor_tells_of_a_wrong_pin(device: EnrolledDevice) -> None:
     _, login, failed = _doctor(device.with_environment(HSM_ENROLL_PIN="123456-is-wrong"), "--login")
     assert (login["status"], login["message"], failed) == (
         "failed",
-        "token 'gateway' refused the PIN (CKR_PIN_INCORRECT)",
+        "token 'gateway' refused the PIN (CKR_PIN_INCORRECT): it was the PIN in HSM_ENROLL_PIN",
         "",
     )
     assert "once" in login["hint"]
@@ -275,11 +275,12 @@ def test_the_doctor_tries_no_pin_that_would_lock(locked: bool, message: str, dev
 
 
 def test_the_doctor_has_nobody_to_log_in_as(device: EnrolledDevice) -> None:
-    """A device that is not enrolled has no login to try, asked or not."""
+    """A device that is not enrolled has no login to try; where one was asked for, that is a failed check."""
     (device.home / "identity.json").unlink()
-    for login in (None, _NOT_ASKED):
+    for login, status in ((None, Status.SKIPPED), (_NOT_ASKED, Status.FAILED)):
         finding = _not_logged_in(device, login)
-        assert finding == Finding("mqtt.login", Status.SKIPPED, "no certificate to connect with")
+        assert (finding.status, finding.message) == (status, "there is no certificate to connect with")
+        assert ("hsm-enroll init" in finding.hint) is (status is Status.FAILED)
 
 
 def test_the_doctor_does_not_log_in_with_another_key(

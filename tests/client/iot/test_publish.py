@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from hsm_enroll.errors import MqttError, MqttRefusedError, MqttUnreachableError, UsageError
+from hsm_enroll.iot import ConnectionState, Message, Will
 from hsm_enroll.key import KeyType
 from hsm_enroll.store.identity import Identity
-from tests.client.iot.apart import publish_apart
+from tests.client.iot.apart import apart, connect, publish_apart
+from tests.client.iot.events import Events
 from tests.support import scripted
 from tests.support.authority import Authority
 from tests.support.broker import Broker
-from tests.support.scripted import CONNECT, Packet
+from tests.support.cable import cable
+from tests.support.scripted import CONNECT, PUBLISH, Packet
+from tests.support.softhsm import PIN
 
 
 @pytest.mark.parametrize("key_type", [KeyType.EC_P256, KeyType.EC_P384, KeyType.RSA_2048])
@@ -105,3 +110,94 @@ def test_a_connection_lost_before_the_acknowledgement_is_an_error(identity: Iden
     ):
         publish_apart(identity, "a/b", b"x", ca_file=authority.certificate, port=port)
     assert caught.value.code == "mqtt-failed"
+
+
+def test_qos_0_is_not_acknowledged(identity: Identity, authority: Authority) -> None:
+    """A message of QoS 0 is published once it is sent: no packet identifier, no PUBACK; also at a broker of QoS 0."""
+    sent: list[Packet] = []
+
+    def script(packet: Packet) -> bytes:
+        sent.append(packet)
+        return scripted.connack_of_qos_0() if packet.type == CONNECT else b""
+
+    context = scripted.tls(authority.issue_pair("server", ["localhost"]), authority.certificate)
+    with scripted.serving(script, context) as port:
+        apart(_publish_lightly, dataclasses.replace(identity, mqtt_port=port), authority.certificate)
+    (publish,) = (packet for packet in sent if packet.type == PUBLISH)
+    assert publish.body == b"\x00\x03a/b\x00x"
+
+
+def _publish_lightly(identity: Identity, ca_file: Path) -> None:
+    with connect(identity, PIN, ca_file=ca_file) as connection:
+        connection.publish("a/b", b"x", qos=0)
+
+
+def test_a_retained_message_is_kept_for_later(identity: Identity, broker: Broker, authority: Authority) -> None:
+    """Who subscribes later gets a retained message, marked as such; one that comes meanwhile is not marked."""
+    identity = dataclasses.replace(identity, mqtt_port=broker.port)
+    topic = f"device/{identity.thing_name}/state"
+    assert apart(_publish_retained, identity, authority.certificate, topic) == [
+        Message(topic, b"kept", retained=True),
+        Message(topic, b"new"),
+    ]
+
+
+def _publish_retained(identity: Identity, ca_file: Path, topic: str) -> list[Message]:
+    with connect(identity, PIN, ca_file=ca_file) as connection:
+        connection.publish(topic, b"kept", retain=True)
+        messages = connection.subscribe(topic)
+        connection.publish(topic, b"new")
+        return [messages.receive(), messages.receive()]
+
+
+def test_a_will_is_published_when_the_connection_is_lost(
+    identity: Identity, broker: Broker, authority: Authority
+) -> None:
+    """The broker publishes the will of a connection that is cut, and not of one that is closed."""
+    topic = f"device/{identity.thing_name}"
+    with broker.observed("#") as observer:
+        for number, is_cut in enumerate((False, True)):
+            identity = dataclasses.replace(identity, mqtt_port=broker.port)
+            apart(_leave_a_will, identity, authority.certificate, Will(f"{topic}/{number}", b"gone"), is_cut)
+        assert observer.wait_for(topic) == f"{topic}/1 {b'gone'.hex()}"
+
+
+def _leave_a_will(identity: Identity, ca_file: Path, will: Will, is_cut: bool) -> None:
+    events = Events()
+    with (
+        cable(identity.mqtt_port) as laid,
+        connect(identity, PIN, ca_file=ca_file, port=laid.port, will=will, on_connection=events),
+    ):
+        if is_cut:
+            laid.cut()
+            events.wait_for(ConnectionState.ENDED)
+
+
+@pytest.mark.parametrize(
+    ("topic", "payload"), [("device/#", b""), ("", b""), ("a", b"x" * (128 * 1024 + 1))], ids=["filter", "", "large"]
+)
+def test_a_will_is_a_message_that_aws_iot_accepts(topic: str, payload: bytes) -> None:
+    """What could not be published cannot be a will either."""
+    with pytest.raises(UsageError):
+        Will(topic, payload)
+
+
+def test_a_broker_that_falls_silent_is_noticed(identity: Identity, authority: Authority) -> None:
+    """A broker that does not answer to a PINGREQ within half the keep-alive is given up (MQTT 5.0 §3.1.2.10)."""
+    connects: list[Packet] = []
+
+    def script(packet: Packet) -> bytes:
+        if packet.type != CONNECT:
+            return b""
+        connects.append(packet)
+        return scripted.connack(0)
+
+    context = scripted.tls(authority.issue_pair("server", ["localhost"]), authority.certificate)
+    with scripted.serving(script, context) as port, pytest.raises(MqttError, match="AWS_ERROR_MQTT5_PING_RESPONSE"):
+        apart(_wait_for_silence, dataclasses.replace(identity, mqtt_port=port), authority.certificate)
+    assert connects[0].body[8:10] == b"\x00\x02"
+
+
+def _wait_for_silence(identity: Identity, ca_file: Path) -> None:
+    with connect(identity, PIN, ca_file=ca_file, keep_alive=2) as connection:
+        connection.publish("a/b", b"x", timeout=60)

@@ -19,10 +19,8 @@ from hsm_enroll.errors import (
     MqttTakenOverError,
     MqttUnreachableError,
 )
-from hsm_enroll.iot import connect
-from hsm_enroll.secret import Secret
 from hsm_enroll.store.identity import Identity
-from tests.client.iot.apart import apart, publish_apart
+from tests.client.iot.apart import apart, connect, publish_apart
 from tests.support import broker as mosquitto
 from tests.support import scripted
 from tests.support.authority import Authority
@@ -242,12 +240,12 @@ def _note_stop() -> threading.Event:
     stopped = threading.Event()
     build = client.build
 
-    def watched(target: Target, pin: Secret | None, callbacks: client.Callbacks, timeout: float) -> Any:
+    def watched(target: Target, context: Any, callbacks: client.Callbacks, timeout: float) -> Any:
         def note(data: Any) -> None:
             callbacks.on_stopped(data)
             stopped.set()
 
-        return build(target, pin, dataclasses.replace(callbacks, on_stopped=note), timeout)
+        return build(target, context, dataclasses.replace(callbacks, on_stopped=note), timeout)
 
     client.build = watched
     return stopped

@@ -80,12 +80,12 @@ def test_raw_and_json_exclude_each_other(device: EnrolledDevice) -> None:
 
 @pytest.mark.usefixtures("broker")
 def test_a_full_stdout_does_not_hide_that_a_message_was_delivered(device: EnrolledDevice) -> None:
-    """D30: with stdout full, ``publish`` says that the message was published, with ``--json`` too, and exits 1."""
+    """D30: with stdout full, ``publish`` says that the message was published, with ``--json`` too, and exits 53."""
     topic = f"device/{device.thing}/x"
     for number, options in enumerate(([], ["--json"])):
         with Path("/dev/full").open("wb") as full, device.start("publish", topic, "on", *options, stdout=full) as run:
             _, errors = run.communicate(timeout=_TIME_LIMIT)
-        assert (run.returncode, "Traceback" in errors) == (1, False), number
+        assert (run.returncode, "Traceback" in errors) == (53, False), number
         assert f"error: published 2 bytes to {topic}, but standard output cannot be written: No space left" in errors
 
 

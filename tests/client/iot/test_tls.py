@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
 import ssl
 from pathlib import Path
 
 import pytest
 
 from hsm_enroll.errors import MqttError, MqttNotTrustedError, MqttRefusedError
-from hsm_enroll.iot import Fallbacks, connect
+from hsm_enroll.iot import Fallbacks, client
 from hsm_enroll.key import KeyType
 from hsm_enroll.store.identity import Identity
 from tests.client.iot import cryptoki
-from tests.client.iot.apart import apart, publish_apart
+from tests.client.iot.apart import apart, connect, publish_apart
 from tests.support import broker as mosquitto
 from tests.support import scripted
 from tests.support.authority import Authority
@@ -22,6 +23,8 @@ from tests.support.relay import Intolerance, relaying
 from tests.support.softhsm import PIN
 
 _TIMEOUT_SECONDS = 15.0
+# An address of this machine on which nothing else has port 443.
+_LOOPBACK = "127.44.3.1"
 
 
 def _publish(
@@ -136,3 +139,37 @@ def test_tls_1_1_is_refused_beside_1_3(identity: Identity, authority: Authority)
         pytest.raises(MqttNotTrustedError, match=r"does not support TLS 1\.2"),
     ):
         _publish(identity, authority, port, tls13=True)
+
+
+@pytest.mark.parametrize("is_shared", [True, False], ids=["443", "another port"])
+def test_on_port_443_the_protocol_is_named(is_shared: bool, identity: Identity, authority: Authority) -> None:
+    """On the port that it shares with HTTPS, AWS IoT knows MQTT by ALPN (RFC 7301); elsewhere none is offered."""
+    context = scripted.tls(authority.issue_pair("server", [_LOOPBACK]), authority.certificate)
+    context.set_alpn_protocols(["x-amzn-mqtt-ca", "http/1.1"])
+    chosen: list[str | None] = []
+
+    def note(connection: ssl.SSLSocket) -> None:
+        chosen.append(connection.selected_alpn_protocol())
+
+    address = (_LOOPBACK, client.SHARED_PORT if is_shared and _may_bind_443() else 0)
+    with scripted.serving(_accept, context, address=address, on_handshake=note) as port:
+        apart(_connect_to, identity, authority.certificate, port, is_shared)
+    assert chosen == ["x-amzn-mqtt-ca" if is_shared else None]
+
+
+def _may_bind_443() -> bool:
+    try:
+        socket.create_server((_LOOPBACK, client.SHARED_PORT)).close()
+    except PermissionError:
+        return False
+    return True
+
+
+def _accept(packet: scripted.Packet) -> bytes:
+    return scripted.connack(0) if packet.type == scripted.CONNECT else b""
+
+
+def _connect_to(identity: Identity, ca_file: Path, port: int, is_shared: bool) -> None:
+    if is_shared and port != client.SHARED_PORT:  # an ordinary user's stand-in for it
+        client.SHARED_PORT = port
+    connect(identity, PIN, ca_file=ca_file, endpoint=_LOOPBACK, port=port).close()

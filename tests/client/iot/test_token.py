@@ -17,12 +17,11 @@ from hsm_enroll.errors import (
     PinWrongError,
     TokenNotFoundError,
 )
-from hsm_enroll.iot import connect
 from hsm_enroll.key import KeyType
 from hsm_enroll.secret import Secret
 from hsm_enroll.store.identity import Identity
 from tests.client.iot import cryptoki
-from tests.client.iot.apart import apart, publish_apart
+from tests.client.iot.apart import apart, connect, publish_apart
 from tests.support.authority import Authority
 from tests.support.broker import Broker
 from tests.support.softhsm import MODULE, PIN, SoftHsm

@@ -11,9 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from hsm_enroll.errors import MqttError
-from hsm_enroll.iot import connect
 from hsm_enroll.store.identity import Identity
-from tests.client.iot.apart import apart
+from tests.client.iot.apart import apart, connect
 from tests.support import scripted
 from tests.support.authority import Authority
 from tests.support.scripted import CONNECT, SUBSCRIBE, Packet

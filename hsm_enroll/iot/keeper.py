@@ -1,0 +1,188 @@
+"""Keeps one connection: opens its link, and when that is lost, the next one; tells the program about it."""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import wait
+from dataclasses import dataclass
+from enum import StrEnum
+
+from hsm_enroll.errors import (
+    HsmEnrollError,
+    ModuleUnusableError,
+    MqttError,
+    MqttTakenOverError,
+    TokenNotFoundError,
+    TokenRefusedError,
+)
+from hsm_enroll.iot.exchange import Exchange
+from hsm_enroll.iot.fallbacks import Fallbacks
+from hsm_enroll.iot.link import Link
+from hsm_enroll.iot.opening import Credentials, Opener
+from hsm_enroll.iot.patience import ACKNOWLEDGE_SECONDS, CONNECT_SECONDS
+from hsm_enroll.iot.target import Target
+
+_FIRST_DELAY_SECONDS = 1.0
+_LONGEST_DELAY_SECONDS = 60.0
+# A connection that has lasted this long shows that the broker accepts it: the next delays begin small again.
+_STABLE_SECONDS = 30.0
+_CLOSE_SECONDS = 3.0
+
+
+class ConnectionState(StrEnum):
+    """What has become of a connection: established, lost, another attempt failed, established again, given up."""
+
+    CONNECTED = "connected"
+    LOST = "lost"
+    FAILED = "failed"
+    RESUMED = "resumed"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionEvent:
+    """A change of a connection's state.
+
+    Attributes:
+        state: the new state. CONNECTED: the first connection is there. LOST: it is lost, and another one is tried.
+            FAILED: an attempt failed, and another one follows. RESUMED: there is a connection again, and all
+            subscriptions are in place. ENDED: it is over, and nothing more is tried.
+        error: why it was lost, failed or ended; None in the other states.
+    """
+
+    state: ConnectionState
+    error: HsmEnrollError | None = None
+
+
+OnConnection = Callable[[ConnectionEvent], object]
+"""Called with each change, one at a time, on a thread of the connection's own, which waits for it to return."""
+
+
+class Keeper:
+    """Holds a connection, until it is closed or cannot be held any more.
+
+    Args:
+        target: what to connect to.
+        credentials: see ``opening.Opener``.
+        reconnects: whether to connect again after a loss.
+        on_connection: is told of each change but :meth:`close`.
+
+    Attributes:
+        exchange: the connection's requests and subscriptions.
+    """
+
+    def __init__(
+        self, target: Target, credentials: Credentials, *, reconnects: bool, on_connection: OnConnection | None
+    ) -> None:
+        self.exchange = Exchange(target, reconnects=reconnects)
+        self._reconnects = reconnects
+        self._on_connection = on_connection
+        self._opener = Opener(target, credentials, self.exchange.inbox.deliver)
+        self._link: Link
+        self._failures = 0
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def fallbacks(self) -> Fallbacks:
+        """What the connection asked for, was refused, and goes without."""
+        return self._opener.fallbacks
+
+    def open(self, timeout: float) -> None:
+        """Connect for the first time; see ``Opener.open``.
+
+        Raises:
+            HsmEnrollError: there is no connection, and no other one is tried.
+        """
+        self._link = self._opener.open(timeout)
+        self.exchange.use(self._link, timeout)
+        self._thread = threading.Thread(target=self._run, name="hsm-enroll connection", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Close the connection, and with it the token's session. Calling it again has no effect."""
+        self._closing.set()
+        self.exchange.end(None)
+        self._opener.close()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(_CLOSE_SECONDS)
+
+    def _run(self) -> None:
+        try:
+            self._keep()
+        except BaseException as error:  # of the program's own function for the PIN, for example
+            ending = MqttError(f"the connection could not be made again ({type(error).__name__})")
+            ending.__cause__ = error
+            self._give_up(ending)
+            raise
+
+    def _keep(self) -> None:
+        self._tell(ConnectionState.CONNECTED)
+        while (error := self._loss()) is not None:
+            if not self._may_reconnect(error):
+                self._give_up(error)
+                return
+            self.exchange.lose(error)
+            self._tell(ConnectionState.LOST, error)
+            if not self._reconnected():
+                return
+            self._tell(ConnectionState.RESUMED)
+
+    def _loss(self) -> HsmEnrollError | None:
+        """Wait for the end of the link, and return why it ended; None if this side closed the connection."""
+        began = time.monotonic()
+        wait([self._link.ended])
+        if time.monotonic() - began >= _STABLE_SECONDS:
+            self._failures = 0
+        return None if self._closing.is_set() else self._link.loss()
+
+    def _reconnected(self) -> bool:
+        """Try one link after another until one can be used; False if the connection was closed or given up."""
+        while not self._closing.wait(full_jitter(self._failures)):
+            self._failures += 1
+            try:
+                self._link = self._opener.open(CONNECT_SECONDS)
+                self.exchange.use(self._link, ACKNOWLEDGE_SECONDS)
+            except HsmEnrollError as error:
+                self._opener.drop()
+                if self._closing.is_set():
+                    return False
+                if not self._may_reconnect(error):
+                    self._give_up(error)
+                    return False
+                self.exchange.lose(error)
+                self._tell(ConnectionState.FAILED, error)
+            else:
+                return True
+        return False
+
+    def _may_reconnect(self, error: HsmEnrollError) -> bool:
+        """Whether to try again: not where that would try a wrong PIN again, or fight with another program."""
+        passing = (MqttError, ModuleUnusableError, TokenNotFoundError, TokenRefusedError)
+        may_pass = error.retryable or isinstance(error, passing)
+        return self._reconnects and may_pass and not isinstance(error, MqttTakenOverError)
+
+    def _give_up(self, error: HsmEnrollError) -> None:
+        self.exchange.end(error)
+        self._tell(ConnectionState.ENDED, error)
+
+    def _tell(self, state: ConnectionState, error: HsmEnrollError | None = None) -> None:
+        if self._on_connection is None:
+            return
+        try:
+            self._on_connection(ConnectionEvent(state, error))
+        except Exception:  # noqa: BLE001 - a mistake in the program's callback must not end its connection
+            threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
+
+
+def full_jitter(failures: int) -> float:
+    """Return how many seconds to wait before the next attempt: anything from none to a limit that doubles each time.
+
+    So the devices that one outage has disconnected do not all come back at once.
+    """
+    limit = min(_LONGEST_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2.0 ** min(failures, 10))
+    return random.uniform(0.0, limit)  # noqa: S311 - no secret
