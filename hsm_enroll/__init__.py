@@ -1,12 +1,14 @@
 """Enroll a device as an AWS IoT Thing whose private key is generated in a token, and connect as that Thing.
 
-The names in ``__all__`` are the public interface. Names may be added; none is removed, and no documented behaviour
-changes, without the notice that SECURITY.md promises. All other modules belong to the ``hsm-enroll`` command and may
-change in any release.
+The names in ``__all__``, and in those of :mod:`hsm_enroll.aio` and of the pytest plugin :mod:`hsm_enroll.testing`, are
+the public interface. Names may be added; none is removed, and no documented behaviour changes, without the notice that
+SECURITY.md promises. All other modules belong to the ``hsm-enroll`` command and may change in any release.
 
 - :func:`enroll` generates a key in the token, requests a certificate for it from the enrollment API, and stores it.
 - :class:`Identity` is the result: the Thing, its certificate, and which key in which token belongs to it.
-- :func:`connect` opens a :class:`Connection`, which publishes messages and receives each :class:`Message` over MQTT 5.
+- :func:`connect` opens a :class:`Connection`, which publishes messages and receives each :class:`Message` of a
+  :class:`Subscription` over MQTT 5. With ``reconnect=True`` it outlasts outages.
+- :mod:`hsm_enroll.aio` is the same connection for programs that use asyncio.
 - :class:`HsmEnrollError` is the base of all errors. Each class has a stable ``code``; each error says what happened and
   what to do next.
 
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
         BackendRefusedError,
         BackendUnreachableError,
         BusyError,
+        ClockError,
         ForeignCertificateError,
         HsmEnrollError,
         InterruptedRunError,
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
         KeyMissingError,
         KeyOriginError,
         LocalCloudError,
+        MachineLimitError,
         ModuleMissingError,
         ModuleUnusableError,
         MqttError,
@@ -59,6 +63,7 @@ if TYPE_CHECKING:
         MqttTakenOverError,
         MqttUnreachableError,
         NotEnrolledError,
+        OutputError,
         PackageError,
         PinExposedError,
         PinFinalTryError,
@@ -77,7 +82,12 @@ if TYPE_CHECKING:
     )
     from hsm_enroll.iot.connection import Connection
     from hsm_enroll.iot.inbox import Message
+    from hsm_enroll.iot.keeper import ConnectionEvent, ConnectionState
+    from hsm_enroll.iot.subscription import Subscription
+    from hsm_enroll.iot.target import Will
+    from hsm_enroll.key import TokenName
     from hsm_enroll.library import connect, enroll
+    from hsm_enroll.secret import Secret
     from hsm_enroll.store.identity import Identity
 
 __all__ = [
@@ -86,7 +96,10 @@ __all__ = [
     "BackendRefusedError",
     "BackendUnreachableError",
     "BusyError",
+    "ClockError",
     "Connection",
+    "ConnectionEvent",
+    "ConnectionState",
     "ForeignCertificateError",
     "HsmEnrollError",
     "Identity",
@@ -95,6 +108,7 @@ __all__ = [
     "KeyMissingError",
     "KeyOriginError",
     "LocalCloudError",
+    "MachineLimitError",
     "Message",
     "ModuleMissingError",
     "ModuleUnusableError",
@@ -104,21 +118,26 @@ __all__ = [
     "MqttTakenOverError",
     "MqttUnreachableError",
     "NotEnrolledError",
+    "OutputError",
     "PackageError",
     "PinExposedError",
     "PinFinalTryError",
     "PinLockedError",
     "PinMissingError",
     "PinWrongError",
+    "Secret",
     "StateCorruptError",
     "StateError",
     "StateTooNewError",
+    "Subscription",
     "ThrottledError",
     "TokenAmbiguousError",
+    "TokenName",
     "TokenNotFoundError",
     "TokenRefusedError",
     "UnexpectedResponseError",
     "UsageError",
+    "Will",
     "__version__",
     "connect",
     "enroll",
@@ -127,8 +146,14 @@ __all__ = [
 _ERRORS = "hsm_enroll.errors"
 _HOMES = {
     "Connection": "hsm_enroll.iot.connection",
+    "ConnectionEvent": "hsm_enroll.iot.keeper",
+    "ConnectionState": "hsm_enroll.iot.keeper",
     "Identity": "hsm_enroll.store.identity",
     "Message": "hsm_enroll.iot.inbox",
+    "Secret": "hsm_enroll.secret",
+    "Subscription": "hsm_enroll.iot.subscription",
+    "TokenName": "hsm_enroll.key",
+    "Will": "hsm_enroll.iot.target",
     "connect": "hsm_enroll.library",
     "enroll": "hsm_enroll.library",
 }

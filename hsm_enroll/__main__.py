@@ -8,6 +8,13 @@ import _signal  # type: ignore[import-not-found]
 import os
 from types import FrameType
 
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+    from hsm_enroll.errors import HsmEnrollError
+
 
 def _exit_at_once(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - signal's signature
     os._exit(128 + number)
@@ -22,6 +29,9 @@ for _number in (_signal.SIGINT, _signal.SIGTERM):
 import gc  # noqa: E402
 import sys  # noqa: E402
 
+# Where files run out, this one could not be loaded later.
+from hsm_enroll import machine  # noqa: E402
+
 _TOKEN_COMMANDS = {"init", "status", "doctor", "tokens", "token", "csr", "publish", "subscribe"}
 
 
@@ -32,17 +42,34 @@ def main() -> None:
     would take longer than many commands do.
     """
     gc.disable()
-    if len(sys.argv) > 1 and sys.argv[1] in _TOKEN_COMMANDS:
-        # Before this process loads anything that a fork would copy; then both processes import at the same time.
-        from hsm_enroll.token import worker
-
-        worker.prepare()
-    from hsm_enroll import cli
-
     try:
+        if len(sys.argv) > 1 and sys.argv[1] in _TOKEN_COMMANDS:
+            # Before this process loads anything that a fork would copy; then both processes import at the same time.
+            from hsm_enroll.token import worker
+
+            worker.prepare()
+        from hsm_enroll import cli
+
         cli.main()
+    except Exception as error:
+        if (known := machine.explained(error)) is None:
+            raise
+        _leave(known)
     finally:
         gc.freeze()
+
+
+def _leave(error: HsmEnrollError) -> NoReturn:
+    """Show an error of a machine where not even what shows errors can be loaded, and exit with its status."""
+    descriptor, text = 2, f"error: {error.message}\n  {error.hint}\n"
+    try:
+        if "--json" in sys.argv:
+            import json
+
+            descriptor, text = 1, json.dumps({"error": error.document}, indent=2) + "\n"
+    finally:
+        os.write(descriptor, text.encode("utf-8", "backslashreplace"))
+        os._exit(error.exit_status)
 
 
 if __name__ == "__main__":

@@ -63,11 +63,33 @@ class UsageError(HsmEnrollError):
 
 
 class NotEnrolledError(HsmEnrollError):
-    """This device has no identity."""
+    """This device has no identity.
+
+    Attributes:
+        pending: the enrollment that is not finished, as ``status --json`` shows it; None if there is none.
+    """
 
     code = "not-enrolled"
     exit_status = 3
     default_hint = "Run: hsm-enroll init INVITE"
+
+    def __init__(self, message: str, *, hint: str | None = None, pending: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.pending = pending
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """As for any error; with the pending enrollment, if there is one."""
+        return {**super().document, **({"pending": dict(self.pending)} if self.pending else {})}
+
+
+class ClockError(HsmEnrollError):
+    """This machine's clock cannot be right, so nothing was done that depends on it."""
+
+    code = "clock-wrong"
+    exit_status = 1
+    retryable = True
+    default_hint = "Set the clock, or start NTP, then run the same command again."
 
 
 class ModuleMissingError(HsmEnrollError):
@@ -126,7 +148,7 @@ class PinWrongError(HsmEnrollError):
 
     code = "pin-wrong"
     exit_status = 12
-    default_hint = "It was tried only once. Check the PIN before the next run: three wrong PINs lock a TPM."
+    default_hint = "It was tried only once. Check the PIN, then run the command again."
 
 
 class PinLockedError(HsmEnrollError):
@@ -156,7 +178,7 @@ class KeyMissingError(HsmEnrollError):
 
     code = "key-missing"
     exit_status = 14
-    default_hint = "Run hsm-enroll tokens to list its keys, or hsm-enroll init --new-key to generate a new one."
+    default_hint = "Run hsm-enroll tokens to list its keys, or hsm-enroll init --new-key INVITE to generate a new one."
 
 
 class KeyAmbiguousError(HsmEnrollError):
@@ -172,7 +194,7 @@ class KeyOriginError(HsmEnrollError):
 
     code = "key-origin"
     exit_status = 14
-    default_hint = "Use a key that is generated in the token: hsm-enroll init --new-key."
+    default_hint = "Use a key that is generated in the token: hsm-enroll init --new-key INVITE."
 
 
 class TokenRefusedError(HsmEnrollError):
@@ -184,7 +206,7 @@ class TokenRefusedError(HsmEnrollError):
 
     code = "token-refused"
     exit_status = 15
-    default_hint = "Run hsm-enroll doctor; reconnect the token if possible."
+    default_hint = "Reconnect the token if possible, then run the command again; hsm-enroll tokens lists the tokens."
 
     def __init__(self, message: str, *, hint: str | None = None, of_key_type: bool = False) -> None:
         super().__init__(message, hint=hint)
@@ -267,7 +289,7 @@ class MqttError(HsmEnrollError):
     code = "mqtt-failed"
     exit_status = 40
     retryable = True
-    default_hint = "Run hsm-enroll doctor --online, then try again."
+    default_hint = "Run hsm-enroll doctor --online --login, then try again."
 
 
 class MqttUnreachableError(MqttError):
@@ -286,7 +308,11 @@ class MqttNotTrustedError(MqttError):
 
 
 class MqttRefusedError(MqttError):
-    """The broker refused the connection or the request: inactive certificate, or not allowed by the policy."""
+    """The broker refused the connection or the request: inactive certificate, or not allowed by the policy.
+
+    Attributes:
+        of_certificate: whether it rejected the certificate itself, in the TLS handshake.
+    """
 
     code = "mqtt-refused"
     default_hint = (
@@ -294,14 +320,18 @@ class MqttRefusedError(MqttError):
         "hsm-enroll init --new-key INVITE with a new invite."
     )
 
+    def __init__(self, message: str, *, hint: str | None = None, of_certificate: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.of_certificate = of_certificate
+
 
 class MqttTakenOverError(MqttError):
     """Another client has connected with the same client id."""
 
     code = "mqtt-taken-over"
     default_hint = (
-        "AWS IoT allows one connection per client id, and the library's connect() always uses the Thing's name: stop "
-        "the other program that uses it."
+        "AWS IoT allows one connection per client id, and the library's connect() uses the Thing's name: stop the "
+        "other program that uses it, or give one of them connect(…, purpose=…)."
     )
 
 
@@ -336,6 +366,25 @@ class StateTooNewError(HsmEnrollError):
     code = "state-too-new"
     exit_status = 52
     default_hint = "Install the version of hsm-enroll that wrote it, or a newer one."
+
+
+class OutputError(HsmEnrollError):
+    """Standard output cannot be written, for example because its disk is full."""
+
+    code = "output-unwritable"
+    exit_status = 53
+    default_hint = (
+        "What the command did stands; only its output is lost. Check the free space where standard output goes."
+    )
+
+
+class MachineLimitError(HsmEnrollError):
+    """This machine, or a limit of this process, has no open file, process or memory left."""
+
+    code = "machine-limit"
+    exit_status = 50
+    retryable = True
+    default_hint = "Stop other programs, then run the same command again."
 
 
 class LocalCloudError(HsmEnrollError):

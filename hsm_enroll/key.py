@@ -90,6 +90,15 @@ def key_type_help() -> str:
     return f"{', '.join(most)} or {last}"
 
 
+KEY_ID_BYTES = 8
+"""The length of the random CKA_ID that a new key gets."""
+
+
+def key_label(key_id: bytes) -> str:
+    """Return the CKA_LABEL that this program gives to a key with this CKA_ID."""
+    return f"hsm-enroll-{key_id.hex()}"
+
+
 class TokenName(NamedTuple):
     """Which token, by what its module says of it.
 

@@ -16,6 +16,8 @@ SYSTEM_CONFIGURATION = Path("/etc/hsm-enroll")
 SYSTEM_STATE = Path("/var/lib/hsm-enroll")
 _CONFIGURATION = "config.toml"
 _ENVIRONMENT_PREFIX = "HSM_ENROLL_"
+# May be written as numbers in config.toml.
+_NUMBERS = {"mqtt_port", "mqtt_keep_alive"}
 
 
 class Tls(StrEnum):
@@ -37,6 +39,7 @@ class Settings(NamedTuple):
         ca_file: PEM file with the trust anchors for the API and for MQTT; None uses the system's.
         mqtt_endpoint: host name of the broker, overriding the API's.
         mqtt_port: TCP port of the broker, overriding the API's.
+        mqtt_keep_alive: seconds of silence after which an MQTT connection asks whether the broker is still there.
         tls: which TLS versions an MQTT connection offers.
         pin_file: file with the PIN, mode 0600.
         key_type: type of a new key.
@@ -51,6 +54,8 @@ class Settings(NamedTuple):
     ca_file: Path | None = None
     mqtt_endpoint: str | None = None
     mqtt_port: int | None = None
+    # NATs and cellular networks drop idle connections after a few minutes.
+    mqtt_keep_alive: int = 60
     tls: Tls = Tls.V1_2
     pin_file: Path | None = None
     key_type: KeyType = DEFAULT_KEY_TYPE
@@ -70,6 +75,14 @@ def _port(text: str) -> int:
     return port
 
 
+def _keep_alive(text: str) -> int:
+    seconds = int(text)
+    # AWS IoT Core endpoints and quotas, "Connection inactivity (keep-alive interval)".
+    if not 30 <= seconds <= 1200:
+        raise UsageError(f"invalid value {text!r}; AWS IoT accepts 30 to 1200 seconds", hint="Leave it out for 60.")
+    return seconds
+
+
 _READERS = {
     "module": _path,
     "token": Pkcs11Uri.parse_token,
@@ -78,6 +91,7 @@ _READERS = {
     "ca_file": _path,
     "mqtt_endpoint": str,
     "mqtt_port": _port,
+    "mqtt_keep_alive": _keep_alive,
     "tls": Tls,
     "pin_file": _path,
     "key_type": KeyType,
@@ -117,7 +131,8 @@ def _read(source: str, text: str, read: Any) -> Any:
         raise UsageError(f"{source}: {error.message}", hint=error.hint) from error
     except ValueError as error:
         choices = f"; must be one of {', '.join(read)}" if read in {KeyType, Tls} else ""
-        raise UsageError(f"{source}: invalid value {text!r}{choices}") from error
+        hint = None if source.startswith("--") else f"Correct {source}."
+        raise UsageError(f"{source}: invalid value {text!r}{choices}", hint=hint) from error
 
 
 def _configuration(environment: Mapping[str, str]) -> tuple[Path, dict[str, str]]:
@@ -139,7 +154,7 @@ def _configuration(environment: Mapping[str, str]) -> tuple[Path, dict[str, str]
     if unknown:
         raise UsageError(f"{file}: unknown setting {unknown[0]!r}", hint=f"Settings: {', '.join(_READERS)}.")
     for key, value in document.items():
-        if not isinstance(value, str) and not (key == "mqtt_port" and type(value) is int):
+        if not isinstance(value, str) and not (key in _NUMBERS and type(value) is int):
             raise UsageError(f"{file}: {key} must be a string", hint="Put the value in quotation marks.")
     return file, {key: str(value) for key, value in document.items()}
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
 from hsm_enroll.errors import (
@@ -14,10 +16,12 @@ from hsm_enroll.errors import (
     ThrottledError,
     UnexpectedResponseError,
 )
+from hsm_enroll.escaping import escaped
 
 _JSON = "application/json"
 _PROBLEM = "application/problem+json"
 ACCEPTED = f"{_JSON}, {_PROBLEM}"
+_LONGEST_QUOTE = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,7 @@ class Answer:
         body: not shown in ``repr``, since it may hold enrollment codes.
         retry_after: the header as received, or "".
         request_id: API Gateway's id of the request, or "".
+        date: what the API's clock shows, to the second, as :func:`http_date` returns it.
     """
 
     url: str
@@ -39,6 +44,7 @@ class Answer:
     body: bytes = field(repr=False)
     retry_after: str = ""
     request_id: str = ""
+    date: datetime | None = None
 
     @property
     def wait(self) -> float:
@@ -119,15 +125,19 @@ def unexpected(url: str, why: str) -> UnexpectedResponseError:
     return UnexpectedResponseError(f"unexpected response from {url}: {why}")
 
 
-def printable(text: str) -> str:
-    """Return foreign text, its control characters escaped, since they could steer the terminal; 300 characters of it.
+def http_date(header: str) -> datetime | None:
+    """Return the time in a header ``Date`` (RFC 9110 §6.6.1); None if it has none."""
+    try:
+        date = parsedate_to_datetime(header)
+    except ValueError:
+        return None
+    # A date in a zone that is not known counts as UTC's.
+    return date if date.tzinfo else date.replace(tzinfo=UTC)
 
-    Line ends are escaped too.
-    """
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
-        for character in text[:300]
-    )
+
+def printable(text: str) -> str:
+    """Return the first 300 characters of foreign text, fit for a message of one line."""
+    return escaped(text[:_LONGEST_QUOTE])
 
 
 def _problem(answer: Answer) -> Problem | None:

@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from hsm_enroll.backend_api import forms
 from hsm_enroll.backend_api.answer import Answer, Problem, document, printable, refusal, unexpected
-from hsm_enroll.backend_api.deadline import started
+from hsm_enroll.backend_api.deadline import TRY_SECONDS, started
 from hsm_enroll.backend_api.retry import Policy, retried
 from hsm_enroll.backend_api.transport import Outgoing, Transport
 from hsm_enroll.backend_api.url import checked_url
@@ -79,10 +80,12 @@ class Terms:
     Attributes:
         thing: the Thing it is for, or a prefix of Thing names followed by ``*``.
         is_used_up: whether no use is left; the device that used it may come back with it.
+        needs_attestation: whether a TPM has to attest the key, which this version cannot do.
     """
 
     thing: str
     is_used_up: bool = False
+    needs_attestation: bool = False
 
 
 class EnrollmentClient:
@@ -94,6 +97,7 @@ class EnrollmentClient:
         ca_file: PEM trust anchors; None as for ``trust_anchors.pem``.
         deadline: seconds after which a single request is abandoned, however slowly its answer trickles in.
         sleep: waits between tries, in seconds; an argument so that tests need not wait.
+        tell: is told in one sentence why a request is sent again, and when.
 
     Raises:
         UsageError: the URL is not an HTTPS URL, or the CA file cannot be used.
@@ -105,8 +109,9 @@ class EnrollmentClient:
         *,
         code: Secret | None = None,
         ca_file: Path | None = None,
-        deadline: float = 45.0,
+        deadline: float = TRY_SECONDS,
         sleep: Callable[[float], None] = time.sleep,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         def authorize(_: Outgoing) -> Mapping[str, str]:
             return {} if code is None else {"Authorization": f"Bearer {code.reveal()}"}
@@ -121,6 +126,7 @@ class EnrollmentClient:
         self.has_invite = code is not None
         self._opened: Future[None] | None = None
         self._sleep = sleep
+        self._tell = tell
 
     @property
     def base_url(self) -> str:
@@ -157,9 +163,7 @@ class EnrollmentClient:
                 started(meanwhile)
 
         content = json.dumps({"csr": csr, "thingName": thing_name}).encode("utf-8")
-        answer = retried(
-            lambda: self._transport.exchange("POST", CERTIFICATES, content, on_sent), _RETRIES, self._sleep
-        )
+        answer = self._retried(lambda: self._transport.exchange("POST", CERTIFICATES, content, on_sent))
         if answer.status not in {200, 201}:
             raise refusal(answer, _hint)
         return _issued(answer, thing_name)
@@ -178,7 +182,7 @@ class EnrollmentClient:
         if not self.has_invite:
             self._opened = started(self._open)
             return None
-        answer = retried(lambda: self._transport.exchange("GET", INVITE), _RETRIES, self._sleep)
+        answer = self._retried(lambda: self._transport.exchange("GET", INVITE))
         # API Gateway's own answer where a backend of an earlier release is deployed.
         if answer.status == 404 and answer.media_type == "application/json":
             return None
@@ -188,7 +192,19 @@ class EnrollmentClient:
         thing, uses_left = members.get("thing"), members.get("usesLeft")
         if not isinstance(thing, str) or not _THING_PATTERN.fullmatch(thing) or type(uses_left) is not int:
             raise unexpected(answer.url, _WRONG_MEMBER)
-        return Terms(thing, is_used_up=uses_left < 1)
+        needs_attestation = members.get("attestation") == "require"
+        return Terms(thing, is_used_up=uses_left < 1, needs_attestation=needs_attestation)
+
+    def clock(self) -> datetime | None:
+        """Return what the API's clock shows, to the second; None if its answer has no valid date (RFC 9110 §6.6.1).
+
+        Raises:
+            HsmEnrollError: as :meth:`enroll`.
+        """
+        answer = self._retried(lambda: self._transport.exchange("GET", HEALTH))
+        if answer.status != 200:
+            raise refusal(answer, _hint)
+        return answer.date
 
     def health(self) -> str:
         """Return the backend's version (``GET /v1/health``); one try.
@@ -203,6 +219,9 @@ class EnrollmentClient:
         if not isinstance(version, str):
             raise unexpected(answer.url, "no version in it")
         return printable(version)
+
+    def _retried(self, send: Callable[[], Answer]) -> Answer:
+        return retried(send, _RETRIES, self._sleep, self._tell)
 
     def _open(self) -> None:
         # If this fails, so does the request that follows, and that one says why.

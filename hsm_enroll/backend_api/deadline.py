@@ -10,7 +10,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
+from hsm_enroll import machine
+
 T = TypeVar("T")
+
+TRY_SECONDS = 45.0
+"""How long one try of a request to the API may take at most."""
 
 
 def started(call: Callable[[], T]) -> Future[T]:
@@ -18,6 +23,9 @@ def started(call: Callable[[], T]) -> Future[T]:
 
     Returns:
         What gives its result, or raises what the call raised.
+
+    Raises:
+        MachineLimitError: the system cannot start a thread.
     """
     future: Future[T] = Future()
 
@@ -27,7 +35,11 @@ def started(call: Callable[[], T]) -> Future[T]:
         except Exception as error:  # noqa: BLE001 - raised again in the caller's thread
             future.set_exception(error)
 
-    threading.Thread(target=run, name="hsm-enroll-call", daemon=True).start()
+    thread = threading.Thread(target=run, name="hsm-enroll-call", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise machine.no_process(error, "a thread for a request to the API") from error
     return future
 
 

@@ -41,7 +41,12 @@ class Policy:
         return tries >= self.tries or error.abandoned or (error.sent and not self.repeats_sent)
 
 
-def retried(send: Callable[[], Answer], policy: Policy, sleep: Callable[[float], None]) -> Answer:
+def retried(
+    send: Callable[[], Answer],
+    policy: Policy,
+    sleep: Callable[[float], None],
+    tell: Callable[[str], None] = lambda _: None,
+) -> Answer:
     """Send a request until its answer is final.
 
     Between two tries it waits as long as Retry-After asks, and on top of that a random time from zero to a limit that
@@ -51,6 +56,7 @@ def retried(send: Callable[[], Answer], policy: Policy, sleep: Callable[[float],
         send: one try.
         policy: when to try again.
         sleep: waits, in seconds.
+        tell: is told before each wait why it waits and how long.
 
     Raises:
         BackendUnreachableError: the last try got no answer.
@@ -65,9 +71,13 @@ def retried(send: Callable[[], Answer], policy: Policy, sleep: Callable[[float],
         except BackendUnreachableError as error:
             if policy.gives_up(error, tries):
                 raise
+            why = error.message
         else:
             if policy.is_final(answer, tries):
                 return answer
             asked = answer.wait
+            why = f"{answer.url} is busy (status {answer.status})"
         longest = min(_LONGEST_WAIT_SECONDS, BACKOFF_SECONDS * 2 ** (tries - 1))
-        sleep(asked + random.uniform(0, longest))  # noqa: S311 - spreads load, protects nothing
+        wait = asked + random.uniform(0, longest)  # noqa: S311 - spreads load, protects nothing
+        tell(f"{why}; trying again in {wait:.1f} s")
+        sleep(wait)

@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from http.cookiejar import DefaultCookiePolicy
 from io import BytesIO
 from pathlib import Path
@@ -21,8 +22,10 @@ from requests import exceptions as http
 from requests.adapters import HTTPAdapter
 from requests.utils import get_environ_proxies, select_proxy
 from urllib3 import exceptions as connection
+from urllib3.util import parse_url
 
-from hsm_enroll.backend_api.answer import ACCEPTED, Answer, printable, unexpected
+from hsm_enroll.backend_api import one_answer
+from hsm_enroll.backend_api.answer import ACCEPTED, Answer, http_date, printable, unexpected
 from hsm_enroll.backend_api.deadline import within
 from hsm_enroll.errors import ApiTlsError, BackendUnreachableError, HsmEnrollError, UsageError
 from hsm_enroll.version import __version__
@@ -40,6 +43,11 @@ _NOT_CONNECTED: dict[type[Exception], str] = {
     connection.ConnectTimeoutError: "nothing answers there",
     connection.ProxyError: "the proxy does not let it through",
 }
+
+
+# X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED (OpenSSL, x509_vfy.h).
+_UNTIMELY = {9: "is not valid yet", 10: "has expired"}
+_POOLS = {"https": one_answer.Pool}
 
 
 class Outgoing(NamedTuple):
@@ -72,6 +80,7 @@ class Transport:
         deadline: seconds after which a request is abandoned, however slowly its answer trickles in.
         largest_answer: size of the largest accepted body in bytes.
         hint: what to do when the API cannot be reached; None is the hint of the error's class.
+        context: trusts in place of ``ca_file``, for a caller who looks at the handshakes.
 
     Raises:
         UsageError: the CA file cannot be used.
@@ -86,13 +95,16 @@ class Transport:
         deadline: float,
         largest_answer: int,
         hint: str | None = None,
+        context: ssl.SSLContext | None = None,
     ) -> None:
         self.base_url = base_url
         self._authorize = authorize
         self._deadline = deadline
         self._largest_answer = largest_answer
         self._hint = hint
-        self._session = _Session(trust_anchors.context(ca_file))
+        context = context or trust_anchors.context(ca_file)
+        self._verifies = context.verify_mode is not ssl.CERT_NONE
+        self._session = _Session(context)
         self._last_use = 0.0
 
     def close(self) -> None:
@@ -119,6 +131,9 @@ class Transport:
         """
         if time.monotonic() - self._last_use > LONGEST_IDLE_SECONDS:
             self.close()
+        if not _has_valid_proxy(self.base_url):
+            # Before the libraries find out, whose errors show it with its password.
+            raise self._unusable()
         with self._translating():
             # Outside the deadline: whoever authorizes it may have to ask a person.
             request = self._prepared(method, target, body, on_sent)
@@ -155,7 +170,7 @@ class Transport:
                 timeout=(_CONNECT_SECONDS, _READ_SECONDS),
                 allow_redirects=False,
                 stream=True,
-                verify=True,
+                verify=self._verifies,
                 proxies=_proxies(self.base_url),
             )
             with closing(response):
@@ -166,6 +181,7 @@ class Transport:
                     body=self._body(response.raw),
                     retry_after=response.headers.get("Retry-After", ""),
                     request_id=printable(response.headers.get("apigw-requestid", "")),
+                    date=http_date(response.headers.get("Date", "")),
                 )
 
     def _body(self, raw: Any) -> bytes:
@@ -190,7 +206,7 @@ class Transport:
     def _failure(self, error: Exception, causes: list[BaseException]) -> HsmEnrollError:
         url = self.base_url
         if any(map(_is_tls_error, causes)) and not any(map(_is_hang_up, causes)):
-            return ApiTlsError(f"cannot establish a trusted TLS connection to {url}")
+            return ApiTlsError(f"cannot establish a trusted TLS connection to {url}{_untimely(causes)}")
         for cause in causes:
             for kind, meaning in _NOT_CONNECTED.items():
                 if isinstance(cause, kind):
@@ -198,24 +214,35 @@ class Transport:
                         f"cannot reach {url}: {meaning}", sent=False, hint=self._unreachable_hint
                     )
         if isinstance(error, http.InvalidURL | http.InvalidSchema | connection.LocationValueError):
-            return UsageError(f"the API's URL {url}, or the proxy's, cannot be used")
+            return self._unusable()
         if isinstance(error, http.ConnectionError | connection.ProtocolError):
             return BackendUnreachableError(
                 f"the connection to {url} broke before its answer was complete", hint=self._unreachable_hint
             )
         return BackendUnreachableError(f"no answer from {url}: {type(error).__name__}", hint=self._unreachable_hint)
 
+    def _unusable(self) -> UsageError:
+        if self._proxy is None:
+            return UsageError(f"the API's URL {self.base_url} cannot be used")
+        return UsageError(f"{self.base_url} cannot be requested: the proxy's URL is not valid", hint=self._proxy_hint)
+
     @property
     def _unreachable_hint(self) -> str | None:
         """What to do if the API cannot be reached; it names the proxy that is in between."""
-        proxy = proxy_for(self.base_url)
-        if proxy is None:
+        if self._proxy is None:
             return self._hint
-        # Without scheme and path, and without a password.
-        place = proxy.rpartition("://")[2].rpartition("@")[2].partition("/")[0]
+        return f"{self._hint or BackendUnreachableError.default_hint} {self._proxy_hint}"
+
+    @property
+    def _proxy_hint(self) -> str:
         host = urlsplit(self.base_url).hostname
-        own = self._hint or BackendUnreachableError.default_hint
-        return f"{own} The environment names the proxy {place}: check HTTPS_PROXY, or list {host} in NO_PROXY."
+        return f"The environment names the proxy {self._proxy}: check HTTPS_PROXY, or list {host} in NO_PROXY."
+
+    @property
+    def _proxy(self) -> str | None:
+        """The proxy that is in between, without scheme and path, and without a password."""
+        proxy = proxy_for(self.base_url)
+        return None if proxy is None else printable(proxy.rpartition("://")[2].rpartition("@")[2].partition("/")[0])
 
 
 def proxy_for(url: str) -> str | None:
@@ -225,6 +252,14 @@ def proxy_for(url: str) -> str | None:
     """
     proxy = select_proxy(url, _proxies(url))
     return proxy if isinstance(proxy, str) and proxy else None
+
+
+def _has_valid_proxy(url: str) -> bool:
+    proxy = proxy_for(url)
+    try:
+        return proxy is None or bool(parse_url(proxy))
+    except connection.LocationParseError:
+        return False
 
 
 def _proxies(url: str) -> dict[str, str]:
@@ -256,11 +291,14 @@ class _Adapter(HTTPAdapter):
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
         """Use the context for direct connections."""
         super().init_poolmanager(*arguments, **options, ssl_context=self._context)
+        self.poolmanager.pool_classes_by_scheme = _POOLS
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
         """Use the context through a proxy too, and for the proxy itself."""
         contexts = {"ssl_context": self._context, "proxy_ssl_context": self._context}
-        return super().proxy_manager_for(proxy, **options, **contexts)
+        manager = super().proxy_manager_for(proxy, **options, **contexts)
+        manager.pool_classes_by_scheme = _POOLS
+        return manager
 
     def cert_verify(self, *_: Any) -> None:
         """Add no authorities."""
@@ -289,6 +327,14 @@ def _causes(error: BaseException | None) -> list[BaseException]:
 
 def _is_tls_error(error: BaseException) -> bool:
     return isinstance(error, ssl.SSLError | connection.SSLError)
+
+
+def _untimely(causes: list[BaseException]) -> str:
+    """Return what a certificate's dates have to do with a failure; "" if nothing."""
+    for cause in causes:
+        if isinstance(cause, ssl.SSLCertVerificationError) and (why := _UNTIMELY.get(cause.verify_code)):
+            return f": its certificate {why}, if this machine's clock is right, which says {datetime.now(UTC):%Y-%m-%d}"
+    return ""
 
 
 def _is_hang_up(error: BaseException) -> bool:

@@ -11,9 +11,10 @@ from typing import Any, NoReturn
 
 import click
 
+from hsm_enroll import machine
 from hsm_enroll.cli import signals
-from hsm_enroll.cli.terminal import Terminal, flush
-from hsm_enroll.errors import HsmEnrollError, InterruptedRunError, UsageError
+from hsm_enroll.cli.terminal import Terminal, columns, flush
+from hsm_enroll.errors import HsmEnrollError, InterruptedRunError, OutputError, UsageError
 from hsm_enroll.version import __version__
 
 # Command: its module, and its summary in --help, which does not load the module.
@@ -22,7 +23,7 @@ _COMMANDS = {
     "status": ("status", "Show this device's identity."),
     "doctor": ("doctor", "Check this device, and say how to fix what is wrong."),
     "tokens": ("tokens", "List PKCS#11 modules, tokens and keys."),
-    "token": ("tokens", "Create a token."),
+    "token": ("tokens", "Create a token, or destroy the keys in it that are not in use."),
     "csr": ("csr", "Print a certificate request that is signed in the token."),
     "publish": ("mqtt", "Publish one message."),
     "subscribe": ("mqtt", "Print the messages on a topic."),
@@ -33,6 +34,7 @@ _COMMANDS = {
 }
 # How long a reader that has stopped may hold up the end after a signal.
 _FLUSH_SECONDS = 1.0
+_CLICKS_NARROWEST = 52
 
 
 class _LazyGroup(click.Group):
@@ -131,10 +133,13 @@ def run(arguments: list[str]) -> int:
     )
     try:
         _check_encoding(arguments)
-        status = app.main(arguments, prog_name="hsm-enroll", standalone_mode=False)
+        status = app.main(
+            arguments, prog_name="hsm-enroll", standalone_mode=False, terminal_width=_help_width(columns(sys.stdout))
+        )
     except HsmEnrollError as error:
-        terminal.error(error)
-        return error.exit_status
+        shown = machine.explained(error) or error
+        terminal.error(shown)
+        return shown.exit_status
     except click.exceptions.NoArgsIsHelpError as error:
         terminal.help(error.format_message())
         return UsageError.exit_status
@@ -148,15 +153,31 @@ def run(arguments: list[str]) -> int:
         # The reader has had enough, and knows it.
         return HsmEnrollError.exit_status
     except Exception as error:  # noqa: BLE001 - top level: one sentence for the user; --verbose shows the traceback
-        unexpected = HsmEnrollError(
-            f"unexpected error: {type(error).__name__}",
-            hint="Run the command again with --verbose, and report its output.",
+        unexpected = (
+            _unwritten_help(error, arguments)
+            or machine.explained(error)
+            or HsmEnrollError(
+                f"unexpected error in hsm-enroll {__version__}: {type(error).__name__}",
+                hint="Run the command again with --verbose, and report its output.",
+            )
         )
         unexpected.__cause__ = error
         terminal.error(unexpected)
         return unexpected.exit_status
     # click returns the status of an early exit (--help, or click.exceptions.Exit), otherwise the command's None.
     return status or 0
+
+
+def _unwritten_help(error: Exception, arguments: list[str]) -> OutputError | None:
+    """Return the error for help or a version that stdout did not take: click writes these itself."""
+    if not isinstance(error, OSError) or {"-h", "--help", "--version"}.isdisjoint(arguments):
+        return None
+    return OutputError(f"standard output cannot be written: {error.strerror}")
+
+
+def _help_width(width: int) -> int | None:
+    """Return the width of help texts for a terminal where click's own, of 50 to 78 columns, would be too wide."""
+    return width if width < _CLICKS_NARROWEST else None
 
 
 def _check_encoding(arguments: list[str]) -> None:
@@ -176,8 +197,10 @@ def _usage_hint(error: click.ClickException) -> str | None:
     context = error.ctx if isinstance(error, click.UsageError) else None
     if context is None:
         return None
+    if isinstance(context.command, click.Group):
+        return f"Run {context.command_path} --help to see its commands."
     usage = " ".join(context.get_usage().split())
     takes_arguments = any(isinstance(parameter, click.Argument) for parameter in context.command.params)
-    if isinstance(error, click.NoSuchOption) and takes_arguments and not error.option_name.startswith("--"):
+    if isinstance(error, click.NoSuchOption) and takes_arguments and not error.possibilities:
         return f"{usage}\n  If it is a value that begins with a dash, put -- before all values."
     return usage

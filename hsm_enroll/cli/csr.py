@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -12,7 +11,7 @@ import click
 from hsm_enroll.cli.invocation import Invocation, command, key_note, key_type_option, token_options
 from hsm_enroll.device import device_token
 from hsm_enroll.errors import HsmEnrollError, UsageError
-from hsm_enroll.key import TokenName
+from hsm_enroll.key import KEY_ID_BYTES, TokenName, key_label
 from hsm_enroll.settings import Settings
 from hsm_enroll.token import selection
 from hsm_enroll.token.tokens import Key, Session, Tokens
@@ -27,13 +26,18 @@ if TYPE_CHECKING:
     "--subject",
     "whole_subject",
     metavar="DN",
-    help="The subject (RFC 4514); default CN=THING, or the key's label if no Thing is configured.",
+    help="The whole subject, as in RFC 4514. By default the CN is the configured Thing's name, or else the key's "
+    "label, and the rest is the configured subject, such as O=Example,C=CH.",
 )
 @click.option("--key", "key_uri", metavar="PKCS11-URI", help="Use this key; by default a new one is generated.")
 @token_options
 @key_type_option
 def csr(invocation: Invocation, *, whole_subject: str | None, key_uri: str | None) -> None:
-    """Print a certificate request in PEM; the key's URI goes to stderr."""
+    """Print a certificate request in PEM; the key's URI goes to stderr.
+
+    For hsm-enroll's API the subject's only CN is the Thing's name. What else it has, such as OU, O or C, stays in the
+    certificate and means nothing to AWS IoT; another CA has rules of its own.
+    """
     wanted = None if key_uri is None else _key(key_uri)
     if wanted is not None:
         _refuse_ignored(click.get_current_context().params, wanted)
@@ -49,7 +53,7 @@ def csr(invocation: Invocation, *, whole_subject: str | None, key_uri: str | Non
         if wanted is None:
             selection.require(token, invocation.settings.key_type, mqtt=False)
         with tokens.session(token, invocation.pin, invocation.at_pin_pad, writable=wanted is None) as opened:
-            key = _find_or_generate(invocation, token.name.module, opened, wanted)
+            key = _find_or_generate(invocation, token.name, opened, wanted)
             uri = str(_uri(token.name, key))
             try:
                 request = requests.build(key, _subject(invocation, whole_subject, key.label))
@@ -80,7 +84,7 @@ def _key(uri: str) -> Pkcs11Uri:
     except UsageError as error:
         raise UsageError(f"--key: {error.message}", hint=error.hint) from error
     if key.object is None and key.id is None:
-        raise UsageError("--key: the URI names no key", hint="Add object=LABEL or id=%XX… to the URI.")
+        raise UsageError(f"--key: {uri} names no key", hint="Add object=LABEL or id=%XX… to the URI.")
     if key.type not in {None, "private", "public"}:
         raise UsageError(f"--key: type={key.type} is not a key pair", hint="Write type=private or type=public.")
     return key
@@ -112,13 +116,13 @@ def _settings(settings: Settings, key: Pkcs11Uri | None) -> Settings:
     return settings._replace(token=token, module=key.module_path or settings.module)
 
 
-def _find_or_generate(invocation: Invocation, module: Path, opened: Session, wanted: Pkcs11Uri | None) -> Key:
+def _find_or_generate(invocation: Invocation, token: TokenName, opened: Session, wanted: Pkcs11Uri | None) -> Key:
     if wanted is not None:
         return opened.find(label=wanted.object, key_id=wanted.id, by_public=wanted.type == "public")
-    key_id = os.urandom(8)
+    key_id = os.urandom(KEY_ID_BYTES)
     key_type = invocation.settings.key_type
-    with invocation.terminal.step("generating the key in the token", key_note(module, key_type)):
-        return opened.generate(key_type, label=f"hsm-enroll-{key_id.hex()}", key_id=key_id)
+    with invocation.terminal.step("generating the key in the token", key_note(token, key_type)):
+        return opened.generate(key_type, label=key_label(key_id), key_id=key_id)
 
 
 def _subject(invocation: Invocation, whole: str | None, label: str) -> Name:

@@ -7,17 +7,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from hsm_enroll.device.pending import Pending
 from hsm_enroll.iot.device_topics import DeviceTopics
 from hsm_enroll.store.identity import Identity, certificate_file
+from hsm_enroll.x509.certificate import subject_text
 
 
-def identity_document(identity: Identity, folder: Path, *, matches_certificate: bool) -> dict[str, Any]:
+def identity_document(identity: Identity, folder: Path, *, matches_certificate: bool | None) -> dict[str, Any]:
     """Return the document that ``init`` and ``status`` print; its topics are those of the built-in policy.
 
     Args:
         identity: the device's identity.
         folder: the state folder.
-        matches_certificate: whether this run found that the token's public key is the certificate's.
+        matches_certificate: whether this run found that the token's public key is the certificate's; None if the token
+            could not be asked.
     """
     certificate = identity.certificate
     origin = identity.key_origin
@@ -27,7 +30,7 @@ def identity_document(identity: Identity, folder: Path, *, matches_certificate: 
         "certificate": {
             "id": identity.certificate_id,
             "sha256": hashlib.sha256(certificate.dump()).hexdigest(),
-            "subject": certificate.subject.human_friendly,
+            "subject": subject_text(certificate.subject),
             "notBefore": _instant(certificate.not_valid_before),
             "notAfter": _instant(certificate.not_valid_after),
             "file": str(certificate_file(folder)),
@@ -53,6 +56,18 @@ def identity_document(identity: Identity, folder: Path, *, matches_certificate: 
         "mqtt": {"endpoint": identity.mqtt_endpoint, "port": identity.mqtt_port},
         "topics": DeviceTopics.of(identity.thing_name)._asdict(),
         "attested": identity.attested,
+    }
+
+
+def pending_document(pending: Pending | None) -> dict[str, Any] | None:
+    """Return what ``status`` prints of an unfinished enrollment; None if there is none."""
+    if pending is None:
+        return None
+    return {
+        "what": pending.what.value,
+        "thingName": pending.thing_name,
+        "keyType": pending.key_type.value,
+        "token": pending.token_label,
     }
 
 

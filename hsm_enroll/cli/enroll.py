@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
 from hsm_enroll.backend_api.invite import Invite, parse
+from hsm_enroll.cli import asking, waiting
 from hsm_enroll.cli.documents import identity_document, identity_text
 from hsm_enroll.cli.invocation import Invocation, command, key_note, key_type_option, token_options
-from hsm_enroll.cli.terminal import ask_secret, has_person, keep_stdout
+from hsm_enroll.cli.terminal import has_person, keep_stdout
 from hsm_enroll.device import enrollment, wiring
-from hsm_enroll.device.plan import Request
+from hsm_enroll.device.plan import Request, Said
 from hsm_enroll.errors import UsageError
 from hsm_enroll.iot.device_topics import DeviceTopics
 from hsm_enroll.secret import Secret
+from hsm_enroll.settings import Settings
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.store.journal import Attempt
 from hsm_enroll.token.tokens import Tokens
@@ -28,6 +32,7 @@ from hsm_enroll.token.tokens import Tokens
 _DOING = {
     "token": "looking for the token",
     "invite": "checking the invite",
+    "create-token": "creating a token",
     "key": "generating the key in the token",
     "csr": "signing the certificate request",
     "certificate": "requesting a certificate from the API",
@@ -50,21 +55,33 @@ def init(invocation: Invocation, *, invite: str | None, create_token: bool, no_p
     """Turn a key in this device's token into an AWS IoT identity.
 
     INVITE is the URL that the operator gave you; - reads it from stdin, @FILE from a file. On a terminal you are
-    prompted for it if no API is configured. After a failure, run the same command again with the same invite: it
-    resumes where it stopped. On a device with a valid identity, it contacts no server.
+    prompted for it. After a failure, run the same command again with the same invite: it resumes where it stopped. On a
+    device with a valid identity, it contacts no server, except to ask what INVITE is for; an option or an INVITE for
+    something else is an error, unless you give --new-key.
     """
     settings = invocation.settings
     invitation = None if invite is None else _read_invite(invite)
-    _check_one_api(invitation, click.get_current_context().params["api_url"])
-    ask_invite = _ask_invite if has_person() and not invocation.terminal.as_json else None
-    request = Request(settings.thing, settings.key_type, settings.subject, new_key)
+    options = click.get_current_context().params
+    _check_one_api(invitation, options["api_url"])
+    can_ask = has_person() and not invocation.terminal.as_json
+    if invitation is None and can_ask:
+        invitation, thing = asking.invite_or_thing(settings, new_key=new_key)
+        settings = settings._replace(thing=thing)
+    said = _said(settings, options, invitation)
+    request = Request(settings.thing, settings.key_type, settings.subject, new_key, said)
 
     def progress(step: str) -> AbstractContextManager[None]:
         return invocation.terminal.step(_DOING[step], _key_note(settings.state) if step == "key" else "")
 
     with Tokens() as tokens:
         ports = wiring.ports(
-            settings, tokens, invitation, invocation.pin, ask_invite=ask_invite, create_token=create_token
+            settings,
+            tokens,
+            invitation,
+            invocation.pin,
+            ask_invite=asking.invite if can_ask else None,
+            create_token=create_token,
+            audience=invocation.terminal,
         )
         message = None if no_publish else _Hello(invocation)
         ports = replace(ports, at_pin_pad=invocation.at_pin_pad, message=message)
@@ -76,17 +93,30 @@ def init(invocation: Invocation, *, invite: str | None, create_token: bool, no_p
         )
 
 
+def _said(settings: Settings, options: Mapping[str, Any], invitation: Invite | None) -> Said:
+    """Return what this command line asks for; an empty option counts as none, as in the settings."""
+    token = settings.token if options["token"] or options["token_label"] else None
+    module = settings.module if options["module"] else token and token.module_path
+    return Said(
+        api=invitation.api_url if invitation else (options["api_url"] and options["api_url"].rstrip("/")) or None,
+        key_type=settings.key_type if options["key_type"] else None,
+        token=token,
+        module=module and module.absolute(),
+        has_invite=invitation is not None,
+    )
+
+
 def _key_note(state: Path) -> str:
     """Return how long it takes to generate the key that the journal names."""
     attempt = Attempt.load(state)
-    return "" if attempt is None else key_note(attempt.token.module, attempt.key_type)
+    return "" if attempt is None else key_note(attempt.token, attempt.key_type)
 
 
 def _show(invocation: Invocation, outcome: enrollment.Outcome) -> None:
     document = identity_document(outcome.identity, invocation.settings.state, matches_certificate=True)
     text = identity_text(document)
     if outcome.already_enrolled:
-        text = f"This device is already enrolled; no server was contacted.\n\n{text}"
+        text = f"This device is already enrolled; nothing was changed.\n\n{text}"
     if outcome.replacement_open:
         invocation.terminal.say("The key's replacement is not finished. To resume it: hsm-enroll init --new-key\n")
     document["steps"] = [asdict(step) for step in outcome.steps]
@@ -106,21 +136,14 @@ def _read_invite(argument: str) -> Invite:
         if argument == "-":
             return parse(sys.stdin.buffer.readline(_LONGEST_INVITE).decode("utf-8-sig"))
         # Some editors, and some shells in a pipe, put a byte order mark first.
-        with Path(argument[1:]).open(encoding="utf-8-sig") as file:
+        # The shell expands ~ only at the beginning of a word.
+        with Path(os.path.expanduser(argument[1:])).open(encoding="utf-8-sig") as file:  # noqa: PTH111 - any name
             return parse(file.read(_LONGEST_INVITE))
     except OSError as error:
         raise UsageError(f"the invite file {argument[1:]} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError:
         # Without its cause, which contains the input.
         raise UsageError("the invite is not valid text") from None
-
-
-def _ask_invite() -> Invite:
-    """Prompt without echo, which keeps the invite out of the scrollback; its check character catches typing errors."""
-    try:
-        return parse(ask_secret("Invite (input is hidden): "))
-    except EOFError as error:
-        raise UsageError("no invite given", hint="Run: hsm-enroll init INVITE") from error
 
 
 def _check_one_api(invitation: Invite | None, option: str | None) -> None:
@@ -142,7 +165,10 @@ class _Hello(NamedTuple):
         """Connect and publish the message."""
         keep_stdout()
         payload = json.dumps({"message": "hello", "thingName": identity.thing_name}).encode("utf-8")
-        with wiring.connect(identity, pin, self.invocation.settings, purpose="init") as connection:
+        with (
+            waiting.for_broker(self.invocation, identity),
+            wiring.connect(identity, pin, self.invocation.settings, purpose="init") as connection,
+        ):
             connection.publish(DeviceTopics.of(identity.thing_name).hello, payload)
         for warning in connection.fallbacks.warnings:
             self.invocation.terminal.warn(warning)

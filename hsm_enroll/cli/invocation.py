@@ -6,7 +6,6 @@ import gc
 import os
 from collections.abc import Callable
 from functools import partial, wraps
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
@@ -42,7 +41,7 @@ class Invocation(NamedTuple):
 
         ask = None
         if has_person() and not self.terminal.as_json:
-            ask = partial(_ask, f"PIN of token {token.label!r}: ")
+            ask = partial(_ask, token)
         saved = partial(pin.saved_pin, self.settings.state, token)
         return pin.resolve(self.settings.pin_file, os.environ, saved_pin=saved, ask=ask)
 
@@ -51,8 +50,12 @@ class Invocation(NamedTuple):
         self.terminal.say(f"Enter the PIN of token {token.label!r} at the token itself.")
 
 
-def _ask(prompt: str) -> Secret:
-    return Secret(ask_secret(prompt))
+def _ask(token: TokenName) -> Secret:
+    from hsm_enroll.token.tpm2 import lockout
+
+    # Nobody should type a PIN that may not be tried.
+    lockout.refuse_last_try(token)
+    return Secret(ask_secret(f"PIN of token {token.label!r}: "))
 
 
 def command(name: str, *, example: str) -> Callable[[Callable[..., None]], click.Command]:
@@ -81,7 +84,7 @@ def command(name: str, *, example: str) -> Callable[[Callable[..., None]], click
 
         epilog = f"\b\nExample:\n  {example}"
         settings_ = {"help_option_names": ["-h", "--help"]}
-        decorated = click.command(name, epilog=epilog, context_settings=settings_)(run)
+        decorated = click.command(name, epilog=epilog, short_help=_summary(function), context_settings=settings_)(run)
         # After the command's own options, also in --help.
         decorated.params += [
             click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON document on stdout, nothing else."),
@@ -91,6 +94,11 @@ def command(name: str, *, example: str) -> Callable[[Callable[..., None]], click
         return decorated
 
     return decorate
+
+
+def _summary(function: Callable[..., None]) -> str:
+    """Return the first sentence of a command's docstring, whole: click would cut it off at the terminal's width."""
+    return " ".join((function.__doc__ or "").split()).partition(". ")[0].removesuffix(".") + "."
 
 
 def token_options(function: Callable[..., None]) -> Callable[..., None]:
@@ -114,12 +122,11 @@ def key_type_option(function: Callable[..., None]) -> Callable[..., None]:
     return option(function)
 
 
-def key_note(module: Path, key_type: KeyType) -> str:
-    """Return how long it may take a module's token to generate a key, or "" if that is a matter of seconds."""
+def key_note(token: TokenName, key_type: KeyType) -> str:
+    """Return how long it may take a token to generate a key, or "" if that is a matter of seconds."""
     from hsm_enroll.token import tpm2
 
-    is_slow = key_type.value.startswith("rsa") and module.name.startswith(tpm2.MODULE_NAME)
-    return "(RSA in a TPM: up to half a minute)" if is_slow else ""
+    return "(RSA in a TPM: up to half a minute)" if key_type.is_rsa and tpm2.is_tpm2(token) else ""
 
 
 def _token_uri(label: str, uri: str | None) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hsm_enroll.cli import waiting
 from hsm_enroll.cli.invocation import Invocation, command
 from hsm_enroll.cli.terminal import Terminal, keep_stdout, visible
 from hsm_enroll.device import wiring
@@ -32,13 +33,23 @@ def publish(invocation: Invocation, *, topic: str, message: str | None) -> None:
     A message has at most 128 KiB. Other programs on this device can stay connected. hsm-enroll status shows the
     device's topics.
     """
-    # stdin may be endless.
-    payload = sys.stdin.buffer.read(limits.LARGEST_PAYLOAD + 1) if message is None else message.encode("utf-8")
+    payload = _typed(invocation.terminal) if message is None else message.encode("utf-8")
     limits.check_message(topic, payload)
-    with _connected(invocation, "publish") as connection:
-        connection.publish(topic, payload)
-    text = f"published {len(payload)} bytes to {topic}"
+    try:
+        with _connected(invocation, "publish") as connection:
+            connection.publish(topic, payload)
+    except KeyboardInterrupt as error:
+        hint = "Run the same command again. If the broker has the message already, it arrives twice."
+        raise InterruptedRunError("interrupted", hint=hint) from error
+    text = f"published {len(payload)} {'byte' if len(payload) == 1 else 'bytes'} to {topic}"
     invocation.terminal.result({"published": {"topic": topic, "bytes": len(payload)}}, text, done=text)
+
+
+def _typed(terminal: Terminal) -> bytes:
+    """Read a message from stdin, at most one byte more than is allowed: stdin may be endless."""
+    if sys.stdin.isatty():
+        terminal.say("Type the message, and end it with Ctrl-D on a line of its own.")
+    return sys.stdin.buffer.read(limits.LARGEST_PAYLOAD + 1)
 
 
 @command("subscribe", example="hsm-enroll subscribe device/gateway-17/commands --count 1")
@@ -88,7 +99,8 @@ def _connected(invocation: Invocation, purpose: str) -> Connection:
     identity = Identity.load(settings.state)
     pin = wiring.credentials(identity, invocation.pin, invocation.at_pin_pad)
     keep_stdout()
-    with invocation.terminal.step(f"connecting to {settings.mqtt_endpoint or identity.mqtt_endpoint}"):
+    doing = f"connecting to {settings.mqtt_endpoint or identity.mqtt_endpoint}"
+    with invocation.terminal.step(doing), waiting.for_broker(invocation, identity):
         connection = wiring.connect(identity, pin, settings, purpose=purpose)
     for warning in connection.fallbacks.warnings:
         invocation.terminal.warn(warning)

@@ -2,24 +2,73 @@
 
 from __future__ import annotations
 
-from hsm_enroll.cli.documents import identity_document, identity_text
+from pathlib import Path
+
+import click
+
+from hsm_enroll.cli.documents import identity_document, identity_text, pending_document
 from hsm_enroll.cli.invocation import Invocation, command
+from hsm_enroll.cli.terminal import Terminal
+from hsm_enroll.device.pending import Pending, pending
+from hsm_enroll.errors import HsmEnrollError, NotEnrolledError
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.token.tokens import Tokens
 
 
 @command("status", example="hsm-enroll status --json")
 def status(invocation: Invocation) -> None:
-    """Show this device's identity; exit 3 if it is not enrolled.
+    """Show this device's identity, and what init did not finish; exit 3 if it is not enrolled.
 
-    It reads the token's public key and requires no PIN, so monitoring can run it often. The topics are those of the
+    It reads the token's public key and requires no PIN, so monitoring can run it often. If the token cannot be used, it
+    shows the identity and then the error, with the error's exit status. The topics are those of the
     built-in policy; an operator's own policy may differ.
     """
-    identity = Identity.load(invocation.settings.state)
-    with Tokens() as tokens:
-        public_key = tokens.public_key(identity.token, label=identity.key_label, key_id=identity.key_id)
-    matches = public_key == bytes(identity.certificate.public_key.dump())
-    document = identity_document(identity, invocation.settings.state, matches_certificate=matches)
-    invocation.terminal.result(document, identity_text(document))
+    folder = invocation.settings.state
+    try:
+        identity = Identity.load(folder)
+    except NotEnrolledError as error:
+        _say_pending(error, pending(folder, None))
+        raise
+    unfinished = _pending(folder, identity, invocation.terminal)
+    matches, problem = _look(identity)
+    document = identity_document(identity, folder, matches_certificate=matches)
+    document["pending"] = pending_document(unfinished)
+    text = identity_text(document)
+    if unfinished is not None:
+        text += f"\n{'Not finished':<12} {unfinished.message}\n{'':<12} {unfinished.advice}"
+    if problem is not None and invocation.terminal.as_json:
+        invocation.terminal.result({**document, "error": problem.document}, text)
+        raise click.exceptions.Exit(problem.exit_status)
+    invocation.terminal.result(document, text)
+    if problem is not None:
+        raise problem
     if not matches:
         invocation.terminal.warn("the token's key does not match the certificate. Run: hsm-enroll doctor")
+
+
+def _look(identity: Identity) -> tuple[bool | None, HsmEnrollError | None]:
+    """Return whether the token's key is the certificate's; or None, and the error that says why it cannot be known."""
+    try:
+        with Tokens() as tokens:
+            public_key = tokens.public_key(identity.token, label=identity.key_label, key_id=identity.key_id)
+    except HsmEnrollError as error:
+        return None, error
+    return public_key == bytes(identity.certificate.public_key.dump()), None
+
+
+def _pending(folder: Path, identity: Identity, terminal: Terminal) -> Pending | None:
+    """Return what is not finished; a journal that cannot be used does not hide the identity."""
+    try:
+        return pending(folder, identity)
+    except HsmEnrollError as error:
+        terminal.warn(f"{error.message}. {error.hint}")
+        return None
+
+
+def _say_pending(error: NotEnrolledError, unfinished: Pending | None) -> None:
+    """Let the error say which enrollment is not finished, and how to finish it."""
+    if unfinished is None:
+        return
+    error.message = f"{error.message}; {unfinished.message}"
+    error.hint = unfinished.advice
+    error.pending = pending_document(unfinished)

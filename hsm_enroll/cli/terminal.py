@@ -6,6 +6,7 @@ The rules:
 - colour and spinners appear only if stderr is a terminal, and not with NO_COLOR, ``--json`` or ``--quiet``;
   marks (✓, ✗) need only the terminal;
 - text is wrapped if it goes to a terminal;
+- what is waited for is named after 3 s, also without a terminal;
 - progress is never fatal: if stderr cannot be written, the command goes on without it;
 - if stdout cannot be written, that is an error that says what had been done;
 - control characters of foreign text are shown escaped;
@@ -18,6 +19,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -25,10 +27,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from hsm_enroll.cli.wrapping import wrapped
-from hsm_enroll.errors import HsmEnrollError
+from hsm_enroll.errors import HsmEnrollError, OutputError
+from hsm_enroll.escaping import escaped
+from hsm_enroll.version import __version__
 
-# Categories of Unicode: controls, formats such as those that reverse the direction, line and paragraph separators.
-_CONTROLS = {"Cc", "Cf", "Zl", "Zp"}
+# Line feeds, tabs, and the blanks that people write in some languages.
+_LAYOUT = "\n\t\u00a0\u202f\u3000"
+
+# Nobody waits longer than this without wondering.
+_SILENCE_SECONDS = 3.0
 
 
 class Terminal(NamedTuple):
@@ -82,6 +89,7 @@ class Terminal(NamedTuple):
         if self.verbose:
             import traceback
 
+            _tell(running_version())
             _tell("".join(traceback.format_exception(error)).rstrip("\n"), wrap=False)
         if self.as_json:
             # If stdout is what failed, the error is shown on stderr.
@@ -96,6 +104,23 @@ class Terminal(NamedTuple):
     def help(self, text: str) -> None:
         """Show on stderr how a command is used."""
         _tell(text, wrap=False)
+
+    @contextmanager
+    def waiting(self, what: str, seconds: float) -> Iterator[None]:
+        """Show after 3 s what is being waited for, also without a terminal.
+
+        Args:
+            what: what has to answer: ``"the API at https://api.example"``.
+            seconds: how long it is waited for at most.
+        """
+        text = f"  waiting for {what}, up to {seconds:.0f} s"
+        timer = threading.Timer(_SILENCE_SECONDS, self.say, [text])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     @contextmanager
     def step(self, doing: str, note: str = "") -> Iterator[None]:
@@ -150,8 +175,11 @@ class Terminal(NamedTuple):
         self._finished(self._mark("✗", "31"), doing, "failed")
 
     def _finished(self, mark: str, doing: str, outcome: str) -> None:
-        room = _width(sys.stderr) - len("✓ ") - len("  failed")
-        self.say(f"{mark} {doing:<{min(52, room)}} {outcome}" if len(doing) <= room else f"{mark} {doing}\n  {outcome}")
+        if self.quiet or self.as_json:
+            return
+        room = columns(sys.stderr) - len("✓ ") - len("   0.00 s")
+        row = f"✓ {doing:<{min(52, room)}} {outcome}" if len(doing) <= room else f"✓ {doing}\n  {outcome}"
+        _tell(row, label=mark)
 
     def _mark(self, mark: str, colour: str) -> str:
         if not sys.stderr.isatty() or "utf" not in sys.stderr.encoding.lower():
@@ -183,16 +211,16 @@ def flush() -> None:
             _discard(stream)
 
 
+def running_version() -> str:
+    """Return what a report of a fault needs: the versions of this program, Python and the machine."""
+    import platform
+
+    return f"hsm-enroll {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+
+
 def visible(text: str) -> str:
     """Return foreign text with its control characters escaped, but for tabs and line feeds."""
-    from unicodedata import category
-
-    return "".join(
-        character.encode("unicode_escape").decode("ascii")
-        if category(character) in _CONTROLS and character not in "\t\n"
-        else character
-        for character in text
-    )
+    return escaped(text, kept=_LAYOUT)
 
 
 def _write(content: str | bytes, done: str = "") -> None:
@@ -200,7 +228,7 @@ def _write(content: str | bytes, done: str = "") -> None:
 
     Raises:
         BrokenPipeError: nobody reads it, and nothing had been done.
-        HsmEnrollError: it cannot be written.
+        OutputError: it cannot be written.
     """
     try:
         if isinstance(content, bytes):
@@ -212,10 +240,7 @@ def _write(content: str | bytes, done: str = "") -> None:
         if isinstance(error, BrokenPipeError) and not done:
             raise
         what = f"{done}, but " if done else ""
-        raise HsmEnrollError(
-            f"{what}standard output cannot be written: {error.strerror}",
-            hint="What the command did stands; only its output is lost.",
-        ) from error
+        raise OutputError(f"{what}standard output cannot be written: {error.strerror}") from error
 
 
 def _tell(text: str, *, label: str | None = None, wrap: bool = True) -> None:
@@ -238,10 +263,10 @@ def _discard(stream: TextIO) -> None:
 
 
 def _fitted(text: str, stream: TextIO) -> str:
-    return wrapped(text, _width(stream)) if stream.isatty() else text
+    return wrapped(text, columns(stream)) if stream.isatty() else text
 
 
-def _width(stream: TextIO) -> int:
+def columns(stream: TextIO) -> int:
     """Return the columns of a terminal; 80 of anything else, or if it does not say."""
     try:
         return os.get_terminal_size(stream.fileno()).columns or 80
@@ -264,12 +289,17 @@ def ask_secret(prompt: str) -> str:
     return getpass.getpass(prompt, stream=sys.stderr)
 
 
-def confirm(question: str) -> bool:
-    """Ask a yes-or-no question whose default is no, on the terminal itself like :func:`ask_secret`."""
-    sys.stderr.write(f"{question} [y/N] ")
+def ask(prompt: str) -> str:
+    """Prompt for a line, on the terminal itself like :func:`ask_secret`; "" at the end of input."""
+    sys.stderr.write(f"{_fitted(visible(prompt), sys.stderr)} ")
     sys.stderr.flush()
     with Path("/dev/tty").open(encoding="utf-8", errors="replace") as keyboard:
-        return keyboard.readline().strip().lower() in {"y", "yes"}
+        return keyboard.readline().strip()
+
+
+def confirm(question: str) -> bool:
+    """Ask a yes-or-no question whose default is no."""
+    return ask(f"{question} [y/N]").lower() in {"y", "yes"}
 
 
 def has_person() -> bool:

@@ -1,4 +1,4 @@
-"""``hsm-enroll tokens`` and ``hsm-enroll token create``."""
+"""``hsm-enroll tokens`` and ``hsm-enroll token``."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from typing import Any
 import click
 
 from hsm_enroll.cli.invocation import Invocation, command
+from hsm_enroll.cli.prune import prune
 from hsm_enroll.device import device_token, pin
-from hsm_enroll.errors import HsmEnrollError, ModuleMissingError
+from hsm_enroll.errors import HsmEnrollError, MachineLimitError, ModuleMissingError, ModuleUnusableError
 from hsm_enroll.key import TokenName
 from hsm_enroll.store import files
-from hsm_enroll.token import discovery, tpm2
+from hsm_enroll.token import diagnosis, discovery
 from hsm_enroll.token.reports import TokenKind, TokenReport
 from hsm_enroll.token.tokens import Tokens
+from hsm_enroll.uri import Pkcs11Uri
 
 _KINDS = click.Choice([kind.value for kind in TokenKind])
 
@@ -31,16 +33,38 @@ def tokens(invocation: Invocation) -> None:
         raise ModuleMissingError("no PKCS#11 module was found on this machine")
     with Tokens() as modules:
         list_tokens = modules.start_listing(paths)
-        reports = [_report(path, list_tokens) for path in paths]
+        found = {path: _listed(path, list_tokens) for path in paths}
+    failures = [listed for listed in found.values() if isinstance(listed, HsmEnrollError)]
+    if len(failures) == len(found):
+        raise _whole_failure(failures)
+    reports = [_report(path, listed) for path, listed in found.items()]
     invocation.terminal.result({"modules": reports}, "\n".join(line for report in reports for line in _lines(report)))
 
 
-def _report(module: Path, list_tokens: Callable[[Path], list[TokenReport]]) -> dict[str, Any]:
+def _listed(module: Path, list_tokens: Callable[[Path], list[TokenReport]]) -> list[TokenReport] | HsmEnrollError:
     try:
-        found = list_tokens(module)
+        return list_tokens(module)
+    except MachineLimitError:
+        raise  # no fault of the module
     except HsmEnrollError as error:
-        return {"module": str(module), "error": error.message, "tokens": []}
-    return {"module": str(module), "error": None, "tokens": [_document(token) for token in found]}
+        return error
+
+
+def _whole_failure(failures: list[HsmEnrollError]) -> HsmEnrollError:
+    """Return the error for a run in which no module could list its tokens."""
+    if len(failures) == 1:
+        return failures[0]
+    return ModuleUnusableError("; ".join(error.message for error in failures), hint=failures[0].hint)
+
+
+def _report(module: Path, listed: list[TokenReport] | HsmEnrollError) -> dict[str, Any]:
+    if isinstance(listed, HsmEnrollError):
+        return {"module": str(module), "error": listed.message, "hint": listed.hint, "tokens": []}
+    with_token = {module} if any(token.initialized for token in listed) else set()
+    faults = diagnosis.lost(token.name for token in listed) + diagnosis.absences([module], with_token=with_token)
+    reasons = [f"{fault.message}. {fault.hint}" for fault in faults]
+    documents = [_document(token) for token in listed]
+    return {"module": str(module), "error": None, "hint": " ".join(reasons) or None, "tokens": documents}
 
 
 def _document(token: TokenReport) -> dict[str, Any]:
@@ -52,6 +76,7 @@ def _document(token: TokenReport) -> dict[str, Any]:
         "model": token.name.model,
         "slot": token.slot,
         "initialized": token.initialized,
+        "createBackend": token.creates,
         "loginRequired": token.login_required,
         "pinCountLow": token.pin_count_low,
         "pinFinalTry": token.pin_final_try,
@@ -62,22 +87,44 @@ def _document(token: TokenReport) -> dict[str, Any]:
 
 def _lines(report: dict[str, Any]) -> list[str]:
     lines: list[str] = [report["module"]]
-    options = "--label L --backend tpm2" if Path(report["module"]).name.startswith(tpm2.MODULE_NAME) else "--label L"
     if report["error"]:
-        return [*lines, f"  {report['error']}"]
+        return [*lines, f"  {report['error']}", f"    {report['hint']}"]
+    if report["hint"]:
+        lines.append(f"  {report['hint']}")
     for token in report["tokens"]:
         if not token["initialized"]:
-            lines.append(f"  slot {token['slot']} is free; to create a token: hsm-enroll token create {options}")
+            lines.append(f"  slot {token['slot']} {_about_free_slot(token['createBackend'])}")
             continue
         pin_state = "locked" if token["pinLocked"] else "one try left" if token["pinFinalTry"] else ""
-        lines.append(f"  {token['uri']}" + (f"  (PIN: {pin_state})" if pin_state else ""))
-        lines += [f"    {key}" for key in token["keys"]]
-    return lines if report["tokens"] else [*lines, "  no token"]
+        lines.append(f"  {_token_uri(token)}" + (f"  (PIN: {pin_state})" if pin_state else ""))
+        lines += [f"    {_key_row(key)}" for key in token["keys"]]
+    return lines if report["tokens"] or report["hint"] else [*lines, "  no token"]
+
+
+def _about_free_slot(kind: TokenKind | None) -> str:
+    if kind is None:
+        return "has no token yet; it is initialised with the token's own tool"
+    return f"is free; to create a token: hsm-enroll token create --label L --backend {kind}"
+
+
+def _token_uri(token: dict[str, Any]) -> str:
+    """Return the URI that selects a token, without what only describes it: it fits in a line."""
+    return str(Pkcs11Uri(token=token["label"], serial=token["serial"] or None))
+
+
+def _key_row(key: str) -> str:
+    """Return a public key's label, and the URI that selects its pair in the token above it.
+
+    Not by the label if there is an id: the private key's may be another one.
+    """
+    uri = Pkcs11Uri.parse(key)
+    selecting = Pkcs11Uri(id=uri.id) if uri.id else Pkcs11Uri(object=uri.object, type="public")
+    return f"{uri.object or 'no label'}  {selecting}"
 
 
 @click.group("token")
 def token() -> None:
-    """Create a token."""
+    """Create a token, or destroy the keys in it that are not in use."""
 
 
 @command("create", example="hsm-enroll token create --label gateway --backend tpm2")
@@ -131,4 +178,5 @@ def _show_created(
     invocation.terminal.result(whole, text, done=f"token {name.label!r} was created")
 
 
-token.add_command(create)
+for _command in (create, prune):
+    token.add_command(_command)

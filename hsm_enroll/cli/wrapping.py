@@ -29,16 +29,28 @@ def wrapped(text: str, width: int) -> str:
 def _wrapped_line(line: str, width: int) -> str:
     import textwrap
 
-    start = len(line) - len(line.lstrip(" "))
+    text = line.lstrip(" ")
+    start = len(line) - len(text)
     if start > width // 2:
         start = _SHALLOW
-    text = " " * start + line.lstrip(" ")
-    columns = [found.end() for found in _COLUMN.finditer(text)]
+    columns = [start + found.end() for found in _COLUMN.finditer(text)]
     if columns and columns[-1] > width // 2:
         # There is no room for columns.
-        text, columns = " " * start + _PADDING.sub("  ", text.lstrip(" ")), []
+        text, columns = _PADDING.sub("  ", text), []
     # A hint is indented already; a sentence that begins at the margin is not.
     hanging = columns[-1] if columns else start or 2
-    return "\n".join(
-        textwrap.wrap(text, width, subsequent_indent=" " * hanging, break_long_words=False, break_on_hyphens=False)
+    lines = textwrap.wrap(
+        text,
+        width,
+        initial_indent=" " * start,
+        subsequent_indent=" " * hanging,
+        break_long_words=False,
+        break_on_hyphens=False,
     )
+    return "\n".join(line if len(line) <= width else _moved_left(line, width) for line in lines)
+
+
+def _moved_left(line: str, width: int) -> str:
+    """Return a line that is one long word with as much of its indent as there is room for."""
+    word = line.lstrip(" ")
+    return f"{'':<{max(0, width - len(word))}}{word}"

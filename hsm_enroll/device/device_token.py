@@ -93,12 +93,13 @@ def prepare_tpm2() -> Path:
     """Check that a token can be created in the TPM that the environment names, and return its private store.
 
     Raises:
-        ModuleUnusableError: the TPM has no resource manager.
+        ModuleUnusableError: the TPM has no resource manager, or was cleared.
         UsageError, StateError: the store cannot be used; see ``token.tpm2.provision.prepare_store``.
     """
     from hsm_enroll.token.tpm2 import provision
 
     provision.refuse_unmanaged_tpm(os.environ)
+    provision.refuse_cleared_tpm(os.environ)
     return provision.prepare_store(os.environ)
 
 
@@ -136,6 +137,7 @@ def create(
     interrupted = unfinished and owner is not None and (owner.label, owner.module) == (label, module)
     if configured_pin is not None:
         selection.refuse_taken_label(reports, label)
+        selection.require_free_slot(reports, module, kind)
         return tokens.create(module, kind, label, so_pin=pin.generate_pin(), user_pin=configured_pin)
     existing = [token.name for token in reports if token.initialized and token.name.label == label]
     if existing and interrupted:
@@ -144,6 +146,7 @@ def create(
         pin.save_owner(folder, existing[0])
         return existing[0]
     selection.refuse_taken_label(reports, label)
+    selection.require_free_slot(reports, module, kind)
     left_over = (owner is None or unfinished) and pin.saved_pin_file(folder).exists()
     new_pin = pin.read_file(pin.saved_pin_file(folder)) if left_over else pin.generate_pin()
     if not left_over:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hsm_enroll.backend_api.deadline import started
-from hsm_enroll.device import plan
+from hsm_enroll.device import first_message, plan, preparation
 from hsm_enroll.device.plan import Obtain, Request, SendMessage
 from hsm_enroll.device.steps import Progress, Step, Steps
 from hsm_enroll.errors import (
@@ -32,12 +31,12 @@ from hsm_enroll.token import login, selection
 from hsm_enroll.x509.certificate import read_certificate
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
+    from datetime import datetime
 
     from asn1crypto.x509 import Name
 
     from hsm_enroll.backend_api.client import Issued, Terms
-    from hsm_enroll.device.ports import Ports, TokenKey, TokenSession
+    from hsm_enroll.device.ports import CertificateSource, FirstMessage, Ports, TokenKey, TokenSession
     from hsm_enroll.key import TokenName
     from hsm_enroll.secret import Secret
     from hsm_enroll.token.login import PinSource
@@ -50,8 +49,8 @@ class Outcome:
 
     Attributes:
         identity: the device's identity.
-        steps: ``token``, ``invite``, ``key``, ``csr``, ``certificate``, ``store`` and ``message``, in this order; only
-            ``message`` if the certificate was already stored.
+        steps: ``token``, ``invite``, ``create-token`` if it was created, ``key``, ``csr``, ``certificate``, ``store``
+            and ``message``, in this order; only ``message`` if the certificate was already stored.
         already_enrolled: whether the device was already enrolled; then no server was contacted.
         replacement_open: whether an earlier run with ``new_key`` is unfinished, and can be resumed.
     """
@@ -65,7 +64,7 @@ class Outcome:
 def enroll(request: Request, folder: Path, ports: Ports, progress: Progress = lambda _: nullcontext()) -> Outcome:
     """Enroll this device, resume an enrollment, or find that the device is enrolled; ``plan.decide`` says which.
 
-    If there is a valid identity and the token has its key, no server is contacted and no PIN is requested.
+    If there is a valid identity and the token has its key, no PIN is requested and no server is contacted.
 
     Args:
         request: what to enroll.
@@ -75,17 +74,20 @@ def enroll(request: Request, folder: Path, ports: Ports, progress: Progress = la
 
     Raises:
         BusyError: another run has locked the folder.
-        UsageError: the device is enrolled as another Thing, or an unfinished enrollment uses another key.
-        HsmEnrollError: any error of a step; the next run resumes at that step.
+        UsageError: the request contradicts what is in place, or an unfinished enrollment.
+        ClockError: this machine's clock cannot be right.
+        HsmEnrollError: any error of a step; the next run resumes at that step. If only the first message failed, its
+            message says that the device is enrolled.
     """
     with files.locked(folder):
         identity = _stored(folder)
-        to_do = plan.decide(request, identity, Attempt.load(folder), datetime.now(UTC))
+        request = _with_stored_path(request, identity)
+        to_do = plan.decide(request, identity, Attempt.load(folder), ports.clock.now())
         steps = Steps(progress)
         if isinstance(to_do, Obtain):
             return _obtain(to_do, request, folder, ports, steps)
         if isinstance(to_do, SendMessage):
-            return _finish(to_do.identity, None, folder, ports, steps)
+            return _finish(to_do.identity, None, folder, ports, steps, is_fresh=False)
         _verify(to_do.identity, ports)
         to_do.identity.save_copy(folder)
         return Outcome(to_do.identity, (), already_enrolled=True, replacement_open=to_do.replacement_open)
@@ -96,21 +98,19 @@ def _obtain(to_do: Obtain, request: Request, folder: Path, ports: Ports, steps: 
 
     find = ports.start_finding()
     client = ports.client()
+    if to_do.has_ended and to_do.replaces is not None:
+        preparation.check_clock(to_do.replaces, client, ports)
     # In parallel: it also opens the connection and starts the Lambda function before there is a request to send.
-    terms = started(client.terms)
-    with steps.step("token"):
-        token = find()
-        selection.require(token, request.key_type, mqtt=ports.message is not None)
-    if client.has_invite:
-        with steps.step("invite"):
-            invite = _terms(terms, to_do)
-    else:
-        invite = None
-        steps.skip("invite")
-    if invite is None and to_do.thing_name is None and to_do.under_way is not None and to_do.under_way.csr:
-        to_do = replace(to_do, thing_name=csr.common_name(to_do.under_way.csr))
-    thing_name = plan.thing_for(to_do, invite)
+    asked = started(client.terms)
+    key_type = plan.key_type_for(request, to_do.under_way)
+    if to_do.under_way is not None:
+        ports.audience.say(f"- resuming an unfinished enrollment, whose key is of type {key_type}")
+    may_create = to_do.under_way is None or request.new_key
+    found = preparation.token(find, key_type, ports, steps, may_create=may_create)
+    invite = preparation.terms(asked, to_do, client, ports, steps)
+    thing_name = plan.thing_for(_named(to_do, invite), invite)
     subject = csr.subject(thing_name, request.subject)
+    token = found or preparation.created_token(key_type, ports, steps)
     attempt = plan.attempt_with(token.name, request, to_do.under_way)
     # Before the key exists, so that a later run can find it; and before the login, in case the folder is not writable.
     attempt.save(folder)
@@ -120,50 +120,116 @@ def _obtain(to_do: Obtain, request: Request, folder: Path, ports: Ports, steps: 
         certification_request = _csr(attempt, key, subject, folder, steps)
     # The worker logs out and ends while the API processes the request.
     ports.tokens.dismiss()
+    issued = _issued(replace(attempt, csr=certification_request), thing_name, client, folder, ports, steps)
+    with steps.step("store"):
+        _check_issued(issued, key, ports.clock.now())
+        identity = _identity(issued, token.name, key, client.base_url)
+        identity.save(folder)
+    if to_do.replaces is not None and to_do.replaces.thing_name != thing_name:
+        _tell_of_other_thing(to_do.replaces.thing_name, ports)
+    return _finish(identity, token, folder, replace(ports, pin=pin), steps, is_fresh=True)
+
+
+def _named(to_do: Obtain, invite: Terms | None) -> Obtain:
+    """Return the plan with the name in the request that an earlier run built, if nothing else names the Thing."""
+    from hsm_enroll.x509 import csr
+
+    if invite is not None or to_do.thing_name is not None or to_do.under_way is None or not to_do.under_way.csr:
+        return to_do
+    return replace(to_do, thing_name=csr.common_name(to_do.under_way.csr))
+
+
+def _issued(
+    attempt: Attempt, thing_name: str, client: CertificateSource, folder: Path, ports: Ports, steps: Steps
+) -> Issued:
+    """Send the attempt's request."""
     meanwhile = ports.message.prepare if ports.message else None
-    with steps.step("certificate"):
+    with steps.step("certificate"), preparation.waiting_for(client, ports):
         try:
-            issued = client.enroll(certification_request, thing_name, meanwhile)
+            return client.enroll(attempt.csr or "", thing_name, meanwhile)
         except BackendRefusedError as error:
             if plan.is_spent_after(error.problem_code):
-                replace(attempt, csr=certification_request, is_spent=True).save(folder)
+                replace(attempt, is_spent=True).save(folder)
             raise
-    with steps.step("store"):
-        _check_issued(issued, key)
-        identity = Identity(
-            thing_name=issued.thing_name,
-            certificate_id=issued.certificate_id,
-            certificate_pem=issued.certificate_pem,
-            token=token.name,
-            key_label=key.label,
-            key_id=key.id,
-            key_type=key.key_type,
-            key_origin=key.origin,
-            api=client.base_url,
-            mqtt_endpoint=issued.mqtt_endpoint,
-            mqtt_port=issued.mqtt_port,
-            attested=issued.attested,
-        )
-        identity.save(folder)
-    return _finish(identity, token, folder, replace(ports, pin=pin), steps)
 
 
-def _finish(identity: Identity, token: TokenReport | None, folder: Path, ports: Ports, steps: Steps) -> Outcome:
-    """Send the first message; `token` is the token's report, None if this run has not looked for the token yet."""
+def _identity(issued: Issued, token: TokenName, key: TokenKey, api: str) -> Identity:
+    return Identity(
+        thing_name=issued.thing_name,
+        certificate_id=issued.certificate_id,
+        certificate_pem=issued.certificate_pem,
+        token=token,
+        key_label=key.label,
+        key_id=key.id,
+        key_type=key.key_type,
+        key_origin=key.origin,
+        api=api,
+        mqtt_endpoint=issued.mqtt_endpoint,
+        mqtt_port=issued.mqtt_port,
+        attested=issued.attested,
+    )
+
+
+def _tell_of_other_thing(name: str, ports: Ports) -> None:
+    ports.audience.warn(
+        f"the Thing {name} stays active in the cloud, and its certificate stays valid; if it is no longer needed, ask "
+        f"the operator to run: hsm-enroll fleet revoke {name}"
+    )
+
+
+def _finish(
+    identity: Identity, token: TokenReport | None, folder: Path, ports: Ports, steps: Steps, *, is_fresh: bool
+) -> Outcome:
+    """Send the first message.
+
+    Args:
+        identity: the device's identity, which is stored.
+        token: the token's report; None if this run has not looked for the token yet.
+        folder: the state folder.
+        ports: access to token and broker.
+        steps: the steps of this run.
+        is_fresh: whether the certificate was issued in this run.
+    """
     identity.save_copy(folder)
     if ports.message is None:
         steps.skip("message")
     else:
-        found = token or selection.enrolled(identity.token, ports.tokens.listed)
-        secret = login.credentials(found, ports.pin, ports.at_pin_pad)
-        with steps.step("message"):
-            try:
-                ports.message.send(identity, secret)
-            except MqttRefusedError:
+        try:
+            _send(ports.message, identity, token, ports, steps, is_fresh=is_fresh)
+        except HsmEnrollError as error:
+            if isinstance(error, MqttRefusedError):
                 _let_another_key_follow(folder)
-                raise
+            _say_enrolled(error, identity)
+            raise
     journal.close(folder)
     return Outcome(identity, tuple(steps.done), already_enrolled=False)
+
+
+def _send(
+    message: FirstMessage,
+    identity: Identity,
+    token: TokenReport | None,
+    ports: Ports,
+    steps: Steps,
+    *,
+    is_fresh: bool,
+) -> None:
+    found = token or selection.for_mqtt(identity.token, ports.tokens.listed)
+    secret = login.credentials(found, ports.pin, ports.at_pin_pad)
+    with steps.step("message"):
+        if is_fresh:
+            first_message.send(lambda: message.send(identity, secret), ports.clock, ports.audience)
+        else:
+            message.send(identity, secret)
+
+
+def _say_enrolled(error: HsmEnrollError, identity: Identity) -> None:
+    """Let an error of the first message say that the device is enrolled all the same."""
+    error.message = (
+        f"this device is enrolled as {identity.thing_name}; only the first message was not sent: {error.message}"
+    )
+    error.args = (error.message,)
+    error.hint = f"{error.hint} The next hsm-enroll init only sends the message."
 
 
 def _let_another_key_follow(folder: Path) -> None:
@@ -173,16 +239,6 @@ def _let_another_key_follow(folder: Path) -> None:
         replace(attempt, new_key=False).save(folder)
 
 
-def _terms(terms: Future[Terms | None], to_do: Obtain) -> Terms | None:
-    try:
-        return terms.result()
-    except BackendRefusedError as error:
-        # The request may have been carried out. Then the API answers it again, even if the invite has expired since.
-        if error.problem_code != "invite-invalid" or to_do.under_way is None or to_do.under_way.csr is None:
-            raise
-        return None
-
-
 def _stored(folder: Path) -> Identity | None:
     try:
         return Identity.load(folder)
@@ -190,12 +246,20 @@ def _stored(folder: Path) -> Identity | None:
         return None
 
 
+def _with_stored_path(request: Request, identity: Identity | None) -> Request:
+    """Return the request with the identity's path of the module, if it names the same file by another path."""
+    module = request.said.module
+    if identity is None or module is None or module.resolve() != identity.token.module.resolve():
+        return request
+    return replace(request, said=replace(request.said, module=identity.token.module))
+
+
 def _verify(identity: Identity, ports: Ports) -> None:
     public_key = ports.tokens.public_key(identity.token, label=identity.key_label, key_id=identity.key_id)
     if public_key != identity.certificate.public_key.dump():
         raise KeyMissingError(
             f"the key labelled {identity.key_label!r} does not match the certificate",
-            hint="Run hsm-enroll init --new-key to enroll with a new key.",
+            hint="Run hsm-enroll init --new-key INVITE to enroll with a new key.",
         )
 
 
@@ -209,6 +273,7 @@ def _key(attempt: Attempt, request: Request, session: TokenSession, folder: Path
         return key
     # Half a key pair, or one whose origin was not checked, left by an interrupted run; or the key of an abandoned one.
     session.destroy(label=attempt.key_label, key_id=attempt.key_id)
+    _clear(attempt, session, folder)
     try:
         with steps.step("key"):
             return session.generate(attempt.key_type, label=attempt.key_label, key_id=attempt.key_id)
@@ -217,6 +282,14 @@ def _key(attempt: Attempt, request: Request, session: TokenSession, folder: Path
             # No key was generated, and the next run may use another key type.
             journal.close(folder)
         raise
+
+
+def _clear(attempt: Attempt, session: TokenSession, folder: Path) -> None:
+    """Remove the nameless remains of a generation that was killed, but only if there were none before this attempt."""
+    if attempt.token_was_clean:
+        session.clear()
+    elif session.is_clean():
+        replace(attempt, token_was_clean=True).save(folder)
 
 
 def _has_none(session: TokenSession, attempt: Attempt) -> bool:
@@ -240,12 +313,12 @@ def _csr(attempt: Attempt, key: TokenKey, subject: Name, folder: Path, steps: St
     return request
 
 
-def _check_issued(issued: Issued, key: TokenKey) -> None:
+def _check_issued(issued: Issued, key: TokenKey, now: datetime) -> None:
     """Reject anything but a valid certificate for this key."""
     certificate = read_certificate(issued.certificate_pem)
     if certificate.public_key.dump() != key.public_key_info:
         raise ForeignCertificateError("the API returned a certificate for another key")
-    if certificate.not_valid_after <= datetime.now(UTC):
+    if certificate.not_valid_after <= now:
         raise ForeignCertificateError(
             f"the API returned a certificate that expired on {certificate.not_valid_after:%Y-%m-%d}",
             hint="Check this device's clock, then tell the operator of the backend.",

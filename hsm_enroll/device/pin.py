@@ -6,34 +6,43 @@ import os
 import stat
 import unicodedata
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from hsm_enroll.errors import PinExposedError, PinMissingError, StateCorruptError, StateError
+from hsm_enroll.errors import HsmEnrollError, PinExposedError, PinMissingError, StateCorruptError, StateError
 from hsm_enroll.key import TokenName
 from hsm_enroll.secret import Secret
 from hsm_enroll.store import files
 from hsm_enroll.store.pin_owner import PinOwner
+from hsm_enroll.token.login import Origin, Pin
 
 _CREDENTIAL = "hsm-enroll.pin"
 _STATE_FILE = "pin"
 # 21 of these 31 characters are more than 100 bits; none is easily mistaken for another.
 _ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
 _LENGTH = 21
+_GONE_HINT = (
+    "Restore the file from a backup, or set HSM_ENROLL_PIN_FILE to a file with the PIN. If nobody has it, the token's "
+    "keys are lost: create another token (hsm-enroll token create), and enroll again with a new invite: "
+    "hsm-enroll init --new-key INVITE"
+)
 
 
 def resolve(
     pin_file: Path | None,
     environment: Mapping[str, str],
     *,
-    saved_pin: Callable[[], Secret | None],
+    saved_pin: Callable[[], Pin | None],
     ask: Callable[[], Secret] | None,
-) -> Secret:
+) -> Pin:
     """Return the PIN from the first source that exists.
 
     The order: ``pin_file`` (``HSM_ENROLL_PIN_FILE`` or the configuration), the systemd credential ``hsm-enroll.pin``,
     ``HSM_ENROLL_PIN``, the PIN that ``token create`` saved for this very token, a prompt. From each of them the PIN is
-    the first line, without blanks around it. Does *not* try the PIN.
+    the first line, without blanks around it. Somebody who can be asked may type a PIN in the place of a saved one that
+    is gone. Does *not* try the PIN.
 
     Args:
         pin_file: a file whose first line is the PIN.
@@ -50,14 +59,18 @@ def resolve(
     configured = configured_pin(pin_file, environment)
     if configured is not None:
         return configured
-    if (saved := saved_pin()) is not None:
-        return saved
+    try:
+        if (saved := saved_pin()) is not None:
+            return saved
+    except PinMissingError:
+        if ask is None:
+            raise
     if ask is not None and (typed := ask()):
-        return _cleaned(typed, "the PIN that was typed")
+        return _cleaned(typed, Origin("the PIN that was typed"))
     raise PinMissingError("the token requires a PIN, but none was given")
 
 
-def configured_pin(pin_file: Path | None, environment: Mapping[str, str]) -> Secret | None:
+def configured_pin(pin_file: Path | None, environment: Mapping[str, str]) -> Pin | None:
     """Return the PIN from the configuration or the environment, or None if they have none; nobody is asked.
 
     Raises:
@@ -67,16 +80,21 @@ def configured_pin(pin_file: Path | None, environment: Mapping[str, str]) -> Sec
         return read_file(pin_file)
     if directory := environment.get("CREDENTIALS_DIRECTORY"):
         # systemd protects the folder and chooses the file's mode (systemd.exec, CREDENTIALS).
-        credential = _content(Path(directory) / _CREDENTIAL)
+        file = Path(directory) / _CREDENTIAL
+        credential = _content(file, Origin(f"the PIN in the systemd credential {file}"))
         if credential is not None:
             return credential
     if pin := Secret(environment.get("HSM_ENROLL_PIN", "")):
-        return _cleaned(pin, "the PIN in HSM_ENROLL_PIN")
+        return _cleaned(pin, Origin("the PIN in HSM_ENROLL_PIN"))
     return None
 
 
-def read_file(file: Path) -> Secret:
+def read_file(file: Path, origin: Origin | None = None) -> Pin:
     """Return the PIN in a file: its first line.
+
+    Args:
+        file: the file.
+        origin: what to say about the PIN; None says that it is in the file.
 
     Raises:
         PinExposedError: group or others have access to it.
@@ -91,7 +109,7 @@ def read_file(file: Path) -> Secret:
         raise StateError(f"the PIN file {file} cannot be read: {error.strerror}") from error
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise PinExposedError(f"the PIN file {file} is accessible to other users (mode {stat.S_IMODE(mode):04o})")
-    if (pin := _content(file)) is None:
+    if (pin := _content(file, origin or Origin(f"the PIN in the file {file}"))) is None:
         raise PinMissingError(f"the PIN file {file} does not exist")
     return pin
 
@@ -116,10 +134,7 @@ def save_pin(folder: Path, pin: Secret) -> Path:
     """
     file = saved_pin_file(folder)
     if os.path.lexists(file):
-        raise StateError(
-            f"{file} contains the PIN of another token",
-            hint="Move the file away, or set HSM_ENROLL_PIN_FILE to a file with the new token's PIN.",
-        )
+        raise _other_pin(folder, file)
     files.write(file, lambda: pin.reveal() + "\n")
     return file
 
@@ -135,7 +150,7 @@ def save_owner(folder: Path, token: TokenName) -> None:
     # The serial is added once the token has been created.
     if owner is None or owner.token not in {token, TokenName(token.module, token.label, "", "", "")}:
         owner = PinOwner(token)
-    replace(owner, token=token).save(folder)
+    replace(owner, token=token, is_refused=False).save(folder)
 
 
 def load_owner(folder: Path) -> TokenName | None:
@@ -148,29 +163,52 @@ def load_owner(folder: Path) -> TokenName | None:
     return None if owner is None else owner.token
 
 
-def saved_pin(folder: Path, token: TokenName) -> Secret | None:
+def saved_pin(folder: Path, token: TokenName) -> Pin | None:
     """Return the PIN that was saved for this very token, or None: another token's PIN could lock it.
 
     Raises:
         StateError, StateCorruptError, StateTooNewError, PinExposedError, PinMissingError: the state folder's files
             cannot be used.
     """
+    owner = PinOwner.load(folder)
+    if owner is None or owner.token.label != token.label or owner.token.serial not in {"", token.serial}:
+        return None
+    if not owner.token.serial and owner.token.module != token.module:
+        return None
+    file = saved_pin_file(folder)
+    # Without a serial the token was not finished, and may not have this PIN.
+    is_certain = bool(owner.token.serial) and not owner.is_refused
+    text = f"the PIN that token create saved in {file}"
+    if not os.path.lexists(file):
+        raise PinMissingError(f"{text} is gone: there is no such file", hint=_GONE_HINT)
+    return read_file(file, Origin(text, partial(_distrust, folder, owner) if is_certain else None))
+
+
+def _distrust(folder: Path, owner: PinOwner) -> None:
+    """Note that the token has refused the saved PIN, if the note can be written."""
+    with suppress(HsmEnrollError):
+        replace(owner, is_refused=True).save(folder)
+
+
+def _other_pin(folder: Path, file: Path) -> StateError:
+    """Return the error for a saved PIN that would be overwritten, which names the token that it belongs to."""
     owner = load_owner(folder)
-    if owner is None or owner.label != token.label or owner.serial not in {"", token.serial}:
-        return None
-    if not owner.serial and owner.module != token.module:
-        return None
-    return read_file(saved_pin_file(folder))
+    whose = "an unknown token" if owner is None else f"token {owner.label!r} in {owner.module}"
+    return StateError(
+        f"{file} has the PIN of {whose}, and the state folder holds one PIN",
+        hint="While that token is in use, give the new one a PIN of its own: put it into a file of mode 0600 and set "
+        f"HSM_ENROLL_PIN_FILE to its path. If that token is no longer needed: mv {file} {file}.old",
+    )
 
 
-def _content(file: Path) -> Secret | None:
+def _content(file: Path, origin: Origin) -> Pin | None:
     """Return the PIN in a file, or None if the file does not exist."""
     try:
         text = _text(file)
     except StateCorruptError:
         # Without the cause, which contains a byte of the PIN.
-        raise PinMissingError(f"the PIN file {file} is not valid UTF-8") from None
-    return None if text is None else _cleaned(text, f"the PIN file {file}")
+        raise PinMissingError(f"{origin.text} is not valid UTF-8") from None
+    return None if text is None else _cleaned(text, origin)
 
 
 def _text(file: Path) -> Secret | None:
@@ -179,18 +217,18 @@ def _text(file: Path) -> Secret | None:
     return None if text is None else Secret(text)
 
 
-def _cleaned(text: Secret, source: str) -> Secret:
+def _cleaned(text: Secret, origin: Origin) -> Pin:
     """Return the first line without blanks around it; whatever the source, so that any can replace any other.
 
     A PIN that nobody can have meant is refused here, since the token would count it as a wrong one.
     """
-    pin = _first_line(text)
+    pin = Pin(_first_line(text).reveal(), origin)
     if not pin:
-        raise PinMissingError(f"{source} is empty")
+        raise PinMissingError(f"{origin.text} is empty")
     if _has_any_of(pin, "Cs"):  # what Python makes of other bytes in the environment
-        raise PinMissingError(f"{source} is not valid UTF-8")
+        raise PinMissingError(f"{origin.text} is not valid UTF-8")
     if _has_any_of(pin, "Cc"):
-        raise PinMissingError(f"{source} contains a control character, so it was not tried")
+        raise PinMissingError(f"{origin.text} contains a control character, so it was not tried")
     return pin
 
 

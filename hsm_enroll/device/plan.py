@@ -10,14 +10,18 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from hsm_enroll.device import clock
 from hsm_enroll.errors import BackendRefusedError, UsageError
 from hsm_enroll.key import DEFAULT_KEY_TYPE, KeyType, TokenName
 from hsm_enroll.store.journal import Attempt
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from hsm_enroll.backend_api.client import Terms
     from hsm_enroll.device.ports import TokenKey
     from hsm_enroll.store.identity import Identity
+    from hsm_enroll.uri import Pkcs11Uri
 
 # AWS IoT's CreateThing allows 128 characters, but a certificate's CN only 64 (RFC 5280, ub-common-name).
 _THING_NAME = re.compile(r"[a-zA-Z0-9:_-]{1,64}")
@@ -27,21 +31,44 @@ _KEY_IS_SPENT = {"key-enrolled", "thing-revoked"}
 
 
 @dataclass(frozen=True, slots=True)
+class Said:
+    """What was asked for explicitly in this run; None means not. It must not contradict what is in place.
+
+    The environment and the configuration, which outlive a run, apply to a new enrollment only.
+
+    Attributes:
+        api: base URL of the API, from an option or the invite.
+        key_type: type of the key.
+        token: which token.
+        module: file of the PKCS#11 module, an absolute path.
+        has_invite: whether an invite was given.
+    """
+
+    api: str | None = None
+    key_type: KeyType | None = None
+    token: Pkcs11Uri | None = None
+    module: Path | None = None
+    has_invite: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """What to enroll.
 
     Attributes:
         thing_name: name of the Thing, ``[a-zA-Z0-9:_-]{1,64}``; None uses the stored identity's name, or else the
             invite's.
-        key_type: type of the key.
+        key_type: type of a new key; an unfinished enrollment keeps its own unless another one is asked for explicitly.
         subject: RFC 4514 string that is added to ``CN=<thing>`` in the CSR's subject.
         new_key: enroll with a new key; the current one stays in the token.
+        said: what was asked for explicitly.
     """
 
     thing_name: str | None
     key_type: KeyType = DEFAULT_KEY_TYPE
     subject: str | None = None
     new_key: bool = False
+    said: Said = Said()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +78,14 @@ class Obtain:
     Attributes:
         thing_name: a valid Thing name; None uses the invite's.
         under_way: the attempt that an earlier run did not finish; None if there is nothing to resume.
+        replaces: the identity that it takes the place of; None if there is none.
+        has_ended: whether that identity is replaced only because its certificate has ended by this machine's clock.
     """
 
     thing_name: str | None
     under_way: Attempt | None
+    replaces: Identity | None = None
+    has_ended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,25 +124,79 @@ def decide(request: Request, identity: Identity | None, attempt: Attempt | None,
         now: the current time, with a time zone.
 
     Raises:
-        UsageError: the device is enrolled as another Thing, or the Thing name is not valid.
+        UsageError: the request contradicts what is in place, or the Thing name is not valid.
+        ClockError: the current time cannot be right.
     """
-    stored = identity is not None and attempt is not None and attempt.key_id == identity.key_id
     if identity is None:
+        _refuse_another_key_type(request, attempt)
+        clock.check(now)
         return Obtain(_thing_name(request, None), attempt)
-    if not request.new_key and request.thing_name not in {None, identity.thing_name}:
-        raise UsageError(
-            f"this device is enrolled as {identity.thing_name!r}, not as {request.thing_name!r}",
-            hint="To enroll it as another Thing, run: hsm-enroll init --new-key --thing NAME INVITE",
-        )
+    stored = attempt is not None and attempt.key_id == identity.key_id
+    under_way = None if stored else attempt
+    contradiction = _contradiction(request, identity)
+    if contradiction is not None and not request.new_key:
+        raise contradiction
+    clock.check(now, identity.certificate)
     # The requested new key is already in place; only its first message was not sent.
-    is_replaced = stored and attempt is not None and attempt.new_key and attempt.key_type is request.key_type
-    is_replaced = is_replaced and request.thing_name in {None, identity.thing_name}
-    has_expired = identity.certificate.not_valid_after <= now
-    if has_expired or (request.new_key and not is_replaced):
-        return Obtain(_thing_name(request, identity), None if stored else attempt)
+    is_replaced = attempt is not None and stored and attempt.new_key and contradiction is None
+    if request.new_key and not is_replaced:
+        return Obtain(_thing_name(request, identity), under_way, identity)
+    if identity.certificate.not_valid_after <= now:
+        _refuse_another_key_type(request, under_way)
+        return Obtain(_thing_name(request, identity), under_way, identity, has_ended=True)
     if stored:
         return SendMessage(identity)
     return Verify(identity, replacement_open=attempt is not None)
+
+
+def _contradiction(request: Request, identity: Identity) -> UsageError | None:
+    """Return the error for a request for something else than what is in place; None if there is no contradiction."""
+    said, token = request.said, identity.token
+    if request.thing_name not in {None, identity.thing_name}:
+        what = f"this device is enrolled as {identity.thing_name!r}, not as {request.thing_name!r}"
+        return _contradicted(what, f"--thing {request.thing_name}")
+    if said.api is not None and said.api.lower() != identity.api.lower():
+        what = f"this device is enrolled at {identity.api}, not at {said.api}"
+        return _contradicted(what, "" if said.has_invite else f"--api {said.api}")
+    if said.key_type not in {None, identity.key_type}:
+        what = f"this device is enrolled with a key of type {identity.key_type}, not {said.key_type}"
+        return _contradicted(what, f"--key-type {said.key_type}")
+    if said.token is not None and not _is_named(token, said.token):
+        what = f"this device's key is in token {token.label!r}, serial {token.serial!r}, and not in {said.token}"
+        return _contradicted(what, f"--token '{said.token}'")
+    if said.module not in {None, token.module}:
+        what = f"this device's key is in a token of {token.module}, not of {said.module}"
+        return _contradicted(what, f"--module {said.module}")
+    return None
+
+
+def _is_named(token: TokenName, uri: Pkcs11Uri) -> bool:
+    return all(wanted in {None, own} for wanted, own in zip(uri.of_token, token.uri, strict=True))
+
+
+def _contradicted(what: str, option: str) -> UsageError:
+    words = f"{option} " if option else ""
+    keep = f"leave out {option}" if option else "run init without the invite"
+    return UsageError(
+        what, hint=f"To keep what is in place, {keep}. To replace the key: hsm-enroll init --new-key {words}INVITE"
+    )
+
+
+def _refuse_another_key_type(request: Request, under_way: Attempt | None) -> None:
+    said = request.said.key_type
+    if under_way is None or request.new_key or said in {None, under_way.key_type}:
+        return
+    raise UsageError(
+        f"an unfinished enrollment uses a key of type {under_way.key_type}, not {said}",
+        hint=f"To resume it, leave out --key-type. To start over: hsm-enroll init --new-key --key-type {said} INVITE",
+    )
+
+
+def key_type_for(request: Request, under_way: Attempt | None) -> KeyType:
+    """Return the type of the key to enroll: that of the unfinished attempt, unless another one is asked for."""
+    if under_way is None:
+        return request.said.key_type or request.key_type
+    return request.said.key_type or under_way.key_type
 
 
 def thing_for(plan: Obtain, terms: Terms | None) -> str:
@@ -122,7 +207,7 @@ def thing_for(plan: Obtain, terms: Terms | None) -> str:
         terms: what the invite says; None if that is not known.
 
     Raises:
-        BackendRefusedError: the invite is for another Thing, or another device has used it.
+        BackendRefusedError: the invite is for another Thing, needs attestation, or another device has used it.
         UsageError: neither gives a valid name.
     """
     requested = plan.thing_name
@@ -133,9 +218,7 @@ def thing_for(plan: Obtain, terms: Terms | None) -> str:
                 hint="Give the invite, which names its Thing: hsm-enroll init INVITE. Without one, give --thing NAME.",
             )
         return requested
-    # A device whose request may have been carried out comes back with the invite that it used.
-    if terms.is_used_up and (plan.under_way is None or plan.under_way.csr is None):
-        raise _refused("this invite was used already", "Ask the operator for a new invite.")
+    _check_terms(plan, terms)
     prefix = terms.thing.removesuffix("*")
     if prefix == terms.thing:
         if requested in {None, terms.thing}:
@@ -148,6 +231,18 @@ def thing_for(plan: Obtain, terms: Terms | None) -> str:
     if not requested.startswith(prefix):
         raise _refused(f"this invite is for names that match {terms.thing}, not for {requested!r}", hint)
     return requested
+
+
+def _check_terms(plan: Obtain, terms: Terms) -> None:
+    if terms.needs_attestation:
+        raise BackendRefusedError(
+            "this invite is for one TPM, which has to attest the key, and this version cannot do that",
+            problem_code="attestation-required",
+            hint="Ask the operator for an invite that is not bound to a TPM.",
+        )
+    # A device whose request may have been carried out comes back with the invite that it used.
+    if terms.is_used_up and (plan.under_way is None or plan.under_way.csr is None):
+        raise _refused("this invite was used already", "Ask the operator for a new invite.")
 
 
 def _refused(message: str, hint: str) -> BackendRefusedError:
@@ -163,22 +258,21 @@ def attempt_with(token: TokenName, request: Request, under_way: Attempt | None) 
         under_way: the unfinished attempt, as in :class:`Obtain`.
 
     Raises:
-        UsageError: the unfinished attempt has another token or key type, and ``new_key`` does not abandon it.
+        UsageError: the unfinished attempt has another token, and ``new_key`` does not abandon it.
     """
+    key_type = key_type_for(request, under_way)
     if under_way is None:
-        return Attempt.begin(token, request.key_type, new_key=request.new_key)
-    same_token = (under_way.token.label, under_way.token.serial) == (token.label, token.serial)
-    if same_token and under_way.key_type is request.key_type:
-        return under_way
-    if not request.new_key:
-        raise UsageError(
-            f"an unfinished enrollment uses a key of type {under_way.key_type} in token {under_way.token.label!r}",
-            hint="Run init with that token and key type to resume it, or with --new-key to abandon it.",
-        )
-    if same_token:
-        # The abandoned key is destroyed when a key of the other type is generated with its label and id.
-        return replace(under_way, key_type=request.key_type)
-    return Attempt.begin(token, request.key_type, new_key=True)
+        return Attempt.begin(token, key_type, new_key=request.new_key)
+    if (under_way.token.label, under_way.token.serial) == (token.label, token.serial):
+        # A key of another type is destroyed when one of this type is generated with its label and id.
+        return under_way if under_way.key_type is key_type else replace(under_way, key_type=key_type)
+    if request.new_key:
+        return Attempt.begin(token, key_type, new_key=True)
+    other = under_way.token
+    raise UsageError(
+        f"an unfinished enrollment uses token {other.label!r}, serial {other.serial!r}, not {token.label!r}",
+        hint=f"To resume it: --token '{other.uri}'. To start over with this token: hsm-enroll init --new-key INVITE",
+    )
 
 
 def may_use(key: TokenKey | None, attempt: Attempt, request: Request) -> bool:

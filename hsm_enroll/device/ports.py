@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -59,6 +61,12 @@ class TokenSession(Protocol):
     def destroy(self, *, label: str, key_id: bytes) -> None:
         """Destroy both halves of a key pair; it is not an error if they do not exist."""
 
+    def is_clean(self) -> bool:
+        """Whether the token certainly has nothing that a killed generation left."""
+
+    def clear(self) -> None:
+        """Destroy what a killed generation left."""
+
 
 class TokenAccess(Protocol):
     """This machine's tokens; see ``token.tokens.Tokens``."""
@@ -102,8 +110,55 @@ class CertificateSource(Protocol):
     def terms(self) -> Terms | None:
         """Return the invite's terms, before anything is created; None if there are none."""
 
+    def clock(self) -> datetime | None:
+        """Return what the API's clock shows; None if it does not say."""
+
     def enroll(self, csr: str, thing_name: str, meanwhile: Callable[[], None] | None) -> Issued:
         """Return the certificate for a request, the same one each time; call ``meanwhile`` once it has been sent."""
+
+
+class Clock:
+    """This machine's clock."""
+
+    def now(self) -> datetime:
+        """Return the time, with a time zone."""
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        """Return seconds since some moment; they never go back."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        time.sleep(seconds)
+
+
+class Audience(Protocol):
+    """Whoever watches the run; ``cli.terminal.Terminal`` is one."""
+
+    def say(self, text: str) -> None:
+        """Tell what is going on."""
+
+    def warn(self, text: str) -> None:
+        """Tell what somebody should act on."""
+
+    def waiting(self, what: str, seconds: float) -> AbstractContextManager[None]:
+        """Tell, unless the block ends soon, what it waits for and for how many seconds at most."""
+
+
+class Nobody:
+    """The audience of a program."""
+
+    def say(self, text: str) -> None:
+        """Tell nobody."""
+
+    def warn(self, text: str) -> None:
+        """Tell nobody."""
+
+    def waiting(self, what: str, seconds: float) -> AbstractContextManager[None]:
+        """Tell nobody."""
+        del what, seconds
+        return nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +167,14 @@ class Ports:
 
     Attributes:
         tokens: this machine's tokens.
-        start_finding: starts looking for the token, without a login, and returns a function that waits for the result,
-            or creates the token.
+        start_finding: starts looking for the token, without a login, and returns a function that waits for the result.
         pin: returns a token's PIN; called at most once.
         client: returns the client of the enrollment API; called only if one is needed, before anything is created.
         message: sends the first message; None sends none.
         at_pin_pad: called with the token that is waiting for its PIN at its own keypad.
+        create_token: creates a token if there is none; None creates none.
+        audience: whoever watches the run.
+        clock: this machine's clock.
     """
 
     tokens: TokenAccess
@@ -126,3 +183,6 @@ class Ports:
     client: Callable[[], CertificateSource]
     message: FirstMessage | None
     at_pin_pad: Callable[[TokenName], None] = lambda _: None
+    create_token: Callable[[], TokenReport] | None = None
+    audience: Audience = field(default_factory=Nobody)
+    clock: Clock = field(default_factory=Clock)

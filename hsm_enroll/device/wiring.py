@@ -9,19 +9,22 @@ from typing import TYPE_CHECKING
 
 from hsm_enroll.backend_api.invite import Invite
 from hsm_enroll.device import device_token, pin
-from hsm_enroll.device.ports import Ports
-from hsm_enroll.errors import TokenNotFoundError, UsageError
+from hsm_enroll.device.ports import Audience, Nobody, Ports
+from hsm_enroll.errors import ModuleMissingError, PinWrongError, TokenNotFoundError, UsageError
 from hsm_enroll.key import TokenName
 from hsm_enroll.secret import Secret
 from hsm_enroll.settings import Settings, Tls
 from hsm_enroll.store.identity import Identity
-from hsm_enroll.token import login, selection
+from hsm_enroll.store.journal import Attempt
+from hsm_enroll.token import diagnosis, login, selection
+from hsm_enroll.token.login import origin_of, wrong_pin
 from hsm_enroll.token.reports import TokenKind, TokenReport
 from hsm_enroll.token.tokens import Tokens
+from hsm_enroll.uri import Pkcs11Uri
 
 if TYPE_CHECKING:
     from hsm_enroll.backend_api.client import EnrollmentClient
-    from hsm_enroll.iot import Connection
+    from hsm_enroll.iot import Connection, Keeper, OnConnection, Will
 
 _DEFAULT_LABEL = "hsm-enroll"
 
@@ -34,6 +37,8 @@ def ports(
     *,
     ask_invite: Callable[[], Invite] | None = None,
     create_token: bool = False,
+    new_token_pin: Callable[[TokenName], Secret | None] | None = None,
+    audience: Audience | None = None,
 ) -> Ports:
     """Return the ports of an enrollment, without the first message, which the caller adds.
 
@@ -45,13 +50,18 @@ def ports(
         ask_invite: prompts for an invite, if an API is needed and neither `invitation` nor the settings name one; None
             if nobody can be prompted.
         create_token: create a SoftHSM token if none matches.
+        new_token_pin: returns the PIN for a token that is created; None is the configured one, or a random one.
+        audience: whoever watches the run; None is nobody.
     """
+    audience = audience or Nobody()
     return Ports(
-        client=lambda: _client(resolved, invitation, ask_invite),
+        client=lambda: _client(resolved, invitation, ask_invite, audience),
         tokens=tokens,
-        start_finding=lambda: _start_finding(resolved, tokens, create_token=create_token),
+        start_finding=lambda: _start_finding(resolved, tokens),
         pin=pin_source,
         message=None,
+        create_token=(lambda: _created(resolved, tokens, new_token_pin)) if create_token else None,
+        audience=audience,
     )
 
 
@@ -67,34 +77,72 @@ def credentials(
         reports = tokens.start_listing([identity.token.module])
         # Import awscrt meanwhile: that takes about as long as listing the tokens.
         import_module("hsm_enroll.iot.connection")
-        token = selection.enrolled(identity.token, reports)
+        token = selection.for_mqtt(identity.token, reports)
         tokens.dismiss()
         return login.credentials(token, pin_source, at_pin_pad)
 
 
 def connect(identity: Identity, pin: Secret | None, resolved: Settings, *, purpose: str | None = None) -> Connection:
-    """Connect to the broker that the settings, or else the identity, specify.
+    """Connect to the broker once, without reconnecting; see :func:`keep`.
 
     Args:
         identity: the device's identity.
         pin: what ``login.credentials`` returned for the token.
-        resolved: the resolved settings: trust anchor, endpoint, port and TLS versions.
+        resolved: the resolved settings.
         purpose: use a client id of its own, ``<thing>/<purpose>-<random>``; None uses the Thing's name.
-
-    Raises:
-        HsmEnrollError: as ``hsm_enroll.iot.connect``.
     """
     from hsm_enroll import iot
 
-    return iot.connect(
+    return iot.Connection(keep(identity, lambda: pin, resolved, purpose=purpose))
+
+
+def keep(
+    identity: Identity,
+    login: Callable[[], Secret | None],
+    resolved: Settings,
+    *,
+    purpose: str | None = None,
+    will: Will | None = None,
+    reconnects: bool = False,
+    on_connection: OnConnection | None = None,
+) -> Keeper:
+    """Connect to the broker that the settings, or else the identity, specify, and keep the connection.
+
+    Args:
+        identity: the device's identity.
+        login: returns what ``login.credentials`` returned for the token; called before each login.
+        resolved: the resolved settings: trust anchor, endpoint, port, TLS versions and keep-alive.
+        purpose: use a client id of its own, ``<thing>/<purpose>-<random>``; None uses the Thing's name.
+        will: what the broker publishes if the connection is lost.
+        reconnects: whether to connect again after a loss.
+        on_connection: is told of each change.
+
+    Raises:
+        HsmEnrollError: as ``hsm_enroll.iot.keep``.
+    """
+    from hsm_enroll import iot
+
+    target = iot.Target.of(
         identity,
-        pin,
         purpose=purpose,
         ca_file=resolved.ca_file,
         endpoint=resolved.mqtt_endpoint,
         port=resolved.mqtt_port,
         tls13=resolved.tls is Tls.AUTO,
+        keep_alive=resolved.mqtt_keep_alive,
+        will=will,
     )
+    secrets: list[Secret | None] = [None]
+
+    def noted() -> Secret | None:
+        secrets[0] = login()
+        return secrets[0]
+
+    with diagnosis.explained(identity.token.module):
+        try:
+            return iot.keep(target, noted, reconnects=reconnects, on_connection=on_connection)
+        except PinWrongError as error:
+            raise wrong_pin(error, identity.token, origin_of(secrets[0])) from error
 
 
 def unattended(resolved: Settings) -> Callable[[TokenName], Secret]:
@@ -104,7 +152,9 @@ def unattended(resolved: Settings) -> Callable[[TokenName], Secret]:
     )
 
 
-def _client(resolved: Settings, invitation: Invite | None, ask_invite: Callable[[], Invite] | None) -> EnrollmentClient:
+def _client(
+    resolved: Settings, invitation: Invite | None, ask_invite: Callable[[], Invite] | None, audience: Audience
+) -> EnrollmentClient:
     from hsm_enroll.backend_api.client import EnrollmentClient
 
     if invitation is None and resolved.api_url is None and ask_invite is not None:
@@ -115,26 +165,34 @@ def _client(resolved: Settings, invitation: Invite | None, ask_invite: Callable[
             "no API given",
             hint="Give the invite: hsm-enroll init INVITE. An open deployment needs --api URL and --thing NAME.",
         )
-    return EnrollmentClient(url, code=invitation.code if invitation else None, ca_file=resolved.ca_file)
+    code = invitation.code if invitation else None
+    return EnrollmentClient(url, code=code, ca_file=resolved.ca_file, tell=lambda text: audience.say(f"  {text}"))
 
 
-def _start_finding(resolved: Settings, tokens: Tokens, *, create_token: bool) -> Callable[[], TokenReport]:
-    find = device_token.start_finding(resolved, tokens)
+def _start_finding(resolved: Settings, tokens: Tokens) -> Callable[[], TokenReport]:
+    """Start looking for the token; if nothing names one, an unfinished enrollment's own comes first."""
+    attempt = Attempt.load(resolved.state)
+    if attempt is None or resolved.token is not None or resolved.module is not None:
+        return device_token.start_finding(resolved, tokens)
+    own = Pkcs11Uri(token=attempt.token.label, serial=attempt.token.serial or None)
+    named = resolved._replace(token=own, module=attempt.token.module)
+    find_own = device_token.start_finding(named, tokens)
 
-    def find_or_create() -> TokenReport:
+    def find() -> TokenReport:
         try:
-            return find()
-        except TokenNotFoundError:
-            if not create_token:
-                raise
-        return _created(resolved, tokens)
+            return find_own()
+        except (ModuleMissingError, TokenNotFoundError):
+            return device_token.find(resolved, tokens)
 
-    return find_or_create
+    return find
 
 
-def _created(resolved: Settings, tokens: Tokens) -> TokenReport:
+def _created(
+    resolved: Settings, tokens: Tokens, new_token_pin: Callable[[TokenName], Secret | None] | None
+) -> TokenReport:
     label = resolved.token.token if resolved.token and resolved.token.token else _DEFAULT_LABEL
-    configured = pin.configured_pin(resolved.pin_file, os.environ)
     module = device_token.module_for(TokenKind.SOFTHSM, resolved)
-    token = device_token.create(tokens, resolved.state, module, label, configured)
+    chosen = new_token_pin or (lambda _: pin.configured_pin(resolved.pin_file, os.environ))
+    user_pin = chosen(TokenName(module, label, "", "", ""))
+    token = device_token.create(tokens, resolved.state, module, label, user_pin)
     return selection.enrolled(token, tokens.listed)

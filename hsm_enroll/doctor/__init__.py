@@ -18,7 +18,7 @@ _OFFLINE: tuple[Check, ...] = (
     checks_tpm.fapi,
     checks_token.token,
     checks_token.module,
-    checks_tpm.store,
+    checks_token.store,
     checks_token.duplicates,
     checks_token.mqtt,
     checks_token.pin_tries,

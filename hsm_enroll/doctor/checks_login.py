@@ -31,13 +31,16 @@ class Login(NamedTuple):
 def mqtt(patient: Patient, access: Login | None) -> Finding:
     """Whether the broker accepts this device: no other check detects a revoked certificate, or one without a policy.
 
-    It connects with its own client id, which does not disconnect other programs, and disconnects at once.
+    It connects with its own client id, which does not disconnect other programs, and disconnects at once. Where a login
+    was requested and there is no certificate, the check failed.
     """
     name, identity = "mqtt.login", patient.identity
     if isinstance(identity, HsmEnrollError):
-        return Finding(name, Status.SKIPPED, "no certificate to connect with")
+        status = Status.SKIPPED if access is None else Status.FAILED
+        return Finding(name, status, "there is no certificate to connect with", "" if access is None else identity.hint)
     if access is None:
-        return Finding(name, Status.SKIPPED, "not tried: it requires the PIN", "Run: hsm-enroll doctor --login")
+        message = "whether the broker accepts the device's certificate was not tried: that takes the PIN"
+        return Finding(name, Status.SKIPPED, message, "Run: hsm-enroll doctor --login")
     if isinstance(patient.token, HsmEnrollError):
         return Finding(name, Status.SKIPPED, "no token to log in to")
     if checks_token.key(patient).status is Status.FAILED:

@@ -8,8 +8,8 @@ from datetime import timedelta
 
 from hsm_enroll.backend_api.client import EnrollmentClient
 from hsm_enroll.doctor import network
-from hsm_enroll.doctor.network import Distrust
 from hsm_enroll.doctor.patient import Finding, Patient, Status
+from hsm_enroll.doctor.tls import Distrust
 from hsm_enroll.errors import HsmEnrollError
 from hsm_enroll.x509 import trust_anchors
 
@@ -26,6 +26,8 @@ def dns(patient: Patient) -> Finding:
     name = "online.dns"
     if patient.api_url is None and patient.broker is None:
         return Finding(name, Status.SKIPPED, "no API and no broker is known")
+    if patient.first_host is None and patient.broker is None:
+        return Finding(name, Status.SKIPPED, "see api.reachable")
     for host, reason in patient.unresolved.items():
         message = f"the name {host} cannot be resolved: {reason}"
         return Finding(name, Status.FAILED, message, "Check the name and the network's DNS.")
@@ -37,7 +39,7 @@ def api(patient: Patient) -> Finding:
     name, url = "api.reachable", patient.api_url
     if url is None:
         return Finding(name, Status.SKIPPED, _NO_API, "Set HSM_ENROLL_API_URL.")
-    if network.way_to(url).host in patient.unresolved:
+    if patient.first_host in patient.unresolved:
         return Finding(name, Status.SKIPPED, "see online.dns")
     if patient.api_answer is not None and isinstance(patient.api_answer.tls, Distrust):
         return Finding(name, Status.SKIPPED, "see online.api-tls")

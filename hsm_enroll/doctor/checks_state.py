@@ -6,20 +6,17 @@ import os
 import stat
 from datetime import UTC, datetime, timedelta
 
-from hsm_enroll.device import pin
+from hsm_enroll.device.clock import is_plausible
+from hsm_enroll.device.pending import pending
 from hsm_enroll.doctor.patient import Finding, Patient, Status
-from hsm_enroll.errors import HsmEnrollError, NotEnrolledError, PinMissingError
+from hsm_enroll.errors import HsmEnrollError, NotEnrolledError
 from hsm_enroll.iot.device_topics import DeviceTopics
-
-# An earlier time means that the clock was reset, for example because its battery is empty.
-_OLDEST_PLAUSIBLE_CLOCK = datetime(2026, 1, 1, tzinfo=UTC)
-_NEWEST_PLAUSIBLE_CLOCK = datetime(2049, 1, 1, tzinfo=UTC)
 
 
 def clock(_: Patient) -> Finding:
     """Whether the clock's time is plausible."""
     now = datetime.now(UTC)
-    if _is_plausible(now):
+    if is_plausible(now):
         return Finding("clock", Status.OK, f"the clock says {now:%Y-%m-%d %H:%M} UTC")
     return Finding("clock", Status.FAILED, f"the clock is wrong: it says {now:%Y-%m-%d}", "Set it, or start NTP.")
 
@@ -52,30 +49,32 @@ def pin_source(patient: Patient) -> Finding:
         return Finding(name, Status.OK, "the token requires no PIN")
     if token.protected_authentication_path:
         return Finding(name, Status.OK, "the PIN is entered at the token itself")
-    settings = patient.settings
-    try:
-        pin.resolve(
-            settings.pin_file,
-            patient.environment,
-            saved_pin=lambda: pin.saved_pin(settings.state, token.name),
-            ask=None,
-        )
-    except PinMissingError as error:
-        return Finding(name, Status.WARNING, f"{error.message}; commands will prompt for it", error.hint)
-    except HsmEnrollError as error:
-        return Finding(name, Status.FAILED, error.message, error.hint)
-    return Finding(name, Status.OK, "a PIN is available; this check does not try it")
+    found = patient.pin
+    if not isinstance(found, HsmEnrollError):
+        return Finding(name, Status.OK, f"{found.origin.text} is used; this check does not try it")
+    if not patient.commands_prompt:
+        return Finding(name, Status.FAILED, found.message, found.hint)
+    message = f"{found.message}; commands prompt for it on a terminal, and without one exit with {found.exit_status}"
+    return Finding(name, Status.WARNING, message, found.hint)
 
 
 def identity(patient: Patient) -> Finding:
     """Whether the device is enrolled; the message names its Thing and the topics that the built-in policy allows it."""
-    found = patient.identity
-    if isinstance(found, NotEnrolledError):
-        return Finding("identity", Status.WARNING, found.message, found.hint)
+    name, found = "identity", patient.identity
+    if isinstance(found, HsmEnrollError) and not isinstance(found, NotEnrolledError):
+        return Finding(name, Status.FAILED, found.message, found.hint)
+    try:
+        unfinished = pending(patient.settings.state, None if isinstance(found, HsmEnrollError) else found)
+    except HsmEnrollError as error:
+        return Finding(name, Status.FAILED, error.message, error.hint)
     if isinstance(found, HsmEnrollError):
-        return Finding("identity", Status.FAILED, found.message, found.hint)
+        message = found.message if unfinished is None else f"not enrolled: {unfinished.message}"
+        return Finding(name, Status.WARNING, message, found.hint if unfinished is None else unfinished.advice)
     topics = DeviceTopics.of(found.thing_name)
-    return Finding("identity", Status.OK, f"enrolled as {found.thing_name}; its topics: {topics.own}, {topics.hello}")
+    message = f"enrolled as {found.thing_name}; its topics: {topics.own}, {topics.hello}"
+    if unfinished is not None:
+        return Finding(name, Status.WARNING, f"{message}; {unfinished.message}", unfinished.advice)
+    return Finding(name, Status.OK, message)
 
 
 def certificate_dates(patient: Patient) -> Finding:
@@ -83,19 +82,15 @@ def certificate_dates(patient: Patient) -> Finding:
     name, found, now = "certificate.dates", patient.identity, datetime.now(UTC)
     if isinstance(found, HsmEnrollError):
         return Finding(name, Status.SKIPPED, "no certificate")
-    if not _is_plausible(now):
+    if not is_plausible(now):
         return Finding(name, Status.SKIPPED, "cannot tell while the clock is wrong: see clock")
     certificate = found.certificate
     if certificate.not_valid_before > now:
         return Finding(name, Status.FAILED, "the certificate is not valid yet", "Check the clock.")
     if certificate.not_valid_after <= now:
-        hint = "Check the clock. If it is right, run: hsm-enroll init"
+        hint = "Check the clock. If it is right, run: hsm-enroll init INVITE"
         return Finding(name, Status.FAILED, f"the certificate expired on {certificate.not_valid_after:%Y-%m-%d}", hint)
     if certificate.not_valid_after - now < timedelta(days=30):
-        hint = "Run: hsm-enroll init --new-key"
+        hint = "Run: hsm-enroll init --new-key INVITE"
         return Finding(name, Status.WARNING, f"the certificate expires on {certificate.not_valid_after:%Y-%m-%d}", hint)
     return Finding(name, Status.OK, f"the certificate is valid until {certificate.not_valid_after:%Y-%m-%d}")
-
-
-def _is_plausible(now: datetime) -> bool:
-    return _OLDEST_PLAUSIBLE_CLOCK <= now <= _NEWEST_PLAUSIBLE_CLOCK

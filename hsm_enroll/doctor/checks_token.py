@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
+from hsm_enroll import softhsm
+from hsm_enroll.doctor import checks_tpm
 from hsm_enroll.doctor.patient import Finding, Patient, Status
-from hsm_enroll.errors import HsmEnrollError
+from hsm_enroll.errors import HsmEnrollError, PinLockedError, TokenRefusedError
 from hsm_enroll.store.identity import Identity
+from hsm_enroll.token import diagnosis
 from hsm_enroll.token.tpm2 import is_tpm2, lockout
 from hsm_enroll.uri import Pkcs11Uri
 
@@ -20,7 +23,8 @@ def token(patient: Patient) -> Finding:
     found = patient.token
     if isinstance(found, HsmEnrollError):
         return Finding("token", Status.FAILED, found.message, found.hint)
-    return Finding("token", Status.OK, f"{found.name.uri} in {found.name.module}")
+    name = found.name
+    return Finding("token", Status.OK, f"{name.label!r}, serial {name.serial}, in {name.module}")
 
 
 def module(patient: Patient) -> Finding:
@@ -37,6 +41,22 @@ def module(patient: Patient) -> Finding:
         message = f"{text}: tpm2-pkcs11 before {_dotted(_FIXED_TPM2_PKCS11)} may corrupt its memory"
         return Finding(name, Status.WARNING, message, "Install a newer tpm2-pkcs11.")
     return Finding(name, Status.OK, text)
+
+
+def store(patient: Patient) -> Finding:
+    """Whether what holds the tokens is in order: tpm2-pkcs11's store, or SoftHSM's folder."""
+    tokens = patient.tokens
+    if isinstance(tokens, HsmEnrollError) or tokens[0].name.manufacturer != softhsm.MANUFACTURER:
+        return checks_tpm.store(patient)
+    name = "token.store"
+    try:
+        softhsm.refuse_without_room()
+    except TokenRefusedError as error:
+        return Finding(name, Status.FAILED, error.message, error.hint)
+    lost = diagnosis.lost(report.name for report in tokens[1])
+    if lost:
+        return Finding(name, Status.WARNING, "; ".join(fault.message for fault in lost), lost[0].hint)
+    return Finding(name, Status.OK, "the disk has room for a login to SoftHSM, which writes to it")
 
 
 def duplicates(patient: Patient) -> Finding:
@@ -69,7 +89,7 @@ def mqtt(patient: Patient) -> Finding:
         return Finding(name, Status.FAILED, found.mqtt_obstacle["message"], found.mqtt_obstacle["hint"])
     key_type = patient.key_type
     if key_type in set(found.key_types) - set(found.mqtt_key_types):
-        hint = "Enroll with a key of another type: hsm-enroll init --new-key --key-type TYPE"
+        hint = "Enroll with a key of another type: hsm-enroll init --new-key --key-type TYPE INVITE"
         message = f"MQTT cannot use the token's keys of type {key_type}: the token lacks {key_type.tls_mechanism}"
         return Finding(name, Status.FAILED, message, hint)
     return Finding(name, Status.OK, "MQTT can use the token")
@@ -81,8 +101,7 @@ def pin_tries(patient: Patient) -> Finding:
     if isinstance(found, HsmEnrollError):
         return Finding(name, Status.SKIPPED, _NOTHING_TO_CHECK)
     if found.pin_locked:
-        hint = "A TPM unlocks after some time: leave it powered. Any other token is unlocked with its SO PIN."
-        return Finding(name, Status.FAILED, "the PIN is locked", hint)
+        return Finding(name, Status.FAILED, "the PIN is locked", PinLockedError.default_hint)
     if found.pin_final_try:
         hint = "Make sure that you have the right PIN, and log in once with the token's own tool."
         return Finding(name, Status.FAILED, "one more wrong PIN will lock the token", hint)
@@ -90,7 +109,8 @@ def pin_tries(patient: Patient) -> Finding:
         return Finding(name, Status.WARNING, "a wrong PIN was tried since the last login", "Check the configured PIN.")
     tries = lockout.read(found.name)
     if tries is not None:
-        return _tpm_tries(tries)
+        pin = patient.pin
+        return _tpm_tries(tries, pin_is_certain=not isinstance(pin, HsmEnrollError) and pin.origin.is_certain)
     if is_tpm2(found.name):
         hint = "Install tpm2-tools and give this user access to the TPM, so that a wrong PIN cannot lock the TPM."
         return Finding(name, Status.WARNING, "the TPM's count of failed tries cannot be read", hint)
@@ -107,7 +127,7 @@ def key(patient: Patient) -> Finding:
     except HsmEnrollError as error:
         return Finding(name, Status.FAILED, error.message, error.hint)
     if shown != bytes(identity.certificate.public_key.dump()):
-        hint = "Run: hsm-enroll init --new-key"
+        hint = "Run: hsm-enroll init --new-key INVITE"
         return Finding(name, Status.FAILED, "the token's key does not match the certificate", hint)
     return Finding(name, Status.OK, "the token's key matches the certificate")
 
@@ -118,7 +138,7 @@ def key_origin(patient: Patient) -> Finding:
     if isinstance(identity, HsmEnrollError):
         return Finding(name, Status.SKIPPED, "no key to check")
     if not identity.key_origin.is_hardware_born:
-        hint = "Run: hsm-enroll init --new-key"
+        hint = "Run: hsm-enroll init --new-key INVITE"
         return Finding(name, Status.FAILED, "the key was not generated in its token, or can leave it", hint)
     return Finding(name, Status.OK, "the key was generated in its token and cannot leave it")
 
@@ -131,13 +151,16 @@ def _tokens_with_our_label(patient: Patient) -> int:
     return sum(report.name.label == ours.name.label for report in reports)
 
 
-def _tpm_tries(tries: lockout.FailedTries) -> Finding:
+def _tpm_tries(tries: lockout.FailedTries, *, pin_is_certain: bool) -> Finding:
     name = "token.pin-tries"
     if tries.failed_tries == 0:
         return Finding(name, Status.OK, "the TPM counts no failed tries")
     count = f"the TPM counts {tries.summary}"
     if tries.locked:
         return Finding(name, Status.FAILED, f"the PIN is locked: {count}", f"{tries.recovery} {tries.next_try}")
+    if tries.one_before_lockout and pin_is_certain:
+        message = f"one more failed try will lock the token: {count}; the PIN is tried, since token create saved it"
+        return Finding(name, Status.WARNING, message, tries.recovery)
     if tries.one_before_lockout:
         message = f"one more wrong PIN will lock the token: {count}"
         return Finding(name, Status.FAILED, message, f"{tries.recovery} {tries.next_try}")

@@ -5,22 +5,18 @@ They are skipped if the token belongs to another module.
 
 from __future__ import annotations
 
-import grp
 import json
-import os
 import stat
 from pathlib import Path
 
 from hsm_enroll.doctor.patient import Finding, Patient, Status
-from hsm_enroll.token.tpm2 import provision
+from hsm_enroll.errors import TokenNotFoundError
+from hsm_enroll.store.identity import Identity
+from hsm_enroll.token.fault import Fault
+from hsm_enroll.token.tpm2 import access, diagnosis, storage_key
+from hsm_enroll.token.tpm2 import store as token_store
 
 _NO_TPM = "no TPM in use"
-
-# Which TPM, as a TCTI (TCG TSS 2.0 TPM Command Transmission Interface); without it, the first that responds.
-_CONNECTION = "TPM2_PKCS11_TCTI"
-
-# tpm2-pkcs11, docs/FAPI.md: esysdb is the default. 1.9 rejects an empty string.
-_BACKEND = "TPM2_PKCS11_BACKEND"
 _FAPI_LIBRARY = b"libtss2-fapi"
 
 
@@ -29,18 +25,18 @@ def device(patient: Patient) -> Finding:
     name = "tpm.device"
     if patient.tpm_module is None:
         return Finding(name, Status.SKIPPED, _NO_TPM)
-    kind, _ = provision.connection(patient.environment)
+    kind, _ = access.connection(patient.environment)
     if kind not in {"", "device"}:
+        missing = access.library_fault(patient.environment)
+        if missing is not None:
+            return _failed(name, missing)
         return Finding(name, Status.SKIPPED, f"the TPM is used through {kind}, not as a device")
     path = _device(patient)
-    if not path.exists():
-        hint = "Check that it is enabled in the firmware's setup and its driver is loaded (dmesg | grep -i tpm)."
-        return Finding(name, Status.FAILED, f"there is no TPM: {path} does not exist", hint)
-    if not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
-        group = _group(path)
-        hint = f"Join the group and log in again: usermod --append --groups {group} USER"
-        message = f"user id {os.geteuid()} has no permission to use {path}; group {group} has"
-        return Finding(name, Status.FAILED, message, hint)
+    fault = access.device_fault(path, None)
+    if fault is not None and kind == "" and access.abrmd_fault(patient.environment) is None:
+        return Finding(name, Status.SKIPPED, "the TPM is used through tpm2-abrmd, not as a device")
+    if fault is not None:
+        return _failed(name, fault)
     return Finding(name, Status.OK, f"{path} can be used")
 
 
@@ -49,12 +45,14 @@ def resource_manager(patient: Patient) -> Finding:
     name = "tpm.resource-manager"
     if patient.tpm_module is None:
         return Finding(name, Status.SKIPPED, _NO_TPM)
-    kind, place = provision.connection(patient.environment)
-    if kind == "tabrmd":
-        return Finding(name, Status.OK, "tpm2-abrmd manages the TPM")
-    hint = f"Use the kernel's ({_CONNECTION}=device:{patient.machine.tpm}), or tpm2-abrmd ({_CONNECTION}=tabrmd)."
-    if kind in provision.UNMANAGED:
-        message = f"{_CONNECTION}={kind}:{place} bypasses the TPM's resource manager"
+    kind, place = access.connection(patient.environment)
+    if kind == access.ABRMD:
+        fault = access.abrmd_fault(patient.environment)
+        return Finding(name, Status.OK, "tpm2-abrmd responds") if fault is None else _failed(name, fault)
+    variable = access.VARIABLE
+    hint = f"Use the kernel's ({variable}=device:{patient.machine.tpm}), or tpm2-abrmd ({variable}=tabrmd)."
+    if kind in access.UNMANAGED:
+        message = f"{variable}={kind}:{place} bypasses the TPM's resource manager"
         return Finding(name, Status.WARNING, message, hint)
     if kind not in {"", "device"}:
         return Finding(name, Status.SKIPPED, f"unknown for {kind}")
@@ -72,58 +70,55 @@ def fapi(patient: Patient) -> Finding:
     A module that is built with it tries it first, and writes meaningless errors to stderr if FAPI's keystore is not set
     up. ``TPM2_PKCS11_BACKEND`` can make it mandatory; with an unknown value the module fails.
     """
-    name, module, backend = "tpm.fapi", patient.tpm_module, patient.environment.get(_BACKEND)
+    name, module, backend = "tpm.fapi", patient.tpm_module, patient.environment.get(diagnosis.BACKEND)
     if module is None:
         return Finding(name, Status.SKIPPED, _NO_TPM)
-    unset = f"Unset {_BACKEND}."
-    if backend is not None and backend.lower() not in {"esysdb", "fapi"}:
-        return Finding(name, Status.FAILED, f"{_BACKEND} is {backend!r}, which tpm2-pkcs11 does not support", unset)
+    if (fault := diagnosis.backend_fault(patient.environment)) is not None:
+        return _failed(name, fault)
+    variable, unset = diagnosis.BACKEND, f"Unset {diagnosis.BACKEND}."
     wanted, built = (backend or "").lower() == "fapi", _is_built_with_fapi(module)
     if wanted and not built:
-        return Finding(name, Status.FAILED, f"{_BACKEND} is {backend}, but {module} is built without FAPI", unset)
+        return Finding(name, Status.FAILED, f"{variable} is {backend}, but {module} is built without FAPI", unset)
     if not built:
         return Finding(name, Status.OK, f"{module} is built without FAPI")
     if _is_provisioned(patient):
         return Finding(name, Status.OK, "FAPI's keystore is set up")
     if wanted:
-        return Finding(name, Status.FAILED, f"{_BACKEND} is {backend}, but FAPI's keystore is not set up", unset)
+        return Finding(name, Status.FAILED, f"{variable} is {backend}, but FAPI's keystore is not set up", unset)
     hint = "Hide them with TSS2_LOG=fapi+NONE, or set the keystore up: tss2_provision"
     return Finding(name, Status.WARNING, "FAPI's keystore is not set up: ignore its errors on stderr", hint)
 
 
 def store(patient: Patient) -> Finding:
-    """Whether tpm2-pkcs11's store is private: with it and access to the TPM, PINs can be tried."""
+    """Whether tpm2-pkcs11's store can be used, is this TPM's, and private: with it and the TPM, PINs can be tried."""
     name = "token.store"
     if patient.tpm_module is None:
         return Finding(name, Status.SKIPPED, _NO_TPM)
-    folder = _store_folder(patient)
-    if folder is None:
-        return Finding(name, Status.SKIPPED, "tpm2-pkcs11 has no store yet")
-    try:
-        exposed = [path for path in (folder, *sorted(folder.iterdir())) if _is_open(path)]
-    except OSError as error:
-        return Finding(name, Status.FAILED, f"{folder} cannot be read: {error.strerror}", "Check its owner and mode.")
+    system = patient.machine.tpm_store
+    folder = token_store.in_place(patient.environment, system)
+    fault = token_store.fault(patient.environment, system)
+    if folder is None and fault is not None and not isinstance(patient.identity, Identity):
+        return Finding(name, Status.SKIPPED, fault.message, fault.hint)
+    if fault is None and folder is not None:
+        fault = storage_key.fault(folder)
+    if fault is None and isinstance(patient.token, TokenNotFoundError):
+        fault = token_store.without_token(patient.environment, system)
+    if fault is not None or folder is None:
+        return _failed(name, fault or token_store.without_token(patient.environment, system))
+    exposed = [path for path in (folder, *sorted(folder.iterdir())) if _is_open(path)]
     if exposed:
-        hint = f"Make it private: chmod 700 {folder} && chmod 600 {folder}/{provision.DATABASE}*"
+        hint = f"Make it private: chmod 700 {folder} && chmod 600 {folder}/{token_store.DATABASE}*"
         return Finding(name, Status.WARNING, f"{exposed[0]} is accessible to other users", hint)
     return Finding(name, Status.OK, f"{folder} is private to its owner")
 
 
 def _device(patient: Patient) -> Path:
     """Return the device that the TCTI names, or else the one that tpm2-tss would use."""
-    _, place = provision.connection(patient.environment)
+    _, place = access.connection(patient.environment)
     if place:
         return Path(place)
     machine = patient.machine
     return machine.bare_tpm if machine.bare_tpm.exists() and not machine.tpm.exists() else machine.tpm
-
-
-def _group(path: Path) -> str:
-    number = path.stat().st_gid
-    try:
-        return grp.getgrgid(number).gr_name
-    except KeyError:
-        return str(number)
 
 
 def _is_built_with_fapi(module: Path) -> bool:
@@ -148,13 +143,8 @@ def _is_provisioned(patient: Patient) -> bool:
         return False
 
 
-def _store_folder(patient: Patient) -> Path | None:
-    for folder in provision.store_folders(patient.environment, patient.machine.tpm_store):
-        database = folder / provision.DATABASE
-        # A folder without permission to search it may contain the store.
-        if database.exists() if os.access(folder, os.X_OK, effective_ids=True) else folder.exists():
-            return folder
-    return None
+def _failed(name: str, fault: Fault) -> Finding:
+    return Finding(name, Status.FAILED, fault.message, fault.hint)
 
 
 def _is_open(path: Path) -> bool:

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
-from hsm_enroll.device import device_token
-from hsm_enroll.doctor import network
-from hsm_enroll.doctor.network import ApiAnswer
-from hsm_enroll.errors import HsmEnrollError
+from hsm_enroll.device import device_token, pin
+from hsm_enroll.doctor import api, network
+from hsm_enroll.doctor.api import ApiAnswer
+from hsm_enroll.errors import HsmEnrollError, TokenNotFoundError
 from hsm_enroll.key import KeyType, TokenName
+from hsm_enroll.secret import Secret
 from hsm_enroll.settings import Settings, Tls
 from hsm_enroll.store.identity import Identity
-from hsm_enroll.token import discovery
+from hsm_enroll.token import diagnosis, discovery
+from hsm_enroll.token.login import Pin
 from hsm_enroll.token.reports import TokenReport
 from hsm_enroll.token.tokens import Tokens
 from hsm_enroll.token.tpm2 import is_tpm2
@@ -95,19 +97,48 @@ class Patient:
         """The identity's token, or else the one that the settings select; and all initialised tokens of its module."""
         try:
             name = self._token_name()
-            reports = [report for report in self.modules.listed(name.module) if report.initialized]
+            listed = self.modules.listed(name.module)
         except HsmEnrollError as error:
             return error
+        reports = [report for report in listed if report.initialized]
         for report in reports:
             if (report.name.label, report.name.serial) == (name.label, name.serial):
                 return report, reports
+        reasons = diagnosis.lost(report.name for report in listed)
+        reasons += diagnosis.absences([name.module], with_token={report.name.module for report in reports})
+        message = "; ".join([f"token {name.label!r} was not found", *(reason.message for reason in reasons)])
         hint = "Reconnect it, then run hsm-enroll tokens to see whether it is listed."
-        return HsmEnrollError(f"token {name.label!r} was not found", hint=hint)
+        return TokenNotFoundError(message, hint=reasons[0].hint if reasons else hint)
 
     def _token_name(self) -> TokenName:
         if isinstance(self.identity, Identity):
             return self.identity.token
         return device_token.find(self.settings, self.modules).name
+
+    @cached_property
+    def pin(self) -> Pin | HsmEnrollError:
+        """The PIN that commands would use for :attr:`token` without a prompt, or the error that says why none."""
+        if isinstance(self.token, HsmEnrollError):
+            return self.token
+        try:
+            return self._pin(None)
+        except HsmEnrollError as error:
+            return error
+
+    @property
+    def commands_prompt(self) -> bool:
+        """Whether commands would prompt for the PIN on a terminal."""
+        try:
+            return self._pin(lambda: Secret("typed")).reveal() == "typed"
+        except HsmEnrollError:
+            return False
+
+    def _pin(self, ask: Callable[[], Secret] | None) -> Pin:
+        found = self.token
+        if isinstance(found, HsmEnrollError):
+            raise found
+        saved = partial(pin.saved_pin, self.settings.state, found.name)
+        return pin.resolve(self.settings.pin_file, self.environment, saved_pin=saved, ask=ask)
 
     @property
     def token(self) -> TokenReport | HsmEnrollError:
@@ -126,9 +157,19 @@ class Patient:
             name = self.identity.token
             return name.module if is_tpm2(name) else None
         named = self.settings.module or (self.settings.token.module_path if self.settings.token else None)
+        if named is None and self.settings.token is None:
+            named = self._own_module()
         candidates = [named] if named else discovery.discover()
         [only] = candidates if len(candidates) == 1 else [None]
         return only if only is not None and only.name.startswith(_TPM2_PKCS11) else None
+
+    def _own_module(self) -> Path | None:
+        """Return the module of the token that ``token create`` created for this device."""
+        try:
+            owner = pin.load_owner(self.settings.state)
+        except HsmEnrollError:
+            return None
+        return None if owner is None else owner.module
 
     @property
     def api_url(self) -> str | None:
@@ -154,19 +195,24 @@ class Patient:
         return self.settings.tls is Tls.AUTO and not self.key_type.is_rsa
 
     @cached_property
+    def first_host(self) -> str | None:
+        """The host of the API, or of the proxy in between; None if no API is known, or the URL of either is invalid."""
+        return api.first_host(self.api_url) if self.api_url else None
+
+    @cached_property
     def unresolved(self) -> dict[str, str]:
         """The host names of API and broker that cannot be resolved, each with the reason."""
-        hosts = [network.way_to(self.api_url).host] if self.api_url else []
+        hosts = [self.first_host] if self.first_host else []
         hosts += [self.broker[0]] if self.broker else []
         reasons = {host: network.why_unresolved(host) for host in hosts}
         return {host: reason for host, reason in reasons.items() if reason is not None}
 
     @cached_property
     def api_answer(self) -> ApiAnswer | None:
-        """The API's TLS and clock, or None if no API is known or its name cannot be resolved."""
-        if self.api_url is None or network.way_to(self.api_url).host in self.unresolved:
+        """The API's TLS and clock, or None if no API is known, or it cannot be connected to."""
+        if self.api_url is None or self.first_host is None or self.first_host in self.unresolved:
             return None
-        return network.ask_api(self.api_url, self.settings.ca_file)
+        return api.ask(self.api_url, self.settings.ca_file)
 
 
 Check = Callable[[Patient], Finding]

@@ -7,8 +7,10 @@ member does not need one: whoever reads a document keeps the members it does not
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,8 +18,16 @@ from hsm_enroll.errors import StateCorruptError, StateTooNewError
 from hsm_enroll.store import files
 
 Value = TypeVar("Value")
+Choice = TypeVar("Choice", bound=StrEnum)
 # Turns the members of one version into those of the next.
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+_CHOICE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+
+
+class NewerValueError(ValueError):
+    """A value that a newer version of the program may have added."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +59,13 @@ class Format:
 
         Raises:
             StateCorruptError: it is not a JSON object, or its members are damaged.
-            StateTooNewError: a newer version of the program wrote it.
+            StateTooNewError: a newer version of the program wrote it, or a value in it.
             StateError: it cannot be read; see :func:`files.read`.
         """
         text = files.read(file)
         if text is None:
             return None
-        try:
-            document = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise StateCorruptError(f"{file} is not JSON") from error
-        if not isinstance(document, dict):
-            raise StateCorruptError(f"{file} is damaged: it is not a JSON object")
+        document = _object(file, text)
         # The local cloud's document had no version at first.
         version = document.pop("version", 1)
         if type(version) is not int or version < 1:
@@ -71,6 +76,8 @@ class Format:
             for upgrade in self.upgrades[version - 1 :]:
                 document = upgrade(document)
             return parse(document)
+        except NewerValueError as error:
+            raise StateTooNewError(f"{file} has a value that this version does not know: {error}") from error
         except ValueError as error:
             raise StateCorruptError(f"{file} is damaged: {error}") from error
 
@@ -91,6 +98,16 @@ class Format:
         files.write(file, text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
+def _object(file: Path, text: str) -> dict[str, Any]:
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise StateCorruptError(f"{file} is not JSON") from error
+    if not isinstance(document, dict):
+        raise StateCorruptError(f"{file} is damaged: it is not a JSON object")
+    return document
+
+
 def members(document: object, types: Mapping[str, type]) -> dict[str, Any]:
     """Return the named members of a JSON object, each of exactly the given type; others are left out.
 
@@ -103,6 +120,21 @@ def members(document: object, types: Mapping[str, type]) -> dict[str, Any]:
         if type(document.get(name)) is not kind:
             raise ValueError(f"{name} is missing or not of type {kind.__name__}")
     return {name: document[name] for name in types}
+
+
+def choice(text: str, choices: type[Choice]) -> Choice:
+    """Return the one of several values that a text names.
+
+    Raises:
+        NewerValueError: this version does not know it.
+        ValueError: it cannot be the name of a value.
+    """
+    try:
+        return choices(text)
+    except ValueError as error:
+        if _CHOICE.fullmatch(text):
+            raise NewerValueError(text) from error
+        raise
 
 
 def unknown_members(document: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,10 @@ _LOCK_FILE = "lock"
 _TEMPORARY = ".tmp"
 # What a state folder may contain before this program first uses it: a configuration, a local cloud.
 _MAY_COME_FIRST = {"config.toml", "local"}
+_LOCK_HINT = (
+    "Its file system does not support locks (flock), as NFS without a lock service: set HSM_ENROLL_HOME to a folder on "
+    "a local disk."
+)
 _FOREIGN_FILE_HINT = "Move it away, and restore the file from a backup if there is one."
 
 
@@ -30,7 +34,7 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises:
         BusyError: another process holds the lock; this does not wait for it.
-        StateError: the folder cannot be created or written to, or belongs to another user.
+        StateError: the folder cannot be created, written to or locked, or belongs to another user.
     """
     descriptor = _open_lock(folder)
     try:
@@ -38,6 +42,11 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise BusyError(f"another hsm-enroll process is using {folder}") from error
+        except OSError as error:
+            # Without a lock, two runs at once could each generate a key.
+            raise StateError(
+                f"the state folder {folder} cannot be locked: {error.strerror}", hint=_LOCK_HINT
+            ) from error
         _sweep(folder)
         yield
     finally:

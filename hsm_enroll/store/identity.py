@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hsm_enroll import settings
 from hsm_enroll.errors import ForeignCertificateError, NotEnrolledError, StateCorruptError
+from hsm_enroll.forms import is_host, is_port
 from hsm_enroll.key import KeyOrigin, KeyType, TokenName
 from hsm_enroll.store import documents, files, token_name
 from hsm_enroll.uri import Pkcs11Uri
@@ -148,9 +149,14 @@ class Identity:
     @classmethod
     def _from_members(cls, document: dict[str, Any]) -> Identity:
         members = documents.members(document, _MEMBERS)
+        # An earlier version stored what the API said, whatever it was.
+        if not is_host(members["mqtt_endpoint"]):
+            raise ValueError("mqtt_endpoint is not a host name")
+        if not is_port(members["mqtt_port"]):
+            raise ValueError("mqtt_port is not a TCP port")
         members["token"] = token_name.from_members(members["token"])
         members["key_id"] = bytes.fromhex(members["key_id"])
-        members["key_type"] = KeyType(members["key_type"])
+        members["key_type"] = documents.choice(members["key_type"], KeyType)
         members["key_origin"] = KeyOrigin(**documents.members(members["key_origin"], _ORIGIN_MEMBERS))
         identity = cls(**members)
         identity = replace(identity, unknown=documents.unknown_members(document, identity._to_members()))

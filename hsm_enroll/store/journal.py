@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hsm_enroll.key import KeyType, TokenName
+from hsm_enroll.key import KEY_ID_BYTES, KeyType, TokenName, key_label
 from hsm_enroll.store import documents, files, token_name
 
 _FORMAT = documents.Format()
@@ -21,9 +21,10 @@ _MEMBERS = {
     "new_key": bool,
     "csr": str,
     "is_spent": bool,
+    "token_was_clean": bool,
 }
 # A journal written before a member was added lacks it.
-_ADDED = {"is_spent": False}
+_ADDED = {"is_spent": False, "token_was_clean": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,8 @@ class Attempt:
         new_key: whether it replaces the key of an existing identity, on request.
         csr: PEM once it is built, stored so that a repeated request is the same request.
         is_spent: whether the API has said that it will never enroll this key.
+        token_was_clean: whether the token certainly had no nameless remains of a key before this attempt generated its
+            own; see ``token.leftovers``.
         unknown: what a newer version has added to the journal; kept when it is saved.
     """
 
@@ -48,13 +51,14 @@ class Attempt:
     new_key: bool
     csr: str | None = None
     is_spent: bool = False
+    token_was_clean: bool = False
     unknown: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False, kw_only=True)
 
     @classmethod
     def begin(cls, token: TokenName, key_type: KeyType, *, new_key: bool) -> Attempt:
         """Name a key that does not exist yet; label and id are random, so no key in the token has them."""
-        key_id = secrets.token_bytes(8)
-        return cls(token, key_type, f"hsm-enroll-{key_id.hex()}", key_id, new_key)
+        key_id = secrets.token_bytes(KEY_ID_BYTES)
+        return cls(token, key_type, key_label(key_id), key_id, new_key)
 
     @classmethod
     def load(cls, folder: Path) -> Attempt | None:
@@ -82,6 +86,7 @@ class Attempt:
             "new_key": self.new_key,
             "csr": self.csr or "",
             "is_spent": self.is_spent,
+            "token_was_clean": self.token_was_clean,
         }
 
     @classmethod
@@ -89,12 +94,13 @@ class Attempt:
         members = documents.members({**_ADDED, **document}, _MEMBERS)
         attempt = cls(
             token=token_name.from_members(members["token"]),
-            key_type=KeyType(members["key_type"]),
+            key_type=documents.choice(members["key_type"], KeyType),
             key_label=members["key_label"],
             key_id=bytes.fromhex(members["key_id"]),
             new_key=members["new_key"],
             csr=members["csr"] or None,
             is_spent=members["is_spent"],
+            token_was_clean=members["token_was_clean"],
         )
         return replace(attempt, unknown=documents.unknown_members(document, attempt._to_members()))
 

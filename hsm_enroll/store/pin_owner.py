@@ -20,10 +20,12 @@ class PinOwner:
 
     Attributes:
         token: its serial is empty until the token has been created.
+        is_refused: whether the token has refused the PIN, because another program has changed it.
         unknown: what a newer version has added to ``token.json``; kept when it is saved.
     """
 
     token: TokenName
+    is_refused: bool = False
     unknown: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False, kw_only=True)
 
     @classmethod
@@ -41,9 +43,14 @@ class PinOwner:
         Raises:
             StateError: it cannot be written; the old content is unchanged.
         """
-        _FORMAT.save(folder / _FILE, token_name.to_members(self.token), self.unknown)
+        _FORMAT.save(folder / _FILE, self._members, self.unknown)
+
+    @property
+    def _members(self) -> dict[str, Any]:
+        # Left out if it is false, as by earlier versions, which did not know it.
+        return {**token_name.to_members(self.token), **({"refused": True} if self.is_refused else {})}
 
     @classmethod
     def _from_members(cls, document: dict[str, Any]) -> PinOwner:
-        owner = cls(token_name.from_members(document))
-        return replace(owner, unknown=documents.unknown_members(document, token_name.to_members(owner.token)))
+        owner = cls(token_name.from_members(document), is_refused=document.get("refused") is True)
+        return replace(owner, unknown=documents.unknown_members(document, owner._members))

@@ -8,7 +8,7 @@ from pkcs11 import Mechanism, MechanismFlag
 
 from hsm_enroll.errors import HsmEnrollError, ModuleUnusableError, TokenAmbiguousError, TokenRefusedError
 from hsm_enroll.key import KeyType
-from hsm_enroll.token import function_list, modules, naming
+from hsm_enroll.token import discovery, function_list, modules, naming
 from hsm_enroll.token.reports import RELABEL_HINT
 from hsm_enroll.token.translation import translated
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # aws-c-io, pkcs11_lib.c: the function list must have this major version, and at least this minor one.
 _MQTT_CRYPTOKI = (2, 20)
+_NEWER_MODULE = "Install a newer version of the module, or do without MQTT: hsm-enroll init --no-publish."
 
 
 class Capabilities(NamedTuple):
@@ -80,7 +81,7 @@ def mqtt_obstacle(named: NamedToken) -> HsmEnrollError | None:
         return ModuleUnusableError(
             f"MQTT cannot use {module}: it implements Cryptoki {version[0]}.{version[1]}, and 2.20 or a later 2.x is "
             "needed",
-            hint="Install a newer version of the module, or do without MQTT: hsm-enroll init --no-publish.",
+            hint=_proxy_hint() if version > _MQTT_CRYPTOKI else _NEWER_MODULE,
         )
     tokens = naming.tokens(module)
     with translated("list its slots", str(module)):
@@ -100,6 +101,16 @@ def mqtt_obstacle(named: NamedToken) -> HsmEnrollError | None:
             hint="Relabel one of them with the token's own tool.",
         )
     return None
+
+
+def _proxy_hint() -> str:
+    proxy = discovery.proxy()
+    install = "" if proxy else "install it (Debian: p11-kit-modules), "
+    return (
+        f"Use the token through p11-kit's proxy, which implements 2.40: {install}check that p11-kit list-modules shows "
+        f"the token, and run hsm-enroll init with --module {proxy or discovery.PROXY}; on a device that is enrolled "
+        "already, with --new-key and a new invite too. Or do without MQTT: hsm-enroll init --no-publish."
+    )
 
 
 def _generates(slot: Slot, listed: set[Mechanism], key_type: KeyType) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hsm_enroll.errors import ModuleUnusableError
+
 # Where vendors and distributions install their modules; the star is the multiarch triplet.
 _KNOWN = (
     "usr/lib/softhsm/libsofthsm2.so",
@@ -17,14 +19,33 @@ _KNOWN = (
     "opt/cloudhsm/lib/libcloudhsm_pkcs11.so",
 )
 
+PROXY = "/usr/lib/TRIPLET/p11-kit-proxy.so"
+"""Where Debian installs p11-kit's proxy, which puts a Cryptoki 2.40 of its own before other modules."""
+
+_PROXIES = ("usr/lib/*/p11-kit-proxy.so", "usr/lib64/p11-kit-proxy.so", "usr/lib/p11-kit-proxy.so")
+
 
 def discover(root: Path = Path("/")) -> list[Path]:
     """Return the modules with known names below ``root``, each file once, in a stable order.
 
     Does *not* load them.
+
+    Raises:
+        ModuleUnusableError: a folder cannot be read, so that a module may be missing from the list.
     """
     found: dict[Path, Path] = {}
-    for pattern in _KNOWN:
-        for path in sorted(root.glob(pattern)):
-            found.setdefault(path.resolve(), path)
+    try:
+        for pattern in _KNOWN:
+            for path in sorted(root.glob(pattern)):
+                found.setdefault(path.resolve(), path)
+    except OSError as error:
+        raise ModuleUnusableError(
+            f"cannot look for PKCS#11 modules in {error.filename}: {error.strerror}",
+            hint="Check the disk, or name the module with --module.",
+        ) from error
     return list(found.values())
+
+
+def proxy(root: Path = Path("/")) -> Path | None:
+    """Return p11-kit's proxy, or None if it is not installed; :func:`discover` leaves it out, since it shows others."""
+    return next((path for pattern in _PROXIES for path in sorted(root.glob(pattern))), None)

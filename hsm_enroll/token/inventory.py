@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 from pkcs11 import Attribute, ObjectClass, TokenFlag
 from pkcs11.exceptions import PKCS11Error
 
+from hsm_enroll import softhsm
 from hsm_enroll.errors import (
     HsmEnrollError,
     TokenNotFoundError,
     TokenRefusedError,
 )
-from hsm_enroll.token import capabilities, naming
+from hsm_enroll.token import capabilities, naming, second_look
 from hsm_enroll.token.naming import NamedToken
 from hsm_enroll.token.reports import TokenReport
 from hsm_enroll.uri import Pkcs11Uri
@@ -32,7 +33,9 @@ def list_tokens(module: Path) -> list[TokenReport]:
     Raises:
         ModuleMissingError, ModuleUnusableError: see ``naming.tokens``.
     """
-    return [_report(named) for named in naming.tokens(module)]
+    # SoftHSM completes unfinished objects that it reads, which makes another process fail that is writing them.
+    with softhsm.alone(softhsm.maker_of(module)):
+        return second_look.tokens(module, lambda: [_report(named) for named in naming.tokens(module)])
 
 
 def public_key_uris(token: Token, name: TokenName) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import pkcs11
 from pkcs11.exceptions import DeviceRemoved, PKCS11Error, TokenNotPresent, TokenNotRecognised
 
+from hsm_enroll import softhsm
 from hsm_enroll.errors import ModuleMissingError, ModuleUnusableError, TokenNotFoundError, TokenRefusedError
 from hsm_enroll.token.translation import translated, unusable_module
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 
 _loaded: dict[Path, lib] = {}
+_before_shut_down: dict[Path, list[Callable[[], None]]] = {}
 
 
 def load(module: Path) -> lib:
@@ -32,11 +35,21 @@ def load(module: Path) -> lib:
     """
     if not os.path.isfile(module):  # noqa: PTH113 - unlike is_file it never raises
         raise ModuleMissingError(f"there is no PKCS#11 module {module}")
+    known = _loaded.get(module)
+    # SoftHSM writes when it is initialised; see `softhsm.alone`.
+    maker = "" if known is not None and known.initialized else softhsm.maker_of(module)
     try:
-        _loaded[module] = pkcs11.lib(str(module))
+        with softhsm.alone(maker):
+            _loaded[module] = pkcs11.lib(str(module))
     except PKCS11Error as error:
         raise unusable_module(error, str(module)) from error
     return _loaded[module]
+
+
+def maker(module: Path) -> str | None:
+    """Return CK_INFO.manufacturerID of a module; None if it was never loaded and initialised."""
+    library = _loaded.get(module)
+    return None if library is None else str(library.manufacturer_id)
 
 
 def shut_down(module: Path) -> None:
@@ -44,10 +57,17 @@ def shut_down(module: Path) -> None:
 
     This closes all sessions of this process. If the module fails to shut down, or is not initialised, nothing happens.
     """
+    for callback in _before_shut_down.pop(module, ()):
+        callback()
     library = _loaded.get(module)
     if library is not None and library.initialized:
         with suppress(PKCS11Error):
             library.finalize()
+
+
+def before_shut_down(module: Path, callback: Callable[[], None]) -> None:
+    """Call a function once, before the module is next shut down."""
+    _before_shut_down.setdefault(module, []).append(callback)
 
 
 def tokens(module: Path) -> list[Token]:

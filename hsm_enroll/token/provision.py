@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pkcs11 import TokenFlag
 from pkcs11.exceptions import UserPinNotInitialized
 
+from hsm_enroll import softhsm
 from hsm_enroll.errors import TokenNotFoundError, TokenRefusedError, UsageError
 from hsm_enroll.token import function_list, modules, naming, return_values, selection
 from hsm_enroll.token.inventory import list_tokens
@@ -89,7 +90,7 @@ def complete_token(name: TokenName, *, so_pin: Secret, user_pin: Secret) -> None
         TokenNotFoundError, TokenRefusedError: the token is missing, or fails.
     """
     lockout.refuse_last_try(name)
-    with translated("set its PIN", f"token {name.label!r}"):
+    with softhsm.login(name.manufacturer), translated("set its PIN", f"token {name.label!r}"):
         token = _labelled(name.module, name.label)
         try:
             # Writable, because a read-only session would stay open and keep the security officer out (§5.6, C_Login).
@@ -110,12 +111,16 @@ def _create(
             hint="Choose another label.",
         )
     selection.refuse_taken_label(list_tokens(module), label)
-    slot = _free_slot(module)
-    with translated("initialise a token", str(module)):
-        _init_token(module, slot, so_pin, encoded, refusal_hint)
-    # SoftHSM has moved the token to another slot id, so it is found by its label.
-    with translated("set its PIN", f"token {label!r}"):
-        set_user_pin(_labelled(module, label), so_pin, user_pin)
+    free = _free_token(module)
+    with softhsm.login(free.manufacturer_id.strip()):
+        with translated("initialise a token", str(module)):
+            _init_token(module, free.slot, so_pin, encoded, refusal_hint)
+        if not function_list.is_shared(module):
+            # Behind p11-kit's proxy the slots have other numbers now, and only some of its callers know them.
+            modules.shut_down(module)
+        # SoftHSM has moved the token to another slot id, so it is found by its label.
+        with translated("set its PIN", f"token {label!r}"):
+            set_user_pin(_labelled(module, label), so_pin, user_pin)
     return next(token for token in list_tokens(module) if token.name.label == label)
 
 
@@ -136,10 +141,10 @@ def _in_words(lengths: range) -> str:
     return f"{lengths.start} to {lengths.stop - 1}"
 
 
-def _free_slot(module: Path) -> Slot:
+def _free_token(module: Path) -> Token:
     for token in modules.tokens(module):
         if not token.flags & TokenFlag.TOKEN_INITIALIZED:
-            return token.slot
+            return token
     raise TokenRefusedError(f"{module} has no free slot for a new token")
 
 

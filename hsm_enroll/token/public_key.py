@@ -35,8 +35,19 @@ def find_public(session: Session, *, label: str | None, key_id: bytes | None) ->
     """
     public: PublicKey = find_half(session, ObjectClass.PUBLIC_KEY, label=label, key_id=key_id)
     with translated("read a key's attributes", f"token {session.token.label!r}"):
-        label = label_of(public)
-        info = _public_key_info(public, label)
+        return described(public)
+
+
+def described(public: PublicKey) -> PublicKeyReport:
+    """Read a public key that was found.
+
+    Raises:
+        KeyMissingError: its label is not UTF-8.
+        KeyOriginError: its type is not one of ``KeyType``.
+        PKCS11Error: the token does not show an attribute.
+    """
+    label = label_of(public)
+    info = _public_key_info(public, label)
     return PublicKeyReport(_key_type(info, label), bytes(info.dump()))
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from hsm_enroll import softhsm
 from hsm_enroll.key import KeyType, TokenName
+from hsm_enroll.token import tpm2
 
 RELABEL_HINT = "Relabel the token with its own tool, or use another one."
 """What to do about a label by which a token cannot be found."""
+
+# Which store tpm2-pkcs11 uses; only for this one can a token be created.
+_BACKEND, _DATABASE = "TPM2_PKCS11_BACKEND", "esysdb"
 
 
 class TokenKind(StrEnum):
@@ -52,6 +58,16 @@ class TokenReport(NamedTuple):
     mqtt_obstacle: dict[str, Any] | None
     label_is_utf8: bool = True
 
+    @property
+    def creates(self) -> TokenKind | None:
+        """The kind of token that can be created in this slot; None if it has a token, or one of another kind."""
+        if self.initialized:
+            return None
+        if self.name.manufacturer == softhsm.MANUFACTURER:
+            return TokenKind.SOFTHSM
+        is_tpm2 = self.name.module.name.startswith(tpm2.MODULE_NAME) or tpm2.is_tpm2(self.name)
+        return TokenKind.TPM2 if is_tpm2 and os.environ.get(_BACKEND, _DATABASE) == _DATABASE else None
+
     def to_json(self) -> dict[str, Any]:
         """Return the report as a JSON object."""
         return {**self._asdict(), "name": [str(part) for part in self.name]}
@@ -67,6 +83,43 @@ class TokenReport(NamedTuple):
             "mqtt_key_types": tuple(map(KeyType, document["mqtt_key_types"])),
         }
         return cls(**{**document, **lists})
+
+
+class OwnKey(NamedTuple):
+    """A key pair, or half of one, whose label and id are as this program names its keys (``key.key_label``).
+
+    Attributes:
+        label: CKA_LABEL.
+        id: CKA_ID.
+        halves: which objects there are: ``private``, ``public`` or both, in this order.
+        key_type: its type; None if there is no public half to tell.
+        public_keys: DER SubjectPublicKeyInfo (RFC 5280 §4.1.2.7) of each public key with this id.
+        has_certificate: whether the token holds a certificate with this id.
+        is_changed: whether a key with this id has another label, or is not of a type that this program generates.
+    """
+
+    label: str
+    id: bytes
+    halves: tuple[str, ...]
+    key_type: KeyType | None
+    public_keys: tuple[bytes, ...]
+    has_certificate: bool
+    is_changed: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the key as a JSON object."""
+        return {**self._asdict(), "id": self.id.hex(), "public_keys": [info.hex() for info in self.public_keys]}
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> Self:
+        """Return the key from what :meth:`to_json` returned."""
+        read = {
+            "id": bytes.fromhex(document["id"]),
+            "halves": tuple(document["halves"]),
+            "key_type": None if document["key_type"] is None else KeyType(document["key_type"]),
+            "public_keys": tuple(map(bytes.fromhex, document["public_keys"])),
+        }
+        return cls(**{**document, **read})
 
 
 class ModuleReport(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 _NAMES = {
+    0x0: "CKR_OK",
     0x1: "CKR_CANCEL",
     0x2: "CKR_HOST_MEMORY",
     0x3: "CKR_SLOT_ID_INVALID",

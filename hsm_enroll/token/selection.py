@@ -14,8 +14,11 @@ from hsm_enroll.errors import (
     TokenRefusedError,
 )
 from hsm_enroll.key import KeyType, TokenName
-from hsm_enroll.token.reports import RELABEL_HINT, TokenReport
+from hsm_enroll.token import diagnosis
+from hsm_enroll.token.reports import RELABEL_HINT, TokenKind, TokenReport
 from hsm_enroll.uri import Pkcs11Uri
+
+_NOTHING = "this machine has no initialised token"
 
 
 def choose(modules: Iterable[Path], wanted: Pkcs11Uri, list_tokens: Callable[[Path], list[TokenReport]]) -> TokenReport:
@@ -37,20 +40,19 @@ def choose(modules: Iterable[Path], wanted: Pkcs11Uri, list_tokens: Callable[[Pa
     if not paths:
         raise ModuleMissingError("no PKCS#11 module was found on this machine")
     tokens: list[TokenReport] = []
+    working: list[Path] = []
     unusable: list[HsmEnrollError] = []
     for path in paths:
         try:
             tokens += list_tokens(path)
+            working.append(path)
         except (ModuleMissingError, ModuleUnusableError) as error:
             if len(paths) == 1:
                 raise
             unusable.append(error)
     matching = [token for token in tokens if token.initialized and matches(token, wanted)]
-    if not any(token.initialized for token in tokens):
-        hint = unusable[0].hint if unusable else None
-        raise TokenNotFoundError(f"this machine has no initialised token{_also(unusable)}", hint=hint)
     if not matching:
-        raise TokenNotFoundError(f"no token matches {_described(wanted)}; found: {_listed(tokens)}{_also(unusable)}")
+        raise _none(working, wanted, tokens, unusable)
     if len(matching) > 1:
         raise TokenAmbiguousError(f"{len(matching)} tokens match {_described(wanted)}: {_listed(matching)}")
     return matching[0]
@@ -74,6 +76,18 @@ def enrolled(name: TokenName, list_tokens: Callable[[Path], list[TokenReport]]) 
     return report
 
 
+def for_mqtt(name: TokenName, list_tokens: Callable[[Path], list[TokenReport]]) -> TokenReport:
+    """Return an enrolled device's token, as :func:`enrolled` does, and check that MQTT can use it.
+
+    Raises:
+        ModuleMissingError, ModuleUnusableError, TokenNotFoundError, TokenAmbiguousError, TokenRefusedError: as for
+            :func:`enrolled`, or MQTT cannot use the module or the token.
+    """
+    report = enrolled(name, list_tokens)
+    _refuse_obstacle(report)
+    return report
+
+
 def refuse_taken_label(tokens: Iterable[TokenReport], label: str) -> None:
     """Check that no token has a label.
 
@@ -84,6 +98,25 @@ def refuse_taken_label(tokens: Iterable[TokenReport], label: str) -> None:
         raise TokenAmbiguousError(
             f"a token labelled {label!r} already exists",
             hint="Choose another label, or use that token.",
+        )
+
+
+def require_free_slot(tokens: Iterable[TokenReport], module: Path, kind: TokenKind) -> None:
+    """Check that a module has a slot in which a token can be created, before anything is written.
+
+    Args:
+        tokens: what the module lists.
+        module: its file.
+        kind: the kind of token.
+
+    Raises:
+        TokenRefusedError: it has none.
+    """
+    if not any(token.creates is kind for token in tokens):
+        raise TokenRefusedError(
+            f"{module} has no free slot for a new token of kind {kind}",
+            hint="token create works with SoftHSM, and with --backend tpm2 with tpm2-pkcs11. Initialise any other "
+            "token with its own tool, then name it with --token.",
         )
 
 
@@ -111,8 +144,7 @@ def require(token: TokenReport, key_type: KeyType, *, mqtt: bool) -> None:
         raise _unsupported(f"token {label!r} does not support keys of type {key_type}", token.key_types)
     if not mqtt:
         return
-    if token.mqtt_obstacle is not None:
-        raise HsmEnrollError.of_document(token.mqtt_obstacle)
+    _refuse_obstacle(token)
     if key_type not in token.mqtt_key_types:
         message = f"MQTT cannot use keys of type {key_type} in token {label!r}: it lacks {key_type.tls_mechanism}"
         raise _unsupported(message, token.mqtt_key_types)
@@ -131,18 +163,36 @@ def matches(token: TokenReport, wanted: Pkcs11Uri) -> bool:
     )
 
 
+def _refuse_obstacle(token: TokenReport) -> None:
+    if token.mqtt_obstacle is not None:
+        raise HsmEnrollError.of_document(token.mqtt_obstacle)
+
+
 def _unsupported(message: str, supported: tuple[KeyType, ...]) -> TokenRefusedError:
     if not supported:
         return TokenRefusedError(message, hint="The token supports none of AWS IoT's key types: use another token.")
     return TokenRefusedError(message, hint=f"The token supports {', '.join(supported)}: choose one with --key-type.")
 
 
+def _none(
+    working: list[Path], wanted: Pkcs11Uri, tokens: list[TokenReport], unusable: list[HsmEnrollError]
+) -> TokenNotFoundError:
+    """Return the error for no match: what was found instead, and what may hide the token."""
+    initialized = [token for token in tokens if token.initialized]
+    absences = diagnosis.lost(token.name for token in tokens)
+    absences += diagnosis.absences(working, with_token={token.name.module for token in initialized})
+    reasons = [fault.message for fault in absences] + [error.message for error in unusable]
+    found = f"no token matches {_described(wanted)}; found: {_listed(tokens)}" if initialized else _NOTHING
+    hint = absences[0].hint if absences else None
+    if hint is None and unusable and not initialized:
+        # A module that works and has a free slot may be the one that is meant.
+        create = " Or create a token: hsm-enroll token create --label LABEL" if tokens else ""
+        hint = f"{unusable[0].hint}{create}"
+    return TokenNotFoundError("; ".join([found, *reasons]), hint=hint)
+
+
 def _described(wanted: Pkcs11Uri) -> str:
     return "the request" if wanted.of_token == Pkcs11Uri() else str(wanted.of_token)
-
-
-def _also(unusable: Iterable[HsmEnrollError]) -> str:
-    return "".join(f"; {error.message}" for error in unusable)
 
 
 def _listed(tokens: Iterable[TokenReport]) -> str:

@@ -10,15 +10,17 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from hsm_enroll import machine, softhsm
 from hsm_enroll.errors import HsmEnrollError, TokenRefusedError
 from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.secret import Secret
-from hsm_enroll.token import frames, inventory, keypair, modules, provision, public_key, session
+from hsm_enroll.token import frames, inventory, keypair, leftovers, modules, provision, pruning, public_key, session
 from hsm_enroll.token.keypair import KeyPair
 from hsm_enroll.token.reports import TokenKind
 
@@ -61,6 +63,7 @@ class _Server:
         self._module: Path | None = None
         self._open = ExitStack()
         self._session: Any = None
+        self._name: Any = None
         self._key: KeyPair | None = None
         self._operations: dict[str, Callable[..., Any]] = {
             "describe": self._describe,
@@ -71,6 +74,10 @@ class _Server:
             "find": self._find,
             "is there": self._is_there,
             "destroy": self._destroy,
+            "is clean": self._is_clean,
+            "clear": self._clear,
+            "own keys": self._own_keys,
+            "prune": self._prune,
             "sign": self._sign,
             "close": self._close,
             "create token": self._create_token,
@@ -99,13 +106,13 @@ class _Server:
             return {"result": self._operations[request["operation"]](**request.pop("arguments"))}
         except HsmEnrollError as error:
             of_key_type = isinstance(error, TokenRefusedError) and error.of_key_type
-            return {"error": error.document, "ofKeyType": of_key_type, "trace": _trace()}
+            return {"error": error.document, "ofKeyType": of_key_type, "trace": traceback.format_exc()}
         except Exception as error:  # noqa: BLE001 - the top of this process: the worker survives unforeseen errors
-            unexpected = HsmEnrollError(
+            unexpected = machine.explained(error) or HsmEnrollError(
                 f"unexpected error: {type(error).__name__}",
                 hint="Run the command again with --verbose, and report the output.",
             )
-            return {"error": unexpected.document, "ofKeyType": False, "trace": _trace()}
+            return {"error": unexpected.document, "ofKeyType": False, "trace": traceback.format_exc()}
 
     @property
     def _path(self) -> Path:
@@ -120,27 +127,48 @@ class _Server:
         return [report.to_json() for report in inventory.list_tokens(self._path)]
 
     def _public_key(self, token: list[str], label: str, key_id: str) -> str:
-        with session.opened(self._token(token), None) as opened:
+        name = self._token(token)
+        with softhsm.alone(name.manufacturer), session.opened(name, None) as opened:
             return public_key.find_public(opened, label=label, key_id=bytes.fromhex(key_id)).public_key_info.hex()
 
-    def _open_session(self, token: list[str], pin: str | None, *, writable: bool) -> None:
+    def _open_session(self, token: list[str], pin: str | None, *, pin_is_certain: bool, writable: bool) -> None:
         # The PIN is None if it is entered at the token itself; `session.opened` then does not call for it.
-        opened = session.opened(self._token(token), lambda: Secret(pin or ""), writable=writable)
+        self._name = self._token(token)
+        opened = session.opened(self._name, lambda: Secret(pin or ""), pin_is_certain=pin_is_certain, writable=writable)
         self._session = self._open.enter_context(opened)
 
     def _generate(self, key_type: str, label: str, key_id: str) -> dict[str, Any]:
-        key = keypair.generate(self._session, KeyType(key_type), label=label, key_id=bytes.fromhex(key_id))
+        with softhsm.alone(self._name.manufacturer):
+            key = keypair.generate(self._session, KeyType(key_type), label=label, key_id=bytes.fromhex(key_id))
         return self._select(key)
 
     def _find(self, label: str | None, key_id: str | None, *, by_public: bool) -> dict[str, Any]:
         wanted = None if key_id is None else bytes.fromhex(key_id)
-        return self._select(keypair.find(self._session, label=label, key_id=wanted, by_public=by_public))
+        with softhsm.alone(self._name.manufacturer):
+            key = keypair.find(self._session, label=label, key_id=wanted, by_public=by_public)
+        return self._select(key)
 
     def _is_there(self, label: str, key_id: str) -> bool:
-        return keypair.is_there(self._session, label=label, key_id=bytes.fromhex(key_id))
+        with softhsm.alone(self._name.manufacturer):
+            return keypair.is_there(self._session, label=label, key_id=bytes.fromhex(key_id))
 
     def _destroy(self, label: str, key_id: str) -> None:
-        keypair.destroy(self._session, label=label, key_id=bytes.fromhex(key_id))
+        with softhsm.alone(self._name.manufacturer):
+            keypair.destroy(self._session, label=label, key_id=bytes.fromhex(key_id))
+
+    def _is_clean(self) -> bool:
+        return leftovers.is_clean(self._session, self._name)
+
+    def _clear(self) -> None:
+        leftovers.destroy(self._session, self._name)
+
+    def _own_keys(self) -> list[dict[str, Any]]:
+        with softhsm.alone(self._name.manufacturer):
+            return [key.to_json() for key in pruning.own_keys(self._session)]
+
+    def _prune(self, label: str, key_id: str) -> None:
+        with softhsm.alone(self._name.manufacturer):
+            pruning.destroy(self._session, label=label, key_id=bytes.fromhex(key_id))
 
     def _sign(self, message: str) -> str:
         """Sign with the key that was last found or generated."""
@@ -170,12 +198,6 @@ class _Server:
 
     def _token(self, token: list[str]) -> TokenName:
         return TokenName(self._path, *token)
-
-
-def _trace() -> str:
-    import traceback
-
-    return traceback.format_exc()
 
 
 if __name__ == "__main__":

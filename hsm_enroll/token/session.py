@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
 from pkcs11 import PROTECTED_AUTH, Session, TokenFlag
 from pkcs11.exceptions import PKCS11Error, UserAlreadyLoggedIn
 
+from hsm_enroll import softhsm
 from hsm_enroll.errors import (
     HsmEnrollError,
     PinFinalTryError,
@@ -17,7 +18,7 @@ from hsm_enroll.errors import (
     TokenNotFoundError,
 )
 from hsm_enroll.secret import Secret
-from hsm_enroll.token import modules, naming
+from hsm_enroll.token import diagnosis, modules, naming, second_look
 from hsm_enroll.token.translation import translated
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def opened(
     name: TokenName,
     pin: Callable[[], Secret] | None,
     *,
+    pin_is_certain: bool = False,
     writable: bool = False,
     at_pin_pad: Callable[[], None] = lambda: None,
 ) -> Iterator[Session]:
@@ -46,6 +48,7 @@ def opened(
     Args:
         name: which token.
         pin: called if the token requires a PIN; None does not log in, so that private keys stay hidden.
+        pin_is_certain: whether the last try before a TPM's lockout may be used; see ``lockout.refuse``.
         writable: whether objects will be created or destroyed.
         at_pin_pad: called before the token waits for its PIN at its own keypad.
 
@@ -53,16 +56,19 @@ def opened(
         ModuleMissingError, ModuleUnusableError: the module cannot be loaded.
         TokenNotFoundError, TokenAmbiguousError: the token is missing, or another one has its name.
         PinWrongError, PinLockedError, PinFinalTryError: the login failed.
-        TokenRefusedError: the token cannot open the session.
+        TokenRefusedError: the token cannot open the session, or the disk has no room for a login to SoftHSM.
     """
     token = find(name)
     with ExitStack() as after_failure:
         after_failure.callback(modules.shut_down, name.module)
-        with translated("open a session", _named(name)):
+        with _login(name, pin), translated("open a session", _named(name)):
             try:
                 # No variable holds the PIN, since tracebacks may show variables.
                 session = token.open(
-                    rw=writable, user_pin=None if pin is None else _credentials(token, name, pin, at_pin_pad)
+                    rw=writable,
+                    user_pin=None
+                    if pin is None
+                    else _credentials(token, name, pin, at_pin_pad, pin_is_certain=pin_is_certain),
                 )
             except (HsmEnrollError, UserAlreadyLoggedIn):
                 # There was no login, or something else in this process is logged in (PKCS#11 v2.40 §5.6).
@@ -84,13 +90,12 @@ def find(name: TokenName) -> Token:
         ModuleMissingError, ModuleUnusableError: the module cannot be loaded, or does not list its slots.
         TokenNotFoundError, TokenAmbiguousError: the token is missing, or another one has its name.
     """
-    found = [
-        named.token
-        for named in naming.tokens(name.module)
-        if (named.name.label, named.name.serial) == (name.label, name.serial)
-    ]
+    listed = second_look.tokens(name.module, lambda: naming.tokens(name.module))
+    found = [named.token for named in listed if (named.name.label, named.name.serial) == (name.label, name.serial)]
     if not found:
-        raise TokenNotFoundError(f"{_named(name)} was not found")
+        lost = diagnosis.lost(named.name for named in listed)
+        message = "; ".join([f"{_named(name)} was not found", *(fault.message for fault in lost)])
+        raise TokenNotFoundError(message, hint=lost[0].hint if lost else None)
     if len(found) > 1:
         raise TokenAmbiguousError(
             f"{len(found)} tokens have the label {name.label!r} and the serial number {name.serial!r}",
@@ -99,8 +104,17 @@ def find(name: TokenName) -> Token:
     return found[0]
 
 
+def _login(name: TokenName, pin: Callable[[], Secret] | None) -> AbstractContextManager[None]:
+    return nullcontext() if pin is None else softhsm.login(name.manufacturer)
+
+
 def _credentials(
-    token: Token, name: TokenName, pin: Callable[[], Secret], at_pin_pad: Callable[[], None]
+    token: Token,
+    name: TokenName,
+    pin: Callable[[], Secret],
+    at_pin_pad: Callable[[], None],
+    *,
+    pin_is_certain: bool,
 ) -> str | object | None:
     flags = token.flags
     if not flags & TokenFlag.LOGIN_REQUIRED:
@@ -111,7 +125,7 @@ def _credentials(
         raise PinFinalTryError(f"one more wrong PIN would lock token {token.label!r}, so no PIN was tried")
     from hsm_enroll.token.tpm2 import lockout
 
-    lockout.refuse_last_try(name)
+    lockout.refuse_last_try(name, pin_is_certain=pin_is_certain)
     if flags & TokenFlag.PROTECTED_AUTHENTICATION_PATH:
         at_pin_pad()
         return PROTECTED_AUTH

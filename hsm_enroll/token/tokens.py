@@ -5,7 +5,6 @@ Nothing here loads a module, or imports a library that does.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -13,12 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from hsm_enroll.errors import HsmEnrollError, ModuleUnusableError
+from hsm_enroll.errors import HsmEnrollError
 from hsm_enroll.key import KeyOrigin, KeyType, TokenName
 from hsm_enroll.secret import Secret
-from hsm_enroll.token import login, tpm2
+from hsm_enroll.token import diagnosis, login
 from hsm_enroll.token.login import AtPinPad, PinSource
-from hsm_enroll.token.reports import ModuleReport, TokenKind, TokenReport
+from hsm_enroll.token.reports import ModuleReport, OwnKey, TokenKind, TokenReport
 from hsm_enroll.token.worker import Worker
 
 # An RSA key takes a TPM half a minute, and SoftHSM on a small board even longer.
@@ -75,7 +74,7 @@ class Tokens:
         def reports(module: Path) -> list[TokenReport]:
             if module in missing:
                 raise missing[module]
-            with _explained(module):
+            with diagnosis.explained(module):
                 return [TokenReport.from_json(document) for document in self._worker(module).receive()]
 
         return reports
@@ -138,19 +137,23 @@ class Tokens:
         """
         worker = self._worker(token.name.module)
         secret = login.credentials(token, pin, at_pin_pad)
+        origin = login.origin_of(secret)
         arguments = {
             "token": list(token.name[1:]),
             "pin": None if secret is None else secret.reveal(),
+            "pin_is_certain": origin.is_certain,
             "writable": writable,
         }
         worker.send("open", limit=_PIN_PAD_SECONDS if secret is None else None, **arguments)
         del secret, arguments  # no variable may hold the PIN when something is raised
-        worker.receive()
-        try:
-            yield Session(worker)
-        except Exception:
-            _close(worker)
-            raise
+        with diagnosis.explained(token.name.module):
+            with login.wrong_pin_named(token.name, origin):
+                worker.receive()
+            try:
+                yield Session(worker)
+            except Exception:
+                _close(worker)
+                raise
         # Skipped after Ctrl-C or SIGTERM: the worker closes the session when it ends.
         _close(worker)
 
@@ -174,29 +177,13 @@ class Tokens:
         self._request(token.module, "complete token", limit=GENERATION_SECONDS, token=list(token[1:]), **pins)
 
     def _request(self, module: Path, operation: str, **arguments: Any) -> Any:
-        with _explained(module):
+        with diagnosis.explained(module):
             return self._worker(module).request(operation, **arguments)
 
     def _worker(self, module: Path) -> Worker:
         if module not in self._workers:
             self._workers[module] = Worker(module)
         return self._workers[module]
-
-
-@contextmanager
-def _explained(module: Path) -> Iterator[None]:
-    """Say why tpm2-pkcs11 cannot be used, if that can be found out: it reports everything as a general failure."""
-    try:
-        yield
-    except ModuleUnusableError as error:
-        if not module.name.startswith(tpm2.MODULE_NAME):
-            raise
-        from hsm_enroll.token.tpm2 import provision
-
-        explained = provision.explained(error, os.environ)
-        if explained is error:
-            raise
-        raise explained from error
 
 
 def _close(worker: Worker) -> None:
@@ -229,6 +216,23 @@ class Session:
     def destroy(self, *, label: str, key_id: bytes) -> None:
         """Destroy both halves of a key pair; see ``keypair.destroy``."""
         self._worker.request("destroy", label=label, key_id=key_id.hex())
+
+    def is_clean(self) -> bool:
+        """Whether the token certainly has nothing that a killed generation left; see ``leftovers.is_clean``."""
+        return bool(self._worker.request("is clean"))
+
+    def clear(self) -> None:
+        """Destroy what a killed generation left; see ``leftovers.destroy``."""
+        self._worker.request("clear")
+
+    def own_keys(self) -> list[OwnKey]:
+        """Return the keys that this program named; see ``pruning.own_keys``."""
+        limit = GENERATION_SECONDS  # a TPM may hold hundreds of them
+        return [OwnKey.from_json(document) for document in self._worker.request("own keys", limit=limit)]
+
+    def prune(self, key: OwnKey) -> None:
+        """Destroy a key that :meth:`own_keys` returned; see ``pruning.destroy``."""
+        self._worker.request("prune", label=key.label, key_id=key.id.hex())
 
     def _key(self, document: dict[str, Any]) -> Key:
         return Key(

@@ -24,13 +24,15 @@ from hsm_enroll.token import return_values
 _PIN_WRONG = {"CKR_PIN_INCORRECT", "CKR_PIN_INVALID", "CKR_PIN_LEN_RANGE"}
 _TOKEN_GONE = {"CKR_TOKEN_NOT_PRESENT", "CKR_DEVICE_REMOVED", "CKR_SLOT_ID_INVALID"}
 
-_AGAIN = "Run the same command again; if it fails again, run hsm-enroll doctor."
+_AGAIN = "Run the same command again. If it fails again, reconnect the token, and stop other programs that use it."
 _RECONNECT = "Reconnect the token, then run the same command again; hsm-enroll tokens lists the tokens present."
 _OTHER_PROGRAMS = "Stop the other programs that use the token, then run the same command again."
 _OTHER_KEY_TYPE = "Choose another type of key with --key-type, or another token."
 _ROOM = "Delete objects that are no longer needed with the token's own tool, then run the same command again."
 _PIN_TOOL = "Set a new PIN with the token's own tool."
-_UNANNOUNCED_LOGIN = "If the token has no PIN, set one with the token's own tool; otherwise run hsm-enroll doctor."
+_UNANNOUNCED_LOGIN = (
+    "If the token has no PIN, set one with the token's own tool: hsm-enroll logs in only where the token demands it."
+)
 _REPORT = "hsm-enroll cannot use this token: please report it, with the output of --verbose."
 
 

@@ -22,14 +22,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn, Self
 
+from hsm_enroll import machine
 from hsm_enroll.errors import HsmEnrollError, ModuleMissingError, ModuleUnusableError, TokenRefusedError
 from hsm_enroll.token import frames
 
+_WHAT = "a process for the PKCS#11 module"
 # C_Initialize of a TPM's module communicates with the chip: seconds on real hardware, never half a minute.
 TIME_LIMIT_SECONDS = 30.0
 
 _PIN_VARIABLE = "HSM_ENROLL_PIN"
 _UNRESPONSIVE = "does not respond"
+_KILLED = "was loaded by a process that was killed"
+_KILLED_HINT = "The system kills processes if memory runs out; if so, stop other programs, then run the command again."
 _UNRESPONSIVE_HINT = "Check that its device is connected and not in use by another program."
 # Libraries that load modules: in a fork the module would already be initialised, and share this process's connection to
 # its chip.
@@ -70,7 +74,7 @@ class Worker:
 
     Raises:
         ModuleMissingError: there is no such file.
-        HsmEnrollError: no process can be started.
+        MachineLimitError: no process can be started.
     """
 
     def __init__(self, module: Path) -> None:
@@ -81,7 +85,7 @@ class Worker:
         self._owner = os.getpid()
         self._waiting = False
         self._dismissed = False
-        self._failure: ModuleUnusableError | None = None
+        self._failure: HsmEnrollError | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -137,6 +141,7 @@ class Worker:
 
         Raises:
             ModuleUnusableError: the module hangs, crashes, or ended its process; later requests raise it too.
+            MachineLimitError: it ended, and this machine is at one of its limits; likewise.
             HsmEnrollError: what the operation raised, of the same class.
             RuntimeError: no request was sent.
         """
@@ -154,7 +159,10 @@ class Worker:
             self._stop()
             raise self._failed("corrupted the response of the process that loaded it") from garbage
         if document is None:
-            raise self._failed(_ending(self._stop()))
+            how = _ending(self._stop())
+            # It has the same limits, and a module, or an interpreter, that meets one may just end.
+            self._failure = machine.exhausted(f"{self.module} {how}")
+            raise self._failure or self._failed(how)
         self._waiting = False
         if error is not None:
             raise error
@@ -198,7 +206,7 @@ class Worker:
 
     def _failed(self, how: str) -> ModuleUnusableError:
         """Return the error that this request, and every later one, ends with."""
-        hint = _UNRESPONSIVE_HINT if how.startswith(_UNRESPONSIVE) else None
+        hint = _UNRESPONSIVE_HINT if how.startswith(_UNRESPONSIVE) else _KILLED_HINT if how == _KILLED else None
         self._failure = ModuleUnusableError(f"{self.module} {how}", hint=hint)
         return self._failure
 
@@ -206,6 +214,8 @@ class Worker:
 def _ending(status: int) -> str:
     if status == -signal.SIGALRM:
         return _UNRESPONSIVE
+    if status == -signal.SIGKILL:
+        return _KILLED
     return f"crashed ({_signal_name(-status)})" if status < 0 else "ended the process that loaded it"
 
 
@@ -261,7 +271,7 @@ def start() -> Child:
     """Start a process that waits for requests.
 
     Raises:
-        HsmEnrollError: the system cannot start one.
+        MachineLimitError: the system cannot start one.
     """
     ours, theirs = _socket_pair()
     # A fork must not run this process's signal handlers.
@@ -271,7 +281,7 @@ def start() -> Child:
     except OSError as error:
         ours.close()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        raise _no_process(error) from error
+        raise machine.no_process(error, _WHAT) from error
     finally:
         theirs.close()
     child = Child(process, ours)
@@ -291,7 +301,10 @@ def _fork(theirs: socket.socket) -> int:
 
 
 def _be_child(descriptor: int) -> NoReturn:
-    """Serve requests, then exit without running anything that was inherited from the parent."""
+    """Serve requests, then exit without running anything that was inherited from the parent.
+
+    If this process cannot become a worker, the first request's response says why.
+    """
     try:
         # Collecting the parent's objects here could close descriptors.
         gc.freeze()
@@ -301,6 +314,10 @@ def _be_child(descriptor: int) -> NoReturn:
         from hsm_enroll.token import serving
 
         serving.serve(descriptor)
+    except Exception as error:  # noqa: BLE001 - the top of this process
+        if (limit := machine.explained(error)) is not None:
+            with socket.socket(fileno=descriptor) as connection, suppress(OSError):
+                frames.send(connection, {"error": limit.document, "ofKeyType": False, "trace": repr(error)})
     finally:
         os._exit(0)
 
@@ -320,7 +337,7 @@ def _socket_pair() -> tuple[socket.socket, socket.socket]:
         ours, theirs = socket.socketpair()
         return _moved(ours), _moved(theirs)
     except OSError as error:
-        raise _no_process(error) from error
+        raise machine.no_process(error, _WHAT) from error
 
 
 def _moved(connection: socket.socket) -> socket.socket:
@@ -329,13 +346,6 @@ def _moved(connection: socket.socket) -> socket.socket:
         return connection
     with connection:
         return socket.socket(fileno=fcntl.fcntl(connection.fileno(), fcntl.F_DUPFD_CLOEXEC, _DESCRIPTOR))
-
-
-def _no_process(error: OSError) -> HsmEnrollError:
-    return HsmEnrollError(
-        f"cannot start a process for the PKCS#11 module: {error.strerror}",
-        hint="Stop other programs, then run the same command again.",
-    )
 
 
 def _read(document: dict[str, Any]) -> tuple[Any, HsmEnrollError | None]:

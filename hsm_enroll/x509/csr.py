@@ -22,6 +22,10 @@ _CHARACTER_SETS = (
     (core.PrintableString, re.compile(r"[A-Za-z0-9 '()+,\-./:=?]*"), "A to Z, a to z, 0 to 9, blanks and '()+,-./:=?"),
     (core.IA5String, re.compile(r"[\x00-\x7f]*"), "ASCII characters"),
 )
+_EXAMPLE = (
+    "Write it like OU=Line 3,O=Example,C=CH. The types are CN, OU, O, L, ST, C, STREET, DC and UID; write any other as "
+    "an OID, such as 2.5.4.5 for a serial number."
+)
 
 
 class Signer(Protocol):
@@ -172,9 +176,7 @@ def _parsed(text: str) -> x509.Name:
         _check_character_sets(name)
     except ValueError as error:
         reason = f": {error}" if str(error) else ""
-        raise UsageError(
-            f"{text!r} is not an RFC 4514 name{reason}", hint="Write it like OU=Line 3,O=Example,C=CH."
-        ) from error
+        raise UsageError(f"{text!r} is not an RFC 4514 name{reason}", hint=_EXAMPLE) from error
     return name
 
 

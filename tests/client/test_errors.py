@@ -17,6 +17,7 @@ _CONTRACT = {
     "local-cloud": (1, False),
     "aws-failed": (1, False),
     "package-failed": (1, False),
+    "clock-wrong": (1, True),
     "usage": (2, False),
     "not-enrolled": (3, False),
     "module-missing": (10, False),
@@ -43,10 +44,12 @@ _CONTRACT = {
     "mqtt-not-trusted": (40, False),
     "mqtt-refused": (40, True),
     "mqtt-taken-over": (40, True),
+    "machine-limit": (50, True),
     "state-unusable": (50, False),
     "state-corrupt": (50, False),
     "busy": (51, True),
     "state-too-new": (52, False),
+    "output-unwritable": (53, False),
     "interrupted": (130, True),
 }
 

@@ -38,6 +38,7 @@ _KEYS = {
     "ca_file": _PATHS,
     "mqtt_endpoint": _TEXTS,
     "mqtt_port": _Key(("443", "8883", "65535"), (443, 8883, 65535), None),
+    "mqtt_keep_alive": _Key(("30", "90", "1200"), (30, 90, 1200), 60),
     "tls": _Key(("auto", "1.2", "auto"), (Tls.AUTO, Tls.V1_2, Tls.AUTO), Tls.V1_2),
     "pin_file": _PATHS,
     "key_type": _Key(
@@ -120,8 +121,8 @@ def test_keys_do_not_disturb_each_other(home: Path) -> None:
 
 def test_a_port_may_be_a_number_in_the_file(home: Path) -> None:
     """TOML has integers, and a port is one."""
-    _configure(home, "mqtt_port = 8883")
-    assert _load(home).mqtt_port == 8883
+    _configure(home, "mqtt_port = 8883\nmqtt_keep_alive = 45")
+    assert (_load(home).mqtt_port, _load(home).mqtt_keep_alive) == (8883, 45)
 
 
 def test_a_byte_order_mark_may_come_first(home: Path) -> None:
@@ -136,6 +137,9 @@ _WRONG = [
     ("mqtt_port", "-1"),
     ("mqtt_port", "mqtt"),
     ("mqtt_port", "8883.0"),
+    ("mqtt_keep_alive", "29"),
+    ("mqtt_keep_alive", "1201"),
+    ("mqtt_keep_alive", "often"),
     ("tls", "1.3"),
     ("tls", "AUTO"),
     ("key_type", "dsa"),

@@ -9,9 +9,12 @@ import sys
 import pytest
 
 import hsm_enroll
-from hsm_enroll import errors
+from hsm_enroll import aio, errors
 
-_KEPT = {"Connection", "Identity", "Message", "__version__", "connect", "enroll"}
+_KEPT = {
+    "Connection", "ConnectionEvent", "ConnectionState", "Identity", "Message", "Secret", "Subscription", "TokenName",
+    "Will", "__version__", "connect", "enroll",
+}  # fmt: skip
 
 
 def test_the_package_exports_the_library_and_every_error() -> None:
@@ -27,6 +30,20 @@ def test_every_name_is_there_and_documented(name: str) -> None:
     exported = getattr(hsm_enroll, name)
     assert exported.__name__ == name
     assert exported.__doc__
+
+
+def test_the_front_for_asyncio_has_the_same_names() -> None:
+    """``hsm_enroll.aio`` exports what differs, each documented; ``connect`` takes what the other ``connect`` takes."""
+    assert aio.__all__ == ["Connection", "Subscription", "connect"]
+    assert all(getattr(aio, name).__doc__ for name in aio.__all__)
+    assert inspect.signature(aio.connect).parameters == inspect.signature(hsm_enroll.connect).parameters
+    for kind in ("Connection", "Subscription"):
+        for name, method in inspect.getmembers(getattr(aio, kind), inspect.iscoroutinefunction):
+            if not name.startswith("_"):
+                assert (
+                    inspect.signature(method).parameters
+                    == inspect.signature(getattr(getattr(hsm_enroll, kind), name)).parameters
+                )
 
 
 def test_another_name_is_an_attribute_error() -> None:

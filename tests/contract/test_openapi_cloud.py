@@ -21,7 +21,7 @@ from schemathesis.checks import load_all_checks, not_a_server_error
 from schemathesis.config import HealthCheck
 from schemathesis.specs.openapi import checks
 
-from hsm_enroll.local.cloud import Endpoints, detach, down
+from hsm_enroll.local.cloud import Endpoints, Options, detach, down
 from tests.support.clients import TIME_LIMIT, iot, sign
 from tests.support.csr_factory import pem_of, request
 from tests.support.deployment import LAMBDA
@@ -139,7 +139,7 @@ def code_of(answer: schemathesis.Response) -> str:
 @contextmanager
 def running(folder: Path, auth: str) -> Iterator[Api]:
     """Run a local cloud in a process of its own until the block ends."""
-    cloud = detach(folder, TIME_LIMIT, auth)
+    cloud = detach(folder, TIME_LIMIT, Options(auth))
     try:
         with requests.Session() as session:
             session.trust_env = False

@@ -10,7 +10,7 @@ ELLIPSIS = "…"
 # What differs from run to run, and what stands for it.
 _VARYING = (
     (re.compile(r"\b[0-9a-f]{64}\b"), "<certificate id>"),
-    (re.compile(r"\bserial=[0-9a-f]{16}\b"), "serial=<serial>"),
+    (re.compile(r"\bserial([= ])[0-9a-f]{16}\b"), r"serial\1<serial>"),
     (re.compile(r"\bhsm-enroll-[0-9a-f]{16}\b"), "hsm-enroll-<key id>"),
     (re.compile(r"\bid=(?:%[0-9A-F]{2}){8}"), "id=<key id>"),
     (re.compile(r"\b(localhost|127\.0\.0\.1):\d+"), r"\1:<port>"),

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from moto.iot.models import iot_backends
 
-from hsm_enroll.local.cloud import LocalCloud
+from hsm_enroll.local.cloud import LocalCloud, Options
 from hsm_enroll.local.lambda_runtime import ACCOUNT_ID
 from tests.support.clients import SoftwareDevice
 from tests.support.devices import Cloud, Device, Operator, publish_as_observer
@@ -138,7 +138,7 @@ def test_a_thing_that_there_is_not(operator: Operator, thing: str) -> None:
 @pytest.fixture
 def near_cloud(tmp_path: Path) -> Iterator[Cloud]:
     """A cloud in this process, where a test can move the time at which a certificate was made."""
-    with LocalCloud(tmp_path / "cloud", auth="invite") as cloud:
+    with LocalCloud(tmp_path / "cloud", options=Options("invite")) as cloud:
         yield Cloud(cloud.endpoints.to_json(), cloud.endpoints.exports())
 
 

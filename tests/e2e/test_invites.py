@@ -319,7 +319,7 @@ def _forwarded(request: bytes, cloud: Cloud) -> bytes:
 
 
 def test_an_enrolled_device_leaves_an_invite_alone(operator: Operator, gateway: Device, thing: str) -> None:
-    """Given another invite it contacts nobody, exits 0, and says that the invite was not needed, and when one is."""
+    """Given another invite for its Thing it exits 0, uses none, and says that it was not needed, and when one is."""
     assert gateway.run("init", operator.invite(thing), "--thing", thing, "--no-publish").returncode == 0
     another = operator.invite(thing)
     run = gateway.run("init", another, "--thing", thing)

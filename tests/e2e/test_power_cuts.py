@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import documents, tpm2
+from tests.support.processes import program
 from tests.support.tpm2 import Tpm2
 from tests.support.tpm_device import TpmDevice
 
@@ -32,7 +36,10 @@ def device(tmp_path: Path) -> TpmDevice:
 
 
 def test_d3_power_cuts_lock_a_tpm_and_are_told(device: TpmDevice) -> None:
-    """D3: each cut of a TPM in use counts as a failed try; ``doctor`` and ``csr`` say so, and how the TPM heals."""
+    """D3: each cut of a TPM in use counts as a failed try; ``doctor`` and ``csr`` say so, and how the TPM heals.
+
+    The PIN that ``token create`` saved is the right one, so it is tried until the TPM is locked.
+    """
     with _until_the_next_cut(device) as tpm:
         assert tpm.wrong_pins() == 1
         assert _told_by_doctor(device) == (
@@ -45,12 +52,14 @@ def test_d3_power_cuts_lock_a_tpm_and_are_told(device: TpmDevice) -> None:
     with _until_the_next_cut(device) as tpm:
         assert tpm.wrong_pins() == 2
         assert _told_by_doctor(device) == (
-            "failed",
-            "one more wrong PIN will lock the token: the TPM counts 2 of the 3 failed tries that lock it",
-            _WAIT % "17 min",
+            "warning",
+            (
+                "one more failed try will lock the token: the TPM counts 2 of the 3 failed tries that lock it; "
+                "the PIN is tried, since token create saved it"
+            ),
+            _PACE,
         )
-        assert _refused_csr(device) == (13, "pin-final-try", _WAIT % "17 min")
-        _log_in_as_another_program(device)
+        assert device.run("csr").returncode == 0
 
     with _until_the_next_cut(device) as tpm:
         assert tpm.wrong_pins() == 3
@@ -64,14 +73,63 @@ def test_d3_power_cuts_lock_a_tpm_and_are_told(device: TpmDevice) -> None:
         assert device.run("csr").returncode == 0
 
 
-def test_d3_a_refused_csr_adds_nothing_at_the_next_cut(device: TpmDevice) -> None:
-    """D3: a device whose power fails at each start stops one failed try short of the lockout, and is not locked."""
+def test_d3_a_pin_from_elsewhere_is_not_tried_with_the_last_try(device: TpmDevice) -> None:
+    """D3: a PIN that may be wrong, even the same one from a file, stops one failed try short of the lockout.
+
+    A device whose power fails at each start is then not locked: a refused ``csr`` adds nothing at the next cut.
+    """
+    configured = device.folder / "configured-pin"
+    configured.touch(mode=0o600)
+    configured.write_text(device.pin())
+    device.extra["HSM_ENROLL_PIN_FILE"] = str(configured)
     with _until_the_next_cut(device):
         assert device.run("csr").returncode == 0
     for _ in range(2):
         with _until_the_next_cut(device) as tpm:
             assert tpm.wrong_pins() == 2
-            assert device.refused("csr") == (13, "pin-final-try")
+            assert _told_by_doctor(device) == (
+                "failed",
+                "one more wrong PIN will lock the token: the TPM counts 2 of the 3 failed tries that lock it",
+                _WAIT % "17 min",
+            )
+            assert _refused_csr(device) == (13, "pin-final-try", _WAIT % "17 min")
+
+
+def test_d3_a_saved_pin_that_was_refused_is_not_certain_again(device: TpmDevice) -> None:
+    """D3, D1: where another program has changed the PIN, the last try is not used for the saved one."""
+    with _until_the_next_cut(device) as tpm:
+        tpm.forget_wrong_pins()
+        saved = device.home / "pin"
+        saved.write_text("changed-since\n")
+        error = device.error("csr")
+        assert (error["exitStatus"], error["code"]) == (12, "pin-wrong")
+        assert error["message"].endswith(f": it was the PIN that token create saved in {saved}")
+        assert "HSM_ENROLL_PIN_FILE" in error["hint"]
+        assert error["hint"].endswith("The TPM counts 1 of the 3 failed tries that lock it.")
+        assert device.refused("csr") == (12, "pin-wrong")
+        assert tpm.wrong_pins() == 2
+        assert device.refused("csr") == (13, "pin-final-try")
+        assert tpm.wrong_pins() == 2
+
+
+def test_d3_nobody_is_asked_for_a_pin_that_may_not_be_tried(device: TpmDevice) -> None:
+    """D3: on a terminal, one failed try short of the lockout, the command ends with 13 instead of prompting."""
+    for name in ("pin", "token.json"):
+        (device.home / name).unlink()
+    with _until_the_next_cut(device) as tpm:
+        for _ in range(2 - tpm.wrong_pins()):
+            device.extra["HSM_ENROLL_PIN"] = "wrong-1234"
+            assert device.refused("csr") == (12, "pin-wrong")
+        del device.extra["HSM_ENROLL_PIN"]
+        command = shlex.join([sys.executable, "-m", "hsm_enroll", "csr"])
+        # script(1) gives the command a terminal of its own, and exits as it does.
+        terminal = [program("script", package="bsdutils"), "--quiet", "--return", "--command", command, "/dev/null"]
+        run = subprocess.run(
+            terminal, env=device.environment, input="", capture_output=True, text=True, timeout=60, check=False
+        )
+        assert run.returncode == 13, run.stdout
+        assert "so no PIN was tried" in " ".join(run.stdout.split())
+        assert "PIN of token" not in run.stdout
 
 
 @contextmanager
@@ -91,8 +149,3 @@ def _told_by_doctor(device: TpmDevice) -> tuple[str, str, str]:
 def _refused_csr(device: TpmDevice) -> tuple[int, str, str]:
     error = device.error("csr")
     return error["exitStatus"], error["code"], error["hint"]
-
-
-def _log_in_as_another_program(device: TpmDevice) -> None:
-    """Use the TPM as a program does that does not ask it for its count."""
-    assert device.pkcs11_tool("--list-objects")

@@ -165,8 +165,10 @@ def test_the_store_is_where_the_variable_says(device: TpmDevice, thing: str) -> 
     device.json("init", "--thing", thing)
     del device.extra["TPM2_PKCS11_STORE"]
     error = device.error("publish", f"certtest/{thing}", "x")
-    # tpm2-pkcs11 1.9.0 makes itself an empty store; 1.9.1 fails, and then the hint has the variable.
-    assert error["code"] == "token-not-found" or "TPM2_PKCS11_STORE" in error["hint"]
+    # tpm2-pkcs11 1.9.0 makes itself an empty store; 1.9.1 fails.
+    assert error["code"] in {"token-not-found", "module-unusable"}
+    assert str(device.store) in error["message"]
+    assert "TPM2_PKCS11_STORE" in error["hint"]
 
 
 _KILLED_AT = {
@@ -221,7 +223,7 @@ def test_a_given_pin_is_the_tokens(device: TpmDevice, thing: str) -> None:
         ("TPM2_PKCS11_TCTI", "device:/dev/no-tpm", (10, "module-unusable"), "there is no TPM"),
         ("TPM2_PKCS11_TCTI", "device:/dev/tpm0", (10, "module-unusable"), "bypasses the TPM's resource manager"),
         ("TPM2_PKCS11_TCTI", "swtpm:port=2321", (10, "module-unusable"), "bypasses the TPM's resource manager"),
-        ("DBUS_SESSION_BUS_ADDRESS", "unix:path=/none", (10, "module-unusable"), "tpm2-abrmd does not respond"),
+        ("DBUS_SESSION_BUS_ADDRESS", "unix:path=/none", (10, "module-unusable"), "tpm2-abrmd cannot be reached"),
         ("TPM2_PKCS11_STORE", "relative", (2, "usage"), "not an absolute path"),
         ("TPM2_PKCS11_STORE", "/proc/none", (50, "state-unusable"), "cannot be used"),
         ("TPM2_PKCS11_BACKEND", "fapi", (2, "usage"), "TPM2_PKCS11_BACKEND=fapi"),
@@ -250,6 +252,105 @@ def test_a_tpm_that_refuses_to_make_a_token_says_what_may_be_wrong(tmp_path: Pat
         assert "TPM2_PKCS11_OWNER_AUTH" in error["hint"]
         device.extra["TPM2_PKCS11_OWNER_AUTH"] = "owner"
         assert device.create_token()["label"] == "gateway"
+
+
+def test_after_the_tpm_was_cleared_every_command_says_so_and_what_to_do(
+    cloud: Cloud, tmp_path: Path, thing: str
+) -> None:
+    """``publish``, ``csr``, ``token create`` and ``doctor`` say that the keys are lost; what they advise works."""
+    with tpm2.provided(tmp_path) as own:
+        device = TpmDevice(tmp_path / "device", cloud.environment, tpm=own)
+        device.create_token()
+        device.json("init", "--thing", thing, "--no-publish")
+        subprocess.run(["tpm2_clear"], env=device.environment, capture_output=True, timeout=60, check=True)
+        for arguments, refusal in (
+            (("publish", f"certtest/{thing}", "x"), (15, "token-refused")),
+            (("csr",), (15, "token-refused")),
+            (("token", "create", "--label", "new", "--backend", "tpm2"), (10, "module-unusable")),
+        ):
+            error = device.error(*arguments)
+            assert (error["exitStatus"], error["code"]) == refusal
+            assert "the TPM was cleared" in error["message"]
+            assert f"mv {device.store} {device.store}.old" in error["hint"]
+        checks = {check["id"]: check for check in device.json("doctor", status=1)["checks"]}
+        assert checks["token.store"]["status"] == "failed"
+        assert "the TPM was cleared" in checks["token.store"]["message"]
+
+        device.store.rename(f"{device.store}.old")
+        for name in ("pin", "token.json"):
+            (device.home / name).rename(device.home / f"{name}.old")
+        device.create_token()
+        assert device.json("init", "--thing", f"{thing}-new", "--new-key", "--no-publish")["enrolled"] is True
+        assert device.json("status")["key"]["matchesCertificate"] is True
+
+
+def test_d1_a_wrong_pin_at_the_connection_names_its_source(device: TpmDevice, thing: str) -> None:
+    """D1: where ``publish`` logs in with a wrong PIN, the error says where it came from, and the count now."""
+    device.create_token()
+    device.json("init", "--thing", thing, "--no-publish")
+    with device.tpm.locking_after(3, seconds_to_forget_one=1000):
+        device.extra["HSM_ENROLL_PIN"] = "wrong-1234"
+        error = device.error("publish", f"certtest/{thing}", "x")
+    assert (error["exitStatus"], error["code"]) == (12, "pin-wrong")
+    assert error["message"].endswith(": it was the PIN in HSM_ENROLL_PIN")
+    assert error["hint"].endswith("The TPM counts 1 of the 3 failed tries that lock it.")
+
+
+def test_status_shows_the_identity_without_its_token(device: TpmDevice, thing: str) -> None:
+    """Where the token cannot be used, ``status`` shows the identity and says why, with the error's exit status."""
+    device.create_token()
+    device.json("init", "--thing", thing, "--no-publish")
+    device.store.rename(device.folder / "elsewhere")
+    run = device.run("status", "--json")
+    document = json.loads(run.stdout)
+    assert (document["thingName"], document["key"]["matchesCertificate"]) == (thing, None)
+    assert document["error"]["exitStatus"] == run.returncode != 0
+    assert str(device.store) in document["error"]["message"]
+    shown = device.run("status")
+    assert shown.returncode == run.returncode
+    assert thing in shown.stdout
+    assert str(device.store) in shown.stderr
+    assert "TPM2_PKCS11_STORE" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("disk", "said"),
+    [
+        ('dd if=/dev/zero of="$1/full" bs=4k 2>/dev/null', "is full (0 bytes are free)"),
+        ('mount -o remount,ro "$1"', "is on a file system that is mounted read-only"),
+    ],
+    ids=["full", "read-only"],
+)
+def test_the_disk_of_the_store_is_told(device: TpmDevice, disk: str, said: str) -> None:
+    """A store on a disk that is full or read-only fails the doctor's check with that reason."""
+    place = device.folder / "disk"
+    place.mkdir()
+    device.create_token()
+    device.extra["TPM2_PKCS11_STORE"] = str(place / "store")
+    script = f'mount -t tmpfs -o size=128k tmpfs "$1" && cp -a "$2" "$1/store" && {{ {disk}; shift 2; "$@"; }}'
+    command = ["sh", "-c", script, "sh", str(place), str(device.store)]
+    run = subprocess.run(
+        ["unshare", "--map-root-user", "--mount", *command, sys.executable, "-m", "hsm_enroll", "doctor", "--json"],
+        env=device.environment,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    checks = {check["id"]: check for check in documents.read(["doctor"], run.stdout)["checks"]}
+    assert (run.returncode, checks["token.store"]["status"]) == (1, "failed")
+    assert said in checks["token.store"]["message"]
+    assert str(place / "store") in checks["token.store"]["message"]
+
+
+def test_tokens_fails_where_no_module_can_be_used(device: TpmDevice) -> None:
+    """``tokens`` of one module that cannot be used ends with its error, not with 0."""
+    module = device.create_token()["module"]
+    os.truncate(device.store / "tpm2_pkcs11.sqlite3", 4096)
+    assert device.refused("tokens", "--module", module) == (10, "module-unusable")
+    listed = {found["module"]: found for found in device.json("tokens")["modules"]}
+    assert "is damaged" in listed[module]["error"]
+    assert "backup" in listed[module]["hint"]
 
 
 def test_a_store_that_is_none_is_left_alone(device: TpmDevice) -> None:

@@ -37,7 +37,7 @@ _IDENTITIES = st.builds(
     key_type=st.sampled_from(KeyType),
     key_origin=st.builds(KeyOrigin, *[st.booleans()] * len(KeyOrigin._fields)),
     api=_TEXTS,
-    mqtt_endpoint=_TEXTS,
+    mqtt_endpoint=st.sampled_from(["endpoint.example", "127.0.0.1", "::1"]),
     mqtt_port=st.integers(1, 65535),
     attested=st.booleans(),
 )

@@ -27,7 +27,14 @@ _CODE = "7K3QM-ABCDE-FGHJK-MNPQR-STVWX"
 _SHA256 = "0a" * 32
 _INSTANT = "2026-11-24T10:00:00Z"
 _SAMPLES: dict[str, dict[str, Any]] = {
-    "created_invite": {"id": "0" * 16, "code": _CODE, "thing": "g-*", "uses": 3, "expires": _INSTANT},
+    "created_invite": {
+        "id": "0" * 16,
+        "code": _CODE,
+        "thing": "g-*",
+        "uses": 3,
+        "expires": _INSTANT,
+        "thingStatus": "issued",
+    },
     "invite_record": {
         "id": "0" * 16,
         "thing": "gateway-1",
@@ -117,7 +124,10 @@ def test_any_answer_is_read_or_refused(status: int, media_type: str, body: bytes
     assert answer.wait >= 0
     content = _outcome(lambda: document(answer), UnexpectedResponseError)
     assert isinstance(content, dict) or content.message.isprintable()
-    for read in (refusal, lambda any_answer: answers.refusal(any_answer, lambda *_: None)):
+    for read in (
+        partial(refusal, region="eu-central-1"),
+        lambda any_answer: answers.refusal(any_answer, lambda *_: None),
+    ):
         refused = _outcome(partial(read, answer), UnexpectedResponseError)
         assert isinstance(refused, HsmEnrollError)
         assert refused.message.isprintable()

@@ -31,6 +31,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 from moto import mock_aws
+from moto.cloudformation.models import Stack
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.core.botocore_stubber import BotocoreStubber
 from moto.iot.models import iot_backends
@@ -284,11 +285,16 @@ def without_pauses() -> AbstractContextManager[object]:
 
 
 def _create_table() -> None:
-    attributes: Any = [{"AttributeName": name, "AttributeType": "S"} for name in ("kind", "id")]
-    keys: Any = [{"AttributeName": "kind", "KeyType": "HASH"}, {"AttributeName": "id", "KeyType": "RANGE"}]
-    boto3.client("dynamodb", region_name=REGION).create_table(
-        TableName=TABLE, AttributeDefinitions=attributes, KeySchema=keys, BillingMode="PAY_PER_REQUEST"
-    )
+    keys: Any = {name: _ledger()[name] for name in ("AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes")}
+    boto3.client("dynamodb", region_name=REGION).create_table(TableName=TABLE, BillingMode="PAY_PER_REQUEST", **keys)
+
+
+@cache
+def _ledger() -> dict[str, Any]:
+    """Return the properties of the template's table."""
+    template = Stack.parse_template((LAMBDA / "template.yaml").read_text("utf-8"))
+    properties: dict[str, Any] = template["Resources"]["Ledger"]["Properties"]
+    return properties
 
 
 def load_handler() -> Any:

@@ -36,7 +36,7 @@ def read(arguments: Sequence[str], stdout: str) -> Any:
     name = schema_name(arguments)
     written = [json.loads(text) for text in (stdout.splitlines() if name == STREAM else [stdout])]
     for document in written:
-        failed = isinstance(document, dict) and "error" in document
+        failed = isinstance(document, dict) and set(document) == {"error"}
         validator(ERROR if failed else name).validate(document)
     return written if name == STREAM and not (len(written) == 1 and "error" in written[0]) else written[0]
 

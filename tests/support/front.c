@@ -5,6 +5,7 @@
  *   LOGIN_FREE="pin"   wants no login (CKF_LOGIN_REQUIRED is clear): this PIN opens TARGET with each session; a login
  *                      is taken all the same, if its PIN is empty
  *   LOGIN_LOG="file"   goes with either: each login adds a line to the file, "typed", "empty" or "sent"
+ *   MANUFACTURER="text"  says who made its tokens
  *   CRYPTOKI_MINOR=n   implements version 2.n
  *   CRYPTOKI_MAJOR=n   implements version n.40
  */
@@ -32,20 +33,26 @@ struct token_info {
 
 static struct function_list ours, *target;
 
-#ifdef LOGIN_LOG
+#if defined LOGIN_LOG || defined MANUFACTURER
 static ulong get_token_info(ulong slot, struct token_info *info)
 {
     ulong status = ((ulong(*)(ulong, struct token_info *))target->call[GET_TOKEN_INFO])(slot, info);
     if (status != CKR_OK)
         return status;
+#ifdef MANUFACTURER
+    memset(info->manufacturer, ' ', sizeof info->manufacturer);
+    memcpy(info->manufacturer, MANUFACTURER, strlen(MANUFACTURER));
+#endif
 #ifdef TYPED_PIN
     info->flags |= CKF_PROTECTED_AUTHENTICATION_PATH;
-#else
+#elif defined LOGIN_FREE
     info->flags &= ~(ulong)CKF_LOGIN_REQUIRED;
 #endif
     return CKR_OK;
 }
+#endif
 
+#ifdef LOGIN_LOG
 static ulong log_in(ulong session, ulong user, const char *pin)
 {
     return ((ulong(*)(ulong, ulong, const char *, ulong))target->call[LOGIN])(session, user, pin, strlen(pin));
@@ -83,8 +90,10 @@ ulong C_GetFunctionList(struct function_list **list)
     if (!get_function_list || get_function_list(&target) != CKR_OK)
         abort();
     ours = *target;
-#ifdef LOGIN_LOG
+#if defined LOGIN_LOG || defined MANUFACTURER
     ours.call[GET_TOKEN_INFO] = get_token_info;
+#endif
+#ifdef LOGIN_LOG
     ours.call[LOGIN] = login;
 #endif
 #ifdef LOGIN_FREE

@@ -92,7 +92,14 @@ def tls_1_1(authority: Authority) -> ssl.SSLContext:
 
 
 @contextmanager
-def serving(script: Script | None, context: ssl.SSLContext | None = None, *, farewell: bool = False) -> Iterator[int]:
+def serving(
+    script: Script | None,
+    context: ssl.SSLContext | None = None,
+    *,
+    farewell: bool = False,
+    address: tuple[str, int] = ("127.0.0.1", 0),
+    on_handshake: Callable[[ssl.SSLSocket], None] | None = None,
+) -> Iterator[int]:
     """Serve on a loopback port, which is yielded; without a script a connection is accepted and nothing is said.
 
     With ``farewell`` a close_notify is sent before the connection is closed (RFC 5246 §7.2.1).
@@ -106,12 +113,14 @@ def serving(script: Script | None, context: ssl.SSLContext | None = None, *, far
                 return
             # What a client does after a refusal, a reset among it, is not this side's business.
             with suppress(OSError), _wrapped(self.request, context) as connection:
+                if on_handshake and isinstance(connection, ssl.SSLSocket):
+                    on_handshake(connection)
                 while (packet := _read(connection)) and (answer := script(packet)) is not None:
                     connection.sendall(answer)
                 if farewell and isinstance(connection, ssl.SSLSocket):
                     connection.unwrap()
 
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+    with socketserver.ThreadingTCPServer(address, Handler) as server:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}).start()
         try:

@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from cryptography.x509.oid import NameOID
 
 from hsm_enroll.backend_api.client import Issued, Terms
-from hsm_enroll.device.ports import Ports
-from hsm_enroll.errors import BackendRefusedError, HsmEnrollError, KeyMissingError
+from hsm_enroll.device.ports import Clock, Ports
+from hsm_enroll.errors import BackendRefusedError, HsmEnrollError, KeyMissingError, TokenNotFoundError
 from hsm_enroll.key import KeyOrigin, KeyType, TokenName
 from hsm_enroll.secret import Secret
 from hsm_enroll.store.identity import Identity
@@ -57,6 +57,31 @@ class FakeKey:
         return self.secret.sign(message, ec.ECDSA(digest))
 
 
+class FakeClock(Clock):
+    """A clock that is as far off as is said, and in which waiting takes no time.
+
+    Attributes:
+        shift: how far it is ahead of the real one.
+        waits: the seconds that were waited, one wait after the other.
+    """
+
+    def __init__(self) -> None:
+        self.shift = timedelta(0)
+        self.waits: list[float] = []
+
+    def now(self) -> datetime:
+        """Return the time that it shows."""
+        return super().now() + self.shift
+
+    def monotonic(self) -> float:
+        """Return how long has been waited."""
+        return sum(self.waits)
+
+    def sleep(self, seconds: float) -> None:
+        """Let the time pass at once."""
+        self.waits.append(seconds)
+
+
 @dataclass
 class World:
     """What lies outside the state folder.
@@ -71,7 +96,11 @@ class World:
         refusal: the problem code that the API answers with; "" issues.
         lifetime: how long a certificate is valid.
         invite: what the API says of the invite, or the error that it has instead.
-        broker: what keeps the first message from being sent.
+        broker: what keeps the first message from being sent, try by try; the last one stays.
+        time: this machine's clock.
+        api_time: what the API's clock shows.
+        has_token: whether there is a token already; if not, one may be created.
+        said: what whoever watches is told, in order.
         answer: what the API answers instead of what it has issued; None is that.
         calls: what was called, in order, a name each.
         dies_at: the number of the call at which power goes, and whether before or after its effect; None is never.
@@ -87,7 +116,11 @@ class World:
     lifetime: timedelta = 3650 * _DAY
     answer: Issued | None = None
     invite: Terms | HsmEnrollError | None = None
-    broker: HsmEnrollError | None = None
+    broker: list[HsmEnrollError | None] = field(default_factory=lambda: [None])
+    time: FakeClock = field(default_factory=lambda: FakeClock())
+    api_time: datetime | None = None
+    has_token: bool = True
+    said: list[str] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
     dies_at: tuple[int, bool] | None = None
     _issued: dict[bytes, Issued] = field(default_factory=dict)
@@ -97,11 +130,28 @@ class World:
         self.calls.clear()
         return Ports(
             tokens=self,
-            start_finding=lambda: lambda: self._call("find token", lambda: self.token),
+            start_finding=lambda: lambda: self._call("find token", self._find_token),
             pin=lambda _: Secret("1234"),
             client=self._client,
             message=self if publishes else None,
+            create_token=None if self.has_token else lambda: self._call("create token", self._create_token),
+            audience=self,
+            clock=self.time,
         )
+
+    def say(self, text: str) -> None:
+        """Write down what is told."""
+        self.said.append(text)
+
+    def warn(self, text: str) -> None:
+        """Write down what is told, as a warning."""
+        self.said.append(f"warning: {text}")
+
+    @contextmanager
+    def waiting(self, what: str, seconds: float) -> Iterator[None]:
+        """Write down what is waited for."""
+        self.said.append(f"waiting for {what}, up to {seconds:.0f} s")
+        yield
 
     @property
     def base_url(self) -> str:
@@ -162,6 +212,13 @@ class World:
         """Destroy a key."""
         self._call("destroy", lambda: self.keys.pop((label, key_id), None))
 
+    def is_clean(self) -> bool:
+        """Whether no generation was killed: none is here."""
+        return True
+
+    def clear(self) -> None:
+        """Find nothing to destroy."""
+
     def enroll(self, csr: str, thing_name: str, meanwhile: Callable[[], None] | None) -> Issued:
         """Issue, once for each key, or refuse."""
         if meanwhile is not None:
@@ -179,6 +236,19 @@ class World:
             raise self.invite
         return self.invite
 
+    def clock(self) -> datetime | None:
+        """Say what the API's clock shows."""
+        return self.api_time
+
+    def _find_token(self) -> TokenReport:
+        if not self.has_token:
+            raise TokenNotFoundError("no token")
+        return self.token
+
+    def _create_token(self) -> TokenReport:
+        self.has_token = True
+        return self.token
+
     def _client(self) -> World:
         self.contacts += 1
         return self
@@ -189,8 +259,9 @@ class World:
     def send(self, identity: Identity, pin: Secret | None) -> None:
         """Publish the first message."""
         assert pin is not None
-        if self.broker is not None:
-            raise self.broker
+        refusal = self.broker[0] if len(self.broker) == 1 else self.broker.pop(0)
+        if refusal is not None:
+            raise refusal
         self._call("publish", lambda: self.messages.append(identity.thing_name))
 
     def _found(self, label: str, key_id: bytes) -> FakeKey:

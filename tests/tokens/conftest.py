@@ -2,8 +2,9 @@
 
 A test that takes ``token`` is part of the conformance suite: it runs once for each entry of ``_TOKENS``, or on the one
 token that pytest's ``--module`` names (see ``options``), and asks for nothing that is not every token's. Marked
-``own_token`` it is left out there. One that takes ``key_type`` too runs for each type that the token has. A test that
-takes ``softhsm`` or ``tpm`` is about that one, or uses it to build a situation that no real token shows on demand.
+``own_token`` it is left out there. One that takes ``key_type`` too runs for each type that the token has, and one that
+takes ``any_key_type`` with the first of them. A test that takes ``softhsm`` or ``tpm`` is about that one, or uses it to
+build a situation that no real token shows on demand.
 
 Everything runs in the test's own process, except what the code under test itself puts into a child. A module reads
 its environment once, when it is initialised, and stays loaded; so each token brings its own copy of its module's file
@@ -26,7 +27,7 @@ from hsm_enroll.device import pin
 from hsm_enroll.errors import HsmEnrollError
 from hsm_enroll.key import KeyType
 from hsm_enroll.secret import Secret
-from hsm_enroll.token import selection
+from hsm_enroll.token import capabilities, selection, session
 from hsm_enroll.uri import Pkcs11Uri
 from tests.support import tpm2
 from tests.support.softhsm_under_test import SoftHsmUnderTest
@@ -60,6 +61,22 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     pairs = [(token, key_type) for token in tokens for key_type in _key_types(token, metafunc.config)]
     ids = [f"{token}-{key_type}" for token, key_type in pairs]
     metafunc.parametrize(("token", "key_type"), pairs, indirect=["token"], ids=ids)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out tests about key types that the named token does not have, where one was named."""
+    if config.option.module is None:
+        return
+    offered = _key_types(GIVEN, config)
+    left_out = [item for item in items if _key_type_of(item, offered[0]) not in offered]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+def _key_type_of(item: pytest.Item, otherwise: KeyType) -> KeyType:
+    parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    key_type = parameters.get("key_type")
+    return key_type if isinstance(key_type, KeyType) else otherwise
 
 
 def _names(argument: str | list[str] | tuple[str, ...]) -> list[str]:
@@ -118,6 +135,12 @@ def token(request: pytest.FixtureRequest, key: KeyName, monkeypatch: pytest.Monk
     yield _entered(provided, monkeypatch)
     if isinstance(provided, GivenToken):
         provided.destroy_keys_named_after(key)
+
+
+@pytest.fixture
+def any_key_type(token: TokenUnderTest) -> KeyType:
+    """Provide the first key type that the token has, for tests that are not about the type."""
+    return capabilities.read(session.find(token.name)).key_types[0]
 
 
 @pytest.fixture

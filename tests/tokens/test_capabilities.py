@@ -25,7 +25,7 @@ from hsm_enroll.errors import (
 from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.secret import Secret
 from hsm_enroll.settings import Settings
-from hsm_enroll.token import capabilities, keypair, selection, session
+from hsm_enroll.token import capabilities, discovery, keypair, selection, session
 from hsm_enroll.token.reports import TokenReport
 from hsm_enroll.token.tokens import Tokens
 from tests.support import documents
@@ -189,16 +189,25 @@ def test_init_refuses_before_anything_is_journalled(
 
 
 @pytest.mark.parametrize(
-    ("traits", "version"), [({"CRYPTOKI_MINOR": 11}, "2.11"), ({"CRYPTOKI_MAJOR": 3}, "3.40")], ids=["old", "new"]
+    ("traits", "version", "advice"),
+    [
+        ({"CRYPTOKI_MINOR": 11}, "2.11", "Install a newer version of the module"),
+        ({"CRYPTOKI_MAJOR": 3, "CRYPTOKI_MINOR": 2}, "3.2", f"--module {discovery.proxy()}"),
+    ],
+    ids=["old", "new"],
 )
 def test_a_cryptoki_that_awscrt_does_not_take(
-    softhsm: SoftHsmUnderTest, key: KeyName, tmp_path: Path, traits: dict[str, int], version: str
+    softhsm: SoftHsmUnderTest, key: KeyName, tmp_path: Path, traits: dict[str, int], version: str, advice: str
 ) -> None:
-    """A module of another Cryptoki is named and refused for MQTT, which fails with it, and makes a request without."""
+    """A module of another Cryptoki is named and refused for MQTT, which fails with it, and makes a request without.
+
+    For SoftHSM 2.7, whose function list says 3.2, p11-kit's proxy is the way.
+    """
     name = softhsm.name._replace(module=softhsm.other_module(**traits))
     assert f"implements Cryptoki {version}" in _obstacle(token_of(name.module))
     error = _refused(name, tmp_path / "state", KeyType.EC_P256)
     assert (error.exit_status, error.code) == (10, "module-unusable")
+    assert advice in error.hint
     assert _refused(name, tmp_path / "state", KeyType.EC_P256, publishing=False).code == "pin-missing"
     with session.opened(name, softhsm.ask_pin, writable=True) as opened:
         pair = keypair.generate(opened, KeyType.EC_P256, label=key.label, key_id=key.id)

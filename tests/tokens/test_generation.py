@@ -176,11 +176,11 @@ def test_a_token_that_makes_another_key_than_asked_is_refused(
         assert list(opened.get_objects()) == []
 
 
-def test_a_read_only_session_makes_no_key(token: TokenUnderTest, key: KeyName) -> None:
+def test_a_read_only_session_makes_no_key(token: TokenUnderTest, key: KeyName, any_key_type: KeyType) -> None:
     """D7: a session that was not opened for writing makes no key and says why."""
     with session.opened(token.name, token.ask_pin) as opened:
-        with pytest.raises(TokenRefusedError, match=r"generate a key of type ec-p256: the session is read-only"):
-            keypair.generate(opened, KeyType.EC_P256, label=key.label, key_id=key.id)
+        with pytest.raises(TokenRefusedError, match=r"generate a key of type [a-z0-9-]+: the session is read-only"):
+            keypair.generate(opened, any_key_type, label=key.label, key_id=key.id)
         with pytest.raises(KeyMissingError):
             keypair.find(opened, label=key.label, key_id=key.id)
 

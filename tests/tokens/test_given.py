@@ -75,6 +75,21 @@ def test_the_suite_runs_on_a_given_token_and_takes_its_keys_away(
         assert keypair.find(opened, label=key.label, key_id=key.id).public_key_info == before.public_key_info
 
 
+def test_the_suite_runs_on_a_token_with_rsa_keys_alone(softhsm: SoftHsmUnderTest) -> None:
+    """No test of the suite takes EC keys for granted; those about EC keys are left out."""
+    ckm_ec_key_pair_gen, ckm_ecdsa = 0x1040, 0x1041
+    without = [f"C_GetMechanismList 1+ without {mechanism:x}" for mechanism in (ckm_ec_key_pair_gen, ckm_ecdsa)]
+    module = FaultModule(softhsm.module, softhsm.folder, *without)
+    files = [f"tests/tokens/test_{part}.py" for part in ("keys", "selection", "signing", "tls")]
+    named = ["--module", str(module.file), "--token-label", softhsm.label]
+    run = _pytest(*files, *named, "-v", HSM_ENROLL_PIN=softhsm.pin.reveal())
+    assert run.returncode == 0, run.stdout + run.stderr
+    ran = re.findall(r"^(\S+?)::(\S+?)\[given(\S*)\] PASSED", run.stdout, re.MULTILINE)
+    assert {Path(file).name for file, _, _ in ran} == {Path(file).name for file in files}
+    key_types = {variant for _, _, variant in ran if variant.startswith(("-ec-", "-rsa-"))}
+    assert key_types == {"-rsa-2048", "-rsa-3072", "-rsa-4096"}
+
+
 def test_a_test_that_fails_leaves_no_key_in_a_given_token(somebodys: SoftHsmUnderTest) -> None:
     """Also a test that fails has its key taken away: here the token refuses to sign, and the run says so."""
     module = FaultModule(somebodys.module, somebodys.folder, f"C_Sign 1+ fail {CKR['CKR_DEVICE_ERROR']:x}")

@@ -32,52 +32,54 @@ def test_d8_a_key_that_is_not_there(token: TokenUnderTest, key: KeyName) -> None
     assert caught.value.exit_status == 14
 
 
-def test_a_taken_label_or_id_is_not_overwritten(token: TokenUnderTest, key: KeyName) -> None:
+def test_a_taken_label_or_id_is_not_overwritten(token: TokenUnderTest, key: KeyName, any_key_type: KeyType) -> None:
     """A label or an id that a key has already makes no other key, and the first one stays as it was."""
     free = KeyName("free-" + key.label, key.id[::-1])
     with token.opened() as opened:
-        first = keypair.generate(opened, KeyType.EC_P256, label=key.label, key_id=key.id)
+        first = keypair.generate(opened, any_key_type, label=key.label, key_id=key.id)
         for label, key_id in ((key.label, free.id), (free.label, key.id), key):
             with pytest.raises(KeyAmbiguousError) as caught:
-                keypair.generate(opened, KeyType.EC_P256, label=label, key_id=key_id)
+                keypair.generate(opened, any_key_type, label=label, key_id=key_id)
             assert caught.value.exit_status == 14
         assert keypair.find(opened, label=key.label, key_id=key.id).public_key_info == first.public_key_info
         for attribute, value in ((Attribute.LABEL, free.label), (Attribute.ID, free.id)):
             assert list(opened.get_objects({attribute: value})) == []
 
 
-def test_label_and_id_have_to_match_both(token: TokenUnderTest, key: KeyName) -> None:
+def test_label_and_id_have_to_match_both(token: TokenUnderTest, key: KeyName, any_key_type: KeyType) -> None:
     """A key is found by its label, by its id, and by both, and not by its label with another key's id."""
     other = KeyName("other-" + key.label, key.id[::-1])
     with token.opened() as opened:
-        made = keypair.generate(opened, KeyType.EC_P256, label=key.label, key_id=key.id)
-        keypair.generate(opened, KeyType.EC_P256, label=other.label, key_id=other.id)
+        made = keypair.generate(opened, any_key_type, label=key.label, key_id=key.id)
+        keypair.generate(opened, any_key_type, label=other.label, key_id=other.id)
         for label, key_id in ((key.label, None), (None, key.id), key):
             assert keypair.find(opened, label=label, key_id=key_id).public_key_info == made.public_key_info
             found = public_key.find_public(opened, label=label, key_id=key_id)
-            assert (found.public_key_info, found.key_type) == (made.public_key_info, KeyType.EC_P256)
+            assert (found.public_key_info, found.key_type) == (made.public_key_info, any_key_type)
         for label, key_id in ((key.label, other.id), (other.label, key.id)):
             with pytest.raises(KeyMissingError):
                 keypair.find(opened, label=label, key_id=key_id)
 
 
-def test_the_public_half_shows_without_a_login(token: TokenUnderTest, key: KeyName) -> None:
+def test_the_public_half_shows_without_a_login(token: TokenUnderTest, key: KeyName, any_key_type: KeyType) -> None:
     """Without a login the public key is found and the private one is not."""
     with token.opened() as opened:
-        made = keypair.generate(opened, KeyType.EC_P256, label=key.label, key_id=key.id)
+        made = keypair.generate(opened, any_key_type, label=key.label, key_id=key.id)
     with session.opened(token.name, None) as opened:
         found = public_key.find_public(opened, label=key.label, key_id=key.id)
         with pytest.raises(KeyMissingError):
             keypair.find(opened, label=key.label, key_id=key.id)
-    assert (found.public_key_info, found.key_type) == (made.public_key_info, KeyType.EC_P256)
+    assert (found.public_key_info, found.key_type) == (made.public_key_info, any_key_type)
 
 
-def test_destroy_removes_both_halves_and_may_be_repeated(token: TokenUnderTest, key: KeyName) -> None:
+def test_destroy_removes_both_halves_and_may_be_repeated(
+    token: TokenUnderTest, key: KeyName, any_key_type: KeyType
+) -> None:
     """After ``destroy`` nothing of the key is left, a second time is no error, and another key is not touched."""
     other = KeyName("other-" + key.label, key.id[::-1])
     with token.opened() as opened:
-        keypair.generate(opened, KeyType.EC_P256, label=key.label, key_id=key.id)
-        keypair.generate(opened, KeyType.EC_P256, label=other.label, key_id=other.id)
+        keypair.generate(opened, any_key_type, label=key.label, key_id=key.id)
+        keypair.generate(opened, any_key_type, label=other.label, key_id=other.id)
         keypair.destroy(opened, label=key.label, key_id=other.id)
         assert keypair.find(opened, label=key.label, key_id=key.id).id == key.id
         keypair.destroy(opened, label=key.label, key_id=key.id)
@@ -88,12 +90,12 @@ def test_destroy_removes_both_halves_and_may_be_repeated(token: TokenUnderTest, 
         assert keypair.find(opened, label=other.label, key_id=other.id).id == other.id
 
 
-def test_a_destroyed_name_is_free_again(token: TokenUnderTest, key: KeyName) -> None:
+def test_a_destroyed_name_is_free_again(token: TokenUnderTest, key: KeyName, any_key_type: KeyType) -> None:
     """A label and an id whose key was destroyed may name a new one, which is another key."""
     with token.opened() as opened:
-        first = keypair.generate(opened, KeyType.EC_P256, label=key.label, key_id=key.id)
+        first = keypair.generate(opened, any_key_type, label=key.label, key_id=key.id)
         keypair.destroy(opened, label=key.label, key_id=key.id)
-        second = keypair.generate(opened, KeyType.EC_P256, label=key.label, key_id=key.id)
+        second = keypair.generate(opened, any_key_type, label=key.label, key_id=key.id)
     assert first.public_key_info != second.public_key_info
 
 

@@ -110,6 +110,28 @@ def test_d1_the_last_try_is_not_used(counting: Tpm2, spied: Callable[[], list[st
     assert spied() == ["CKR_PIN_INCORRECT"] * 2 + ["CKR_OK"]
 
 
+def test_d1_the_last_try_is_used_for_a_pin_that_is_certain(counting: Tpm2) -> None:
+    """D1: the PIN that ``token create`` saved is tried one failed try short of the lockout, and not in a locked TPM."""
+    certain = login.Pin(counting.pin.reveal(), login.Origin("the PIN", lambda: None))
+    guessed = login.Pin(counting.pin.reveal(), login.Origin("the PIN"))
+    for _ in range(2):
+        _spend_a_try(counting.name)
+    with Tokens() as tokens:
+        token = selection.enrolled(counting.name, tokens.listed)
+        with pytest.raises(PinFinalTryError), tokens.session(token, lambda _: guessed, lambda _: None):
+            pass
+        with tokens.session(token, lambda _: certain, lambda _: None):
+            pass
+        _spend_a_try(counting.name)
+        with pytest.raises(PinLockedError), tokens.session(token, _nobody_is_asked, lambda _: None):
+            pass
+    assert counting.wrong_pins() == 3
+
+
+def _nobody_is_asked(_: TokenName) -> Secret:
+    raise AssertionError("the PIN of a locked token was asked for")
+
+
 @_ON_A_TPM
 @pytest.mark.usefixtures("token")
 def test_d2_a_locked_tpm_says_when_it_heals(counting: Tpm2, spied: Callable[[], list[str]], tmp_path: Path) -> None:

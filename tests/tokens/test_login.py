@@ -12,6 +12,8 @@ from hsm_enroll.errors import PinFinalTryError, PinLockedError, PinMissingError,
 from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.secret import Secret
 from hsm_enroll.token import inventory, keypair, login, provision, selection, session
+from hsm_enroll.token.login import Origin, Pin
+from hsm_enroll.token.tokens import Tokens
 from tests.support.fault_codes import CKR
 from tests.support.fault_module import FaultModule
 from tests.support.softhsm_under_test import SoftHsmUnderTest
@@ -186,6 +188,29 @@ def test_d1_a_warning_shows_before_the_login(softhsm: SoftHsmUnderTest) -> None:
     with softhsm.opened():
         pass
     assert [report.pin_count_low for report in listed(softhsm.module)] == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("pin", "source"),
+    [
+        (Pin("wrong-1234", Origin("the PIN in HSM_ENROLL_PIN")), ": it was the PIN in HSM_ENROLL_PIN"),
+        (Secret("wrong-1234"), ""),
+    ],
+    ids=["known", "unknown"],
+)
+def test_d1_a_wrong_pin_names_its_source_and_what_it_means(
+    softhsm: SoftHsmUnderTest, tpm: Tpm2, pin: Secret, source: str
+) -> None:
+    """D1: a wrong PIN's error says where the PIN came from; of a lockout it speaks for a TPM only, with its count."""
+    hint = "It was tried only once. Correct it, then run the command again."
+    with tpm.locking_after(3, seconds_to_forget_one=1000), Tokens() as tokens:
+        for name, more in ((softhsm.name, ""), (tpm.name, " The TPM counts 1 of the 3 failed tries that lock it.")):
+            token = selection.enrolled(name, tokens.listed)
+            with pytest.raises(PinWrongError) as caught, tokens.session(token, lambda _: pin, lambda _: None):
+                pass
+            assert caught.value.message == f"token 'gateway' refused the PIN (CKR_PIN_INCORRECT){source}"
+            assert caught.value.hint == hint + more
+            assert caught.value.exit_status == 12
 
 
 @pytest.mark.own_token

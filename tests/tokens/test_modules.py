@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -28,6 +30,18 @@ def test_the_modules_of_this_machine_are_discovered() -> None:
     names = [path.name for path in discovery.discover()]
     assert names.count("libsofthsm2.so") == 1
     assert len([name for name in names if name.startswith("libtpm2_pkcs11.so")]) == 1
+
+
+def test_a_folder_that_cannot_be_read_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a folder of modules cannot be read, a module may be missing from the list: exit 10, and the cause."""
+
+    def broken(_: object) -> NoReturn:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "/usr/lib")
+
+    monkeypatch.setattr(os, "scandir", broken)
+    with pytest.raises(ModuleUnusableError, match=r"in /usr/lib: Input/output error") as caught:
+        discovery.discover()
+    assert caught.value.exit_status == 10
 
 
 def test_d5_a_module_that_is_missing(tmp_path: Path) -> None:

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import os
 import secrets
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from hsm_enroll.device import device_token
 from hsm_enroll.errors import (
     ModuleUnusableError,
     PinFinalTryError,
@@ -23,12 +19,11 @@ from hsm_enroll.errors import (
 )
 from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.secret import Secret
-from hsm_enroll.settings import Settings
-from hsm_enroll.token import inventory, keypair, provision, selection, session
+from hsm_enroll.token import inventory, keypair, provision, session
 from hsm_enroll.token.provision import complete_token, create_tpm2_token
 from hsm_enroll.token.reports import TokenKind
 from hsm_enroll.token.tokens import Tokens
-from hsm_enroll.token.tpm2.provision import explained, prepare_store, refuse_unmanaged_tpm
+from hsm_enroll.token.tpm2.provision import prepare_store, refuse_unmanaged_tpm
 from tests.support.tpm2 import Tpm2
 from tests.support.under_test import KeyName
 from tests.tokens.test_provision import watched
@@ -36,7 +31,6 @@ from tests.tokens.test_provision import watched
 _PIN = Secret("user-Straße-5678")
 _SO_PIN = Secret("officer-5678")
 _DATABASE = "tpm2_pkcs11.sqlite3"
-_FAILED = ModuleUnusableError("it cannot be used")
 _NOBODY = 65534
 
 
@@ -306,123 +300,6 @@ def test_without_the_kernels_tpm_no_other_one_is_taken(connection: str | None, t
     """Where no TPM is named, and the kernel has none, whoever listens at an emulator's port does not become one."""
     with pytest.raises(ModuleUnusableError, match="there is no TPM"):
         refuse_unmanaged_tpm({} if connection is None else {"TPM2_PKCS11_TCTI": connection}, tmp_path)
-
-
-def test_a_missing_tpm_is_named(tmp_path: Path) -> None:
-    """A machine without the device is told so, with the device's name."""
-    for environment in ({}, {"TPM2_PKCS11_TCTI": "device"}):
-        assert "there is no TPM" in explained(_FAILED, environment, tmp_path).message
-    missing = explained(_FAILED, {"TPM2_PKCS11_TCTI": f"device:{tmp_path}/tpmrm7"}, tmp_path)
-    assert missing.message == f"there is no TPM: {tmp_path}/tpmrm7 does not exist"
-
-
-def test_whoever_looks_for_a_token_is_told_what_is_wrong_with_the_tpm(
-    tpm: Tpm2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Not only who makes a token: where tpm2-pkcs11 says no more than "general failure", the TPM is named."""
-    monkeypatch.setenv("TPM2_PKCS11_TCTI", f"device:{tmp_path}/tpmrm7")
-    said = f"there is no TPM: {tmp_path}/tpmrm7 does not exist"
-    with Tokens() as tokens, pytest.raises(ModuleUnusableError, match=said):
-        device_token.find(Settings(state=tmp_path, module=tpm.module), tokens)
-
-
-def test_a_bare_device_alone_is_no_resource_manager(tmp_path: Path) -> None:
-    """Where there is /dev/tpm0 and no /dev/tpmrm0, an old kernel or a TPM 1.2 is the reason."""
-    (tmp_path / "dev").mkdir()
-    (tmp_path / "dev/tpm0").touch()
-    error = explained(_FAILED, {}, tmp_path)
-    assert "no resource manager" in error.message
-    assert "1.2" in error.hint
-
-
-def test_a_device_that_is_closed_to_the_user_names_the_group() -> None:
-    """Who may not open the device is told which group to join."""
-    with tempfile.TemporaryDirectory() as name:
-        root = Path(name)
-        (root / "dev").mkdir()
-        (root / "dev/tpmrm0").touch(mode=0o000)
-        root.chmod(0o755)
-        with _as_nobody():
-            error = explained(_FAILED, {}, root)
-    assert "no permission" in error.message
-    assert "tss" in error.hint
-
-
-def test_a_missing_store_is_named(tmp_path: Path) -> None:
-    """tpm2-pkcs11 1.9.1 fails if it finds no store, however it reaches the TPM: the error says so, and what to do."""
-    _make_device(tmp_path)
-    for environment in ({}, {"HOME": str(tmp_path)}, {"TPM2_PKCS11_STORE": f"{tmp_path}/none"}):
-        for way in ({}, {"TPM2_PKCS11_TCTI": "tabrmd"}):
-            error = explained(_FAILED, environment | way, tmp_path)
-            assert "no token store" in error.message
-            assert "hsm-enroll token create" in error.hint
-            assert "TPM2_PKCS11_STORE" in error.hint
-
-
-def test_whoever_looks_for_a_token_is_told_that_there_is_no_store(
-    tpm: Tpm2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where tpm2-pkcs11 can neither find nor make a store, it is the store that is named, not the TPM."""
-    monkeypatch.setenv("TPM2_PKCS11_STORE", str(tmp_path / "not" / "there"))
-    with Tokens() as tokens, pytest.raises(ModuleUnusableError, match="finds no token store"):
-        device_token.find(Settings(state=tmp_path, module=tpm.module), tokens)
-
-
-@pytest.mark.parametrize("look", ["listed", "describe", "public_key", "enrolled"])
-def test_whatever_is_asked_of_the_module_the_missing_store_is_named(
-    tpm: Tpm2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: str
-) -> None:
-    """No path to the module, as of ``tokens``, ``status``, ``publish`` and ``doctor``, says only "general failure"."""
-    name = tpm.name
-    store = tmp_path / "not" / "there"
-    monkeypatch.setenv("TPM2_PKCS11_STORE", str(store))
-    with Tokens() as tokens:
-        looks: dict[str, Callable[[], object]] = {
-            "listed": lambda: tokens.listed(name.module),
-            "describe": lambda: tokens.describe(name.module),
-            "public_key": lambda: tokens.public_key(name, label="x", key_id=b"x"),
-            "enrolled": lambda: selection.enrolled(name, tokens.listed),
-        }
-        with pytest.raises(ModuleUnusableError, match=f"finds no token store in {store}$"):
-            looks[look]()
-
-
-def test_a_silent_resource_manager_is_named(tmp_path: Path) -> None:
-    """Where tpm2-abrmd was named, and there is a store, it is what does not answer."""
-    environment = {"TPM2_PKCS11_TCTI": "tabrmd", "TPM2_PKCS11_STORE": str(_make_store(tmp_path))}
-    assert "tpm2-abrmd does not respond" in explained(_FAILED, environment).message
-
-
-def test_what_cannot_be_explained_stays_what_it_was(tmp_path: Path) -> None:
-    """A device that is there and open, and a connection that is not known, leave the module's own error."""
-    _make_device(tmp_path)
-    environment = {"TPM2_PKCS11_STORE": str(_make_store(tmp_path))}
-    assert explained(_FAILED, environment, tmp_path) is _FAILED
-    assert explained(_FAILED, environment | {"TPM2_PKCS11_TCTI": "cmd:tpm2_send"}, tmp_path) is _FAILED
-    assert explained(_FAILED, environment | {"TPM2_PKCS11_TCTI": f"device:{tmp_path}"}, tmp_path) is _FAILED
-
-
-def _make_device(root: Path) -> None:
-    (root / "dev").mkdir()
-    (root / "dev/tpmrm0").touch()
-
-
-def _make_store(folder: Path) -> Path:
-    (folder / _DATABASE).touch()
-    return folder
-
-
-@contextmanager
-def _as_nobody() -> Iterator[None]:
-    """Give root's rights up inside the block; who is not root has none to give up."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(_NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 def _modes(folder: Path) -> tuple[int, dict[str, int]]:

@@ -206,11 +206,13 @@ def test_odd_labels_survive_the_way_through_a_uri(empty_softhsm: SoftHsmUnderTes
             assert choose([empty_softhsm.module], wanted, lambda _: reports) == report
 
 
-def test_odd_key_labels_survive_the_way_through_a_uri(token: TokenUnderTest, key: KeyName) -> None:
+def test_odd_key_labels_survive_the_way_through_a_uri(
+    token: TokenUnderTest, key: KeyName, any_key_type: KeyType
+) -> None:
     """The URI under which a child lists a public key finds that key by label and id, whatever signs its label has."""
     names = [KeyName(f"{odd} {key.label} {odd}", secrets.token_bytes(6) + b"\x00%") for odd in _ODD_LABELS]
     with token.opened() as opened:
-        made = [keypair.generate(opened, KeyType.EC_P256, label=name.label, key_id=name.id) for name in names]
+        made = [keypair.generate(opened, any_key_type, label=name.label, key_id=name.id) for name in names]
     report = choose([token.module], token.wanted, listed)
     uris = {uri.id: uri for uri in map(Pkcs11Uri.parse, report.public_keys)}
     with token.opened() as opened:

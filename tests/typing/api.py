@@ -16,6 +16,8 @@ from hsm_enroll import (
     BackendUnreachableError,
     BusyError,
     Connection,
+    ConnectionEvent,
+    ConnectionState,
     ForeignCertificateError,
     HsmEnrollError,
     Identity,
@@ -39,21 +41,26 @@ from hsm_enroll import (
     PinLockedError,
     PinMissingError,
     PinWrongError,
+    Secret,
     StateCorruptError,
     StateError,
     StateTooNewError,
+    Subscription,
     ThrottledError,
     TokenAmbiguousError,
+    TokenName,
     TokenNotFoundError,
     TokenRefusedError,
     UnexpectedResponseError,
     UsageError,
+    Will,
     __version__,
+    aio,
     connect,
     enroll,
 )
 from hsm_enroll.iot.fallbacks import Fallbacks
-from hsm_enroll.key import KeyOrigin, KeyType, TokenName
+from hsm_enroll.key import KeyOrigin, KeyType
 from hsm_enroll.uri import Pkcs11Uri
 
 assert_type(__version__, str)
@@ -72,7 +79,21 @@ def a_device_is_enrolled_with_what_its_configuration_says_or_more() -> None:
     assert_type(enroll("gateway-17", invite="https://api/#CODE", new_key=True), Identity)
     enroll(17)  # type: ignore[arg-type]
     enroll("gateway-17", "https://api/#CODE")  # type: ignore[call-arg]
-    enroll("gateway-17", pin="1234")  # type: ignore[call-arg]
+
+
+def api_pin_and_token_may_be_arguments() -> None:
+    """A PIN is a Secret, or a function that returns one for a token; a plain string is refused."""
+    assert_type(enroll("gateway-17", api="https://api", pin=Secret("1234"), create_token=True), Identity)
+    assert_type(enroll("gateway-17", pin=a_pin), Identity)
+    assert_type(connect(Identity.load(), pin=a_pin), Connection)
+    enroll("gateway-17", pin="1234")  # type: ignore[arg-type]
+    enroll("gateway-17", pin=lambda: Secret("1234"))  # type: ignore[arg-type]
+    connect(Identity.load(), pin="1234")  # type: ignore[arg-type]
+
+
+def a_pin(token: TokenName) -> Secret:
+    """Something that asks a person."""
+    return Secret(token.label)
 
 
 def an_identity_is_loaded_from_the_usual_place_or_a_folder(folder: Path) -> None:
@@ -124,23 +145,62 @@ def a_connection_is_made_from_an_identity_and_closed_by_its_block(identity: Iden
     connect("gateway-17")  # type: ignore[arg-type]
 
 
+def a_connection_outlasts_outages_and_tells_of_them(identity: Identity) -> None:
+    """Every argument is given by name; the callback takes an event and may return anything."""
+    events: list[ConnectionEvent] = []
+    will = Will("device/gateway-17/status", b"lost", qos=0, retain=True)
+    assert_type(connect(identity, purpose="logger", will=will, reconnect=True, on_connection=events.append), Connection)
+    assert_type(events[0].state, ConnectionState)
+    assert_type(events[0].error, HsmEnrollError | None)
+    connect(identity, True)  # type: ignore[call-arg, arg-type]
+    connect(identity, on_connection=lambda: None)  # type: ignore[arg-type, misc]
+    Will("device/gateway-17/status", "lost")  # type: ignore[arg-type]
+    Will("device/gateway-17/status", b"lost", qos=2)  # type: ignore[arg-type]
+
+
 def it_publishes_bytes(connection: Connection) -> None:
     """A payload is bytes, a time limit seconds given by name; nothing is returned."""
     assert_type(connection.publish("device/gateway-17/x", b"21.5"), None)
     connection.publish("device/gateway-17/x", b"21.5", timeout=2.5)
+    connection.publish("device/gateway-17/x", b"21.5", qos=0, retain=True)
+    connection.publish("device/gateway-17/x", b"21.5", qos=2)  # type: ignore[arg-type]
     connection.publish("device/gateway-17/x", "21.5")  # type: ignore[arg-type]
-    connection.publish("device/gateway-17/x", b"21.5", 2.5)  # type: ignore[call-arg]
+    connection.publish("device/gateway-17/x", b"21.5", 2.5)  # type: ignore[call-arg, arg-type]
 
 
 def it_yields_messages(connection: Connection) -> None:
-    """A subscription is an iterator of messages, which are values."""
-    messages = connection.subscribe("device/gateway-17/#", timeout=2.5)
-    assert_type(messages, Iterator[Message])
-    message = next(messages)
+    """A subscription is an iterator of messages, which are values; with a time limit there may be none."""
+    messages = connection.subscribe("device/gateway-17/#", qos=0, timeout=2.5)
+    assert_type(messages, Subscription)
+    iterator: Iterator[Message] = messages
+    assert_type(next(iterator), Message)
+    message = messages.receive()
+    assert_type(message, Message)
+    assert_type(messages.receive(timeout=2.5), Message | None)
+    assert_type(messages.topic, str)
+    assert_type(messages.unsubscribe(timeout=2.5), None)
+    with messages as entered:
+        assert_type(entered, Subscription)
     assert_type(message.topic, str)
     assert_type(message.payload, bytes)
+    assert_type(message.retained, bool)
     message.payload = b""  # type: ignore[misc]
     assert_type(Message("device/gateway-17/x", b"21.5"), Message)
+
+
+async def the_same_is_awaited_with_asyncio(identity: Identity) -> None:
+    """Connecting is a block; what waits is a coroutine; a subscription is an asynchronous iterator."""
+    async with aio.connect(identity, pin=a_pin, reconnect=True) as connection:
+        assert_type(connection, aio.Connection)
+        assert_type(await connection.publish("device/gateway-17/x", b"21.5", qos=0), None)
+        async with await connection.subscribe("device/gateway-17/#") as messages:
+            assert_type(messages, aio.Subscription)
+            assert_type(await messages.receive(), Message)
+            assert_type(await messages.receive(timeout=2.5), Message | None)
+            async for message in messages:
+                assert_type(message, Message)
+    with aio.connect(identity):  # type: ignore[attr-defined]
+        pass
 
 
 def it_tells_what_it_has_done_without(connection: Connection) -> None:

@@ -7,21 +7,15 @@ Library Part 1, "Dictionary Attack Protection").
 
 from __future__ import annotations
 
-import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from hsm_enroll.errors import PinFinalTryError, PinLockedError
-from hsm_enroll.token.tpm2 import is_tpm2
+from hsm_enroll.token.tpm2 import is_tpm2, tools
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from hsm_enroll.key import TokenName
 
-_TOOL = ("tpm2_getcap", "properties-variable")
-# The tool takes milliseconds, but waits for ever while another program has the TPM open.
-_TIME_LIMIT_SECONDS = 5.0
 # TPM 2.0 Library Part 2, TPM_PT: UINT32 each.
 _PROPERTY = re.compile(
     rb"^TPM2_PT_(LOCKOUT_COUNTER|MAX_AUTH_FAIL|LOCKOUT_INTERVAL): 0x([0-9A-Fa-f]{1,8})$", re.MULTILINE
@@ -70,11 +64,10 @@ class FailedTries(NamedTuple):
         return f"Try again in {time}, or reset the count: tpm2_dictionarylockout --clear-lockout"
 
 
-def read(token: TokenName, *, time_limit: float = _TIME_LIMIT_SECONDS) -> FailedTries | None:
+def read(token: TokenName, *, time_limit: float = tools.TIME_LIMIT_SECONDS) -> FailedTries | None:
     """Read the count of a tpm2-pkcs11 token's TPM with tpm2-tools, in a child process; no login.
 
-    The tool uses the TPM that ``TPM2_PKCS11_TCTI`` names, as tpm2-pkcs11 does, or else this machine's own. Does *not*
-    support a TPM that is named only in the token's store, nor notice what other programs try afterwards.
+    Does *not* support a TPM that is named only in the token's store, nor notice what other programs try afterwards.
 
     Args:
         token: which token.
@@ -86,21 +79,8 @@ def read(token: TokenName, *, time_limit: float = _TIME_LIMIT_SECONDS) -> Failed
     """
     if not is_tpm2(token):
         return None
-    import subprocess
-
-    try:
-        tool = subprocess.run(
-            _TOOL,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=time_limit,
-            check=True,
-            env=_environment(os.environ),
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return parse(tool.stdout)
+    tool = tools.run("tpm2_getcap", "properties-variable", time_limit=time_limit)
+    return parse(tool.stdout) if tool is not None and tool.succeeded else None
 
 
 def parse(output: bytes) -> FailedTries | None:
@@ -120,35 +100,34 @@ def parse(output: bytes) -> FailedTries | None:
     return FailedTries(properties[b"LOCKOUT_COUNTER"], limit, interval)
 
 
-def refuse_last_try(token: TokenName) -> None:
-    """Check that one more wrong PIN would not lock the TPM of a tpm2-pkcs11 token; other tokens pass.
+def refuse_last_try(token: TokenName, *, pin_is_certain: bool = False) -> None:
+    """Check that one more wrong PIN would not lock the TPM of a tpm2-pkcs11 token; see :func:`refuse`."""
+    refuse(token, read(token), pin_is_certain=pin_is_certain)
 
-    A count that cannot be read passes too: a locked TPM refuses the PIN itself.
+
+def refuse(token: TokenName, tries: FailedTries | None, *, pin_is_certain: bool) -> None:
+    """Check that a login would not lock a TPM.
+
+    Args:
+        token: whose TPM.
+        tries: what :func:`read` returned. A count that cannot be read passes: a locked TPM refuses the PIN itself.
+        pin_is_certain: whether the PIN is known to be the token's, so that the last try may be used for it.
 
     Raises:
         PinLockedError: the TPM is locked.
         PinFinalTryError: the next failed try would lock it.
     """
-    tries = read(token)
     if tries is None:
         return
     hint = f"{tries.recovery} {tries.next_try}"
     if tries.locked:
         message = f"token {token.label!r} is locked and accepts no PIN now: its TPM counts {tries.summary}"
         raise PinLockedError(message, hint=hint)
-    if tries.one_before_lockout:
+    if tries.one_before_lockout and not pin_is_certain:
         message = (
             f"one more wrong PIN would lock token {token.label!r}, so no PIN was tried: its TPM counts {tries.summary}"
         )
         raise PinFinalTryError(message, hint=hint)
-
-
-def _environment(inherited: Mapping[str, str]) -> dict[str, str]:
-    # TPM2TOOLS_TCTI may name another TPM than the module's; and the tool does not need our PIN.
-    kept = {name: value for name, value in inherited.items() if name not in {"TPM2TOOLS_TCTI", "HSM_ENROLL_PIN"}}
-    if "TPM2_PKCS11_TCTI" in inherited:
-        kept["TPM2TOOLS_TCTI"] = inherited["TPM2_PKCS11_TCTI"]
-    return kept
 
 
 def _duration(seconds: int) -> str:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from hsm_enroll.backend_api import forms
+from hsm_enroll import forms
 from hsm_enroll.backend_api.client import EnrollmentClient
 from hsm_enroll.errors import UnexpectedResponseError
 from tests.support.authority import Authority

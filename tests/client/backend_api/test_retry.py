@@ -80,6 +80,18 @@ def test_a_request_without_an_answer_is_repeated_if_the_policy_allows(
     assert len(sent) == tries
 
 
+def test_each_wait_is_told_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """D16: before each wait it says why, and when the next try is; the last try is not followed by a wait."""
+    monkeypatch.setattr("random.uniform", lambda low, high: low + high)
+    told: list[str] = []
+    send, _ = _sender(_answer(429, "2"), _NOT_SENT, _answer(503))
+    retried(send, Policy(tries=3, tries_by_status={429: 3, 503: 3}), lambda _: None, told.append)
+    assert told == [
+        "https://api.example is busy (status 429); trying again in 2.5 s",
+        "no connection; trying again in 1.0 s",
+    ]
+
+
 def test_the_waits_have_full_jitter_on_top_of_what_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """D16: each wait is Retry-After and a random part from zero to a limit that doubles up to 20 s."""
     monkeypatch.setattr("random.uniform", lambda low, high: low + high)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,28 @@ def test_a_used_invite_says_so(authority: Authority) -> None:
     """An invite without a use left is of use to the device that used it, and to no other."""
     with https_server(authority, response("200 OK", '{"thing": "gateway-17", "usesLeft": 0}')) as server:
         assert _client(server, authority).terms() == Terms("gateway-17", is_used_up=True)
+
+
+@pytest.mark.parametrize(("attestation", "needed"), [("require", True), ("prefer", False), ("off", False), (7, False)])
+def test_an_invite_says_whether_a_tpm_has_to_attest(authority: Authority, attestation: object, needed: bool) -> None:
+    """What this version cannot do is known before a key is made; a backend that does not say wants nothing."""
+    answer = json.dumps({"thing": "gateway-17", "usesLeft": 1, "attestation": attestation})
+    with https_server(authority, response("200 OK", answer)) as server:
+        assert _client(server, authority).terms() == Terms("gateway-17", needs_attestation=needed)
+
+
+@pytest.mark.parametrize(
+    ("header", "shown"),
+    [
+        ("Date: Sun, 06 Nov 1994 08:49:37 GMT", datetime(1994, 11, 6, 8, 49, 37, tzinfo=UTC)),
+        ("Date: yesterday", None),
+        ("X-Date: Sun, 06 Nov 1994 08:49:37 GMT", None),
+    ],
+)
+def test_the_apis_clock_is_its_date(authority: Authority, header: str, shown: datetime | None) -> None:
+    """D14: the health check's Date is the API's clock; without a valid one it does not say (RFC 9110 §6.6.1)."""
+    with https_server(authority, response("200 OK", _HEALTH, header)) as server:
+        assert _client(server, authority).clock() == shown
 
 
 def test_the_request_for_a_certificate_finds_the_connection_open(authority: Authority) -> None:

@@ -7,6 +7,7 @@ import ssl
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,44 @@ def test_one_connection_serves_several_requests(authority: Authority) -> None:
         assert [api.exchange("GET", "/first").status, api.exchange("POST", "/second", b"{}").status] == [200, 200]
         assert api.exchange("GET", "/third").body == b"{}"
     assert [request.split()[1] for request in server.requests] == [b"/first", b"/second", b"/third"]
+
+
+@pytest.mark.parametrize("interim", ["103 Early Hints", "102 Processing", "199 Whatever"])
+def test_an_interim_answer_is_passed_over(authority: Authority, interim: str) -> None:
+    """RFC 9110 §15.2: the answer is the final one, however many come before it, and the connection stays usable."""
+    hints = f"HTTP/1.1 {interim}\r\nLink: </a>\r\n\r\n".encode()
+    with (
+        https_server(authority, on_one_connection(hints * 3 + _KEPT, hints + _LAST), b"") as server,
+        closing(_transport(server.url, authority)) as api,
+    ):
+        answers = [api.exchange("GET", "/"), api.exchange("GET", "/")]
+    assert [(answer.status, answer.body) for answer in answers] == [(200, b"{}")] * 2
+
+
+def test_surplus_is_not_taken_for_the_next_answer(authority: Authority) -> None:
+    """Bytes behind an answer belong to no request: the next one goes over a new connection.
+
+    http.client reads 8192 bytes at once. What comes behind them stays in TLS, where select does not see it.
+    """
+    padding = b" " * (8192 - len(_KEPT))
+    surplus = kept_open("200 OK", '{"surplus": true}')
+    with (
+        https_server(authority, on_one_connection(_KEPT + padding + surplus, end=_wait), _LAST) as server,
+        closing(_transport(server.url, authority)) as api,
+    ):
+        api.exchange("GET", "/first")
+        assert api.exchange("GET", "/second").body == b"{}"
+    assert [request.split()[1] for request in server.requests if request] == [b"/first", b"/second"]
+
+
+@pytest.mark.parametrize(("days", "why"), [(3650, "is not valid yet"), (-3650, "has expired")])
+def test_d14_a_certificate_that_is_untimely_points_at_the_clock(tmp_path: Path, days: int, why: str) -> None:
+    """D14: the certificate is not blamed alone: the message says what this machine's clock shows."""
+    now = datetime.now(UTC)
+    authority = Authority(tmp_path / "another time", now=now + timedelta(days=days))
+    with https_server(authority, _LAST) as server, pytest.raises(ApiTlsError) as raised:
+        _transport(server.url, authority).exchange("GET", "/")
+    assert f"{why}, if this machine's clock is right, which says {now.year}-" in raised.value.message
 
 
 def test_no_cookie_is_kept(authority: Authority) -> None:
@@ -187,6 +226,18 @@ def test_no_traceback_shows_a_code(
             _transport(server.url, authority).exchange("POST", "/", b"{}")
         assert _HUSH.encode() in server.requests[0]
     assert _HUSH not in shown_with_locals(raised.value)
+
+
+@pytest.mark.parametrize("place", ["127.0.0.1:99999", "127.0.0.1:1", "[::1"])
+def test_no_traceback_shows_a_proxys_password(
+    place: str, authority: Authority, shown_with_locals: Callable[[BaseException], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rule 9: a proxy that cannot be used, and one whose URL is not valid, are told without the password."""
+    monkeypatch.setenv("HTTPS_PROXY", f"http://some:{_HUSH}@{place}/")
+    with pytest.raises((BackendUnreachableError, UsageError)) as raised:
+        _transport("https://api.example", authority, lambda _: {}).exchange("GET", "/")
+    assert _HUSH not in shown_with_locals(raised.value)
+    assert place in raised.value.hint
 
 
 def test_an_unusable_ca_file_is_named_before_anything_is_sent(tmp_path: Path) -> None:

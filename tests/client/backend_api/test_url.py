@@ -31,10 +31,31 @@ def test_an_https_url_loses_its_trailing_slash_only(url: str, checked: str) -> N
         *("https://a b", "https://a/\x1b[0m", "https://a\n", "https://\u0430.example", "https://a/\udcff"),
     ],
 )
-def test_anything_else_is_wrong_usage_and_is_not_repeated(url: str) -> None:
+def test_anything_else_is_wrong_usage(url: str) -> None:
     """A URL that would send a code in the clear, that is not a base URL, or that could steer a terminal is refused."""
     with pytest.raises(UsageError) as raised:
         checked_url(url)
     assert raised.value.hint
     assert "hush" not in raised.value.message + raised.value.hint
     assert raised.value.message.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://api.example/stage", " 'http://api.example/stage' "),
+        ("https://user:hush@api.example", " 'api.example' "),
+        ("https://api.example/#FQ18Y-HUSH0", " 'https://api.example/' "),
+        ("https://user:hu#hush@api.example", " 'api.example' "),
+        ("https://api.example/?code=hush", " 'https://api.example/' "),
+        ("https://a/\x1b[0m", r" 'https://a/\x1b[0m' "),
+        ("FQ18Y-HUSH0", "URL must"),
+        ("", "URL must"),
+    ],
+)
+def test_the_wrong_url_is_shown_without_its_secrets(url: str, shown: str) -> None:
+    """The message repeats the URL, printable, but no password, and nothing that may be an invite's code."""
+    with pytest.raises(UsageError) as raised:
+        checked_url(url)
+    assert shown in raised.value.message
+    assert "hush" not in raised.value.message.lower()

@@ -49,3 +49,18 @@ def test_short_lines_stay_as_they_are() -> None:
     """What fits is not touched, blank lines and columns included."""
     text = "Thing   gateway-17\n\n  a    b"
     assert wrapped(text, 40) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Key       and 0123456789", "Key       and\n          0123456789"),
+        ("Key       0123456789abcdef", "Key\n    0123456789abcdef"),
+        ("Key       0123456789abcdefghijkl", "Key\n0123456789abcdefghijkl"),
+        ("    0123456789abcdefgh", "  0123456789abcdefgh"),
+    ],
+    ids=["room", "less indent", "no room", "its own line"],
+)
+def test_a_long_word_gives_up_its_indent_first(text: str, expected: str) -> None:
+    """A word that does not fit where it belongs is moved to the left, before the terminal would break it."""
+    assert wrapped(text, 20) == expected

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 
@@ -16,15 +16,21 @@ from hypothesis import strategies as st
 
 from hsm_enroll.backend_api.client import Issued, Terms
 from hsm_enroll.device.enrollment import Outcome, enroll
-from hsm_enroll.device.plan import Request
+from hsm_enroll.device.pending import What, pending
+from hsm_enroll.device.plan import Request, Said
 from hsm_enroll.errors import (
     BackendRefusedError,
     BackendUnreachableError,
     BusyError,
+    ClockError,
     ForeignCertificateError,
     HsmEnrollError,
     KeyMissingError,
+    MqttError,
     MqttRefusedError,
+    MqttUnreachableError,
+    PinWrongError,
+    TokenNotFoundError,
     TokenRefusedError,
     UnexpectedResponseError,
     UsageError,
@@ -37,6 +43,7 @@ from tests.support.world import PowerCut, World, report
 
 _REQUEST = Request("gateway-17")
 _NEW_KEY = Request("gateway-17", new_key=True)
+_P384 = Said(key_type=KeyType.EC_P384)
 _STEPS = ["token", "invite", "key", "csr", "certificate", "store", "message"]
 
 
@@ -128,12 +135,12 @@ def test_d10_a_request_that_may_have_been_carried_out_outlives_its_invite(world:
 def test_a_broker_that_refuses_the_new_key_does_not_keep_it_for_ever(world: World, tmp_path: Path) -> None:
     """D19: plain runs repeat the first message; ``new_key`` gets another certificate, for this one may be revoked."""
     enroll(_REQUEST, tmp_path, world.ports())
-    world.broker = MqttRefusedError("refused")
+    world.broker = [MqttRefusedError("refused")]
     for request in (_NEW_KEY, _REQUEST):
         with pytest.raises(MqttRefusedError):
             enroll(request, tmp_path, world.ports())
     assert len(world.keys) == len({*world.requests}) == 2
-    world.broker = None
+    world.broker = [None]
     enroll(_NEW_KEY, tmp_path, world.ports())
     assert len({*world.requests}) == 3
 
@@ -248,10 +255,171 @@ def test_an_attempt_of_another_key_type_is_given_up_with_its_key(world: World, t
         enroll(_REQUEST, tmp_path, world.ports())
     world.dies_at = None
     with pytest.raises(UsageError, match="an unfinished enrollment"):
-        enroll(Request("gateway-17", KeyType.EC_P384), tmp_path, world.ports())
-    enroll(Request("gateway-17", KeyType.EC_P384, new_key=True), tmp_path, world.ports())
+        enroll(Request("gateway-17", said=_P384), tmp_path, world.ports())
+    enroll(Request("gateway-17", new_key=True, said=_P384), tmp_path, world.ports())
     [key] = world.keys.values()
     assert key.key_type is KeyType.EC_P384
+
+
+def test_a_run_without_a_key_type_takes_the_journals_and_says_so(world: World, tmp_path: Path) -> None:
+    """After Ctrl-C on another key type, plain ``init`` goes on with that type; asking for another one is refused."""
+    world.dies_at = (5, False)
+    with pytest.raises(PowerCut, match="enroll"):
+        enroll(Request("gateway-17", said=_P384), tmp_path, world.ports())
+    world.dies_at = None
+    with pytest.raises(UsageError, match="uses a key of type ec-p384, not ec-p256"):
+        enroll(Request("gateway-17", said=Said(key_type=KeyType.EC_P256)), tmp_path, world.ports())
+    assert world.calls == []
+    assert enroll(_REQUEST, tmp_path, world.ports()).identity.key_type is KeyType.EC_P384
+    assert "- resuming an unfinished enrollment, whose key is of type ec-p384" in world.said
+
+
+def test_what_contradicts_an_enrollment_contacts_nobody(world: World, tmp_path: Path) -> None:
+    """Another API, key type or token is wrong usage, before token, API or PIN is needed; the same is not."""
+    identity = enroll(_REQUEST, tmp_path, world.ports()).identity
+    asked = world.contacts
+    link = tmp_path / "module.so"
+    link.symlink_to(identity.token.module)
+    for said in (Said(api="https://other.example"), _P384, Said(module=tmp_path)):
+        with pytest.raises(UsageError, match="this device"):
+            enroll(Request(None, said=said), tmp_path, world.ports())
+    same = Said(world.base_url, KeyType.EC_P256, identity.token.uri, link)
+    assert enroll(Request(None, said=same), tmp_path, world.ports()).already_enrolled
+    assert (world.contacts, world.calls) == (asked, [])
+
+
+def test_an_invite_is_not_needed_where_the_device_is_enrolled(world: World, tmp_path: Path) -> None:
+    """The same command again, with the invite in it, finds the device enrolled and contacts no server."""
+    enroll(_REQUEST, tmp_path, world.ports())
+    asked = world.contacts
+    assert enroll(Request(None, said=Said(has_invite=True)), tmp_path, world.ports()).already_enrolled
+    assert (world.contacts, world.calls) == (asked, [])
+
+
+@pytest.mark.parametrize(
+    "invite", [BackendRefusedError("refused", problem_code="invite-invalid"), Terms("gateway-17", is_used_up=True)]
+)
+def test_a_refused_invite_leaves_no_token_behind(world: World, tmp_path: Path, invite: Terms | HsmEnrollError) -> None:
+    """``--create-token`` waits for what the invite says; with a good one, the token is a step of its own."""
+    world.has_token, world.invite = False, invite
+    with pytest.raises(BackendRefusedError):
+        enroll(Request(None), tmp_path, world.ports())
+    assert world.calls == ["find token"]
+    world.invite = Terms("gateway-17")
+    outcome = enroll(Request(None), tmp_path, world.ports())
+    assert [step.name for step in outcome.steps] == [*_STEPS[:2], "create-token", *_STEPS[2:]]
+
+
+def test_no_token_is_created_for_an_enrollment_that_has_one(world: World, tmp_path: Path) -> None:
+    """An unfinished enrollment whose token is not there is not resumed with a new one, unless it is given up."""
+    world.dies_at = (5, False)
+    with pytest.raises(PowerCut, match="enroll"):
+        enroll(_REQUEST, tmp_path, world.ports())
+    world.dies_at, world.has_token = None, False
+    with pytest.raises(TokenNotFoundError):
+        enroll(_REQUEST, tmp_path, world.ports())
+    assert world.calls == ["find token"]
+    enroll(_NEW_KEY, tmp_path, world.ports())
+    assert "create token" in world.calls
+
+
+def test_an_invite_that_needs_attestation_costs_no_key(world: World, tmp_path: Path) -> None:
+    """What this version cannot do is said before a login, with what to ask the operator for."""
+    world.invite = Terms("gateway-17", needs_attestation=True)
+    with pytest.raises(BackendRefusedError, match="this version cannot") as raised:
+        enroll(Request(None), tmp_path, world.ports())
+    assert raised.value.problem_code == "attestation-required"
+    assert (world.logins, world.calls) == (0, ["find token"])
+
+
+def test_d14_a_clock_past_the_certificates_end_makes_no_key(world: World, tmp_path: Path) -> None:
+    """D14: the API's clock decides whether a certificate has ended; without an answer nothing is made."""
+    first = enroll(_REQUEST, tmp_path, world.ports()).identity
+    world.time.shift = timedelta(days=3651)
+    world.api_time = datetime.now(UTC)
+    with pytest.raises(ClockError, match="this machine's clock is wrong"):
+        enroll(_REQUEST, tmp_path, world.ports())
+    assert (len(world.keys), world.logins, world.calls) == (1, 1, [])
+    world.time.shift = timedelta(days=10_000)
+    contacts = world.contacts
+    with pytest.raises(ClockError, match="this machine's clock is wrong"):
+        enroll(_REQUEST, tmp_path, world.ports())
+    assert world.contacts == contacts
+    world.time.shift, world.api_time = timedelta(days=3651), datetime.now(UTC) + timedelta(days=3651)
+    world.lifetime *= 2
+    assert enroll(_REQUEST, tmp_path, world.ports()).identity.key_id != first.key_id
+
+
+def test_another_thing_leaves_the_old_one_active_and_says_so(world: World, tmp_path: Path) -> None:
+    """Who enrolls a device as another Thing learns that the old one goes on, and what the operator has to run."""
+    enroll(_REQUEST, tmp_path, world.ports())
+    enroll(_NEW_KEY, tmp_path, world.ports())
+    assert not [text for text in world.said if text.startswith("warning")]
+    enroll(Request("gateway-18", new_key=True), tmp_path, world.ports())
+    [warning] = [text for text in world.said if text.startswith("warning")]
+    assert "the Thing gateway-17 stays active" in warning
+    assert "hsm-enroll fleet revoke gateway-17" in warning
+
+
+@pytest.mark.parametrize("error", [MqttUnreachableError("no broker"), PinWrongError("refused the PIN")])
+def test_a_first_message_that_fails_is_not_a_failed_enrollment(
+    world: World, tmp_path: Path, error: HsmEnrollError
+) -> None:
+    """The error is the message's own and says that the device is enrolled; the next run only sends the message."""
+    told = f"this device is enrolled as gateway-17; only the first message was not sent: {error.message}"
+    world.broker = [error]
+    with pytest.raises(type(error)) as raised:
+        enroll(_REQUEST, tmp_path, world.ports())
+    assert (raised.value.message, str(raised.value)) == (told, told)
+    assert raised.value.hint.endswith(" The next hsm-enroll init only sends the message.")
+    unfinished = pending(tmp_path, Identity.load(tmp_path))
+    assert unfinished is not None
+    assert unfinished.what is What.MESSAGE
+    world.broker = [None]
+    outcome = enroll(_REQUEST, tmp_path, world.ports())
+    assert ([step.name for step in outcome.steps], world.messages) == (["message"], ["gateway-17"])
+    assert pending(tmp_path, outcome.identity) is None
+
+
+def test_d19_a_new_certificates_rights_are_waited_for(world: World, tmp_path: Path) -> None:
+    """D19: attachments take AWS IoT some seconds: the first connection is tried again, with jitter, and it is said."""
+    world.broker = [MqttRefusedError("refused"), MqttRefusedError("refused"), None]
+    enroll(_REQUEST, tmp_path, world.ports())
+    assert world.messages == ["gateway-17"]
+    assert len(set(world.time.waits)) == 2
+    assert len([text for text in world.said if "trying again for up to 30 s" in text]) == 1
+    assert len([text for text in world.said if "trying again for up to" in text]) == 2
+
+
+def test_d19_a_broker_that_goes_on_refusing_is_given_up_after_half_a_minute(world: World, tmp_path: Path) -> None:
+    """D19: it is tried for 30 s and no longer; a later run, whose certificate is not new, tries once."""
+    world.broker = [MqttRefusedError("refused")]
+    with pytest.raises(MqttRefusedError):
+        enroll(_REQUEST, tmp_path, world.ports())
+    assert sum(world.time.waits) == pytest.approx(30)
+    assert len(world.time.waits) < 40
+    waits = len(world.time.waits)
+    with pytest.raises(MqttRefusedError):
+        enroll(_REQUEST, tmp_path, world.ports())
+    assert len(world.time.waits) == waits
+
+
+@pytest.mark.parametrize(
+    "error", [MqttRefusedError("rejected", of_certificate=True), MqttUnreachableError("no broker"), MqttError("lost")]
+)
+def test_d19_what_waiting_does_not_help_is_told_at_once(world: World, tmp_path: Path, error: HsmEnrollError) -> None:
+    """D19: a certificate that is told to be inactive, and a network that is not there, are not tried again."""
+    world.broker = [error]
+    with pytest.raises(MqttError):
+        enroll(_REQUEST, tmp_path, world.ports())
+    assert world.time.waits == []
+
+
+def test_what_is_waited_for_is_told(world: World, tmp_path: Path) -> None:
+    """Both waits for the API say what for and how long."""
+    world.invite = Terms("gateway-17")
+    enroll(Request(None), tmp_path, world.ports())
+    assert world.said == ["waiting for the API at https://api.example, up to 45 s"] * 2
 
 
 _RUNS = st.tuples(
@@ -260,6 +428,7 @@ _RUNS = st.tuples(
         st.sampled_from(["gateway-17", "gateway-18", None]),
         st.sampled_from([KeyType.EC_P256, KeyType.EC_P384]),
         new_key=st.booleans(),
+        said=st.builds(Said, key_type=st.sampled_from([None, KeyType.EC_P256, KeyType.EC_P384])),
     ),
     st.sampled_from(["", "", "", "thing-enrolled", "key-enrolled"]),
     st.none() | st.tuples(st.integers(1, 7), st.booleans()),

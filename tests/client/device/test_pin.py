@@ -8,6 +8,7 @@ import os
 import random
 import stat
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from traceback import format_exception
 
@@ -17,6 +18,7 @@ from hsm_enroll.device import pin
 from hsm_enroll.errors import HsmEnrollError, PinExposedError, PinMissingError, StateCorruptError, StateError
 from hsm_enroll.key import TokenName
 from hsm_enroll.secret import Secret
+from hsm_enroll.token.login import Origin, Pin
 
 _PIN = "493817"
 _TOKEN = TokenName(
@@ -28,7 +30,11 @@ def _none() -> None:
     return None
 
 
-def _never() -> Secret:
+def _made() -> Pin:
+    return Pin("made", Origin("the saved PIN"))
+
+
+def _never() -> Pin:
     raise AssertionError("a source behind the first one was asked")
 
 
@@ -71,7 +77,7 @@ def test_the_variable_comes_before_the_made_pin() -> None:
 
 def test_the_made_pin_comes_before_the_prompt() -> None:
     """Nobody is asked for a PIN that was made here."""
-    assert pin.resolve(None, {}, saved_pin=lambda: Secret("made"), ask=_never) == Secret("made")
+    assert pin.resolve(None, {}, saved_pin=_made, ask=_never) == Secret("made")
 
 
 def test_a_person_is_asked_last() -> None:
@@ -98,7 +104,7 @@ def test_other_credentials_do_not_hide_the_variable(tmp_path: Path, directory: s
 
 def test_an_empty_variable_says_nothing() -> None:
     """HSM_ENROLL_PIN set to nothing leaves the word to the next source."""
-    found = pin.resolve(None, {"HSM_ENROLL_PIN": ""}, saved_pin=lambda: Secret("made"), ask=None)
+    found = pin.resolve(None, {"HSM_ENROLL_PIN": ""}, saved_pin=_made, ask=None)
     assert found == Secret("made")
 
 
@@ -381,6 +387,69 @@ def test_a_pin_of_an_unknown_token_is_not_tried(tmp_path: Path) -> None:
     """D1: a kept PIN without a note of its token is tried on none."""
     pin.save_pin(tmp_path, Secret(_PIN))
     assert pin.saved_pin(tmp_path, _TOKEN) is None
+
+
+def test_a_made_pin_is_certain_until_its_token_refuses_it(tmp_path: Path) -> None:
+    """D1: the last try may be used for the PIN of a finished token, unless that token has refused it before."""
+    pin.save_pin(tmp_path, Secret(_PIN))
+    pin.save_owner(tmp_path, _TOKEN._replace(serial=""))
+    assert not _saved(tmp_path).origin.is_certain
+    pin.save_owner(tmp_path, _TOKEN)
+    saved = _saved(tmp_path)
+    assert saved.origin.is_certain
+    assert saved.origin.distrust is not None
+    saved.origin.distrust()
+    assert not _saved(tmp_path).origin.is_certain
+    pin.save_owner(tmp_path, _TOKEN)
+    assert _saved(tmp_path).origin.is_certain
+
+
+def _saved(folder: Path) -> Pin:
+    saved = pin.saved_pin(folder, _TOKEN)
+    assert saved is not None
+    return saved
+
+
+def test_the_place_of_a_made_pin_that_is_gone_is_a_persons(tmp_path: Path) -> None:
+    """D4: whoever can be asked may type the PIN that is gone; where nobody can, the error names the file and a way."""
+    pin.save_owner(tmp_path, _TOKEN)
+    saved = partial(pin.saved_pin, tmp_path, _TOKEN)
+    assert pin.resolve(None, {}, saved_pin=saved, ask=lambda: Secret("typed")) == Secret("typed")
+    with pytest.raises(PinMissingError, match=f"saved in {tmp_path}/pin is gone") as caught:
+        pin.resolve(None, {}, saved_pin=saved, ask=None)
+    assert "HSM_ENROLL_PIN_FILE" in caught.value.hint
+
+
+def test_a_pin_knows_where_it_came_from(tmp_path: Path) -> None:
+    """D1: each source names itself, so that a wrong PIN can be corrected there; only the saved one is certain."""
+    pin.save_pin(tmp_path, Secret(_PIN))
+    pin.save_owner(tmp_path, _TOKEN)
+    credentials = _credentials(tmp_path, _PIN)
+    file = _pin_file(tmp_path)
+    found = [
+        pin.resolve(file, {}, saved_pin=_never, ask=_never),
+        pin.resolve(None, credentials, saved_pin=_never, ask=_never),
+        pin.resolve(None, {"HSM_ENROLL_PIN": _PIN}, saved_pin=_never, ask=_never),
+        pin.resolve(None, {}, saved_pin=partial(pin.saved_pin, tmp_path, _TOKEN), ask=_never),
+        pin.resolve(None, {}, saved_pin=_none, ask=lambda: Secret(_PIN)),
+    ]
+    assert [(source.origin.text, source.origin.is_certain) for source in found] == [
+        (f"the PIN in the file {file}", False),
+        (f"the PIN in the systemd credential {credentials['CREDENTIALS_DIRECTORY']}/hsm-enroll.pin", False),
+        ("the PIN in HSM_ENROLL_PIN", False),
+        (f"the PIN that token create saved in {tmp_path}/pin", True),
+        ("the PIN that was typed", False),
+    ]
+
+
+def test_a_second_token_is_told_whose_pin_is_in_the_way(tmp_path: Path) -> None:
+    """Where the state folder has a token's PIN already, the error names that token, and both ways on."""
+    pin.save_pin(tmp_path, Secret(_PIN))
+    pin.save_owner(tmp_path, _TOKEN)
+    with pytest.raises(StateError, match=f"pin has the PIN of token 'gateway' in {_TOKEN.module}") as caught:
+        pin.save_pin(tmp_path, Secret("other"))
+    assert "HSM_ENROLL_PIN_FILE" in caught.value.hint
+    assert f"mv {tmp_path}/pin {tmp_path}/pin.old" in caught.value.hint
 
 
 def test_a_made_pin_that_is_gone_is_missing(tmp_path: Path) -> None:

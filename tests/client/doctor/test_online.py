@@ -15,8 +15,12 @@ from typing import Any
 
 import pytest
 
-from hsm_enroll.doctor import Finding, Patient, Status, checks_online, network
+from hsm_enroll.backend_api.client import EnrollmentClient
+from hsm_enroll.doctor import Finding, Patient, Status, api, checks_online, network
+from hsm_enroll.doctor.tls import Negotiated
+from hsm_enroll.errors import UsageError
 from hsm_enroll.key import KeyType
+from hsm_enroll.secret import Secret
 from hsm_enroll.settings import Settings, Tls
 from hsm_enroll.token.tokens import Tokens
 from tests.support import broker as mosquitto
@@ -158,7 +162,7 @@ def test_an_answer_without_an_end_is_given_up(
     authority: Authority, settings: Callable[..., Patient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """D15: a server that sends a header byte by byte does not hold the doctor up."""
-    monkeypatch.setattr(network, "WHOLE_SECONDS", 1.0)
+    monkeypatch.setattr(api, "WHOLE_SECONDS", 1.0)
 
     def trickle(stream: ssl.SSLSocket, server: HttpsServer) -> None:
         stream.sendall(b"HTTP/1.1 200 OK\r\nX: ")
@@ -217,7 +221,7 @@ def test_what_a_broker_negotiates_is_told(
     with mosquitto.running(tmp_path / "broker", authority) as broker, relaying(broker.port) as relay:
         patient = settings(mqtt_endpoint="localhost", mqtt_port=relay.port, tls=tls, key_type=key_type)
         outcome = network.shake_hands("localhost", relay.port, authority.certificate, tls13=patient.offers_tls13)
-    assert isinstance(outcome, network.Negotiated)
+    assert isinstance(outcome, Negotiated)
     assert outcome.version == version
     assert relay.chosen == [version == "TLSv1.3"]
 
@@ -321,7 +325,66 @@ def test_the_way_to_the_api_is_that_of_init(
     """D25: the proxy is chosen as by the client that init uses: ALL_PROXY counts, and so do networks in NO_PROXY."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert network.way_to("https://192.0.2.7").host == host
+    assert api.first_host("https://192.0.2.7") == host
+
+
+_ASKING = (checks_online.dns, checks_online.api_tls, checks_online.clock)
+
+
+@pytest.mark.parametrize(
+    ("url", "proxy"),
+    [
+        ("http://api.example", None),
+        ("https://api.example:99999", None),
+        ("https://api.example:x", None),
+        ("https://[::1", None),
+        ("https://user:hush@api.example", None),
+        ("api.example", None),
+        ("https://api.invalid", "http://localhost:99999"),
+        ("https://api.invalid", "http://localhost:port"),
+        ("https://api.invalid", "http://[::1"),
+        ("https://api.invalid", "socks5://localhost:1080"),
+        ("https://api.invalid", "gopher://localhost:1080"),
+    ],
+)
+def test_an_address_that_init_refuses_fails_one_check_with_its_words(
+    url: str, proxy: str | None, settings: Callable[..., Patient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the client of ``init`` says of an invalid API URL or proxy is the finding; the other checks refer to it."""
+    if proxy is not None:
+        monkeypatch.setenv("https_proxy", proxy)
+    patient = settings(api_url=url)
+    with pytest.raises(UsageError) as refused:
+        EnrollmentClient(url, code=Secret("code"), ca_file=patient.settings.ca_file).terms()
+    expected = Finding("api.reachable", Status.FAILED, refused.value.message, refused.value.hint)
+    assert checks_online.api(patient) == expected
+    assert {check(patient).status for check in _ASKING} == {Status.SKIPPED}
+    assert "hush" not in expected.message
+
+
+def test_a_proxy_that_is_not_needed_may_be_invalid(
+    authority: Authority, settings: Callable[..., Patient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where NO_PROXY lists the API's network, the proxy is not used, as by ``init``."""
+    monkeypatch.setenv("https_proxy", "http://localhost:99999")
+    monkeypatch.setenv("no_proxy", "127.0.0.0/8")
+    with https_server(authority, _HEALTHY) as server:
+        patient = settings(api_url=server.url.replace("localhost", "127.0.0.1"))
+        checks = (checks_online.dns, checks_online.api, checks_online.api_tls)
+        assert [check(patient).status for check in checks] == [Status.OK] * 3
+
+
+def test_an_api_behind_a_proxy_is_asked_through_it(
+    authority: Authority, settings: Callable[..., Patient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ALL_PROXY leads to the API; what is told of TLS is what was negotiated with the API at its other end."""
+    with https_server(authority, _HEALTHY) as server, _proxy(server.url) as (port, seen):
+        monkeypatch.setenv("ALL_PROXY", f"http://127.0.0.1:{port}")
+        patient = settings(api_url="https://localhost:9")
+        checks = (checks_online.dns, checks_online.api, checks_online.api_tls)
+        assert [check(patient).status for check in checks] == [Status.OK] * 3
+    assert len(seen) == 2
+    assert all(head.startswith(b"CONNECT localhost:9 ") for head in seen)
 
 
 @contextmanager

@@ -156,8 +156,6 @@ def test_a_tpm_behind_another_program_is_no_device_of_this_user(
         ("device:{managed}", Status.OK),
         ("device:{bare}", Status.WARNING),
         ("libtss2-tcti-device.so.0:{bare}", Status.WARNING),
-        ("tabrmd", Status.OK),
-        ("tabrmd:bus_type=session", Status.OK),
         ("swtpm", Status.WARNING),
         ("swtpm:host=127.0.0.1,port=2321", Status.WARNING),
         ("mssim", Status.WARNING),
@@ -174,6 +172,60 @@ def test_a_tpm_without_a_resource_manager_is_told(
     finding = examined(checks_tpm.resource_manager, {"TPM2_PKCS11_TCTI": connection})
     assert _found(finding) == ("tpm.resource-manager", status)
     assert (f"device:{machine.tpm}" in finding.hint) is (status is Status.WARNING)
+
+
+def test_tpm2_abrmd_is_asked(tpm: Tpm2, tmp_path: Path, tokens: Tokens) -> None:
+    """tpm2-abrmd is in order if it answers, and fails if it does not; the configured TCTI alone proves nothing."""
+    patient = _patient(tpm, tmp_path, tokens)
+    assert checks_tpm.resource_manager(patient).message == "tpm2-abrmd responds"
+    assert _found(checks_tpm.resource_manager(patient)) == ("tpm.resource-manager", Status.OK)
+    nobody = "tabrmd:bus_type=session,bus_name=com.example.None"
+    finding = checks_tpm.resource_manager(replace(patient, environment={**os.environ, "TPM2_PKCS11_TCTI": nobody}))
+    assert _found(finding) == ("tpm.resource-manager", Status.FAILED)
+    assert "tpm2-abrmd is not running" in finding.message
+    assert "systemctl start tpm2-abrmd" in finding.hint
+
+
+def test_a_tcti_that_is_not_installed_is_told(examined: Callable[..., Finding]) -> None:
+    """A misspelt TPM2_PKCS11_TCTI fails, with its value."""
+    finding = examined(checks_tpm.device, {"TPM2_PKCS11_TCTI": "tabrm:bus_type=session"})
+    assert _found(finding) == ("tpm.device", Status.FAILED)
+    assert finding.message == "TPM2_PKCS11_TCTI=tabrm:bus_type=session names a TCTI that is not installed"
+
+
+def test_a_store_that_cannot_be_used_is_told(
+    tpm: Tpm2, tmp_path: Path, tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that is cut off, or lost its tokens, fails with its path, even though it is private to its owner."""
+    store = tmp_path / "store"
+    shutil.copytree(tpm.home / "store", store)
+    store.chmod(0o700)
+    monkeypatch.setenv("TPM2_PKCS11_STORE", str(store))
+    os.truncate(store / "tpm2_pkcs11.sqlite3", 4096)
+    patient = _patient(tpm, tmp_path, tokens)
+    for finding in (checks_token.token(patient), checks_tpm.store(patient)):
+        assert finding.status is Status.FAILED
+        assert f"{store}/tpm2_pkcs11.sqlite3 is damaged" in finding.message
+    os.truncate(store / "tpm2_pkcs11.sqlite3", 0)
+    with Tokens() as others:
+        patient = _patient(tpm, tmp_path, others)
+        finding = checks_tpm.store(patient)
+    assert _found(finding) == ("token.store", Status.FAILED)
+    assert finding.message == f"tpm2-pkcs11's store {store} contains no token"
+
+
+def test_a_tpm_that_was_cleared_is_told(tmp_path: Path, tokens: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After ``tpm2_clear`` the token still shows its public data; the doctor fails, and says that the keys are lost."""
+    with tpm2.provided(tmp_path) as own:
+        for name, value in own.environment.items():
+            monkeypatch.setenv(name, value)
+        run([program("tpm2_clear", package="tpm2-tools")])
+        patient = _patient(own, tmp_path, tokens)
+        assert _found(checks_token.token(patient)) == ("token", Status.OK)
+        finding = checks_tpm.store(patient)
+    assert _found(finding) == ("token.store", Status.FAILED)
+    assert "the TPM was cleared" in finding.message
+    assert "lost for ever" in finding.hint
 
 
 def test_a_kernel_without_a_resource_manager_is_told(examined: Callable[..., Finding], machine: Machine) -> None:

@@ -54,6 +54,7 @@ _FILES: list[tuple[str, Callable[[Path], Identity | Attempt | PinOwner | None]]]
         (Identity.load, "0.1.0", _IDENTITY),
         (Attempt.load, "0.1.0", _ATTEMPT),
         (Attempt.load, "0.1.0-before-is_spent", _UNSPENT),
+        (Attempt.load, "0.1.0-before-token_was_clean", _ATTEMPT),
         (PinOwner.load, "0.1.0", PinOwner(_TOKEN)),
     ],
 )

@@ -211,7 +211,13 @@ def test_a_member_of_another_type_is_damage(enrolled: Path, path: tuple[str, ...
     [
         ("key_id", "0"),
         ("key_id", "xy"),
-        ("key_type", "dsa"),
+        ("key_type", "DSA!"),
+        ("mqtt_endpoint", "a\x1b[2J"),
+        ("mqtt_endpoint", "a\0b"),
+        ("mqtt_endpoint", "a" * 5000),
+        ("mqtt_endpoint", "broker.example/x"),
+        ("mqtt_port", 0),
+        ("mqtt_port", 65536),
         ("key_type", ""),
         ("certificate_pem", ""),
         ("certificate_pem", _IDENTITY.certificate_pem * 2),
@@ -296,3 +302,10 @@ def test_a_key_was_born_in_hardware_only_if_every_attribute_says_so(attribute: s
 
     assert origin.is_hardware_born
     assert not origin._replace(**{attribute: not getattr(origin, attribute)}).is_hardware_born
+
+
+def test_a_key_type_of_a_newer_version_is_not_damage(enrolled: Path) -> None:
+    """D12: a value that looks like a key type but is unknown was written by a newer version, and the error says so."""
+    _overwrite(enrolled, {**_document(enrolled), "key_type": "ml-dsa-44"})
+    with pytest.raises(StateTooNewError, match="a value that this version does not know: ml-dsa-44"):
+        Identity.load(enrolled)

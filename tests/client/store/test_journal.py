@@ -43,9 +43,9 @@ def test_keys_of_two_attempts_have_different_names() -> None:
 @pytest.mark.parametrize(
     ("member", "value"),
     [
-        ("token", "gateway"), ("token", {"label": "gateway"}), ("key_type", "rsa-1024"), ("key_type", 5),
+        ("token", "gateway"), ("token", {"label": "gateway"}), ("key_type", "RSA!"), ("key_type", 5),
         ("key_label", None), ("key_id", "xyz"), ("key_id", 7), ("new_key", "no"), ("csr", None), ("csr", []),
-        ("is_spent", "no"), ("is_spent", 0),
+        ("is_spent", "no"), ("is_spent", 0), ("token_was_clean", "no"),
     ],
 )  # fmt: skip
 def test_an_invalid_member_is_damage(tmp_path: Path, member: str, value: object) -> None:
@@ -74,4 +74,13 @@ def test_a_newer_journal_is_left_alone(tmp_path: Path) -> None:
     """D12: a journal of a newer version is StateTooNewError; nothing is made of its members."""
     (tmp_path / "journal.json").write_text('{"version": 2}')
     with pytest.raises(StateTooNewError):
+        Attempt.load(tmp_path)
+
+
+def test_a_key_type_of_a_newer_version_is_not_damage(tmp_path: Path) -> None:
+    """D12: a value that looks like a key type but is unknown was written by a newer version, and the error says so."""
+    Attempt.begin(_TOKEN, KeyType.EC_P256, new_key=False).save(tmp_path)
+    file = tmp_path / "journal.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "key_type": "ml-dsa-44"}))
+    with pytest.raises(StateTooNewError, match=r"journal\.json has a value that this version does not know: ml-dsa-44"):
         Attempt.load(tmp_path)

@@ -6,11 +6,13 @@ import base64
 from functools import cache
 
 import pytest
+from asn1crypto import x509 as asn1_x509
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from hsm_enroll.errors import ForeignCertificateError
 from hsm_enroll.key import KeyType
-from hsm_enroll.x509.certificate import read_certificate
+from hsm_enroll.x509.certificate import read_certificate, subject_text
 from tests.support.self_signed import armoured, der, pem, self_signed
 from tests.support.software_signer import public_key_info, software_key
 
@@ -122,3 +124,37 @@ def test_a_file_cut_at_any_character_is_refused() -> None:
     for length in range(len(_pem().rstrip())):
         with pytest.raises(ForeignCertificateError):
             read_certificate(_pem()[:length])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CN=gateway-17",
+        "UID=jsmith,DC=example,DC=net",
+        "OU=Sales+CN=J.  Smith,DC=example,DC=net",
+        r"CN=James \"Jim\" Smith\, III,DC=example,DC=net",
+        r"CN=Before\0dAfter,DC=example,DC=net",
+        "CN=Lučić,O=网关 😀,L=Zürich,ST=ZH,STREET=a=b,C=CH",
+        r"CN=\#1,O=\ a\ ,OU=\ ",
+        r"CN=\+\;\<\>\\\\,O=a\00b",
+    ],
+)
+def test_a_subject_is_written_as_rfc_4514_says(text: str) -> None:
+    """RFC 4514's own examples (§4) and special characters at any place read back as the same name."""
+    name = asn1_x509.Name.load(x509.Name.from_rfc4514_string(text).public_bytes())
+    assert subject_text(name) == text.replace(r"\0d", "\r")
+    assert x509.Name.from_rfc4514_string(subject_text(name)).public_bytes() == name.dump()
+
+
+def test_a_type_without_a_short_name_is_an_oid_with_its_encoded_value() -> None:
+    """What RFC 4514 §3 has no name for is written in dotted-decimal form, its value in hexadecimal (§2.4)."""
+    name = asn1_x509.Name.load(x509.Name.from_rfc4514_string("CN=a,2.5.4.5=GW-17").public_bytes())
+    assert subject_text(name) == "CN=a,2.5.4.5=#130547572d3137"
+
+
+def test_a_certificates_subject_is_that_of_another_library() -> None:
+    """A real certificate's subject and issuer are written as ``cryptography`` writes them."""
+    made = self_signed()
+    certificate = read_certificate(pem(made))
+    assert subject_text(certificate.subject) == made.subject.rfc4514_string()
+    assert subject_text(certificate.issuer) == made.issuer.rfc4514_string()

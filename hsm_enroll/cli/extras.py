@@ -1,0 +1,46 @@
+"""The optional parts of the package, and how to install one that is missing."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from importlib.metadata import PackageNotFoundError, requires
+from importlib.util import find_spec
+from pathlib import Path
+
+import hsm_enroll
+from hsm_enroll.errors import UsageError
+
+_PACKAGE = "hsm-enroll"
+# As metadata writes it: boto3>=1.40; extra == 'operator'
+_REQUIREMENT = re.compile(r"(?P<package>[^;]+);.*\bextra == ['\"](?P<extra>[a-z]+)['\"]")
+
+
+def require(extra: str, *modules: str) -> None:
+    """Check that the modules of an extra are installed.
+
+    Raises:
+        UsageError: one of them is missing; the hint is the command that installs the extra.
+    """
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"this command needs the Python packages of the extra {extra!r}; not installed: {', '.join(missing)}",
+            hint=f"Run: {install_command(extra)}",
+        )
+
+
+def install_command(extra: str) -> str:
+    """Return the pip command that installs an extra's packages where this program runs.
+
+    It names the packages themselves: ``hsm-enroll[extra]`` would have pip look for hsm-enroll in a package index,
+    while it was installed from a checkout or a wheel.
+    """
+    pip = [sys.executable, "-m", "pip", "install"]
+    try:
+        found = [_REQUIREMENT.fullmatch(line) for line in requires(_PACKAGE) or []]
+    except PackageNotFoundError:
+        # It runs from a checkout, not installed.
+        return shlex.join([*pip, f"{Path(hsm_enroll.__file__).parents[1]}[{extra}]"])
+    return shlex.join([*pip, *(match["package"].strip() for match in found if match and match["extra"] == extra)])

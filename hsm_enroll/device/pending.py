@@ -1,0 +1,91 @@
+"""What an earlier run of ``init`` did not finish, for whoever asks how this device is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from hsm_enroll.store.journal import Attempt
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hsm_enroll.key import KeyType
+    from hsm_enroll.store.identity import Identity
+
+
+class What(StrEnum):
+    """What is not finished: the first certificate, another key's certificate, or only the first message."""
+
+    ENROLLMENT = "enrollment"
+    REPLACEMENT = "replacement"
+    MESSAGE = "message"
+
+
+_MEANING = {
+    What.ENROLLMENT: "an enrollment is not finished",
+    What.REPLACEMENT: "the key's replacement is not finished",
+    What.MESSAGE: "the first message was not sent",
+}
+_ADVICE = {
+    What.ENROLLMENT: "To finish it, run the same hsm-enroll init command again: it resumes.",
+    What.REPLACEMENT: "To finish it: hsm-enroll init --new-key INVITE",
+    What.MESSAGE: "To send it: hsm-enroll init",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """An unfinished enrollment.
+
+    Attributes:
+        what: what is not finished.
+        thing_name: the Thing; None if that is not known before there is a request.
+        key_type: type of its key.
+        token_label: label of the token that its key is or will be in.
+    """
+
+    what: What
+    thing_name: str | None
+    key_type: KeyType
+    token_label: str
+
+    @property
+    def message(self) -> str:
+        """What is not finished, for a person."""
+        thing = f" as {self.thing_name}" if self.thing_name else ""
+        key = f" ({self.key_type} key in token {self.token_label!r}{thing})"
+        return _MEANING[self.what] + ("" if self.what is What.MESSAGE else key)
+
+    @property
+    def advice(self) -> str:
+        """What to do about it."""
+        return _ADVICE[self.what]
+
+
+def pending(folder: Path, identity: Identity | None) -> Pending | None:
+    """Return what is not finished; None if everything is.
+
+    Args:
+        folder: the state folder.
+        identity: the identity in it; None if there is none.
+
+    Raises:
+        StateError, StateCorruptError, StateTooNewError: the journal cannot be used.
+    """
+    attempt = Attempt.load(folder)
+    if attempt is None:
+        return None
+    if identity is not None and identity.key_id == attempt.key_id:
+        return Pending(What.MESSAGE, identity.thing_name, identity.key_type, identity.token.label)
+    what = What.ENROLLMENT if identity is None else What.REPLACEMENT
+    return Pending(what, _thing_name(attempt), attempt.key_type, attempt.token.label)
+
+
+def _thing_name(attempt: Attempt) -> str | None:
+    if attempt.csr is None:
+        return None
+    from hsm_enroll.x509 import csr
+
+    return csr.common_name(attempt.csr) or None

@@ -1,0 +1,158 @@
+"""The use case: destroy the keys of this program in a token that the state folder does not name.
+
+A key is kept if there is any sign that somebody uses it. What cannot be seen is whether another state folder names it,
+or whether another program uses a key that ``csr`` generated: a person decides that.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from hsm_enroll.errors import (
+    NotEnrolledError,
+    StateCorruptError,
+    StateError,
+    StateTooNewError,
+    TokenRefusedError,
+)
+from hsm_enroll.store import files
+from hsm_enroll.store.identity import Identity, certificate_file
+from hsm_enroll.store.journal import Attempt
+
+if TYPE_CHECKING:
+    from hsm_enroll.key import TokenName
+    from hsm_enroll.token.login import AtPinPad, PinSource
+    from hsm_enroll.token.reports import OwnKey, TokenReport
+    from hsm_enroll.token.tokens import Session, Tokens
+
+_STATE_HINT = "Restore the file from a backup first; if there is none, delete keys with the token's own tool."
+
+
+class Reason(StrEnum):
+    """Why a key is kept."""
+
+    IDENTITY = "identity"
+    JOURNAL = "journal"
+    CERTIFICATE = "certificate"
+    CHANGED = "changed"
+
+
+class Findings(NamedTuple):
+    """What a token has of this program's keys.
+
+    Attributes:
+        token: which token.
+        thing_name: the Thing that this device is enrolled as; None if it is not enrolled.
+        unused: the keys that the state folder does not name, to be destroyed.
+        kept: the other ones, and why.
+    """
+
+    token: TokenName
+    thing_name: str | None
+    unused: tuple[OwnKey, ...]
+    kept: tuple[tuple[OwnKey, Reason], ...]
+
+
+def prune(
+    folder: Path,
+    tokens: Tokens,
+    find: Callable[[], TokenReport],
+    pin: PinSource,
+    at_pin_pad: AtPinPad,
+    *,
+    agree: Callable[[Findings], None],
+    destroyed: Callable[[OwnKey], None],
+) -> Findings:
+    """Destroy the unused keys of a token, with one login. After an interruption, the next run destroys the rest.
+
+    Args:
+        folder: the state folder, which is locked meanwhile.
+        tokens: this machine's tokens.
+        find: returns the token.
+        pin: returns its PIN.
+        at_pin_pad: called before the token waits for its PIN at its own keypad.
+        agree: called before anything is destroyed, unless there is nothing to destroy; raises to prevent it.
+        destroyed: called after each key that was destroyed.
+
+    Raises:
+        BusyError: another run has locked the folder.
+        StateError, StateCorruptError, StateTooNewError: the folder does not say for certain which key is in use; then
+            no token is opened.
+        TokenRefusedError: the token keeps keys that it was asked to destroy; the message names them.
+        HsmEnrollError: as for ``Tokens.session``.
+    """
+    with files.locked(folder):
+        identity, attempt = _state(folder)
+        token = find()
+        with tokens.session(token, pin, at_pin_pad, writable=True) as session:
+            reasons = [(key, reason_to_keep(key, identity, attempt)) for key in session.own_keys()]
+            findings = Findings(
+                token=token.name,
+                thing_name=None if identity is None else identity.thing_name,
+                unused=tuple(key for key, reason in reasons if reason is None),
+                kept=tuple((key, reason) for key, reason in reasons if reason is not None),
+            )
+            if findings.unused:
+                agree(findings)
+                _destroy(session, findings.unused, destroyed)
+    return findings
+
+
+def reason_to_keep(key: OwnKey, identity: Identity | None, attempt: Attempt | None) -> Reason | None:
+    """Return why a key has to stay; None if nothing known here uses it.
+
+    Args:
+        key: a key with a name of ours.
+        identity: the device's identity. Its key is known by label, by id and by its certificate's public key: one of
+            them is enough.
+        attempt: the enrollment in progress; its key is known by label or id.
+    """
+    if identity is not None and (
+        identity.key_label == key.label
+        or identity.key_id == key.id
+        or identity.certificate.public_key.dump() in key.public_keys
+    ):
+        return Reason.IDENTITY
+    if attempt is not None and (attempt.key_label == key.label or attempt.key_id == key.id):
+        return Reason.JOURNAL
+    if key.has_certificate:
+        return Reason.CERTIFICATE
+    return Reason.CHANGED if key.is_changed else None
+
+
+def _state(folder: Path) -> tuple[Identity | None, Attempt | None]:
+    try:
+        return _identity(folder), Attempt.load(folder)
+    except (StateError, StateCorruptError, StateTooNewError) as error:
+        raise type(error)(f"{error.message}; which key is in use is not known", hint=_STATE_HINT) from error
+
+
+def _identity(folder: Path) -> Identity | None:
+    try:
+        return Identity.load(folder)
+    except NotEnrolledError as error:
+        copy = certificate_file(folder)
+        if os.path.lexists(copy):
+            raise StateCorruptError(f"{copy} is there, but identity.json, which belongs to it, is missing") from error
+        return None
+
+
+def _destroy(session: Session, keys: tuple[OwnKey, ...], destroyed: Callable[[OwnKey], None]) -> None:
+    refused: list[tuple[OwnKey, TokenRefusedError]] = []
+    for key in keys:
+        try:
+            session.prune(key)
+        except TokenRefusedError as error:
+            refused.append((key, error))
+        else:
+            destroyed(key)
+    if refused:
+        _, first = refused[0]
+        still = ", ".join(key.label for key, _ in refused)
+        raise TokenRefusedError(
+            f"{first.message}; of {len(keys)} keys {len(refused)} are still in the token: {still}", hint=first.hint
+        ) from first

@@ -1,0 +1,85 @@
+"""What the doctor says of the PIN is what the commands do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.devices import Device
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Device:
+    """A device with a token, for all tests of this module to copy."""
+    device = Device(tmp_path_factory.mktemp("original") / "device", {})
+    device.create_token()
+    return device
+
+
+@pytest.fixture
+def device(original: Device, tmp_path: Path) -> Device:
+    """A copy of it."""
+    device = Device(tmp_path / "device", {})
+    device.take_token_of(original)
+    return device
+
+
+def _saved(_: Device) -> None:
+    """The PIN that ``token create`` saved is there."""
+
+
+def _saved_is_gone(device: Device) -> None:
+    (device.home / "pin").unlink()
+
+
+def _saved_is_exposed(device: Device) -> None:
+    (device.home / "pin").chmod(0o644)
+
+
+def _never_saved(device: Device) -> None:
+    for name in ("pin", "token.json"):
+        (device.home / name).unlink()
+
+
+def _configured_is_missing(device: Device) -> None:
+    device.extra["HSM_ENROLL_PIN_FILE"] = str(device.folder / "none")
+
+
+def _configured_is_empty(device: Device) -> None:
+    file = device.folder / "empty"
+    file.touch(mode=0o600)
+    device.extra["HSM_ENROLL_PIN_FILE"] = str(file)
+
+
+@pytest.mark.parametrize(
+    ("arrange", "status"),
+    [
+        (_saved, "ok"),
+        (_saved_is_gone, "warning"),
+        (_never_saved, "warning"),
+        (_saved_is_exposed, "failed"),
+        (_configured_is_missing, "failed"),
+        (_configured_is_empty, "failed"),
+    ],
+)
+def test_the_doctor_and_the_commands_agree(device: Device, arrange: Callable[[Device], None], status: str) -> None:
+    """A command without a terminal fails exactly where the check is not ok, with the same words.
+
+    The check is a warning where the command would prompt on a terminal, and says how it ends without one.
+    """
+    arrange(device)
+    [found] = [check for check in device.json("doctor", status=int(status == "failed"))["checks"] if _is_of_pin(check)]
+    assert found["status"] == status
+    if status == "ok":
+        assert device.run("csr").returncode == 0
+        return
+    error = device.error("csr")
+    assert error["exitStatus"] == 12
+    prompt = "; commands prompt for it on a terminal, and without one exit with 12" if status == "warning" else ""
+    assert (found["message"], found["hint"]) == (error["message"] + prompt, error["hint"])
+
+
+def _is_of_pin(check: dict[str, str]) -> bool:
+    return check["id"] == "pin.source"
