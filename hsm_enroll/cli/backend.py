@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import stat
-from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from hsm_enroll.backend_api.answer import printable
 from hsm_enroll.cli import plan
 from hsm_enroll.cli.invocation import Invocation, command
 from hsm_enroll.cli.operator_client import DEFAULT_STACK, Target, minute, stack_options
@@ -22,12 +19,11 @@ if TYPE_CHECKING:
     from hsm_enroll.operator.change_set import Plan
     from hsm_enroll.operator.deployed import Left, Status
     from hsm_enroll.operator.deployment import AuthMode
-    from hsm_enroll.operator.device_policy import Change, DevicePolicy, Rule
+    from hsm_enroll.operator.device_policy import DevicePolicy
     from hsm_enroll.operator.drift import Drift
 
 _DEFAULT_POLICY = "default"
 _LARGEST_POLICY_BYTES = 64 * 1024  # with white space; AWS IoT allows 2,048 characters without it
-_OF_AN_ACCOUNT = re.compile(r"^arn:[^:]*:iot:[^:]*:[^:]*:")
 _POLICY_HINT = "Give --device-policy a file with an AWS IoT policy in JSON, or the word default."
 _POLICIES = {"default": "the built-in one", "own": "your own"}
 
@@ -95,8 +91,7 @@ def deploy(
         loose_allowed=allow_loose_policy,
     )
     said = "deployed" if deployed.changed else "already up to date"
-    text = f"{_rows(deployed.status, said, target)}\n\n{_changes(deployed.policy_change)}"
-    terminal.result(deployed.to_json(), text, done=f"the stack {stack} is {said}")
+    terminal.result(deployed.to_json(), _rows(deployed.status, said, target), done=f"the stack {stack} is {said}")
     for grant in deployed.status.loose or ():
         terminal.warn(f"loose grant: {grant}")
     for note in deployed.notes:
@@ -222,48 +217,6 @@ def _content(file: Path) -> bytes:
     if len(content) > _LARGEST_POLICY_BYTES:
         raise UsageError(f"{file} is larger than {_LARGEST_POLICY_BYTES} bytes", hint=_POLICY_HINT)
     return content
-
-
-def _changes(change: Change | None) -> str:
-    """Return what changes for devices: a paragraph, then one line per resource; "" if nothing does."""
-    if change is None or not (change.removed or change.added):
-        return ""
-    lines = [
-        "What devices may do has changed, also for enrolled devices: the policy is",
-        "updated in place, and their certificates stay. AWS IoT takes up to 8 minutes.",
-        *_grants("gone", change.removed),
-        *_grants("new", change.added),
-    ]
-    if _allows(change.removed, "topic/<thing>/*") and _allows(change.added, "topic/device/<thing>/*"):
-        lines += [
-            "Topics under <thing>/ are refused from then on; device/<thing>/ takes their",
-            "place. Update the programs on your devices that use them.",
-        ]
-    return "\n".join(lines)
-
-
-def _grants(word: str, rules: Iterable[Rule]) -> Iterator[str]:
-    actions: dict[str, list[str]] = {}
-    for rule in rules:
-        conditions = [
-            f" if {key} {'is' if operator == 'Bool' else operator} {' or '.join(values)}"
-            for operator, key, values in rule.condition
-        ]
-        where = f"on {_place(rule)}{printable(''.join(conditions))}"
-        denied = "deny " if rule.effect == "Deny" else ""
-        actions.setdefault(where, []).append(denied + printable(rule.action.removeprefix("iot:")))
-    for where, names in actions.items():
-        yield f"  {word:<4} {', '.join(names)} {where}"
-
-
-def _allows(rules: Iterable[Rule], place: str) -> bool:
-    return any(rule.effect == "Allow" and _place(rule) == place for rule in rules)
-
-
-def _place(rule: Rule) -> str:
-    from hsm_enroll.operator.device_policy import short
-
-    return short(_OF_AN_ACCOUNT.sub("", rule.resource))
 
 
 def _next(status: Status, target: Target) -> str:

@@ -16,10 +16,11 @@ from hsm_enroll.operator import device_policy, package
 from hsm_enroll.operator.account import Account
 from hsm_enroll.operator.change_set import ChangeSet, Plan, SettingChange, setting_changes
 from hsm_enroll.operator.deployed import Deployed, Left, Status
-from hsm_enroll.operator.device_policy import TEMPLATES_OWN, DevicePolicy
+from hsm_enroll.operator.device_policy import TEMPLATES_OWN, Change, DevicePolicy
 from hsm_enroll.operator.drift import Drift
 from hsm_enroll.operator.policy_mistakes import mistakes
 from hsm_enroll.operator.stack import Description, Stack
+from hsm_enroll.operator.template_policy import template_policy
 from hsm_enroll.version import __version__
 
 AuthMode = Literal["invite", "open"]
@@ -33,6 +34,7 @@ _RETAINED = ("PolicyName", "TableName")
 _TUNED = ("ReservedConcurrency", "ThrottleRate", "ThrottleBurst")
 _UNKNOWN_VERSION = "unknown"  # the template's default
 _EMPTY: Mapping[str, Any] = {"Statement": []}
+_POLICY_RESOURCE = "DevicePolicy"
 _POLICY = "DevicePolicyDocument"  # the operator's own; empty, or missing in an older stack: the template's
 _LOOSE_HINT = (
     "Limit each resource to one Thing, as topic/device/<thing>/* does, where <thing> stands for "
@@ -106,15 +108,15 @@ def deploy(
         return Deployed(_status(account, name, there), plan=None, notes=_notes(account, there))
     plan = _plan(account, name, change_set, setting_changes(before, parameters) if before else ())
     try:
+        if there and before:
+            change = _policy_change(account, there, plan, parameters.get(_POLICY), report)
+            plan = replace(plan, policy_change=change)
         approve(plan)
-        allowed = _policy_in_force(account, there, report) if there and before else None
     except BaseException:
         stack.discard(change_set)
         raise
     described = stack.execute(change_set)
-    after = _policy_in_force(account, described, report) if allowed else None
-    change = device_policy.compare(allowed, after) if allowed and after else None
-    return Deployed(_status(account, name, described), plan, _notes(account, described), change)
+    return Deployed(_status(account, name, described), plan, _notes(account, described))
 
 
 def status(session: Session, name: str, *, drift: bool = False) -> Status:
@@ -200,6 +202,29 @@ def _own_policy(described: Description) -> Policy | None:
 def _notes(account: Account, described: Description | None) -> tuple[str, ...]:
     policy = described and _own_policy(described)
     return tuple(device_policy.notes(policy, account.iot_arns)) if policy and policy.statements else ()
+
+
+def _policy_change(account: Account, there: Description, plan: Plan, own: str | None, report: Report) -> Change | None:
+    """Return what a deployment changes for devices; None if that cannot be told.
+
+    Args:
+        account: the account.
+        there: the stack as it is.
+        plan: what the deployment changes.
+        own: the stack's parameter for the operator's own policy.
+        report: is told why it cannot be told.
+    """
+    allowed = _policy_in_force(account, there, report)
+    if allowed is None:
+        return None
+    changed = {change.resource for change in plan.resources} | {change.name for change in plan.settings}
+    if changed.isdisjoint({_POLICY, _POLICY_RESOURCE}):  # what somebody has changed in AWS IoT stays
+        return Change((), ())
+    try:
+        wanted = Policy.parse(own) if own else template_policy(account.iot_arns)
+    except PolicyUnreadableError:
+        return None
+    return device_policy.compare(allowed, wanted)
 
 
 def _policy_in_force(account: Account, described: Description, report: Report) -> Policy | None:

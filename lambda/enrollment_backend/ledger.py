@@ -9,6 +9,7 @@
                                       and never if it is shared
     certificate  AWS IoT's id         the Thing and the key that it was issued for; for one that the sweep found, only
                                       that it is revoked; never deleted
+    sweep        cursor, lists        how far the sweep has come, with certificates and with `Ledger.complete_lists`
 
 A claim is written in one transaction with its key and the use of its invite, each with a condition, before the first
 call to AWS IoT. So for any certificate that can connect, the ledger has the Thing and the key.
@@ -31,7 +32,11 @@ LEASE_SECONDS = 30  # longer than the function may run: once a lease has ended, 
 _MAX_WAIT_SECONDS = 8.0  # for another request; enough time must be left for this request's own calls
 _POLL_SECONDS = 0.2
 
+_LISTS = ("sweep", "lists")
+_MAX_COMPLETED = 100  # claims in one go: they take some seconds
+
 _NEW = "attribute_not_exists(#id)"
+_UNLISTED = "attribute_exists(#claimed) AND attribute_not_exists(#created)"
 _LEASE_IS = "#lease = :lease"
 _UNRECORDED = f"{_LEASE_IS} AND attribute_not_exists(#certificate_id)"
 # The same rules as `Invite.invalid_reason`; and an invite for one TPM cannot be used without proof.
@@ -189,6 +194,22 @@ class Ledger:
             return claim.adopted
         invite = self.find_invite(claim.code_sha256)
         return invite is not None and invite.existing_thing
+
+    def complete_lists(self) -> None:
+        """Add the next Things that an earlier version recorded, and the lists therefore miss, to the lists.
+
+        Such a claim has neither ``thing`` nor ``created``, which the index needs. How far this has come is recorded;
+        once all claims have been looked at, there is nothing to do any more.
+        """
+        done = self.table.get([_LISTS]).get(_LISTS, {})
+        if "complete" in done:
+            return
+        items, after = self.table.lacking("thing", "created", done.get("after"), _MAX_COMPLETED)
+        for item in items:
+            listed = {"thing": item["id"], "created": item["claimed"]}
+            self._try_write(Write(("thing", item["id"]), listed, _UNLISTED, {}))
+        progress = {"complete": True} if after is None else {"after": after}
+        self.table.transact([Write(_LISTS, progress, "", {}, replace=True)])
 
     def certificate_validity(self, certificate_ids: Iterable[str]) -> dict[str, bool]:
         """Return which of the certificates are recorded: True is valid, False is revoked; others are left out."""

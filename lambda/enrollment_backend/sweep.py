@@ -55,6 +55,8 @@ class Sweeper:
         These are the revoked ones, and those that the ledger does not know although they have the device policy, or are
         for a key that the ledger knows. Certificates of other systems in the same account are left alone.
 
+        Then up to a hundred Things that an earlier version recorded are added to the lists.
+
         Args:
             marker: of the page, from the page before; None for the first page.
 
@@ -75,6 +77,7 @@ class Sweeper:
         ours = [found for found in unknown if self._is_ours(found)]
         orphans = [found for found in ours if self.ledger.record_as_revoked(found.certificate_id)]
         disabled = [found for found in (*revoked, *orphans) if self._disable(found)]
+        self.ledger.complete_lists()
         return SweptPage(len(active), disabled, len(unknown) - len(ours), next_marker)
 
     def sweep(self, time_is_left: Callable[[], bool]) -> None:

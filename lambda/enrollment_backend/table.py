@@ -147,6 +147,32 @@ class Table:
                 break
         return found, after
 
+    def lacking(self, kind: str, name: str, after: str | None, size: int) -> tuple[list[Item], str | None]:
+        """Read a page of the items of one kind, in the order of their ids, and return those without an attribute.
+
+        Args:
+            kind: the items' kind.
+            name: the attribute.
+            after: the id after which the page starts; None for the first page.
+            size: how many items are read at most.
+
+        Returns:
+            The items, and the id after which the next page starts; None if this is the last page.
+        """
+        key_condition, condition = "#kind = :kind", f"attribute_not_exists(#{name})"
+        values = {":kind": _attribute(kind)}
+        start: Any = {} if after is None else {"ExclusiveStartKey": _key((kind, after))}
+        with call("Query"):
+            response = self.dynamodb.query(
+                TableName=self.name,
+                KeyConditionExpression=key_condition,
+                Limit=size,
+                **_expression("FilterExpression", condition, key_condition, values),
+                **start,
+            )
+        last = response.get("LastEvaluatedKey")
+        return [_plain(item) for item in response["Items"]], _plain(last)["id"] if last else None
+
     def _query(
         self, kind: str, selection: Selection, after: Position | None, size: int
     ) -> tuple[list[Item], Position | None]:
