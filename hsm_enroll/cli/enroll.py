@@ -20,6 +20,7 @@ from hsm_enroll.cli.documents import identity_document, identity_text
 from hsm_enroll.cli.invocation import Invocation, command, key_note, key_type_option, token_options
 from hsm_enroll.cli.terminal import has_person, keep_stdout
 from hsm_enroll.device import enrollment, wiring
+from hsm_enroll.device.pending import pending
 from hsm_enroll.device.plan import Request, Said
 from hsm_enroll.errors import UsageError
 from hsm_enroll.iot.device_topics import DeviceTopics
@@ -56,8 +57,8 @@ def init(invocation: Invocation, *, invite: str | None, create_token: bool, no_p
 
     INVITE is the URL that the operator gave you; - reads it from stdin, @FILE from a file. On a terminal you are
     prompted for it. After a failure, run the same command again with the same invite: it resumes where it stopped. On a
-    device with a valid identity, it contacts no server, except to ask what INVITE is for; an option or an INVITE for
-    something else is an error, unless you give --new-key.
+    device with a valid identity, it contacts no server and does not use INVITE; an option or an INVITE that contradicts
+    what is in place is an error, unless you give --new-key.
     """
     settings = invocation.settings
     invitation = None if invite is None else _read_invite(invite)
@@ -98,6 +99,7 @@ def _said(settings: Settings, options: Mapping[str, Any], invitation: Invite | N
     token = settings.token if options["token"] or options["token_label"] else None
     module = settings.module if options["module"] else token and token.module_path
     return Said(
+        thing_name=options["thing"] or None,
         api=invitation.api_url if invitation else (options["api_url"] and options["api_url"].rstrip("/")) or None,
         key_type=settings.key_type if options["key_type"] else None,
         token=token,
@@ -117,8 +119,9 @@ def _show(invocation: Invocation, outcome: enrollment.Outcome) -> None:
     text = identity_text(document)
     if outcome.already_enrolled:
         text = f"This device is already enrolled; nothing was changed.\n\n{text}"
-    if outcome.replacement_open:
-        invocation.terminal.say("The key's replacement is not finished. To resume it: hsm-enroll init --new-key\n")
+    unfinished = pending(invocation.settings.state, outcome.identity)
+    if unfinished is not None:
+        invocation.terminal.say(f"Not finished: {unfinished.message}\n  {unfinished.advice}\n")
     document["steps"] = [asdict(step) for step in outcome.steps]
     if outcome.steps:
         skipped = [

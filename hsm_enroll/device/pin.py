@@ -176,12 +176,19 @@ def saved_pin(folder: Path, token: TokenName) -> Pin | None:
     if not owner.token.serial and owner.token.module != token.module:
         return None
     file = saved_pin_file(folder)
-    # Without a serial the token was not finished, and may not have this PIN.
-    is_certain = bool(owner.token.serial) and not owner.is_refused
     text = f"the PIN that token create saved in {file}"
     if not os.path.lexists(file):
         raise PinMissingError(f"{text} is gone: there is no such file", hint=_GONE_HINT)
-    return read_file(file, Origin(text, partial(_distrust, folder, owner) if is_certain else None))
+    saved = read_file(file, Origin(text))
+    # Without a serial the token was not finished, and may not have this PIN; nor may it if the file was damaged.
+    if not owner.token.serial or owner.is_refused or not _is_generated(saved):
+        return saved
+    return Pin(saved.reveal(), Origin(text, partial(_distrust, folder, owner)))
+
+
+def _is_generated(pin: Secret) -> bool:
+    """Whether a PIN may be one of :func:`generate_pin`."""
+    return len(pin.reveal()) == _LENGTH and set(pin.reveal()) <= set(_ALPHABET)
 
 
 def _distrust(folder: Path, owner: PinOwner) -> None:

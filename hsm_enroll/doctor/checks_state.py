@@ -24,7 +24,14 @@ def clock(_: Patient) -> Finding:
 def state_folder(patient: Patient) -> Finding:
     """Whether the state folder is private to this user and can be written."""
     name, folder = "state.folder", patient.settings.state
+    if folder.is_symlink() and not folder.exists():
+        hint = "Remove the link, or create the folder that it points to."
+        return Finding(name, Status.FAILED, f"{folder} is a link to a folder that does not exist", hint)
     if not folder.exists():
+        parent = next(each for each in folder.absolute().parents if each.exists())
+        if parent.is_dir() and not os.access(parent, os.W_OK | os.X_OK, effective_ids=True):
+            hint = "Set HSM_ENROLL_HOME to a folder of this user's own."
+            return Finding(name, Status.FAILED, f"{folder} cannot be created: {parent} cannot be written", hint)
         return Finding(name, Status.SKIPPED, f"{folder} does not exist yet", "hsm-enroll init creates it.")
     if not folder.is_dir():
         return Finding(name, Status.FAILED, f"{folder} is not a folder", "Name a folder in HSM_ENROLL_HOME.")

@@ -68,11 +68,14 @@ def enrolled(name: TokenName, list_tokens: Callable[[Path], list[TokenReport]]) 
     Raises:
         ModuleMissingError, ModuleUnusableError, TokenNotFoundError, TokenAmbiguousError: as :func:`choose`.
     """
-    report = choose([name.module], Pkcs11Uri(token=name.label), list_tokens)
+    try:
+        report = choose([name.module], Pkcs11Uri(token=name.label), list_tokens)
+    except TokenNotFoundError as error:
+        if error.hint != TokenNotFoundError.default_hint:
+            raise
+        raise TokenNotFoundError(error.message, hint=diagnosis.GONE_HINT) from error
     if report.name.serial != name.serial:
-        raise TokenNotFoundError(
-            f"token {name.label!r} with serial {name.serial} was not found; another token has that label"
-        )
+        raise TokenNotFoundError(f"{diagnosis.not_found(name)}; another token has that label", hint=diagnosis.GONE_HINT)
     return report
 
 

@@ -136,9 +136,13 @@ def test_d6_a_token_that_is_gone_is_not_opened(softhsm: SoftHsmUnderTest) -> Non
         return softhsm.pin
 
     gone = name._replace(module=softhsm.module_copy(softhsm.module.parent))
-    with pytest.raises(TokenNotFoundError, match="'gateway' was not found"), session.opened(gone, pin):
+    with (
+        pytest.raises(TokenNotFoundError, match=r"'gateway' with serial .* was not found") as raised,
+        session.opened(gone, pin),
+    ):
         pass
     assert asked == []
+    assert "hsm-enroll init --new-key INVITE" in raised.value.hint
 
 
 @pytest.mark.parametrize("answer", [0x32, 0xE0, 0xE1], ids=["removed", "not present", "not recognized"])
