@@ -79,5 +79,6 @@ def retried(
             why = f"{answer.url} is busy (status {answer.status})"
         longest = min(_LONGEST_WAIT_SECONDS, BACKOFF_SECONDS * 2 ** (tries - 1))
         wait = asked + random.uniform(0, longest)  # noqa: S311 - spreads load, protects nothing
-        tell(f"{why}; trying again in {wait:.1f} s")
+        when = f" in {wait:.0f} s" if wait >= 1 else ""
+        tell(f"{why}; trying again{when}")
         sleep(wait)

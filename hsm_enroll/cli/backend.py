@@ -117,7 +117,7 @@ def _approve(terminal: Terminal, planned: Plan, *, yes: bool, data_loss_allowed:
     if terminal.as_json or not has_person():
         raise UsageError("cannot prompt without a terminal or with --json", hint="Pass --yes to deploy.")
     if not confirm(f"Deploy this to the stack {planned.stack} in the account {planned.account_id}?"):
-        raise InterruptedRunError("nothing was deployed", hint="")
+        raise InterruptedRunError("nothing was deployed", declined=True)
 
 
 @command("status", example="hsm-enroll backend status --drift")
@@ -127,7 +127,7 @@ def status(invocation: Invocation, *, drift: bool, target: Target) -> None:
     """Show what is deployed, which version, and since when."""
     from hsm_enroll.operator import deployment
 
-    doing = "asking AWS, which compares the resources with the template" if drift else "asking AWS"
+    doing = "comparing the resources with the template" if drift else "asking AWS"
     with invocation.terminal.step(doing):
         found = deployment.status(target.session(), target.stack or DEFAULT_STACK, drift=drift)
     state = found.state if found.deployed else None
@@ -148,7 +148,7 @@ def delete(invocation: Invocation, *, yes: bool, target: Target) -> None:
             raise UsageError("cannot prompt without a terminal or with --json", hint="Pass --yes to delete the stack.")
         terminal.say("Enrolled devices keep working, and no later deployment can revoke them.")
         if not confirm(f"Delete the stack {stack}?"):
-            raise InterruptedRunError(f"the stack {stack} was not deleted", hint="")
+            raise InterruptedRunError(f"the stack {stack} was not deleted", declined=True)
     left = deployment.delete(target.session(), stack, lambda line: terminal.say(f"  {line}"))
     document = {"stack": stack, "deleted": left is not None, "left": left.to_json() if left else None}
     text = _left(stack, left)
@@ -167,7 +167,7 @@ def _rows(status: Status, said: str, target: Target) -> str:
         "Drift": _drift(status.drift),
         "Next": _next(status, target),
     }
-    return "\n".join(f"{name:<8} {value}" for name, value in rows.items() if value)
+    return "\n".join(f"{name:<9} {value}" for name, value in rows.items() if value)
 
 
 def _version(status: Status) -> str | None:

@@ -95,7 +95,7 @@ class _Outcome(NamedTuple):
 def revoke(
     invocation: Invocation, *, thing_names: tuple[str, ...], source: Path | None, yes: bool, target: Target
 ) -> None:
-    """Make Things' certificates inactive for good: they are disconnected within minutes and cannot connect again.
+    """Revoke Things: their devices are disconnected within minutes and cannot connect again with the same key.
 
     If a Thing does not exist, none is revoked. If revoking one fails, the others are revoked all the same.
     """
@@ -109,7 +109,7 @@ def revoke(
     found = client.find_things(given)
     _check_all_exist(given, found)
     if not yes and not confirm(_question(found)):
-        raise InterruptedRunError("nothing was revoked", hint="")
+        raise InterruptedRunError("nothing was revoked", declined=True)
     if len(found) == 1:
         client.revoke_thing(found[0].thing)
         done = f"{found[0].thing} is revoked"

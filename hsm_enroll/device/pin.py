@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 import unicodedata
 from collections.abc import Callable, Mapping
@@ -66,7 +67,7 @@ def resolve(
         if ask is None:
             raise
     if ask is not None and (typed := ask()):
-        return _cleaned(typed, Origin("the PIN that was typed"))
+        return _cleaned(typed, Origin("the PIN you typed"))
     raise PinMissingError("the token requires a PIN, but none was given")
 
 
@@ -108,7 +109,11 @@ def read_file(file: Path, origin: Origin | None = None) -> Pin:
     except OSError as error:
         raise StateError(f"the PIN file {file} cannot be read: {error.strerror}") from error
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise PinExposedError(f"the PIN file {file} is accessible to other users (mode {stat.S_IMODE(mode):04o})")
+        raise PinExposedError(
+            f"the PIN file {file} is accessible to other users (mode {stat.S_IMODE(mode):04o})",
+            hint="If others may have read it, change the PIN. Make the file private: chmod 600 "
+            + shlex.quote(str(file)),
+        )
     if (pin := _content(file, origin or Origin(f"the PIN in the file {file}"))) is None:
         raise PinMissingError(f"the PIN file {file} does not exist")
     return pin

@@ -17,7 +17,7 @@ from hsm_enroll.backend_api.client import HEALTH
 from hsm_enroll.backend_api.transport import Transport, proxy_for
 from hsm_enroll.backend_api.url import checked_url
 from hsm_enroll.doctor.tls import Distrust, Negotiated, distrust, issuer_shown, negotiated, trusting_context
-from hsm_enroll.errors import ApiTlsError, HsmEnrollError, UsageError
+from hsm_enroll.errors import ApiTlsError, BackendUnreachableError, HsmEnrollError, ThrottledError, UsageError
 from hsm_enroll.x509 import trust_anchors
 
 WHOLE_SECONDS = 30.0
@@ -76,6 +76,27 @@ def ask(url: str, ca_file: Path | None) -> ApiAnswer:
     except HsmEnrollError:
         return ApiAnswer(None, None)
     return ApiAnswer(seen.tls, _ahead(date))
+
+
+def advice(error: HsmEnrollError, answer: ApiAnswer | None) -> str:
+    """Return what to do if the API's health could not be found out; the doctor itself has nothing to resume.
+
+    Args:
+        error: why not.
+        answer: what a connection to the API showed.
+    """
+    if isinstance(error, ThrottledError) or (isinstance(error, BackendUnreachableError) and _answers(answer)):
+        return (
+            "The network is fine, the API is not: wait a few minutes, then run hsm-enroll doctor --online again. If it "
+            "still fails, tell the operator of the backend."
+        )
+    if error.hint == BackendUnreachableError.default_hint:
+        return "Check the network and the API's address."
+    return error.hint
+
+
+def _answers(answer: ApiAnswer | None) -> bool:
+    return answer is not None and isinstance(answer.tls, Negotiated)
 
 
 def _look_again(url: str, refused: ssl.SSLCertVerificationError) -> ApiAnswer:

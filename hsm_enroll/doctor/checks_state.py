@@ -6,11 +6,13 @@ import os
 import stat
 from datetime import UTC, datetime, timedelta
 
+from hsm_enroll import softhsm
 from hsm_enroll.device.clock import is_plausible
 from hsm_enroll.device.pending import pending
 from hsm_enroll.doctor.patient import Finding, Patient, Status
 from hsm_enroll.errors import HsmEnrollError, NotEnrolledError
 from hsm_enroll.iot.device_topics import DeviceTopics
+from hsm_enroll.token.reports import NO_USER_PIN_HINT
 
 
 def clock(_: Patient) -> Finding:
@@ -56,6 +58,9 @@ def pin_source(patient: Patient) -> Finding:
         return Finding(name, Status.OK, "the token requires no PIN")
     if token.protected_authentication_path:
         return Finding(name, Status.OK, "the PIN is entered at the token itself")
+    if token.name.manufacturer == softhsm.MANUFACTURER and not token.has_user_pin:
+        message = f"token {token.name.label!r} has no user PIN yet, so no command can log in"
+        return Finding(name, Status.FAILED, message, NO_USER_PIN_HINT)
     found = patient.pin
     if not isinstance(found, HsmEnrollError):
         return Finding(name, Status.OK, f"{found.origin.text} is used; this check does not try it")

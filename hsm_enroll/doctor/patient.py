@@ -176,6 +176,13 @@ class Patient:
         return self.identity.api if isinstance(self.identity, Identity) else self.settings.api_url
 
     @property
+    def ignored_api_url(self) -> str | None:
+        """The settings' API if it is not the identity's, and so is not used."""
+        configured = self.settings.api_url
+        is_used = configured is None or configured.rstrip("/") == (self.api_url or "").rstrip("/")
+        return None if is_used else configured
+
+    @property
     def broker(self) -> tuple[str, int] | None:
         """Host and port of the broker that a connection would use; None if unknown."""
         identity = self.identity if isinstance(self.identity, Identity) else None

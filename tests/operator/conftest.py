@@ -14,10 +14,9 @@ import pytest
 from botocore.loaders import JSONFileLoader
 from moto import mock_aws
 from moto.cloudformation.models import ChangeSet
-from moto.cloudformation.parsing import OutputMap
 from moto.iot.models import FakePolicy
 
-from hsm_enroll.local.fidelity import policy_in_json, update_policy
+from hsm_enroll.local.fidelity import apply_change_set, policy_in_json, update_policy
 from hsm_enroll.operator import package, stack
 
 REGION = "eu-central-1"
@@ -50,14 +49,6 @@ def account(aws_environment: None) -> Iterator[None]:  # noqa: ARG001 - the envi
     applied = mock.patch.object(ChangeSet, "apply", apply_change_set)
     with models, updated, shown, applied, mock_aws():
         yield
-
-
-def apply_change_set(change_set: Any) -> None:
-    """Carry a change set out with its outputs and parameters, which moto leaves as they were."""
-    there = change_set.stack
-    there.template_dict, there.parameters = change_set.template_dict, change_set.parameters
-    there.resource_map.update(change_set.template_dict, change_set.parameters)
-    there.output_map = OutputMap(there.resource_map, there.template_dict, there.stack_id)
 
 
 @pytest.fixture

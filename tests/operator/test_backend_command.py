@@ -175,10 +175,10 @@ def test_whose_the_device_policy_is_is_shown(tmp_path: Path, capsys: pytest.Capt
     found = shown(capsys, "status")
     assert found["devicePolicy"] == "own"
     run("status")
-    assert f"Policy   {found['policyName']}, your own" in capsys.readouterr().out.splitlines()
+    assert f"Policy    {found['policyName']}, your own" in capsys.readouterr().out.splitlines()
     run("deploy", "--yes", "--device-policy", "default", "--quiet")
     run("status")
-    assert f"Policy   {found['policyName']}, the built-in one" in capsys.readouterr().out.splitlines()
+    assert f"Policy    {found['policyName']}, the built-in one" in capsys.readouterr().out.splitlines()
 
 
 def test_the_word_default_is_no_file(

@@ -361,7 +361,7 @@ def test_status_shows_version_date_and_drift(
     assert shown["version"] == "0.1.0"
     drifting(monkeypatch, "IN_SYNC", {"StackResourceDrifts": []})
     run("status", "--drift")
-    assert "Drift    none\n" in capsys.readouterr().out
+    assert "Drift     none\n" in capsys.readouterr().out
 
 
 def test_drift_that_cannot_be_checked_is_not_known(
@@ -373,7 +373,7 @@ def test_drift_that_cannot_be_checked_is_not_known(
     with monkeypatch.context() as failing:
         drifting(failing, "IN_SYNC", {"StackResourceDrifts": []}, **partly)
         run("status", "--drift")
-    assert "Drift    none (Failed to detect drift on [Api])" in capsys.readouterr().out.splitlines()
+    assert "Drift     none (Failed to detect drift on [Api])" in capsys.readouterr().out.splitlines()
     answers(monkeypatch, "DetectStackDrift", refusal("AccessDenied", "DetectStackDrift"))
     run("status", "--drift", "--json")
     shown = documents.read(["backend", "status"], capsys.readouterr().out)
@@ -401,7 +401,7 @@ def test_the_last_known_drift_is_shown(monkeypatch: pytest.MonkeyPatch, capsys: 
     described["Stacks"][0]["DriftInformation"] = {"StackDriftStatus": "DRIFTED"}
     answers(monkeypatch, "DescribeStacks", described)
     run("status")
-    assert "Drift    the resources are not as deployed\n" in capsys.readouterr().out
+    assert "Drift     the resources are not as deployed\n" in capsys.readouterr().out
 
 
 def moves(name: str, recreation: str = "Conditionally") -> dict[str, Any]:

@@ -87,9 +87,18 @@ def test_each_wait_is_told_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> N
     send, _ = _sender(_answer(429, "2"), _NOT_SENT, _answer(503))
     retried(send, Policy(tries=3, tries_by_status={429: 3, 503: 3}), lambda _: None, told.append)
     assert told == [
-        "https://api.example is busy (status 429); trying again in 2.5 s",
-        "no connection; trying again in 1.0 s",
+        "https://api.example is busy (status 429); trying again in 2 s",
+        "no connection; trying again in 1 s",
     ]
+
+
+def test_a_wait_of_less_than_a_second_has_no_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """D16: nobody needs to know that the next try is 0.0 s away."""
+    monkeypatch.setattr("random.uniform", lambda low, _: low)
+    told: list[str] = []
+    send, _ = _sender(_NOT_SENT, _answer(503))
+    retried(send, Policy(tries=2, tries_by_status={}), lambda _: None, told.append)
+    assert told == ["no connection; trying again"]
 
 
 def test_the_waits_have_full_jitter_on_top_of_what_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -447,7 +447,7 @@ def test_a_pin_knows_where_it_came_from(tmp_path: Path) -> None:
         (f"the PIN in the systemd credential {credentials['CREDENTIALS_DIRECTORY']}/hsm-enroll.pin", False),
         ("the PIN in HSM_ENROLL_PIN", False),
         (f"the PIN that token create saved in {tmp_path}/pin", True),
-        ("the PIN that was typed", False),
+        ("the PIN you typed", False),
     ]
 
 

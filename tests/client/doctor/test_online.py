@@ -96,6 +96,15 @@ def test_who_intercepts_the_api_is_named(interceptor: Authority, settings: Calla
     assert b"Authorization" not in requests
 
 
+def test_an_api_that_fails_is_not_blamed_on_the_network(authority: Authority, settings: Callable[..., Patient]) -> None:
+    """D15: where the API answers 503, the hint is about the API; the doctor has nothing to resume."""
+    with https_server(authority, response("503 Service Unavailable", "")) as server:
+        finding = checks_online.api(settings(api_url=server.url))
+    assert _found(finding) == ("api.reachable", Status.FAILED)
+    assert finding.hint.startswith("The network is fine, the API is not: wait a few minutes")
+    assert "resumes" not in finding.hint
+
+
 def test_an_interceptor_behind_a_proxy_is_named(
     interceptor: Authority, settings: Callable[..., Patient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
