@@ -64,6 +64,8 @@ class Pending:
     @property
     def subject(self) -> str:
         """What is not finished, for a person who is told that it is not."""
+        if self.what is What.MESSAGE:
+            return self.message
         return f"{_SUBJECT[self.what]}{self._key}"
 
     @property

@@ -15,8 +15,8 @@ RELABEL_HINT = "Relabel the token with its own tool, or use another one."
 """What to do about a label by which a token cannot be found."""
 
 NO_USER_PIN_HINT = (
-    "Create another token: hsm-enroll token create --label LABEL. Or set a PIN as the security officer, for example "
-    "with OpenSC: pkcs11-tool --module PATH --token-label LABEL --login --login-type so --init-pin"
+    "Create another token: hsm-enroll token create --label LABEL. Or set a PIN as the security officer "
+    "(with OpenSC: pkcs11-tool --module PATH --token-label LABEL --login --login-type so --init-pin)."
 )
 """What to do about a token that has no user PIN yet."""
 

@@ -143,7 +143,7 @@ def test_a_module_that_crashes_or_hangs_does_not_take_init_with_it(device: Devic
 def test_no_such_token_lists_what_is_there(device: Device) -> None:
     """D6: a label that no token has is exit 11, and the message names the tokens that are there."""
     assert device.refused("init", "--thing", "x", "--token-label", "nowhere") == (11, "token-not-found")
-    assert "token=gateway" in device.run("init", "--thing", "x", "--token-label", "nowhere").stderr
+    assert "found: 'gateway' with serial" in device.run("init", "--thing", "x", "--token-label", "nowhere").stderr
 
 
 def test_two_tokens_of_one_label_are_told_apart_by_serial(device: Device, thing: str) -> None:

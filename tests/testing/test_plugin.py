@@ -109,7 +109,7 @@ import signal
 
 
 def test_it(local_cloud):
-    print("cloud", (local_cloud.home / "lock").read_text())
+    print("cloud", (local_cloud.home / "lock").read_text(), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
 

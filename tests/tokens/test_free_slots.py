@@ -29,7 +29,7 @@ def _run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         (
             "SoftHSM project",
             "softhsm",
-            "is free; to create a token: hsm-enroll token create --label L --backend softhsm",
+            "is free; to create a token: hsm-enroll token create --label LABEL --backend softhsm",
         ),
         ("Vendor", None, "has no token yet; it is initialised with the token's own tool"),
     ],
