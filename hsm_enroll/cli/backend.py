@@ -13,6 +13,7 @@ import click
 
 from hsm_enroll.backend_api.answer import printable
 from hsm_enroll.cli import plan
+from hsm_enroll.cli.deployment_options import Chosen, deployment_options
 from hsm_enroll.cli.invocation import Invocation, command
 from hsm_enroll.cli.operator_client import DEFAULT_STACK, Target, minute, stack_options
 from hsm_enroll.cli.terminal import Terminal, confirm, has_person
@@ -61,6 +62,7 @@ def backend() -> None:
     is_flag=True,
     help="Deploy even if the ledger or the device policy would be replaced or removed.",
 )
+@deployment_options
 @stack_options
 def deploy(
     invocation: Invocation,
@@ -70,6 +72,7 @@ def deploy(
     allow_loose_policy: bool,
     yes: bool,
     allow_data_loss: bool,
+    chosen: Chosen,
     target: Target,
 ) -> None:
     """Create the backend, or update it to this version; what changes is shown first.
@@ -93,6 +96,8 @@ def deploy(
         partial(_approve, terminal, yes=yes, data_loss_allowed=allow_data_loss),
         policy=policy,
         loose_allowed=allow_loose_policy,
+        settings=chosen.settings,
+        tags=chosen.tags,
     )
     said = "deployed" if deployed.changed else "already up to date"
     text = f"{_rows(deployed.status, said, target)}\n\n{_changes(deployed.policy_change)}"

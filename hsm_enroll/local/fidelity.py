@@ -52,6 +52,7 @@ def faithful(authority: Authority) -> Iterator[None]:
         (FakePolicy, "update_from_cloudformation_json", update_policy),
         (FakePolicy, "to_get_dict", policy_in_json(FakePolicy.to_get_dict)),
         (DynamoDBBackend, "transact_write_items", _transact_write_items(DynamoDBBackend.transact_write_items)),
+        (Table, "update_from_cloudformation_json", update_table),
         (parsing, "parse_resource", _parse_resource(parsing.parse_resource)),
         (parsing.logger, "disabled", True),
     ]
@@ -80,6 +81,15 @@ def update_policy(*, original_resource: Any, cloudformation_json: Any, **where: 
     if len(original_resource.versions) == _POLICY_VERSIONS:
         backend.delete_policy_version(name, original_resource.versions[0].version_id)
     backend.create_policy_version(name, document, set_as_default=True)
+    return original_resource
+
+
+def update_table(*, original_resource: Any, cloudformation_json: Any, **_where: Any) -> Any:
+    """Update a table as CloudFormation does. Replaces `Table.update_from_cloudformation_json`."""
+    # AWS::DynamoDB::Table: most properties are updated without interruption. moto updates none and forgets the table.
+    original_resource.deletion_protection_enabled = cloudformation_json["Properties"].get(
+        "DeletionProtectionEnabled", False
+    )
     return original_resource
 
 

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from enum import Enum
 from hmac import compare_digest
 
+from enrollment_backend import admission
 from enrollment_backend.errors import (
     AttestationRequiredError,
+    EnrollmentQueuedError,
     InviteInvalidError,
     KeyEnrolledError,
     ThingEnrolledError,
@@ -70,6 +72,10 @@ class Claim:
         code_sha256: hash of the invite's code; None if no invite was used.
         lease: a random name; each request that takes the claim over sets a new one.
         lease_ends: when the claim may be taken over.
+        issuing_since: since when a request may have had a certificate issued that is not recorded, and whose identifier
+            is not known; 0 if it is certain that there is none.
+        spare: AWS IoT's identifier of a certificate that was issued and is not recorded; None if there is none.
+        turn: when the device may be issued a certificate, see `admission`; None if it need not wait.
         claimed: when the key was bound.
         certificate: the issued certificate, once it is recorded.
         enrolled: when it was recorded.
@@ -86,6 +92,9 @@ class Claim:
     lease: str
     lease_ends: int
     claimed: int
+    issuing_since: int = 0
+    spare: str | None = None
+    turn: int | None = None
     certificate: Certificate | None = None
     enrolled: int | None = None
     revoked_at: int | None = None
@@ -136,6 +145,7 @@ def decide(applicant: Applicant, entries: Entries, now: float) -> Verdict:
         AttestationRequiredError: the invite is for one TPM.
         ThingRevokedError, ThingEnrolledError, KeyEnrolledError: the request contradicts the ledger. Only a caller with
             a valid invite, or of an open deployment, gets to see these.
+        EnrollmentQueuedError: it is not yet the device's turn.
     """
     claim = entries.claim
     same_key = claim is not None and compare_digest(claim.spki_sha256, applicant.spki_sha256)
@@ -156,7 +166,16 @@ def decide(applicant: Applicant, entries: Entries, now: float) -> Verdict:
         return Verdict.REBIND
     if claim.certificate is not None:
         return Verdict.ANSWER
-    return Verdict.WAIT if claim.lease_ends > now else Verdict.TAKE_OVER
+    return _take_over(claim, now)
+
+
+def _take_over(claim: Claim, now: float) -> Verdict:
+    """Decide whether a claim without a certificate may be taken over."""
+    if claim.lease_ends > now:
+        return Verdict.WAIT
+    if claim.turn is not None and (seconds := admission.seconds_to_wait(claim.turn, now)):
+        raise EnrollmentQueuedError(seconds)
+    return Verdict.TAKE_OVER
 
 
 def _belongs_to_another_thing(applicant: Applicant, entries: Entries) -> bool:

@@ -91,9 +91,10 @@ class Table:
                 response = self.dynamodb.batch_get_item(
                     RequestItems={self.name: {"Keys": batch, "ConsistentRead": True}}
                 )
+                read = response["Responses"].get(self.name, [])
             if response.get("UnprocessedKeys"):
                 raise ThrottledError("BatchGetItem", "UnprocessedKeys")
-            items = [_plain(item) for item in response["Responses"].get(self.name, [])]
+            items = [_plain(item) for item in read]
             found |= {(item["kind"], item["id"]): item for item in items}
         return found
 
@@ -119,6 +120,16 @@ class Table:
         items: list[Any] = [{_operation(write): {"TableName": self.name, **_arguments(write)}} for write in writes]
         with call("TransactWriteItems"):
             self.dynamodb.transact_write_items(TransactItems=items)
+
+    def update(self, write: Write) -> Item:
+        """Carry out one update, without a transaction, and return the new values of what it changed.
+
+        Raises:
+            ConditionFailedError: the condition does not hold. Nothing was written.
+        """
+        with call("UpdateItem"):
+            response = self.dynamodb.update_item(TableName=self.name, ReturnValues="UPDATED_NEW", **_arguments(write))
+            return _plain(response["Attributes"])
 
     def page(
         self, kind: str, selection: Selection, after: Position | None, size: int
@@ -147,6 +158,31 @@ class Table:
                 break
         return found, after
 
+    def undated(self, kind: str, after: str) -> tuple[list[Item], str]:
+        """Return those items of one kind that lack `created`, which earlier versions did not write, part by part.
+
+        Args:
+            kind: the items' kind.
+            after: the id after which the part starts; empty for the first one.
+
+        Returns:
+            The items, and the id after which the next part starts; empty at the end.
+        """
+        start: Any = {"ExclusiveStartKey": _key((kind, after))} if after else {}
+        with call("Query"):
+            response = self.dynamodb.query(
+                TableName=self.name,
+                KeyConditionExpression="#kind = :kind",
+                FilterExpression="attribute_not_exists(#created)",
+                ExpressionAttributeNames={"#kind": "kind", "#created": "created"},
+                ExpressionAttributeValues={":kind": {"S": kind}},
+                ConsistentRead=True,
+                **start,
+            )
+            items = [_plain(item) for item in response["Items"]]
+        last = response.get("LastEvaluatedKey")
+        return items, str(_plain(last)["id"]) if last else ""
+
     def _query(
         self, kind: str, selection: Selection, after: Position | None, size: int
     ) -> tuple[list[Item], Position | None]:
@@ -166,8 +202,9 @@ class Table:
                 **_expression("FilterExpression", selection.condition, key_condition, values),
                 **start,
             )
+            items = response["Items"]
         last = response.get("LastEvaluatedKey")
-        return [_plain(item) for item in response["Items"]], _position(_plain(last)) if last else None
+        return [_plain(item) for item in items], _position(_plain(last)) if last else None
 
 
 def _position(item: Item) -> Position:

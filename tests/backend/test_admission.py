@@ -100,7 +100,7 @@ def refusal(make: Callable[[Deployment], str]) -> tuple[Answer, str]:
         issued = len(iot().certificates)
         quiet(backend)
         answer = backend.enroll(CSR, THING, code)
-        assert set(backend.calls) == {"TransactWriteItems", "TransactGetItems"}
+        assert set(backend.calls) == {"TransactWriteItems", "TransactGetItems", "UpdateItem"}
         assert len(iot().certificates) == issued
         assert backend.items("thing").keys() <= {"another"}
         (line,) = backend.log_lines()
@@ -170,7 +170,7 @@ def test_an_invite_for_one_tpm_asks_for_proof_and_keeps_its_use(backend: Deploym
     code = backend.invite(THING, ekSha256="ab" * 32)
     quiet(backend)
     assert_problem(backend.enroll(CSR, THING, code), 403, "attestation-required")
-    assert set(backend.calls) == {"TransactWriteItems", "TransactGetItems"}
+    assert set(backend.calls) == {"TransactWriteItems", "TransactGetItems", "UpdateItem"}
     assert [entry["uses_left"] for entry in backend.items("invite").values()] == ["1"]
     assert backend.items("thing") == {}
     assert_problem(Device(backend, "another", code).enroll(), 401, "invite-invalid")

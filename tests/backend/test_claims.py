@@ -224,7 +224,7 @@ def test_s14_the_same_thing_with_another_key_is_a_conflict(backend: Deployment) 
     for code in (None, backend.invite(THING), backend.invite("*")):
         backend.calls.clear()
         assert_problem(Device(backend, THING, code).enroll(), 409, "thing-enrolled")
-        assert set(backend.calls) == {"TransactWriteItems", "TransactGetItems"}
+        assert set(backend.calls) == {"TransactWriteItems", "TransactGetItems", "UpdateItem"}
     assert {entry["uses_left"] for entry in backend.items("invite").values()} == {"1"}
 
 
@@ -236,7 +236,7 @@ def test_s14_the_same_key_for_another_thing_is_a_conflict(backend: Deployment) -
     for _ in range(2):
         backend.calls.clear()
         assert_problem(other.enroll(), 409, "key-enrolled")
-        assert set(backend.calls) == {"TransactWriteItems", "TransactGetItems"}
+        assert set(backend.calls) == {"TransactWriteItems", "TransactGetItems", "UpdateItem"}
         assert backend.operate("DELETE", "fleet", thing=THING).status == 204
 
 
@@ -335,12 +335,12 @@ def test_s13_s15_who_can_never_read_is_told_to_come_again(backend: Deployment) -
 
 
 def test_a_retry_while_the_failed_request_gives_up_keeps_its_certificate(backend: Deployment) -> None:
-    """S13, S15: what the failed request switches off is not what the retry has been given in that very moment."""
+    """S13, S15: what the failed request gives up is what the retry gets in that very moment."""
     device, retried = Device(backend, THING), list[Answer]()
     failing_record = throttled("TransactWriteItems 2")
 
     def hook(phase: str, step: str) -> AWSResponse | None:
-        if (phase, step) == ("before", "UpdateCertificate 1"):
+        if (phase, step) == ("after", "TransactWriteItems 3"):
             retried.append(device.enroll())
         return failing_record(phase, step)
 
