@@ -87,6 +87,8 @@ async def connect(
         # The thread cannot be cancelled; it closes a connection that nobody wants any more, unless it has opened it.
         if not wanted.acquire(blocking=False):
             await asyncio.to_thread((await opening).close)
+        else:  # nobody wants its error either, which asyncio would otherwise report
+            opening.add_done_callback(lambda done: done.cancelled() or done.exception())
         raise
     try:
         yield Connection(keeper)

@@ -140,7 +140,7 @@ class PinExposedError(HsmEnrollError):
 
     code = "pin-file-exposed"
     exit_status = 12
-    default_hint = "Make it private: chmod 600 FILE. If others may have read it, change the PIN too."
+    default_hint = "If others may have read it, change the PIN. Make the file private with chmod 600."
 
 
 class PinWrongError(HsmEnrollError):
@@ -409,9 +409,17 @@ class PackageError(HsmEnrollError):
 
 
 class InterruptedRunError(HsmEnrollError):
-    """The user stopped the run; what was done is in the journal, and the next run resumes."""
+    """The user stopped the run; what was done is in the journal, and the next run resumes.
+
+    Attributes:
+        declined: whether the user answered no to a question, so that nothing was begun.
+    """
 
     code = "interrupted"
     exit_status = 130
     retryable = True
     default_hint = "Run the same command again: it resumes."
+
+    def __init__(self, message: str, *, hint: str | None = None, declined: bool = False) -> None:
+        super().__init__(message, hint="" if declined else hint)
+        self.declined = declined

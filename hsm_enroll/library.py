@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 Pin = Secret | Callable[[TokenName], Secret]
 """A PIN, or a function that returns a token's."""
+
+# Short enough that a client id with it is never longer than AWS IoT's limit, see `own_client_id`.
+_PURPOSE = re.compile("[A-Za-z0-9_-]{1,32}")
 
 
 def enroll(
@@ -63,7 +67,7 @@ def enroll(
     if invitation is not None and api is not None and api.rstrip("/") != invitation.api_url:
         raise UsageError("the invite and the argument api name different APIs", hint="Omit api.")
     resolved = settings.load(os.environ, {"thing": thing_name, "api_url": api})
-    said = Said(api=invitation.api_url if invitation else (api or "").rstrip("/") or None)
+    said = Said(api=invitation.api_url if invitation else (api or "").rstrip("/") or None, thing_name=thing_name)
     request = Request(resolved.thing, resolved.key_type, resolved.subject, new_key, said)
     with Tokens() as tokens:
         ports = wiring.ports(
@@ -91,6 +95,9 @@ def connect(
     Prints nothing and does not prompt for a PIN; if the token has its own PIN pad, waits until the PIN is typed there.
     If ``tls`` is ``auto`` and TLS 1.3 failed, the connection's ``tls_fallback`` says why.
 
+    A process that has connected, even once, must not be forked: in the child no connection works, neither this one
+    nor a new one. With multiprocessing, use the start method ``spawn``.
+
     A broker allows one connection per client id, so a second ``connect`` with the same one ends the first connection,
     with :class:`MqttTakenOverError` if the broker says why. ``hsm-enroll publish``, ``subscribe`` and
     ``doctor --login`` use other client ids and may run at the same time.
@@ -105,10 +112,11 @@ def connect(
         identity: the device's identity, from :func:`enroll` or :meth:`Identity.load`.
         pin: as for :func:`enroll`; a function is called again for each login.
         purpose: a word for a client id of the program's own, ``<thing>/<purpose>-<random>``, so that several programs
-            can share the identity; None uses the Thing's name.
+            can share the identity: up to 32 ASCII letters, digits, ``-`` and ``_``; None uses the Thing's name.
         will: what the broker publishes if the connection is lost.
         reconnect: connect again whenever the connection is lost.
-        on_connection: called with each :class:`ConnectionEvent`, on a thread of the connection's own, one at a time.
+        on_connection: called with each :class:`ConnectionEvent`, one at a time, on a thread of its own; it may use the
+            connection, and close it.
 
     Returns:
         An open connection, which is a context manager.
@@ -119,7 +127,7 @@ def connect(
         ModuleMissingError, ModuleUnusableError, TokenNotFoundError, KeyMissingError, TokenRefusedError: the module, the
             token or the key is missing or cannot be used.
         MqttError: the broker cannot be reached, is not trusted, or refuses; its subclass says which.
-        UsageError: the configuration is invalid.
+        UsageError: the configuration or the purpose is invalid.
     """
     from hsm_enroll import iot
 
@@ -138,6 +146,11 @@ def keep(
     on_connection: OnConnection | None,
 ) -> Keeper:
     """Connect as :func:`connect` does, for any front that a program may want."""
+    if purpose is not None and not _PURPOSE.fullmatch(purpose):
+        raise UsageError(
+            f"{purpose!r} is not a valid purpose of a connection",
+            hint="Use up to 32 ASCII letters, digits, - and _, for example: logger",
+        )
     resolved = settings.load(os.environ, {})
     pin_source = _pin_source(pin, resolved)
     return wiring.keep(

@@ -142,6 +142,11 @@ def _configuration(environment: Mapping[str, str]) -> tuple[Path, dict[str, str]
     except (FileNotFoundError, NotADirectoryError):
         return file, {}
     except OSError as error:
+        if isinstance(error, PermissionError) and not os.access(file.parent, os.X_OK, effective_ids=True):
+            raise UsageError(
+                f"{file.parent} cannot be read by this user: {error.strerror}",
+                hint="Run the command as the folder's owner, or set HSM_ENROLL_HOME to a folder of this user's own.",
+            ) from error
         raise UsageError(f"{file} cannot be read: {error.strerror}", hint="Check its owner and mode.") from error
     import tomllib
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pwd
 import re
 import threading
 import time
@@ -25,13 +26,14 @@ MANUFACTURER = "SoftHSM project"
 MAKER = "SoftHSM"
 """CK_INFO.manufacturerID of its module."""
 
-# softhsm2.conf(5); the last two are Debian's and the one of a SoftHSM that was built here or by other distributions.
-_CONFIGURATIONS = (
-    Path("~/.config/softhsm2/softhsm2.conf"),
-    Path("/etc/softhsm/softhsm2.conf"),
-    Path("/etc/softhsm2.conf"),
-)
-_FOLDER_SETTING = re.compile(r"^\s*directories\.tokendir\s*=\s*([^#\n]*)", re.MULTILINE)
+VARIABLE = "SOFTHSM2_CONF"
+"""What names SoftHSM's configuration file."""
+
+_OWN_CONFIGURATION = Path(".config/softhsm2/softhsm2.conf")
+# Built in: Debian's, and the one of other distributions and of a SoftHSM that was built here.
+_SYSTEM_CONFIGURATIONS = (Path("/etc/softhsm/softhsm2.conf"), Path("/etc/softhsm2.conf"))
+_DEFAULT_FOLDER = Path("/var/lib/softhsm/tokens")
+_FOLDER_SETTING = re.compile(r"^[ \t]*directories\.tokendir[ \t]*=([^=#\n]*)", re.MULTILINE)
 _CONFIGURATION_SIZE = 64 * 1024
 _TOKEN_FILE = "token.object"  # noqa: S105 - a file's name
 # A token's folder is named with a UUID, whose last 16 digits are the token's serial number.
@@ -46,6 +48,8 @@ _SAMPLES, _SAMPLE_SECONDS = 3, 0.1
 # Sizes in a token's file: of a number, and of a value by its kind; bytes (3) begin with their size.
 _NUMBER = 8
 _SIZES = {1: 1, 2: _NUMBER, 3: None}
+# SoftHSM's own types of attributes: label, serial, flags, and the SO PIN with what it encrypts. The user's PIN follows.
+_NEEDED = {0x80005349, 0x8000534A, 0x8000534B, 0x8000534C}
 
 _thread = threading.local()
 
@@ -131,11 +135,23 @@ def missing(serials: Iterable[str]) -> list[Path]:
         serials: the serial numbers of the tokens that SoftHSM does find.
     """
     found = set(serials)
-    return [folder for folder in _token_folders() if _serial(folder) not in found and _is_open(folder)]
+    return [folder for folder in token_folders() if _serial(folder) not in found and is_open(folder)]
+
+
+def lost(serial: str | None = None) -> list[Path]:
+    """Return the folders of tokens that are lost; only that of one token if its serial number is given."""
+    return [
+        folder
+        for folder in token_folders()
+        if serial in {None, _serial(folder)} and is_open(folder) and is_lost(folder)
+    ]
 
 
 def is_lost(folder: Path) -> bool:
-    """Whether a token's file is empty or damaged, and stays so for longer than a login takes."""
+    """Whether a token's file is empty or incomplete, and stays so for longer than a login takes.
+
+    A login that was killed loses a token; so does the creation of one that was killed before it had a PIN.
+    """
     for _ in range(_SAMPLES):
         with suppress(OSError):
             if _is_whole((folder / _TOKEN_FILE).read_bytes()):
@@ -173,24 +189,51 @@ def tokens_folder() -> Path | None:
 
 
 def named_folder() -> Path | None:
-    """Return the folder of tokens that SoftHSM's configuration names, whether it exists or not; None if none does."""
-    named = os.environ.get("SOFTHSM2_CONF")
-    for file in (Path(named),) if named else _CONFIGURATIONS:
-        with suppress(OSError, RuntimeError, ValueError):
-            path = file.expanduser()
-            if not path.is_file():
-                continue
-            with path.open("rb") as stream:
-                setting = _FOLDER_SETTING.search(os.fsdecode(stream.read(_CONFIGURATION_SIZE)))
-            return Path(setting[1].strip()) if setting is not None and setting[1].strip() else None
-    return None
+    """Return the folder of tokens that SoftHSM uses, whether it exists or not; None if it has no configuration.
+
+    It is the last one that the configuration names, or else the one that is built in.
+    """
+    file = configuration()
+    # SoftHSM reads nothing from a folder, and takes that for an empty configuration.
+    if file is None or os.path.isdir(file):  # noqa: PTH112 - unlike Path.is_dir, it never raises
+        return None if file is None else _DEFAULT_FOLDER
+    if not os.path.isfile(file):  # noqa: PTH113
+        return None
+    try:
+        with file.open("rb") as stream:
+            found = _FOLDER_SETTING.findall(os.fsdecode(stream.read(_CONFIGURATION_SIZE)))
+    except OSError:
+        return None
+    named = [folder.strip() for folder in found if folder.strip()]
+    return Path(named[-1]) if named else _DEFAULT_FOLDER
 
 
-def _held() -> bool:
-    return bool(getattr(_thread, "holds", False))
+def configuration() -> Path | None:
+    """Return the file that SoftHSM reads (softhsm2.conf(5)), whether it exists or not; None if its name is empty.
+
+    SoftHSM fails if ``SOFTHSM2_CONF`` is set, but empty.
+    """
+    named = os.environ.get(VARIABLE)
+    if named is not None:
+        return Path(named) if named else None
+    home = os.environ.get("HOME") or _home()
+    own = Path(home) / _OWN_CONFIGURATION
+    if home and os.access(own, os.R_OK):
+        return own
+    # Unlike Path.exists, it never raises.
+    return next((file for file in _SYSTEM_CONFIGURATIONS if os.path.exists(file)), _SYSTEM_CONFIGURATIONS[0])  # noqa: PTH110
 
 
-def _token_folders() -> list[Path]:
+def is_read_only(folder: Path) -> bool:
+    """Whether a folder is on a file system that is mounted read-only."""
+    try:
+        return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
+
+
+def token_folders() -> list[Path]:
+    """Return the folders of all tokens, as far as this user may list them."""
     folder = tokens_folder()
     if folder is None:
         return []
@@ -199,27 +242,42 @@ def _token_folders() -> list[Path]:
     return []
 
 
+def is_open(folder: Path) -> bool:
+    """Whether this user has the rights to use the token in a folder; a read-only file system is *not* considered."""
+    write = 0 if is_read_only(folder) else os.W_OK
+    if not os.access(folder, os.R_OK | os.X_OK | write, effective_ids=True):
+        return False
+    file = folder / _TOKEN_FILE
+    return not file.exists() or os.access(file, os.R_OK | write, effective_ids=True)
+
+
+def _home() -> str:
+    """Return the home folder of the real user, or ""."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return ""
+
+
+def _held() -> bool:
+    return bool(getattr(_thread, "holds", False))
+
+
 def _serial(folder: Path) -> str:
     return folder.name.replace("-", "")[-_SERIAL_DIGITS:]
 
 
 def _is_whole(content: bytes) -> bool:
     """Whether a token's file is complete: a number, then attributes, each with its type, its kind and its value."""
-    place = _NUMBER
+    place, types = _NUMBER, set()
     while place < len(content):
+        types.add(int.from_bytes(content[place : place + _NUMBER]))
         kind = int.from_bytes(content[place + _NUMBER : place + 2 * _NUMBER])
         place += 2 * _NUMBER
         if kind not in _SIZES:
             return kind > max(_SIZES)  # of a kind that only SoftHSM knows
         place += _SIZES[kind] or _NUMBER + int.from_bytes(content[place : place + _NUMBER])
-    return place == len(content) > _NUMBER
-
-
-def _is_open(folder: Path) -> bool:
-    file = folder / _TOKEN_FILE
-    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
-        return False
-    return not file.exists() or os.access(file, os.R_OK | os.W_OK, effective_ids=True)
+    return place == len(content) and types >= _NEEDED
 
 
 @contextmanager

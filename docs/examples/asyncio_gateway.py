@@ -36,5 +36,7 @@ async def measure(connection: aio.Connection, topic: str) -> None:
 if __name__ == "__main__":
     try:
         asyncio.run(main())
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     except HsmEnrollError as error:
         raise SystemExit(f"{error.code}: {error.message}. {error.hint}") from error

@@ -32,5 +32,7 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     except HsmEnrollError as error:
         raise SystemExit(f"{error.code}: {error.message}. {error.hint}") from error

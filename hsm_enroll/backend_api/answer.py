@@ -22,6 +22,8 @@ _JSON = "application/json"
 _PROBLEM = "application/problem+json"
 ACCEPTED = f"{_JSON}, {_PROBLEM}"
 _LONGEST_QUOTE = 300
+# Details that tell a program what to send, as a person would say them.
+_TO_PEOPLE = {"invite-required": "this API requires an invite"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ def refusal(answer: Answer, hint: Hint) -> HsmEnrollError:
     if answer.status < 300:
         return unexpected(answer.url, f"status {answer.status} with {printable(answer.media_type) or 'no content'}")
     problem = _problem(answer)
-    detail = f"{problem.detail} ({problem.code})" if problem else f"status {answer.status}"
+    detail = _reason(problem) if problem else f"status {answer.status}"
     if answer.status >= 500:
         return BackendUnreachableError(f"{answer.url} failed: {detail}", hint=hint(answer.status, problem))
     if problem is None:
@@ -123,6 +125,12 @@ def refusal(answer: Answer, hint: Hint) -> HsmEnrollError:
         request_id=problem.request_id,
         hint=hint(answer.status, problem),
     )
+
+
+def _reason(problem: Problem) -> str:
+    """Return why the API refuses, with its code before the full stop, if any: a message ends without one."""
+    detail = _TO_PEOPLE.get(problem.code, problem.detail)
+    return f"{detail.removesuffix('.')} ({problem.code})"
 
 
 def unexpected(url: str, why: str) -> UnexpectedResponseError:

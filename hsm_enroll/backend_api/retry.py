@@ -42,7 +42,7 @@ def retried(
                 raise outcome
             return outcome
         seconds = pause.seconds(random.uniform)
-        tell(f"{_why(outcome)}; trying again in {_shown(seconds)}{_until(pause)}")
+        tell(f"{_why(outcome)}; trying again{_when(seconds)}{_until(pause)}")
         sleep(seconds)
 
 
@@ -59,6 +59,10 @@ def _why(outcome: Outcome) -> str:
     return f"{outcome.url} is busy (status {outcome.status})"
 
 
+def _when(seconds: float) -> str:
+    return f" in {_shown(seconds)}" if seconds >= 1 else ""
+
+
 def _until(pause: Pause) -> str:
     if pause.left is None:
         return ""
@@ -67,5 +71,5 @@ def _until(pause: Pause) -> str:
 
 def _shown(seconds: float) -> str:
     if seconds < 60:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.0f} h"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Iterable
 from importlib import import_module
 from io import TextIOWrapper
 from typing import Any, NoReturn
@@ -13,6 +14,7 @@ import click
 
 from hsm_enroll import machine
 from hsm_enroll.cli import signals
+from hsm_enroll.cli.help_text import WholeWords
 from hsm_enroll.cli.terminal import Terminal, columns, flush
 from hsm_enroll.errors import HsmEnrollError, InterruptedRunError, OutputError, UsageError
 from hsm_enroll.version import __version__
@@ -35,6 +37,8 @@ _COMMANDS = {
 # How long a reader that has stopped may hold up the end after a signal.
 _FLUSH_SECONDS = 1.0
 _CLICKS_NARROWEST = 52
+
+click.Context.formatter_class = WholeWords
 
 
 class _LazyGroup(click.Group):
@@ -144,7 +148,11 @@ def run(arguments: list[str]) -> int:
         terminal.help(error.format_message())
         return UsageError.exit_status
     except click.ClickException as error:
-        terminal.error(UsageError(error.format_message(), hint=_usage_hint(error)))
+        if isinstance(error, click.NoSuchOption):
+            near = _near(error.option_name, error.possibilities or ())
+            error = click.NoSuchOption(error.option_name, possibilities=near, ctx=error.ctx)
+        # click writes the choices of an option on lines of their own.
+        terminal.error(UsageError(" ".join(error.format_message().split()), hint=_usage_hint(error)))
         return UsageError.exit_status
     except (click.Abort, KeyboardInterrupt):
         terminal.error(InterruptedRunError("interrupted"))
@@ -191,6 +199,13 @@ def _check_encoding(arguments: list[str]) -> None:
             raise UsageError(
                 f"argument {position} is not valid text (UTF-8)", hint="Give a binary message to publish on stdin."
             )
+
+
+def _near(option: str, known: Iterable[str]) -> list[str]:
+    """Return the options that may be meant; the dashes, which click compares too, make any two short names alike."""
+    from difflib import get_close_matches
+
+    return [f"--{name}" for name in get_close_matches(option.lstrip("-"), [one.lstrip("-") for one in known])]
 
 
 def _usage_hint(error: click.ClickException) -> str | None:

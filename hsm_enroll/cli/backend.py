@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import stat
-from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from hsm_enroll.backend_api.answer import printable
 from hsm_enroll.cli import plan
 from hsm_enroll.cli.deployment_options import Chosen, deployment_options
 from hsm_enroll.cli.invocation import Invocation, command
@@ -23,12 +20,11 @@ if TYPE_CHECKING:
     from hsm_enroll.operator.change_set import Plan
     from hsm_enroll.operator.deployed import Left, Status
     from hsm_enroll.operator.deployment import AuthMode
-    from hsm_enroll.operator.device_policy import Change, DevicePolicy, Rule
+    from hsm_enroll.operator.device_policy import DevicePolicy
     from hsm_enroll.operator.drift import Drift
 
 _DEFAULT_POLICY = "default"
 _LARGEST_POLICY_BYTES = 64 * 1024  # with white space; AWS IoT allows 2,048 characters without it
-_OF_AN_ACCOUNT = re.compile(r"^arn:[^:]*:iot:[^:]*:[^:]*:")
 _POLICY_HINT = "Give --device-policy a file with an AWS IoT policy in JSON, or the word default."
 _POLICIES = {"default": "the built-in one", "own": "your own"}
 
@@ -100,8 +96,7 @@ def deploy(
         tags=chosen.tags,
     )
     said = "deployed" if deployed.changed else "already up to date"
-    text = f"{_rows(deployed.status, said, target)}\n\n{_changes(deployed.policy_change)}"
-    terminal.result(deployed.to_json(), text, done=f"the stack {stack} is {said}")
+    terminal.result(deployed.to_json(), _rows(deployed.status, said, target), done=f"the stack {stack} is {said}")
     for grant in deployed.status.loose or ():
         terminal.warn(f"loose grant: {grant}")
     for note in deployed.notes:
@@ -127,7 +122,7 @@ def _approve(terminal: Terminal, planned: Plan, *, yes: bool, data_loss_allowed:
     if terminal.as_json or not has_person():
         raise UsageError("cannot prompt without a terminal or with --json", hint="Pass --yes to deploy.")
     if not confirm(f"Deploy this to the stack {planned.stack} in the account {planned.account_id}?"):
-        raise InterruptedRunError("nothing was deployed", hint="")
+        raise InterruptedRunError("nothing was deployed", declined=True)
 
 
 @command("status", example="hsm-enroll backend status --drift")
@@ -137,7 +132,7 @@ def status(invocation: Invocation, *, drift: bool, target: Target) -> None:
     """Show what is deployed, which version, and since when."""
     from hsm_enroll.operator import deployment
 
-    doing = "asking AWS, which compares the resources with the template" if drift else "asking AWS"
+    doing = "comparing the resources with the template" if drift else "asking AWS"
     with invocation.terminal.step(doing):
         found = deployment.status(target.session(), target.stack or DEFAULT_STACK, drift=drift)
     state = found.state if found.deployed else None
@@ -158,7 +153,7 @@ def delete(invocation: Invocation, *, yes: bool, target: Target) -> None:
             raise UsageError("cannot prompt without a terminal or with --json", hint="Pass --yes to delete the stack.")
         terminal.say("Enrolled devices keep working, and no later deployment can revoke them.")
         if not confirm(f"Delete the stack {stack}?"):
-            raise InterruptedRunError(f"the stack {stack} was not deleted", hint="")
+            raise InterruptedRunError(f"the stack {stack} was not deleted", declined=True)
     left = deployment.delete(target.session(), stack, lambda line: terminal.say(f"  {line}"))
     document = {"stack": stack, "deleted": left is not None, "left": left.to_json() if left else None}
     text = _left(stack, left)
@@ -177,7 +172,7 @@ def _rows(status: Status, said: str, target: Target) -> str:
         "Drift": _drift(status.drift),
         "Next": _next(status, target),
     }
-    return "\n".join(f"{name:<8} {value}" for name, value in rows.items() if value)
+    return "\n".join(f"{name:<9} {value}" for name, value in rows.items() if value)
 
 
 def _version(status: Status) -> str | None:
@@ -227,48 +222,6 @@ def _content(file: Path) -> bytes:
     if len(content) > _LARGEST_POLICY_BYTES:
         raise UsageError(f"{file} is larger than {_LARGEST_POLICY_BYTES} bytes", hint=_POLICY_HINT)
     return content
-
-
-def _changes(change: Change | None) -> str:
-    """Return what changes for devices: a paragraph, then one line per resource; "" if nothing does."""
-    if change is None or not (change.removed or change.added):
-        return ""
-    lines = [
-        "What devices may do has changed, also for enrolled devices: the policy is",
-        "updated in place, and their certificates stay. AWS IoT takes up to 8 minutes.",
-        *_grants("gone", change.removed),
-        *_grants("new", change.added),
-    ]
-    if _allows(change.removed, "topic/<thing>/*") and _allows(change.added, "topic/device/<thing>/*"):
-        lines += [
-            "Topics under <thing>/ are refused from then on; device/<thing>/ takes their",
-            "place. Update the programs on your devices that use them.",
-        ]
-    return "\n".join(lines)
-
-
-def _grants(word: str, rules: Iterable[Rule]) -> Iterator[str]:
-    actions: dict[str, list[str]] = {}
-    for rule in rules:
-        conditions = [
-            f" if {key} {'is' if operator == 'Bool' else operator} {' or '.join(values)}"
-            for operator, key, values in rule.condition
-        ]
-        where = f"on {_place(rule)}{printable(''.join(conditions))}"
-        denied = "deny " if rule.effect == "Deny" else ""
-        actions.setdefault(where, []).append(denied + printable(rule.action.removeprefix("iot:")))
-    for where, names in actions.items():
-        yield f"  {word:<4} {', '.join(names)} {where}"
-
-
-def _allows(rules: Iterable[Rule], place: str) -> bool:
-    return any(rule.effect == "Allow" and _place(rule) == place for rule in rules)
-
-
-def _place(rule: Rule) -> str:
-    from hsm_enroll.operator.device_policy import short
-
-    return short(_OF_AN_ACCOUNT.sub("", rule.resource))
 
 
 def _next(status: Status, target: Target) -> str:

@@ -27,7 +27,7 @@ def doctor(invocation: Invocation, *, online: bool, login: bool) -> None:
     """Check this device, and say how to fix what is wrong; exit 1 if a check failed.
 
     It changes nothing, and tries the PIN only with --login. Only --login detects a revoked certificate; on a device
-    that is not enrolled, it is a check that failed. With --quiet only failed checks are shown.
+    that is not enrolled, that check fails. With --quiet only failed checks are shown.
     """
     terminal = invocation.terminal
     findings = []

@@ -22,8 +22,9 @@ from hsm_enroll.cli.documents import identity_document, identity_text
 from hsm_enroll.cli.invocation import Invocation, command, key_note, key_type_option, token_options
 from hsm_enroll.cli.terminal import has_person, keep_stdout
 from hsm_enroll.device import enrollment, wiring
+from hsm_enroll.device.pending import Pending, What, pending
 from hsm_enroll.device.plan import Request, Said
-from hsm_enroll.errors import UsageError
+from hsm_enroll.errors import HsmEnrollError, UsageError
 from hsm_enroll.iot.device_topics import DeviceTopics
 from hsm_enroll.secret import Secret
 from hsm_enroll.settings import Settings
@@ -74,8 +75,8 @@ def init(
 
     INVITE is the URL that the operator gave you; - reads it from stdin, @FILE from a file. On a terminal you are
     prompted for it. After a failure, run the same command again with the same invite: it resumes where it stopped. On a
-    device with a valid identity, it contacts no server, except to ask what INVITE is for; an option or an INVITE for
-    something else is an error, unless you give --new-key.
+    device with a valid identity, it contacts no server and does not use INVITE; an option or an INVITE that contradicts
+    what is in place is an error, unless you give --new-key.
     """
     settings = invocation.settings
     wait_seconds = None if wait is None else _wait_seconds(wait)
@@ -87,6 +88,7 @@ def init(
         invitation, thing = asking.invite_or_thing(settings, new_key=new_key)
         settings = settings._replace(thing=thing)
     said = _said(settings, options, invitation)
+    replaced = _enrolled(settings.state) if new_key else None
     request = Request(settings.thing, settings.key_type, settings.subject, new_key, said)
 
     def progress(step: str) -> AbstractContextManager[None]:
@@ -106,8 +108,11 @@ def init(
         message = None if no_publish else _Hello(invocation)
         ports = replace(ports, at_pin_pad=invocation.at_pin_pad, message=message)
         outcome = enrollment.enroll(request, settings.state, ports, progress)
-    _show(invocation, outcome)
-    if outcome.already_enrolled and invitation is not None:
+    unfinished = pending(settings.state, outcome.identity)
+    _show(invocation, outcome, unfinished)
+    if replaced is not None and replaced.key_id != outcome.identity.key_id:
+        invocation.terminal.say(_about_old_key(replaced, outcome.identity))
+    if outcome.already_enrolled and invitation is not None and not _is_replacement(unfinished):
         invocation.terminal.say(
             "\nThe invite was not needed. To replace the key, use a new one: hsm-enroll init --new-key INVITE"
         )
@@ -118,6 +123,7 @@ def _said(settings: Settings, options: Mapping[str, Any], invitation: Invite | N
     token = settings.token if options["token"] or options["token_label"] else None
     module = settings.module if options["module"] else token and token.module_path
     return Said(
+        thing_name=options["thing"] or None,
         api=invitation.api_url if invitation else (options["api_url"] and options["api_url"].rstrip("/")) or None,
         key_type=settings.key_type if options["key_type"] else None,
         token=token,
@@ -132,13 +138,32 @@ def _key_note(state: Path) -> str:
     return "" if attempt is None else key_note(attempt.token, attempt.key_type)
 
 
-def _show(invocation: Invocation, outcome: enrollment.Outcome) -> None:
+def _is_replacement(unfinished: Pending | None) -> bool:
+    return unfinished is not None and unfinished.what is What.REPLACEMENT
+
+
+def _enrolled(state: Path) -> Identity | None:
+    """Return the identity that is in place; None if there is none, or none that can be read."""
+    try:
+        return Identity.load(state)
+    except HsmEnrollError:
+        return None
+
+
+def _about_old_key(old: Identity, new: Identity) -> str:
+    """Return where the replaced key is, and what destroys it."""
+    token = f" --token '{old.token.uri}'" if old.token != new.token else ""
+    destroy = f"To destroy the keys that are no longer used: hsm-enroll token prune{token}"
+    return f"\nThe old key is still in token {old.token.label!r}. {destroy}"
+
+
+def _show(invocation: Invocation, outcome: enrollment.Outcome, unfinished: Pending | None) -> None:
     document = identity_document(outcome.identity, invocation.settings.state, matches_certificate=True)
     text = identity_text(document)
     if outcome.already_enrolled:
         text = f"This device is already enrolled; nothing was changed.\n\n{text}"
-    if outcome.replacement_open:
-        invocation.terminal.say("The key's replacement is not finished. To resume it: hsm-enroll init --new-key\n")
+    if unfinished is not None:
+        invocation.terminal.say(f"Unfinished: {unfinished.subject}\n  {unfinished.advice}\n")
     document["steps"] = [asdict(step) for step in outcome.steps]
     if outcome.steps:
         skipped = [

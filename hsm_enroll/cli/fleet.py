@@ -120,7 +120,7 @@ def revoke(
     yes: bool,
     target: Target,
 ) -> None:
-    """Make Things' certificates inactive for good: they are disconnected within minutes and cannot connect again.
+    """Revoke Things: their devices are disconnected within minutes and cannot connect again with the same key.
 
     If a Thing does not exist, none is revoked. If revoking one fails, the others are revoked all the same. Other
     certificates of a Thing, such as those that it had before it was enrolled, are named; with --all-certificates they
@@ -136,7 +136,7 @@ def revoke(
     found = client.find_things(given)
     _check_all_exist(given, found)
     if not yes and not confirm(_question(found)):
-        raise InterruptedRunError("nothing was revoked", hint="")
+        raise InterruptedRunError("nothing was revoked", declined=True)
     if len(found) == 1:
         others = client.revoke_thing(found[0].thing, all_certificates=all_certificates)
         done = f"{found[0].thing} is revoked"

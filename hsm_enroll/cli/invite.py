@@ -38,7 +38,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 
 @click.group("invite")
 def invite() -> None:
-    """Make, list and revoke invites: the right to enroll, given to a technician as one URL."""
+    """Create, list and revoke invites: the right to enroll, given to a technician as one URL."""
 
 
 @command("create", example="hsm-enroll invite create --thing gateway-17 --ttl 7d")
@@ -62,7 +62,7 @@ def create(
     target: Target,
     **asked: Any,
 ) -> None:
-    """Make an invite for a Thing, or one for each row of a table.
+    """Create an invite for a Thing, or one for each row of a table.
 
     The table is CSV with a header: thing and, if needed, uses, ttl, ek_sha256, existing_thing, deactivate_existing. The
     output has the additional columns invite, id and expires. Rows that have an invite are left alone: to finish a run
@@ -101,7 +101,7 @@ def _create_one(
         require_extra("segno")
     client = operator_client(invocation, target)
     made = made_invite(client.create_invites([asked])[0], client.api_url)
-    done = f"invite {made.id} was made"
+    done = f"invite {made.id} was created"
     if terminal.as_json:
         terminal.result(made.to_json(asked), "", done=done)
         _warn_of_enrolled(invocation, {name: made.thing_status}, target)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
+
+from hsm_enroll.backend_api.answer import printable
 
 if TYPE_CHECKING:
     from hsm_enroll.operator.change_set import Plan, ResourceChange, SettingChange
+    from hsm_enroll.operator.device_policy import Change, Rule
 
 REFUSAL_HINT = (
     "Nothing was changed. Without its ledger a deployment knows no device that was enrolled before, and cannot revoke "
@@ -21,6 +25,7 @@ _WORDS = {
     "unknown": "change in a way that is not known",
 }
 _DEVICE_POLICY = "DevicePolicyDocument"
+_OF_AN_ACCOUNT = re.compile(r"^arn:[^:]*:iot:[^:]*:[^:]*:")
 _LONGEST_VALUE = 40
 _SHOWN = 12
 
@@ -36,7 +41,7 @@ def text(plan: Plan) -> str:
     lines += [f"  set {_set(change)}" for change in plan.settings]
     if len(lines) == 1:
         lines.append("  only its outputs, or what the template says about it")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_for_devices(plan.policy_change)])
 
 
 def warnings(plan: Plan) -> Iterator[str]:
@@ -79,3 +84,45 @@ def _set(change: SettingChange) -> str:
 
 def _shown(value: str) -> str:
     return value if len(value) <= _LONGEST_VALUE else f"{value[:_SHOWN]}..."
+
+
+def _for_devices(change: Change | None) -> list[str]:
+    """Return what changes for devices: a paragraph, then one line per resource; nothing if nothing does."""
+    if change is None or not (change.removed or change.added):
+        return []
+    lines = [
+        "This changes what devices may do, also those that are enrolled: the policy is",
+        "updated in place, and their certificates stay. AWS IoT takes up to 8 minutes.",
+        *_grants("gone", change.removed),
+        *_grants("new", change.added),
+    ]
+    if _allows(change.removed, "topic/<thing>/*") and _allows(change.added, "topic/device/<thing>/*"):
+        lines += [
+            "Topics under <thing>/ are refused from then on; device/<thing>/ takes their",
+            "place. Update the programs on your devices that use them.",
+        ]
+    return lines
+
+
+def _grants(word: str, rules: Iterable[Rule]) -> Iterator[str]:
+    actions: dict[str, list[str]] = {}
+    for rule in rules:
+        conditions = [
+            f" if {key} {'is' if operator == 'Bool' else operator} {' or '.join(values)}"
+            for operator, key, values in rule.condition
+        ]
+        where = f"on {_place(rule)}{printable(''.join(conditions))}"
+        denied = "deny " if rule.effect == "Deny" else ""
+        actions.setdefault(where, []).append(denied + printable(rule.action.removeprefix("iot:")))
+    for where, names in actions.items():
+        yield f"  {word:<4} {', '.join(names)} {where}"
+
+
+def _allows(rules: Iterable[Rule], place: str) -> bool:
+    return any(rule.effect == "Allow" and _place(rule) == place for rule in rules)
+
+
+def _place(rule: Rule) -> str:
+    from hsm_enroll.operator.device_policy import short
+
+    return short(_OF_AN_ACCOUNT.sub("", rule.resource))

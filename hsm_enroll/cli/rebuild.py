@@ -28,19 +28,13 @@ class _Totals:
     """What the reports of a rebuild add up to."""
 
     def __init__(self, reports: Iterable[RebuildReport]) -> None:
-        self.examined = self.dated = 0
+        self.examined = 0
         self.restored: list[RestoredEntry] = []
         self.left: list[LeftCertificate] = []
         for report in reports:
             self.examined += report.examined
-            self.dated += report.dated
             self.restored += report.restored
             self.left += report.left
-
-    @property
-    def changes(self) -> int:
-        """How many entries are made or changed."""
-        return len(self.restored) + self.dated
 
     @property
     def text(self) -> str:
@@ -65,8 +59,8 @@ def rebuild(invocation: Invocation, *, existing_things: bool, yes: bool, target:
         found = _Totals(client.rebuild(look_only=True, existing_things=existing_things))
     _show(invocation, found)
     done = found
-    if found.changes:
-        if not yes and not confirm(f"Restore {found.changes:,} entries?"):
+    if found.restored:
+        if not yes and not confirm(f"Restore {len(found.restored):,} entries?"):
             raise InterruptedRunError("nothing was restored", hint="")
         with terminal.step("restoring"):
             done = _Totals(client.rebuild(look_only=False, existing_things=existing_things))
@@ -74,9 +68,8 @@ def rebuild(invocation: Invocation, *, existing_things: bool, yes: bool, target:
         "examined": done.examined,
         "restored": [records.to_json(one) for one in done.restored],
         "left": [records.to_json(one) for one in done.left],
-        "dated": done.dated,
     }
-    text = f"{done.changes:,} entries restored"
+    text = f"{len(done.restored):,} entries restored"
     terminal.result(document, text, done=text)
 
 
@@ -85,8 +78,6 @@ def _show(invocation: Invocation, found: _Totals) -> None:
     terminal.say(f"- {found.text}")
     if found.restored:
         terminal.say(f"- to restore: {some([f'{one.thing} ({one.status})' for one in found.restored])}")
-    if found.dated:
-        terminal.say(f"- {found.dated} entries of an earlier version lack the time by which lists are sorted")
     for reason, count in Counter(one.reason for one in found.left).items():
         ids = some([one.certificate_id for one in found.left if one.reason == reason])
         terminal.warn(f"{count} certificates are left, {_REASONS.get(reason, reason)}: {ids}")

@@ -35,7 +35,7 @@ def status(invocation: Invocation) -> None:
     document["pending"] = pending_document(unfinished)
     text = identity_text(document)
     if unfinished is not None:
-        text += f"\n{'Not finished':<12} {unfinished.message}\n{'':<12} {unfinished.advice}"
+        text += f"\n{'Unfinished':<12} {unfinished.subject}\n{'':<12} {unfinished.advice}"
     if problem is not None and invocation.terminal.as_json:
         invocation.terminal.result({**document, "error": problem.document}, text)
         raise click.exceptions.Exit(problem.exit_status)

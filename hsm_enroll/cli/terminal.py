@@ -10,6 +10,7 @@ The rules:
 - progress is never fatal: if stderr cannot be written, the command goes on without it;
 - if stdout cannot be written, that is an error that says what had been done;
 - control characters of foreign text are shown escaped;
+- a question that is answered no is not an error;
 - an error says what happened, then what to do next; it has a traceback only with ``--verbose``;
 - no function here is ever given a Secret.
 """
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from hsm_enroll.cli.wrapping import wrapped
-from hsm_enroll.errors import HsmEnrollError, OutputError
+from hsm_enroll.errors import HsmEnrollError, InterruptedRunError, OutputError
 from hsm_enroll.escaping import escaped
 from hsm_enroll.version import __version__
 
@@ -96,6 +97,9 @@ class Terminal(NamedTuple):
             with suppress(OSError, HsmEnrollError):
                 _write(json.dumps({"error": error.document}, indent=None if self.streaming else 2) + "\n")
                 return
+        if isinstance(error, InterruptedRunError) and error.declined:
+            _tell(visible(error.message))
+            return
         label = "\x1b[1;31merror:\x1b[0m" if self._fancy() else "error:"
         _tell(visible(f"error: {error.message}"), label=label)
         if error.hint:

@@ -12,7 +12,7 @@ import click
 from hsm_enroll.cli.invocation import Invocation, command
 from hsm_enroll.cli.prune import prune
 from hsm_enroll.device import device_token, pin
-from hsm_enroll.errors import HsmEnrollError, MachineLimitError, ModuleMissingError, ModuleUnusableError
+from hsm_enroll.errors import HsmEnrollError, MachineLimitError, ModuleMissingError, ModuleUnusableError, UsageError
 from hsm_enroll.key import TokenName
 from hsm_enroll.store import files
 from hsm_enroll.token import diagnosis, discovery
@@ -104,7 +104,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
 def _about_free_slot(kind: TokenKind | None) -> str:
     if kind is None:
         return "has no token yet; it is initialised with the token's own tool"
-    return f"is free; to create a token: hsm-enroll token create --label L --backend {kind}"
+    return f"is free; to create a token: hsm-enroll token create --label LABEL --backend {kind}"
 
 
 def _token_uri(token: dict[str, Any]) -> str:
@@ -138,6 +138,8 @@ def create(invocation: Invocation, *, label: str, kind: str) -> None:
     HSM_ENROLL_PIN is set. Set TPM2_PKCS11_TCTI to use another TPM than /dev/tpmrm0, and TPM2_PKCS11_STORE to use
     another folder for tpm2-pkcs11's store.
     """
+    if not label:
+        raise UsageError("the token's label is empty", hint="Give the token a label: --label LABEL")
     if kind == TokenKind.TPM2:
         _create_in_tpm(invocation, label)
     else:

@@ -52,13 +52,11 @@ class Outcome:
         steps: ``token``, ``invite``, ``create-token`` if it was created, ``key``, ``csr``, ``certificate``, ``store``
             and ``message``, in this order; only ``message`` if the certificate was already stored.
         already_enrolled: whether the device was already enrolled; then no server was contacted.
-        replacement_open: whether an earlier run with ``new_key`` is unfinished, and can be resumed.
     """
 
     identity: Identity
     steps: tuple[Step, ...]
     already_enrolled: bool
-    replacement_open: bool = False
 
 
 def enroll(request: Request, folder: Path, ports: Ports, progress: Progress = lambda _: nullcontext()) -> Outcome:
@@ -90,7 +88,7 @@ def enroll(request: Request, folder: Path, ports: Ports, progress: Progress = la
             return _finish(to_do.identity, None, folder, ports, steps, is_fresh=False)
         _verify(to_do.identity, ports)
         to_do.identity.save_copy(folder)
-        return Outcome(to_do.identity, (), already_enrolled=True, replacement_open=to_do.replacement_open)
+        return Outcome(to_do.identity, (), already_enrolled=True)
 
 
 def _obtain(to_do: Obtain, request: Request, folder: Path, ports: Ports, steps: Steps) -> Outcome:

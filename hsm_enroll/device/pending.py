@@ -23,10 +23,15 @@ class What(StrEnum):
     MESSAGE = "message"
 
 
-_MEANING = {
-    What.ENROLLMENT: "an enrollment is not finished",
-    What.REPLACEMENT: "the key's replacement is not finished",
-    What.MESSAGE: "the first message was not sent",
+_SUBJECT = {
+    What.ENROLLMENT: "an enrollment",
+    What.REPLACEMENT: "the key's replacement",
+    What.MESSAGE: "the first message",
+}
+_STATE = {
+    What.ENROLLMENT: "is not finished",
+    What.REPLACEMENT: "is not finished",
+    What.MESSAGE: "was not sent",
 }
 _ADVICE = {
     What.ENROLLMENT: "To finish it, run the same hsm-enroll init command again: it resumes.",
@@ -53,10 +58,20 @@ class Pending:
 
     @property
     def message(self) -> str:
-        """What is not finished, for a person."""
+        """That it is not finished, for a person."""
+        return f"{_SUBJECT[self.what]} {_STATE[self.what]}{self._key}"
+
+    @property
+    def subject(self) -> str:
+        """What is not finished, for a person who is told that it is not."""
+        return f"{_SUBJECT[self.what]}{self._key}"
+
+    @property
+    def _key(self) -> str:
+        if self.what is What.MESSAGE:
+            return ""
         thing = f" as {self.thing_name}" if self.thing_name else ""
-        key = f" ({self.key_type} key in token {self.token_label!r}{thing})"
-        return _MEANING[self.what] + ("" if self.what is What.MESSAGE else key)
+        return f" ({self.key_type} key in token {self.token_label!r}{thing})"
 
     @property
     def advice(self) -> str:

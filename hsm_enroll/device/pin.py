@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 import unicodedata
 from collections.abc import Callable, Mapping
@@ -66,7 +67,7 @@ def resolve(
         if ask is None:
             raise
     if ask is not None and (typed := ask()):
-        return _cleaned(typed, Origin("the PIN that was typed"))
+        return _cleaned(typed, Origin("the PIN you typed"))
     raise PinMissingError("the token requires a PIN, but none was given")
 
 
@@ -108,7 +109,11 @@ def read_file(file: Path, origin: Origin | None = None) -> Pin:
     except OSError as error:
         raise StateError(f"the PIN file {file} cannot be read: {error.strerror}") from error
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise PinExposedError(f"the PIN file {file} is accessible to other users (mode {stat.S_IMODE(mode):04o})")
+        raise PinExposedError(
+            f"the PIN file {file} is accessible to other users (mode {stat.S_IMODE(mode):04o})",
+            hint="If others may have read it, change the PIN. Make the file private: chmod 600 "
+            + shlex.quote(str(file)),
+        )
     if (pin := _content(file, origin or Origin(f"the PIN in the file {file}"))) is None:
         raise PinMissingError(f"the PIN file {file} does not exist")
     return pin
@@ -176,12 +181,19 @@ def saved_pin(folder: Path, token: TokenName) -> Pin | None:
     if not owner.token.serial and owner.token.module != token.module:
         return None
     file = saved_pin_file(folder)
-    # Without a serial the token was not finished, and may not have this PIN.
-    is_certain = bool(owner.token.serial) and not owner.is_refused
     text = f"the PIN that token create saved in {file}"
     if not os.path.lexists(file):
         raise PinMissingError(f"{text} is gone: there is no such file", hint=_GONE_HINT)
-    return read_file(file, Origin(text, partial(_distrust, folder, owner) if is_certain else None))
+    saved = read_file(file, Origin(text))
+    # Without a serial the token was not finished, and may not have this PIN; nor may it if the file was damaged.
+    if not owner.token.serial or owner.is_refused or not _is_generated(saved):
+        return saved
+    return Pin(saved.reveal(), Origin(text, partial(_distrust, folder, owner)))
+
+
+def _is_generated(pin: Secret) -> bool:
+    """Whether a PIN may be one of :func:`generate_pin`."""
+    return len(pin.reveal()) == _LENGTH and set(pin.reveal()) <= set(_ALPHABET)
 
 
 def _distrust(folder: Path, owner: PinOwner) -> None:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 # AWS IoT's CreateThing allows 128 characters, but a certificate's CN only 64 (RFC 5280, ub-common-name).
 _THING_NAME = re.compile(r"[a-zA-Z0-9:_-]{1,64}")
 
+_CONFIGURED_THING = "correct or remove the name in HSM_ENROLL_THING or in config.toml (thing)"
+
 # The API's problem codes after which it will not issue a certificate for this key, whatever the invite.
 _KEY_IS_SPENT = {"key-enrolled", "thing-revoked"}
 
@@ -34,7 +36,8 @@ _KEY_IS_SPENT = {"key-enrolled", "thing-revoked"}
 class Said:
     """What was asked for explicitly in this run; None means not. It must not contradict what is in place.
 
-    The environment and the configuration, which outlive a run, apply to a new enrollment only.
+    The environment and the configuration, which outlive a run, apply to a new enrollment only; but the Thing's name
+    that they give must not contradict what is in place either.
 
     Attributes:
         api: base URL of the API, from an option or the invite.
@@ -42,6 +45,7 @@ class Said:
         token: which token.
         module: file of the PKCS#11 module, an absolute path.
         has_invite: whether an invite was given.
+        thing_name: the Thing's name.
     """
 
     api: str | None = None
@@ -49,6 +53,7 @@ class Said:
     token: Pkcs11Uri | None = None
     module: Path | None = None
     has_invite: bool = False
+    thing_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +102,9 @@ class SendMessage:
 
 @dataclass(frozen=True, slots=True)
 class Verify:
-    """Only verify that the token still has the certificate's key.
-
-    Attributes:
-        identity: the stored identity.
-        replacement_open: whether an earlier run with ``new_key`` is unfinished.
-    """
+    """Only verify that the token still has the certificate's key."""
 
     identity: Identity
-    replacement_open: bool
 
 
 Plan = Obtain | SendMessage | Verify
@@ -146,7 +145,7 @@ def decide(request: Request, identity: Identity | None, attempt: Attempt | None,
         return Obtain(_thing_name(request, identity), under_way, identity, has_ended=True)
     if stored:
         return SendMessage(identity)
-    return Verify(identity, replacement_open=attempt is not None)
+    return Verify(identity)
 
 
 def _contradiction(request: Request, identity: Identity) -> UsageError | None:
@@ -154,16 +153,18 @@ def _contradiction(request: Request, identity: Identity) -> UsageError | None:
     said, token = request.said, identity.token
     if request.thing_name not in {None, identity.thing_name}:
         what = f"this device is enrolled as {identity.thing_name!r}, not as {request.thing_name!r}"
-        return _contradicted(what, f"--thing {request.thing_name}")
+        return _contradicted(what, f"--thing {request.thing_name}", None if said.thing_name else _CONFIGURED_THING)
     if said.api is not None and said.api.lower() != identity.api.lower():
         what = f"this device is enrolled at {identity.api}, not at {said.api}"
-        return _contradicted(what, "" if said.has_invite else f"--api {said.api}")
+        if said.has_invite:
+            return _contradicted(what, "", "run init without the invite")
+        return _contradicted(what, f"--api {said.api}")
     if said.key_type not in {None, identity.key_type}:
         what = f"this device is enrolled with a key of type {identity.key_type}, not {said.key_type}"
         return _contradicted(what, f"--key-type {said.key_type}")
     if said.token is not None and not _is_named(token, said.token):
         what = f"this device's key is in token {token.label!r}, serial {token.serial!r}, and not in {said.token}"
-        return _contradicted(what, f"--token '{said.token}'")
+        return _contradicted(what, f"--token '{said.token}'", "leave out --token or --token-label")
     if said.module not in {None, token.module}:
         what = f"this device's key is in a token of {token.module}, not of {said.module}"
         return _contradicted(what, f"--module {said.module}")
@@ -174,9 +175,16 @@ def _is_named(token: TokenName, uri: Pkcs11Uri) -> bool:
     return all(wanted in {None, own} for wanted, own in zip(uri.of_token, token.uri, strict=True))
 
 
-def _contradicted(what: str, option: str) -> UsageError:
+def _contradicted(what: str, option: str, keep: str | None = None) -> UsageError:
+    """Return the error for a contradiction.
+
+    Args:
+        what: what is in place, and what is not.
+        option: the option that asks for the other thing; "" if the invite does.
+        keep: what to do instead; None is to leave out the option.
+    """
     words = f"{option} " if option else ""
-    keep = f"leave out {option}" if option else "run init without the invite"
+    keep = keep or f"leave out {option}"
     return UsageError(
         what, hint=f"To keep what is in place, {keep}. To replace the key: hsm-enroll init --new-key {words}INVITE"
     )

@@ -152,7 +152,9 @@ def _destroy(session: Session, keys: tuple[OwnKey, ...], destroyed: Callable[[Ow
             destroyed(key)
     if refused:
         _, first = refused[0]
+        verb = "is" if len(refused) == 1 else "are"
+        which = "the key" if len(keys) == 1 else f"{len(refused)} of {len(keys)} keys"
         still = ", ".join(key.label for key, _ in refused)
         raise TokenRefusedError(
-            f"{first.message}; of {len(keys)} keys {len(refused)} are still in the token: {still}", hint=first.hint
+            f"{first.message}; {which} {verb} still in the token: {still}", hint=first.hint
         ) from first

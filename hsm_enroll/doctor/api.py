@@ -17,7 +17,7 @@ from hsm_enroll.backend_api.client import HEALTH
 from hsm_enroll.backend_api.transport import Transport, proxy_for
 from hsm_enroll.backend_api.url import checked_url
 from hsm_enroll.doctor.tls import Distrust, Negotiated, distrust, issuer_shown, negotiated, trusting_context
-from hsm_enroll.errors import ApiTlsError, HsmEnrollError, UsageError
+from hsm_enroll.errors import ApiTlsError, BackendUnreachableError, HsmEnrollError, ThrottledError, UsageError
 from hsm_enroll.x509 import trust_anchors
 
 WHOLE_SECONDS = 30.0
@@ -78,13 +78,31 @@ def ask(url: str, ca_file: Path | None) -> ApiAnswer:
     return ApiAnswer(seen.tls, _ahead(date))
 
 
+def advice(error: HsmEnrollError, answer: ApiAnswer | None) -> str:
+    """Return what to do if the API's health could not be found out; the doctor itself has nothing to resume.
+
+    Args:
+        error: why not.
+        answer: what a connection to the API showed.
+    """
+    if isinstance(error, ThrottledError) or (isinstance(error, BackendUnreachableError) and _answers(answer)):
+        return (
+            "The network is fine, the API is not: wait a few minutes, then run hsm-enroll doctor --online again. If it "
+            "still fails, tell the operator of the backend."
+        )
+    if error.hint == BackendUnreachableError.default_hint:
+        return "Check the network and the API's address."
+    return error.hint
+
+
+def _answers(answer: ApiAnswer | None) -> bool:
+    return answer is not None and isinstance(answer.tls, Negotiated)
+
+
 def _look_again(url: str, refused: ssl.SSLCertVerificationError) -> ApiAnswer:
     seen, date = _Seen(), None
-    with warnings.catch_warnings():
-        # That it is not verified, which is intended.
-        warnings.simplefilter("ignore")
-        with suppress(HsmEnrollError):
-            date = _asked(url, trusting_context(), seen)
+    with suppress(HsmEnrollError):
+        date = _asked(url, trusting_context(), seen)
     return ApiAnswer(distrust(refused, seen.issuer), _ahead(date))
 
 
@@ -100,7 +118,9 @@ def _asked(url: str, context: ssl.SSLContext, seen: _Seen) -> datetime | None:
         largest_answer=_LARGEST_ANSWER_BYTES,
         context=context,
     )
-    with closing(transport):
+    with closing(transport), warnings.catch_warnings():
+        # That the server is not verified, which is intended, or that the clock is wrong, which has its own checks.
+        warnings.simplefilter("ignore")
         return transport.exchange("GET", HEALTH).date
 
 

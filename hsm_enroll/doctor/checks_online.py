@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import socket
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 
 from hsm_enroll.backend_api.client import EnrollmentClient
 from hsm_enroll.doctor import network
+from hsm_enroll.doctor.api import advice
 from hsm_enroll.doctor.patient import Finding, Patient, Status
 from hsm_enroll.doctor.tls import Distrust
 from hsm_enroll.errors import HsmEnrollError
@@ -35,7 +37,19 @@ def dns(patient: Patient) -> Finding:
 
 
 def api(patient: Patient) -> Finding:
-    """Whether the enrollment API answers."""
+    """Whether the enrollment API answers; and whether it is the one that is configured."""
+    finding, ignored = _reached(patient), patient.ignored_api_url
+    if ignored is None:
+        return finding
+    why = f"this device is enrolled with {patient.api_url}, so the configured {ignored} is not used"
+    message = f"{finding.message}; {why}"
+    if finding.status is not Status.OK:
+        return replace(finding, message=message)
+    hint = "Remove HSM_ENROLL_API_URL or api_url, or enroll with that API: hsm-enroll init --new-key INVITE"
+    return replace(finding, status=Status.WARNING, message=message, hint=hint)
+
+
+def _reached(patient: Patient) -> Finding:
     name, url = "api.reachable", patient.api_url
     if url is None:
         return Finding(name, Status.SKIPPED, _NO_API, "Set HSM_ENROLL_API_URL.")
@@ -47,7 +61,7 @@ def api(patient: Patient) -> Finding:
         with closing(EnrollmentClient(url, ca_file=patient.settings.ca_file)) as client:
             version = client.health()
     except HsmEnrollError as error:
-        return Finding(name, Status.FAILED, error.message, error.hint)
+        return Finding(name, Status.FAILED, error.message, advice(error, patient.api_answer))
     return Finding(name, Status.OK, f"{url} answers, version {version}")
 
 

@@ -6,11 +6,13 @@ import os
 import stat
 from datetime import UTC, datetime, timedelta
 
+from hsm_enroll import softhsm
 from hsm_enroll.device.clock import is_plausible
 from hsm_enroll.device.pending import pending
 from hsm_enroll.doctor.patient import Finding, Patient, Status
 from hsm_enroll.errors import HsmEnrollError, NotEnrolledError
 from hsm_enroll.iot.device_topics import DeviceTopics
+from hsm_enroll.token.reports import NO_USER_PIN_HINT
 
 
 def clock(_: Patient) -> Finding:
@@ -24,7 +26,14 @@ def clock(_: Patient) -> Finding:
 def state_folder(patient: Patient) -> Finding:
     """Whether the state folder is private to this user and can be written."""
     name, folder = "state.folder", patient.settings.state
+    if folder.is_symlink() and not folder.exists():
+        hint = "Remove the link, or create the folder that it points to."
+        return Finding(name, Status.FAILED, f"{folder} is a link to a folder that does not exist", hint)
     if not folder.exists():
+        parent = next(each for each in folder.absolute().parents if each.exists())
+        if parent.is_dir() and not os.access(parent, os.W_OK | os.X_OK, effective_ids=True):
+            hint = "Set HSM_ENROLL_HOME to a folder of this user's own."
+            return Finding(name, Status.FAILED, f"{folder} cannot be created: {parent} cannot be written", hint)
         return Finding(name, Status.SKIPPED, f"{folder} does not exist yet", "hsm-enroll init creates it.")
     if not folder.is_dir():
         return Finding(name, Status.FAILED, f"{folder} is not a folder", "Name a folder in HSM_ENROLL_HOME.")
@@ -49,6 +58,9 @@ def pin_source(patient: Patient) -> Finding:
         return Finding(name, Status.OK, "the token requires no PIN")
     if token.protected_authentication_path:
         return Finding(name, Status.OK, "the PIN is entered at the token itself")
+    if token.name.manufacturer == softhsm.MANUFACTURER and not token.has_user_pin:
+        message = f"token {token.name.label!r} has no user PIN yet, so no command can log in"
+        return Finding(name, Status.FAILED, message, NO_USER_PIN_HINT)
     found = patient.pin
     if not isinstance(found, HsmEnrollError):
         return Finding(name, Status.OK, f"{found.origin.text} is used; this check does not try it")

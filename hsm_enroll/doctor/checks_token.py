@@ -9,7 +9,7 @@ from hsm_enroll.doctor import checks_tpm
 from hsm_enroll.doctor.patient import Finding, Patient, Status
 from hsm_enroll.errors import HsmEnrollError, PinLockedError, TokenRefusedError
 from hsm_enroll.store.identity import Identity
-from hsm_enroll.token import diagnosis
+from hsm_enroll.token import diagnosis, softhsm_access
 from hsm_enroll.token.tpm2 import is_tpm2, lockout
 from hsm_enroll.uri import Pkcs11Uri
 
@@ -56,6 +56,9 @@ def store(patient: Patient) -> Finding:
     lost = diagnosis.lost(report.name for report in tokens[1])
     if lost:
         return Finding(name, Status.WARNING, "; ".join(fault.message for fault in lost), lost[0].hint)
+    if (fault := softhsm_access.fault()) is not None:
+        message = f"{fault.message}: a key that is there can be used, but none can be generated"
+        return Finding(name, Status.WARNING, message, fault.hint)
     return Finding(name, Status.OK, "the disk has room for a login to SoftHSM, which writes to it")
 
 

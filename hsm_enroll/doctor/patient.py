@@ -106,9 +106,8 @@ class Patient:
                 return report, reports
         reasons = diagnosis.lost(report.name for report in listed)
         reasons += diagnosis.absences([name.module], with_token={report.name.module for report in reports})
-        message = "; ".join([f"token {name.label!r} was not found", *(reason.message for reason in reasons)])
-        hint = "Reconnect it, then run hsm-enroll tokens to see whether it is listed."
-        return TokenNotFoundError(message, hint=reasons[0].hint if reasons else hint)
+        message = "; ".join([diagnosis.not_found(name), *(reason.message for reason in reasons)])
+        return TokenNotFoundError(message, hint=reasons[0].hint if reasons else diagnosis.GONE_HINT)
 
     def _token_name(self) -> TokenName:
         if isinstance(self.identity, Identity):
@@ -175,6 +174,13 @@ class Patient:
     def api_url(self) -> str | None:
         """The identity's API, or else the settings'."""
         return self.identity.api if isinstance(self.identity, Identity) else self.settings.api_url
+
+    @property
+    def ignored_api_url(self) -> str | None:
+        """The settings' API if it is not the identity's, and so is not used."""
+        configured = self.settings.api_url
+        is_used = configured is None or configured.rstrip("/") == (self.api_url or "").rstrip("/")
+        return None if is_used else configured
 
     @property
     def broker(self) -> tuple[str, int] | None:

@@ -125,8 +125,9 @@ class Connection:
     ) -> None:
         """Publish one message and wait for its PUBACK (MQTT 5.0 §4.3.2); with QoS 0, until it has been sent (§4.3.1).
 
-        Does *not* check that anyone is subscribed. If the PUBACK does not arrive, the message may still have been
-        delivered.
+        AWS IoT accepts 100 messages a second from one connection (its quota); what comes faster waits to be sent,
+        within the timeout. Does *not* check that anyone is subscribed. If the PUBACK does not arrive, the message may
+        still have been delivered, or be delivered later.
 
         Args:
             topic: the topic; see ``limits.check_message``.
@@ -148,6 +149,9 @@ class Connection:
 
     def subscribe(self, topic: str, *, qos: QoS = 1, timeout: float = ACKNOWLEDGE_SECONDS) -> Subscription:
         """Subscribe, wait for the SUBACK, and return the messages (MQTT 5.0 §3.8).
+
+        Subscriptions of one connection should not overlap: a broker may send a message once for each of its filters
+        that match (§3.3.4), and each of these subscriptions then has it as often.
 
         Args:
             topic: a topic filter; see ``limits.check_filter``.

@@ -11,7 +11,7 @@ from typing import Any
 
 from hsm_enroll.errors import HsmEnrollError, MqttError, MqttUnreachableError
 from hsm_enroll.iot import client, failures, limits
-from hsm_enroll.iot.inbox import Inbox, Stream
+from hsm_enroll.iot.inbox import Inbox, Message, Stream
 from hsm_enroll.iot.link import Link, settle, settle_error
 from hsm_enroll.iot.target import QoS, Target
 
@@ -43,18 +43,18 @@ class Exchange:
 
     Args:
         target: the broker and the Thing, for errors.
-
-    Attributes:
-        inbox: where the links deliver messages.
+        reconnects: whether there may be another link after the first.
     """
 
     def __init__(self, target: Target, *, reconnects: bool) -> None:
-        self.inbox = Inbox()
+        self._inbox = Inbox()
         self._target = target
         self._reconnects = reconnects
         self._lock = threading.Lock()
+        # Held while a subscription is added or removed and its request sent: the broker must get both in one order.
+        self._changing = threading.Lock()
         self._link: Link | None = None
-        self._waiting: list[Request] = []
+        self._waiting: dict[Request, None] = {}  # in the order in which they came
         self._subscribed: dict[Stream, tuple[QoS, Request]] = {}
         self._loss: HsmEnrollError | None = None
         self._end: HsmEnrollError | None = None
@@ -73,6 +73,11 @@ class Exchange:
         if link is None:
             raise MqttUnreachableError(f"there is no connection to {self._target.broker} at the moment")
         return link.awscrt_client
+
+    def deliver(self, message: Message) -> None:
+        """Give a message to the streams, and forget those that are full: their programs may never take what waits."""
+        for stream in self._inbox.deliver(message):
+            self._forget(stream)
 
     def publish(self, topic: str, payload: bytes, qos: QoS, *, retain: bool) -> Request:
         """Publish a message; done once it has been acknowledged or, with QoS 0, sent.
@@ -105,12 +110,13 @@ class Exchange:
         limits.check_filter(topic_filter)
         limits.check_qos(qos)
         # Before the request: the first message may come together with the SUBACK.
-        stream = self.inbox.add(topic_filter)
-        request = _subscribing(topic_filter, qos, may_repeat=True)
-        with self._lock:
-            self._subscribed[stream] = qos, request
-        request.outcome.add_done_callback(partial(self._forget_failed, stream))
-        self._start(request)
+        with self._changing:
+            stream = self._inbox.add(topic_filter)
+            request = _subscribing(topic_filter, qos, may_repeat=True)
+            with self._lock:
+                self._subscribed[stream] = qos, request
+            request.outcome.add_done_callback(partial(self._forget_failed, stream))
+            self._start(request)
         return stream, request
 
     def unsubscribe(self, stream: Stream) -> Request:
@@ -118,8 +124,6 @@ class Exchange:
 
         The session is clean, so after the end of a link the broker has no subscription either.
         """
-        self._forget(stream)
-        stream.end()
         packet = client.unsubscribe_packet(stream.topic_filter)
         request = Request(
             f"unsubscribing from {stream.topic_filter!r}",
@@ -127,12 +131,15 @@ class Exchange:
             lambda unsuback: list(unsuback.reason_codes),
             may_repeat=False,
         )
-        with self._lock:
-            link = self._link
-        if link is None or link.ended.done() or self.inbox.has(stream.topic_filter):
-            settle(request.outcome, None)
-        else:
-            self._send(request, link)
+        with self._changing:
+            self._forget(stream)
+            stream.end()
+            with self._lock:
+                link = self._link
+            if link is None or link.ended.done() or self._inbox.has(stream.topic_filter):
+                settle(request.outcome, None)
+            else:
+                self._send(request, link)
         return request
 
     def finish(self, request: Request, timeout: float) -> None:
@@ -189,7 +196,7 @@ class Exchange:
             stream.end(error)
         with self._lock:
             self._link, self._loss = link, None
-            waiting, self._waiting = self._waiting, []
+            waiting, self._waiting = self._waiting, {}
         for request in waiting:
             self._start(request)
 
@@ -205,22 +212,28 @@ class Exchange:
                 return
             self._link = None
             self._end = MqttError(f"the connection to {self._target.broker} is closed") if error is None else error
-            waiting, self._waiting = self._waiting, []
+            waiting, self._waiting = self._waiting, {}
         for request in waiting:
             settle_error(request.outcome, failures.again(self._end))
-        self.inbox.end(error)
+        self._inbox.end(error)
 
     def _start(self, request: Request) -> None:
         with self._lock:
             link, end = self._link, self._end
             must_wait = link is None or (self._reconnects and link.ended.done())
-            if end is None and must_wait:
-                # Without those whose callers have stopped waiting.
-                self._waiting = [other for other in self._waiting if not other.outcome.done()] + [request]
-        if end is not None:
+            is_waiting = end is None and must_wait
+            if is_waiting:
+                self._waiting[request] = None
+        if is_waiting:  # until its caller stops waiting
+            request.outcome.add_done_callback(partial(self._leave, request))
+        elif end is not None:
             settle_error(request.outcome, failures.again(end))
-        elif link is not None and not must_wait:
+        elif link is not None:
             self._send(request, link)
+
+    def _leave(self, request: Request, _: Future[None]) -> None:
+        with self._lock:
+            self._waiting.pop(request, None)
 
     def _send(self, request: Request, link: Link) -> None:
         if not request.outcome.done():
@@ -249,7 +262,7 @@ class Exchange:
             self._forget(stream)
 
     def _forget(self, stream: Stream) -> None:
-        self.inbox.remove(stream)
+        self._inbox.remove(stream)
         with self._lock:
             self._subscribed.pop(stream, None)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from threading import Condition
+from threading import Condition, Lock
 
 from hsm_enroll.errors import HsmEnrollError, MqttError
 from hsm_enroll.iot import failures, topics
@@ -49,18 +49,24 @@ class Stream:
         self._error: HsmEnrollError | None = None
         self._changed = Condition()
 
-    def put(self, message: Message) -> None:
-        """Keep a message, or end the stream if there is no room for it; never waits for the subscriber."""
+    def put(self, message: Message) -> bool:
+        """Keep a message, or end the stream if there is no room for it; never waits for the subscriber.
+
+        Returns:
+            Whether it takes further messages.
+        """
         with self._changed:
             if self._ended:
-                return
+                return False
             if self._size + _size(message) > CAPACITY:
                 self._ended, self._error = True, _overflow(self.topic_filter)
             else:
                 self._waiting.append(message)
                 self._size += _size(message)
+            takes_more = not self._ended
             self._changed.notify_all()
         self.on_change()
+        return takes_more
 
     def end(self, error: HsmEnrollError | None = None) -> None:
         """End the stream after the messages that it holds; the error says why, if this side did not want it."""
@@ -109,23 +115,25 @@ class Inbox:
     """
 
     def __init__(self) -> None:
+        self._changing = Lock()
         self._streams: tuple[Stream, ...] = ()
 
     def add(self, topic_filter: str) -> Stream:
         """Start keeping the messages that match a topic filter."""
         stream = Stream(topic_filter)
-        self._streams = (*self._streams, stream)
+        with self._changing:
+            self._streams = (*self._streams, stream)
         return stream
 
     def remove(self, stream: Stream) -> None:
         """Stop keeping messages for a stream."""
-        self._streams = tuple(other for other in self._streams if other is not stream)
+        with self._changing:
+            self._streams = tuple(other for other in self._streams if other is not stream)
 
-    def deliver(self, message: Message) -> None:
-        """Add a message to every stream whose filter matches its topic."""
-        for stream in self._streams:
-            if topics.matches(stream.topic_filter, message.topic):
-                stream.put(message)
+    def deliver(self, message: Message) -> list[Stream]:
+        """Add a message to every stream whose filter matches its topic; return those that take no more."""
+        matching = [stream for stream in self._streams if topics.matches(stream.topic_filter, message.topic)]
+        return [stream for stream in matching if not stream.put(message)]
 
     def end(self, error: HsmEnrollError | None = None) -> None:
         """End every stream after the messages that it holds; see :meth:`Stream.end`."""

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import wait
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
+from queue import SimpleQueue
 
 from hsm_enroll.errors import (
     HsmEnrollError,
@@ -59,7 +61,7 @@ class ConnectionEvent:
 
 
 OnConnection = Callable[[ConnectionEvent], object]
-"""Called with each change, one at a time, on a thread of the connection's own, which waits for it to return."""
+"""Called with each change, one at a time, on a thread of its own; it may use the connection, and close it."""
 
 
 class Keeper:
@@ -81,11 +83,12 @@ class Keeper:
         self.exchange = Exchange(target, reconnects=reconnects)
         self._reconnects = reconnects
         self._on_connection = on_connection
-        self._opener = Opener(target, credentials, self.exchange.inbox.deliver)
+        self._opener = Opener(target, credentials, self.exchange.deliver)
         self._link: Link
         self._failures = 0
         self._closing = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._events: SimpleQueue[ConnectionEvent | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
 
     @property
     def fallbacks(self) -> Fallbacks:
@@ -100,16 +103,22 @@ class Keeper:
         """
         self._link = self._opener.open(timeout)
         self.exchange.use(self._link, timeout)
-        self._thread = threading.Thread(target=self._run, name="hsm-enroll connection", daemon=True)
-        self._thread.start()
+        self._threads.append(threading.Thread(target=self._run, name="hsm-enroll connection", daemon=True))
+        if self._on_connection is not None:
+            telling = partial(self._tell_all, self._on_connection)
+            self._threads.append(threading.Thread(target=telling, name="hsm-enroll events", daemon=True))
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
         """Close the connection, and with it the token's session. Calling it again has no effect."""
         self._closing.set()
         self.exchange.end(None)
         self._opener.close()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(_CLOSE_SECONDS)
+        self._events.put(None)
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(_CLOSE_SECONDS)
 
     def _run(self) -> None:
         try:
@@ -169,14 +178,18 @@ class Keeper:
     def _give_up(self, error: HsmEnrollError) -> None:
         self.exchange.end(error)
         self._tell(ConnectionState.ENDED, error)
+        self._events.put(None)
 
     def _tell(self, state: ConnectionState, error: HsmEnrollError | None = None) -> None:
-        if self._on_connection is None:
-            return
-        try:
-            self._on_connection(ConnectionEvent(state, error))
-        except Exception:  # noqa: BLE001 - a mistake in the program's callback must not end its connection
-            threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
+        self._events.put(ConnectionEvent(state, error))
+
+    def _tell_all(self, on_connection: OnConnection) -> None:
+        """Call the program's function, on a thread of its own: it may wait for the connection to come back."""
+        while (event := self._events.get()) is not None:
+            try:
+                on_connection(event)
+            except BaseException:  # noqa: BLE001 - neither a mistake in it nor sys.exit() ends the connection
+                threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread())))
 
 
 def full_jitter(failures: int) -> float:

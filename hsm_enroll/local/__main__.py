@@ -12,7 +12,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from hsm_enroll.errors import LocalCloudError
+from hsm_enroll.errors import HsmEnrollError
 from hsm_enroll.local.cloud import Endpoints, Options, serve
 
 
@@ -26,7 +26,7 @@ def main(home: Path, descriptor: int, options: Options) -> int:
 
     try:
         serve(home, announce, options)
-    except LocalCloudError as error:
+    except HsmEnrollError as error:
         traceback.print_exc()
         if not announcement.closed:
             with announcement:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 from hsm_enroll.backend_folder import backend_folder
 from hsm_enroll.errors import LocalCloudError
 from hsm_enroll.local.detached import detach, down, fail, restart, running
-from hsm_enroll.local.endpoints import ACCESS_KEY_ID, SECRET_ACCESS_KEY, Endpoints
+from hsm_enroll.local.endpoints import ACCESS_KEY_ID, MQTT_ENDPOINT, SECRET_ACCESS_KEY, Endpoints
 from hsm_enroll.local.home import Home, default_home
 from hsm_enroll.local.options import DEFAULTS, Options, Ports
 from hsm_enroll.local.stop_signals import stop_signals
@@ -38,8 +38,6 @@ __all__ = [
     "running",
     "serve",
 ]
-
-_MQTT_ENDPOINT = "localhost"
 
 
 class LocalCloud:
@@ -166,7 +164,7 @@ class LocalCloud:
         apis = AwsApis()
         stack.enter_context(aws_server(apis, listeners["aws"], log_file(stack, home.logs / "aws.log")))
         os.environ["AWS_ENDPOINT_URL"] = endpoints.aws_endpoint_url
-        deployed = deploy(self._function / "template.yaml", {"MqttEndpoint": _MQTT_ENDPOINT}, self._options.auth)
+        deployed = deploy(self._function / "template.yaml", {"MqttEndpoint": MQTT_ENDPOINT}, self._options.auth)
         apis.after_change = Admission(gate, iot_backend(), home.observer_certificate.read_bytes(), mqtt_log).synchronise
         apis.after_change()
 
@@ -199,7 +197,7 @@ class LocalCloud:
         }
         self.endpoints = Endpoints(
             api_url=f"https://localhost:{_port(listeners['api'])}",
-            mqtt_endpoint=_MQTT_ENDPOINT,
+            mqtt_endpoint=MQTT_ENDPOINT,
             mqtt_port=_port(listeners["mqtt"]),
             ca_file=home.ca_certificate,
             aws_endpoint_url=f"http://127.0.0.1:{_port(listeners['aws'])}",

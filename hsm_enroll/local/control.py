@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -70,13 +70,10 @@ class Control:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            with connection, connection.makefile("rw", encoding="utf-8") as stream:
+            # Closing the stream sends what is left, so it too may find that whoever asked has gone.
+            with suppress(OSError, ValueError), connection, connection.makefile("rw", encoding="utf-8") as stream:
                 connection.settimeout(_TIME_LIMIT)
-                try:
-                    json.dump({"error": self._carry_out(json.loads(stream.readline()))}, stream)
-                    stream.flush()
-                except (OSError, ValueError):
-                    continue  # whoever asked has gone
+                json.dump({"error": self._carry_out(json.loads(stream.readline()))}, stream)
 
     def _carry_out(self, request: dict[str, Any]) -> dict[str, str] | None:
         try:

@@ -24,13 +24,15 @@ _STOP_LIMIT = 30.0  # seconds
 _IMPORT_ROOT = Path(__file__).parents[2]
 
 
-def detach(home: Path, timeout: float, options: Options = DEFAULTS) -> Endpoints:
-    """Start a local cloud in a background process that outlives this one, and return once it is up.
+def detach(home: Path, timeout: float, options: Options = DEFAULTS, *, ends_with_caller: bool = False) -> Endpoints:
+    """Start a local cloud in a background process, and return once it is up.
 
     Args:
         home: its folder; its output goes to ``logs/supervisor.log`` there.
         timeout: seconds that the start may take; the first start on a machine takes the longest.
         options: who may enroll, which ports it has, and whether its state is kept.
+        ends_with_caller: stop it when the calling thread ends, however that happens; otherwise it outlives this
+            process.
 
     Raises:
         LocalCloudError: it did not start, or not in time. Its process has been ended.
@@ -39,7 +41,7 @@ def detach(home: Path, timeout: float, options: Options = DEFAULTS) -> Endpoints
     cloud_home.prepare()
     log = cloud_home.logs / "supervisor.log"
     with ExitStack() as undo:
-        process, announcement = _spawn(cloud_home, log, options)
+        process, announcement = _spawn(cloud_home, log, options, _until_caller_ends() if ends_with_caller else [])
         undo.callback(_terminate, process)
         with announcement:
             text = _read_all(announcement, time.monotonic() + timeout)
@@ -49,7 +51,8 @@ def detach(home: Path, timeout: float, options: Options = DEFAULTS) -> Endpoints
             raise LocalCloudError(f"The local cloud's process ended before it was up; see {log}.")
         message = json.loads(text)
         if "error" in message:
-            raise LocalCloudError(f"{message['error']['message']} Its log: {log}", hint=message["error"]["hint"])
+            reason = message["error"]["message"].removesuffix(".")
+            raise LocalCloudError(f"{reason}. Its log: {log}", hint=message["error"]["hint"])
         undo.pop_all()
     # Reaps the process if it ends before this one.
     threading.Thread(target=process.wait, daemon=True).start()
@@ -131,13 +134,21 @@ def _ask(home: Path, command: str, **arguments: object) -> None:
         raise LocalCloudError(f"The local cloud in {home} does not accept commands.", hint=RESTART_HINT)
 
 
-def _spawn(cloud_home: Home, log: Path, options: Options) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+def _until_caller_ends() -> list[str]:
+    from hsm_enroll.local.mosquitto import find_program
+
+    return [find_program("setpriv", package="util-linux"), "--pdeathsig", "TERM"]
+
+
+def _spawn(
+    cloud_home: Home, log: Path, options: Options, prefix: list[str]
+) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
     reading, writing = os.pipe()
     announcement = os.fdopen(reading, "rb", buffering=0)
     arguments = [str(cloud_home.folder), str(writing), json.dumps(options.to_json())]
     with os.fdopen(writing, "wb"), log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "hsm_enroll.local", *arguments],
+            [*prefix, sys.executable, "-m", "hsm_enroll.local", *arguments],
             # So that it imports this package, and nothing from the caller's working directory.
             cwd=_IMPORT_ROOT,
             stdin=subprocess.DEVNULL,

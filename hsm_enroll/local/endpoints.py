@@ -9,6 +9,7 @@ from pathlib import Path
 
 ACCESS_KEY_ID = "local"
 SECRET_ACCESS_KEY = "local"  # noqa: S105 - not a real key; moto accepts any
+MQTT_ENDPOINT = "localhost"
 _LOOPBACK = ("127.0.0.1", "localhost")
 
 

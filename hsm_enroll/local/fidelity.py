@@ -12,6 +12,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding
 from moto.cloudformation import parsing
+from moto.cloudformation.models import ChangeSet
 from moto.core.config import default_user_config
 from moto.core.responses import ActionResult, EmptyResult
 from moto.dynamodb.models import DynamoDBBackend
@@ -22,6 +23,7 @@ from moto.iot.models import FakePolicy, IoTBackend, iot_backends
 from moto.iot.responses import IoTResponse
 
 from hsm_enroll.local.authority import Authority, CsrRefusedError
+from hsm_enroll.local.endpoints import MQTT_ENDPOINT
 
 _POLICY_VERSIONS = 5  # AWS IoT's quota, versions per policy
 # API_ListCertificates: the range of pageSize, and its default.
@@ -53,6 +55,8 @@ def faithful(authority: Authority) -> Iterator[None]:
         (FakePolicy, "to_get_dict", policy_in_json(FakePolicy.to_get_dict)),
         (DynamoDBBackend, "transact_write_items", _transact_write_items(DynamoDBBackend.transact_write_items)),
         (Table, "update_from_cloudformation_json", update_table),
+        (IoTBackend, "describe_endpoint", _describe_endpoint(IoTBackend.describe_endpoint)),
+        (ChangeSet, "apply", apply_change_set),
         (parsing, "parse_resource", _parse_resource(parsing.parse_resource)),
         (parsing.logger, "disabled", True),
     ]
@@ -93,6 +97,18 @@ def update_table(*, original_resource: Any, cloudformation_json: Any, **_where: 
     return original_resource
 
 
+def apply_change_set(change_set: Any) -> None:
+    """Carry a change set out with its outputs, parameters and tags. Replaces `ChangeSet.apply`."""
+    # API_ExecuteChangeSet "updates a stack using the input information that was provided when the specified change set
+    # was created". In moto the stack's outputs remain what they were, and so do the parameters that the next change set
+    # is compared with.
+    stack = change_set.stack
+    stack.tags = change_set.tags
+    stack.template_dict, stack.parameters = change_set.template_dict, change_set.parameters
+    stack.resource_map.update(stack.template_dict, stack.parameters)
+    stack.output_map = parsing.OutputMap(stack.resource_map, stack.template_dict, stack.stack_id)
+
+
 def policy_in_json(original: Callable[[Any], dict[str, Any]]) -> Callable[[Any], dict[str, Any]]:
     """Return a replacement for `FakePolicy.to_get_dict` that returns the document as JSON, as GetPolicy does."""
 
@@ -102,6 +118,18 @@ def policy_in_json(original: Callable[[Any], dict[str, Any]]) -> Callable[[Any],
         return original(policy) | {"policyDocument": document if isinstance(document, str) else json.dumps(document)}
 
     return to_get_dict
+
+
+def _describe_endpoint(describe: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
+    # API_DescribeEndpoint "returns or creates a unique endpoint specific to the Amazon Web Services account making the
+    # call". moto returns another one each time; here it is where the broker is.
+    def describe_endpoint(self: Any, endpoint_type: str) -> Any:
+        endpoint = describe(self, endpoint_type)
+        if endpoint_type == "iot:Data-ATS":
+            endpoint.endpoint = MQTT_ENDPOINT
+        return endpoint
+
+    return describe_endpoint
 
 
 def _parse_resource(parse: Callable[..., Any]) -> Callable[..., Any]:

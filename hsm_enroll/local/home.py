@@ -178,7 +178,7 @@ class Home:
             StateTooNewError: a newer version of this program wrote it.
         """
         try:
-            kept = _PORTS.load(self.kept_ports, lambda ports: Ports(*(int(ports[name]) for name in Ports._fields)))
+            kept = _PORTS.load(self.kept_ports, lambda ports: Ports(*(_port(ports[name]) for name in Ports._fields)))
         except (StateError, StateCorruptError, KeyError, TypeError) as error:
             raise LocalCloudError(
                 f"{self.kept_ports} cannot be read.", hint=f"Remove it to get other ports: rm {self.kept_ports}"
@@ -206,6 +206,13 @@ def write(path: Path, content: bytes) -> None:
     new.touch(mode=0o600)
     new.write_bytes(content)
     new.replace(path)
+
+
+def _port(number: object) -> int:
+    port = int(str(number))
+    if not 0 <= port <= 0xFFFF:
+        raise ValueError(f"{port} is not a TCP port")
+    return port
 
 
 def _try_lock(lock: IO[str], kind: int) -> bool:

@@ -207,12 +207,17 @@ def _terminate(process: subprocess.Popen[bytes]) -> None:
 
 
 def _command() -> list[str]:
-    mosquitto = _find_program("mosquitto", package="mosquitto")
-    setpriv = _find_program("setpriv", package="util-linux")
+    mosquitto = find_program("mosquitto", package="mosquitto")
+    setpriv = find_program("setpriv", package="util-linux")
     return [setpriv, "--pdeathsig", "KILL", mosquitto, "-c", "mosquitto.conf"]
 
 
-def _find_program(program: str, *, package: str) -> str:
+def find_program(program: str, *, package: str) -> str:
+    """Return the absolute path of a program.
+
+    Raises:
+        LocalCloudError: it is not installed; the hint names Debian's package.
+    """
     path = os.pathsep.join((os.environ.get("PATH", os.defpath), SYSTEM_PATH))
     found = shutil.which(program, path=path)
     if found is None:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from hsm_enroll.operator.device_policy import Change
+
 Action = Literal["add", "modify", "replace", "may-replace", "remove", "unknown"]
 
 # A deployment that lost one of these would start anew: without the ledger it could revoke nobody, and devices that are
@@ -13,6 +15,8 @@ Action = Literal["add", "modify", "replace", "may-replace", "remove", "unknown"]
 _IRREPLACEABLE = {"AWS::DynamoDB::Table", "AWS::IoT::Policy"}
 _APIS = {"AWS::ApiGatewayV2::Api", "AWS::ApiGateway::RestApi"}
 _EDGE = "Edge"  # a parameter: which of them devices use
+# Replaced only if an existing definition is edited, which this template never does: a new index adds one.
+_EXTENDED = {"AWS::DynamoDB::Table": {"AttributeDefinitions", "GlobalSecondaryIndexes"}}
 _LOSING: set[Action] = {"replace", "may-replace", "remove", "unknown"}
 _ACTIONS: Mapping[str, Action] = {"Add": "add", "Import": "add", "Modify": "modify", "SyncWithActual": "modify"}
 _REPLACEMENTS: Mapping[str, Action] = {"True": "replace", "Conditional": "may-replace"}
@@ -92,6 +96,7 @@ class Plan:
         creates: whether it is a first deployment.
         resources: what happens to the resources.
         settings: which parameters get another value; none in a first deployment.
+        policy_change: what the device policy gains and loses; None in a first deployment, or if it cannot be read.
     """
 
     stack: str
@@ -100,6 +105,7 @@ class Plan:
     creates: bool
     resources: tuple[ResourceChange, ...]
     settings: tuple[SettingChange, ...]
+    policy_change: Change | None = None
 
     @property
     def changes_api(self) -> bool:
@@ -127,7 +133,10 @@ def resource_change(change: Mapping[str, Any]) -> ResourceChange:
     if action == "modify":
         action = _REPLACEMENTS.get(change.get("Replacement", ""), action)
     targets = [detail.get("Target", {}) for detail in change.get("Details", [])]
-    properties = {str(target.get("Name") or target.get("Attribute", "")) for target in targets}
+    properties = {_property(target) for target in targets}
+    doubtful = {_property(target) for target in targets if target.get("RequiresRecreation") != "Never"}
+    if action == "may-replace" and doubtful and doubtful <= _EXTENDED.get(change["ResourceType"], set()):
+        action = "modify"
     return ResourceChange(action, change["LogicalResourceId"], change["ResourceType"], tuple(sorted(properties - {""})))
 
 
@@ -135,6 +144,10 @@ def tag_changes(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[Se
     """Return which tags get another value, as settings named ``tag KEY``."""
     changed = setting_changes(before, after)
     return tuple(SettingChange(f"tag {change.name}", change.before, change.after) for change in changed)
+
+
+def _property(target: Mapping[str, Any]) -> str:
+    return str(target.get("Name") or target.get("Attribute", ""))
 
 
 def setting_changes(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[SettingChange, ...]:

@@ -81,14 +81,16 @@ class Deployed:
         plan: what was changed; None if there was nothing to change.
         notes: for a person: what hsm-enroll does that the policy in force does not allow, if it is the operator's own;
             and that the account has too little concurrency.
-        policy_change: what the device policy gained and lost; None if there was none before, or if it could not be
-            read.
     """
 
     status: Status
     plan: Plan | None
     notes: tuple[str, ...] = ()
-    policy_change: Change | None = None
+
+    @property
+    def policy_change(self) -> Change | None:
+        """What the device policy gained and lost; see `Plan.policy_change`."""
+        return self.plan.policy_change if self.plan else None
 
     @property
     def changed(self) -> bool:

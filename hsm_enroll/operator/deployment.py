@@ -17,10 +17,11 @@ from hsm_enroll.operator import device_policy, package
 from hsm_enroll.operator.account import Account, UploadedCode
 from hsm_enroll.operator.change_set import ChangeSet, Plan, SettingChange, setting_changes, tag_changes
 from hsm_enroll.operator.deployed import Deployed, Left, Status
-from hsm_enroll.operator.device_policy import TEMPLATES_OWN, DevicePolicy
+from hsm_enroll.operator.device_policy import TEMPLATES_OWN, Change, DevicePolicy
 from hsm_enroll.operator.drift import Drift
 from hsm_enroll.operator.policy_mistakes import mistakes
 from hsm_enroll.operator.stack import Description, Stack
+from hsm_enroll.operator.template_policy import template_policy
 from hsm_enroll.version import __version__
 
 AuthMode = Literal["invite", "open"]
@@ -50,6 +51,7 @@ KEPT = (
 _PROTECTION = "LedgerProtection"
 _UNKNOWN_VERSION = "unknown"  # the template's default
 _EMPTY: Mapping[str, Any] = {"Statement": []}
+_POLICY_RESOURCE = "DevicePolicy"
 _POLICY = "DevicePolicyDocument"  # the operator's own; empty, or missing in an older stack: the template's
 _LOOSE_HINT = (
     "Limit each resource to one Thing, as topic/device/<thing>/* does, where <thing> stands for "
@@ -112,27 +114,22 @@ def deploy(
     if there is not None and there.empty:
         stack.delete(there)
         there = None
+    before = there.parameters if there and not there.in_review else {}
+    tags_before = there.tags if there and before else {}
+    tags = {**tags_before, **tags}
+    limits, concurrency_notes = ({}, ()) if before else _concurrency(account)
     parameters = {
+        **{name: before[name] for name in KEPT if name in before},
         "MqttEndpoint": endpoint,
         "CodeBucket": account.code_bucket,
         "CodeKey": code.key,
         "CodeVersion": code.version,
         "Version": __version__,
+        _PROTECTION: "yes" if before else "no",
         **settings,
+        **limits,
+        **_choices(auth, policy),
     }
-    if auth is not None:
-        parameters["AuthMode"] = auth
-    if policy is not None:
-        parameters[_POLICY] = policy.text
-    before = there.parameters if there and not there.in_review else {}
-    tags_before = there.tags if there and before else {}
-    tags = {**tags_before, **tags}
-    concurrency_notes: tuple[str, ...] = ()
-    if before:
-        parameters = {name: before[name] for name in KEPT if name in before} | parameters | {_PROTECTION: "yes"}
-    else:
-        limits, concurrency_notes = _concurrency(account)
-        parameters |= {**limits, _PROTECTION: "no"}
     with step("computing what changes"):
         change_set = stack.plan(there, template, parameters, tags)
     if change_set is None:
@@ -141,8 +138,10 @@ def deploy(
     changes = (*setting_changes(before, parameters), *tag_changes(tags_before, tags)) if before else ()
     plan = _plan(account, name, change_set, changes)
     try:
+        if there and before:
+            change = _policy_change(account, there, plan, parameters.get(_POLICY), report)
+            plan = replace(plan, policy_change=change)
         approve(plan)
-        allowed = _policy_in_force(account, there, report) if there and before else None
     except BaseException:
         stack.discard(change_set)
         raise
@@ -151,10 +150,8 @@ def deploy(
         # Only now: a protected table could not be deleted if the first deployment failed.
         described = _protect_ledger(stack, described, template, parameters, tags)
     _check_code(account, described, code)
-    after = _policy_in_force(account, described, report) if allowed else None
-    change = device_policy.compare(allowed, after) if allowed and after else None
     notes = (*concurrency_notes, *_notes(account, described))
-    return Deployed(_status(account, name, described), plan, notes, change)
+    return Deployed(_status(account, name, described), plan, notes)
 
 
 def status(session: Session, name: str, *, drift: bool = False) -> Status:
@@ -205,6 +202,11 @@ def delete(session: Session, name: str, report: Report) -> Left | None:
     return Left(policy_name, table_name, account.code_bucket)
 
 
+def _choices(auth: AuthMode | None, policy: DevicePolicy | None) -> dict[str, str]:
+    choices = {"AuthMode": auth, _POLICY: policy.text if policy else None}
+    return {name: value for name, value in choices.items() if value is not None}
+
+
 def _plan(account: Account, name: str, change_set: ChangeSet, settings: tuple[SettingChange, ...]) -> Plan:
     resources = change_set.resources
     return Plan(name, account.account_id, account.region, change_set.creates, resources, settings)
@@ -240,6 +242,29 @@ def _own_policy(described: Description) -> Policy | None:
 def _notes(account: Account, described: Description | None) -> tuple[str, ...]:
     policy = described and _own_policy(described)
     return tuple(device_policy.notes(policy, account.iot_arns)) if policy and policy.statements else ()
+
+
+def _policy_change(account: Account, there: Description, plan: Plan, own: str | None, report: Report) -> Change | None:
+    """Return what a deployment changes for devices; None if that cannot be told.
+
+    Args:
+        account: the account.
+        there: the stack as it is.
+        plan: what the deployment changes.
+        own: the stack's parameter for the operator's own policy.
+        report: is told why it cannot be told.
+    """
+    allowed = _policy_in_force(account, there, report)
+    if allowed is None:
+        return None
+    changed = {change.resource for change in plan.resources} | {change.name for change in plan.settings}
+    if changed.isdisjoint({_POLICY, _POLICY_RESOURCE}):  # what somebody has changed in AWS IoT stays
+        return Change((), ())
+    try:
+        wanted = Policy.parse(own) if own else template_policy(account.iot_arns)
+    except PolicyUnreadableError:
+        return None
+    return device_policy.compare(allowed, wanted)
 
 
 def _policy_in_force(account: Account, described: Description, report: Report) -> Policy | None:

@@ -97,13 +97,11 @@ class RebuildReport:
         examined: how many certificates were compared with the ledger.
         restored: the entries that were made, or would be.
         left: the certificates for which none can be made.
-        dated: how many entries of earlier versions got the time by which lists are sorted, or would.
     """
 
     examined: int
     restored: tuple[RestoredEntry, ...]
     left: tuple[LeftCertificate, ...]
-    dated: int
 
 
 def sweep_report(value: object) -> SweepReport:
@@ -126,7 +124,6 @@ def rebuild_report(value: object) -> RebuildReport:
         examined=required(members, "examined", count),
         restored=tuple(listed(members, "restored", _restored)),
         left=tuple(listed(members, "left", _left)),
-        dated=required(members, "dated", count),
     )
 
 

@@ -13,7 +13,8 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from hsm_enroll.backend_api.answer import printable
-from hsm_enroll.errors import AwsError, HsmEnrollError
+from hsm_enroll.errors import AwsError, HsmEnrollError, InterruptedRunError
+from hsm_enroll.operator import aws
 from hsm_enroll.operator.account import translated_errors
 from hsm_enroll.operator.change_set import ChangeSet, resource_change
 from hsm_enroll.operator.drift import Drift, resource_drift
@@ -39,7 +40,10 @@ _REBUILD_HINT = (
     "Delete it with hsm-enroll backend delete, then deploy again. The new deployment starts with an empty ledger: "
     "enrolled devices keep working, but it cannot revoke them."
 )
+_OUTDATED = {"InvalidChangeSetStatus", "ChangeSetNotFound"}  # another deployment came first
 _HINTS = {
+    "UPDATE_FAILED": "Have CloudFormation roll it back (RollbackStack), then deploy again.",
+    "IMPORT_ROLLBACK_FAILED": "See the stack's events in CloudFormation for what is to be repaired, then deploy again.",
     "UPDATE_ROLLBACK_FAILED": "Let CloudFormation continue the rollback (ContinueUpdateRollback), then deploy again.",
 }
 
@@ -131,6 +135,7 @@ class Stack:
                 Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
                 Tags=[{"Key": key, "Value": value} for key, value in tags.items()],
                 Capabilities=["CAPABILITY_IAM"],
+                ClientToken=uuid.uuid4().hex,
             )
         change_set = ChangeSet(made["Id"], made["StackId"], creates, there is None, ())
         try:
@@ -157,9 +162,7 @@ class Stack:
                 since the change set was computed.
         """
         seen = {event["EventId"] for event in self._events(change_set.stack_id)}
-        with translated_errors(_SERVICE):
-            # After a failure, delete what was created and the template retains too: it is still empty.
-            self.cloudformation.execute_change_set(ChangeSetName=change_set.arn, RetainExceptOnCreate=True)
+        self._begin(change_set)
         if not change_set.creates:
             return self._finished(change_set.stack_id, seen, doing="updated")
         try:
@@ -168,15 +171,35 @@ class Stack:
             self._clear(change_set.stack_id)
             raise
 
+    def _begin(self, change_set: ChangeSet) -> None:
+        with translated_errors(_SERVICE):
+            try:
+                self.cloudformation.execute_change_set(
+                    ChangeSetName=change_set.arn,
+                    # After a failure, delete what was created and the template retains too: it is still empty.
+                    RetainExceptOnCreate=True,
+                    # botocore repeats a request whose answer is lost; with a token, it is carried out once.
+                    ClientRequestToken=uuid.uuid4().hex,
+                )
+            except ClientError as error:
+                self.discard(change_set)
+                if aws.code(error) not in _OUTDATED:
+                    raise
+                raise AwsError(
+                    f"the stack {self.name!r} has been changed since the plan was computed: {aws.reason(error)}",
+                    hint="Nothing was changed by this run. Run the same command again: it computes a new plan.",
+                ) from error
+
     def discard(self, change_set: ChangeSet) -> None:
-        """Delete a change set that is not to be executed, and the empty stack that it created.
+        """Delete a change set that is not to be executed, and the stack that it created, if that is still empty.
 
         If that fails, it is left: it does no harm, and the next deployment uses the empty stack.
         """
         with suppress(HsmEnrollError), translated_errors(_SERVICE):
             self.cloudformation.delete_change_set(ChangeSetName=change_set.arn)
-            if change_set.made_stack:
-                self.cloudformation.delete_stack(StackName=change_set.stack_id)
+            there = self._describe(change_set.stack_id) if change_set.made_stack else None
+            if there is not None and there.in_review:  # somebody else may have deployed to it meanwhile
+                self._delete(change_set.stack_id)
 
     def delete(self, there: Description) -> None:
         """Delete the stack, except for what its template retains.
@@ -186,8 +209,11 @@ class Stack:
         """
         seen = {event["EventId"] for event in self._events(there.stack_id)}
         with translated_errors(_SERVICE):
-            self.cloudformation.delete_stack(StackName=there.stack_id)
+            self._delete(there.stack_id)
         self._finished(there.stack_id, seen, doing="deleted")
+
+    def _delete(self, stack_id: str) -> None:
+        self.cloudformation.delete_stack(StackName=stack_id, ClientRequestToken=uuid.uuid4().hex)
 
     def detect_drift(self) -> Drift:
         """Have CloudFormation compare the resources with the template (DetectStackDrift); takes up to some minutes."""
@@ -237,6 +263,16 @@ class Stack:
 
     def _finished(self, stack_id: str, seen: set[str], doing: str) -> Description:
         """Wait until the operation has finished and return the result; see `execute` for what it raises."""
+        try:
+            return self._awaited(stack_id, seen, doing)
+        except KeyboardInterrupt as error:
+            raise InterruptedRunError(
+                f"interrupted; CloudFormation goes on: the stack {self.name!r} is being {doing}",
+                hint="hsm-enroll backend status shows its state. Once that no longer ends in _IN_PROGRESS, "
+                "the same command can be run again.",
+            ) from error
+
+    def _awaited(self, stack_id: str, seen: set[str], doing: str) -> Description:
         failures: list[str] = []
         wanted = {_DELETED} if doing == "deleted" else _GOOD
         before = len(seen)
@@ -278,7 +314,7 @@ class Stack:
             try:
                 found = self.cloudformation.describe_stacks(StackName=name)["Stacks"][0]
             except ClientError as error:
-                if error.response.get("Error", {}).get("Code") == _ABSENT:
+                if aws.code(error) == _ABSENT:
                     return None
                 raise
         return Description(

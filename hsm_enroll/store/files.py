@@ -66,6 +66,10 @@ def _open_lock(folder: Path) -> int:
         if folder.stat().st_mode & 0o077:
             _close_to_others(folder)
         return os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileExistsError as error:
+        raise StateError(
+            f"the state folder {folder} is a file, or a link to nothing", hint="Name a folder in HSM_ENROLL_HOME."
+        ) from error
     except OSError as error:
         raise StateError(f"the state folder {folder} cannot be used: {error.strerror}") from error
 

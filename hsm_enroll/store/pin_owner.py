@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from hsm_enroll.errors import StateCorruptError
 from hsm_enroll.key import TokenName
 from hsm_enroll.store import documents, token_name
 
@@ -35,7 +36,14 @@ class PinOwner:
         Raises:
             StateError, StateCorruptError, StateTooNewError: the file cannot be used.
         """
-        return _FORMAT.load(folder / _FILE, cls._from_members)
+        try:
+            return _FORMAT.load(folder / _FILE, cls._from_members)
+        except StateCorruptError as error:
+            hint = (
+                "Restore the file from a backup, or move it away and set HSM_ENROLL_PIN_FILE to the PIN's own file, "
+                f"{folder / 'pin'}: only this file says which token that PIN is for."
+            )
+            raise StateCorruptError(error.message, hint=hint) from error
 
     def save(self, folder: Path) -> None:
         """Write ``token.json``; it is durable when this returns.

@@ -91,7 +91,7 @@ def local_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]
         pytest.fail("moto is not installed.\nRun: pip install 'hsm-enroll[local]'", pytrace=False)
     home = tmp_path_factory.mktemp("local-cloud")
     with _explained():
-        endpoints = detach(home, _START_SECONDS)
+        endpoints = detach(home, _START_SECONDS, ends_with_caller=True)
     yield endpoints
     down(home)
 

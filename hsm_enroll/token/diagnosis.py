@@ -13,6 +13,17 @@ from hsm_enroll.key import TokenName
 from hsm_enroll.token import softhsm_access, tpm2
 from hsm_enroll.token.fault import Fault
 
+GONE_HINT = (
+    "Reconnect it, then run hsm-enroll tokens to see whether it is listed. If it is gone for good, so is its key: "
+    "enroll with a key in another token (hsm-enroll token create creates one): hsm-enroll init --new-key INVITE"
+)
+"""What to do about a certain token that is missing, and that no other one can replace."""
+
+
+def not_found(name: TokenName) -> str:
+    """Return the message about a certain token that is missing; another one may have its label."""
+    return f"token {name.label!r} with serial {name.serial} was not found"
+
 
 @contextmanager
 def explained(module: Path) -> Iterator[None]:
@@ -30,7 +41,7 @@ def explained(module: Path) -> Iterator[None]:
         message = "; ".join([error.message, *(reason.message for reason in reasons)])
         raise TokenNotFoundError(message, hint=reasons[0].hint) from error
     except (ModuleUnusableError, TokenRefusedError) as error:
-        fault = _fault(module)
+        fault = _fault(module, error)
         if fault is None:
             raise
         raise _with(fault, error) from error
@@ -50,8 +61,9 @@ def absences(modules: Iterable[Path], *, with_token: Collection[Path]) -> list[F
 
             faults.append(diagnosis.without_token(os.environ))
         elif module.name.startswith(softhsm_access.MODULE_NAME):
-            closed = softhsm_access.closed_tokens()
-            faults += [closed] if closed else []
+            fault = None if module in with_token else softhsm_access.fault()
+            fault = fault or softhsm_access.closed_tokens()
+            faults += [fault] if fault else []
     return faults
 
 
@@ -63,16 +75,31 @@ def lost(names: Iterable[TokenName]) -> list[Fault]:
     """
     serials = [name.serial for name in names if name.manufacturer == softhsm.MANUFACTURER]
     folders = [folder for folder in softhsm.missing(serials) if softhsm.is_lost(folder)] if serials else []
-    return [Fault(softhsm.told(folder), softhsm.way_back(folder)) for folder in folders]
+    return [_lost(folder) for folder in folders]
 
 
-def _fault(module: Path) -> Fault | None:
+def lost_by(name: TokenName) -> Fault | None:
+    """Find out whether a token that SoftHSM lists is one that it has lost, or never finished creating."""
+    if name.manufacturer != softhsm.MANUFACTURER:
+        return None
+    return next(map(_lost, softhsm.lost(name.serial)), None)
+
+
+def _lost(folder: Path) -> Fault:
+    return Fault(softhsm.told(folder), softhsm.way_back(folder))
+
+
+def _fault(module: Path, error: HsmEnrollError) -> Fault | None:
     if module.name.startswith(tpm2.MODULE_NAME):
         from hsm_enroll.token.tpm2 import diagnosis
 
         return diagnosis.find(os.environ)
     if module.name.startswith(softhsm_access.MODULE_NAME):
-        return softhsm_access.fault()
+        fault = softhsm_access.fault()
+        if fault is None and isinstance(error, ModuleUnusableError):
+            # One token whose creation was killed keeps SoftHSM from listing any.
+            fault = next(map(_lost, softhsm.lost()), None)
+        return fault
     return None
 
 

@@ -89,4 +89,5 @@ def _report(named: NamedToken) -> TokenReport:
         mqtt_key_types=supported.mqtt_key_types,
         mqtt_obstacle=obstacle.document if obstacle else None,
         label_is_utf8=named.is_utf8,
+        has_user_pin=bool(flags & TokenFlag.USER_PIN_INITIALIZED),
     )

@@ -10,7 +10,7 @@ from pkcs11.exceptions import UserPinNotInitialized
 
 from hsm_enroll import softhsm
 from hsm_enroll.errors import TokenNotFoundError, TokenRefusedError, UsageError
-from hsm_enroll.token import function_list, modules, naming, return_values, selection
+from hsm_enroll.token import diagnosis, function_list, modules, naming, return_values, selection
 from hsm_enroll.token.inventory import list_tokens
 from hsm_enroll.token.reports import TokenReport
 from hsm_enroll.token.tpm2 import lockout
@@ -87,7 +87,7 @@ def complete_token(name: TokenName, *, so_pin: Secret, user_pin: Secret) -> None
     Raises:
         PinWrongError, PinLockedError: the token already has another PIN.
         PinFinalTryError: the next failed try would lock its TPM.
-        TokenNotFoundError, TokenRefusedError: the token is missing, or fails.
+        TokenNotFoundError, TokenRefusedError: the token is missing or fails, or SoftHSM has not finished its file.
     """
     lockout.refuse_last_try(name)
     with softhsm.login(name.manufacturer), translated("set its PIN", f"token {name.label!r}"):
@@ -96,6 +96,9 @@ def complete_token(name: TokenName, *, so_pin: Secret, user_pin: Secret) -> None
             # Writable, because a read-only session would stay open and keep the security officer out (§5.6, C_Login).
             token.open(rw=True, user_pin=user_pin.reveal()).close()
         except UserPinNotInitialized:
+            # Even its SO PIN may be missing.
+            if (fault := diagnosis.lost_by(name)) is not None:
+                raise TokenRefusedError(fault.message, hint=fault.hint) from None
             set_user_pin(token, so_pin, user_pin)
 
 

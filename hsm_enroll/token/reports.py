@@ -14,6 +14,12 @@ from hsm_enroll.token import tpm2
 RELABEL_HINT = "Relabel the token with its own tool, or use another one."
 """What to do about a label by which a token cannot be found."""
 
+NO_USER_PIN_HINT = (
+    "Create another token: hsm-enroll token create --label LABEL. Or set a PIN as the security officer, for example "
+    "with OpenSC: pkcs11-tool --module PATH --token-label LABEL --login --login-type so --init-pin"
+)
+"""What to do about a token that has no user PIN yet."""
+
 # Which store tpm2-pkcs11 uses; only for this one can a token be created.
 _BACKEND, _DATABASE = "TPM2_PKCS11_BACKEND", "esysdb"
 
@@ -42,6 +48,7 @@ class TokenReport(NamedTuple):
         mqtt_key_types: those of them that MQTT can use, see ``capabilities.Capabilities``.
         mqtt_obstacle: why MQTT cannot use any of its keys, as an error's document; None if it can.
         label_is_utf8: whether the label is UTF-8 (PKCS#11 v2.40 §3.2), so that other programs can find the token by it.
+        has_user_pin: CKF_USER_PIN_INITIALIZED.
     """
 
     name: TokenName
@@ -57,6 +64,7 @@ class TokenReport(NamedTuple):
     mqtt_key_types: tuple[KeyType, ...]
     mqtt_obstacle: dict[str, Any] | None
     label_is_utf8: bool = True
+    has_user_pin: bool = True
 
     @property
     def creates(self) -> TokenKind | None:

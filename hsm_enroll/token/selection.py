@@ -68,11 +68,14 @@ def enrolled(name: TokenName, list_tokens: Callable[[Path], list[TokenReport]]) 
     Raises:
         ModuleMissingError, ModuleUnusableError, TokenNotFoundError, TokenAmbiguousError: as :func:`choose`.
     """
-    report = choose([name.module], Pkcs11Uri(token=name.label), list_tokens)
+    try:
+        report = choose([name.module], Pkcs11Uri(token=name.label), list_tokens)
+    except TokenNotFoundError as error:
+        if error.hint != TokenNotFoundError.default_hint:
+            raise
+        raise TokenNotFoundError(error.message, hint=diagnosis.GONE_HINT) from error
     if report.name.serial != name.serial:
-        raise TokenNotFoundError(
-            f"token {name.label!r} with serial {name.serial} was not found; another token has that label"
-        )
+        raise TokenNotFoundError(f"{diagnosis.not_found(name)}; another token has that label", hint=diagnosis.GONE_HINT)
     return report
 
 
@@ -182,7 +185,9 @@ def _none(
     absences = diagnosis.lost(token.name for token in tokens)
     absences += diagnosis.absences(working, with_token={token.name.module for token in initialized})
     reasons = [fault.message for fault in absences] + [error.message for error in unusable]
-    found = f"no token matches {_described(wanted)}; found: {_listed(tokens)}" if initialized else _NOTHING
+    # Whole URIs only where more than label and serial may be what differs: they are hard to read.
+    there = _listed(tokens) if wanted.manufacturer or wanted.model else _named(initialized)
+    found = f"no token matches {_described(wanted)} (found: {there})" if initialized else _NOTHING
     hint = absences[0].hint if absences else None
     if hint is None and unusable and not initialized:
         # A module that works and has a free slot may be the one that is meant.
@@ -193,6 +198,10 @@ def _none(
 
 def _described(wanted: Pkcs11Uri) -> str:
     return "the request" if wanted.of_token == Pkcs11Uri() else str(wanted.of_token)
+
+
+def _named(tokens: Iterable[TokenReport]) -> str:
+    return ", ".join(f"{token.name.label!r} with serial {token.name.serial}" for token in tokens)
 
 
 def _listed(tokens: Iterable[TokenReport]) -> str:

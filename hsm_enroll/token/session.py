@@ -94,8 +94,8 @@ def find(name: TokenName) -> Token:
     found = [named.token for named in listed if (named.name.label, named.name.serial) == (name.label, name.serial)]
     if not found:
         lost = diagnosis.lost(named.name for named in listed)
-        message = "; ".join([f"{_named(name)} was not found", *(fault.message for fault in lost)])
-        raise TokenNotFoundError(message, hint=lost[0].hint if lost else None)
+        message = "; ".join([diagnosis.not_found(name), *(fault.message for fault in lost)])
+        raise TokenNotFoundError(message, hint=lost[0].hint if lost else diagnosis.GONE_HINT)
     if len(found) > 1:
         raise TokenAmbiguousError(
             f"{len(found)} tokens have the label {name.label!r} and the serial number {name.serial!r}",

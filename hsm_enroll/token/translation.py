@@ -20,6 +20,7 @@ from hsm_enroll.errors import (
     TokenRefusedError,
 )
 from hsm_enroll.token import return_values
+from hsm_enroll.token.reports import NO_USER_PIN_HINT
 
 _PIN_WRONG = {"CKR_PIN_INCORRECT", "CKR_PIN_INVALID", "CKR_PIN_LEN_RANGE"}
 _TOKEN_GONE = {"CKR_TOKEN_NOT_PRESENT", "CKR_DEVICE_REMOVED", "CKR_SLOT_ID_INVALID"}
@@ -127,7 +128,7 @@ _REFUSALS = {
     "CKR_USER_ALREADY_LOGGED_IN": _LOGGED_IN_ELSEWHERE,
     "CKR_USER_ANOTHER_ALREADY_LOGGED_IN": _LOGGED_IN_ELSEWHERE,
     "CKR_USER_NOT_LOGGED_IN": _Refusal("the token requires a login, but does not say so", _UNANNOUNCED_LOGIN),
-    "CKR_USER_PIN_NOT_INITIALIZED": _Refusal("the token has no user PIN yet", _PIN_TOOL),
+    "CKR_USER_PIN_NOT_INITIALIZED": _Refusal("the token has no user PIN yet", NO_USER_PIN_HINT),
     "CKR_USER_TOO_MANY_TYPES": _LOGGED_IN_ELSEWHERE,
 }
 _VENDORS = _Refusal("the module's own return value", "Look the number up in the documentation of the token's module.")

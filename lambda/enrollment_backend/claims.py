@@ -148,9 +148,8 @@ def decide(applicant: Applicant, entries: Entries, now: float) -> Verdict:
         EnrollmentQueuedError: it is not yet the device's turn.
     """
     claim = entries.claim
-    same_key = claim is not None and compare_digest(claim.spki_sha256, applicant.spki_sha256)
-    bound = claim is not None and same_key and _same_invite(claim, applicant)
-    _check_invite(applicant, entries.invite, now, bound=bound)
+    same_key = _same_key(claim, applicant)
+    check_invite(applicant, entries, now)
     if not same_key and _belongs_to_another_thing(applicant, entries):
         raise KeyEnrolledError
     if claim is None:
@@ -162,11 +161,34 @@ def decide(applicant: Applicant, entries: Entries, now: float) -> Verdict:
         return Verdict.RECLAIM
     if not same_key:
         raise ThingEnrolledError
-    if not bound:
+    if not _same_invite(claim, applicant):
         return Verdict.REBIND
     if claim.certificate is not None:
         return Verdict.ANSWER
     return _take_over(claim, now)
+
+
+def check_invite(applicant: Applicant, entries: Entries, now: float) -> None:
+    """Check the applicant's code, if there is one; the key's entry plays no part in it.
+
+    Args:
+        applicant: the request.
+        entries: what the ledger holds about it.
+        now: the time, in seconds since the epoch.
+
+    Raises:
+        InviteInvalidError, AttestationRequiredError: see `decide`.
+    """
+    if applicant.code_sha256 is None:
+        return
+    invite, claim = entries.invite, entries.claim
+    reason = "unknown" if invite is None else invite.invalid_reason(applicant.code_sha256, applicant.thing, now)
+    # A device that repeats its request may use the same invite, even if it has expired and left the ledger.
+    bound = claim is not None and _same_key(claim, applicant) and _same_invite(claim, applicant)
+    if reason is not None and not (bound and reason != "revoked"):
+        raise InviteInvalidError(reason=reason)
+    if invite is not None and invite.ek_sha256 is not None:
+        raise AttestationRequiredError
 
 
 def _take_over(claim: Claim, now: float) -> Verdict:
@@ -190,22 +212,15 @@ def _belongs_to_another_thing(applicant: Applicant, entries: Entries) -> bool:
     return entries.key_thing != applicant.thing or entries.claim is None
 
 
+def _same_key(claim: Claim | None, applicant: Applicant) -> bool:
+    return claim is not None and compare_digest(claim.spki_sha256, applicant.spki_sha256)
+
+
 def _same_invite(claim: Claim, applicant: Applicant) -> bool:
     """Whether the claim was made with the applicant's code; true without a code, as in an open deployment."""
     if applicant.code_sha256 is None:
         return True
     return claim.code_sha256 is not None and compare_digest(claim.code_sha256, applicant.code_sha256)
-
-
-def _check_invite(applicant: Applicant, invite: Invite | None, now: float, *, bound: bool) -> None:
-    if applicant.code_sha256 is None:
-        return
-    reason = "unknown" if invite is None else invite.invalid_reason(applicant.code_sha256, applicant.thing, now)
-    # A device that repeats its request may use the same invite, even if it has expired and left the ledger.
-    if reason is not None and not (bound and reason != "revoked"):
-        raise InviteInvalidError(reason=reason)
-    if invite is not None and invite.ek_sha256 is not None:
-        raise AttestationRequiredError
 
 
 def _created_since(invite: Invite | None, moment: int) -> bool:

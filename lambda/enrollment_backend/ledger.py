@@ -11,6 +11,7 @@
                                       that it is revoked, and `kept` if AWS IoT does not let it go; never deleted
     admission    next                 the counter of `turns`
     sweep        cursor               where the next scheduled run goes on, and what has been examined
+    sweep        lists                how far `Ledger.complete_lists` has come
 
 A claim is written in one transaction with its key and the use of its invite, each with a condition, before the first
 call to AWS IoT. So for any certificate that can connect, the ledger has the Thing and the key.
@@ -23,17 +24,21 @@ import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from enrollment_backend.claims import Applicant, Certificate, Claim, Entries, Verdict, decide
-from enrollment_backend.errors import ConditionFailedError, EnrollmentInProgressError
+from enrollment_backend.claims import Applicant, Certificate, Claim, Entries, Verdict, check_invite, decide
+from enrollment_backend.errors import ConditionFailedError, EnrollmentInProgressError, InviteInvalidError
 from enrollment_backend.invites import Invite, invite_id
 from enrollment_backend.items import certificate_to_values, claim_from_item, claim_to_item, invite_from_item
-from enrollment_backend.table import Table, Write
+from enrollment_backend.table import Item, Key, Table, Write
 
 LEASE_SECONDS = 30  # longer than the function may run: once a lease has ended, the request that held it is dead
 _MAX_WAIT_SECONDS = 8.0  # for another request; enough time must be left for this request's own calls
 _POLL_SECONDS = 0.2
 
+_LISTS = ("sweep", "lists")
+_MAX_COMPLETED = 100  # claims in one go: they take some seconds
+
 _NEW = "attribute_not_exists(#id)"
+_UNLISTED = "attribute_exists(#claimed) AND attribute_not_exists(#created)"
 _LEASE_IS = "#lease = :lease"
 _UNRECORDED = f"{_LEASE_IS} AND attribute_not_exists(#certificate_id)"
 # The same rules as `Invite.invalid_reason`; and an invite for one TPM cannot be used without proof.
@@ -75,10 +80,33 @@ class Ledger:
     now: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
 
+    def check_code(self, applicant: Applicant) -> None:
+        """Refuse an applicant whose code cannot be used, with a single read if there is no such invite.
+
+        `claim` checks it again; this comes first, so that a refused request costs no transaction and takes no turn.
+
+        Args:
+            applicant: the request, with a code.
+
+        Raises:
+            InviteInvalidError, AttestationRequiredError: see `claims.decide`.
+        """
+        thing, _, invite = _keys(applicant)
+        found = self.table.get([invite, thing])
+        try:
+            check_invite(applicant, _entries(applicant, found), self.now())
+        except InviteInvalidError:
+            if invite not in found:
+                raise
+            # A read of several items is not one of a single moment: it may have the use of the invite, and not yet the
+            # claim for which an earlier request of the same device used it.
+            found |= self.table.get([thing])
+            check_invite(applicant, _entries(applicant, found), self.now())
+
     def claim(self, applicant: Applicant) -> Claimed:
         """Bind a Thing to a key and use the invite, unless this has been done before.
 
-        A first enrollment with an invite for exactly this Thing takes a single write, and reads nothing.
+        A first enrollment with an invite for exactly this Thing takes a single transaction.
 
         Args:
             applicant: the request.
@@ -207,6 +235,22 @@ class Ledger:
         invite = self.find_invite(claim.code_sha256)
         return invite is not None and invite.existing_thing
 
+    def complete_lists(self) -> None:
+        """Add the next Things that an earlier version recorded, and the lists therefore miss, to the lists.
+
+        Such a claim has neither ``thing`` nor ``created``, which the index needs. How far this has come is recorded;
+        once all claims have been looked at, there is nothing to do any more.
+        """
+        done = self.table.get([_LISTS]).get(_LISTS, {})
+        if "complete" in done:
+            return
+        items, after = self.table.lacking("thing", "created", done.get("after"), _MAX_COMPLETED)
+        for item in items:
+            listed = {"thing": item["id"], "created": item["claimed"]}
+            self._try_write(Write(("thing", item["id"]), listed, _UNLISTED, {}))
+        progress = {"complete": True} if after is None else {"after": after}
+        self.table.transact([Write(_LISTS, progress, "", {}, replace=True)])
+
     def certificate_validity(self, certificate_ids: Iterable[str]) -> dict[str, bool]:
         """Return which of the certificates are recorded: True is valid, False is revoked; others are left out."""
         found = self.table.get(("certificate", certificate_id) for certificate_id in certificate_ids)
@@ -273,15 +317,9 @@ class Ledger:
         )
 
     def _read_entries(self, applicant: Applicant) -> Entries:
-        thing, key = ("thing", applicant.thing), ("key", applicant.spki_sha256)
-        invite = ("invite", invite_id(applicant.code_sha256 or ""))
+        thing, key, invite = _keys(applicant)
         found = self.table.snapshot(thing, key, *([invite] if applicant.code_sha256 else []))
-        return Entries(
-            invite=invite_from_item(found[invite]) if invite in found else None,
-            claim=claim_from_item(found[thing]) if thing in found else None,
-            key_thing=found[key]["thing"] if key in found else None,
-            key_shareable=key in found and found[key].get("shareable", False),
-        )
+        return _entries(applicant, found)
 
     def _bind(
         self, applicant: Applicant, claim: Claim, pattern: str, revoked: Claim | None = None, *, share: bool = False
@@ -334,3 +372,19 @@ class Ledger:
         except ConditionFailedError:
             return False
         return True
+
+
+def _keys(applicant: Applicant) -> tuple[Key, Key, Key]:
+    """Return the keys of an applicant's Thing, key and invite."""
+    invite = ("invite", invite_id(applicant.code_sha256 or ""))
+    return ("thing", applicant.thing), ("key", applicant.spki_sha256), invite
+
+
+def _entries(applicant: Applicant, found: dict[Key, Item]) -> Entries:
+    thing, key, invite = _keys(applicant)
+    return Entries(
+        invite=invite_from_item(found[invite]) if invite in found else None,
+        claim=claim_from_item(found[thing]) if thing in found else None,
+        key_thing=found[key]["thing"] if key in found else None,
+        key_shareable=key in found and found[key].get("shareable", False),
+    )

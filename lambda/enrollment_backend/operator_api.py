@@ -165,7 +165,6 @@ def _rebuild(rebuilder: Callable[[], Rebuilder], event: Event) -> Response:
             {"thing": one.thing, "certificateId": one.certificate_id, "status": one.status} for one in rebuilt.restored
         ],
         "left": [{"certificateId": one.certificate_id, "reason": one.reason} for one in rebuilt.left],
-        "dated": rebuilt.dated,
         "next": rebuilt.next,
     }
     return json_response(HTTPStatus.OK, content)

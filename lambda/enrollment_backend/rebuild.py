@@ -4,8 +4,7 @@ AWS IoT knows the certificates with the device policy, their keys, and the Thing
 that was created here has the id of its claim as an attribute. Nobody knows the invites any more: a device that repeats
 its request needs a new one, and then gets the same certificate.
 
-No entry that exists is changed, with one exception: items of earlier versions lack the time by which lists are sorted,
-and get it.
+No entry that exists is changed, except that an enrollment that had just begun is completed.
 """
 
 from __future__ import annotations
@@ -24,12 +23,11 @@ from enrollment_backend.items import certificate_to_values, claim_from_item, cla
 from enrollment_backend.ledger import Ledger
 from enrollment_backend.table import Item, Write
 
-_OLD_ITEMS, _WITH_POLICY = "t:", "p:"  # what a marker begins with: the list, followed by its own marker
+_WITH_POLICY = "p:"  # what a marker begins with; AWS IoT's own marker follows
 _PAGE_SIZE = 25  # certificates; a missing one costs up to five calls
 _MAX_PAGES = 20  # in one request, where no certificate is missing
 _CONCURRENTLY = 3  # certificates at a time: AWS IoT allows ten calls per second of some operations
 _NEW = "attribute_not_exists(#id)"
-_UNDATED = "attribute_exists(#id) AND attribute_not_exists(#created)"
 
 Reason = Literal["key-unknown", "not-attached", "several-things", "thing-existed", "other-key", "other-certificate"]
 
@@ -72,14 +70,12 @@ class Rebuilt:
         examined: number of certificates that were compared with the ledger.
         restored: the entries that were made, or would be.
         left: the certificates that were left.
-        dated: number of items of earlier versions that got their time, or would.
         next: marker of the next part; None if this is the last one.
     """
 
     examined: int
     restored: list[Restored]
     left: list[Left]
-    dated: int
     next: str | None
 
 
@@ -122,21 +118,9 @@ class Rebuilder:
         Raises:
             FieldInvalidError: the marker is invalid.
         """
-        listed, position = (_OLD_ITEMS, "") if marker is None else (marker[:2], marker[2:])
-        if listed == _OLD_ITEMS:
-            return self._date_items(position, look_only=look_only)
-        if listed != _WITH_POLICY:
+        if marker is not None and not marker.startswith(_WITH_POLICY):
             raise FieldInvalidError("next")
-        return self._restore(position, look_only=look_only, adopt=adopt)
-
-    def _date_items(self, position: str, *, look_only: bool) -> Rebuilt:
-        undated, following = self.ledger.table.undated("thing", position)
-        for item in [] if look_only else undated:
-            values = {"created": item["claimed"], "thing": item["id"]}
-            self._try(Write(("thing", item["id"]), values, _UNDATED, {}))
-        return Rebuilt(0, [], [], len(undated), f"{_OLD_ITEMS}{following}" if following else _WITH_POLICY)
-
-    def _restore(self, position: str, *, look_only: bool, adopt: bool) -> Rebuilt:
+        position = "" if marker is None else marker.removeprefix(_WITH_POLICY)
         examined = 0
         missing: list[str] = []
         for _ in range(_MAX_PAGES):
@@ -155,7 +139,6 @@ class Rebuilder:
             examined=examined,
             restored=[one for one in outcomes if isinstance(one, Restored)],
             left=[one for one in outcomes if isinstance(one, Left)],
-            dated=0,
             next=f"{_WITH_POLICY}{position}" if position else None,
         )
 

@@ -120,6 +120,7 @@ class ScheduledSweep:
         finished = stopped = False
         run: _Run | None = None
         try:
+            self._looking.attempt("Query", self._looking.ledger.complete_lists)
             run = self._resumed()
             finished, stopped = self._look(run)
             suspects = [suspect for suspect in run.found.values() if not (stopped and suspect.counts)]

@@ -2,15 +2,16 @@
 
 Uses neither HTTP nor AWS's library; everything it needs from outside is passed in.
 
+    code                                         can it be used? A refused one costs no transaction and takes no turn
     claim  ∥  turn                               the ledger binds Thing, key and invite, or refuses; or it is not the
                                                  device's turn yet, see `admission`
     CreateThing  ∥  CreateCertificateFromCsr     the certificate is active, but not attached to anything
     record                                       the ledger has the certificate
     AttachPolicy  ∥  AttachThingPrincipal        now the device can connect
 
-These are four rounds of calls, of which the table answers two within milliseconds. If the function dies between any two
-calls, a later request for the same Thing and key continues from there. A certificate that is not recorded is attached
-to nothing and can do nothing, so losing one does no harm.
+These are five rounds of calls, of which the table answers three within milliseconds. If the function dies between any
+two calls, a later request for the same Thing and key continues from there. A certificate that is not recorded is
+attached to nothing and can do nothing, so losing one does no harm.
 """
 
 from __future__ import annotations
@@ -160,6 +161,8 @@ class EnrollmentService:
         )
         log.note(thing=applicant.thing, spkiSha256=applicant.spki_sha256)
         ledger = self.ledger()
+        if code_sha256 is not None:
+            ledger.check_code(applicant)
         claimed, is_due = self.concurrently(lambda: ledger.claim(applicant), self.turns().take_if_due)
         if claimed.is_new and not is_due:
             self._wait_for_turn(claimed.claim)

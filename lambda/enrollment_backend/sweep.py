@@ -111,6 +111,8 @@ class Sweeper:
     def sweep_page(self, marker: str | None, size: int, *, look_only: bool, yes_all: bool) -> SweptPage:
         """Examine a page, and disable the certificates that nobody may use.
 
+        Unless it only looks, it then adds Things of an earlier version to the lists, see `Ledger.complete_lists`.
+
         Args:
             marker: of the page, from the page before; None for the first page.
             size: the largest number of certificates in the page.
@@ -129,6 +131,7 @@ class Sweeper:
         disabled = list(self.disable(examined.suspects))
         if _is_of_policy(marker):  # these are not active any more when all certificates are listed
             examined = replace(examined, checked=len(disabled))
+        self.ledger.complete_lists()
         return SweptPage(examined, disabled)
 
     def state(self) -> Item:

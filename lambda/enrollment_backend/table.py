@@ -158,30 +158,31 @@ class Table:
                 break
         return found, after
 
-    def undated(self, kind: str, after: str) -> tuple[list[Item], str]:
-        """Return those items of one kind that lack `created`, which earlier versions did not write, part by part.
+    def lacking(self, kind: str, name: str, after: str | None, size: int) -> tuple[list[Item], str | None]:
+        """Read a page of the items of one kind, in the order of their ids, and return those without an attribute.
 
         Args:
             kind: the items' kind.
-            after: the id after which the part starts; empty for the first one.
+            name: the attribute.
+            after: the id after which the page starts; None for the first page.
+            size: how many items are read at most.
 
         Returns:
-            The items, and the id after which the next part starts; empty at the end.
+            The items, and the id after which the next page starts; None if this is the last page.
         """
-        start: Any = {"ExclusiveStartKey": _key((kind, after))} if after else {}
+        key_condition, condition = "#kind = :kind", f"attribute_not_exists(#{name})"
+        values = {":kind": _attribute(kind)}
+        start: Any = {} if after is None else {"ExclusiveStartKey": _key((kind, after))}
         with call("Query"):
             response = self.dynamodb.query(
                 TableName=self.name,
-                KeyConditionExpression="#kind = :kind",
-                FilterExpression="attribute_not_exists(#created)",
-                ExpressionAttributeNames={"#kind": "kind", "#created": "created"},
-                ExpressionAttributeValues={":kind": {"S": kind}},
-                ConsistentRead=True,
+                KeyConditionExpression=key_condition,
+                Limit=size,
+                **_expression("FilterExpression", condition, key_condition, values),
                 **start,
             )
-            items = [_plain(item) for item in response["Items"]]
         last = response.get("LastEvaluatedKey")
-        return items, str(_plain(last)["id"]) if last else ""
+        return [_plain(item) for item in response["Items"]], _plain(last)["id"] if last else None
 
     def _query(
         self, kind: str, selection: Selection, after: Position | None, size: int

@@ -204,22 +204,6 @@ def test_s23_an_interrupted_rebuild_is_resumed(backend: Deployment) -> None:
     assert len(restored(rebuild(backend))) == 4
 
 
-def test_items_of_an_earlier_ledger_get_the_time_by_which_lists_are_sorted(backend: Deployment) -> None:
-    """Without it, a Thing is in no list."""
-    (device,) = enrolled(backend, 1)
-    entry = dynamodb_backends[DEFAULT_ACCOUNT_ID][REGION].tables[TABLE].items[DynamoType({"S": "thing"})]
-    values = entry[DynamoType({"S": device.thing})].attrs
-    values["claimed"] = values.pop("created")
-    del values["thing"]
-    assert backend.operate("GET", "fleet").json["things"] == []
-    assert rebuild(backend, lookOnly=True)[0]["dated"] == 1
-    assert backend.operate("GET", "fleet").json["things"] == []
-    assert [answer["dated"] for answer in rebuild(backend)] == [1, 0]
-    (listed,) = backend.operate("GET", "fleet", prefix="gateway").json["things"]
-    assert listed["thing"] == device.thing
-    assert rebuild(backend)[0]["dated"] == 0
-
-
 @pytest.mark.parametrize(
     "body", [{"next": "x"}, {"next": "c:"}, {"next": 1}, {"lookOnly": 1}, {"existingThings": "yes"}, {"more": 1}]
 )

@@ -60,7 +60,7 @@ def test_a_revocation_that_failed_can_be_sent_again(backend: Deployment, fault: 
 
 
 @pytest.mark.parametrize("phase", ["before", "after"])
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", STEPS[1:])  # without a code, there is none to look up
 def test_a_revocation_in_the_middle_of_an_enrollment_leaves_nothing_usable(
     backend: Deployment, phase: str, step: str
 ) -> None:
@@ -76,8 +76,9 @@ def test_a_revocation_in_the_middle_of_an_enrollment_leaves_nothing_usable(
         answer = device.enroll()
     if revoked == [503]:  # the claim changed between its look and its write
         revoked[0] = revoke(backend)
-    if (phase, step) == ("before", STEPS[0]):
+    if (phase, step) == ("before", "TransactWriteItems 1") or revoked == [404]:
         assert (answer.status, revoked) == (201, [404])
+        assert (phase, step) == ("before", "TransactWriteItems 1") or step == "UpdateItem 1"  # it runs at the same time
         return
     assert revoked == [204]
     assert device.usable() == []
@@ -131,7 +132,7 @@ def test_a_revoked_thing_is_enrolled_again_with_a_new_key_and_a_new_invite(backe
     ):
         backend.calls.clear()
         assert_problem(refused.enroll(), 409, "thing-revoked")
-        assert set(backend.calls) == {"TransactWriteItems", "TransactGetItems", "UpdateItem"}
+        assert set(backend.calls) - {"BatchGetItem"} == {"TransactWriteItems", "TransactGetItems", "UpdateItem"}
     assert len(iot().certificates) == issued
     second = Device(backend, THING, backend.invite(THING))
     second.assert_enrolled(second.enroll())

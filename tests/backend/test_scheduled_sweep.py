@@ -65,6 +65,7 @@ def busy(answer: Fault, times: int) -> Fault:
         "ListCertificates",
         "DescribeCertificate",
         "BatchGetItem",
+        "Query",
         "TransactWriteItems",
         "UpdateCertificate",
     ],

@@ -111,6 +111,11 @@ class World:
             if key in self.items or key == ("key", "known") or (key[0] == "certificate" and is_device(key[1]))
         }
 
+    def lacking(self, _kind: str, _name: str, _after: str | None, _size: int) -> tuple[list[Any], None]:
+        """Find no items of an earlier version."""
+        self.now += DYNAMODB
+        return [], None
+
     def transact(self, writes: Iterable[Any]) -> None:
         """Write items."""
         self.now += DYNAMODB

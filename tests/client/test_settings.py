@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pwd
+import tempfile
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -14,6 +16,7 @@ from hsm_enroll.errors import UsageError
 from hsm_enroll.key import KeyType
 from hsm_enroll.settings import Settings, Tls
 from hsm_enroll.uri import Pkcs11Uri
+from tests.support.nobody import as_nobody
 
 
 class _Key(NamedTuple):
@@ -254,6 +257,16 @@ def test_a_file_that_cannot_be_read_is_named(home: Path) -> None:
     file.mkdir()
     with pytest.raises(UsageError, match=f"{file} cannot be read"):
         _load(home)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_folder_of_another_user_is_named() -> None:
+    """Where the folder is closed to this user it is the folder that is named, and not a file that it need not have."""
+    closed = "cannot be read by this user"
+    with tempfile.TemporaryDirectory() as folder, as_nobody(), pytest.raises(UsageError, match=closed) as caught:
+        settings.load({"HSM_ENROLL_HOME": folder}, {})
+    assert caught.value.message.startswith(f"{folder} cannot")
+    assert "as the folder's owner" in caught.value.hint
 
 
 def test_one_folder_can_hold_both(home: Path) -> None:

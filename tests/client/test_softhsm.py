@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import itertools
 import os
+import pwd
 import subprocess
 import sys
 from pathlib import Path
@@ -51,14 +52,49 @@ def test_the_folder_is_the_configurations(tokens: Path, tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize(
-    "content", ["", "log.level = ERROR\n", "directories.tokendir =\n", "directories.tokendir = /no\n"]
+    ("content", "folder"),
+    [
+        ("directories.tokendir = /a\ndirectories.tokendir = /b\n", "/b"),
+        ("directories.tokendir = /a\ndirectories.tokendir =\n/c\n", "/a"),
+        ("  directories.tokendir=/a\r\n", "/a"),
+        ("directories.tokendir = /a = b # c\n", "/a"),
+        ("", "/var/lib/softhsm/tokens"),
+        ("#directories.tokendir = /a\nlog.level = ERROR\n", "/var/lib/softhsm/tokens"),
+    ],
 )
-def test_without_a_folder_nothing_is_held_and_nothing_lost(
-    tokens: Path, monkeypatch: pytest.MonkeyPatch, content: str
+def test_a_configuration_is_read_as_softhsm_reads_it(
+    tokens: Path, monkeypatch: pytest.MonkeyPatch, content: str, folder: str
 ) -> None:
-    """A configuration that names no folder, or none that exists, keeps nobody from a login."""
+    """The last folder that a configuration names counts; one that names none means the folder that is built in."""
     configuration = tokens.parent / "other.conf"
     configuration.write_text(content)
+    monkeypatch.setenv("SOFTHSM2_CONF", str(configuration))
+    assert softhsm.named_folder() == Path(folder)
+
+
+def test_what_names_the_configuration(tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty SOFTHSM2_CONF names no file; a folder counts as an empty file; without HOME, the user's home counts."""
+    monkeypatch.setenv("SOFTHSM2_CONF", "")
+    assert (softhsm.configuration(), softhsm.named_folder()) == (None, None)
+    monkeypatch.setenv("SOFTHSM2_CONF", str(tokens))
+    assert softhsm.named_folder() == Path("/var/lib/softhsm/tokens")
+    monkeypatch.setenv("SOFTHSM2_CONF", str(tokens / "missing"))
+    assert softhsm.named_folder() is None
+    monkeypatch.delenv("SOFTHSM2_CONF")
+    own = tokens.parent / ".config" / "softhsm2" / "softhsm2.conf"
+    own.parent.mkdir(parents=True)
+    own.touch()
+    user = pwd.getpwuid(os.getuid())
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: pwd.struct_passwd((*user[:5], str(tokens.parent), user[6])))
+    for home in (None, ""):
+        monkeypatch.delenv("HOME", raising=False) if home is None else monkeypatch.setenv("HOME", home)
+        assert softhsm.configuration() == own
+
+
+def test_without_a_folder_nothing_is_held_and_nothing_lost(tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A configuration that names a folder that does not exist keeps nobody from a login."""
+    configuration = tokens.parent / "other.conf"
+    configuration.write_text("directories.tokendir = /no\n")
     monkeypatch.setenv("SOFTHSM2_CONF", str(configuration))
     with softhsm.login(softhsm.MANUFACTURER), softhsm.alone(softhsm.MANUFACTURER) as held:
         assert not held
@@ -144,12 +180,26 @@ def test_a_token_that_softhsm_does_not_list_is_lost(tokens: Path) -> None:
 _NUMBER = (2).to_bytes(8)
 _WHOLE = _NUMBER + b"".join(
     number.to_bytes(8) + kind.to_bytes(8) + value
-    for number, kind, value in [(1, 1, b"\1"), (7, 2, _NUMBER), (9, 3, _NUMBER + b"ab")]
+    for number, kind, value in [
+        (0x80005349, 3, _NUMBER + b"ab"),
+        (0x8000534A, 3, _NUMBER + b"cd"),
+        (0x8000534B, 2, _NUMBER),
+        (0x8000534C, 3, _NUMBER + b"ef"),
+        (0x8000534E, 1, b"\1"),
+    ]
 )
+_WITHOUT_THE_LAST = len(_WHOLE) - 17
 
 
-@pytest.mark.parametrize("size", [0, 8, 9, 24, 25, 26, 48, 49, 66, len(_WHOLE) - 1, len(_WHOLE)])
-def test_a_file_that_is_cut_anywhere_but_between_attributes_is_lost(tokens: Path, size: int) -> None:
-    """A token is called lost only if its file is incomplete: one that is complete is away for a moment."""
+@pytest.mark.parametrize("size", range(len(_WHOLE) + 1))
+def test_a_file_that_is_cut_is_lost(tokens: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """A token is called lost only if its file lacks what every token has: one that is complete is away for a moment."""
+    monkeypatch.setattr(softhsm, "time", _Hurried)
     (tokens / "token.object").write_bytes(_WHOLE[:size])
-    assert softhsm.is_lost(tokens) is (size not in {25, 49, len(_WHOLE)})
+    assert softhsm.is_lost(tokens) is (size not in {_WITHOUT_THE_LAST, len(_WHOLE)})
+
+
+class _Hurried:
+    @staticmethod
+    def sleep(_: float) -> None:
+        pass

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from hsm_enroll.cli.terminal import Terminal
-from hsm_enroll.errors import HsmEnrollError
+from hsm_enroll.errors import HsmEnrollError, InterruptedRunError
 
 _FOREIGN = "a\x1b[2J\r\u202eb\x9bc\0"
 _SHOWN = r"a\x1b[2J\r\u202eb\x9bc\x00"
@@ -36,6 +36,12 @@ def test_lines_and_tabs_stay(capsys: pytest.CaptureFixture[str]) -> None:
     """The line ends and tabs of a result are its layout."""
     Terminal().result({}, "a\tb\nc")
     assert capsys.readouterr().out == "a\tb\nc\n"
+
+
+def test_a_no_is_not_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """What was not done after a question is said as it is, without the word error and without a hint."""
+    Terminal().error(InterruptedRunError("nothing was deployed", declined=True))
+    assert capsys.readouterr().err == "nothing was deployed\n"
 
 
 def test_a_document_says_what_it_is_given(capsys: pytest.CaptureFixture[str]) -> None:

@@ -129,7 +129,7 @@ def from_operators(
     backend.add_thing("press-17")
     backend.add_thing("a" * 64)
     backend.sweeps = [{"checked": 1, "disabled": [], "foreign": 0}] * 2
-    backend.rebuilds = [{"examined": 1, "restored": [], "left": [], "dated": 0}] * 2
+    backend.rebuilds = [{"examined": 1, "restored": [], "left": []}] * 2
     every_option = NewInvite(
         "press-*",
         uses=1_000_000,

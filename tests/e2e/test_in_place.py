@@ -102,6 +102,50 @@ def test_an_enrollment_whose_token_is_gone_is_started_over_on_request(half_done:
     assert half_done.json("init", "--new-key", "--thing", thing, "--no-publish")["token"]["label"] == "gateway"
 
 
+def test_a_replacement_that_is_not_finished_is_shown_once(device: Device, thing: str) -> None:
+    """status and init name the replacement and the command that finishes it, and init says nothing of its invite."""
+    api = device.json("init", "--thing", thing, "--no-publish")["api"]
+    authority = Authority(device.folder / "authority")
+    refused = response(
+        "401 Unauthorized", '{"detail": "no.", "code": "other"}', content_type="application/problem+json"
+    )
+    with https_server(authority, refused, is_ready=True) as server:
+        replace = ("init", "--new-key", "--thing", thing, "--api", server.url)
+        device.extra["HSM_ENROLL_CA_FILE"] = str(authority.certificate)
+        error = device.error(*replace)
+    assert error["message"] == f"{server.url} refused: no (other)"
+    device.extra.pop("HSM_ENROLL_CA_FILE")
+    subject = f"the key's replacement (ec-p256 key in token 'gateway' as {thing})"
+    advice = "To finish it: hsm-enroll init --new-key INVITE"
+    shown = device.run("status").stdout
+    assert f"\nUnfinished   {subject}\n             {advice}\n" in shown
+    assert "not finished" not in shown
+    told = device.run("init", f"{api}/#FQ18Y-B6CQX-NH07M-ZC77S-TCKYE", "--no-publish")
+    assert (told.returncode, told.stderr) == (0, f"Unfinished: {subject}\n  {advice}\n\n")
+
+
+def test_a_replaced_key_is_not_forgotten(device: Device, thing: str) -> None:
+    """init --new-key says that the old key is still in the token, and what destroys it; another run does not."""
+    device.json("init", "--thing", thing, "--no-publish")
+    run = device.run("init", "--new-key", "--thing", f"{thing}-b", "--no-publish")
+    assert "The old key is still in token 'gateway'." in run.stderr
+    assert "hsm-enroll token prune" in run.stderr
+    assert "old key" not in device.run("init").stderr
+
+
+def test_an_api_that_is_configured_in_vain_is_named(device: Device, thing: str) -> None:
+    """doctor --online asks the identity's API, and warns that another one is configured."""
+    api = device.json("init", "--thing", thing, "--no-publish")["api"]
+    device.extra["HSM_ENROLL_API_URL"] = "https://localhost:9"
+    checks = device.json("doctor", "--online")["checks"]
+    (found,) = [check for check in checks if check["id"] == "api.reachable"]
+    assert found["status"] == "warning"
+    assert f"enrolled with {api}, so the configured https://localhost:9 is not used" in found["message"]
+    device.extra["HSM_ENROLL_API_URL"] = f"{api}/"
+    (found,) = [check for check in device.json("doctor", "--online")["checks"] if check["id"] == "api.reachable"]
+    assert found["status"] == "ok"
+
+
 def test_a_damaged_journal_does_not_hide_the_identity(device: Device, thing: str) -> None:
     """status shows the identity and warns; doctor's check fails and names the file."""
     device.json("init", "--thing", thing, "--no-publish")

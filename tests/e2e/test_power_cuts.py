@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from hsm_enroll.device.pin import generate_pin
 from tests.support import documents, tpm2
 from tests.support.processes import program
 from tests.support.tpm2 import Tpm2
@@ -100,7 +101,7 @@ def test_d3_a_saved_pin_that_was_refused_is_not_certain_again(device: TpmDevice)
     with _until_the_next_cut(device) as tpm:
         tpm.forget_wrong_pins()
         saved = device.home / "pin"
-        saved.write_text("changed-since\n")
+        saved.write_text(f"{generate_pin().reveal()}\n")
         error = device.error("csr")
         assert (error["exitStatus"], error["code"]) == (12, "pin-wrong")
         assert error["message"].endswith(f": it was the PIN that token create saved in {saved}")
@@ -109,6 +110,20 @@ def test_d3_a_saved_pin_that_was_refused_is_not_certain_again(device: TpmDevice)
         assert device.refused("csr") == (12, "pin-wrong")
         assert tpm.wrong_pins() == 2
         assert device.refused("csr") == (13, "pin-final-try")
+        assert tpm.wrong_pins() == 2
+
+
+def test_d3_a_saved_pin_that_is_damaged_does_not_lock_the_tpm(device: TpmDevice) -> None:
+    """D3, D1: what cannot be the PIN that token create saved is not tried with the last try."""
+    with _until_the_next_cut(device) as tpm:
+        tpm.forget_wrong_pins()
+        (device.home / "pin").write_text("{\n")
+        device.extra["HSM_ENROLL_PIN"] = "wrong-1234"
+        for _ in range(2):
+            assert device.refused("csr") == (12, "pin-wrong")
+        del device.extra["HSM_ENROLL_PIN"]
+        assert device.refused("csr") == (13, "pin-final-try")
+        assert _told_by_doctor(device)[0] == "failed"
         assert tpm.wrong_pins() == 2
 
 

@@ -54,7 +54,7 @@ def test_a_busy_api_is_told_with_the_next_try(device: Device, thing: str) -> Non
     with https_server(authority, busy, is_ready=True) as server:
         device.extra["HSM_ENROLL_CA_FILE"] = str(authority.certificate)
         told = _first_word_of(device, server.url, "init", "--api", server.url, "--thing", thing)
-    assert told.startswith(f"  {server.url} is busy (status 503); trying again in 2.")
+    assert told.startswith(f"  {server.url} is busy (status 503); trying again in 2 s")
 
 
 def test_operators_and_doctor_are_told_too(operator: Operator, device: Device, silent_port: int) -> None:

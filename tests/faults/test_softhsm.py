@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,6 +30,12 @@ shift 2
 status=$?
 [ -s "$SAFE"/*/token.object ] || exit 97
 exit $status
+"""
+
+_ON_A_READ_ONLY_DISK = """
+mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" || exit 99
+shift
+"$@"
 """
 
 
@@ -96,6 +103,46 @@ def test_d28_the_doctor_sees_a_full_disk(device: Device) -> None:
     assert "is full" in finding["message"]
 
 
+def test_d6_a_read_only_disk_is_named_and_nobodys_rights_are_blamed(device: Device) -> None:
+    """D6: doctor warns of what init fails with; a token that is listed is not called closed to its own owner."""
+
+    def run(*command: str) -> tuple[int, dict[str, Any]]:
+        script = ["sh", "-c", _ON_A_READ_ONLY_DISK, "sh", str(device.softhsm.tokens)]
+        done = subprocess.run(
+            ["unshare", "--map-root-user", "--mount", *script, sys.executable, "-m", "hsm_enroll", *command, "--json"],
+            env=device.environment, capture_output=True, text=True, timeout=_TIME_LIMIT, check=False,
+        )  # fmt: skip
+        return done.returncode, documents.read(list(command), done.stdout)
+
+    told = f"SoftHSM's folder of tokens {device.softhsm.tokens} is on a file system that is mounted read-only"
+    status, doctor = run("doctor")
+    [finding] = [check for check in doctor["checks"] if check["id"] == "token.store"]
+    assert (status, finding["status"]) == (0, "warning")
+    assert told in finding["message"]
+    _, listed = run("tokens")
+    assert listed["modules"][0]["hint"] is None
+    status, failed = run("csr")
+    assert (status, failed["error"]["hint"]) == (15, finding["hint"])
+    assert told in failed["error"]["message"]
+
+
+def test_d6_a_token_that_is_gone_has_one_hint_everywhere_and_it_helps(faulty: FaultyDevice) -> None:
+    """D6: status, doctor, init and publish send the owner of a lost token the same way, which ends in a new key."""
+    device = faulty.device
+    device.extra["HSM_ENROLL_MODULE"] = str(MODULE)
+    device.json(*_INIT)
+    shutil.rmtree(_token_folder(device))
+    (device.home / "pin").rename(device.home / "pin.old")
+    device.json("token", "create", "--label", "gateway")
+    hints = {device.json("status", status=11)["error"]["hint"], device.error(*_INIT)["hint"]}
+    hints |= {device.error("publish", "a", "b")["hint"]}
+    hints |= {check["hint"] for check in device.json("doctor", status=1)["checks"] if check["id"] == "token"}
+    [hint] = hints
+    assert "hsm-enroll init --new-key INVITE" in hint
+    device.json("init", "--new-key", "--thing", THING, "--no-publish")
+    assert device.json("doctor")["ok"]
+
+
 def _emptied(file: Path) -> None:
     file.write_bytes(b"")
 
@@ -132,6 +179,28 @@ def test_d28_a_lost_token_is_named_with_the_way_back(
     device.json("token", "create", "--label", "gateway")
     device.json("init", "--new-key", "--thing", THING, "--no-publish")
     assert len(device.key_ids()) == 1
+
+
+@pytest.mark.parametrize("write", range(1, 9))
+def test_d28_a_killed_creation_of_a_token_is_not_a_dead_end(device: Device, write: int) -> None:
+    """D28: killed at any moment, token create can be run again, or says which folder is in the way of every token."""
+    device.softhsm.remove_token("gateway")
+    for name in ("pin", "token.json"):
+        (device.home / name).unlink(missing_ok=True)
+    _killed(device, write, "token", "create", "--label", "gateway")
+    again = device.run("token", "create", "--label", "gateway", "--json")
+    if again.returncode != 0:
+        error = documents.read(["token", "create"], again.stdout)["error"]
+        [folder] = device.softhsm.tokens.iterdir()
+        assert f"SoftHSM has lost the token in {folder}: its file token.object is damaged" in error["message"]
+        assert f"remove {folder}" in error["hint"]
+        # Without its flags such a token keeps SoftHSM from listing any token.
+        if error["code"] == "module-unusable":
+            checks = device.json("doctor", status=1)["checks"]
+            assert [check["hint"] for check in checks if check["id"] == "token"] == [error["hint"]]
+        shutil.rmtree(folder)
+        device.json("token", "create", "--label", "gateway")
+    device.json("csr")
 
 
 def test_d28_another_token_that_was_lost_is_a_warning(device: Device) -> None:

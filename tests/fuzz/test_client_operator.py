@@ -69,7 +69,6 @@ _SAMPLES: dict[str, dict[str, Any]] = {
         "examined": 2,
         "restored": [{"thing": "gateway-1", "certificateId": _SHA256, "status": "issued"}],
         "left": [{"certificateId": _SHA256, "reason": "other-key"}],
-        "dated": 0,
     },
     "shown_thing": {
         "thing": {

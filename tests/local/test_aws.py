@@ -21,6 +21,7 @@ from botocore.exceptions import ClientError
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from hsm_enroll.backend_folder import backend_folder
 from hsm_enroll.local.cloud import Endpoints
 from tests.support.clients import (
     TIME_LIMIT,
@@ -418,3 +419,19 @@ def test_logs_are_kept_and_say_what_happened(cloud: Endpoints, enrolled: Softwar
 
 def _certificate(device: SoftwareDevice) -> x509.Certificate:
     return x509.load_pem_x509_certificate(Path(device.identity.certificate).read_bytes())
+
+
+def test_a_change_set_changes_all_that_it_says(cloud: Endpoints) -> None:
+    """Its outputs are those of the new parameters, and the same once more is no change; the endpoint is one only."""
+    formation = aws(cloud, "cloudformation")
+    (there,) = formation.describe_stacks()["Stacks"]
+    kept = [each for each in there["Parameters"] if each["ParameterKey"] != "Version"]
+    wanted = [*kept, {"ParameterKey": "Version", "ParameterValue": "1.2.3"}]
+    template = (backend_folder() / "template.yaml").read_text()
+    told = {"StackName": "hsm-enroll", "TemplateBody": template, "Parameters": wanted, "ChangeSetType": "UPDATE"}
+    formation.execute_change_set(ChangeSetName=formation.create_change_set(ChangeSetName="first", **told)["Id"])
+    assert stack_outputs(cloud)["Version"] == "1.2.3"
+    again = formation.create_change_set(ChangeSetName="second", **told)["Id"]
+    assert "didn't contain changes" in formation.describe_change_set(ChangeSetName=again)["StatusReason"]
+    endpoints = {iot(cloud).describe_endpoint(endpointType="iot:Data-ATS")["endpointAddress"] for _ in range(2)}
+    assert endpoints == {cloud.mqtt_endpoint}

@@ -136,8 +136,10 @@ def test_ports_are_written_in_a_form_that_is_read_again(kept: Path) -> None:
         ("kept-state", None, "kept-state is damaged"),
         ("kept-state", b'{"moto": "1.0", "Python": "3.11"}\n', "was written with moto 1.0 and Python 3.11"),
         ("kept-ports.json", b'{"version": 1, "api": 1}', "kept-ports.json cannot be read"),
+        ("kept-ports.json", b'{"version": 1, "api": 65536, "mqtt": 0, "aws": 0}', "kept-ports.json cannot be read"),
+        ("kept-ports.json", b'{"version": 1, "api": 0, "mqtt": -1, "aws": 0}', "kept-ports.json cannot be read"),
     ],
-    ids=["junk", "cut off", "another version", "ports"],
+    ids=["junk", "cut off", "another version", "ports", "too high a port", "too low a port"],
 )
 def test_what_cannot_be_read_is_an_error(kept: Path, name: str, content: bytes | None, message: str) -> None:
     """D27: it names the file, says how to go on, and leaves the file as it is."""
@@ -148,6 +150,13 @@ def test_what_cannot_be_read_is_an_error(kept: Path, name: str, content: bytes |
         pass
     assert f"rm {file}" in caught.value.hint
     assert file.read_bytes() == written
+
+
+def test_ports_of_a_newer_version_are_told_apart(kept: Path) -> None:
+    """D12: in the background too, a start says that a newer version wrote the file."""
+    (kept / "kept-ports.json").write_text('{"version": 2}')
+    with pytest.raises(LocalCloudError, match=r"reads formats up to 1\. Its log: "):
+        detach(kept, TIME_LIMIT, KEPT)
 
 
 def test_a_start_that_fails_keeps_what_was_kept(kept: Path, tmp_path: Path) -> None:

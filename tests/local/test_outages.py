@@ -121,6 +121,16 @@ def test_a_command_of_another_version_is_an_error(cloud: Endpoints) -> None:
     restart(cloud.home, "api")
 
 
+def test_whoever_asks_and_goes_does_not_end_the_commands(cloud: Endpoints) -> None:
+    """D27: after a command whose sender was interrupted, the cloud accepts the next one."""
+    path, before = os.path.relpath(cloud.home / "control.socket"), _broker(cloud)
+    with socket.socket(socket.AF_UNIX) as impatient:
+        impatient.connect(path)
+        impatient.sendall(b'{"command": "restart", "target": "broker"}\n')
+    restart(cloud.home, "api")
+    assert _broker(cloud) != before
+
+
 def _health(cloud: Endpoints) -> int:
     return requests.get(f"{cloud.api_url}/v1/health", verify=str(cloud.ca_file), timeout=TIME_LIMIT).status_code
 

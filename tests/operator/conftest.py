@@ -15,11 +15,10 @@ from botocore.loaders import JSONFileLoader
 from moto import mock_aws
 from moto.apigateway.models import RestAPI, apigateway_backends
 from moto.cloudformation.models import ChangeSet
-from moto.cloudformation.parsing import OutputMap
 from moto.dynamodb.models.table import Table
 from moto.iot.models import FakePolicy
 
-from hsm_enroll.local.fidelity import policy_in_json, update_policy, update_table
+from hsm_enroll.local.fidelity import apply_change_set, policy_in_json, update_policy, update_table
 from hsm_enroll.operator import package, stack
 
 REGION = "eu-central-1"
@@ -64,15 +63,6 @@ def with_body(name: str, cloudformation_json: Any, account_id: str, region_name:
     created = _create_rest_api(name, cloudformation_json, account_id, region_name, **named)
     body = cloudformation_json["Properties"]["Body"]
     return apigateway_backends[account_id][region_name].put_rest_api(created.id, body, fail_on_warnings=False)
-
-
-def apply_change_set(change_set: Any) -> None:
-    """Carry a change set out with its outputs, parameters and tags, which moto leaves as they were."""
-    there = change_set.stack
-    there.tags = change_set.tags
-    there.template_dict, there.parameters = change_set.template_dict, change_set.parameters
-    there.resource_map.update(change_set.template_dict, change_set.parameters)
-    there.output_map = OutputMap(there.resource_map, there.template_dict, there.stack_id)
 
 
 @pytest.fixture

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 
 from hsm_enroll.backend_folder import backend_folder
-from hsm_enroll.errors import UsageError
+from hsm_enroll.errors import InterruptedRunError, UsageError
+from hsm_enroll.iot_policy import Policy
 from hsm_enroll.operator import deployment
-from hsm_enroll.operator.device_policy import TEMPLATES_OWN, DevicePolicy, read
+from hsm_enroll.operator.change_set import Plan
+from hsm_enroll.operator.device_policy import TEMPLATES_OWN, DevicePolicy, compare, read
+from hsm_enroll.operator.template_policy import template_policy
 from tests.operator.conftest import ACCOUNT_ID, REGION
 from tests.operator.deploying import UNKNOWN_TO_MOTO, answers, calls, client, deploy, refusal, status
 
@@ -246,3 +249,34 @@ def test_two_deployments_have_each_its_own_policy() -> None:
     deploy("invite", name="one", policy=TIGHT)
     deploy("invite", name="two")
     assert (status("one").device_policy, status("two").device_policy) == ("own", "default")
+
+
+def test_the_templates_policy_is_known_before_it_is_deployed() -> None:
+    """What AWS IoT gets from the template and what a plan says of it are the same."""
+    document = in_force(deploy().status.outputs["PolicyName"])
+    assert compare(Policy.parse(document), template_policy(ARNS)) == ((), ())
+
+
+def test_what_changes_for_devices_is_in_the_plan() -> None:
+    """It is approved like everything else, and nothing has changed before."""
+    name = deploy().status.outputs["PolicyName"]
+    before = in_force(name)
+    seen: list[Plan] = []
+
+    def refuse(plan: Plan) -> None:
+        seen.append(plan)
+        raise InterruptedRunError("no")
+
+    with pytest.raises(InterruptedRunError):
+        deploy(policy=TIGHT, approve=refuse)
+    change = seen[0].policy_change
+    assert change is not None
+    assert [rule.resource for rule in change.added if rule.action == "iot:Publish"] == [f"{ARNS}topic/plant/{THING}/*"]
+    assert in_force(name) == before
+
+
+def test_what_somebody_changed_in_aws_iot_is_not_said_to_change() -> None:
+    """CloudFormation leaves a resource alone whose definition is the same."""
+    name = deploy().status.outputs["PolicyName"]
+    client("iot").create_policy_version(policyName=name, policyDocument=TIGHT.text, setAsDefault=True)
+    assert deploy("open").policy_change == ((), ())

@@ -233,6 +233,8 @@ def test_an_update_that_fails_says_why_and_the_old_one_stays(
         ("CREATE_IN_PROGRESS", "Wait"),
         ("ROLLBACK_FAILED", "hsm-enroll backend delete"),
         ("DELETE_FAILED", "hsm-enroll backend delete"),
+        ("UPDATE_FAILED", "RollbackStack"),
+        ("UPDATE_ROLLBACK_FAILED", "ContinueUpdateRollback"),
     ],
 )
 def test_a_stack_that_cannot_be_updated_is_left_alone(state: str, advice: str) -> None:

@@ -362,7 +362,7 @@ def test_status_shows_version_date_and_drift(
     assert shown["version"] == "0.1.0"
     drifting(monkeypatch, "IN_SYNC", {"StackResourceDrifts": []})
     run("status", "--drift")
-    assert "Drift    none\n" in capsys.readouterr().out
+    assert "Drift     none\n" in capsys.readouterr().out
 
 
 def test_drift_that_cannot_be_checked_is_not_known(
@@ -374,7 +374,7 @@ def test_drift_that_cannot_be_checked_is_not_known(
     with monkeypatch.context() as failing:
         drifting(failing, "IN_SYNC", {"StackResourceDrifts": []}, **partly)
         run("status", "--drift")
-    assert "Drift    none (Failed to detect drift on [Api])" in capsys.readouterr().out.splitlines()
+    assert "Drift     none (Failed to detect drift on [Api])" in capsys.readouterr().out.splitlines()
     answers(monkeypatch, "DetectStackDrift", refusal("AccessDenied", "DetectStackDrift"))
     run("status", "--drift", "--json")
     shown = documents.read(["backend", "status"], capsys.readouterr().out)
@@ -402,4 +402,85 @@ def test_the_last_known_drift_is_shown(monkeypatch: pytest.MonkeyPatch, capsys: 
     described["Stacks"][0]["DriftInformation"] = {"StackDriftStatus": "DRIFTED"}
     answers(monkeypatch, "DescribeStacks", described)
     run("status")
-    assert "Drift    the resources are not as deployed\n" in capsys.readouterr().out
+    assert "Drift     the resources are not as deployed\n" in capsys.readouterr().out
+
+
+def moves(name: str, recreation: str = "Conditionally") -> dict[str, Any]:
+    """Return the detail of a change of a property."""
+    return {"Target": {"Attribute": "Properties", "Name": name, "RequiresRecreation": recreation}}
+
+
+INDEX = [moves("AttributeDefinitions"), moves("GlobalSecondaryIndexes"), moves("TimeToLiveSpecification", "Never")]
+
+
+@pytest.mark.parametrize(
+    ("details", "refused"),
+    [(INDEX, False), ([*INDEX, moves("KeySchema")], True), ([moves("KeySchema")], True), ([], True)],
+)
+def test_a_new_index_of_the_ledger_is_not_a_loss(
+    monkeypatch: pytest.MonkeyPatch, details: list[dict[str, Any]], refused: bool
+) -> None:
+    """It adds an attribute's definition, and CloudFormation says of these that editing one would replace the table."""
+    run("deploy", "--yes", "--quiet")
+    planned(monkeypatch, {**LEDGER, "Action": "Modify", "Replacement": "Conditional", "Details": details})
+    if refused:
+        with pytest.raises(UsageError, match="Ledger"):
+            run("deploy", "--yes", "--auth", "open", "--quiet")
+    else:
+        run("deploy", "--yes", "--auth", "open", "--quiet")
+    assert status().auth == ("invite" if refused else "open")
+
+
+def test_a_stack_that_somebody_deployed_meanwhile_is_not_deleted() -> None:
+    """Two first deployments: one is carried out while the other one's question is open, and then answered with no."""
+
+    def deployed_by_somebody(_plan: Plan) -> None:
+        (there,) = cloudformation_backends[ACCOUNT_ID][REGION].stacks.values()
+        there.status = "CREATE_IN_PROGRESS"
+        raise InterruptedRunError("no")
+
+    with pytest.raises(InterruptedRunError):
+        deploy(approve=deployed_by_somebody)
+    assert stacks() == ["CREATE_IN_PROGRESS"]
+
+
+@pytest.mark.parametrize("code", ["InvalidChangeSetStatus", "ChangeSetNotFound", "AccessDenied"])
+def test_a_change_set_that_cannot_be_executed_is_discarded(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """A first deployment leaves no empty stack then; if another one came first, that is said."""
+    with monkeypatch.context() as refused:
+        answers(refused, "ExecuteChangeSet", refusal(code, "ExecuteChangeSet"))
+        with pytest.raises(AwsError, match=code) as raised:
+            deploy()
+    assert stacks() == []
+    assert ("computes a new plan" in raised.value.hint) is (code != "AccessDenied")
+
+
+def test_a_request_whose_answer_is_lost_can_be_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """botocore repeats it, and CloudFormation recognizes it by its token; without, a retry would be refused."""
+    asked = requests(monkeypatch)
+    deploy()
+    delete()
+    tokens = {
+        name: params.get("ClientToken") or params.get("ClientRequestToken")
+        for name, params in asked
+        if name in {"CreateChangeSet", "ExecuteChangeSet", "DeleteStack"}
+    }
+    assert len(tokens) == len(set(tokens.values()) - {None}) == 3
+
+
+@pytest.mark.parametrize("doing", ["updated", "deleted"])
+def test_an_interrupted_wait_says_that_cloudformation_goes_on(monkeypatch: pytest.MonkeyPatch, doing: str) -> None:
+    """Ctrl-C ends the command and not the stack's operation, and the next deployment has to wait for that."""
+    deploy()
+
+    begun: list[str] = []
+
+    def interrupt(model: Any, **_: Any) -> None:
+        if begun and model.name == "DescribeStackEvents":
+            raise KeyboardInterrupt
+        if model.name in {"ExecuteChangeSet", "DeleteStack"}:
+            begun.append(model.name)
+
+    hear(monkeypatch, "before-call", interrupt)
+    with pytest.raises(InterruptedRunError, match=f"CloudFormation goes on: the stack 'hsm-enroll' is being {doing}"):
+        deploy("open") if doing == "updated" else delete()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -99,6 +101,26 @@ def test_a_users_tests_have_cloud_token_and_device(run: Run, arguments: tuple[st
     """D27: each device is a new one, works in this process and in others, and leaves the environment as it was."""
     output = run({"test_program.py": _PROGRAM}, *arguments)
     assert re.search(r"= 5 passed in ", output), output
+
+
+_KILLED = """
+import os
+import signal
+
+
+def test_it(local_cloud):
+    print("cloud", (local_cloud.home / "lock").read_text())
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_run_that_is_killed_leaves_no_cloud(run: Run) -> None:
+    """D27: the cloud ends with pytest, even if that is killed, as by a CI job's time limit."""
+    output = run({"test_it.py": _KILLED}, "-s")
+    found = re.search(r"cloud (\d+)", output)
+    assert found, output
+    with suppress(ProcessLookupError), os.fdopen(os.pidfd_open(int(found[1]))) as cloud:
+        assert select.select([cloud], [], [], 30.0)[0]
 
 
 def test_the_fixtures_are_documented(run: Run) -> None:

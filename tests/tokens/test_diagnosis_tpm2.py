@@ -122,7 +122,7 @@ def test_a_store_without_the_token_is_named(tpm: Tpm2, store: Path, tmp_path: Pa
     error = _told(tpm, tmp_path)
     assert error.message == f"this machine has no initialised token; tpm2-pkcs11's store {store} contains no token"
     assert "set TPM2_PKCS11_STORE to its folder" in error.hint
-    with Tokens() as tokens, pytest.raises(TokenNotFoundError, match=f"'gateway' was not found; .*{store} contains"):
+    with Tokens() as tokens, pytest.raises(TokenNotFoundError, match=f"was not found; .*{store} contains"):
         tokens.public_key(name, label="x", key_id=b"x")
 
 

@@ -46,6 +46,14 @@ def test_a_token_is_chosen_by_its_label(token: TokenUnderTest) -> None:
     assert chosen.name == choose([token.module], wanted, inventory.list_tokens).name
 
 
+def test_d6_no_such_label_lists_labels_and_serials(token: TokenUnderTest) -> None:
+    """D6: if only a label is asked for, the error lists what a person reads: labels and serials, in brackets."""
+    with pytest.raises(TokenNotFoundError) as caught:
+        choose([token.module], Pkcs11Uri(token="another"), inventory.list_tokens)
+    assert caught.value.message.startswith("no token matches pkcs11:token=another (found: '")
+    assert f"{token.label!r} with serial {token.name.serial}" in caught.value.message
+
+
 def test_a_token_is_chosen_by_all_that_names_it(token: TokenUnderTest) -> None:
     """The URI that a report gives, with label, serial, manufacturer and model, finds the token again."""
     name = token.name
@@ -136,9 +144,13 @@ def test_d6_a_token_that_is_gone_is_not_opened(softhsm: SoftHsmUnderTest) -> Non
         return softhsm.pin
 
     gone = name._replace(module=softhsm.module_copy(softhsm.module.parent))
-    with pytest.raises(TokenNotFoundError, match="'gateway' was not found"), session.opened(gone, pin):
+    with (
+        pytest.raises(TokenNotFoundError, match=r"'gateway' with serial .* was not found") as raised,
+        session.opened(gone, pin),
+    ):
         pass
     assert asked == []
+    assert "hsm-enroll init --new-key INVITE" in raised.value.hint
 
 
 @pytest.mark.parametrize("answer", [0x32, 0xE0, 0xE1], ids=["removed", "not present", "not recognized"])
@@ -173,7 +185,7 @@ def test_a_broken_module_is_mentioned_where_no_token_matches(softhsm: SoftHsmUnd
     """D5: where no module has the token, the error says which of them could not be used, since it may be there."""
     broken = tmp_path / "broken.so"
     broken.write_text("no module\n")
-    with pytest.raises(TokenNotFoundError, match=f"found: pkcs11:.*; {broken} cannot be used"):
+    with pytest.raises(TokenNotFoundError, match=rf"[(]found: '.*' with serial .*[)]; {broken} cannot be used"):
         choose([broken, softhsm.module], Pkcs11Uri(token="another"), listed)
     softhsm.remove_token(LABEL)
     with pytest.raises(TokenNotFoundError, match=f"no initialised token; {broken} cannot be used") as caught:

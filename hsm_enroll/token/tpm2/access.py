@@ -132,5 +132,5 @@ def _without_device(device: Path, bare: Path | None) -> Fault:
     return Fault(
         f"there is no TPM: {device} does not exist",
         "Check that the TPM is enabled in the firmware's setup and its driver is loaded (dmesg | grep -i tpm). "
-        f"For a TPM that is not a device, set {VARIABLE}.",
+        f"For a TPM without a device file, set {VARIABLE}.",
     )

@@ -175,6 +175,16 @@ def test_each_wait_is_told_with_its_reason(policy: Policy, ending: str) -> None:
     send, _ = _sender(_answer(429, "2"), _NOT_SENT, _answer(400))
     retried(send, policy, waits.append, told.append, waits.clock)
     assert told == [
-        f"https://api.example is busy (status 429); trying again in 2.5 s{ending}",
-        f"no connection; trying again in 1.0 s{ending}",
+        f"https://api.example is busy (status 429); trying again in 2 s{ending}",
+        f"no connection; trying again in 1 s{ending}",
     ]
+
+
+def test_a_wait_of_less_than_a_second_has_no_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """D16: nobody needs to know that the next try is 0.0 s away."""
+    monkeypatch.setattr("random.uniform", lambda low, _: low)
+    told: list[str] = []
+    waits = Waits()
+    send, _ = _sender(_NOT_SENT, _answer(400))
+    retried(send, Limits(tries=2, statuses=set()), waits.append, told.append, waits.clock)
+    assert told == ["no connection; trying again"]

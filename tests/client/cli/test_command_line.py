@@ -102,6 +102,9 @@ def test_an_argument_that_is_not_text_is_wrong_usage(machine: Machine, arguments
         (("token", "creat"), "No such command 'creat'. Did you mean 'create'?"),
         (("fleet", "lst"), "Did you mean 'list'?"),
         (("invite", "create", "--thin", "x"), "No such option '--thin'. Did you mean '--thing'?"),
+        (("status", "--subject"), "No such option '--subject'.\n"),
+        (("local", "fail"), "Missing option '--next'. Choose from: 503, lost, "),
+        (("token", "create", "--label", ""), "error: the token's label is empty\n"),
         (("local", "up", "--auth", "opn"), "'opn' is not one of 'invite', 'open'"),
         (("tokens", "extra"), "Got unexpected extra argument (extra)"),
         (("publish", "x", "-5"), "put -- before all values"),
@@ -120,6 +123,15 @@ def test_a_mistake_is_told_with_what_was_meant(machine: Machine, arguments: tupl
     run = _run(machine, *arguments)
     assert run.returncode == 2
     assert expected in (run.stdout + run.stderr).decode()
+
+
+@pytest.mark.parametrize("command", [("backend", "deploy"), ("init",), ("token", "create")], ids=str)
+def test_help_breaks_no_word(machine: Machine, command: tuple[str, ...]) -> None:
+    """No line of a help text ends at a hyphen: the program's name and the options can be copied."""
+    text = _run(machine, *command, "--help").stdout.decode()
+    assert not [line for line in text.splitlines() if line.endswith("-")]
+    assert "hsm-enroll" in text
+    assert "\0" not in text
 
 
 def test_a_value_that_begins_with_a_dash_follows_two(machine: Machine) -> None:

@@ -45,6 +45,25 @@ def test_what_has_no_place_to_break_stays_whole() -> None:
     assert uri in wrapped(f"Key  {uri}", 40).split("\n")[-1]
 
 
+@pytest.mark.parametrize(
+    ("text", "command"),
+    [
+        ("  To replace the key, use a new one: hsm-enroll init --new-key INVITE.", "hsm-enroll init --new-key INVITE."),
+        ("In  slot 0; to create one: hsm-enroll token create --label LABEL", "hsm-enroll token create --label LABEL"),
+        ("  To finish it, run the same hsm-enroll init command again: it resumes", "hsm-enroll init"),
+        ("  Then run hsm-enroll csr --key 'pkcs11:id=%01' again", "hsm-enroll csr --key 'pkcs11:id=%01'"),
+    ],
+    ids=["placeholder", "group", "prose", "quoted"],
+)
+def test_a_command_stays_on_one_line(text: str, command: str) -> None:
+    """At every width where a command fits on a line it can be copied whole, and nothing is longer than a line."""
+    for width in range(max(20, len(command)), len(text)):
+        lines = wrapped(text, width).split("\n")
+        assert any(command in line for line in lines), width
+        assert all(len(line) <= width for line in lines), width
+        assert " ".join(lines).split() == text.split()
+
+
 def test_short_lines_stay_as_they_are() -> None:
     """What fits is not touched, blank lines and columns included."""
     text = "Thing   gateway-17\n\n  a    b"
@@ -55,7 +74,7 @@ def test_short_lines_stay_as_they_are() -> None:
     ("text", "expected"),
     [
         ("Key       and 0123456789", "Key       and\n          0123456789"),
-        ("Key       0123456789abcdef", "Key\n    0123456789abcdef"),
+        ("Key       0123456789abcdef", "Key\n  0123456789abcdef"),
         ("Key       0123456789abcdefghijkl", "Key\n0123456789abcdefghijkl"),
         ("    0123456789abcdefgh", "  0123456789abcdefgh"),
     ],

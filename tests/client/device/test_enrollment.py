@@ -246,12 +246,16 @@ def test_a_refused_replacement_leaves_the_identity_as_it_was(world: World, tmp_p
         enroll(_NEW_KEY, tmp_path, world.ports())
     asked = len(world.requests)
     plain = enroll(_REQUEST, tmp_path, world.ports())
-    assert (plain.identity, plain.already_enrolled, plain.replacement_open) == (first, True, True)
+    assert (plain.identity, plain.already_enrolled) == (first, True)
+    unfinished = pending(tmp_path, first)
+    assert unfinished is not None
+    assert unfinished.what is What.REPLACEMENT
     assert len(world.requests) == asked
     world.refusal = ""
     second = enroll(_NEW_KEY, tmp_path, world.ports()).identity
     assert {key_id for _, key_id in world.keys} == {first.key_id, second.key_id}
-    assert not enroll(_REQUEST, tmp_path, world.ports()).replacement_open
+    enroll(_REQUEST, tmp_path, world.ports())
+    assert pending(tmp_path, second) is None
 
 
 def test_an_attempt_of_another_key_type_is_given_up_with_its_key(world: World, tmp_path: Path) -> None:

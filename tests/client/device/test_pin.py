@@ -391,7 +391,7 @@ def test_a_pin_of_an_unknown_token_is_not_tried(tmp_path: Path) -> None:
 
 def test_a_made_pin_is_certain_until_its_token_refuses_it(tmp_path: Path) -> None:
     """D1: the last try may be used for the PIN of a finished token, unless that token has refused it before."""
-    pin.save_pin(tmp_path, Secret(_PIN))
+    pin.save_pin(tmp_path, pin.generate_pin())
     pin.save_owner(tmp_path, _TOKEN._replace(serial=""))
     assert not _saved(tmp_path).origin.is_certain
     pin.save_owner(tmp_path, _TOKEN)
@@ -402,6 +402,15 @@ def test_a_made_pin_is_certain_until_its_token_refuses_it(tmp_path: Path) -> Non
     assert not _saved(tmp_path).origin.is_certain
     pin.save_owner(tmp_path, _TOKEN)
     assert _saved(tmp_path).origin.is_certain
+
+
+@pytest.mark.parametrize("edit", [lambda _: "{", lambda made: made[:-1], lambda made: f"{made[:-1]}!"])
+def test_a_made_pin_whose_file_was_damaged_is_not_certain(tmp_path: Path, edit: Callable[[str], str]) -> None:
+    """D1: what cannot be a generated PIN would be a wrong one, and must not be the try that locks a TPM."""
+    made = pin.generate_pin()
+    pin.save_owner(tmp_path, _TOKEN)
+    pin.save_pin(tmp_path, Secret(edit(made.reveal())))
+    assert not _saved(tmp_path).origin.is_certain
 
 
 def _saved(folder: Path) -> Pin:
@@ -422,7 +431,7 @@ def test_the_place_of_a_made_pin_that_is_gone_is_a_persons(tmp_path: Path) -> No
 
 def test_a_pin_knows_where_it_came_from(tmp_path: Path) -> None:
     """D1: each source names itself, so that a wrong PIN can be corrected there; only the saved one is certain."""
-    pin.save_pin(tmp_path, Secret(_PIN))
+    pin.save_pin(tmp_path, pin.generate_pin())
     pin.save_owner(tmp_path, _TOKEN)
     credentials = _credentials(tmp_path, _PIN)
     file = _pin_file(tmp_path)
@@ -438,7 +447,7 @@ def test_a_pin_knows_where_it_came_from(tmp_path: Path) -> None:
         (f"the PIN in the systemd credential {credentials['CREDENTIALS_DIRECTORY']}/hsm-enroll.pin", False),
         ("the PIN in HSM_ENROLL_PIN", False),
         (f"the PIN that token create saved in {tmp_path}/pin", True),
-        ("the PIN that was typed", False),
+        ("the PIN you typed", False),
     ]
 
 
@@ -479,8 +488,11 @@ def test_a_damaged_note_is_corrupt(tmp_path: Path, name: str, damage: object) ->
     if damage == "missing":
         del document[name]
     file.write_text(json.dumps(document))
-    with pytest.raises(StateCorruptError, match=str(file)):
+    with pytest.raises(StateCorruptError, match=str(file)) as caught:
         pin.saved_pin(tmp_path, _TOKEN)
+    # Without the note, the PIN's file is one like any other.
+    assert f"set HSM_ENROLL_PIN_FILE to the PIN's own file, {pin.saved_pin_file(tmp_path)}" in caught.value.hint
+    assert pin.read_file(pin.saved_pin_file(tmp_path)).reveal() == _PIN
 
 
 _BEGUN = TokenName(_TOKEN.module, _TOKEN.label, serial="", manufacturer="", model="")

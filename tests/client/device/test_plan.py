@@ -86,10 +86,10 @@ def _obtain(name: str, under_way: Attempt | None, *, has_ended: bool = False) ->
         (_NEW_KEY, None, _FIRST, _NOW, Obtain("gateway-17", _FIRST)),
         (_P384, None, _FIRST, _NOW, Obtain(None, _FIRST)),
         # Enrolled, and nothing under way.
-        (_PLAIN, _IDENTITY, None, _NOW, Verify(_IDENTITY, replacement_open=False)),
-        (_NAMELESS, _IDENTITY, None, _NOW, Verify(_IDENTITY, replacement_open=False)),
-        (_CONFIGURED_P384, _IDENTITY, None, _NOW, Verify(_IDENTITY, replacement_open=False)),
-        (Request(None, said=_SAME), _IDENTITY, None, _NOW, Verify(_IDENTITY, replacement_open=False)),
+        (_PLAIN, _IDENTITY, None, _NOW, Verify(_IDENTITY)),
+        (_NAMELESS, _IDENTITY, None, _NOW, Verify(_IDENTITY)),
+        (_CONFIGURED_P384, _IDENTITY, None, _NOW, Verify(_IDENTITY)),
+        (Request(None, said=_SAME), _IDENTITY, None, _NOW, Verify(_IDENTITY)),
         (_NEW_KEY, _IDENTITY, None, _NOW, _obtain("gateway-17", None)),
         (_ELSE, _IDENTITY, None, _NOW, _obtain("gateway-18", None)),
         (_P384, _IDENTITY, None, _NOW, _obtain("gateway-17", None)),
@@ -103,7 +103,7 @@ def _obtain(name: str, under_way: Attempt | None, *, has_ended: bool = False) ->
         (_ELSE, _IDENTITY, _REPLACED, _NOW, _obtain("gateway-18", None)),
         (_P384, _IDENTITY, _REPLACED, _NOW, _obtain("gateway-17", None)),
         # A replacement under way: only --new-key goes on with it.
-        (_PLAIN, _IDENTITY, _REPLACING, _NOW, Verify(_IDENTITY, replacement_open=True)),
+        (_PLAIN, _IDENTITY, _REPLACING, _NOW, Verify(_IDENTITY)),
         (_NEW_KEY, _IDENTITY, _REPLACING, _NOW, _obtain("gateway-17", _REPLACING)),
         # The certificate has ended.
         (_PLAIN, _IDENTITY, None, _LATER, _obtain("gateway-17", None, has_ended=True)),
@@ -111,7 +111,7 @@ def _obtain(name: str, under_way: Attempt | None, *, has_ended: bool = False) ->
         (_NAMELESS, _IDENTITY, _REPLACING, _LATER, _obtain("gateway-17", _REPLACING, has_ended=True)),
         (_NEW_KEY, _IDENTITY, None, _LATER, _obtain("gateway-17", None)),
         # A clock that is a little slow makes a new certificate look as if it came from the future.
-        (_PLAIN, _IDENTITY, None, _NOW - timedelta(days=1.5), Verify(_IDENTITY, replacement_open=False)),
+        (_PLAIN, _IDENTITY, None, _NOW - timedelta(days=1.5), Verify(_IDENTITY)),
     ],
 )
 def test_each_state_has_its_plan(
@@ -127,6 +127,18 @@ def test_an_enrolled_device_does_not_become_another_thing_by_the_way(attempt: At
     """Another Thing's name is refused unless a new key is asked for, whatever is under way."""
     with pytest.raises(UsageError, match="'gateway-17', not as 'gateway-18'"):
         decide(Request("gateway-18"), _IDENTITY, attempt, now)
+
+
+@pytest.mark.parametrize(
+    ("said", "keep"),
+    [(Said(thing_name="gateway-18"), "leave out --thing gateway-18"), (Said(), "HSM_ENROLL_THING or in config.toml")],
+)
+def test_the_hint_names_the_source_of_a_things_name(said: Said, keep: str) -> None:
+    """A name that contradicts what is in place is corrected where it comes from, which need not be an option."""
+    with pytest.raises(UsageError) as raised:
+        decide(Request("gateway-18", said=said), _IDENTITY, None, _NOW)
+    assert keep in raised.value.hint
+    assert "init --new-key --thing gateway-18 INVITE" in raised.value.hint
 
 
 @pytest.mark.parametrize("attempt", [None, _FIRST, _REPLACING, _REPLACED])

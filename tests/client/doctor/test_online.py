@@ -6,14 +6,16 @@ import socket
 import socketserver
 import ssl
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import urllib3.connection
 
 from hsm_enroll.backend_api.client import EnrollmentClient
 from hsm_enroll.doctor import Finding, Patient, Status, api, checks_online, network
@@ -94,6 +96,15 @@ def test_who_intercepts_the_api_is_named(interceptor: Authority, settings: Calla
     assert b"Authorization" not in requests
 
 
+def test_an_api_that_fails_is_not_blamed_on_the_network(authority: Authority, settings: Callable[..., Patient]) -> None:
+    """D15: where the API answers 503, the hint is about the API; the doctor has nothing to resume."""
+    with https_server(authority, response("503 Service Unavailable", "")) as server:
+        finding = checks_online.api(settings(api_url=server.url))
+    assert _found(finding) == ("api.reachable", Status.FAILED)
+    assert finding.hint.startswith("The network is fine, the API is not: wait a few minutes")
+    assert "resumes" not in finding.hint
+
+
 def test_an_interceptor_behind_a_proxy_is_named(
     interceptor: Authority, settings: Callable[..., Patient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +141,16 @@ def test_a_clock_that_is_not_the_apis_is_told(
         finding = checks_online.clock(settings(api_url=server.url))
     assert _found(finding) == ("online.clock", status)
     assert (("ahead of" if direction > 0 else "behind") in finding.message) is (status is not Status.OK)
+
+
+def test_a_library_that_warns_of_the_clock_is_not_heard(
+    authority: Authority, settings: Callable[..., Patient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D14: with a clock before its own release urllib3 warns on stderr, in its own words; doctor's checks say it."""
+    monkeypatch.setattr(urllib3.connection, "RECENT_DATE", date(9999, 1, 1))
+    with warnings.catch_warnings(), https_server(authority, _HEALTHY) as server:
+        warnings.simplefilter("error")
+        assert checks_online.api_tls(settings(api_url=server.url)).status is Status.OK
 
 
 @pytest.mark.parametrize("headers", [(), ("Date: yesterday",), ("Date: Tue, 99 Foo 2026 00:00:00 GMT",)])

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from hsm_enroll.token import discovery
 from tests.support.devices import Device
+from tests.support.processes import program, run
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +81,23 @@ def test_the_doctor_and_the_commands_agree(device: Device, arrange: Callable[[De
     assert error["exitStatus"] == 12
     prompt = "; commands prompt for it on a terminal, and without one exit with 12" if status == "warning" else ""
     assert (found["message"], found["hint"]) == (error["message"] + prompt, error["hint"])
+
+
+def test_a_softhsm_token_without_a_user_pin_is_not_healthy(tmp_path: Path) -> None:
+    """Such a token cannot be logged in to: the check fails although a PIN is configured, and says how to set one."""
+    device = Device(tmp_path / "device", {"HSM_ENROLL_PIN": "123456"})
+    module = next(path for path in discovery.discover() if "softhsm" in path.name)
+    command = [program("pkcs11-tool", package="opensc"), "--module", str(module), "--init-token", "--slot-index", "0"]
+    run([*command, "--label", "gateway", "--so-pin", "12345678"], device.softhsm.environment)
+    [found] = [check for check in device.json("doctor", status=1)["checks"] if _is_of_pin(check)]
+    assert (found["status"], found["message"]) == (
+        "failed",
+        "token 'gateway' has no user PIN yet, so no command can log in",
+    )
+    error = device.error("csr")
+    assert "has no user PIN yet" in error["message"]
+    assert found["hint"] == error["hint"]
+    assert "--init-pin" in found["hint"]
 
 
 def _is_of_pin(check: dict[str, str]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import threading
 from collections.abc import Callable, Coroutine
@@ -181,6 +182,39 @@ async def _wait_in_vain(identity: Identity, topic: str) -> None:
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
+
+
+def test_a_cancelled_connect_that_fails_is_silent(device: EnrolledDevice) -> None:
+    """A coroutine that is cancelled while it connects raises CancelledError alone; asyncio reports no lost error."""
+    assert _run(device, _cancel_failing) == []
+
+
+async def _cancel_failing(identity: Identity, topic: str) -> list[str]:
+    asked, go = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+    reported: list[str] = []
+    loop.set_exception_handler(lambda _, context: reported.append(context["message"]))
+
+    def pin(_: object) -> Secret:
+        loop.call_soon_threadsafe(asked.set)
+        go.wait()
+        raise ValueError(topic)
+
+    async def use() -> None:
+        async with aio.connect(identity, pin=pin):
+            raise AssertionError(topic)
+
+    connecting = asyncio.create_task(use())
+    await asked.wait()
+    connecting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await connecting
+    go.set()
+    await loop.shutdown_default_executor()
+    for _ in range(3):  # until the thread's error has gone through every future
+        await asyncio.sleep(0)
+    gc.collect()
+    return reported
 
 
 def test_cancelling_connect_leaves_no_connection(device: EnrolledDevice, broker: Broker) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -14,6 +16,25 @@ def _taken(stream: Stream) -> Iterator[Message]:
     """Take what is there."""
     while (message := stream.wait(0)) is not None:
         yield message
+
+
+def test_threads_that_subscribe_at_once_lose_no_stream() -> None:
+    """A stream that one thread adds stays, whatever others add and remove at the same moment."""
+    inbox = Inbox()
+
+    def add(number: int) -> Stream:
+        inbox.remove(inbox.add("other"))
+        return inbox.add(f"plant/{number}")
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            streams = list(pool.map(add, range(1000)))
+    finally:
+        sys.setswitchinterval(before)
+    assert [stream.topic_filter for stream in streams if not inbox.has(stream.topic_filter)] == []
+    assert not inbox.has("other")
 
 
 def test_a_message_goes_to_every_stream_it_matches() -> None:

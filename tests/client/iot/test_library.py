@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hsm_enroll import ConnectionState, Identity, PinMissingError, Secret, TokenName, connect
+from hsm_enroll import ConnectionState, Identity, PinMissingError, Secret, TokenName, UsageError, connect
 from tests.client.iot import cryptoki
 from tests.client.iot.apart import apart
 from tests.client.iot.device import EnrolledDevice, enrolled_device
@@ -62,6 +62,13 @@ def test_a_programs_purpose_is_in_its_client_id(device: EnrolledDevice, broker: 
     apart(_connect_twice, device.environment, device.home)
     broker.log.wait_for(f" as {device.thing}/logger-")
     broker.log.wait_for(f" as {device.thing} ")
+
+
+@pytest.mark.parametrize("purpose", ["", "a/b", "a b", "#", "é", "x" * 33])
+def test_a_purpose_is_one_short_word(identity: Identity, purpose: str) -> None:
+    """D26: another one might be refused, or not fit, and the Thing's name would end other programs' connections."""
+    with pytest.raises(UsageError, match="not a valid purpose"):
+        connect(identity, purpose=purpose)
 
 
 def _connect_twice(environment: dict[str, str], home: Path) -> None:

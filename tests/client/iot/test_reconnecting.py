@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ import pytest
 
 from hsm_enroll.errors import MqttError, MqttTakenOverError, MqttUnreachableError, PinWrongError
 from hsm_enroll.iot import Connection, ConnectionEvent, ConnectionState, Fallbacks, Target, keep
+from hsm_enroll.iot.exchange import Exchange
+from hsm_enroll.iot.inbox import CAPACITY, Message
 from hsm_enroll.iot.keeper import full_jitter
 from hsm_enroll.iot.link import Link
 from hsm_enroll.secret import Secret
@@ -355,12 +358,64 @@ def _close_in_outage(identity: Identity, ca_file: Path) -> tuple[list[bytes], li
         return [message.payload for message in messages], events.states, threads
 
 
-def test_a_mistake_in_the_callback_ends_nothing(reachable: Identity, authority: Authority) -> None:
-    """What a callback raises is shown like any thread's exception, and the connection goes on."""
-    assert apart(_faulty_callback, reachable, authority.certificate) == ["ValueError"] * 3
+def test_a_callback_may_wait_for_the_connection(reachable: Identity, authority: Authority) -> None:
+    """D26: what a callback publishes when the connection is lost arrives when it is back, without a delay."""
+    assert apart(_publish_in_callback, reachable, authority.certificate) == b"lost"
 
 
-def _faulty_callback(identity: Identity, ca_file: Path) -> list[str]:
+def _publish_in_callback(identity: Identity, ca_file: Path) -> bytes:
+    topic = f"device/{identity.thing_name}/x"
+    connections: list[Connection] = []
+
+    def publish(event: ConnectionEvent) -> None:
+        if event.state is ConnectionState.LOST:
+            connections[0].publish(topic, b"lost")
+
+    with (
+        cable(identity.mqtt_port) as laid,
+        connect(identity, PIN, ca_file=ca_file, port=laid.port, reconnects=True, on_connection=publish) as connection,
+    ):
+        connections.append(connection)
+        messages = connection.subscribe(topic)
+        laid.cut()
+        message = messages.receive(timeout=15.0)
+        assert message is not None
+        return message.payload
+
+
+def test_who_has_stopped_waiting_for_a_connection_is_forgotten(identity: Identity) -> None:
+    """D29: a message whose caller gave up during an outage takes no memory any more."""
+    exchange = Exchange(Target.of(identity), reconnects=True)
+    request = exchange.publish("a", b"x", 1, retain=False)
+    forgotten = weakref.ref(request)
+    request.outcome.cancel()
+    del request
+    gc.collect()
+    assert forgotten() is None
+
+
+def test_a_full_subscription_that_nobody_has_any_more_is_forgotten(identity: Identity) -> None:
+    """D29: what waits in a subscription that was given up because it was full takes no memory any more."""
+    exchange = Exchange(Target.of(identity), reconnects=True)
+    stream, request = exchange.subscribe("a", 1)
+    request.outcome.set_result(None)
+    exchange.deliver(Message("a", bytes(CAPACITY // 2)))
+    exchange.deliver(Message("a", bytes(CAPACITY // 2)))
+    full = weakref.ref(stream)
+    del stream, request
+    gc.collect()
+    assert full() is None
+
+
+@pytest.mark.parametrize("mistake", [ValueError, SystemExit])
+def test_a_mistake_in_the_callback_ends_nothing(
+    reachable: Identity, authority: Authority, mistake: type[BaseException]
+) -> None:
+    """What a callback raises, sys.exit() too, goes to the threads' hook for exceptions, and the connection goes on."""
+    assert apart(_faulty_callback, reachable, authority.certificate, mistake) == [mistake.__name__] * 3
+
+
+def _faulty_callback(identity: Identity, ca_file: Path, mistake: type[BaseException]) -> list[str]:
     shown: list[str] = []
     threading.excepthook = lambda arguments: shown.append(arguments.exc_type.__name__)
     events = Events()
@@ -368,7 +423,7 @@ def _faulty_callback(identity: Identity, ca_file: Path) -> list[str]:
     def fail(event: ConnectionEvent) -> None:
         if event.state is not ConnectionState.FAILED:
             events(event)
-            raise ValueError
+            raise mistake
 
     with (
         cable(identity.mqtt_port) as laid,

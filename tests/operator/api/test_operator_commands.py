@@ -469,11 +469,11 @@ def test_a_rebuild_shows_what_is_missing_asks_and_restores_it(run: Run, backend:
     assert run("fleet", "rebuild", "--json").status == 2
     assert backend.received == []
     backend.rebuilds = [
-        {"examined": 0, "restored": [], "left": [], "dated": 2},
-        {"examined": 500, "restored": [RESTORED], "left": [LEFT], "dated": 0},
+        {"examined": 500, "restored": [], "left": [LEFT]},
+        {"examined": 20, "restored": [RESTORED], "left": []},
     ]
     result = run("fleet", "rebuild", "--yes", "--existing-things", "--json")
-    assert result.document == {"examined": 500, "restored": [RESTORED], "left": [LEFT], "dated": 2}
+    assert result.document == {"examined": 520, "restored": [RESTORED], "left": [LEFT]}
     asked = {"existingThings": True}
     assert [request.body for request in backend.received] == [
         {**asked, "lookOnly": True},
@@ -482,14 +482,14 @@ def test_a_rebuild_shows_what_is_missing_asks_and_restores_it(run: Run, backend:
         {**asked, "lookOnly": False, "next": "p:1"},
     ]
     told = run("fleet", "rebuild", "--yes")
-    assert told.out == "3 entries restored\n"
+    assert told.out == "1 entries restored\n"
     assert "gateway-17 (issued)" in told.err
     assert "--existing-things" in told.err
 
 
 def test_a_rebuild_with_nothing_to_do_changes_nothing(run: Run, backend: Backend) -> None:
     """S23: it looks, and that is all."""
-    backend.rebuilds = [{"examined": 500, "restored": [], "left": [], "dated": 0}]
+    backend.rebuilds = [{"examined": 500, "restored": [], "left": []}]
     assert run("fleet", "rebuild", "--yes").out == "0 entries restored\n"
     assert [request.body["lookOnly"] for request in backend.received] == [True]
 

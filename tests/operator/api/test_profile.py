@@ -16,6 +16,7 @@ from hsm_enroll.operator.account import Account
 from hsm_enroll.operator.api import OperatorClient
 from tests.operator.api.running import Run
 from tests.operator.api.stand_in import ACCESS_KEY_ID, REGION, SECRET_ACCESS_KEY, Backend
+from tests.operator.deploying import hear
 
 COMMANDS = [
     ["backend", "deploy", "--yes"],
@@ -150,10 +151,10 @@ def test_a_role_that_may_not_be_assumed_is_an_error_of_the_profile(
     )
     error = ClientError({"Error": {"Code": "AccessDenied", "Message": "not authorized to assume it"}}, "AssumeRole")
 
-    def refuse(*_: object) -> None:
+    def refuse(**_: object) -> None:
         raise error
 
-    monkeypatch.setattr("botocore.client.BaseClient._make_api_call", refuse)
+    hear(monkeypatch, "before-call", refuse)
     result = run(*command, "--profile", "role", "--json")
     assert (result.status, result.document["error"]["code"]) == (2, "usage")
     assert "AssumeRole: not authorized to assume it (AccessDenied)" in result.document["error"]["message"]
