@@ -239,7 +239,7 @@ def test_every_refusal_is_its_own_error(
     assert getattr(caught.value, "problem_code", None) == code
     assert "operator of the backend" not in caught.value.hint  # the reader is the operator
     if code is not None:
-        assert f"Detail of {code}." in str(caught.value)
+        assert f"refused: Detail of {code} ({code})" in str(caught.value)
         assert caught.value.request_id == "the-request"  # type: ignore[attr-defined]
 
 
