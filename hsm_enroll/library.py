@@ -43,6 +43,8 @@ def enroll(
     Prints nothing and does not prompt for a PIN; if the token has its own PIN pad, waits until the PIN is typed there.
     The same process may connect afterwards.
 
+    While the API is busy, it goes on for up to 15 minutes.
+
     Does *not* ask the backend whether the certificate of an enrolled device is still active.
 
     Args:

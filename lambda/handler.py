@@ -1,54 +1,61 @@
 """The Lambda function's entry point: builds the adapters once, calls the routes, and catches every error.
 
-Environment: AUTH_MODE, POLICY_NAME, TABLE_NAME, MQTT_ENDPOINT, MQTT_PORT (see `enrollment_backend.settings`), and the
-variables that AWS's library reads itself (AWS_REGION, AWS_ENDPOINT_URL, credentials).
+Environment: AUTH_MODE, POLICY_NAME, TABLE_NAME, MQTT_ENDPOINT, MQTT_PORT, CERTIFICATE_RATE (see
+`enrollment_backend.settings`), and the variables that AWS's library reads itself (AWS_DEFAULT_REGION, AWS_ENDPOINT_URL,
+credentials).
 """
+
+# ruff: noqa: E402
 
 from __future__ import annotations
 
 import gc
+
+gc.disable()  # until the end of this module: what it loads stays in memory, so looking for garbage only costs time
+
+# Not used here: without these lines, Python and cryptography would import them during the first request.
+import encodings.idna  # noqa: F401 - for the name of a host
 import os
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import cryptography.hazmat.backends.openssl.backend  # noqa: F401 - for the signature of a request
 
 from enrollment_backend import device_api, http, log, operator_api
+from enrollment_backend.adoption import Adoption
+from enrollment_backend.aws import concurrently, connect
 from enrollment_backend.errors import ConfigurationError
+from enrollment_backend.inspection import Inspection
+from enrollment_backend.issuer import Issuer
+from enrollment_backend.ledger import Ledger
+from enrollment_backend.operator import Operator
+from enrollment_backend.rebuild import Rebuilder
+from enrollment_backend.recovery import unrecorded_certificates
+from enrollment_backend.rest_event import as_http_event
+from enrollment_backend.scheduled_sweep import ScheduledSweep
 from enrollment_backend.service import EnrollmentService
 from enrollment_backend.settings import Settings
-
-if TYPE_CHECKING:
-    from enrollment_backend.aws import Clients
-    from enrollment_backend.claims import Certificate, Claim
-    from enrollment_backend.issuer import Issuer
-    from enrollment_backend.ledger import Ledger
-    from enrollment_backend.operator import Operator
-    from enrollment_backend.sweep import Sweeper
-
-_SCHEDULED_SWEEP = {"hsm-enroll": "sweep"}  # the event of the template's schedule; API Gateway never sends one like it
-_SWEEP_PAGE_MILLISECONDS = 10_000  # that one page may take
+from enrollment_backend.sweep import Sweeper
+from enrollment_backend.table import Table
+from enrollment_backend.turns import Turns
 
 
 def lambda_handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
-    """Respond to one API Gateway HTTP API event (payload format 2.0), or run the scheduled sweep.
+    """Respond to one event of API Gateway: an HTTP API's (payload format 2.0) or a REST API's (see `rest_event`).
 
     Args:
-        event: the request, or the schedule's event.
-        context: Lambda's context. For a request it may be None.
+        event: the request.
+        context: Lambda's context; it may be None.
 
     Returns:
         The response in payload format 2.0. An unexpected exception becomes a 500 that does not reveal the cause, and a
         log line that says where it was raised, without its text, which may quote what the caller sent.
-
-    Raises:
-        Exception: the scheduled sweep failed; Lambda logs it and counts an error.
     """
-    if event == _SCHEDULED_SWEEP:
-        log.begin(context.aws_request_id)
-        _sweeper().sweep(lambda: context.get_remaining_time_in_millis() > _SWEEP_PAGE_MILLISECONDS)
-        return {}
+    event = as_http_event(event)
     request_id = http.request_id_of(event, context)
     log.begin(request_id)
     try:
@@ -58,6 +65,19 @@ def lambda_handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     except Exception as error:  # noqa: BLE001 - the outermost layer: the caller must get a response
         log.error("internal-error", exception=type(error).__name__, where=_where(error))
     return http.internal_error(request_id)
+
+
+def sweep_handler(_event: object, context: Any) -> None:
+    """Sweep as far as the time allows: the entry point of the function that the schedule runs.
+
+    Args:
+        context: Lambda's context.
+
+    Raises:
+        Exception: the sweep failed; Lambda logs it and counts an error.
+    """
+    log.begin(context.aws_request_id)
+    ScheduledSweep(_sweeper(), time.sleep, lambda: context.get_remaining_time_in_millis() / 1000).run()
 
 
 def _where(error: Exception) -> str:
@@ -70,17 +90,21 @@ def _routes() -> http.Routes:
     settings = _settings()
     service = EnrollmentService(
         auth_mode=settings.auth_mode,
-        ledger=ledger,
-        issuer=issuer,
-        concurrently=_concurrently,
-        unrecorded_certificates=_unrecorded_certificates,
+        ledger=_ledger,
+        issuer=_issuer,
+        turns=_turns,
+        concurrently=concurrently,
+        unrecorded_certificates=unrecorded_certificates,
+        settle_adoption=lambda claim, certificate: _adoption().settle(claim, certificate),
+        allow_existing_things=settings.allow_existing_things,
         mqtt_endpoint=settings.mqtt_endpoint,
         mqtt_port=settings.mqtt_port,
         now=time.time,
+        sleep=time.sleep,
     )
     return {
         **device_api.routes(service.enroll, service.show_invite),
-        **operator_api.routes(_operator, _sweeper, time.time),
+        **operator_api.routes(_operator, _sweeper, _rebuilder, time.time),
     }
 
 
@@ -89,60 +113,62 @@ def _settings() -> Settings:
     return Settings.from_environment(os.environ)
 
 
-# The functions below import their modules themselves: a refused request and the health check do not need AWS's library.
+_clients = cache(connect)
 
 
 @cache
-def _clients() -> Clients:
-    # boto3's modules and API descriptions stay in memory; collecting garbage while they are loaded only costs time.
-    gc.disable()
-    try:
-        from enrollment_backend.aws import connect
-
-        return connect()
-    finally:
-        gc.freeze()
-        gc.enable()
-
-
-def _concurrently(*calls: Callable[[], Any]) -> list[Any]:
-    from enrollment_backend.aws import concurrently
-
-    return concurrently(*calls)
-
-
-def _unrecorded_certificates(claim: Claim, ledger: Ledger, issuer: Issuer) -> list[Certificate]:
-    from enrollment_backend.recovery import unrecorded_certificates
-
-    return unrecorded_certificates(claim, ledger, issuer)
+def _issuer() -> Issuer:
+    return Issuer(_clients(), _settings().policy_name, time.sleep)
 
 
 @cache
-def issuer() -> Issuer:
-    """Return the one adapter to AWS IoT, with its clients, which the first call creates."""
-    from enrollment_backend.issuer import Issuer
-
-    return Issuer(_clients(), _settings().policy_name)
-
-
-@cache
-def ledger() -> Ledger:
-    """Return the one adapter to the table, with its client, which the first call creates."""
-    from enrollment_backend.ledger import Ledger
-    from enrollment_backend.table import Table
-
+def _ledger() -> Ledger:
     return Ledger(Table(_clients().dynamodb, _settings().table_name), time.time, time.sleep)
 
 
 @cache
-def _operator() -> Operator:
-    from enrollment_backend.operator import Operator
+def _turns() -> Turns:
+    return Turns(_ledger().table, _settings().certificate_rate, time.time)
 
-    return Operator(ledger(), issuer(), time.time)
+
+@cache
+def _inspection() -> Inspection:
+    return Inspection(_clients(), _settings().policy_name)
+
+
+@cache
+def _adoption() -> Adoption:
+    return Adoption(_ledger(), _inspection(), _issuer().deactivate)
+
+
+@cache
+def _operator() -> Operator:
+    return Operator(_ledger(), _issuer(), _adoption(), time.time, _settings().allow_existing_things)
 
 
 @cache
 def _sweeper() -> Sweeper:
-    from enrollment_backend.sweep import Sweeper
+    return Sweeper(_ledger(), _inspection(), _issuer().deactivate, time.time, _settings().sweep_limit)
 
-    return Sweeper(ledger(), issuer(), time.time)
+
+@cache
+def _rebuilder() -> Rebuilder:
+    return Rebuilder(_ledger(), _inspection(), concurrently, time.time)
+
+
+def _initialize() -> None:
+    """Create in Lambda's INIT phase, which has the full processor, all that an enrollment needs.
+
+    No connection to AWS is opened: that takes a call, and Lambda may freeze the function for minutes before the first
+    request, after which the connection would be dead.
+    """
+    with suppress(ConfigurationError):  # every request reports it
+        _routes()
+        _issuer()
+        _turns()
+    gc.freeze()  # later collections skip what is in memory now
+
+
+if "AWS_LAMBDA_FUNCTION_NAME" in os.environ:
+    _initialize()
+gc.enable()

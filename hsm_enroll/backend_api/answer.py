@@ -54,6 +54,11 @@ class Answer:
         text = self.retry_after
         return float(text) if text.isascii() and text.isdigit() and len(text) < 8 else 0.0
 
+    @property
+    def is_problem(self) -> bool:
+        """Whether it claims to be a problem document, so that it comes from the backend, not from API Gateway."""
+        return self.media_type == _PROBLEM
+
 
 class Problem(NamedTuple):
     """A problem document of the API: printable texts, "" where a member is missing.
@@ -149,7 +154,7 @@ def printable(text: str) -> str:
 
 
 def _problem(answer: Answer) -> Problem | None:
-    if answer.media_type != _PROBLEM:
+    if not answer.is_problem:
         return None
     members = document(answer)
     if not isinstance(members.get("code"), str):

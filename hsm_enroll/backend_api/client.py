@@ -15,7 +15,8 @@ from pathlib import Path
 from hsm_enroll.backend_api import forms
 from hsm_enroll.backend_api.answer import Answer, Problem, document, printable, refusal, unexpected
 from hsm_enroll.backend_api.deadline import TRY_SECONDS, started
-from hsm_enroll.backend_api.retry import Policy, retried
+from hsm_enroll.backend_api.patience import DEFAULT_WAIT_SECONDS, Patience
+from hsm_enroll.backend_api.retry import retried
 from hsm_enroll.backend_api.transport import Outgoing, Transport
 from hsm_enroll.backend_api.url import checked_url
 from hsm_enroll.errors import HsmEnrollError
@@ -30,10 +31,7 @@ _LARGEST_ANSWER_BYTES = 64 * 1024
 # AWS IoT CreateThing, thingName; followed by * it is a prefix.
 _THING_PATTERN = re.compile(r"[a-zA-Z0-9:_-]{1,128}|[a-zA-Z0-9:_-]{0,127}\*")
 _WRONG_MEMBER = "a member has the wrong type or value"
-
-# The API answers the same code, Thing and key with the same certificate, so a request may be sent again even if it was
-# carried out. A fault of the API's own (500) is rarely gone within seconds, unless the function died under it.
-_RETRIES = Policy(tries=4, tries_by_status={429: 4, 500: 2, 502: 4, 503: 4, 504: 4}, repeats_sent=True)
+_HOW_TO_STOP = "To stop, press Ctrl-C; the same command then goes on with the same key and request."
 
 # What a technician can do about a refusal, by the API's problem code; for any other, the operator has to be asked.
 _HINTS = {
@@ -95,9 +93,13 @@ class EnrollmentClient:
         base_url: ``https://…``, with or without a trailing slash.
         code: the enrollment code, sent as a bearer token (RFC 6750 §2.1); None in an open deployment.
         ca_file: PEM trust anchors; None as for ``trust_anchors.pem``.
-        deadline: seconds after which a single request is abandoned, however slowly its answer trickles in.
+        wait: how long it goes on, in seconds, while the API is busy or cannot be reached: all requests together, but
+            for the last try's own time. 0 is one try for each, `UNLIMITED` has no end. None is 15 minutes while it is
+            busy, and four tries while there is no answer.
+        deadline: seconds after which a single try is abandoned, however slowly its answer trickles in.
         sleep: waits between tries, in seconds; an argument so that tests need not wait.
-        tell: is told in one sentence why a request is sent again, and when.
+        clock: seconds since some moment; an argument for the same reason.
+        tell: is told why a request is sent again, when, and for how long it goes on.
 
     Raises:
         UsageError: the URL is not an HTTPS URL, or the CA file cannot be used.
@@ -109,8 +111,10 @@ class EnrollmentClient:
         *,
         code: Secret | None = None,
         ca_file: Path | None = None,
+        wait: float | None = None,
         deadline: float = TRY_SECONDS,
         sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         def authorize(_: Outgoing) -> Mapping[str, str]:
@@ -125,8 +129,12 @@ class EnrollmentClient:
         )
         self.has_invite = code is not None
         self._opened: Future[None] | None = None
+        self._left = DEFAULT_WAIT_SECONDS if wait is None else wait
+        self._outlasts_network = wait is not None
         self._sleep = sleep
+        self._clock = clock
         self._tell = tell
+        self._has_waited = False
 
     @property
     def base_url(self) -> str:
@@ -140,9 +148,10 @@ class EnrollmentClient:
     def enroll(self, csr: str, thing_name: str, meanwhile: Callable[[], None] | None = None) -> Issued:
         """Ask for a certificate (``POST /v1/certificates``).
 
-        The same request is sent up to four times where no complete answer came, and after 429, 502, 503 and 504; twice
-        after 500. `retried` says how long it waits. A request that was abandoned at the deadline is not repeated, since
-        it may still arrive; nor is one after a redirect, an unexpected response, or a server that is not trusted.
+        The same request is sent again while the API is busy (429, 500, 502, 503, 504) or does not answer, as `Patience`
+        says: it returns the same certificate, even if an earlier try was carried out. A refusal is final, and so is a
+        redirect, an unexpected response, a server that is not trusted, and a problem document of the backend that does
+        not say when to come back.
 
         Args:
             csr: PEM.
@@ -169,7 +178,7 @@ class EnrollmentClient:
         return _issued(answer, thing_name)
 
     def terms(self) -> Terms | None:
-        """Return what the invite says (``GET /v1/invite``), before anything is created; tried as often as `enroll`.
+        """Return what the invite says (``GET /v1/invite``), before anything is created; repeated as by `enroll`.
 
         Without a code there is no invite to ask about. Then it returns at once, and the connection is opened meanwhile.
 
@@ -221,7 +230,16 @@ class EnrollmentClient:
         return printable(version)
 
     def _retried(self, send: Callable[[], Answer]) -> Answer:
-        return retried(send, _RETRIES, self._sleep, self._tell)
+        begin = self._clock()
+        try:
+            patience = Patience(self._left, self._outlasts_network)
+            return retried(send, patience, self._sleep, self._tell_of_wait, self._clock)
+        finally:
+            self._left -= self._clock() - begin
+
+    def _tell_of_wait(self, why: str) -> None:
+        self._tell(why if self._has_waited else f"{why}. {_HOW_TO_STOP}")
+        self._has_waited = True
 
     def _open(self) -> None:
         # If this fails, so does the request that follows, and that one says why.

@@ -34,7 +34,7 @@ from hsm_enroll.x509 import trust_anchors
 # Routers forget a connection that is silent for long, without a word to either end; the next request would go nowhere.
 LONGEST_IDLE_SECONDS = 60.0
 _CONNECT_SECONDS = 10.0
-_READ_SECONDS = 35.0  # API Gateway ends an integration after 30 s
+READ_SECONDS = 35.0  # API Gateway ends an integration after 30 s
 
 # What urllib3 raises before the request is sent; subclasses first.
 _NOT_CONNECTED: dict[type[Exception], str] = {
@@ -167,7 +167,7 @@ class Transport:
         with self._translating():
             response = self._session.send(
                 request,
-                timeout=(_CONNECT_SECONDS, _READ_SECONDS),
+                timeout=(_CONNECT_SECONDS, READ_SECONDS),
                 allow_redirects=False,
                 stream=True,
                 verify=self._verifies,

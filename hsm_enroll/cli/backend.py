@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hsm_enroll.cli import plan
+from hsm_enroll.cli.deployment_options import Chosen, deployment_options
 from hsm_enroll.cli.invocation import Invocation, command
 from hsm_enroll.cli.operator_client import DEFAULT_STACK, Target, minute, stack_options
 from hsm_enroll.cli.terminal import Terminal, confirm, has_person
@@ -57,6 +58,7 @@ def backend() -> None:
     is_flag=True,
     help="Deploy even if the ledger or the device policy would be replaced or removed.",
 )
+@deployment_options
 @stack_options
 def deploy(
     invocation: Invocation,
@@ -66,6 +68,7 @@ def deploy(
     allow_loose_policy: bool,
     yes: bool,
     allow_data_loss: bool,
+    chosen: Chosen,
     target: Target,
 ) -> None:
     """Create the backend, or update it to this version; what changes is shown first.
@@ -89,6 +92,8 @@ def deploy(
         partial(_approve, terminal, yes=yes, data_loss_allowed=allow_data_loss),
         policy=policy,
         loose_allowed=allow_loose_policy,
+        settings=chosen.settings,
+        tags=chosen.tags,
     )
     said = "deployed" if deployed.changed else "already up to date"
     terminal.result(deployed.to_json(), _rows(deployed.status, said, target), done=f"the stack {stack} is {said}")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -40,6 +42,8 @@ _DOING = {
     "store": "checking and storing the certificate",
     "message": "publishing the first message",
 }
+_WAIT = re.compile(r"([0-9]{1,9})([smhd])")
+_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 _LONGEST_INVITE = 4096  # characters; longer input cannot be an invite, and may be endless
 
 
@@ -52,7 +56,21 @@ _LONGEST_INVITE = 4096  # characters; longer input cannot be an invite, and may 
 @click.option("--create-token", is_flag=True, help="Create a SoftHSM token if there is none.")
 @click.option("--no-publish", is_flag=True, help="Do not publish the first message.")
 @click.option("--new-key", is_flag=True, help="Enroll again with a new key.")
-def init(invocation: Invocation, *, invite: str | None, create_token: bool, no_publish: bool, new_key: bool) -> None:
+@click.option(
+    "--wait",
+    metavar="DURATION",
+    help="How long to go on while the API is busy: 90s, 15m (default), 2h, unlimited; 0 is one try. If given, also "
+    "while the network is down.",
+)
+def init(
+    invocation: Invocation,
+    *,
+    invite: str | None,
+    create_token: bool,
+    no_publish: bool,
+    new_key: bool,
+    wait: str | None,
+) -> None:
     """Turn a key in this device's token into an AWS IoT identity.
 
     INVITE is the URL that the operator gave you; - reads it from stdin, @FILE from a file. On a terminal you are
@@ -61,6 +79,7 @@ def init(invocation: Invocation, *, invite: str | None, create_token: bool, no_p
     what is in place is an error, unless you give --new-key.
     """
     settings = invocation.settings
+    wait_seconds = None if wait is None else _wait_seconds(wait)
     invitation = None if invite is None else _read_invite(invite)
     options = click.get_current_context().params
     _check_one_api(invitation, options["api_url"])
@@ -84,6 +103,7 @@ def init(invocation: Invocation, *, invite: str | None, create_token: bool, no_p
             ask_invite=asking.invite if can_ask else None,
             create_token=create_token,
             audience=invocation.terminal,
+            wait=wait_seconds,
         )
         message = None if no_publish else _Hello(invocation)
         ports = replace(ports, at_pin_pad=invocation.at_pin_pad, message=message)
@@ -169,6 +189,20 @@ def _read_invite(argument: str) -> Invite:
     except UnicodeDecodeError:
         # Without its cause, which contains the input.
         raise UsageError("the invite is not valid text") from None
+
+
+def _wait_seconds(text: str) -> float:
+    """Parse ``90s``, ``15m``, ``2h``, ``1d``, ``0`` or ``unlimited``."""
+    if text == "unlimited":
+        return math.inf
+    if text == "0":
+        return 0.0
+    match = _WAIT.fullmatch(text)
+    if match is None:
+        raise UsageError(
+            f"--wait: invalid value {text!r}", hint="Give a time like 90s, 15m, 2h or 1d, or 0, or unlimited."
+        )
+    return float(int(match[1]) * _UNIT_SECONDS[match[2]])
 
 
 def _check_one_api(invitation: Invite | None, option: str | None) -> None:

@@ -12,10 +12,12 @@ from hsm_enroll.cli import listing
 from hsm_enroll.cli.invocation import Invocation, command
 from hsm_enroll.cli.listing import Selection, Shape, list_options
 from hsm_enroll.cli.operator_client import Target, api_options, minute, operator_client, some, table_of
+from hsm_enroll.cli.rebuild import rebuild
+from hsm_enroll.cli.sweep import sweep
 from hsm_enroll.cli.terminal import confirm, has_person
 from hsm_enroll.errors import BackendRefusedError, HsmEnrollError, InterruptedRunError, UsageError
 from hsm_enroll.operator import names, records
-from hsm_enroll.operator.records import DisabledCertificate, ThingRecord
+from hsm_enroll.operator.records import AttachedCertificate, ThingRecord
 
 if TYPE_CHECKING:
     from hsm_enroll.operator.api import OperatorClient
@@ -27,7 +29,7 @@ _AGAIN_HINT = "Run the same command again: revoking a Thing again changes nothin
 
 @click.group("fleet")
 def fleet() -> None:
-    """List and revoke enrolled Things, and disable certificates that are not in the ledger."""
+    """List and revoke enrolled Things, and compare the ledger with AWS IoT's certificates."""
 
 
 @command("list", example="hsm-enroll fleet list --status issued --prefix line3- --limit 20")
@@ -55,7 +57,8 @@ _SHAPE = Shape("Thing", "no Thing is enrolled", f"{'STATUS':<7}  {'ENROLLED (UTC
 @api_options
 def show(invocation: Invocation, *, thing_name: str, target: Target) -> None:
     """Show what the backend knows about a Thing. Times are in UTC."""
-    one = operator_client(invocation, target).show_thing(thing_name)
+    shown = operator_client(invocation, target).show_thing(thing_name)
+    one = shown.thing
     rows = {
         "Thing": one.thing,
         "Status": one.status,
@@ -66,9 +69,17 @@ def show(invocation: Invocation, *, thing_name: str, target: Target) -> None:
         "Enrolled": minute(one.enrolled),
         "Revoked": minute(one.revoked),
     }
+    others = [found for found in shown.certificates or () if found.certificate_id != one.certificate_id]
+    if others:
+        rows["Other certs"] = ", ".join(f"{found.certificate_id} ({_state(found)})" for found in others)
     width = max(map(len, rows))
     text = "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
-    invocation.terminal.result({"thing": records.to_json(one)}, text)
+    certificates = None if shown.certificates is None else [records.to_json(found) for found in shown.certificates]
+    invocation.terminal.result({"thing": records.to_json(one), "certificates": certificates}, text)
+
+
+def _state(found: AttachedCertificate) -> str:
+    return "active" if found.active else "inactive"
 
 
 class _SomeFailedError(Exception):
@@ -80,24 +91,40 @@ class _Outcome(NamedTuple):
 
     thing: ThingRecord
     error: HsmEnrollError | None
+    others: tuple[AttachedCertificate, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return an item of the list that ``fleet revoke --json`` prints."""
         error = self.error.document if self.error else None
-        return {"thing": self.thing.thing, "before": self.thing.status, "revoked": error is None, "error": error}
+        return {
+            "thing": self.thing.thing,
+            "before": self.thing.status,
+            "revoked": error is None,
+            "error": error,
+            "otherCertificates": [records.to_json(found) for found in self.others],
+        }
 
 
 @command("revoke", example="hsm-enroll fleet revoke gateway-17 gateway-18")
 @click.argument("thing_names", metavar="[THING]...", nargs=-1)
 @click.option("--from", "source", type=_FILE, metavar="FILE", help="Names, one per line, or the column thing of a CSV.")
+@click.option("--all-certificates", is_flag=True, help="Also whatever else is attached to the Things in AWS IoT.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @api_options
 def revoke(
-    invocation: Invocation, *, thing_names: tuple[str, ...], source: Path | None, yes: bool, target: Target
+    invocation: Invocation,
+    *,
+    thing_names: tuple[str, ...],
+    source: Path | None,
+    all_certificates: bool,
+    yes: bool,
+    target: Target,
 ) -> None:
     """Revoke Things: their devices are disconnected within minutes and cannot connect again with the same key.
 
-    If a Thing does not exist, none is revoked. If revoking one fails, the others are revoked all the same.
+    If a Thing does not exist, none is revoked. If revoking one fails, the others are revoked all the same. Other
+    certificates of a Thing, such as those that it had before it was enrolled, are named; with --all-certificates they
+    become inactive, too.
     """
     terminal = invocation.terminal
     given = names.checked([*thing_names, *(names.read(table_of(source)) if source else ())])
@@ -111,11 +138,25 @@ def revoke(
     if not yes and not confirm(_question(found)):
         raise InterruptedRunError("nothing was revoked", declined=True)
     if len(found) == 1:
-        client.revoke_thing(found[0].thing)
+        others = client.revoke_thing(found[0].thing, all_certificates=all_certificates)
         done = f"{found[0].thing} is revoked"
-        terminal.result({"thing": found[0].thing, "revoked": True}, done, done=done)
+        document = {
+            "thing": found[0].thing,
+            "revoked": True,
+            "otherCertificates": [records.to_json(one) for one in others],
+        }
+        terminal.result(document, done, done=done)
+        _warn_of_active(invocation, found[0].thing, others)
         return
-    _report(invocation, found, _revoke_all(invocation, client, found))
+    _report(invocation, found, _revoke_all(invocation, client, found, all_certificates=all_certificates))
+
+
+def _warn_of_active(invocation: Invocation, thing: str, others: tuple[AttachedCertificate, ...]) -> None:
+    if active := [found.certificate_id for found in others if found.active]:
+        invocation.terminal.warn(
+            f"{thing} has other certificates that are active, and whoever has their keys can connect: {some(active)}. "
+            "fleet revoke --all-certificates makes them inactive."
+        )
 
 
 def _check_all_exist(given: list[str], found: list[ThingRecord]) -> None:
@@ -138,15 +179,17 @@ def _question(found: list[ThingRecord]) -> str:
     return f"Revoke {len(found):,} Things: {shown}? They will never connect again with these keys."
 
 
-def _revoke_all(invocation: Invocation, client: OperatorClient, found: list[ThingRecord]) -> list[_Outcome]:
+def _revoke_all(
+    invocation: Invocation, client: OperatorClient, found: list[ThingRecord], *, all_certificates: bool
+) -> list[_Outcome]:
     """Revoke Things one by one; go on after a failure, and stop where none of the others is likely to succeed."""
     outcomes: list[_Outcome] = []
     try:
         with suppress(_SomeFailedError), invocation.terminal.progress("revoking", len(found)) as advance:
             for one in found:
                 try:
-                    client.revoke_thing(one.thing)
-                    outcomes.append(_Outcome(one, None))
+                    others = client.revoke_thing(one.thing, all_certificates=all_certificates)
+                    outcomes.append(_Outcome(one, None, others))
                 except HsmEnrollError as error:
                     outcomes.append(_Outcome(one, error))
                     if _is_hopeless(outcomes):
@@ -178,6 +221,8 @@ def _report(invocation: Invocation, found: list[ThingRecord], outcomes: list[_Ou
     failures = [(outcome.thing.thing, outcome.error) for outcome in outcomes if outcome.error]
     done = f"{len(outcomes) - len(failures):,} of {len(found):,} Things are revoked"
     terminal.result([outcome.to_json() for outcome in outcomes], done, done=done)
+    for outcome in outcomes:
+        _warn_of_active(invocation, outcome.thing.thing, outcome.others)
     if not failures:
         return
     if not terminal.as_json:
@@ -188,30 +233,5 @@ def _report(invocation: Invocation, found: list[ThingRecord], outcomes: list[_Ou
     raise click.exceptions.Exit(failures[0][1].exit_status)
 
 
-@command("sweep", example="hsm-enroll fleet sweep")
-@api_options
-def sweep(invocation: Invocation, *, target: Target) -> None:
-    """Disable the certificates that are not in the ledger; the backend does this itself every hour.
-
-    Only certificates that are active and older than an hour are checked: a younger one may belong to an enrollment in
-    progress.
-    """
-    checked = foreign = 0
-    disabled: list[DisabledCertificate] = []
-    client = operator_client(invocation, target)
-    with invocation.terminal.step("sweeping"):
-        for report in client.sweep():
-            checked += report.checked
-            foreign += report.foreign
-            disabled += report.disabled
-            for one in report.disabled:
-                # Shown at once, since a later part may fail.
-                invocation.terminal.say(f"- disabled {one.certificate_id}")
-    invocation.terminal.say("- only active certificates older than an hour are checked")
-    text = f"{checked} certificates checked, {len(disabled)} disabled, {foreign} not of this deployment"
-    document = {"checked": checked, "disabled": [records.to_json(one) for one in disabled], "foreign": foreign}
-    invocation.terminal.result(document, text, done=text)
-
-
-for _command in (list_, show, revoke, sweep):
+for _command in (list_, show, revoke, sweep, rebuild):
     fleet.add_command(_command)

@@ -47,6 +47,7 @@ def invite() -> None:
 @click.option("--ttl", metavar="TIME", help="How long it is valid, such as 30m, 24h (default) or 7d.")
 @click.option("--ek-sha256", metavar="HEX", help="Only for the TPM whose endorsement key certificate has this SHA-256.")
 @click.option("--existing-thing", is_flag=True, help="It may take over a Thing that exists in AWS IoT already.")
+@click.option("--deactivate-existing", is_flag=True, help="The certificates that this Thing had become inactive then.")
 @click.option("--qr", is_flag=True, help="Also draw it as a QR code.")
 @click.option("--from", "source", type=_FILE, metavar="CSV", help="A table with one row per invite.")
 @click.option("--output", type=_FILE, metavar="FILE", help="File for the table with its invites; default stdout.")
@@ -63,9 +64,9 @@ def create(
 ) -> None:
     """Create an invite for a Thing, or one for each row of a table.
 
-    The table is CSV with a header: thing and, if needed, uses, ttl, ek_sha256, existing_thing. The output has the
-    additional columns invite, id and expires. Rows that have an invite are left alone: to finish a run that stopped,
-    give its output as the input.
+    The table is CSV with a header: thing and, if needed, uses, ttl, ek_sha256, existing_thing, deactivate_existing. The
+    output has the additional columns invite, id and expires. Rows that have an invite are left alone: to finish a run
+    that stopped, give its output as the input.
     """
     if (name is None) == (source is None):
         raise click.UsageError("give either --thing or --from")
@@ -88,11 +89,12 @@ def _create_one(
     ttl: str | None,
     ek_sha256: str | None,
     existing_thing: bool,
+    deactivate_existing: bool,
     qr: bool,
 ) -> None:
     terminal = invocation.terminal
     seconds = DEFAULT_TTL_SECONDS if ttl is None else ttl_seconds(ttl)
-    asked = NewInvite(name, 1 if uses is None else uses, seconds, ek_sha256, existing_thing)
+    asked = NewInvite(name, 1 if uses is None else uses, seconds, ek_sha256, existing_thing, deactivate_existing)
     if qr:
         if terminal.as_json:
             raise click.UsageError("give --qr or --json, not both")

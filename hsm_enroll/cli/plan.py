@@ -46,8 +46,13 @@ def text(plan: Plan) -> str:
 
 def warnings(plan: Plan) -> Iterator[str]:
     """Yield what is worth a warning: a sentence each."""
+    if plan.changes_api:
+        yield (
+            "the API gets another address: create new invites, and set it on devices that enroll without one; "
+            "enrolled devices keep working"
+        )
     for change in plan.resources:
-        if change.moves_api:
+        if change.moves_api and not plan.changes_api:
             yield (
                 f"{change.resource} may get another address: invites that are not used yet, and devices that know the "
                 "present one, no longer reach the API"
@@ -72,13 +77,12 @@ def _kind(change: ResourceChange) -> str:
 def _set(change: SettingChange) -> str:
     if change.name == _DEVICE_POLICY:
         return f"the device policy: {'your own' if change.after else 'the built-in one'}"
-    before, after = (_shown(value) for value in (change.before, change.after))
+    missing = "none" if change.name.startswith("tag ") else "the default"
+    before, after = (missing if value is None else _shown(value) for value in (change.before, change.after))
     return f"{change.name}: {before} -> {after}"
 
 
-def _shown(value: str | None) -> str:
-    if value is None:
-        return "the default"
+def _shown(value: str) -> str:
     return value if len(value) <= _LONGEST_VALUE else f"{value[:_SHOWN]}..."
 
 

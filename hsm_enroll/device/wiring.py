@@ -39,6 +39,7 @@ def ports(
     create_token: bool = False,
     new_token_pin: Callable[[TokenName], Secret | None] | None = None,
     audience: Audience | None = None,
+    wait: float | None = None,
 ) -> Ports:
     """Return the ports of an enrollment, without the first message, which the caller adds.
 
@@ -52,10 +53,11 @@ def ports(
         create_token: create a SoftHSM token if none matches.
         new_token_pin: returns the PIN for a token that is created; None is the configured one, or a random one.
         audience: whoever watches the run; None is nobody.
+        wait: as ``EnrollmentClient`` takes it.
     """
     audience = audience or Nobody()
     return Ports(
-        client=lambda: _client(resolved, invitation, ask_invite, audience),
+        client=lambda: _client(resolved, invitation, ask_invite, audience, wait),
         tokens=tokens,
         start_finding=lambda: _start_finding(resolved, tokens),
         pin=pin_source,
@@ -153,7 +155,11 @@ def unattended(resolved: Settings) -> Callable[[TokenName], Secret]:
 
 
 def _client(
-    resolved: Settings, invitation: Invite | None, ask_invite: Callable[[], Invite] | None, audience: Audience
+    resolved: Settings,
+    invitation: Invite | None,
+    ask_invite: Callable[[], Invite] | None,
+    audience: Audience,
+    wait: float | None,
 ) -> EnrollmentClient:
     from hsm_enroll.backend_api.client import EnrollmentClient
 
@@ -166,7 +172,9 @@ def _client(
             hint="Give the invite: hsm-enroll init INVITE. An open deployment needs --api URL and --thing NAME.",
         )
     code = invitation.code if invitation else None
-    return EnrollmentClient(url, code=code, ca_file=resolved.ca_file, tell=lambda text: audience.say(f"  {text}"))
+    return EnrollmentClient(
+        url, code=code, ca_file=resolved.ca_file, wait=wait, tell=lambda text: audience.say(f"  {text}")
+    )
 
 
 def _start_finding(resolved: Settings, tokens: Tokens) -> Callable[[], TokenReport]:

@@ -54,6 +54,7 @@ def faithful(authority: Authority) -> Iterator[None]:
         (FakePolicy, "update_from_cloudformation_json", update_policy),
         (FakePolicy, "to_get_dict", policy_in_json(FakePolicy.to_get_dict)),
         (DynamoDBBackend, "transact_write_items", _transact_write_items(DynamoDBBackend.transact_write_items)),
+        (Table, "update_from_cloudformation_json", update_table),
         (IoTBackend, "describe_endpoint", _describe_endpoint(IoTBackend.describe_endpoint)),
         (ChangeSet, "apply", apply_change_set),
         (parsing, "parse_resource", _parse_resource(parsing.parse_resource)),
@@ -87,12 +88,22 @@ def update_policy(*, original_resource: Any, cloudformation_json: Any, **where: 
     return original_resource
 
 
+def update_table(*, original_resource: Any, cloudformation_json: Any, **_where: Any) -> Any:
+    """Update a table as CloudFormation does. Replaces `Table.update_from_cloudformation_json`."""
+    # AWS::DynamoDB::Table: most properties are updated without interruption. moto updates none and forgets the table.
+    original_resource.deletion_protection_enabled = cloudformation_json["Properties"].get(
+        "DeletionProtectionEnabled", False
+    )
+    return original_resource
+
+
 def apply_change_set(change_set: Any) -> None:
-    """Carry a change set out with its outputs and parameters. Replaces `ChangeSet.apply`."""
+    """Carry a change set out with its outputs, parameters and tags. Replaces `ChangeSet.apply`."""
     # API_ExecuteChangeSet "updates a stack using the input information that was provided when the specified change set
     # was created". In moto the stack's outputs remain what they were, and so do the parameters that the next change set
     # is compared with.
     stack = change_set.stack
+    stack.tags = change_set.tags
     stack.template_dict, stack.parameters = change_set.template_dict, change_set.parameters
     stack.resource_map.update(stack.template_dict, stack.parameters)
     stack.output_map = parsing.OutputMap(stack.resource_map, stack.template_dict, stack.stack_id)

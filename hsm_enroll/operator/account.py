@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,21 @@ _US_EAST_1 = "us-east-1"  # CreateBucket refuses a request that names it
 # An answer to HEAD has no body, so S3 cannot give a code of its own.
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _FORBIDDEN = {"403", "AccessDenied"}
+
+
+@dataclass(frozen=True)
+class UploadedCode:
+    """A zip in the code bucket, pinned to the version whose content S3 has confirmed.
+
+    Attributes:
+        key: of the object.
+        version: of the object; later uploads under the same key do not change it.
+        sha256: of the content, in base64, as S3 and Lambda (``CodeSha256``) show it.
+    """
+
+    key: str
+    version: str
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -93,24 +109,44 @@ class Account:
                 return None  # not a reason to stop: only the size of the reservation depends on it
         return int(limit["UnreservedConcurrentExecutions"])
 
-    def upload(self, content: bytes) -> str:
-        """Upload a zip to the code bucket and return its key, which holds its SHA-256.
+    def upload(self, content: bytes) -> UploadedCode:
+        """Upload a zip to the code bucket, unless it is there, under a key that holds its SHA-256.
 
-        The bucket is created if it is missing. Whether it is new or not, it is made private and encrypting.
+        The bucket is created if it is missing. Whether it is new or not, it is made private, encrypting and versioning.
+        An object that is there already is used only if S3 says that it has the same SHA-256.
 
         Raises:
-            AwsError: somebody else owns a bucket of that name.
+            AwsError: somebody else owns a bucket of that name, or S3 does not confirm what was uploaded.
         """
         digest = hashlib.sha256(content)
-        key = f"{digest.hexdigest()}.zip"
+        key, sha256 = f"{digest.hexdigest()}.zip", base64.b64encode(digest.digest()).decode()
         s3 = self._client("s3")
         with translated_errors("S3"):
             self._prepare_bucket(s3)
-            if not self._has(s3, key):
-                s3.put_object(
-                    **self._own_bucket, Key=key, Body=content, ContentType="application/zip", ChecksumAlgorithm="SHA256"
+            version = self._version_with(s3, key, sha256)
+            if version is None:
+                put = s3.put_object(
+                    **self._own_bucket,
+                    Key=key,
+                    Body=content,
+                    ContentType="application/zip",
+                    ChecksumAlgorithm="SHA256",
+                    ChecksumSHA256=sha256,
                 )
-        return key
+                version = self._version_with(s3, key, sha256, put.get("VersionId"))
+        if version is None:
+            raise AwsError(
+                f"S3 does not confirm the zip {key} in the bucket {self.code_bucket}: it has another SHA-256 than what "
+                "was uploaded, or no version",
+                hint="Find out who can write to this bucket and change its versioning, then deploy again.",
+            )
+        return UploadedCode(key, version, sha256)
+
+    def function_sha256(self, name: str) -> str:
+        """Return the SHA-256 of the code that a Lambda function runs, in base64."""
+        with translated_errors("Lambda"):
+            answer = self._client("lambda").get_function(FunctionName=name)
+        return str(answer["Configuration"]["CodeSha256"])
 
     @property
     def _own_bucket(self) -> dict[str, str]:
@@ -142,15 +178,20 @@ class Account:
         )
         by_default = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}
         s3.put_bucket_encryption(**self._own_bucket, ServerSideEncryptionConfiguration={"Rules": [by_default]})
+        s3.put_bucket_versioning(**self._own_bucket, VersioningConfiguration={"Status": "Enabled"})
 
-    def _has(self, s3: Any, key: str) -> bool:
+    def _version_with(self, s3: Any, key: str, sha256: str, version: str | None = None) -> str | None:
+        """Return the version of an object, the newest or the given one, if its content has this SHA-256, else None."""
+        named = {} if version is None else {"VersionId": version}
         try:
-            s3.head_object(**self._own_bucket, Key=key)
+            found = s3.head_object(**self._own_bucket, Key=key, ChecksumMode="ENABLED", **named)
         except ClientError as error:
             if aws.code(error) in _MISSING | _FORBIDDEN:  # without s3:ListBucket S3 answers 403 for what is missing
-                return False
+                return None
             raise
-        return True
+        there = found.get("VersionId")
+        # Objects from before the versioning have the version "null", which can be overwritten.
+        return there if found.get("ChecksumSHA256") == sha256 and there != "null" else None
 
     def _client(self, service: str) -> Any:
         with translated_errors(service):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,18 +17,27 @@ from botocore.session import Session
 
 from hsm_enroll.backend_api.answer import Answer, document, unexpected
 from hsm_enroll.backend_api.deadline import TRY_SECONDS
-from hsm_enroll.backend_api.retry import Policy, retried
+from hsm_enroll.backend_api.patience import Limits
+from hsm_enroll.backend_api.retry import retried
 from hsm_enroll.backend_api.transport import Transport
 from hsm_enroll.backend_api.url import checked_url
 from hsm_enroll.errors import BackendUnreachableError, UsageError
-from hsm_enroll.operator import aws, records, signing
+from hsm_enroll.operator import aws, members, records, reports, signing
 from hsm_enroll.operator.invites import NewInvite, body, fitting
-from hsm_enroll.operator.records import CreatedInvite, InviteRecord, SweepReport, ThingRecord
+from hsm_enroll.operator.records import (
+    AttachedCertificate,
+    CreatedInvite,
+    InviteRecord,
+    ShownThing,
+    ThingRecord,
+)
 from hsm_enroll.operator.refusals import refusal
+from hsm_enroll.operator.reports import RebuildReport, SweepReport
 
 INVITES = "/v1/operator/invites"
 FLEET = "/v1/operator/fleet"
 SWEEP = "/v1/operator/sweep"
+REBUILD = "/v1/operator/rebuild"
 
 _LARGEST_PAGE = 1000
 _MOST_NAMES, _LONGEST_NAMES = 100, 3000  # in one request; API Gateway accepts 10 kB of request line and headers
@@ -37,9 +46,9 @@ _UNREACHABLE_HINT = "Check the network and the API's address, then try again."
 
 # A request that was sent and got no answer is not repeated: an operator can look up what became of it. A busy API says
 # when to come back; a 503 that does not is an outage.
-_RETRIES = Policy(tries=5, tries_by_status={429: 5, 503: 5}, only_when_asked={503})
+_RETRIES = Limits(tries=5, statuses={429, 503}, only_when_asked={503})
 # After 503 the invites may have been made all the same, with codes that are lost; after 429 nothing was done.
-_RETRIES_OF_CREATE = Policy(tries=5, tries_by_status={429: 5})
+_RETRIES_OF_CREATE = Limits(tries=5, statuses={429})
 
 _LOST_ANSWER_HINT = (
     "Up to {count} invites may have been made, and their codes are lost: "
@@ -125,7 +134,7 @@ class OperatorClient:
                 error.hint = f"{error.hint} {_LOST_ANSWER_HINT.format(count=len(invites))}"
             raise
         made: list[CreatedInvite] = self._read(
-            lambda: records.listed(document(answer, records.hide_code), "invites", records.created_invite)
+            lambda: members.listed(document(answer, records.hide_code), "invites", records.created_invite)
         )
         if [(one.thing, one.uses) for one in made] != [(one.thing, one.uses) for one in invites]:
             raise unexpected(self.api_url, "the invites are not the ones requested")
@@ -142,7 +151,7 @@ class OperatorClient:
             limit: how many the caller will take, if that is known.
         """
         for page in self._pages("GET", INVITES, _selection(status, prefix, limit)):
-            yield from self._read(records.listed, page, "invites", records.invite_record)
+            yield from self._read(members.listed, page, "invites", records.invite_record)
 
     def revoke_invite(self, invite_id: str) -> None:
         """Make an invite invalid. Devices that were enrolled with it stay enrolled.
@@ -157,7 +166,7 @@ class OperatorClient:
     ) -> Iterator[ThingRecord]:
         """Yield Things of the ledger, the last one claimed first; otherwise as `list_invites`."""
         for page in self._pages("GET", FLEET, _selection(status, prefix, limit)):
-            yield from self._read(records.listed, page, "things", records.thing_record)
+            yield from self._read(members.listed, page, "things", records.thing_record)
 
     def find_things(self, names: Sequence[str]) -> list[ThingRecord]:
         """Return those Things that the ledger has, in the order of their names.
@@ -168,50 +177,89 @@ class OperatorClient:
         found: list[ThingRecord] = []
         for part in _parts(names):
             answer = document(self._expected(200, "GET", FLEET, {"things": ",".join(part)}))
-            records_ = self._read(records.listed, answer, "things", records.thing_record)
+            records_ = self._read(members.listed, answer, "things", records.thing_record)
             if not {record.thing for record in records_} <= set(part):
                 raise unexpected(self.api_url, "it is about other Things")
             found += records_
         return found
 
-    def show_thing(self, thing: str) -> ThingRecord:
-        """Return one Thing.
+    def show_thing(self, thing: str) -> ShownThing:
+        """Return one Thing, and what is attached to it in AWS IoT.
 
         Raises:
             BackendRefusedError: with ``thing-unknown`` if the ledger has no Thing of that name.
         """
         answer = document(self._expected(200, "GET", FLEET, {"thing": thing}))
-        found: ThingRecord = self._read(records.thing_record, answer.get("thing"))
-        if found.thing != thing:
+        found: ShownThing = self._read(records.shown_thing, answer)
+        if found.thing.thing != thing:
             raise unexpected(self.api_url, "it is about another Thing")
         return found
 
-    def revoke_thing(self, thing: str) -> None:
+    def revoke_thing(self, thing: str, *, all_certificates: bool = False) -> tuple[AttachedCertificate, ...]:
         """Make a Thing's certificate inactive for good; revoking it again changes nothing.
+
+        Args:
+            thing: the Thing's name.
+            all_certificates: whether to make inactive whatever else is attached to it in AWS IoT.
+
+        Returns:
+            What else is attached to it, as it is then; nothing if the backend is of an earlier version.
 
         Raises:
             BackendRefusedError: with ``thing-unknown`` if the ledger has no Thing of that name.
         """
-        self._expected(204, "DELETE", FLEET, {"thing": thing})
+        others = "deactivate" if all_certificates else "show"
+        answer = self._expected({200, 204}, "DELETE", FLEET, {"thing": thing, "others": others})
+        if answer.status == 204:
+            return ()
+        found: tuple[AttachedCertificate, ...] = self._read(records.other_certificates, document(answer))
+        return found
+
+    def look_for_orphans(self) -> Iterator[SweepReport]:
+        """Find the certificates that are not in the ledger, and disable none, part by part."""
+        for page in self._pages("POST", SWEEP, {"lookOnly": True}):
+            yield self._read(reports.sweep_report, page)
 
     def sweep(self) -> Iterator[SweepReport]:
-        """Disable the certificates that are not in the ledger; each part is swept when its report is requested."""
-        for page in self._pages("POST", SWEEP):
-            yield self._read(records.sweep_report, page)
+        """Disable all certificates that are not in the ledger; each part is swept when its report is requested."""
+        for page in self._pages("POST", SWEEP, {"yesAll": True}):
+            yield self._read(reports.sweep_report, page)
 
-    def _pages(self, method: str, path: str, selection: dict[str, str] | None = None) -> Iterator[dict[str, Any]]:
+    def sweep_part(self, token: str | None) -> SweepReport:
+        """Disable the certificates of one part that are not in the ledger.
+
+        Args:
+            token: of the part, from `SweepReport.next` of the part before; None for the first part.
+
+        Raises:
+            BackendRefusedError: with ``sweep-stopped`` if these are more than the backend's limit.
+        """
+        content = json.dumps({} if token is None else {"next": token}).encode("utf-8")
+        report: SweepReport = self._read(
+            reports.sweep_report, document(self._expected(200, "POST", SWEEP, content=content))
+        )
+        return report
+
+    def rebuild(self, *, look_only: bool, existing_things: bool) -> Iterator[RebuildReport]:
+        """Restore ledger entries from AWS IoT, part by part; what is restored already is not restored again.
+
+        Args:
+            look_only: whether to change nothing.
+            existing_things: whether to restore Things that were not created by the backend, too.
+        """
+        asked = {"lookOnly": look_only, "existingThings": existing_things}
+        for page in self._pages("POST", REBUILD, asked):
+            yield self._read(reports.rebuild_report, page)
+
+    def _pages(self, method: str, path: str, selection: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
         """Follow ``next``: a query parameter of a GET, a member of the body of a POST."""
         seen: set[str] = set()
         token: str | None = None
         while True:
-            members = {} if token is None else {"next": token}
-            query, content = (
-                ({**(selection or {}), **members}, None)
-                if method == "GET"
-                else ({}, json.dumps(members).encode("utf-8"))
-            )
+            asked = {**(selection or {})} if token is None else {**(selection or {}), "next": token}
+            query, content = (asked, None) if method == "GET" else ({}, json.dumps(asked).encode("utf-8"))
             page = document(self._expected(200, method, path, query, content))
-            token = self._read(records.next_token, page)
+            token = self._read(members.next_token, page)
             if token in seen:
                 raise unexpected(self.api_url, "its pages repeat without an end")
             yield page
@@ -221,12 +269,12 @@ class OperatorClient:
 
     def _expected(
         self,
-        status: int,
+        status: int | Set[int],
         method: str,
         path: str,
         query: dict[str, str] | None = None,
         content: bytes | None = None,
-        retries: Policy = _RETRIES,
+        retries: Limits = _RETRIES,
     ) -> Answer:
         # SigV4 signs the query with RFC 3986's escapes, so a space must not become +. Surrogates become question marks.
         target = f"{path}?{urlencode(query, quote_via=quote, safe='', errors='replace')}" if query else path
@@ -234,7 +282,7 @@ class OperatorClient:
             answer = retried(
                 lambda: self._transport.exchange(method, target, content), retries, self._sleep, self._tell
             )
-        if answer.status != status:
+        if answer.status not in ({status} if isinstance(status, int) else status):
             raise refusal(answer, self._region)
         return answer
 

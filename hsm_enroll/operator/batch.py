@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from hsm_enroll.operator.invites import DEFAULT_TTL_SECONDS, MOST_IN_A_REQUEST, 
 from hsm_enroll.operator.records import CreatedInvite, instant
 from hsm_enroll.secret import Secret
 
-_ASKED = ("thing", "uses", "ttl", "ek_sha256", "existing_thing")
+_ASKED = ("thing", "uses", "ttl", "ek_sha256", "existing_thing", "deactivate_existing")
 _MADE = ("invite", "id", "expires")
 _FLAGS = {"": False, "false": False, "no": False, "0": False, "true": True, "yes": True, "1": True}
 _NUMBER = re.compile(r"[0-9]{1,10}")
@@ -102,8 +102,8 @@ def read(content: bytes) -> Batch:
 
     Args:
         content: CSV in UTF-8, with or without a byte order mark, lines ended by LF or CRLF. Its header has ``thing``,
-            and may have ``uses``, ``ttl``, ``ek_sha256``, ``existing_thing``; ``invite``, ``id`` and ``expires`` of an
-            earlier run. An empty cell means the default.
+            and may have ``uses``, ``ttl``, ``ek_sha256``, ``existing_thing``, ``deactivate_existing``; ``invite``,
+            ``id`` and ``expires`` of an earlier run. An empty cell means the default.
 
     Raises:
         UsageError: the header or a row is invalid. The message gives the line number and quotes no cell, since a cell
@@ -179,17 +179,22 @@ def _row(header: tuple[str, ...], cells: list[str]) -> Row:
     uses, ttl = written.get("uses", ""), written.get("ttl", "")
     if uses and not _NUMBER.fullmatch(uses):
         raise UsageError("uses must be a number, 1 or more", hint="An empty cell means 1.")
-    flag = written.get("existing_thing", "").lower()
-    if flag not in _FLAGS:
-        raise UsageError("existing_thing must be true or false", hint="An empty cell means false.")
     requested = NewInvite(
         thing=written["thing"],
         uses=int(uses) if uses else 1,
         ttl_seconds=ttl_seconds(ttl) if ttl else DEFAULT_TTL_SECONDS,
         ek_sha256=written.get("ek_sha256") or None,
-        existing_thing=_FLAGS[flag],
+        existing_thing=_flag(written, "existing_thing"),
+        deactivate_existing=_flag(written, "deactivate_existing"),
     )
     return Row(written, requested, made)
+
+
+def _flag(written: Mapping[str, str], name: str) -> bool:
+    flag = written.get(name, "").lower()
+    if flag not in _FLAGS:
+        raise UsageError(f"{name} must be true or false", hint="An empty cell means false.")
+    return _FLAGS[flag]
 
 
 def _made(url: Secret, invite_id: Secret, expires: Secret) -> MadeInvite | None:

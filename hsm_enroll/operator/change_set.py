@@ -13,7 +13,8 @@ Action = Literal["add", "modify", "replace", "may-replace", "remove", "unknown"]
 # A deployment that lost one of these would start anew: without the ledger it could revoke nobody, and devices that are
 # enrolled depend on the policy. Both are kept in the account even then, but the deployment uses others.
 _IRREPLACEABLE = {"AWS::DynamoDB::Table", "AWS::IoT::Policy"}
-_API = "AWS::ApiGatewayV2::Api"
+_APIS = {"AWS::ApiGatewayV2::Api", "AWS::ApiGateway::RestApi"}
+_EDGE = "Edge"  # a parameter: which of them devices use
 # Replaced only if an existing definition is edited, which this template never does: a new index adds one.
 _EXTENDED = {"AWS::DynamoDB::Table": {"AttributeDefinitions", "GlobalSecondaryIndexes"}}
 _LOSING: set[Action] = {"replace", "may-replace", "remove", "unknown"}
@@ -45,7 +46,7 @@ class ResourceChange:
     @property
     def moves_api(self) -> bool:
         """Whether the API would, or might, get another address."""
-        return self.kind == _API and self.action in _LOSING
+        return self.kind in _APIS and self.action in _LOSING
 
     def to_json(self) -> dict[str, Any]:
         """Return it in the form of ``backend deploy --json``."""
@@ -55,7 +56,7 @@ class ResourceChange:
 
 @dataclass(frozen=True)
 class SettingChange:
-    """A parameter of the stack that gets another value; None is the template's default."""
+    """A parameter or a tag of the stack that gets another value; None is the template's default, or no tag."""
 
     name: str
     before: str | None
@@ -107,6 +108,11 @@ class Plan:
     policy_change: Change | None = None
 
     @property
+    def changes_api(self) -> bool:
+        """Whether devices are to use another API, with another address."""
+        return any(one.name == _EDGE and (one.before or "no") != (one.after or "no") for one in self.settings)
+
+    @property
     def losses(self) -> tuple[ResourceChange, ...]:
         """The changes by which the deployment would, or might, lose its ledger or its device policy."""
         return tuple(change for change in self.resources if change.loses_data)
@@ -132,6 +138,12 @@ def resource_change(change: Mapping[str, Any]) -> ResourceChange:
     if action == "may-replace" and doubtful and doubtful <= _EXTENDED.get(change["ResourceType"], set()):
         action = "modify"
     return ResourceChange(action, change["LogicalResourceId"], change["ResourceType"], tuple(sorted(properties - {""})))
+
+
+def tag_changes(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[SettingChange, ...]:
+    """Return which tags get another value, as settings named ``tag KEY``."""
+    changed = setting_changes(before, after)
+    return tuple(SettingChange(f"tag {change.name}", change.before, change.after) for change in changed)
 
 
 def _property(target: Mapping[str, Any]) -> str:

@@ -79,7 +79,8 @@ class Deployed:
     Attributes:
         status: the deployment afterwards.
         plan: what was changed; None if there was nothing to change.
-        notes: what hsm-enroll does that the policy in force does not allow, if it is the operator's own; for a person.
+        notes: for a person: what hsm-enroll does that the policy in force does not allow, if it is the operator's own;
+            and that the account has too little concurrency.
     """
 
     status: Status

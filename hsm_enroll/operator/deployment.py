@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, Literal
 
 from botocore.session import Session
@@ -13,8 +14,8 @@ from hsm_enroll.backend_folder import backend_folder
 from hsm_enroll.errors import AwsError, HsmEnrollError, UsageError
 from hsm_enroll.iot_policy import Policy, PolicyUnreadableError
 from hsm_enroll.operator import device_policy, package
-from hsm_enroll.operator.account import Account
-from hsm_enroll.operator.change_set import ChangeSet, Plan, SettingChange, setting_changes
+from hsm_enroll.operator.account import Account, UploadedCode
+from hsm_enroll.operator.change_set import ChangeSet, Plan, SettingChange, setting_changes, tag_changes
 from hsm_enroll.operator.deployed import Deployed, Left, Status
 from hsm_enroll.operator.device_policy import TEMPLATES_OWN, Change, DevicePolicy
 from hsm_enroll.operator.drift import Drift
@@ -30,8 +31,24 @@ Approve = Callable[[Plan], None]
 
 # Outputs that name what remains after a stack was deleted.
 _RETAINED = ("PolicyName", "TableName")
-# A deployment keeps the values that somebody has set for these.
-_TUNED = ("ReservedConcurrency", "ThrottleRate", "ThrottleBurst")
+# A deployment keeps the values of these; it sets the other parameters itself.
+KEPT = (
+    "AddressLimit",
+    "AlarmEmail",
+    "AlarmTopic",
+    "AllowExistingThings",
+    "AuthMode",
+    "CertificateRate",
+    "DevicePolicyDocument",
+    "Edge",
+    "KmsKey",
+    "ReservedConcurrency",
+    "Sweep",
+    "SweepLimit",
+    "ThrottleBurst",
+    "ThrottleRate",
+)
+_PROTECTION = "LedgerProtection"
 _UNKNOWN_VERSION = "unknown"  # the template's default
 _EMPTY: Mapping[str, Any] = {"Statement": []}
 _POLICY_RESOURCE = "DevicePolicy"
@@ -41,7 +58,7 @@ _LOOSE_HINT = (
     "${iot:Connection.Thing.ThingName}; or deploy the policy as it is with --allow-loose-policy."
 )
 _MISTAKES_HINT = "Correct the file and deploy again. --allow-loose-policy does not skip this check."
-_WANTED_CONCURRENCY = 10  # the template's default
+_WANTED_CONCURRENCY = 20  # the template's default, for ThrottleBurst too
 _UNRESERVABLE = 100  # PutFunctionConcurrency: the account's other functions must keep this much
 
 
@@ -55,6 +72,8 @@ def deploy(
     *,
     policy: DevicePolicy | None = None,
     loose_allowed: bool = False,
+    settings: Mapping[str, str] = MappingProxyType({}),
+    tags: Mapping[str, str] = MappingProxyType({}),
 ) -> Deployed:
     """Deploy this package's backend to an account and region, or update it there.
 
@@ -70,12 +89,15 @@ def deploy(
             there is nothing to change.
         policy: what devices may do; None keeps the present policy, and means the template's in a first deployment.
         loose_allowed: whether that policy may grant what is not limited to one Thing.
+        settings: further parameters of the template, by name; those of `KEPT` that are missing keep their values.
+        tags: for the stack and its resources; the stack's other tags are kept.
 
     Raises:
         UsageError: there is no region or are no valid credentials; or the policy has mistakes, or is loose.
         ThrottledError: AWS is busy.
         PackageError: the zip cannot be built.
-        AwsError: AWS refused, or a resource failed. If a first deployment fails, it leaves no resources behind.
+        AwsError: AWS refused, a resource failed, or a function runs other code than what was uploaded. If a first
+            deployment fails, it leaves no resources behind.
     """
     source = backend_folder()
     template = _read_template()
@@ -88,25 +110,33 @@ def deploy(
     with step("building the function's zip"):
         content = package.build(source)
     with step("uploading it"):
-        key = account.upload(content)
+        code = account.upload(content)
     if there is not None and there.empty:
         stack.delete(there)
         there = None
-    parameters = {"MqttEndpoint": endpoint, "CodeBucket": account.code_bucket, "CodeKey": key, "Version": __version__}
-    if auth is not None:
-        parameters["AuthMode"] = auth
-    if policy is not None:
-        parameters[_POLICY] = policy.text
     before = there.parameters if there and not there.in_review else {}
-    if before:
-        parameters = {name: before[name] for name in (*_TUNED, "AuthMode", _POLICY) if name in before} | parameters
-    else:
-        parameters["ReservedConcurrency"] = str(_reservable(account))
+    tags_before = there.tags if there and before else {}
+    tags = {**tags_before, **tags}
+    limits, concurrency_notes = ({}, ()) if before else _concurrency(account)
+    parameters = {
+        **{name: before[name] for name in KEPT if name in before},
+        "MqttEndpoint": endpoint,
+        "CodeBucket": account.code_bucket,
+        "CodeKey": code.key,
+        "CodeVersion": code.version,
+        "Version": __version__,
+        _PROTECTION: "yes" if before else "no",
+        **settings,
+        **limits,
+        **_choices(auth, policy),
+    }
     with step("computing what changes"):
-        change_set = stack.plan(there, template, parameters)
+        change_set = stack.plan(there, template, parameters, tags)
     if change_set is None:
+        _check_code(account, there, code)
         return Deployed(_status(account, name, there), plan=None, notes=_notes(account, there))
-    plan = _plan(account, name, change_set, setting_changes(before, parameters) if before else ())
+    changes = (*setting_changes(before, parameters), *tag_changes(tags_before, tags)) if before else ()
+    plan = _plan(account, name, change_set, changes)
     try:
         if there and before:
             change = _policy_change(account, there, plan, parameters.get(_POLICY), report)
@@ -116,7 +146,12 @@ def deploy(
         stack.discard(change_set)
         raise
     described = stack.execute(change_set)
-    return Deployed(_status(account, name, described), plan, _notes(account, described))
+    if not before:
+        # Only now: a protected table could not be deleted if the first deployment failed.
+        described = _protect_ledger(stack, described, template, parameters, tags)
+    _check_code(account, described, code)
+    notes = (*concurrency_notes, *_notes(account, described))
+    return Deployed(_status(account, name, described), plan, notes)
 
 
 def status(session: Session, name: str, *, drift: bool = False) -> Status:
@@ -165,6 +200,11 @@ def delete(session: Session, name: str, report: Report) -> Left | None:
     stack.delete(there)
     policy_name, table_name = (there.outputs.get(output) for output in _RETAINED)
     return Left(policy_name, table_name, account.code_bucket)
+
+
+def _choices(auth: AuthMode | None, policy: DevicePolicy | None) -> dict[str, str]:
+    choices = {"AuthMode": auth, _POLICY: policy.text if policy else None}
+    return {name: value for name, value in choices.items() if value is not None}
 
 
 def _plan(account: Account, name: str, change_set: ChangeSet, settings: tuple[SettingChange, ...]) -> Plan:
@@ -239,12 +279,45 @@ def _policy_in_force(account: Account, described: Description, report: Report) -
         return None
 
 
-def _reservable(account: Account) -> int:
-    """Return how much concurrency to reserve: none in an account so small that Lambda would refuse it."""
+def _concurrency(account: Account) -> tuple[Mapping[str, str], tuple[str, ...]]:
+    """Return parameters for the account's concurrency, and what to tell a person about it.
+
+    In an account so small that Lambda would refuse a reservation, nothing is reserved, and the API's burst is no larger
+    than what all functions of the account have together.
+    """
     unreserved = account.unreserved_concurrency()
-    if unreserved is not None and unreserved - _WANTED_CONCURRENCY < _UNRESERVABLE:
-        return 0
-    return _WANTED_CONCURRENCY
+    if unreserved is None or unreserved - _WANTED_CONCURRENCY >= _UNRESERVABLE:
+        return {}, ()
+    burst = max(1, min(_WANTED_CONCURRENCY, unreserved))
+    note = (
+        f"the account has {unreserved} unreserved concurrent Lambda executions, too few to reserve "
+        f"{_WANTED_CONCURRENCY} for this function: it shares them with the account's other functions. Request a higher "
+        "quota (Lambda, concurrent executions), then set ReservedConcurrency and ThrottleBurst"
+    )
+    return {"ReservedConcurrency": "0", "ThrottleBurst": str(burst)}, (note,)
+
+
+def _protect_ledger(
+    stack: Stack, described: Description, template: str, parameters: Mapping[str, str], tags: Mapping[str, str]
+) -> Description:
+    """Turn the deletion protection of a new ledger on."""
+    change_set = stack.plan(described, template, {**parameters, _PROTECTION: "yes"}, tags)
+    return described if change_set is None else stack.execute(change_set)
+
+
+def _check_code(account: Account, described: Description | None, code: UploadedCode) -> None:
+    """Raise AwsError if a function of the stack does not run the code that was uploaded."""
+    outputs = described.outputs if described else {}
+    for function in (name for output, name in outputs.items() if output.endswith("FunctionName")):
+        if account.function_sha256(function) == code.sha256:
+            continue
+        raise AwsError(
+            f"the function {function} runs other code than {code.key} in the bucket {account.code_bucket}, "
+            f"version {code.version}, which is what was built here",
+            hint="CloudTrail shows who changed it (UpdateFunctionCode). To restore it: aws lambda update-function-code "
+            f"--function-name {function} --s3-bucket {account.code_bucket} --s3-key {code.key} "
+            f"--s3-object-version {code.version}",
+        )
 
 
 def _status(account: Account, name: str, described: Description | None) -> Status:

@@ -36,6 +36,7 @@ class NewInvite:
         ek_sha256: SHA-256 of the endorsement key certificate of the one TPM that it is for, in hexadecimal; None is any
             device.
         existing_thing: whether it may take over a Thing that exists in AWS IoT and is unknown to the backend.
+        deactivate_existing: whether the certificates that such a Thing had before are then made inactive.
 
     Raises:
         UsageError: a value is invalid; the message does not repeat it.
@@ -46,6 +47,7 @@ class NewInvite:
     ttl_seconds: int = DEFAULT_TTL_SECONDS
     ek_sha256: str | None = None
     existing_thing: bool = False
+    deactivate_existing: bool = False
 
     def __post_init__(self) -> None:
         if not _THING.fullmatch(self.thing):
@@ -61,6 +63,10 @@ class NewInvite:
             )
         if not _SHORTEST_SECONDS <= self.ttl_seconds <= _LONGEST_SECONDS:
             raise UsageError("ttl must be between 1m and 365d", hint="Give a time like 30m, 24h or 7d.")
+        if self.deactivate_existing and not self.existing_thing:
+            raise UsageError(
+                "deactivate_existing needs existing_thing", hint="A Thing that does not exist has no certificates."
+            )
         if self.ek_sha256 is not None and not _SHA256.fullmatch(self.ek_sha256):
             raise UsageError("ek_sha256 is not a SHA-256", hint="Give 64 hexadecimal digits, without colons.")
 
@@ -71,6 +77,8 @@ class NewInvite:
             members["ekSha256"] = self.ek_sha256.lower()
         if self.existing_thing:
             members["existingThing"] = True
+        if self.deactivate_existing:
+            members["deactivateExisting"] = True
         return members
 
 

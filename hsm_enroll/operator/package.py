@@ -22,8 +22,8 @@ MACHINES = {"arm64": "aarch64", "x86_64": "x86_64"}
 """Architectures, by Lambda's name, with the name that wheels have for them."""
 ARCHITECTURE = "arm64"
 """As in the template's ``Architectures``."""
-PYTHON = "3.11"
-"""As in the template's ``Runtime``; the tests run on the same version."""
+PYTHON = "3.13"
+"""As in the template's ``Runtime``."""
 MAX_SIZE = 10_000_000
 """In bytes. Lambda accepts 50 MB in a direct upload, but each megabyte makes a cold start slower."""
 
@@ -44,7 +44,8 @@ def build(
         interpreter: a Python with pip; pip's own configuration says where it gets the wheels.
 
     Raises:
-        PackageError: pip is missing or cannot get the wheels, or the zip is larger than `MAX_SIZE`.
+        PackageError: pip is missing or cannot get the wheels, a wheel has another hash than in ``requirements.txt``, or
+            the zip is larger than `MAX_SIZE`.
     """
     with tempfile.TemporaryDirectory() as folder:
         wheels = Path(folder)
@@ -64,8 +65,8 @@ def _install(folder: Path, requirements: Path, machine: str, python: str, interp
     platforms = [f"--platform={name}_{machine}" for name in ("manylinux2014", "manylinux_2_17")]
     command = [
         interpreter, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input",
-        "--target", folder, "--no-compile", "--only-binary=:all:", "--implementation=cp", f"--python-version={python}",
-        *platforms, "--requirement", requirements,
+        "--target", folder, "--no-compile", "--only-binary=:all:", "--require-hashes", "--implementation=cp",
+        f"--python-version={python}", *platforms, "--requirement", requirements,
     ]  # fmt: skip
     run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if run.returncode != 0:

@@ -7,20 +7,31 @@ member and never repeats its value. Unknown members are ignored: a later backend
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
+from hsm_enroll.operator.members import (
+    SHA256,
+    THING,
+    WORD,
+    as_object,
+    count,
+    flag,
+    listed,
+    moment,
+    optional,
+    required,
+    text,
+)
 from hsm_enroll.secret import Secret
 
-_INSTANT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
-_CODE = re.compile(r"[0-9A-HJKMNP-TV-Z]{5}(?:-[0-9A-HJKMNP-TV-Z]{5}){4}")
-_LARGEST_COUNT = 2**53 - 1  # what every JSON reader can hold (RFC 8259 §6)
-_LONGEST_TOKEN = 4096
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
-T = TypeVar("T")
+_CODE = re.compile(r"[0-9A-HJKMNP-TV-Z]{5}(?:-[0-9A-HJKMNP-TV-Z]{5}){4}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,26 +106,24 @@ class ThingRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class DisabledCertificate:
-    """A certificate that is not in the ledger, and that a sweep made inactive."""
+class AttachedCertificate:
+    """A certificate that is attached to a Thing in AWS IoT; whoever has its key can connect while it is active."""
 
     certificate_id: str
+    active: bool
     created: datetime
 
 
 @dataclass(frozen=True, slots=True)
-class SweepReport:
-    """One part of a sweep.
+class ShownThing:
+    """A Thing in the ledger, and what AWS IoT has attached to it.
 
     Attributes:
-        checked: how many certificates were examined.
-        disabled: those that were not in the ledger and are now inactive.
-        foreign: how many belong to another system and were left alone.
+        certificates: None if the backend is of an earlier version, which does not say.
     """
 
-    checked: int
-    disabled: tuple[DisabledCertificate, ...]
-    foreign: int
+    thing: ThingRecord
+    certificates: tuple[AttachedCertificate, ...] | None
 
 
 def hide_code(members: dict[str, Any]) -> dict[str, Any]:
@@ -129,7 +138,7 @@ def instant(moment: datetime) -> str:
     return f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='seconds')}Z"
 
 
-def to_json(record: InviteRecord | ThingRecord | DisabledCertificate) -> dict[str, Any]:
+def to_json(record: DataclassInstance) -> dict[str, Any]:
     """Return a record in the contract's form."""
     return {name: instant(value) if isinstance(value, datetime) else value for name, value in _members(record)}
 
@@ -146,70 +155,58 @@ def columns(kind: type[InviteRecord | ThingRecord]) -> list[str]:
 
 def created_invite(value: object) -> CreatedInvite:
     """Read an item of ``invites`` in an answer to POST that was parsed with :func:`hide_code`."""
-    members = _object(value)
+    members = as_object(value)
     return CreatedInvite(
-        id=_required(members, "id", _ID),
-        code=_required(members, "code", _code),
-        thing=_required(members, "thing", _PATTERN),
-        uses=_required(members, "uses", _count),
-        expires=_required(members, "expires", _moment),
-        thing_status=_optional(members, "thingStatus", _WORD),
+        id=required(members, "id", _ID),
+        code=required(members, "code", _code),
+        thing=required(members, "thing", _PATTERN),
+        uses=required(members, "uses", count),
+        expires=required(members, "expires", moment),
+        thing_status=optional(members, "thingStatus", WORD),
     )
 
 
 def invite_record(value: object) -> InviteRecord:
     """Read an item of ``invites`` in an answer to GET."""
-    members = _object(value)
+    members = as_object(value)
     return InviteRecord(
-        id=_required(members, "id", _ID),
-        thing=_required(members, "thing", _PATTERN),
-        uses=_required(members, "uses", _count),
-        uses_left=_required(members, "usesLeft", _count),
-        expires=_required(members, "expires", _moment),
-        created=_required(members, "created", _moment),
-        created_by=_required(members, "createdBy", _ARN),
-        status=_required(members, "status", _WORD),
-        existing_thing=_required(members, "existingThing", _flag),
-        ek_sha256=_optional(members, "ekSha256", _SHA256),
+        id=required(members, "id", _ID),
+        thing=required(members, "thing", _PATTERN),
+        uses=required(members, "uses", count),
+        uses_left=required(members, "usesLeft", count),
+        expires=required(members, "expires", moment),
+        created=required(members, "created", moment),
+        created_by=required(members, "createdBy", _ARN),
+        status=required(members, "status", WORD),
+        existing_thing=required(members, "existingThing", flag),
+        ek_sha256=optional(members, "ekSha256", SHA256),
     )
 
 
 def thing_record(value: object) -> ThingRecord:
     """Read ``thing``, or an item of ``things``."""
-    members = _object(value)
+    members = as_object(value)
     return ThingRecord(
-        thing=_required(members, "thing", _THING),
-        status=_required(members, "status", _WORD),
-        spki_sha256=_required(members, "spkiSha256", _SHA256),
-        certificate_id=_optional(members, "certificateId", _SHA256),
-        claimed=_required(members, "claimed", _moment),
-        enrolled=_optional(members, "enrolled", _moment),
-        revoked=_optional(members, "revoked", _moment),
-        invite_id=_optional(members, "inviteId", _ID),
+        thing=required(members, "thing", THING),
+        status=required(members, "status", WORD),
+        spki_sha256=required(members, "spkiSha256", SHA256),
+        certificate_id=optional(members, "certificateId", SHA256),
+        claimed=required(members, "claimed", moment),
+        enrolled=optional(members, "enrolled", moment),
+        revoked=optional(members, "revoked", moment),
+        invite_id=optional(members, "inviteId", _ID),
     )
 
 
-def sweep_report(value: object) -> SweepReport:
-    """Read an answer to a sweep, except for its ``next``."""
-    members = _object(value)
-    return SweepReport(
-        checked=_required(members, "checked", _count),
-        disabled=tuple(listed(members, "disabled", _disabled)),
-        foreign=_required(members, "foreign", _count),
-    )
+def shown_thing(value: object) -> ShownThing:
+    """Read an answer about one Thing."""
+    members = as_object(value)
+    return ShownThing(thing_record(members.get("thing")), _certificates(members, "certificates"))
 
 
-def listed(value: object, name: str, read: Callable[[object], T]) -> list[T]:
-    """Read each item of the list in an object's member."""
-    found = _object(value).get(name)
-    if not isinstance(found, list):
-        raise ValueError(f"{name} is not a list")  # noqa: TRY004 - foreign data, not a caller's mistake
-    return [read(one) for one in found]
-
-
-def next_token(value: object) -> str | None:
-    """Read ``next``: the token of the following page, or None."""
-    return _optional(_object(value), "next", _TOKEN)
+def other_certificates(value: object) -> tuple[AttachedCertificate, ...]:
+    """Read an answer to a revocation that was asked for a Thing's other certificates."""
+    return tuple(listed(value, "otherCertificates", _attached))
 
 
 @cache
@@ -218,7 +215,7 @@ def _camel_case(name: str) -> str:
     return first + "".join(map(str.capitalize, others))
 
 
-def _members(record: InviteRecord | ThingRecord | DisabledCertificate) -> Iterator[tuple[str, Any]]:
+def _members(record: DataclassInstance) -> Iterator[tuple[str, Any]]:
     for field in fields(record):
         yield _camel_case(field.name), getattr(record, field.name)
 
@@ -231,69 +228,25 @@ def _cell(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def _disabled(value: object) -> DisabledCertificate:
-    members = _object(value)
-    return DisabledCertificate(
-        certificate_id=_required(members, "certificateId", _SHA256), created=_required(members, "created", _moment)
+def _certificates(members: dict[str, Any], name: str) -> tuple[AttachedCertificate, ...] | None:
+    return tuple(listed(members, name, _attached)) if name in members else None
+
+
+def _attached(value: object) -> AttachedCertificate:
+    members = as_object(value)
+    return AttachedCertificate(
+        certificate_id=required(members, "certificateId", SHA256),
+        active=required(members, "active", flag),
+        created=required(members, "created", moment),
     )
 
 
-def _object(value: object) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError("an item is not a JSON object")  # noqa: TRY004 - foreign data, not a caller's mistake
-    return value
-
-
-def _required(members: dict[str, Any], name: str, read: Callable[[object], T]) -> T:
-    try:
-        return read(members.get(name))
-    except ValueError as error:
-        raise ValueError(f"{name} is missing or invalid") from error
-
-
-def _optional(members: dict[str, Any], name: str, read: Callable[[object], T]) -> T | None:
-    return None if members.get(name) is None else _required(members, name, read)
-
-
-def _text(pattern: str) -> Callable[[object], str]:
-    compiled = re.compile(pattern)
-
-    def read(value: object) -> str:
-        if not isinstance(value, str) or not compiled.fullmatch(value):
-            raise ValueError(pattern)
-        return value
-
-    return read
-
-
-_ID = _text("[0-9a-f]{16}")
-_SHA256 = _text("[0-9a-f]{64}")
-_THING = _text("[a-zA-Z0-9:_-]{1,128}")
-_PATTERN = _text(r"[a-zA-Z0-9:_-]{1,128}|[a-zA-Z0-9:_-]{0,127}\*")
-_WORD = _text("[a-z-]{1,20}")
-_ARN = _text("[!-~]{1,2048}")
-_TOKEN = _text(f"[!-~]{{1,{_LONGEST_TOKEN}}}")
+_ID = text("[0-9a-f]{16}")
+_PATTERN = text(r"[a-zA-Z0-9:_-]{1,128}|[a-zA-Z0-9:_-]{0,127}\*")
+_ARN = text("[!-~]{1,2048}")
 
 
 def _code(value: object) -> Secret:
     if not isinstance(value, Secret) or not _CODE.fullmatch(value.reveal()):
         raise ValueError("not a code")
     return value
-
-
-def _count(value: object) -> int:
-    if type(value) is not int or not 0 <= value <= _LARGEST_COUNT:
-        raise ValueError("not a count")
-    return value
-
-
-def _flag(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("not a flag")  # noqa: TRY004 - foreign data, not a caller's mistake
-    return value
-
-
-def _moment(value: object) -> datetime:
-    if not isinstance(value, str) or not _INSTANT.fullmatch(value):
-        raise ValueError("not a time")
-    return datetime.strptime(value, "%Y-%m-%dT%H:%M:%S%z")

@@ -16,6 +16,8 @@ _FORBIDDEN_HINT = (
 _UNKNOWN_HINTS = {
     "thing-unknown": "hsm-enroll fleet list shows the Things that exist.",
     "invite-unknown": "hsm-enroll invite list shows the invites that exist.",
+    "existing-things-not-allowed": "hsm-enroll backend deploy --existing-things allows it.",
+    "sweep-stopped": "hsm-enroll fleet rebuild restores entries that the ledger has lost.",
 }
 _AGAIN_HINT = "Wait a moment, then try again."
 

@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -55,7 +55,7 @@ class Description:
     Attributes:
         stack_id: its ARN. Unlike the name, it is never used again.
         status: CloudFormation's name for its state.
-        parameters, outputs: by name.
+        parameters, outputs, tags: by name.
         changed: when it was changed last.
         drift: what CloudFormation found when it last compared it with its template.
     """
@@ -66,6 +66,7 @@ class Description:
     outputs: Mapping[str, str]
     changed: datetime
     drift: Drift
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def under_way(self) -> bool:
@@ -101,13 +102,20 @@ class Stack:
         """Return the stack as it is, or None if it does not exist."""
         return self._describe(self.name)
 
-    def plan(self, there: Description | None, template: str, parameters: Mapping[str, str]) -> ChangeSet | None:
+    def plan(
+        self,
+        there: Description | None,
+        template: str,
+        parameters: Mapping[str, str],
+        tags: Mapping[str, str],
+    ) -> ChangeSet | None:
         """Have CloudFormation compute what would change, and change nothing. `execute` or `discard` must follow.
 
         Args:
             there: what `describe` returned.
             template: the new template.
             parameters: values by name; a missing one is set to the template's default.
+            tags: of the stack and of all its resources, all of them.
 
         Returns:
             What would change; None if nothing would.
@@ -125,6 +133,7 @@ class Stack:
                 ChangeSetType="CREATE" if creates else "UPDATE",
                 TemplateBody=template,
                 Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+                Tags=[{"Key": key, "Value": value} for key, value in tags.items()],
                 Capabilities=["CAPABILITY_IAM"],
                 ClientToken=uuid.uuid4().hex,
             )
@@ -317,6 +326,7 @@ class Stack:
             outputs={output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])},
             changed=found.get("LastUpdatedTime") or found["CreationTime"],
             drift=Drift(found.get("DriftInformation", {}).get("StackDriftStatus", "NOT_CHECKED")),
+            tags={tag["Key"]: tag["Value"] for tag in found.get("Tags", [])},
         )
 
 

@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import ClientError, HTTPClientError
+from botocore.exceptions import (
+    ClientError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    HTTPClientError,
+    ProxyConnectionError,
+)
 from botocore.exceptions import ConnectionError as AwsConnectionError
 from botocore.parsers import ResponseParserError
 
@@ -23,7 +29,9 @@ from enrollment_backend import log
 from enrollment_backend.errors import (
     AwsError,
     AwsRefusedError,
+    AwsResponseInvalidError,
     AwsUnavailableError,
+    AwsUnreachableError,
     ConditionFailedError,
     ResourceNotFoundError,
     ThingExistsError,
@@ -33,6 +41,8 @@ from enrollment_backend.errors import (
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_iot import IoTClient
+
+_MAX_IDLE_SECONDS = 5
 
 # By error code, never by HTTP status: AWS IoT throttles with 400 and reports an exceeded limit with 410.
 _THROTTLED = frozenset(
@@ -82,19 +92,43 @@ class Clients:
     dynamodb: DynamoDBClient
 
 
-def connect() -> Clients:
+def connect(now: Callable[[], float] = time.time) -> Clients:
     """Create the clients, configured by AWS's own environment variables (AWS_REGION, AWS_ENDPOINT_URL, credentials).
 
     Makes no network calls.
+
+    Args:
+        now: the time in seconds, which goes on while the function is frozen.
     """
     session = boto3.session.Session()  # boto3's default session is not safe to share between threads
     repeating = Config(connect_timeout=1, read_timeout=2, retries={"mode": "standard", "total_max_attempts": 2})
-    once = Config(connect_timeout=1, read_timeout=8, retries={"total_max_attempts": 1})
-    return Clients(
+    once = repeating.merge(Config(read_timeout=8, retries={"total_max_attempts": 1}))
+    quick = repeating.merge(Config(connect_timeout=0.5, read_timeout=1))  # DynamoDB answers in milliseconds
+    clients = Clients(
         iot=session.client("iot", config=repeating),
         iot_once=session.client("iot", config=once),
-        dynamodb=session.client("dynamodb", config=repeating),
+        dynamodb=session.client("dynamodb", config=quick),
     )
+    for client in (clients.iot, clients.iot_once, clients.dynamodb):
+        _reconnect_when_idle(client, now)
+    return clients
+
+
+def _reconnect_when_idle(client: Any, now: Callable[[], float]) -> None:
+    """Have a client use new connections after it has not been used for some seconds.
+
+    Between two requests, Lambda may freeze the function. Its connections may be dead afterwards without it knowing. A
+    call on one fails after its timeout, and those that have one attempt are not repeated.
+    """
+    last_call = now()
+
+    def close_idle_connections(**_: object) -> None:
+        nonlocal last_call
+        if now() - last_call > _MAX_IDLE_SECONDS:
+            client.close()  # only closes connections that no call is using; the next call opens another one
+        last_call = now()
+
+    client.meta.events.register("before-call", close_idle_connections)
 
 
 def concurrently(*calls: Callable[[], Any]) -> list[Any]:
@@ -119,19 +153,25 @@ def call(operation: str) -> Iterator[None]:
         operation: AWS API name, such as ``CreateThing``.
 
     Raises:
-        ThrottledError, AwsUnavailableError: the call may succeed later.
+        ThrottledError, AwsUnreachableError, AwsUnavailableError: the call may succeed later.
         ConditionFailedError: the condition of a write does not hold.
         ThingExistsError: CreateThing found a Thing with another configuration.
         ResourceNotFoundError: the resource does not exist.
         AwsRefusedError: AWS refused the call for another reason.
+        AwsResponseInvalidError: the response cannot be parsed, or the block did not find in it what it looked for
+            (KeyError).
     """
     begin = time.monotonic()
     try:
         yield
     except ClientError as error:
         raise _domain_error(operation, error) from error
-    except (HTTPClientError, AwsConnectionError, ResponseParserError) as error:
+    except (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError) as error:
+        raise AwsUnreachableError(operation, type(error).__name__) from error
+    except (HTTPClientError, AwsConnectionError) as error:
         raise AwsUnavailableError(operation, type(error).__name__) from error
+    except (ResponseParserError, KeyError) as error:
+        raise AwsResponseInvalidError(operation, type(error).__name__) from error
     finally:
         log.record_call(operation, (time.monotonic() - begin) * 1000)
 

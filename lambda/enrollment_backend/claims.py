@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from enum import Enum
 from hmac import compare_digest
 
+from enrollment_backend import admission
 from enrollment_backend.errors import (
     AttestationRequiredError,
+    EnrollmentQueuedError,
     InviteInvalidError,
     KeyEnrolledError,
     ThingEnrolledError,
@@ -70,6 +72,10 @@ class Claim:
         code_sha256: hash of the invite's code; None if no invite was used.
         lease: a random name; each request that takes the claim over sets a new one.
         lease_ends: when the claim may be taken over.
+        issuing_since: since when a request may have had a certificate issued that is not recorded, and whose identifier
+            is not known; 0 if it is certain that there is none.
+        spare: AWS IoT's identifier of a certificate that was issued and is not recorded; None if there is none.
+        turn: when the device may be issued a certificate, see `admission`; None if it need not wait.
         claimed: when the key was bound.
         certificate: the issued certificate, once it is recorded.
         enrolled: when it was recorded.
@@ -86,6 +92,9 @@ class Claim:
     lease: str
     lease_ends: int
     claimed: int
+    issuing_since: int = 0
+    spare: str | None = None
+    turn: int | None = None
     certificate: Certificate | None = None
     enrolled: int | None = None
     revoked_at: int | None = None
@@ -136,11 +145,11 @@ def decide(applicant: Applicant, entries: Entries, now: float) -> Verdict:
         AttestationRequiredError: the invite is for one TPM.
         ThingRevokedError, ThingEnrolledError, KeyEnrolledError: the request contradicts the ledger. Only a caller with
             a valid invite, or of an open deployment, gets to see these.
+        EnrollmentQueuedError: it is not yet the device's turn.
     """
     claim = entries.claim
-    same_key = claim is not None and compare_digest(claim.spki_sha256, applicant.spki_sha256)
-    bound = claim is not None and same_key and _same_invite(claim, applicant)
-    _check_invite(applicant, entries.invite, now, bound=bound)
+    same_key = _same_key(claim, applicant)
+    check_invite(applicant, entries, now)
     if not same_key and _belongs_to_another_thing(applicant, entries):
         raise KeyEnrolledError
     if claim is None:
@@ -152,11 +161,43 @@ def decide(applicant: Applicant, entries: Entries, now: float) -> Verdict:
         return Verdict.RECLAIM
     if not same_key:
         raise ThingEnrolledError
-    if not bound:
+    if not _same_invite(claim, applicant):
         return Verdict.REBIND
     if claim.certificate is not None:
         return Verdict.ANSWER
-    return Verdict.WAIT if claim.lease_ends > now else Verdict.TAKE_OVER
+    return _take_over(claim, now)
+
+
+def check_invite(applicant: Applicant, entries: Entries, now: float) -> None:
+    """Check the applicant's code, if there is one; the key's entry plays no part in it.
+
+    Args:
+        applicant: the request.
+        entries: what the ledger holds about it.
+        now: the time, in seconds since the epoch.
+
+    Raises:
+        InviteInvalidError, AttestationRequiredError: see `decide`.
+    """
+    if applicant.code_sha256 is None:
+        return
+    invite, claim = entries.invite, entries.claim
+    reason = "unknown" if invite is None else invite.invalid_reason(applicant.code_sha256, applicant.thing, now)
+    # A device that repeats its request may use the same invite, even if it has expired and left the ledger.
+    bound = claim is not None and _same_key(claim, applicant) and _same_invite(claim, applicant)
+    if reason is not None and not (bound and reason != "revoked"):
+        raise InviteInvalidError(reason=reason)
+    if invite is not None and invite.ek_sha256 is not None:
+        raise AttestationRequiredError
+
+
+def _take_over(claim: Claim, now: float) -> Verdict:
+    """Decide whether a claim without a certificate may be taken over."""
+    if claim.lease_ends > now:
+        return Verdict.WAIT
+    if claim.turn is not None and (seconds := admission.seconds_to_wait(claim.turn, now)):
+        raise EnrollmentQueuedError(seconds)
+    return Verdict.TAKE_OVER
 
 
 def _belongs_to_another_thing(applicant: Applicant, entries: Entries) -> bool:
@@ -171,22 +212,15 @@ def _belongs_to_another_thing(applicant: Applicant, entries: Entries) -> bool:
     return entries.key_thing != applicant.thing or entries.claim is None
 
 
+def _same_key(claim: Claim | None, applicant: Applicant) -> bool:
+    return claim is not None and compare_digest(claim.spki_sha256, applicant.spki_sha256)
+
+
 def _same_invite(claim: Claim, applicant: Applicant) -> bool:
     """Whether the claim was made with the applicant's code; true without a code, as in an open deployment."""
     if applicant.code_sha256 is None:
         return True
     return claim.code_sha256 is not None and compare_digest(claim.code_sha256, applicant.code_sha256)
-
-
-def _check_invite(applicant: Applicant, invite: Invite | None, now: float, *, bound: bool) -> None:
-    if applicant.code_sha256 is None:
-        return
-    reason = "unknown" if invite is None else invite.invalid_reason(applicant.code_sha256, applicant.thing, now)
-    # A device that repeats its request may use the same invite, even if it has expired and left the ledger.
-    if reason is not None and not (bound and reason != "revoked"):
-        raise InviteInvalidError(reason=reason)
-    if invite is not None and invite.ek_sha256 is not None:
-        raise AttestationRequiredError
 
 
 def _created_since(invite: Invite | None, moment: int) -> bool:

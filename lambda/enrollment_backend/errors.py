@@ -109,10 +109,37 @@ class InviteUnknownError(EnrollmentError):
     detail = "There is no invite with this id."
 
 
+class ExistingThingsNotAllowedError(EnrollmentError):
+    """An invite for a Thing that AWS IoT already has was asked for, and the deployment does not allow that."""
+
+    code = "existing-things-not-allowed"
+    detail = (
+        "This deployment does not enroll Things that AWS IoT already has; "
+        "hsm-enroll backend deploy --existing-things changes that."
+    )
+
+
+class SweepStoppedError(EnrollmentError):
+    """A sweep would disable more certificates than it may at a time. It disabled none of them.
+
+    Args:
+        limit: how many it may.
+    """
+
+    code = "sweep-stopped"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit=str(limit))
+        self.detail = (
+            f"The sweep would disable more than {limit} certificates, so it disabled none: the ledger may have lost "
+            "entries. hsm-enroll fleet rebuild restores them; fleet sweep --yes-all disables the certificates."
+        )
+
+
 class RetryableError(EnrollmentError):
     """Base of the errors that may go away by themselves. `retry_after` is in seconds."""
 
-    retry_after: ClassVar[int] = 5
+    retry_after: int = 5
 
 
 class EnrollmentInProgressError(RetryableError):
@@ -121,6 +148,21 @@ class EnrollmentInProgressError(RetryableError):
     code = "enrollment-in-progress"
     detail = "The same enrollment is already in progress; try again in a few seconds."
     retry_after = 10  # a few of these outlast the lease of a request that died
+
+
+class EnrollmentQueuedError(RetryableError):
+    """More devices are enrolling than AWS IoT allows at once, and it is not this one's turn yet, see `admission`.
+
+    Args:
+        seconds: until its turn.
+    """
+
+    code = "enrollment-queued"
+    detail = "Many devices are enrolling at the moment; this one has its place in the queue: try again when told to."
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__(seconds=str(seconds))
+        self.retry_after = seconds
 
 
 # --- what is in the request -----------------------------------------------------------------------------------------
@@ -237,7 +279,12 @@ class AwsError(EnrollmentError):
     Args:
         operation: AWS API name, such as ``CreateThing``.
         cause: AWS's error code, or the name of the library's exception.
+
+    Attributes:
+        had_no_effect: whether it is certain that AWS did not carry out the call, given that it was sent only once.
     """
+
+    had_no_effect: ClassVar[bool] = False
 
     def __init__(self, operation: str, cause: str) -> None:
         super().__init__(operation=operation, cause=cause)
@@ -251,6 +298,7 @@ class ThingExistsError(AwsError):
         "AWS IoT already has a Thing with this name that was not enrolled here; "
         "an invite created with --existing-thing allows it."
     )
+    had_no_effect = True
 
 
 class ThrottledError(AwsError, RetryableError):
@@ -258,6 +306,7 @@ class ThrottledError(AwsError, RetryableError):
 
     code = "throttled"
     detail = "AWS is throttling requests; try again later."
+    had_no_effect = True
 
 
 class AwsUnavailableError(AwsError, RetryableError):
@@ -268,11 +317,18 @@ class AwsUnavailableError(AwsError, RetryableError):
     retry_after = 10
 
 
+class AwsUnreachableError(AwsUnavailableError):
+    """There was no connection to AWS, so the call was not sent."""
+
+    had_no_effect = True
+
+
 class AwsRefusedError(AwsError):
     """AWS refused the call, and a retry will not help: permissions, a missing policy, AWS's own rules."""
 
     code = "aws-refused"
     detail = "AWS refused a call that the backend made; the operator can find the reason in the log."
+    had_no_effect = True
 
 
 class ResourceNotFoundError(AwsRefusedError):
@@ -284,10 +340,19 @@ class ConditionFailedError(AwsError, RetryableError):
 
     code = "enrollment-in-progress"
     detail = EnrollmentInProgressError.detail
+    had_no_effect = True
+
+
+class AwsResponseInvalidError(AwsError):
+    """AWS's response is not what its API promises: something between the function and AWS may have sent it."""
+
+    code = "aws-response-invalid"
+    detail = "The backend received a response from AWS that it cannot use; the operator can find the call in the log."
 
 
 class CertificateNotForKeyError(AwsError):
-    """AWS IoT returned a certificate that is not for the CSR's key."""
+    """AWS IoT returned a certificate that is not for the CSR's key. There is none for that key."""
 
     code = "certificate-not-for-key"
     detail = "AWS IoT returned a certificate for another key; it was not passed on."
+    had_no_effect = True

@@ -34,6 +34,7 @@ class Invite:
         expires: when it stops being valid, in seconds since the epoch.
         created_by: ARN of the IAM identity that created it.
         existing_thing: whether it may enroll a Thing that exists in AWS IoT but not in the ledger.
+        deactivate_existing: whether the other certificates of such a Thing are then made INACTIVE.
         ek_sha256: SHA-256 fingerprint of the endorsement key certificate of the one TPM that it is for; None if it is
             not bound to a TPM.
         revoked: whether the operator revoked it.
@@ -47,6 +48,7 @@ class Invite:
     expires: int
     created_by: str
     existing_thing: bool = False
+    deactivate_existing: bool = False
     ek_sha256: str | None = None
     revoked: bool = False
 

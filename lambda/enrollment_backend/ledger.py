@@ -8,8 +8,10 @@
                                       it too, `shared` once another one has had it; deleted only when a claim is undone,
                                       and never if it is shared
     certificate  AWS IoT's id         the Thing and the key that it was issued for; for one that the sweep found, only
-                                      that it is revoked; never deleted
-    sweep        cursor, lists        how far the sweep has come, with certificates and with `Ledger.complete_lists`
+                                      that it is revoked, and `kept` if AWS IoT does not let it go; never deleted
+    admission    next                 the counter of `turns`
+    sweep        cursor               where the next scheduled run goes on, and what has been examined
+    sweep        lists                how far `Ledger.complete_lists` has come
 
 A claim is written in one transaction with its key and the use of its invite, each with a condition, before the first
 call to AWS IoT. So for any certificate that can connect, the ledger has the Thing and the key.
@@ -22,11 +24,11 @@ import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from enrollment_backend.claims import Applicant, Certificate, Claim, Entries, Verdict, decide
-from enrollment_backend.errors import ConditionFailedError, EnrollmentInProgressError
+from enrollment_backend.claims import Applicant, Certificate, Claim, Entries, Verdict, check_invite, decide
+from enrollment_backend.errors import ConditionFailedError, EnrollmentInProgressError, InviteInvalidError
 from enrollment_backend.invites import Invite, invite_id
 from enrollment_backend.items import certificate_to_values, claim_from_item, claim_to_item, invite_from_item
-from enrollment_backend.table import Table, Write
+from enrollment_backend.table import Item, Key, Table, Write
 
 LEASE_SECONDS = 30  # longer than the function may run: once a lease has ended, the request that held it is dead
 _MAX_WAIT_SECONDS = 8.0  # for another request; enough time must be left for this request's own calls
@@ -55,11 +57,11 @@ class Claimed:
 
     Attributes:
         claim: the applicant's claim. If it has no certificate, the caller holds its lease.
-        resumed: whether an earlier request may have had a certificate issued that is not recorded.
+        is_new: whether it was made for this request.
     """
 
     claim: Claim
-    resumed: bool
+    is_new: bool
 
 
 @dataclass(frozen=True)
@@ -78,21 +80,44 @@ class Ledger:
     now: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
 
+    def check_code(self, applicant: Applicant) -> None:
+        """Refuse an applicant whose code cannot be used, with a single read if there is no such invite.
+
+        `claim` checks it again; this comes first, so that a refused request costs no transaction and takes no turn.
+
+        Args:
+            applicant: the request, with a code.
+
+        Raises:
+            InviteInvalidError, AttestationRequiredError: see `claims.decide`.
+        """
+        thing, _, invite = _keys(applicant)
+        found = self.table.get([invite, thing])
+        try:
+            check_invite(applicant, _entries(applicant, found), self.now())
+        except InviteInvalidError:
+            if invite not in found:
+                raise
+            # A read of several items is not one of a single moment: it may have the use of the invite, and not yet the
+            # claim for which an earlier request of the same device used it.
+            found |= self.table.get([thing])
+            check_invite(applicant, _entries(applicant, found), self.now())
+
     def claim(self, applicant: Applicant) -> Claimed:
         """Bind a Thing to a key and use the invite, unless this has been done before.
 
-        A first enrollment with an invite for exactly this Thing takes a single write, and reads nothing.
+        A first enrollment with an invite for exactly this Thing takes a single transaction.
 
         Args:
             applicant: the request.
 
         Raises:
-            InviteInvalidError, AttestationRequiredError, ConflictError: see `claims.decide`.
+            InviteInvalidError, AttestationRequiredError, ConflictError, EnrollmentQueuedError: see `claims.decide`.
             EnrollmentInProgressError: another request is working on the same claim, and does not finish in time.
         """
         claim = self._new_claim(applicant)
         if self._bind(applicant, claim, pattern=applicant.thing):
-            return Claimed(claim, resumed=False)
+            return Claimed(claim, is_new=True)
         deadline = self.now() + _MAX_WAIT_SECONDS
         while True:
             claimed = self._claim_existing(applicant, claim)
@@ -119,7 +144,13 @@ class Ledger:
             ConditionFailedError: another request has taken the claim over.
         """
         now = int(self.now())
-        issued = {**certificate_to_values(certificate), "enrolled": now, "adopted": claim.adopted or None}
+        issued = {
+            **certificate_to_values(certificate),
+            "enrolled": now,
+            "adopted": claim.adopted or None,
+            "spare": None,
+            "turn": None,
+        }
         entry = {"thing": claim.thing, "spki_sha256": claim.spki_sha256, "enrolled": now}
         self.table.transact(
             (
@@ -128,24 +159,33 @@ class Ledger:
             )
         )
 
-    def release(self, claim: Claim, withdraw: Callable[[], None]) -> None:
+    def release(self, claim: Claim, spare: str | None, *, lost: bool, turn: float | None = None) -> bool:
         """End the lease of a claim without a certificate, so that the next request need not wait for it to end.
+
+        A `record` that is still in flight can no longer succeed.
 
         Args:
             claim: a claim whose lease the caller holds.
-            withdraw: deactivates the caller's certificate, if there is one. It is called if the certificate cannot be
-                used: it is not recorded, and a `record` that is still in flight can no longer succeed; or the Thing is
-                revoked. No other request takes the claim over before it has returned, or the lease has ended.
+            spare: AWS IoT's identifier of a certificate that was issued for it, for the next request to use.
+            lost: whether another one may have been issued; the next request then searches for it.
+            turn: when the next request may have a certificate issued, in seconds since the epoch; None for at once.
+
+        Returns:
+            Whether no other request will use the certificate that the caller has: there is no spare one, or the Thing
+            was revoked or given another key.
         """
-        # A new lease makes a `record` that is still in flight fail.
-        thing, new_lease = ("thing", claim.thing), uuid.uuid4().hex
-        written = self._try_write(Write(thing, {"lease": new_lease}, _UNRECORDED, {"lease": claim.lease}))
-        current = None if written else self.find_claim(claim.thing)
-        if written or (current is not None and current.lease == new_lease):  # or it was, and the response was lost
-            withdraw()
-            self._try_write(Write(thing, {"lease_ends": 0}, _LEASE_IS, {"lease": new_lease}))
-        elif current is None or current.revoked_at is not None or current.spki_sha256 != claim.spki_sha256:
-            withdraw()
+        released = {
+            "lease": uuid.uuid4().hex,
+            "lease_ends": 0,
+            "spare": spare,
+            "turn": None if turn is None else int(turn),
+        } | ({} if lost else {"issuing_since": 0})
+        if self._try_write(Write(("thing", claim.thing), released, _UNRECORDED, {"lease": claim.lease})):
+            return spare is None
+        current = self.find_claim(claim.thing)
+        if current is not None and current.lease == released["lease"]:  # it was written, and the response was lost
+            return spare is None
+        return current is None or current.revoked_at is not None or current.spki_sha256 != claim.spki_sha256
 
     def abandon(self, claim: Claim) -> None:
         """Undo a claim that cannot succeed: free the Thing and the key, and give the invite its use back.
@@ -161,7 +201,7 @@ class Ledger:
         keep_shared_key = Write(key, {"shared": True}, _IS_SHARED, {"shared": True})
         if not claim.reclaimed and any(self._try_write(*undo, key_write) for key_write in (free_key, keep_shared_key)):
             return
-        self.release(claim, lambda: None)
+        self.release(claim, None, lost=False)
 
     def find_claim(self, thing: str) -> Claim | None:
         """Return a Thing's claim."""
@@ -216,10 +256,6 @@ class Ledger:
         found = self.table.get(("certificate", certificate_id) for certificate_id in certificate_ids)
         return {certificate_id: "revoked" not in item for (_, certificate_id), item in found.items()}
 
-    def knows_key(self, spki_sha256: str) -> bool:
-        """Whether a key is, or was, bound to a Thing."""
-        return bool(self.table.get([("key", spki_sha256)]))
-
     def record_as_revoked(self, certificate_id: str) -> bool:
         """Record an unknown certificate as revoked, so that no enrollment can record it any more.
 
@@ -242,7 +278,7 @@ class Ledger:
             return None  # another request is writing them
         if entries.claim is not None and entries.claim.lease == claim.lease:
             # An earlier write of ours succeeded, and its response was lost. With another claim id, it was a take-over.
-            return Claimed(entries.claim, resumed=entries.claim.claim_id != claim.claim_id)
+            return Claimed(entries.claim, is_new=entries.claim.claim_id == claim.claim_id)
         return self._act_on(applicant, claim, entries)
 
     def _act_on(self, applicant: Applicant, claim: Claim, entries: Entries) -> Claimed | None:
@@ -252,13 +288,13 @@ class Ledger:
         pattern = entries.invite.thing if entries.invite else applicant.thing
         if verdict in {Verdict.CLAIM, Verdict.SHARE}:
             share = verdict is Verdict.SHARE
-            return Claimed(claim, resumed=False) if self._bind(applicant, claim, pattern, share=share) else None
+            return Claimed(claim, is_new=True) if self._bind(applicant, claim, pattern, share=share) else None
         assert current is not None  # noqa: S101 - all other verdicts are about an existing claim
         if verdict is Verdict.ANSWER:
-            return Claimed(current, resumed=True)
+            return Claimed(current, is_new=False)
         if verdict is Verdict.RECLAIM:
             again = replace(claim, claim_id=current.claim_id, adopted=current.adopted, reclaimed=True)
-            return Claimed(again, resumed=False) if self._bind(applicant, again, pattern, current) else None
+            return Claimed(again, is_new=True) if self._bind(applicant, again, pattern, current) else None
         if verdict is Verdict.REBIND:
             self._rebind(applicant, pattern, current)
             return None
@@ -276,19 +312,14 @@ class Ledger:
             lease=uuid.uuid4().hex,
             lease_ends=now + LEASE_SECONDS,
             claimed=now,
+            issuing_since=now,  # a request that gets its claim has a certificate issued at once
             shareable_key=applicant.shareable_key,
         )
 
     def _read_entries(self, applicant: Applicant) -> Entries:
-        thing, key = ("thing", applicant.thing), ("key", applicant.spki_sha256)
-        invite = ("invite", invite_id(applicant.code_sha256 or ""))
+        thing, key, invite = _keys(applicant)
         found = self.table.snapshot(thing, key, *([invite] if applicant.code_sha256 else []))
-        return Entries(
-            invite=invite_from_item(found[invite]) if invite in found else None,
-            claim=claim_from_item(found[thing]) if thing in found else None,
-            key_thing=found[key]["thing"] if key in found else None,
-            key_shareable=key in found and found[key].get("shareable", False),
-        )
+        return _entries(applicant, found)
 
     def _bind(
         self, applicant: Applicant, claim: Claim, pattern: str, revoked: Claim | None = None, *, share: bool = False
@@ -319,10 +350,12 @@ class Ledger:
         return self._try_write(*self._use_of_invite(applicant, pattern), thing)
 
     def _take_over(self, current: Claim, new: Claim) -> Claimed | None:
-        lease = {"lease": new.lease, "lease_ends": new.lease_ends}
-        if not self._try_write(Write(("thing", current.thing), lease, _LEASE_IS, {"lease": current.lease})):
+        """Take over the lease; the result says since when *earlier* requests may have had a certificate issued."""
+        since = current.issuing_since or int(self.now())
+        values = {"lease": new.lease, "lease_ends": new.lease_ends, "issuing_since": since}
+        if not self._try_write(Write(("thing", current.thing), values, _LEASE_IS, {"lease": current.lease})):
             return None
-        return Claimed(replace(current, lease=new.lease, lease_ends=new.lease_ends), resumed=True)
+        return Claimed(replace(current, lease=new.lease, lease_ends=new.lease_ends), is_new=False)
 
     def _use_of_invite(self, applicant: Applicant, pattern: str) -> tuple[Write, ...]:
         """Return the write that uses the invite once; no write if there is no invite."""
@@ -339,3 +372,19 @@ class Ledger:
         except ConditionFailedError:
             return False
         return True
+
+
+def _keys(applicant: Applicant) -> tuple[Key, Key, Key]:
+    """Return the keys of an applicant's Thing, key and invite."""
+    invite = ("invite", invite_id(applicant.code_sha256 or ""))
+    return ("thing", applicant.thing), ("key", applicant.spki_sha256), invite
+
+
+def _entries(applicant: Applicant, found: dict[Key, Item]) -> Entries:
+    thing, key, invite = _keys(applicant)
+    return Entries(
+        invite=invite_from_item(found[invite]) if invite in found else None,
+        claim=claim_from_item(found[thing]) if thing in found else None,
+        key_thing=found[key]["thing"] if key in found else None,
+        key_shareable=key in found and found[key].get("shareable", False),
+    )

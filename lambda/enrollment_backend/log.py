@@ -10,13 +10,14 @@ of the other members CloudWatch counts.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-_NAMESPACE = "hsm-enroll"
+_NAMESPACE = os.environ.get("METRICS_NAMESPACE", "hsm-enroll")  # the template gives each stack its own
 _MAX_VALUES = 100  # of one metric (embedded metric format, specification 1.0); a long sweep reports only the first ones
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from enrollment_backend import invites, log
-from enrollment_backend.errors import InviteUnknownError, ThingUnknownError
+from enrollment_backend.adoption import Adoption
+from enrollment_backend.errors import ExistingThingsNotAllowedError, InviteUnknownError, ThingUnknownError
+from enrollment_backend.inspection import Found
 from enrollment_backend.invites import Invite
 from enrollment_backend.issuer import Issuer
 from enrollment_backend.items import (
@@ -33,13 +36,14 @@ class InviteRequest:
         thing: a Thing's name, or a prefix of names followed by ``*``.
         uses: number of enrollments it allows.
         ttl_seconds: how long it is valid.
-        existing_thing, ek_sha256: see `invites.Invite`.
+        existing_thing, deactivate_existing, ek_sha256: see `invites.Invite`.
     """
 
     thing: str
     uses: int
     ttl_seconds: int
     existing_thing: bool
+    deactivate_existing: bool
     ek_sha256: str | None
 
 
@@ -82,14 +86,18 @@ class Operator:
     Args:
         ledger: the ledger.
         issuer: AWS IoT.
+        adoption: the other certificates of Things.
         now: the time, in seconds since the epoch.
+        allow_existing_things: whether invites may allow Things that AWS IoT already has.
 
     Every method raises the errors of `aws.call`.
     """
 
     ledger: Ledger
     issuer: Issuer
+    adoption: Adoption
     now: Callable[[], float]
+    allow_existing_things: bool
 
     def create_invites(self, requests: Sequence[InviteRequest], caller: str) -> list[CreatedInvite]:
         """Create invites, all or none.
@@ -100,7 +108,12 @@ class Operator:
 
         Returns:
             Each invite with its code, which is not stored anywhere, and with what its Thing is now.
+
+        Raises:
+            ExistingThingsNotAllowedError: one is for an existing Thing, and the deployment does not allow that.
         """
+        if not self.allow_existing_things and any(request.existing_thing for request in requests):
+            raise ExistingThingsNotAllowedError
         statuses = {found.thing: found.status for found in self.find_things([request.thing for request in requests])}
         created = [self._new(request, caller, statuses.get(request.thing)) for request in requests]
         items = [invite_to_item(one.invite, ttl=one.invite.expires + _RETENTION_SECONDS) for one in created]
@@ -152,10 +165,23 @@ class Operator:
             raise ThingUnknownError
         return found[0]
 
-    def revoke_thing(self, name: str, caller: str) -> None:
+    def attached_to(self, name: str) -> list[Found]:
+        """Return all certificates that are attached to a Thing in AWS IoT."""
+        return self.adoption.others(name, None)
+
+    def revoke_thing(self, name: str, caller: str, others: Literal["ignore", "show", "deactivate"]) -> list[Found]:
         """Revoke a Thing: first in the ledger, then deactivate its certificate.
 
         It can be repeated, also to finish a call that failed half-way.
+
+        Args:
+            name: the Thing's name.
+            caller: ARN of the caller's IAM identity.
+            others: what to do about other certificates that are attached to the Thing in AWS IoT, such as those that an
+                adopted Thing had before.
+
+        Returns:
+            These other certificates, as they are then; none if they are ignored.
 
         Raises:
             ThingUnknownError: the ledger has no Thing with this name.
@@ -170,6 +196,10 @@ class Operator:
         # A request that died may have had a certificate issued without recording it.
         for certificate in recorded or unrecorded_certificates(claim, self.ledger, self.issuer):
             self.issuer.deactivate(certificate.certificate_id)
+        if others == "ignore":
+            return []
+        attached = self.adoption.others(name, claim.certificate.certificate_id if claim.certificate else None)
+        return self.adoption.switch_off(attached) if others == "deactivate" else attached
 
     def _new(self, request: InviteRequest, caller: str, thing_status: str | None) -> CreatedInvite:
         code = invites.create_code()
@@ -185,6 +215,7 @@ class Operator:
             expires=now + request.ttl_seconds,
             created_by=caller,
             existing_thing=request.existing_thing,
+            deactivate_existing=request.deactivate_existing,
             ek_sha256=request.ek_sha256,
         )
         return CreatedInvite(code, invite, thing_status)

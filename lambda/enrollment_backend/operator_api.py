@@ -8,14 +8,17 @@ from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from enrollment_backend import log
 from enrollment_backend.errors import FieldInvalidError
 from enrollment_backend.http import Event, Response, Routes, json_body, json_response, operator_of, parameter, timestamp
 from enrollment_backend.invites import Invite, invite_id
 
 if TYPE_CHECKING:
+    from enrollment_backend.inspection import Found
     from enrollment_backend.items import ThingEntry
     from enrollment_backend.operator import InviteRequest, Operator, Page
-    from enrollment_backend.sweep import Sweeper
+    from enrollment_backend.rebuild import Rebuilder
+    from enrollment_backend.sweep import Suspect, Sweeper
     from enrollment_backend.table import Position
 
 _MAX_INVITES = 100  # in one request
@@ -23,8 +26,10 @@ _PATTERN = re.compile(r"[a-zA-Z0-9:_-]{1,128}|[a-zA-Z0-9:_-]{0,127}\*")
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _MAX_USES = 1_000_000
 _MIN_TTL, _MAX_TTL, _DEFAULT_TTL = 60, 365 * 24 * 3600, 24 * 3600  # seconds
-_FIELDS = {"thing", "uses", "ttlSeconds", "existingThing", "ekSha256"}
-_MAX_KEY_LENGTH = 1024  # characters: a sort key of DynamoDB, a marker of AWS IoT
+_FIELDS = {"thing", "uses", "ttlSeconds", "existingThing", "deactivateExisting", "ekSha256"}
+_MAX_KEY_LENGTH = 1024  # characters: a sort key of DynamoDB
+_MARKER = re.compile(r"[a-z]:[!-~]{0,1024}")  # which list, and a marker of AWS IoT, or an id
+_SWEEP_PAGE_SIZE = 50  # certificates; the first time, each may cost a call, and a request takes up to 25 seconds
 _MAX_PAGE_SIZE = _DEFAULT_PAGE_SIZE = 1000  # entries: less than a megabyte, where a function may answer six
 _MAX_NAMES = 100  # of Things in one request
 _LIMIT = re.compile(r"[1-9][0-9]{0,3}")
@@ -32,12 +37,18 @@ _NAME = re.compile(r"[a-zA-Z0-9:_-]{1,128}")
 _POSITION = re.compile(r"([0-9]{1,12})\.([a-zA-Z0-9:_-]{1,128})")
 
 
-def routes(operator: Callable[[], Operator], sweeper: Callable[[], Sweeper], now: Callable[[], float]) -> Routes:
+def routes(
+    operator: Callable[[], Operator],
+    sweeper: Callable[[], Sweeper],
+    rebuilder: Callable[[], Rebuilder],
+    now: Callable[[], float],
+) -> Routes:
     """Return the routes of operators.
 
     Args:
         operator: returns the operator's use cases; called only when a request needs them.
         sweeper: returns the sweeper, likewise.
+        rebuilder: returns the rebuilder, likewise.
         now: the time, in seconds since the epoch.
     """
     return {
@@ -51,6 +62,7 @@ def routes(operator: Callable[[], Operator], sweeper: Callable[[], Sweeper], now
             "DELETE": partial(_revoke_thing, operator),
         },
         "/v1/operator/sweep": {"POST": partial(_sweep, sweeper)},
+        "/v1/operator/rebuild": {"POST": partial(_rebuild, rebuilder)},
     }
 
 
@@ -97,7 +109,8 @@ def _fleet(operator: Callable[[], Operator], event: Event) -> Response:
 
     name, names, page = _parameter(event, "thing"), _names(event), _page(event, THING_STATUSES)
     if name is not None:
-        return json_response(HTTPStatus.OK, {"thing": _thing(operator().show_thing(name))})
+        shown = _thing(operator().show_thing(name))
+        return json_response(HTTPStatus.OK, {"thing": shown, "certificates": _found(operator().attached_to(name))})
     if names is not None:
         found, position = operator().find_things(names), None
     else:
@@ -106,24 +119,86 @@ def _fleet(operator: Callable[[], Operator], event: Event) -> Response:
 
 
 def _revoke_thing(operator: Callable[[], Operator], event: Event) -> Response:
+    """Revoke a Thing; the parameter `others` asks for a report of its other certificates, or to deactivate them."""
     caller = operator_of(event)
-    operator().revoke_thing(_required(event, "thing"), caller)
-    return Response(HTTPStatus.NO_CONTENT)
+    thing, others = _required(event, "thing"), parameter(event, "others")
+    if others is None:
+        operator().revoke_thing(thing, caller, "ignore")
+        return Response(HTTPStatus.NO_CONTENT)
+    if others not in {"show", "deactivate"}:
+        raise FieldInvalidError("others")
+    found = operator().revoke_thing(thing, caller, "show" if others == "show" else "deactivate")
+    return json_response(HTTPStatus.OK, {"thing": thing, "otherCertificates": _found(found)})
 
 
 def _sweep(sweeper: Callable[[], Sweeper], event: Event) -> Response:
     operator_of(event)
     fields = json_body(event)
-    marker = fields.get("next")
-    if not fields.keys() <= {"next"} or not (marker is None or (isinstance(marker, str) and _is_key(marker))):
-        raise FieldInvalidError("next")
-    swept = sweeper().sweep_page(marker)
-    disabled = [
-        {"certificateId": found.certificate_id, "created": timestamp(found.created.timestamp())}
-        for found in swept.disabled
-    ]
-    content = {"checked": swept.checked, "disabled": disabled, "foreign": swept.foreign, "next": swept.next}
+    marker = _body_marker(fields, {"lookOnly", "yesAll"})
+    swept = sweeper().sweep_page(
+        marker, _SWEEP_PAGE_SIZE, look_only=_flag(fields, "lookOnly"), yes_all=_flag(fields, "yesAll")
+    )
+    content = {
+        "checked": swept.examined.checked,
+        "disabled": [_suspect(found) for found in swept.disabled],
+        "foreign": swept.examined.foreign,
+        "found": [
+            {**_suspect(found), "reason": found.reason, "counts": found.counts} for found in swept.examined.suspects
+        ],
+        "limit": sweeper().limit,
+        "next": swept.examined.next,
+    }
     return json_response(HTTPStatus.OK, content)
+
+
+def _rebuild(rebuilder: Callable[[], Rebuilder], event: Event) -> Response:
+    caller = operator_of(event)
+    fields = json_body(event)
+    marker = _body_marker(fields, {"lookOnly", "existingThings"})
+    look_only = _flag(fields, "lookOnly")
+    if not look_only:
+        log.note(caller=caller)
+    rebuilt = rebuilder().rebuild(marker, look_only=look_only, adopt=_flag(fields, "existingThings"))
+    content = {
+        "examined": rebuilt.examined,
+        "restored": [
+            {"thing": one.thing, "certificateId": one.certificate_id, "status": one.status} for one in rebuilt.restored
+        ],
+        "left": [{"certificateId": one.certificate_id, "reason": one.reason} for one in rebuilt.left],
+        "next": rebuilt.next,
+    }
+    return json_response(HTTPStatus.OK, content)
+
+
+def _body_marker(fields: dict[str, Any], others: set[str]) -> str | None:
+    """Return the member `next`, after checking that there are no members but it and the others."""
+    marker = fields.get("next")
+    is_marker = marker is None or (isinstance(marker, str) and _MARKER.fullmatch(marker))
+    if not fields.keys() <= {"next", *others} or not is_marker:
+        raise FieldInvalidError("next")
+    return marker
+
+
+def _flag(fields: dict[str, Any], name: str) -> bool:
+    value = fields.get(name, False)
+    if not isinstance(value, bool):
+        raise FieldInvalidError(name)
+    return value
+
+
+def _suspect(found: Suspect) -> dict[str, Any]:
+    return {"certificateId": found.certificate_id, "created": timestamp(found.created.timestamp())}
+
+
+def _found(certificates: Iterable[Found]) -> list[dict[str, Any]]:
+    return [
+        {
+            "certificateId": found.certificate_id,
+            "active": found.active,
+            "created": timestamp(found.created.timestamp()),
+        }
+        for found in certificates
+    ]
 
 
 def _invite_request(entry: object) -> InviteRequest:
@@ -136,14 +211,12 @@ def _invite_request(entry: object) -> InviteRequest:
         raise FieldInvalidError("thing")
     if "ekSha256" in entry and not (isinstance(fingerprint, str) and _FINGERPRINT.fullmatch(fingerprint)):
         raise FieldInvalidError("ekSha256")
-    existing_thing = entry.get("existingThing", False)
-    if not isinstance(existing_thing, bool):
-        raise FieldInvalidError("existingThing")
     return InviteRequest(
         thing=thing,
         uses=_integer(entry, "uses", 1, 1, _MAX_USES),
         ttl_seconds=_integer(entry, "ttlSeconds", _DEFAULT_TTL, _MIN_TTL, _MAX_TTL),
-        existing_thing=existing_thing,
+        existing_thing=_flag(entry, "existingThing"),
+        deactivate_existing=_flag(entry, "deactivateExisting"),
         ek_sha256=fingerprint,
     )
 
@@ -200,7 +273,7 @@ def _parameter(event: Event, name: str) -> str | None:
 
 
 def _is_key(text: str) -> bool:
-    """Whether a text can be a name, an id or a page's marker; all of them are ASCII."""
+    """Whether a text can be a name or an id; all of them are ASCII."""
     return text.isascii() and 1 <= len(text) <= _MAX_KEY_LENGTH
 
 

@@ -10,6 +10,8 @@ from enrollment_backend.errors import ConfigurationError
 
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 _HIGHEST_PORT = 65535
+_LIMIT = re.compile(r"[0-9]{1,9}")
+_RATE = re.compile(r"[0-9]{1,6}([.][0-9]{1,6})?")
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,9 @@ class Settings:
         table_name: the ledger's DynamoDB table.
         mqtt_endpoint: host name of the account's AWS IoT data endpoint, without scheme and port.
         mqtt_port: its port for MQTT with mutual TLS.
+        certificate_rate: how many certificates per second are issued at most, see `admission`.
+        allow_existing_things: whether invites may allow Things that AWS IoT already has.
+        sweep_limit: how many certificates a sweep disables at a time, see `sweep.Suspect.counts`.
     """
 
     auth_mode: str
@@ -29,12 +34,17 @@ class Settings:
     table_name: str
     mqtt_endpoint: str
     mqtt_port: int
+    certificate_rate: float
+    allow_existing_things: bool
+    sweep_limit: int
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
-        """Read AUTH_MODE, POLICY_NAME, TABLE_NAME, MQTT_ENDPOINT and MQTT_PORT (default 8883).
+        """Read the variables, which are named as the attributes are, in upper case.
 
-        A missing AUTH_MODE is not an error: the deployment then requires invites.
+        A missing AUTH_MODE is not an error: the deployment then requires invites. The default of MQTT_PORT is 8883,
+        that of CERTIFICATE_RATE is 14.25, 95 % of what AWS IoT allows an account unless its quotas were raised, and
+        that of SWEEP_LIMIT is 20. ALLOW_EXISTING_THINGS means no unless it is ``yes``.
 
         Raises:
             ConfigurationError: a variable is missing or invalid; `facts` names it.
@@ -42,12 +52,21 @@ class Settings:
         port = environment.get("MQTT_PORT", "8883")
         if not _PORT.fullmatch(port) or int(port) > _HIGHEST_PORT:
             raise ConfigurationError(variable="MQTT_PORT", reason="not a port number")
+        rate = environment.get("CERTIFICATE_RATE", "14.25")
+        if not _RATE.fullmatch(rate) or float(rate) == 0:
+            raise ConfigurationError(variable="CERTIFICATE_RATE", reason="not a number above 0")
+        limit = environment.get("SWEEP_LIMIT", "20")
+        if not _LIMIT.fullmatch(limit):
+            raise ConfigurationError(variable="SWEEP_LIMIT", reason="not a number")
         return cls(
             auth_mode=environment.get("AUTH_MODE", ""),
             policy_name=_required(environment, "POLICY_NAME"),
             table_name=_required(environment, "TABLE_NAME"),
             mqtt_endpoint=_required(environment, "MQTT_ENDPOINT"),
             mqtt_port=int(port),
+            certificate_rate=float(rate),
+            allow_existing_things=environment.get("ALLOW_EXISTING_THINGS") == "yes",
+            sweep_limit=int(limit),
         )
 
 

@@ -91,9 +91,10 @@ class Table:
                 response = self.dynamodb.batch_get_item(
                     RequestItems={self.name: {"Keys": batch, "ConsistentRead": True}}
                 )
+                read = response["Responses"].get(self.name, [])
             if response.get("UnprocessedKeys"):
                 raise ThrottledError("BatchGetItem", "UnprocessedKeys")
-            items = [_plain(item) for item in response["Responses"].get(self.name, [])]
+            items = [_plain(item) for item in read]
             found |= {(item["kind"], item["id"]): item for item in items}
         return found
 
@@ -119,6 +120,16 @@ class Table:
         items: list[Any] = [{_operation(write): {"TableName": self.name, **_arguments(write)}} for write in writes]
         with call("TransactWriteItems"):
             self.dynamodb.transact_write_items(TransactItems=items)
+
+    def update(self, write: Write) -> Item:
+        """Carry out one update, without a transaction, and return the new values of what it changed.
+
+        Raises:
+            ConditionFailedError: the condition does not hold. Nothing was written.
+        """
+        with call("UpdateItem"):
+            response = self.dynamodb.update_item(TableName=self.name, ReturnValues="UPDATED_NEW", **_arguments(write))
+            return _plain(response["Attributes"])
 
     def page(
         self, kind: str, selection: Selection, after: Position | None, size: int
@@ -192,8 +203,9 @@ class Table:
                 **_expression("FilterExpression", selection.condition, key_condition, values),
                 **start,
             )
+            items = response["Items"]
         last = response.get("LastEvaluatedKey")
-        return [_plain(item) for item in response["Items"]], _position(_plain(last)) if last else None
+        return [_plain(item) for item in items], _position(_plain(last)) if last else None
 
 
 def _position(item: Item) -> Position:

@@ -26,8 +26,9 @@ from tests.support.deployment import POLICY, REGION, TABLE, Answer, Death, Deplo
 LEASE = 31  # seconds; then whoever was at work is dead
 OPERATIONS = (
     "TransactWriteItems", "TransactGetItems", "BatchGetItem", "CreateThing", "DescribeThing",
-    "CreateCertificateFromCsr", "AttachPolicy", "AttachThingPrincipal", "ListAttachedPolicies", "ListCertificates",
-    "DescribeCertificate", "UpdateCertificate", "ListPrincipalThings", "Query",
+    "CreateCertificateFromCsr", "AttachPolicy", "AttachThingPrincipal", "ListTargetsForPolicy", "ListCertificates",
+    "DescribeCertificate", "UpdateCertificate", "DeleteCertificate", "ListPrincipalThings", "ListThingPrincipals",
+    "Query", "UpdateItem",
 )  # fmt: skip
 
 
@@ -113,6 +114,11 @@ def let_items_expire(now: float) -> None:
         for name, entry in list(of_kind.items()):
             if "ttl" in entry.attrs and int(entry.attrs["ttl"].value) < now:
                 del of_kind[name]
+
+
+def forget_turns() -> None:
+    """Remove the counter of turns, as is needed where a test sets the time back."""
+    dynamodb_backends[DEFAULT_ACCOUNT_ID][REGION].tables[TABLE].items.pop(DynamoType({"S": "admission"}), None)
 
 
 def item(kind: str, name: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ ROUTES = [
     ("GET", "/v1/operator/fleet"),
     ("DELETE", "/v1/operator/fleet"),
     ("POST", "/v1/operator/sweep"),
+    ("POST", "/v1/operator/rebuild"),
 ]
 NOBODY: list[object] = [
     None, {}, [], "iam", {"iam": None}, {"iam": {}}, {"iam": []}, {"iam": {"userArn": None}}, {"iam": {"userArn": ""}},
@@ -98,7 +99,7 @@ def test_one_to_a_hundred_invites_are_made_at_once(backend: Deployment, body: ob
         (" " * (16 * 1024 + 1), "application/json", 413, "body-too-large"),
     ],
 )
-@pytest.mark.parametrize("path", ["invites", "sweep"])
+@pytest.mark.parametrize("path", ["invites", "sweep", "rebuild"])
 def test_s1_s2_s3_the_operators_bodies_are_read_as_strictly(
     backend: Deployment, path: str, body: str | None, content_type: str | None, status: int, code: str
 ) -> None:
@@ -228,7 +229,7 @@ def test_the_fleet_is_listed_and_shown(backend: Deployment) -> None:
     certificates = [answer.json["certificateId"] for answer in answers]
     assert [thing["certificateId"] for thing in listed["things"]] == [*certificates, None]
     for thing, device in zip(listed["things"], (issued, revoked, claimed), strict=True):
-        assert backend.operate("GET", "fleet", thing=thing["thing"]).json == {"thing": thing}
+        assert backend.operate("GET", "fleet", thing=thing["thing"]).json["thing"] == thing
         assert thing["spkiSha256"] == device.spki_sha256
         assert thing["inviteId"] in backend.items("invite")
         assert INSTANT.fullmatch(thing["claimed"])

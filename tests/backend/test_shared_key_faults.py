@@ -7,7 +7,7 @@ from itertools import chain, combinations, count
 
 import pytest
 
-from tests.backend.fleet import LEASE, Device, Hook, going_wrong, item, killed_with
+from tests.backend.fleet import LEASE, Device, Hook, forget_turns, going_wrong, item, killed_with
 from tests.backend.test_ledger_faults import FAULTS
 from tests.backend.test_shared_keys import (
     FIRST_RUN,
@@ -40,10 +40,12 @@ def backend(shared: Deployment) -> Deployment:
 def device_for(backend: Deployment, which: str) -> Device:
     """Return a first run, or a second one with a key that an enrolled Thing has."""
     number = next(_numbers)
+    forget_turns()
     device = run(backend, f"faulty-{number}")
     if which == "second":
         earlier = run(backend, f"earlier-{number}", device)
         assert_has_its_own(earlier, earlier.enroll())
+    forget_turns()
     return device
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -32,7 +33,7 @@ from tests.support.stack import TEMPLATE, UNKNOWN_TO_MOTO, deploy, template
 ARN = f"arn:aws:iot:{REGION}:123456789012"
 THING = "${iot:Connection.Thing.ThingName}"
 # Service Authorization Reference, AWS IoT: none has a resource type, so that "*" is all that can be said.
-WITHOUT_RESOURCE_LEVEL = {"iot:CreateCertificateFromCsr", "iot:ListAttachedPolicies", "iot:ListCertificates"}
+WITHOUT_RESOURCE_LEVEL = {"iot:CreateCertificateFromCsr", "iot:ListCertificates"}
 # CreateStack's TemplateBody, in bytes; a larger one would have to lie in S3.
 LARGEST_BODY = 51_200
 
@@ -81,7 +82,14 @@ def test_the_template_can_be_sent_as_it_is() -> None:
 def test_the_outputs_name_what_was_made() -> None:
     """API, policy, table and function: what an operator, and the operator's commands, need to know."""
     outputs = deploy()
-    assert outputs.keys() == {"ApiUrl", "PolicyName", "TableName", "FunctionName", "Version"}
+    assert outputs.keys() == {
+        "ApiUrl",
+        "PolicyName",
+        "TableName",
+        "FunctionName",
+        "SweepFunctionName",
+        "Version",
+    }
     assert policy_document(outputs["PolicyName"])["Version"] == "2012-10-17"
     assert boto3.client("dynamodb", region_name=REGION).list_tables()["TableNames"] == [outputs["TableName"]]
 
@@ -90,8 +98,7 @@ def test_an_enrolled_device_gets_the_deployed_policy() -> None:
     """What the stack says is what the function is given, and what the certificate ends up with."""
     with deployed() as backend:
         outputs = deploy()
-        (function,) = boto3.client("lambda", region_name=REGION).list_functions()["Functions"]
-        given = function["Environment"]["Variables"]
+        given = variables_of(outputs["FunctionName"])
         with mock.patch.dict(os.environ, given | {"AUTH_MODE": "open"}):
             backend.handler = load_handler()
             answer = backend.enroll(pem_of(request()), GATEWAY)
@@ -288,7 +295,7 @@ def test_the_role_has_a_wildcard_resource_only_where_aws_knows_no_other() -> Non
         told = json.dumps(statement["Resource"])
         bound = re.fullmatch(
             r'{"Fn::Sub": "arn:\${AWS::Partition}:iot:\${AWS::Region}:\${AWS::AccountId}:(thing|cert)/\*"}'
-            r'|{"Fn::GetAtt": \["(Ledger|LogGroup)", "Arn"\]}'
+            r'|{"Fn::GetAtt": \["(DevicePolicy|Ledger|LogGroup)", "Arn"\]}'
             r'|{"Fn::Sub": "\${Ledger.Arn}/index/by-time"}',
             told,
         )
@@ -311,6 +318,8 @@ def test_the_role_grants_each_action_on_the_resources_that_aws_knows_for_it() ->
 
 def _kind(resource: Any) -> str:
     """Return the resource type of an ARN, as the reference calls it."""
+    if resource == {"Fn::GetAtt": ["DevicePolicy", "Arn"]}:
+        return "policy"
     if resource in ({"Fn::GetAtt": ["Ledger", "Arn"]}, {"Fn::GetAtt": "Ledger.Arn"}):
         return "table"
     if resource in ({"Fn::GetAtt": ["LogGroup", "Arn"]}, {"Fn::GetAtt": "LogGroup.Arn"}):
@@ -347,34 +356,141 @@ def test_the_ledger_is_kept_safe() -> None:
     assert types == {"kind": "S", "id": "S", "created": "N"}
     assert ledger["TimeToLiveSpecification"] == {"AttributeName": "ttl", "Enabled": True}
     assert ledger["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
-    assert ledger["SSESpecification"] == {"SSEEnabled": True}
+    assert ledger["SSESpecification"] == {
+        "SSEEnabled": True,
+        "SSEType": "KMS",
+        "KMSMasterKeyId": {"Fn::If": ["HasKmsKey", {"Ref": "KmsKey"}, {"Ref": "AWS::NoValue"}]},
+    }
+    assert ledger["DeletionProtectionEnabled"] == {"Fn::If": ["ProtectsLedger", True, False]}
+    assert template()["Parameters"]["LedgerProtection"]["Default"] == "yes"
     assert ledger["BillingMode"] == "PAY_PER_REQUEST"
 
 
 def test_the_function_is_the_one_that_the_zip_is_built_for() -> None:
     """Architecture and Python are those of the wheels, and the handler is there."""
-    function = the("AWS::Lambda::Function")
-    assert function["Architectures"] == [package.ARCHITECTURE]
-    assert function["Runtime"] == f"python{package.PYTHON}"
-    module, _, name = function["Handler"].partition(".")
-    assert f"def {name}(" in (LAMBDA / f"{module}.py").read_text("utf-8")
+    for function in resources("AWS::Lambda::Function").values():
+        assert function["Architectures"] == [package.ARCHITECTURE]
+        assert function["Runtime"] == f"python{package.PYTHON}"
+        module, _, name = function["Handler"].partition(".")
+        assert f"def {name}(" in (LAMBDA / f"{module}.py").read_text("utf-8")
+        assert function["Code"]["S3ObjectVersion"]["Fn::If"][:2] == ["HasCodeVersion", {"Ref": "CodeVersion"}]
 
 
 def test_the_function_has_an_end_before_api_gateway_has() -> None:
     """API Gateway waits 30 seconds; and the function's concurrency is its own."""
-    function = the("AWS::Lambda::Function")
+    function = function_of("Function")
     assert function["Timeout"] < 30
-    assert template()["Parameters"]["ReservedConcurrency"]["Default"] == 10
     assert "ReservedConcurrentExecutions" in function
+
+
+def test_the_burst_is_not_above_the_concurrency() -> None:
+    """What the API lets through at once, the function can take; and more per second than are to be enrolled."""
+    defaults = {name: parameter.get("Default") for name, parameter in template()["Parameters"].items()}
+    assert defaults["ThrottleBurst"] <= defaults["ReservedConcurrency"] == 20
+    assert defaults["CertificateRate"] < defaults["ThrottleRate"] == 100
+
+
+@pytest.mark.usefixtures("account")
+def test_the_function_is_given_its_settings() -> None:
+    """Each parameter that the function works by is one of its variables; metrics have the stack's own namespace."""
+    outputs = deploy(CertificateRate="40", SweepLimit="7", AllowExistingThings="yes")
+    given = variables_of(outputs["FunctionName"])
+    assert (given["CERTIFICATE_RATE"], given["SWEEP_LIMIT"], given["ALLOW_EXISTING_THINGS"]) == ("40", "7", "yes")
+    assert given["METRICS_NAMESPACE"] == "hsm-enroll/backend"
+    sweeps = variables_of(outputs["SweepFunctionName"])
+    assert (sweeps["SWEEP_LIMIT"], sweeps["METRICS_NAMESPACE"]) == ("7", "hsm-enroll/backend")
+
+
+def variables_of(function: str) -> dict[str, str]:
+    """Return a deployed function's environment variables."""
+    client = boto3.client("lambda", region_name=REGION)
+    variables: dict[str, str] = client.get_function_configuration(FunctionName=function)["Environment"]["Variables"]
+    return variables
+
+
+def function_of(name: str) -> dict[str, Any]:
+    """Return the properties of one of the template's functions."""
+    properties: dict[str, Any] = resources("AWS::Lambda::Function")[name]
+    return properties
+
+
+def test_each_property_is_one_that_cloudformation_knows() -> None:
+    """Property by property: it is in the type's schema and not read-only, and none that is required is missing."""
+    for name, resource in template()["Resources"].items():
+        schema = schemas()[resource["Type"]]
+        given = resource.get("Properties", {}).keys()
+        read_only = {path.removeprefix("/properties/") for path in schema.get("readOnlyProperties", [])}
+        assert given <= schema["properties"].keys() - read_only, name
+        assert set(schema.get("required", [])) <= given, name
+
+
+@cache
+def schemas() -> dict[str, Any]:
+    """Return CloudFormation's schemas of resources, by type."""
+    folder = files("cfnlint") / "data/schemas/resources"
+    found = [json.loads(file.read_text("utf-8")) for file in folder.iterdir() if file.name.endswith(".json")]
+    return {schema["typeName"]: schema for schema in found}
 
 
 @pytest.mark.usefixtures("account")
 def test_a_deployment_is_closed_unless_it_says_otherwise() -> None:
     """Without a word about it, only an invite gets anybody in."""
-    deploy()
-    (function,) = boto3.client("lambda", region_name=REGION).list_functions()["Functions"]
-    assert function["Environment"]["Variables"]["AUTH_MODE"] == "invite"
+    assert variables_of(deploy()["FunctionName"])["AUTH_MODE"] == "invite"
     assert template()["Parameters"]["AuthMode"]["AllowedValues"] == ["invite", "open"]
+
+
+def test_the_edge_has_the_routes_of_the_api_and_no_other() -> None:
+    """The REST API takes the HTTP API's place: the same routes, operators' signed, all to the same function."""
+    body = the("AWS::ApiGateway::RestApi")["Body"]
+    operations = {
+        f"{method.upper()} {path}": operation
+        for path, methods in body["paths"].items()
+        for method, operation in methods.items()
+    }
+    signed = {route: "AWS_IAM" if "security" in operation else "NONE" for route, operation in operations.items()}
+    assert signed == routes()
+    assert body["components"]["securitySchemes"]["sigv4"]["x-amazon-apigateway-authtype"] == "awsSigv4"
+    integrations = [operation["x-amazon-apigateway-integration"] for operation in operations.values()]
+    assert all(one["type"] == "aws_proxy" for one in integrations)
+    assert {one["uri"]["Fn::Sub"].partition("functions/")[2] for one in integrations} == {"${Function.Arn}/invocations"}
+
+
+def test_a_changed_body_of_the_edge_is_deployed() -> None:
+    """An API Gateway deployment is a copy, which CloudFormation makes once; so its name has the hash of the body."""
+    body = the("AWS::ApiGateway::RestApi")["Body"]
+    digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:8]
+    assert list(resources("AWS::ApiGateway::Deployment")) == [f"EdgeDeployment{digest}"]
+    assert the("AWS::ApiGateway::Stage")["DeploymentId"] == {"Ref": f"EdgeDeployment{digest}"}
+
+
+def test_the_edge_limits_each_address_and_leaves_no_way_around() -> None:
+    """Off unless asked for; then a web ACL counts per address, says when to come back, and the HTTP API is closed."""
+    assert template()["Parameters"]["Edge"]["Default"] == "no"
+    found = template()["Resources"].items()
+    edge = {name for name, resource in found if resource.get("Condition") == "HasEdge"}
+    assert {name.partition("Deployment")[0] for name in edge} == {
+        "Edge", "EdgeApi", "EdgeApiAlarm", "EdgeFirewall", "EdgeFirewallAssociation", "EdgePermission", "EdgeStage",
+    }  # fmt: skip
+    assert the("AWS::ApiGatewayV2::Api")["DisableExecuteApiEndpoint"] == {"Fn::If": ["HasEdge", True, False]}
+    acl = the("AWS::WAFv2::WebACL")
+    (rule,) = acl["Rules"]
+    assert rule["Statement"]["RateBasedStatement"]["AggregateKeyType"] == "IP"
+    response = rule["Action"]["Block"]["CustomResponse"]
+    assert response["ResponseCode"] == 429
+    assert response["ResponseHeaders"] == [{"Name": "Retry-After", "Value": "300"}]
+    # Samples would show headers, and with them invites.
+    assert not acl["VisibilityConfig"]["SampledRequestsEnabled"]
+    assert not rule["VisibilityConfig"]["SampledRequestsEnabled"]
+    association = the("AWS::WAFv2::WebACLAssociation")
+    assert association["ResourceArn"]["Fn::Sub"].endswith("::/restapis/${EdgeApi}/stages/${EdgeStage}")
+    (settings,) = the("AWS::ApiGateway::Stage")["MethodSettings"]
+    assert (settings["ResourcePath"], settings["HttpMethod"]) == ("/*", "*")
+    assert settings.keys() >= {"ThrottlingRateLimit", "ThrottlingBurstLimit"}
+
+
+def test_a_whole_site_behind_one_address_is_not_limited() -> None:
+    """300 gateways that start at once, each with an invite to look up and six tries in five minutes."""
+    assert template()["Parameters"]["AddressLimit"]["Default"] >= 300 * 6
 
 
 def routes() -> dict[str, str]:
@@ -396,6 +512,7 @@ def test_operators_routes_need_iam_and_devices_routes_do_not() -> None:
         "GET /v1/operator/fleet": "AWS_IAM",
         "DELETE /v1/operator/fleet": "AWS_IAM",
         "POST /v1/operator/sweep": "AWS_IAM",
+        "POST /v1/operator/rebuild": "AWS_IAM",
     }
 
 
@@ -418,40 +535,70 @@ def test_the_api_is_throttled_and_logs_neither_headers_nor_queries() -> None:
 
 
 def test_logs_end_some_day() -> None:
-    """Every log group has a retention."""
+    """Every log group has a retention; the group of the access logs is one that API Gateway always may write to."""
     groups = resources("AWS::Logs::LogGroup")
-    assert len(groups) == 2
     assert all(group["RetentionInDays"] == 90 for group in groups.values())
+    assert groups["AccessLogGroup"]["LogGroupName"]["Fn::Sub"].startswith("/aws/vendedlogs/${AWS::StackName}")
 
 
-def test_there_is_an_alarm_for_errors_for_throttles_and_for_5xx() -> None:
-    """Each watches what this stack made; silence is no alarm."""
-    alarms = resources("AWS::CloudWatch::Alarm").values()
+def test_what_somebody_has_to_look_into_is_an_alarm() -> None:
+    """Each alarm watches what this stack made, and notifies; silence is no alarm."""
+    alarms = resources("AWS::CloudWatch::Alarm")
     watched = {
-        (
-            alarm["Namespace"],
-            alarm["MetricName"],
-            alarm["Dimensions"][0]["Name"],
-            alarm["Dimensions"][0]["Value"]["Ref"],
-        )
-        for alarm in alarms
+        (alarm["MetricName"], *(json.dumps(one["Value"]) for one in alarm.get("Dimensions", ())))
+        for alarm in alarms.values()
     }
-    assert watched == {
-        ("AWS/Lambda", "Errors", "FunctionName", "Function"),
-        ("AWS/Lambda", "Throttles", "FunctionName", "Function"),
-        ("AWS/ApiGateway", "5xx", "ApiId", "Api"),
+    assert watched >= {
+        ("Errors", '{"Ref": "Function"}'),
+        ("Throttles", '{"Ref": "Function"}'),
+        ("5xx", '{"Ref": "Api"}'),
+        ("5XXError", '{"Fn::Sub": "${AWS::StackName}-edge"}', '{"Ref": "EdgeStage"}'),
+        ("Refusals", '"throttled"'),
+        ("OrphanDisabled",),
+        ("CertificateLeftActive",),
+        ("SweepStopped",),
     }
-    assert {alarm["TreatMissingData"] for alarm in alarms} == {"notBreaching"}
+    for alarm in alarms.values():
+        assert alarm["TreatMissingData"] == "notBreaching"
+        assert alarm["AlarmActions"] == [
+            {"Ref": "Alarms"},
+            {"Fn::If": ["HasAlarmTopic", {"Ref": "AlarmTopic"}, {"Ref": "AWS::NoValue"}]},
+        ]
+    subscription = the("AWS::SNS::Subscription")
+    assert (subscription["Protocol"], subscription["Endpoint"]) == ("email", {"Ref": "AlarmEmail"})
 
 
-def test_the_schedule_sends_what_the_handler_takes_for_a_sweep() -> None:
-    """Once an hour the function is told to sweep, in the words that it knows."""
+def test_the_counted_log_lines_are_lines_that_the_function_writes() -> None:
+    """Each metric filter is for events of the function's log, and its metric is what an alarm watches."""
+    source = "".join(file.read_text("utf-8") for file in (LAMBDA / "enrollment_backend").glob("*.py"))
+    alarms = {(json.dumps(one["Namespace"]), one["MetricName"]) for one in resources("AWS::CloudWatch::Alarm").values()}
+    counted = set()
+    for found in resources("AWS::Logs::MetricFilter").values():
+        (metric,) = found["MetricTransformations"]
+        assert (json.dumps(metric["MetricNamespace"]), metric["MetricName"]) in alarms
+        counted |= set(re.findall(r'\$\.event = "([a-z-]+)"', found["FilterPattern"]))
+    assert counted >= {"orphan-disabled", "orphan-left-active", "certificate-left-active", "sweep-stopped"}
+    assert [event for event in counted if f'log.error("{event}"' not in source] == []
+
+
+def test_the_dashboard_shows_what_an_operator_asks_first() -> None:
+    """Enrollments, refusals by code, latency, the ledger and the quotas; CloudFormation's variables are all known."""
+    text = the("AWS::CloudWatch::Dashboard")["DashboardBody"]["Fn::Sub"]
+    known = {"AWS::Region", "AWS::StackName", "CertificateRate", "Function", "Ledger", "ReservedConcurrency"}
+    assert set(re.findall(r"\${([\w:]+)}", text)) <= known
+    widgets = json.loads(re.sub(r"\${[\w:]+}", "1", text))["widgets"]
+    titles = [widget["properties"]["title"].partition(":")[0] for widget in widgets]
+    assert titles == ["Enrollments", "Refusals by code", "Needs a look", "Latency (ms)", "Ledger", "Quotas"]
+
+
+def test_the_schedule_runs_the_sweep_and_can_be_held() -> None:
+    """Once an hour it invokes the function that sweeps, which has Lambda's longest time; a parameter disables it."""
     rule = the("AWS::Events::Rule")
     (target,) = rule["Targets"]
     assert rule["ScheduleExpression"] == "rate(1 hour)"
-    context = SimpleNamespace(aws_request_id="scheduled", get_remaining_time_in_millis=lambda: 60_000)
-    with deployed() as backend:
-        assert backend.handler.lambda_handler(json.loads(target["Input"]), context) == {}
+    assert rule["State"] == {"Fn::If": ["Sweeps", "ENABLED", "DISABLED"]}
+    assert target["Arn"] == {"Fn::GetAtt": ["SweepFunction", "Arn"]}
+    assert function_of("SweepFunction")["Timeout"] == 900
 
 
 def test_only_this_api_and_this_schedule_may_invoke_the_function() -> None:
@@ -462,4 +609,7 @@ def test_only_this_api_and_this_schedule_may_invoke_the_function() -> None:
         "events.amazonaws.com",
     }
     sources = [json.dumps(permission["SourceArn"]) for permission in permissions]
-    assert all("${Api}" in source or '["SweepSchedule", "Arn"]' in source for source in sources)
+    assert all(
+        "${Api}" in source or "${EdgeApi}/edge/*" in source or '["SweepSchedule", "Arn"]' in source
+        for source in sources
+    )

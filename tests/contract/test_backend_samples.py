@@ -133,6 +133,13 @@ def in_progress(backend: Deployment) -> Answer:
     return answers[0]
 
 
+def queued(backend: Deployment) -> Answer:
+    """More devices come at once than AWS IoT allows."""
+    backend.enroll(pem_of(request(None, "another")), "another")
+    backend.clock.ahead -= 60  # so that the other one's turn, and those after it, are still to come
+    return backend.post("/v1/certificates", REQUEST)
+
+
 def for_a_tpm(backend: Deployment) -> Answer:
     """The invite is for one TPM."""
     code = backend.invite(REQUEST["thingName"], ekSha256="0f" * 32)
@@ -155,6 +162,7 @@ SITUATIONS: dict[str, Callable[[Deployment], Answer]] = {
     "problem-thing-revoked.json": thing_revoked,
     "problem-enrollment-in-progress.json": in_progress,
     "problem-throttled.json": while_aws("CreateCertificateFromCsr", 400, "ThrottlingException"),
+    "problem-enrollment-queued.json": queued,
     "problem-aws-unavailable.json": while_aws("CreateCertificateFromCsr", 503, "ServiceUnavailableException"),
     "problem-aws-refused.json": while_aws("CreateCertificateFromCsr", 403, "AccessDeniedException"),
 }
@@ -202,6 +210,9 @@ def test_an_operators_answers_are_what_the_contract_says(backend: Deployment) ->
     swept = backend.operate("POST", "sweep", {}).json
     assert len(swept["disabled"]) == 1
     assert_conforms(swept, "Swept")
+    revoked = backend.operate("DELETE", "fleet", thing=REQUEST["thingName"], others="show").json
+    assert_conforms(revoked, "RevokedThing")
+    assert_conforms(backend.operate("POST", "rebuild", {"next": "p:"}).json, "Rebuilt")
 
 
 @pytest.mark.parametrize("name", SITUATIONS)

@@ -39,12 +39,37 @@ _NOT_TYPED = {
             "file://inviter.json\n"
         ),
     ),
+    # needs an AWS account; tests/operator/test_deployment_options.py runs it on moto
+    (
+        "docs/operator.md",
+        "hsm-enroll backend deploy --alarm-email on-call@example.com --tag team=factory --tag cost-center=4711\n",
+    ),
     # tests/operator/api/test_operator_revoke.py does the same
     (
         "docs/operator.md",
         (
             "hsm-enroll fleet list --status claimed --prefix line3- --limit 50\n"
             "hsm-enroll fleet list --prefix line3- --csv >line3.csv\nhsm-enroll fleet revoke --from line3.csv\n"
+        ),
+    ),
+    # needs an AWS account; tests/backend/test_restored_ledger.py carries the procedure out on moto
+    (
+        "docs/operator.md",
+        (
+            "hsm-enroll backend deploy --no-sweep\naws dynamodb restore-table-to-point-in-time "
+            "--source-table-name TABLE --target-table-name TABLE-restored \\\n"
+            "  --restore-date-time 2026-11-26T08:00:00Z\npython copy_table.py TABLE-restored TABLE\n"
+            "hsm-enroll fleet rebuild\nhsm-enroll fleet sweep\n"
+            "hsm-enroll backend deploy --sweep\n"
+        ),
+    ),
+    # needs an AWS account; tests/operator runs the same commands on moto
+    (
+        "docs/scale.md",
+        (
+            "hsm-enroll backend deploy --profile plant-a --region eu-central-1 --certificate-rate 14.25\n"
+            "hsm-enroll invite create --profile plant-a --region eu-central-1 --from things-0.csv --output "
+            "invites-0.csv\n"
         ),
     ),
     ("CONTRIBUTING.md", "scripts/test\nscripts/test tests/client -k uri\n"),  # as above

@@ -217,7 +217,7 @@ def test_a_certificate_that_is_not_ours_is_not_stored(device: Device, thing: str
         authority.now -= timedelta(days=400)
     # The key of this very device, so that only the fault under test is wrong.
     with _other_api(device, response("500 Internal Server Error", "")):
-        device.run("init", "--thing", thing)
+        device.run("init", "--thing", thing, "--wait", "0")
     identifier = json.loads((device.home / "journal.json").read_text())["key_id"]
     spki = device.pkcs11_tool("--read-object", "--type", "pubkey", "--id", identifier)
     own = authority.issue_client(spki, thing).public_bytes(Encoding.PEM).decode()

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from hsm_enroll.backend_api import answer as answers
 from hsm_enroll.backend_api.answer import Answer, document
 from hsm_enroll.errors import HsmEnrollError, UnexpectedResponseError, UsageError
-from hsm_enroll.operator import batch, records
+from hsm_enroll.operator import batch, records, reports
 from hsm_enroll.operator.invites import NewInvite
-from hsm_enroll.operator.records import CreatedInvite
+from hsm_enroll.operator.records import CreatedInvite, ThingRecord
 from hsm_enroll.operator.refusals import refusal
 from hsm_enroll.secret import Secret
 
@@ -57,7 +57,32 @@ _SAMPLES: dict[str, dict[str, Any]] = {
         "revoked": _INSTANT,
         "inviteId": "0" * 16,
     },
-    "sweep_report": {"checked": 2, "disabled": [{"certificateId": _SHA256, "created": _INSTANT}], "foreign": 1},
+    "sweep_report": {
+        "checked": 2,
+        "disabled": [{"certificateId": _SHA256, "created": _INSTANT}],
+        "foreign": 1,
+        "found": [{"certificateId": _SHA256, "created": _INSTANT, "reason": "lost", "counts": False}],
+        "limit": 20,
+        "next": "c:",
+    },
+    "rebuild_report": {
+        "examined": 2,
+        "restored": [{"thing": "gateway-1", "certificateId": _SHA256, "status": "issued"}],
+        "left": [{"certificateId": _SHA256, "reason": "other-key"}],
+    },
+    "shown_thing": {
+        "thing": {
+            "thing": "gateway-1",
+            "status": "claimed",
+            "spkiSha256": _SHA256,
+            "certificateId": None,
+            "claimed": _INSTANT,
+            "enrolled": None,
+            "revoked": None,
+            "inviteId": None,
+        },
+        "certificates": [{"certificateId": _SHA256, "active": True, "created": _INSTANT}],
+    },
 }
 _JSON = st.recursive(
     st.none()
@@ -82,7 +107,8 @@ def _outcome(call: Callable[[], Any], expected: type[Exception]) -> Any:
 
 
 def _read(name: str, text: str) -> Any:
-    return getattr(records, name)(json.loads(text, object_hook=records.hide_code))
+    module = records if hasattr(records, name) else reports
+    return getattr(module, name)(json.loads(text, object_hook=records.hide_code))
 
 
 @_RUN
@@ -99,7 +125,7 @@ def test_a_member_replaced_by_anything_is_refused_or_safe(name: str, data: st.Da
     for field in fields(record):
         value = getattr(record, field.name)
         assert not isinstance(value, str) or (value.isascii() and value.isprintable())
-        assert isinstance(value, str | int | bool | datetime | Secret | tuple | None)
+        assert isinstance(value, str | int | bool | datetime | Secret | tuple | ThingRecord | None)
     assert _CODE not in repr(record) or member != "code"
 
 

@@ -66,7 +66,7 @@ def test_another_template_updates_the_kept_stack(kept: Path, tmp_path: Path) -> 
     function = tmp_path / "function"
     shutil.copytree(backend_folder(), function)
     template = (function / "template.yaml").read_text()
-    assert template.count("\nOutputs:\n") == template.count("POLICY_NAME:") == 1
+    assert (template.count("\nOutputs:\n"), template.count("POLICY_NAME:")) == (1, 2)  # two functions
     template = template.replace("\nOutputs:\n", "\nOutputs:\n  Added:\n    Value: !Ref Ledger\n")
     (function / "template.yaml").write_text(template.replace("POLICY_NAME:", "ADDED: new\n          POLICY_NAME:"))
     with LocalCloud(kept, options=KEPT) as cloud:

@@ -13,10 +13,12 @@ from unittest import mock
 import pytest
 from botocore.loaders import JSONFileLoader
 from moto import mock_aws
+from moto.apigateway.models import RestAPI, apigateway_backends
 from moto.cloudformation.models import ChangeSet
+from moto.dynamodb.models.table import Table
 from moto.iot.models import FakePolicy
 
-from hsm_enroll.local.fidelity import apply_change_set, policy_in_json, update_policy
+from hsm_enroll.local.fidelity import apply_change_set, policy_in_json, update_policy, update_table
 from hsm_enroll.operator import package, stack
 
 REGION = "eu-central-1"
@@ -46,9 +48,21 @@ def account(aws_environment: None) -> Iterator[None]:  # noqa: ARG001 - the envi
     models = mock.patch.object(JSONFileLoader, "load_file", lambda _, path: _model(path))
     updated = mock.patch.object(FakePolicy, "update_from_cloudformation_json", update_policy)
     shown = mock.patch.object(FakePolicy, "to_get_dict", policy_in_json(FakePolicy.to_get_dict))
+    protected = mock.patch.object(Table, "update_from_cloudformation_json", update_table)
     applied = mock.patch.object(ChangeSet, "apply", apply_change_set)
-    with models, updated, shown, applied, mock_aws():
+    imported = mock.patch.object(RestAPI, "create_from_cloudformation_json", with_body)
+    with models, updated, shown, protected, applied, imported, mock_aws():
         yield
+
+
+_create_rest_api = RestAPI.create_from_cloudformation_json
+
+
+def with_body(name: str, cloudformation_json: Any, account_id: str, region_name: str, **named: Any) -> Any:
+    """Create a REST API with the methods of its body, which moto ignores."""
+    created = _create_rest_api(name, cloudformation_json, account_id, region_name, **named)
+    body = cloudformation_json["Properties"]["Body"]
+    return apigateway_backends[account_id][region_name].put_rest_api(created.id, body, fail_on_warnings=False)
 
 
 @pytest.fixture

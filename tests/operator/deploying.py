@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -45,11 +45,14 @@ def deploy(
     name: str = "hsm-enroll",
     policy: DevicePolicy | None = None,
     loose_allowed: bool = False,
+    settings: Mapping[str, str] | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> Deployed:
     """Deploy, and say nothing."""
     return deployment.deploy(
-        aws.session(), name, auth, silent, report, approve, policy=policy, loose_allowed=loose_allowed
-    )
+        aws.session(), name, auth, silent, report, approve, policy=policy, loose_allowed=loose_allowed,
+        settings=settings or {}, tags=tags or {},
+    )  # fmt: skip
 
 
 def status(name: str = "hsm-enroll", *, drift: bool = False) -> Status:

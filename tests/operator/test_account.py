@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+from types import SimpleNamespace
+from typing import Any
 
 import boto3
 import pytest
@@ -11,7 +14,19 @@ from botocore.parsers import ResponseParserError
 
 from hsm_enroll.errors import AwsError, HsmEnrollError, ThrottledError, UsageError
 from tests.operator.conftest import ACCOUNT_ID, REGION, code
-from tests.operator.deploying import BUCKET, UNKNOWN_TO_MOTO, answers, calls, client, deploy, objects, refusal, requests
+from tests.operator.deploying import (
+    BUCKET,
+    NOTHING_TO_DO,
+    UNKNOWN_TO_MOTO,
+    answers,
+    calls,
+    client,
+    deploy,
+    hear,
+    objects,
+    refusal,
+    requests,
+)
 
 pytestmark = [
     pytest.mark.usefixtures("account", "quick_build"),
@@ -38,15 +53,100 @@ def test_in_us_east_1_the_bucket_names_no_location(monkeypatch: pytest.MonkeyPat
     assert [bucket["Name"] for bucket in buckets] == [f"hsm-enroll-code-{ACCOUNT_ID}-us-east-1"]
 
 
-@pytest.mark.parametrize(("unreserved", "reserved"), [(1000, "10"), (110, "10"), (109, "0"), (10, "0")])
+@pytest.mark.parametrize(
+    ("unreserved", "reserved", "burst"),
+    [(1000, "20", "20"), (120, "20", "20"), (119, "0", "20"), (10, "0", "10")],
+)
 def test_a_small_account_reserves_no_concurrency(
-    unreserved: int, reserved: str, monkeypatch: pytest.MonkeyPatch
+    unreserved: int, reserved: str, burst: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Lambda refuses a reservation that leaves less than 100; a new account has 10 in all, and can deploy too."""
+    """Lambda refuses a reservation that leaves less than 100; a new account has 10 in all, can deploy, and is told."""
     answers(monkeypatch, "GetAccountSettings", {"AccountLimit": {"UnreservedConcurrentExecutions": unreserved}})
-    deploy()
+    deployed = deploy()
+    parameters = stack_parameters()
+    assert (parameters["ReservedConcurrency"], parameters["ThrottleBurst"]) == (reserved, burst)
+    assert [f"{unreserved} unreserved" in note for note in deployed.notes] == ([True] if reserved == "0" else [])
+
+
+def stack_parameters() -> dict[str, str]:
+    """Return the parameters of the deployed stack."""
     (there,) = client("cloudformation").describe_stacks(StackName="hsm-enroll")["Stacks"]
-    assert {"ParameterKey": "ReservedConcurrency", "ParameterValue": reserved} in there["Parameters"]
+    return {parameter["ParameterKey"]: parameter["ParameterValue"] for parameter in there["Parameters"]}
+
+
+def put(body: bytes) -> str:
+    """Put another object under the zip's key, as somebody with access to the bucket may, and return its version."""
+    answer = client("s3").put_object(Bucket=BUCKET, Key=objects()[0], Body=body, ChecksumAlgorithm="SHA256")
+    return str(answer["VersionId"])
+
+
+def test_the_stack_gets_the_version_that_was_uploaded() -> None:
+    """The bucket keeps versions, and CloudFormation is told which; what is put under that key later is another one."""
+    deploy()
+    s3 = client("s3")
+    assert s3.get_bucket_versioning(Bucket=BUCKET)["Status"] == "Enabled"
+    pinned = stack_parameters()["CodeVersion"]
+    assert put(b"swapped") != pinned
+    assert s3.get_object(Bucket=BUCKET, Key=objects()[0], VersionId=pinned)["Body"].read() == code()
+
+
+def test_an_object_of_that_name_with_other_content_is_not_used() -> None:
+    """It has the name of our zip and another SHA-256: ours is uploaded again, as a new version, and deployed."""
+    deploy()
+    first, swapped = stack_parameters()["CodeVersion"], put(b"swapped")
+    deploy()
+    again = stack_parameters()["CodeVersion"]
+    assert again not in {first, swapped}
+    assert client("s3").get_object(Bucket=BUCKET, Key=objects()[0], VersionId=again)["Body"].read() == code()
+
+
+@pytest.mark.parametrize("unversioned", [{"VersionId": "null"}, {}])
+def test_an_object_from_before_the_versioning_is_not_used(
+    unversioned: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its version is "null", which can be overwritten: the zip is uploaded again."""
+    sha256 = base64.b64encode(hashlib.sha256(code()).digest()).decode()
+    asked = requests(monkeypatch)
+
+    def respond(model: Any, params: dict[str, Any], **_: Any) -> tuple[Any, dict[str, Any]] | None:
+        if model.name != "HeadObject" or "versionId" in params["query_string"]:
+            return None
+        return SimpleNamespace(status_code=200), {"ChecksumSHA256": sha256, **unversioned}
+
+    hear(monkeypatch, "before-call", respond)
+    deploy()
+    assert [operation for operation, _ in asked].count("PutObject") == 1
+    assert stack_parameters()["CodeVersion"] not in {"", "null"}
+
+
+@pytest.mark.parametrize("found", [{"ChecksumSHA256": "other", "VersionId": "1"}, {"VersionId": "1"}, {}])
+def test_what_s3_does_not_confirm_is_not_deployed(found: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another checksum than the zip's, none, or no version: the deployment ends before CloudFormation is asked."""
+    answers(monkeypatch, "HeadObject", found)
+    called = calls(monkeypatch)
+    with pytest.raises(AwsError, match="S3 does not confirm the zip"):
+        deploy()
+    assert "CreateChangeSet" not in called
+
+
+def test_s3_is_given_the_checksum_that_it_has_to_find(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PutObject carries the SHA-256, so that S3 refuses a body that was changed on its way."""
+    asked = requests(monkeypatch)
+    deploy()
+    (put_object,) = (arguments for operation, arguments in asked if operation == "PutObject")
+    assert put_object["ChecksumSHA256"] == base64.b64encode(hashlib.sha256(code()).digest()).decode()
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_function_that_runs_other_code_is_an_error(again: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lambda says which code it runs; also where nothing was to be changed, that has to be what was built here."""
+    if again:
+        deploy()
+        answers(monkeypatch, "DescribeChangeSet", NOTHING_TO_DO)
+    answers(monkeypatch, "GetFunction", {"Configuration": {"CodeSha256": "other"}})
+    with pytest.raises(AwsError, match="runs other code than") as raised:
+        deploy()
+    assert "aws lambda update-function-code" in raised.value.hint
 
 
 @pytest.mark.parametrize(
@@ -111,7 +211,8 @@ def test_every_request_about_the_bucket_says_whose_it_has_to_be(monkeypatch: pyt
     deploy()
     asked = {operation: arguments for operation, arguments in everything if arguments.get("Bucket")}
     assert set(asked) == {
-        "HeadBucket", "CreateBucket", "PutPublicAccessBlock", "PutBucketEncryption", "HeadObject", "PutObject",
+        "HeadBucket", "CreateBucket", "PutPublicAccessBlock", "PutBucketEncryption", "PutBucketVersioning",
+        "HeadObject", "PutObject",
     }  # fmt: skip
     del asked["CreateBucket"]
     assert {arguments["ExpectedBucketOwner"] for arguments in asked.values()} == {ACCOUNT_ID}

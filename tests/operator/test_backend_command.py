@@ -60,7 +60,7 @@ def test_deploy_in_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert changes["settings"] == []
     run("status", "--json")
     assert shown(capsys, "status") == deployed
-    assert (deployed["stack"], deployed["state"], deployed["deployed"]) == ("hsm-enroll", "CREATE_COMPLETE", True)
+    assert (deployed["stack"], deployed["state"], deployed["deployed"]) == ("hsm-enroll", "UPDATE_COMPLETE", True)
 
 
 def test_opening_a_deployment_is_worth_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,10 +119,10 @@ def test_nothing_is_deleted_unasked(arguments: list[str], monkeypatch: pytest.Mo
     with pytest.raises(UsageError) as raised:
         run(*arguments)
     assert "--yes" in raised.value.hint
-    assert status().state == "CREATE_COMPLETE"
+    assert status().state == "UPDATE_COMPLETE"
 
 
-@pytest.mark.parametrize(("answer", "state"), [(True, None), (False, "CREATE_COMPLETE")])
+@pytest.mark.parametrize(("answer", "state"), [(True, None), (False, "UPDATE_COMPLETE")])
 def test_a_person_is_asked_before_a_stack_is_deleted(
     answer: bool, state: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,8 @@ import pytest
 from moto.cloudformation.models import ChangeSet, CloudFormationBackend, Event, Stack, cloudformation_backends
 
 from hsm_enroll.errors import AwsError
+from hsm_enroll.operator import deployment
+from hsm_enroll.operator.change_set import Plan
 from tests.operator.conftest import ACCOUNT_ID, REGION, code
 from tests.operator.deploying import (
     BUCKET,
@@ -27,6 +29,7 @@ from tests.operator.deploying import (
     requests,
     status,
 )
+from tests.support.stack import template
 
 pytestmark = [
     pytest.mark.usefixtures("account", "quick_build"),
@@ -35,8 +38,9 @@ pytestmark = [
 
 
 def the_function() -> dict[str, Any]:
-    """Return the only function that there is."""
-    (function,) = client("lambda").list_functions()["Functions"]
+    """Return the function that the API calls."""
+    found = client("lambda").list_functions()["Functions"]
+    (function,) = (one for one in found if "-Function-" in one["FunctionName"])
     return dict(function)
 
 
@@ -45,7 +49,7 @@ def test_from_nothing_to_a_backend() -> None:
     deployed = deploy()
     assert deployed.changed
     shown = deployed.status.to_json()
-    assert (shown["deployed"], shown["state"], shown["auth"]) == (True, "CREATE_COMPLETE", "invite")
+    assert (shown["deployed"], shown["state"], shown["auth"]) == (True, "UPDATE_COMPLETE", "invite")
     assert (shown["region"], shown["account"]) == (REGION, ACCOUNT_ID)
     assert shown["apiUrl"].startswith("https://")
     assert client("dynamodb").list_tables()["TableNames"] == [shown["tableName"]]
@@ -126,7 +130,8 @@ def test_each_resource_is_reported_once() -> None:
     """Who waits is shown what CloudFormation is through with."""
     reported: list[str] = []
     deploy(report=reported.append)
-    assert reported == ["hsm-enroll CREATE_COMPLETE"]  # moto has no events of single resources
+    # Twice the stack: moto has no events of single resources.
+    assert reported == ["hsm-enroll CREATE_COMPLETE", "hsm-enroll UPDATE_COMPLETE"]
 
 
 def resource_event(of: Stack, resource: str, status: str, reason: str) -> None:
@@ -169,7 +174,7 @@ def test_a_first_deployment_that_fails_says_which_resource_and_why_and_leaves_no
         "Function (AWS::Test::Function) CREATE_FAILED: Specified ReservedConcurrentExecutions is too much"
     )
     assert status().state is None
-    assert deploy().status.state == "CREATE_COMPLETE"
+    assert deploy().status.state == "UPDATE_COMPLETE"
 
 
 def test_what_a_failed_deployment_left_is_taken_away_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,16 +185,22 @@ def test_what_a_failed_deployment_left_is_taken_away_by_the_next(monkeypatch: py
         with pytest.raises(AwsError):
             deploy()
     assert status().state == "ROLLBACK_COMPLETE"
-    assert deploy().status.state == "CREATE_COMPLETE"
+    assert deploy().status.state == "UPDATE_COMPLETE"
 
 
 def test_what_a_failed_creation_has_made_is_to_be_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also what the template retains: ExecuteChangeSet is told so, since it says nothing about it by itself."""
     asked = requests(monkeypatch)
     deploy()
-    (executed,) = (arguments for operation, arguments in asked if operation == "ExecuteChangeSet")
+    executed, _ = (arguments for operation, arguments in asked if operation == "ExecuteChangeSet")
     assert executed["RetainExceptOnCreate"] is True
-    (made,) = (arguments for operation, arguments in asked if operation == "CreateChangeSet")
+    made, protected = (arguments for operation, arguments in asked if operation == "CreateChangeSet")
+    # A protected table could not be deleted.
+    protection = [
+        {parameter["ParameterKey"]: parameter["ParameterValue"] for parameter in one["Parameters"]}["LedgerProtection"]
+        for one in (made, protected)
+    ]
+    assert protection == ["no", "yes"]
     assert {"OnStackFailure", "DisableRollback"}.isdisjoint(made.keys() | executed.keys())
     assert (made["Capabilities"], made["ChangeSetType"]) == (["CAPABILITY_IAM"], "CREATE")
 
@@ -243,6 +254,10 @@ def test_waiting_goes_on_until_nothing_is_under_way(monkeypatch: pytest.MonkeyPa
 
     def slowly(of: ChangeSet) -> None:
         of.apply()
+        of.stack.template = of.template
+        if of.change_set_type == "UPDATE":
+            of.stack.status = "UPDATE_COMPLETE"
+            resource_event(of.stack, of.stack.name, of.stack.status, "")
 
     def look(_seconds: float) -> None:
         (there,) = cloudformation_backends[ACCOUNT_ID][REGION].stacks.values()
@@ -258,8 +273,8 @@ def test_waiting_goes_on_until_nothing_is_under_way(monkeypatch: pytest.MonkeyPa
     executing(monkeypatch, slowly)
     monkeypatch.setattr("time.sleep", look)
     reported: list[str] = []
-    assert deploy(report=reported.append).status.state == "CREATE_COMPLETE"
-    assert reported == ["Ledger CREATE_COMPLETE", "hsm-enroll CREATE_COMPLETE"]
+    assert deploy(report=reported.append).status.state == "UPDATE_COMPLETE"
+    assert reported == ["Ledger CREATE_COMPLETE", "hsm-enroll CREATE_COMPLETE", "hsm-enroll UPDATE_COMPLETE"]
     assert looks == ["REVIEW_IN_PROGRESS", "REVIEW_IN_PROGRESS", "CREATE_IN_PROGRESS"]
 
 
@@ -279,7 +294,7 @@ def test_an_update_that_has_not_begun_yet_is_waited_for(monkeypatch: pytest.Monk
     monkeypatch.setattr("time.sleep", look)
     with pytest.raises(AwsError, match="The zip is damaged"):
         deploy("open")
-    assert looks[:2] == ["CREATE_COMPLETE"] * 2
+    assert looks[:2] == ["UPDATE_COMPLETE"] * 2
 
 
 def test_deleting_leaves_policy_and_ledger_and_says_so() -> None:
@@ -303,7 +318,7 @@ def test_what_was_deleted_can_be_deployed_anew() -> None:
     first = deploy().status
     delete()
     second = deploy().status
-    assert second.state == "CREATE_COMPLETE"
+    assert second.state == "UPDATE_COMPLETE"
     assert second.outputs["PolicyName"] != first.outputs["PolicyName"]
     assert second.outputs["TableName"] != first.outputs["TableName"]
 
@@ -355,3 +370,50 @@ def test_nothing_deployed_is_a_status_too() -> None:
         "changedAt": None,
         "drift": None,
     }
+
+
+def parameters_of_the_stack() -> dict[str, str]:
+    """Return the parameters that the deployed stack has."""
+    (there,) = client("cloudformation").describe_stacks(StackName="hsm-enroll")["Stacks"]
+    return {parameter["ParameterKey"]: parameter["ParameterValue"] for parameter in there["Parameters"]}
+
+
+def test_every_parameter_is_set_or_kept() -> None:
+    """None of the template's parameters falls back to its default when a later version is deployed."""
+    computed = {"CodeBucket", "CodeKey", "CodeVersion", "LedgerProtection", "MqttEndpoint", "Version"}
+    assert computed | set(deployment.KEPT) == template()["Parameters"].keys()
+    assert computed.isdisjoint(deployment.KEPT)
+
+
+def test_settings_and_tags_are_kept_until_somebody_says_otherwise() -> None:
+    """What was named once stays in later deployments; a plan shows each setting and each tag that changes."""
+    deploy(settings={"SweepLimit": "50", "AlarmEmail": "ops@example.com"}, tags={"team": "factory", "line": "3"})
+    deploy("open")
+    assert {"SweepLimit": "50", "AlarmEmail": "ops@example.com"}.items() <= parameters_of_the_stack().items()
+    plans: list[Plan] = []
+    deploy(settings={"SweepLimit": "7"}, tags={"line": "4", "site": "Ulm"}, approve=plans.append)
+    assert parameters_of_the_stack()["SweepLimit"] == "7"
+    assert parameters_of_the_stack()["AlarmEmail"] == "ops@example.com"
+    changes = {change.name: (change.before, change.after) for change in plans[0].settings}
+    changes.pop("MqttEndpoint")  # moto's is another one each time
+    assert changes == {"SweepLimit": ("50", "7"), "tag line": ("3", "4"), "tag site": (None, "Ulm")}
+    (there,) = client("cloudformation").describe_stacks(StackName="hsm-enroll")["Stacks"]
+    tags = {tag["Key"]: tag["Value"] for tag in there["Tags"]}
+    assert tags == {"team": "factory", "line": "4", "site": "Ulm"}
+
+
+def test_the_ledger_is_protected_from_deletion_once_it_is_deployed() -> None:
+    """The first deployment turns it on at its end; later ones leave it on, whatever a stack from before had."""
+    for auth in ("invite", "open"):
+        deploy(auth)
+        assert parameters_of_the_stack()["LedgerProtection"] == "yes"
+    client("cloudformation").update_stack(
+        StackName="hsm-enroll",
+        UsePreviousTemplate=True,
+        Parameters=[
+            {"ParameterKey": name, "ParameterValue": str(value)}
+            for name, value in {**parameters_of_the_stack(), "LedgerProtection": "no"}.items()
+        ],
+    )
+    deploy()
+    assert parameters_of_the_stack()["LedgerProtection"] == "yes"

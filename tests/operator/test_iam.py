@@ -31,10 +31,10 @@ from tests.operator.deploying import UNKNOWN_TO_MOTO, delete, deploy, status
 from tests.support.stack import template
 
 FOLDER = Path(__file__).parents[2] / "docs" / "iam"
-ROLES = ["deployer", "inviter", "manager", "viewer"]
+ROLES = ["deployer", "deployer-edge", "inviter", "manager", "viewer"]
 PLACEHOLDERS = {"REGION": REGION, "ACCOUNT": ACCOUNT_ID, "API": "a1b2c3d4e5"}
 LARGEST_POLICY = 6144  # characters of a managed policy, without white space
-API = f"arn:aws:execute-api:{REGION}:{ACCOUNT_ID}:a1b2c3d4e5/$default"
+API = f"arn:aws:execute-api:{REGION}:{ACCOUNT_ID}:a1b2c3d4e5"
 
 pytestmark = pytest.mark.filterwarnings(UNKNOWN_TO_MOTO)
 
@@ -128,8 +128,15 @@ def _is_of(resource: str, arn_format: str) -> bool:
 
 
 # What CloudFormation would call for features that the template does not use.
-UNUSED_SERVICES = {"ec2", "elasticfilesystem", "firehose", "kinesis", "kms", "s3files"}
+UNUSED_SERVICES = {
+    *("ec2", "elasticfilesystem", "firehose", "kinesis", "kms", "s3files"),
+    # what else a web ACL can be for
+    *("amplify", "apprunner", "appsync", "bedrock-agentcore", "cognito-idp", "elasticloadbalancing", "payments"),
+}
 UNUSED = {
+    # resource policies, rule groups of others, data protection
+    *("AWS::ApiGateway::RestApi apigateway:UpdateRestApiPolicy", "AWS::SNS::Topic sns:PutDataProtectionPolicy"),
+    *(f"AWS::WAFv2::WebACLAssociation wafv2:{verb}PermissionPolicy" for verb in ("Get", "Put")),
     *("AWS::ApiGatewayV2::Api s3:getObject", "AWS::Logs::LogGroup s3:REST.PUT.OBJECT"),  # from a file in S3; to S3
     # tags: IAM has no such actions, but PUT and DELETE
     *(f"AWS::ApiGatewayV2::Stage apigateway:{verb}Resource" for verb in ("Tag", "Untag")),
@@ -164,7 +171,8 @@ UNUSED = {
 
 def test_the_deployer_may_do_what_cloudformation_does_for_each_resource() -> None:
     """Create, read, update and delete every type in the template: each permission of its handlers is granted."""
-    granted = {action for statement in policy("deployer")["Statement"] for action in listed(statement["Action"])}
+    statements = [*policy("deployer")["Statement"], *policy("deployer-edge")["Statement"]]
+    granted = {action for statement in statements for action in listed(statement["Action"])}
     missing = set()
     for kind in {resource["Type"] for resource in template()["Resources"].values()}:
         needed = {
@@ -185,13 +193,30 @@ def test_the_deployers_resources_are_the_templates() -> None:
         "lambda:CreateFunction": f"arn:aws:lambda:{REGION}:{ACCOUNT_ID}:function:hsm-enroll-Function-1A2B3C",
         "iam:PassRole": f"arn:aws:iam::{ACCOUNT_ID}:role/hsm-enroll-Role-1A2B3C",
         "logs:CreateLogGroup": f"arn:aws:logs:{REGION}:{ACCOUNT_ID}:log-group:hsm-enroll-LogGroup-1A2B3C",
+        "logs:DeleteLogGroup": f"arn:aws:logs:{REGION}:{ACCOUNT_ID}:log-group:/aws/vendedlogs/hsm-enroll-access",
+        "sns:CreateTopic": f"arn:aws:sns:{REGION}:{ACCOUNT_ID}:hsm-enroll-Alarms-1A2B3C",
+        "cloudwatch:PutDashboard": f"arn:aws:cloudwatch::{ACCOUNT_ID}:dashboard/hsm-enroll",
         "events:PutRule": f"arn:aws:events:{REGION}:{ACCOUNT_ID}:rule/hsm-enroll-SweepSchedule-1A2B3C",
         "apigateway:POST": f"arn:aws:apigateway:{REGION}::/apis/a1b2c3d4e5/routes",
     }.items():
         assert allows("deployer", action, resource), action
-        assert not allows("deployer", action, resource.replace("hsm-enroll-", "other-").replace("/apis", "/restapis"))
+        assert not allows("deployer", action, resource.replace("hsm-enroll", "other").replace("/apis", "/restapis"))
     for name in ("DevicePolicy-1A2B3C", "hsm-enroll-DevicePolicy-1A2B3C"):
         assert allows("deployer", "iot:CreatePolicy", f"arn:aws:iot:{REGION}:{ACCOUNT_ID}:policy/{name}")
+
+
+def test_a_web_acl_takes_a_policy_of_its_own() -> None:
+    """A deployer who never uses --edge needs no permissions for REST APIs and web ACLs."""
+    for action, resource in {
+        "apigateway:POST": f"arn:aws:apigateway:{REGION}::/restapis",
+        "apigateway:SetWebACL": f"arn:aws:apigateway:{REGION}::/restapis/a1b2c3d4e5/stages/edge",
+        "wafv2:CreateWebACL": f"arn:aws:wafv2:{REGION}:{ACCOUNT_ID}:regional/webacl/hsm-enroll-edge/0a1b",
+    }.items():
+        assert allows("deployer-edge", action, resource), action
+        assert not allows("deployer", action, resource)
+        assert not allows(
+            "deployer-edge", action, resource.replace("hsm-enroll", "other").replace("/restapis", "/apis")
+        )
 
 
 def test_nobody_but_the_function_is_passed_the_role() -> None:
@@ -220,10 +245,12 @@ def test_each_role_has_its_routes_and_no_other(role: str, allowed: set[str] | No
     """Viewers list; inviters make and revoke invites too; managers do everything; deployers nothing in the API."""
     routes = operator_routes()
     assert routes > VIEWS | INVITES
-    granted = {route for route in routes if allows(role, "execute-api:Invoke", f"{API}/{route.replace(' /', '/')}")}
-    assert granted == (routes if allowed is None else allowed)
-    elsewhere = API.replace("a1b2c3d4e5", "another")
-    assert not any(allows(role, "execute-api:Invoke", f"{elsewhere}/{route.replace(' /', '/')}") for route in routes)
+    for stage in ("$default", "edge"):
+        arns = {route: f"{API}/{stage}/{route.replace(' /', '/')}" for route in routes}
+        granted = {route for route, arn in arns.items() if allows(role, "execute-api:Invoke", arn)}
+        assert granted == (routes if allowed is None else allowed)
+        elsewhere = [arn.replace("a1b2c3d4e5", "another") for arn in arns.values()]
+        assert not any(allows(role, "execute-api:Invoke", arn) for arn in elsewhere)
 
 
 @contextmanager
@@ -272,6 +299,7 @@ PERMISSIONS = {
 }
 _STACK = f"arn:aws:cloudformation:{REGION}:{ACCOUNT_ID}:stack/hsm-enroll/0a1b"
 RESOURCES = {
+    "lambda:GetFunction": f"arn:aws:lambda:{REGION}:{ACCOUNT_ID}:function:hsm-enroll-Function-1A2B3C",
     "iot:GetPolicy": f"arn:aws:iot:{REGION}:{ACCOUNT_ID}:policy/hsm-enroll-DevicePolicy-1A2B3C",
     **{
         f"cloudformation:{name}": _STACK

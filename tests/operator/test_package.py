@@ -24,7 +24,8 @@ from hsm_enroll.operator import package
 ROOT = Path(__file__).parents[2]
 REQUIREMENTS = "lambda/requirements.txt"
 _TIME_LIMIT = 300.0  # seconds; wheels that pip has not kept come from afar
-_PIN = re.compile(r"([\w.-]+)==([\w.]+)")
+_PIN = re.compile(r"([\w.-]+)==([\w.]+)(?: \\)?")
+_HASH = re.compile(r"    --hash=sha256:[0-9a-f]{64}(?: \\)?")
 
 
 def pins(name: str) -> dict[str, str]:
@@ -39,11 +40,19 @@ def checkout(folder: Path) -> Path:
     return Path(shutil.copytree(ROOT / "lambda", folder, ignore=shutil.ignore_patterns("__pycache__")))
 
 
+def requirement(name: str) -> str:
+    """Return what the function's requirements say about one package: the pin and its hashes."""
+    text = (ROOT / REQUIREMENTS).read_text("utf-8")
+    found = re.search(rf"^{name}==(?:.*\\\n)*.*\n", text, re.MULTILINE)
+    assert found is not None
+    return found[0]
+
+
 def quick(folder: Path) -> Path:
     """Make a function of one file, whose only wheel is a small one."""
     (folder / "enrollment_backend").mkdir(parents=True)
     (folder / "handler.py").write_text("")
-    (folder / "requirements.txt").write_text(f"pycparser=={pins(REQUIREMENTS)['pycparser']}\n")
+    (folder / "requirements.txt").write_text(requirement("pycparser"))
     return folder
 
 
@@ -55,10 +64,12 @@ def from_checkout(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes
 
 
 def test_the_requirements_are_those_of_the_constraints() -> None:
-    """The zip, built without constraints.txt, gets the versions that the tests run on; every line is a pin."""
+    """The zip, built without constraints.txt, gets the versions that the tests run on: pins and hashes only."""
     lines = [line for line in (ROOT / REQUIREMENTS).read_text("utf-8").splitlines() if not line.startswith("#")]
     constraints = pins("constraints.txt")
-    assert len(pins(REQUIREMENTS)) == len(lines)
+    hashes = [line for line in lines if _HASH.fullmatch(line)]
+    assert len(pins(REQUIREMENTS)) + len(hashes) == len(lines)
+    assert all("--hash=sha256:" in requirement(name) for name in pins(REQUIREMENTS))
     assert {name: constraints.get(name) for name in pins(REQUIREMENTS)} == pins(REQUIREMENTS)
 
 
@@ -131,7 +142,7 @@ def test_the_functions_folder_is_found_in_checkout_and_wheel(tmp_path: Path, mon
 def test_the_wheels_are_those_of_the_architecture(architecture: str, machine: bytes, tmp_path: Path) -> None:
     """Whatever machine builds, Lambda gets its own wheels."""
     source = quick(tmp_path / "lambda")
-    (source / "requirements.txt").write_text(f"cffi=={pins(REQUIREMENTS)['cffi']}\npycparser\n")
+    (source / "requirements.txt").write_text(requirement("cffi") + requirement("pycparser"))
     content = package.build(source, architecture=architecture)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         (library,) = (name for name in archive.namelist() if name.endswith(".so"))
@@ -152,10 +163,20 @@ def test_a_zip_above_the_limit_is_refused(tmp_path: Path) -> None:
 def test_wheels_that_cannot_be_had_are_an_error_with_what_pip_says(tmp_path: Path) -> None:
     """A version that there is not ends the build, and pip's last words are the hint."""
     source = quick(tmp_path / "lambda")
-    (source / "requirements.txt").write_text("cryptography==1.0\n")
+    (source / "requirements.txt").write_text(f"cryptography==1.0 --hash=sha256:{'0' * 64}\n")
     with pytest.raises(PackageError, match="pip could not get the wheels") as raised:
         package.build(source)
     assert "cryptography==1.0" in raised.value.hint
+
+
+@pytest.mark.parametrize("hashes", [f" --hash=sha256:{'0' * 64}", ""])
+def test_a_wheel_that_is_not_the_one_we_know_is_refused(hashes: str, tmp_path: Path) -> None:
+    """A registry that has other content under the same name and version is not believed; nor is a line without hash."""
+    source = quick(tmp_path / "lambda")
+    (source / "requirements.txt").write_text(f"pycparser=={pins(REQUIREMENTS)['pycparser']}{hashes}\n")
+    with pytest.raises(PackageError, match="pip could not get the wheels") as raised:
+        package.build(source)
+    assert raised.value.hint
 
 
 def test_a_python_without_pip_is_an_error(tmp_path: Path) -> None:

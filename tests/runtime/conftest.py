@@ -98,8 +98,9 @@ def _session(cloud: Cloud) -> boto3.session.Session:
 
 
 def _deployed_variables(cloud: Cloud) -> dict[str, str]:
-    """Return the environment that the template gives the function."""
+    """Return the environment that the template gives the function for requests."""
     client: Any = _session(cloud).client("lambda", endpoint_url=cloud.environment["AWS_ENDPOINT_URL"])
-    (function,) = client.list_functions()["Functions"]
+    functions = client.list_functions()["Functions"]
+    (function,) = (one for one in functions if one["Handler"] == "handler.lambda_handler")
     variables: dict[str, str] = function["Environment"]["Variables"]
     return variables

@@ -64,11 +64,11 @@ class ExecutionEnvironment:
         return json.loads(output)
 
     @contextmanager
-    def start(self, log: Path) -> Iterator[Function]:
-        """Start the runtime interface client on the handler, and end it with the block."""
+    def start(self, log: Path, handler: str = "lambda_handler") -> Iterator[Function]:
+        """Start the runtime interface client on a function of the handler's module, and end it with the block."""
         with serving() as api, log.open("wb") as output:
             process = subprocess.Popen(
-                [*_PYTHON, "-m", "awslambdaric", "handler.lambda_handler"],
+                [*_PYTHON, "-m", "awslambdaric", f"handler.{handler}"],
                 cwd=self.task,
                 env={**self.environment, "AWS_LAMBDA_RUNTIME_API": api.address},
                 stdin=subprocess.DEVNULL,

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from hsm_enroll.local.payload import Request, to_event
 from tests.runtime.execution_environment import ExecutionEnvironment, Function
 from tests.runtime.runtime_api import Report
-from tests.support.csr_factory import request
+from tests.support.csr_factory import request, rsa_key
 from tests.support.devices import Cloud
 
 if TYPE_CHECKING:
@@ -32,6 +33,26 @@ def place(name):
     found = importlib.util.find_spec(name)
     return found and found.origin
 print(json.dumps({{"path": sys.path, "places": {{name: place(name) for name in {names!r}}}}}))
+"""
+
+# Loads the handler, then passes events to it, and prints the statuses of the answers and what was loaded meanwhile.
+_WATCH = """
+import json, sys
+import botocore.session, handler
+
+modules = set(sys.modules)
+clients, files = [], []
+create_client = botocore.session.Session.create_client
+
+def watched(session, service, *arguments, **options):
+    clients.append(service)
+    return create_client(session, service, *arguments, **options)
+
+botocore.session.Session.create_client = watched
+sys.addaudithook(lambda event, arguments: files.append(str(arguments[0])) if event == "open" else None)
+statuses = [handler.lambda_handler(event, None)["statusCode"] for event in json.loads({events!r})]
+loaded = {{"modules": sorted(set(sys.modules) - modules), "clients": clients, "files": files}}
+print(json.dumps({{"statuses": statuses, "loaded": loaded}}))
 """
 
 
@@ -58,12 +79,12 @@ def _post(
     return to_event(sent, f"POST {path}", request_id, dt.datetime.now(dt.UTC), iam)
 
 
-def _enrollment(thing: str, key: ec.EllipticCurvePrivateKey, code: str | None = None) -> dict[str, Any]:
+def _enrollment(thing: str, key: CertificateIssuerPrivateKeyTypes, code: str | None = None) -> dict[str, Any]:
     document = {"thingName": thing, "csr": _pem(thing, key)}
     return _post("/v1/certificates", json.dumps(document).encode(), "application/json", code=code)
 
 
-def _pem(thing: str, key: ec.EllipticCurvePrivateKey) -> str:
+def _pem(thing: str, key: CertificateIssuerPrivateKeyTypes) -> str:
     return request(key, thing).public_bytes(Encoding.PEM).decode()
 
 
@@ -117,6 +138,24 @@ def test_an_invited_device_enrolls_through_the_zip(
     assert again == first
 
 
+def test_all_that_the_first_requests_need_is_loaded_in_init(
+    execution_environment: ExecutionEnvironment, thing: str
+) -> None:
+    """Once the handler is loaded, no request imports a module, reads a file, or creates a client of AWS's."""
+    operator: dict[str, str | None] = {"userArn": "arn:aws:iam::123456789012:user/operator"}
+    events = [
+        _enrollment(thing, ec.generate_private_key(ec.SECP256R1())),
+        _enrollment(f"{thing}-rsa", rsa_key()),
+        _post("/v1/certificates", b"{", "application/json"),
+        _post("/v1/operator/invites", b'{"invites": [{"thing": "press-17"}]}', "application/json", iam=operator),
+    ]
+    seen = execution_environment.python(_WATCH.format(events=json.dumps(events)))
+    assert seen == {
+        "statuses": [201, 201, 400, 201],
+        "loaded": {"modules": [], "clients": [], "files": []},
+    }
+
+
 def test_a_warm_function_serves_one_after_the_other(function: Function, thing: str) -> None:
     """One process: it enrolls, refuses, and enrolls another device, each with an answer and a log line of its own."""
     first, second = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
@@ -131,6 +170,16 @@ def test_a_warm_function_serves_one_after_the_other(function: Function, thing: s
         (400, "second"),
         (201, "JKJaXmPLvHcESHA="),
     ]
+
+
+def test_the_schedules_function_sweeps_through_the_zip(
+    execution_environment: ExecutionEnvironment, tmp_path: Path
+) -> None:
+    """The zip's other entry point, which the schedule runs, ends without an error, and logs what it did."""
+    with execution_environment.start(tmp_path / "log", "sweep_handler") as function:
+        report = function.invoke({"source": "aws.events"})
+        assert report.what == "response", report
+        assert {line["requestId"] for line in function.log_lines()} == {report.request_id}
 
 
 def test_a_refused_request_is_an_answer_and_no_failure_of_the_function(function: Function, thing: str) -> None:

@@ -48,6 +48,7 @@ ENVIRONMENT = {
     "AUTH_MODE": "open",
     "POLICY_NAME": POLICY,
     "TABLE_NAME": TABLE,
+    "ALLOW_EXISTING_THINGS": "yes",
     "MQTT_ENDPOINT": "mqtt.example.com",
     "AWS_REGION": REGION,
     "AWS_CONFIG_FILE": os.devnull,

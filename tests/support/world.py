@@ -102,6 +102,8 @@ class World:
         has_token: whether there is a token already; if not, one may be created.
         said: what whoever watches is told, in order.
         answer: what the API answers instead of what it has issued; None is that.
+        is_open: whether the token is in use: somebody is logged in, or its module is loaded after a login.
+        open_at_request: whether it was when the last CSR reached the API.
         calls: what was called, in order, a name each.
         dies_at: the number of the call at which power goes, and whether before or after its effect; None is never.
     """
@@ -121,6 +123,8 @@ class World:
     api_time: datetime | None = None
     has_token: bool = True
     said: list[str] = field(default_factory=list)
+    is_open: bool = False
+    open_at_request: bool | None = None
     calls: list[str] = field(default_factory=list)
     dies_at: tuple[int, bool] | None = None
     _issued: dict[bytes, Issued] = field(default_factory=dict)
@@ -182,10 +186,12 @@ class World:
         assert writable
         assert pin(token.name).reveal() == "1234"
         self.logins += 1
+        self.is_open = True
         yield self
 
     def dismiss(self) -> None:
-        """Nothing has to end."""
+        """End the login and unload the module."""
+        self.is_open = False
 
     def find(self, *, label: str | None, key_id: bytes | None) -> FakeKey:
         """Find a key by label and id."""
@@ -221,6 +227,7 @@ class World:
 
     def enroll(self, csr: str, thing_name: str, meanwhile: Callable[[], None] | None) -> Issued:
         """Issue, once for each key, or refuse."""
+        self.open_at_request = self.is_open
         if meanwhile is not None:
             meanwhile()
         return self._call("enroll", lambda: self._issue(csr, thing_name))

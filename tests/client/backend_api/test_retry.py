@@ -1,24 +1,27 @@
-"""When a request is sent again, and how long is waited before."""
+"""When a request is sent again, how long is waited before, and what is said of it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
 
 from hsm_enroll.backend_api.answer import Answer
-from hsm_enroll.backend_api.retry import Policy, retried
+from hsm_enroll.backend_api.patience import Limits, Outcome, Patience, Pause, Policy, Tries
+from hsm_enroll.backend_api.retry import retried
 from hsm_enroll.errors import ApiTlsError, BackendUnreachableError
+from tests.client.backend_api.patient import Waits
 
-_CAREFUL = Policy(tries=3, tries_by_status={429: 3, 503: 3}, only_when_asked={503})
-_IDEMPOTENT = Policy(tries=4, tries_by_status={500: 2, 503: 4}, repeats_sent=True)
+_LIMITS = Limits(tries=3, statuses={429, 503}, only_when_asked={503})
+_PROBLEM = "application/problem+json"
 _NOT_SENT = BackendUnreachableError("no connection", sent=False)
 _LOST = BackendUnreachableError("no answer")
 _ABANDONED = BackendUnreachableError("no answer in time", abandoned=True)
 
 
-def _answer(status: int, retry_after: str = "") -> Answer:
-    return Answer("https://api.example", status, "", b"", retry_after)
+def _answer(status: int, retry_after: str = "", media_type: str = "") -> Answer:
+    return Answer("https://api.example", status, media_type, b"", retry_after)
 
 
 def _sender(*outcomes: Answer | Exception) -> tuple[Callable[[], Answer], list[int]]:
@@ -35,44 +38,49 @@ def _sender(*outcomes: Answer | Exception) -> tuple[Callable[[], Answer], list[i
     return send, tries
 
 
+@pytest.fixture
+def most_unlucky(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every random wait be the longest."""
+    monkeypatch.setattr("random.uniform", lambda low, high: low + high)
+
+
 @pytest.mark.parametrize(
-    ("policy", "outcomes", "tries"),
+    ("outcomes", "tries"),
     [
-        pytest.param(_CAREFUL, [_answer(200)], 1, id="good"),
-        pytest.param(_CAREFUL, [_answer(404)], 1, id="a status that is not named"),
-        pytest.param(_CAREFUL, [_answer(429)], 3, id="busy"),
-        pytest.param(_CAREFUL, [_answer(503)], 1, id="503 that does not ask to come back"),
-        pytest.param(_CAREFUL, [_answer(503, "0")], 1, id="503 that asks for no wait"),
-        pytest.param(_CAREFUL, [_answer(503, "1")], 3, id="503 that asks to come back"),
-        pytest.param(_CAREFUL, [_answer(429, "20")], 3, id="the longest wait"),
-        pytest.param(_CAREFUL, [_answer(429, "21")], 1, id="too long a wait"),
-        pytest.param(_CAREFUL, [_answer(429), _NOT_SENT, _answer(200)], 3, id="one after the other"),
-        pytest.param(_IDEMPOTENT, [_answer(500)], 2, id="a status with tries of its own"),
-        pytest.param(_IDEMPOTENT, [_answer(503), _answer(500)], 2, id="they count what came before"),
+        pytest.param([_answer(200)], 1, id="good"),
+        pytest.param([_answer(404)], 1, id="a status that is not named"),
+        pytest.param([_answer(429)], 3, id="busy"),
+        pytest.param([_answer(503)], 1, id="503 that does not ask to come back"),
+        pytest.param([_answer(503, "0")], 1, id="503 that asks for no wait"),
+        pytest.param([_answer(503, "1")], 3, id="503 that asks to come back"),
+        pytest.param([_answer(429, "20")], 3, id="the longest wait"),
+        pytest.param([_answer(429, "21")], 1, id="too long a wait"),
+        pytest.param([_answer(429), _NOT_SENT, _answer(200)], 3, id="one after the other"),
     ],
 )
-def test_an_answer_is_final_or_asked_for_again(policy: Policy, outcomes: list[Answer | Exception], tries: int) -> None:
-    """D16: only the statuses of the policy are tried again, as often as it says, and the last answer is returned."""
+def test_an_operators_request_is_tried_a_few_times(outcomes: list[Answer | Exception], tries: int) -> None:
+    """D16: only the statuses of the limits are tried again, as often as they say, and the last answer is returned."""
     send, sent = _sender(*outcomes)
-    waits: list[float] = []
-    assert retried(send, policy, waits.append) is outcomes[-1]
+    waits = Waits()
+    assert retried(send, _LIMITS, waits.append) is outcomes[-1]
     assert len(sent) == tries == len(waits) + 1
 
 
 @pytest.mark.parametrize(
     ("policy", "error", "tries"),
     [
-        pytest.param(_CAREFUL, _NOT_SENT, 3, id="not sent"),
-        pytest.param(_CAREFUL, _LOST, 1, id="perhaps carried out"),
-        pytest.param(_IDEMPOTENT, _LOST, 4, id="perhaps carried out, and may be twice"),
-        pytest.param(_IDEMPOTENT, _ABANDONED, 1, id="perhaps still under way"),
-        pytest.param(_IDEMPOTENT, ApiTlsError("not trusted"), 1, id="any other error"),
+        pytest.param(_LIMITS, _NOT_SENT, 3, id="operator, not sent"),
+        pytest.param(_LIMITS, _LOST, 1, id="operator, perhaps carried out"),
+        pytest.param(Patience(), _LOST, 4, id="device, perhaps carried out"),
+        pytest.param(Patience(), _ABANDONED, 1, id="device, perhaps still under way"),
+        pytest.param(Patience(0), _NOT_SENT, 1, id="device without patience"),
+        pytest.param(Patience(), ApiTlsError("not trusted"), 1, id="any other error"),
     ],
 )
 def test_a_request_without_an_answer_is_repeated_if_the_policy_allows(
     policy: Policy, error: Exception, tries: int
 ) -> None:
-    """D16: what may have been carried out is repeated only where the policy says so, and what is under way never."""
+    """D15, D16: what may have been carried out is repeated only by devices, and what is under way by default never."""
     send, sent = _sender(error)
     with pytest.raises(type(error)) as raised:
         retried(send, policy, lambda _: None)
@@ -80,15 +88,95 @@ def test_a_request_without_an_answer_is_repeated_if_the_policy_allows(
     assert len(sent) == tries
 
 
-def test_each_wait_is_told_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    """D16: before each wait it says why, and when the next try is; the last try is not followed by a wait."""
-    monkeypatch.setattr("random.uniform", lambda low, high: low + high)
+@pytest.mark.parametrize("error", [_NOT_SENT, _LOST, _ABANDONED], ids=["not sent", "lost", "abandoned"])
+def test_a_given_time_is_spent_without_a_network_too(error: BackendUnreachableError) -> None:
+    """D15: an unattended first boot waits for its network as long as it is told to."""
+    send, _ = _sender(error)
+    waits = Waits()
+    with pytest.raises(BackendUnreachableError):
+        retried(send, Patience(3600, outlasts_network=True), waits.append, clock=waits.clock)
+    assert sum(waits) == pytest.approx(3600)
+
+
+def test_lost_answers_between_others_do_not_add_up() -> None:
+    """D16: only four tries in a row without an answer mean that the API cannot be reached."""
+    outcomes: list[Answer | Exception] = [*[_LOST] * 3, _answer(429), *[_LOST] * 3, _answer(200)]
+    send, sent = _sender(*outcomes)
+    waits = Waits()
+    assert retried(send, Patience(), waits.append, clock=waits.clock).status == 200
+    assert len(sent) == len(outcomes)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "elapsed", "pause"),
+    [
+        pytest.param(_answer(200), 0, None, id="good"),
+        pytest.param(_answer(400, "5", _PROBLEM), 0, None, id="a refusal"),
+        pytest.param(_answer(404), 0, None, id="wrong address"),
+        pytest.param(_answer(511), 0, None, id="a network login"),
+        pytest.param(_answer(503), 0, Pause(0, 0.5, 900), id="API Gateway's own"),
+        pytest.param(_answer(500), 0, Pause(0, 0.5, 900), id="API Gateway's own 500"),
+        pytest.param(_answer(503, "", _PROBLEM), 0, None, id="the backend's, which does not ask to come back"),
+        pytest.param(_answer(503, "5", _PROBLEM), 0, Pause(5, 0.5, 900), id="the backend's, which does"),
+        pytest.param(_answer(429, "800", _PROBLEM), 0, Pause(800, 0.5, 900), id="a place in the queue"),
+        pytest.param(_answer(429, "800", _PROBLEM), 101, None, id="a place after the end"),
+        pytest.param(_answer(429), 899.5, Pause(0, 0.5, 0.5), id="just before the end"),
+        pytest.param(_answer(429), 900, None, id="at the end"),
+    ],
+)
+def test_a_device_decides(outcome: Outcome, elapsed: float, pause: Pause | None) -> None:
+    """D16, S25: "try later" is waited for within the time; whatever else an answer says is final at once."""
+    assert Patience().pause(outcome, Tries().plus(outcome), elapsed) == pause
+
+
+def test_a_wrong_header_puts_no_device_out_of_action() -> None:
+    """D16: without an end, a Retry-After of months is one of a day."""
+    answer = _answer(503, "9999999")
+    assert Patience(math.inf).pause(answer, Tries().plus(answer), 0) == Pause(24 * 3600, 0.5, math.inf)
+
+
+@pytest.mark.usefixtures("most_unlucky")
+def test_a_device_waits_longer_and_longer_until_it_is_told_a_time() -> None:
+    """D16: the limit of the wait doubles up to 5 minutes; after a Retry-After it begins anew."""
+    waits = Waits()
+    send, _ = _sender(*[_answer(429)] * 11, _answer(429, "7"), _answer(429), _answer(200))
+    retried(send, Patience(math.inf), waits.append, clock=waits.clock)
+    assert waits == [0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 7.5, 1]
+
+
+def test_a_week_of_tries_is_no_overflow() -> None:
+    """D16: after thousands of tries the wait is still at most 5 minutes."""
+    assert Tries(9999, 9999, 0).backoff(300) == 300
+
+
+@pytest.mark.usefixtures("most_unlucky")
+def test_an_operators_waits_have_full_jitter_on_top_of_what_is_asked() -> None:
+    """D16: each wait is Retry-After and a random part from zero to a limit that doubles up to 20 s."""
+    waits = Waits()
+    send, _ = _sender(_answer(429, "2"), _NOT_SENT, _answer(429, "soon"))
+    retried(send, Limits(tries=9, statuses={429}), waits.append)
+    assert waits == [2.5, 1, 2, 4, 8, 16, 20, 20]
+
+
+@pytest.mark.usefixtures("most_unlucky")
+@pytest.mark.parametrize(
+    ("policy", "ending"),
+    [
+        (Limits(tries=3, statuses={429}), ""),
+        (Patience(900), ", for up to 15 min"),
+        (Patience(math.inf), ", until it succeeds"),
+    ],
+    ids=["operator", "15 minutes", "unlimited"],
+)
+def test_each_wait_is_told_with_its_reason(policy: Policy, ending: str) -> None:
+    """D16: before each wait it says why, when the next try is and how long it goes on; an end needs no wait."""
     told: list[str] = []
-    send, _ = _sender(_answer(429, "2"), _NOT_SENT, _answer(503))
-    retried(send, Policy(tries=3, tries_by_status={429: 3, 503: 3}), lambda _: None, told.append)
+    waits = Waits()
+    send, _ = _sender(_answer(429, "2"), _NOT_SENT, _answer(400))
+    retried(send, policy, waits.append, told.append, waits.clock)
     assert told == [
-        "https://api.example is busy (status 429); trying again in 2 s",
-        "no connection; trying again in 1 s",
+        f"https://api.example is busy (status 429); trying again in 2 s{ending}",
+        f"no connection; trying again in 1 s{ending}",
     ]
 
 
@@ -96,15 +184,7 @@ def test_a_wait_of_less_than_a_second_has_no_length(monkeypatch: pytest.MonkeyPa
     """D16: nobody needs to know that the next try is 0.0 s away."""
     monkeypatch.setattr("random.uniform", lambda low, _: low)
     told: list[str] = []
-    send, _ = _sender(_NOT_SENT, _answer(503))
-    retried(send, Policy(tries=2, tries_by_status={}), lambda _: None, told.append)
+    waits = Waits()
+    send, _ = _sender(_NOT_SENT, _answer(400))
+    retried(send, Limits(tries=2, statuses=set()), waits.append, told.append, waits.clock)
     assert told == ["no connection; trying again"]
-
-
-def test_the_waits_have_full_jitter_on_top_of_what_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """D16: each wait is Retry-After and a random part from zero to a limit that doubles up to 20 s."""
-    monkeypatch.setattr("random.uniform", lambda low, high: low + high)
-    waits: list[float] = []
-    send, _ = _sender(_answer(429, "2"), _NOT_SENT, _answer(429, "soon"))
-    retried(send, Policy(tries=9, tries_by_status={429: 9}), waits.append)
-    assert waits == [2.5, 1, 2, 4, 8, 16, 20, 20]

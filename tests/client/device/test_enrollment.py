@@ -72,6 +72,12 @@ def test_a_new_device_is_enrolled_in_six_steps(world: World, tmp_path: Path) -> 
     assert Attempt.load(tmp_path) is None
 
 
+def test_the_token_is_closed_while_the_api_may_be_busy(world: World, tmp_path: Path) -> None:
+    """D16: the request may wait for its turn for hours; a TPM's session and a login are not held that long."""
+    enroll(_REQUEST, tmp_path, world.ports())
+    assert world.open_at_request is False
+
+
 def test_an_enrolled_device_contacts_nobody(world: World, tmp_path: Path) -> None:
     """Run again it asks the token for the public key, without a login, and does nothing else."""
     first = enroll(_REQUEST, tmp_path, world.ports())

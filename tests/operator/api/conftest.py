@@ -58,7 +58,7 @@ def run(
     monkeypatch.setenv("HSM_ENROLL_API_URL", backend.url)
     monkeypatch.setenv("HSM_ENROLL_CA_FILE", str(authority.certificate))
     # What is waited for between tries is tested with the client.
-    monkeypatch.setattr("hsm_enroll.backend_api.retry.BACKOFF_SECONDS", 0.0)
+    monkeypatch.setattr("hsm_enroll.backend_api.patience.BACKOFF_SECONDS", 0.0)
 
     def start(*arguments: object) -> Result:
         status = cli.run([*map(str, arguments)])

@@ -71,6 +71,9 @@ class Backend:
     Attributes:
         replies: given instead of the contract's answer, by the request's number from 0 on.
         stubborn: Things that cannot be revoked, with the answer to it.
+        sweeps: the parts of a sweep, as they are answered where they are not only looked at.
+        rebuilds: the parts of a rebuild.
+        attached: what AWS IoT has attached to a Thing, besides its own certificate.
         token: what a page's token begins with. It has every character that has to be escaped, and is to come back as it
             was.
     """
@@ -80,6 +83,8 @@ class Backend:
     codes: list[str] = field(default_factory=list)
     things: dict[str, dict[str, Any]] = field(default_factory=dict)
     sweeps: list[dict[str, Any]] = field(default_factory=list)
+    rebuilds: list[dict[str, Any]] = field(default_factory=list)
+    attached: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     received: list[Received] = field(default_factory=list)
     refused: int = 0
     replies: dict[int, Reply] = field(default_factory=dict)
@@ -113,6 +118,7 @@ class Backend:
             ("GET", "/v1/operator/fleet"): self._fleet,
             ("DELETE", "/v1/operator/fleet"): self._revoke_thing,
             ("POST", "/v1/operator/sweep"): self._sweep,
+            ("POST", "/v1/operator/rebuild"): self._rebuild,
         }
         return routes[request.method, request.path](request)
 
@@ -152,7 +158,11 @@ class Backend:
         if "thing" not in request.query:
             return self._page("things", list(self.things.values()), request.query)
         found = self.things.get(request.query["thing"])
-        return problem(404, "thing-unknown") if found is None else json_reply(200, {"thing": found})
+        if found is None:
+            return problem(404, "thing-unknown")
+        own = {"certificateId": found["certificateId"], "active": True, "created": "2026-11-23T10:00:00Z"}
+        certificates = [*([own] if own["certificateId"] else []), *self.attached.get(found["thing"], [])]
+        return json_reply(200, {"thing": found, "certificates": certificates})
 
     def _revoke_thing(self, request: Received) -> Reply:
         if request.query["thing"] not in self.things:
@@ -160,12 +170,24 @@ class Backend:
         if request.query["thing"] in self.stubborn:
             return self.stubborn[request.query["thing"]]
         self.things[request.query["thing"]]["status"] = "revoked"
-        return 204, {}, b""
+        others = self.attached.get(request.query["thing"], [])
+        if request.query["others"] == "deactivate":
+            others = [{**one, "active": False} for one in others]
+        return json_reply(200, {"thing": request.query["thing"], "otherCertificates": others})
 
     def _sweep(self, request: Received) -> Reply:
-        place = int(request.body.get("next", "part-0").removeprefix("part-"))
-        following = f"part-{place + 1}" if place + 1 < len(self.sweeps) else None
-        return json_reply(200, {**self.sweeps[place], "next": following})
+        place = int(request.body.get("next", "p:0").removeprefix("p:"))
+        following = f"p:{place + 1}" if place + 1 < len(self.sweeps) else None
+        part = self.sweeps[place]
+        found = [{"reason": "revoked", "counts": True, **one} for one in part["disabled"]]
+        disabled = [{name: one[name] for name in ("certificateId", "created")} for one in part["disabled"]]
+        answer = {**part, "disabled": [] if request.body.get("lookOnly") else disabled, "found": found}
+        return json_reply(200, {**answer, "limit": 20, "next": following})
+
+    def _rebuild(self, request: Received) -> Reply:
+        place = int(request.body.get("next", "p:0").removeprefix("p:"))
+        following = f"p:{place + 1}" if place + 1 < len(self.rebuilds) else None
+        return json_reply(200, {**self.rebuilds[place], "next": following})
 
     def _page(self, name: str, everything: list[Any], query: dict[str, str]) -> Reply:
         status, prefix = query.get("status"), query.get("prefix", "")

@@ -120,10 +120,10 @@ def test_pages_that_go_round_are_refused(client: OperatorClient, backend: Backen
 def test_a_thing_is_shown_and_revoked(client: OperatorClient, backend: Backend) -> None:
     """A Thing is named in the query, whatever characters its name has."""
     backend.add_thing("a:b_c-d")
-    assert client.show_thing("a:b_c-d").status == "issued"
-    client.revoke_thing("a:b_c-d")
-    assert client.show_thing("a:b_c-d").status == "revoked"
-    assert backend.received[1].query == {"thing": "a:b_c-d"}
+    assert client.show_thing("a:b_c-d").thing.status == "issued"
+    assert client.revoke_thing("a:b_c-d") == ()
+    assert client.show_thing("a:b_c-d").thing.status == "revoked"
+    assert backend.received[1].query == {"thing": "a:b_c-d", "others": "show"}
 
 
 def test_the_answer_about_another_thing_is_refused(client: OperatorClient, backend: Backend) -> None:
@@ -151,7 +151,7 @@ def test_a_sweep_goes_on_to_its_end(client: OperatorClient, backend: Backend) ->
     reports = list(client.sweep())
     assert [report.checked for report in reports] == [250, 9]
     assert [one.certificate_id for report in reports for one in report.disabled] == [certificate]
-    assert [request.body for request in backend.received] == [{}, {"next": "part-1"}]
+    assert [request.body for request in backend.received] == [{"yesAll": True}, {"yesAll": True, "next": "p:1"}]
 
 
 def test_temporary_credentials_sign_their_token_too(

@@ -322,7 +322,10 @@ def test_a_thing_is_shown(run: Run, backend: Backend) -> None:
     shown = run("fleet", "show", "gateway-17").out
     assert backend.things["gateway-17"]["certificateId"] in shown
     assert max(map(len, shown.splitlines())) <= 80
-    assert run("fleet", "show", "gateway-17", "--json").document == {"thing": backend.things["gateway-17"]}
+    document = run("fleet", "show", "gateway-17", "--json").document
+    assert document["thing"] == backend.things["gateway-17"]
+    own = backend.things["gateway-17"]["certificateId"]
+    assert [(one["certificateId"], one["active"]) for one in document["certificates"]] == [(own, True)]
 
 
 @pytest.mark.parametrize("name", ["nobody", "", "a b", "a+b", "../x?y=1&z#", "\u00fc", "%2f", "*"])
@@ -392,6 +395,103 @@ def test_a_sweep_says_what_it_disabled(run: Run, backend: Backend) -> None:
     assert f"disabled {certificate['certificateId']}" in result.err
     assert "only active certificates older than an hour are checked" in result.err
     assert run("fleet", "sweep", "--json").document == {"checked": 259, "disabled": [certificate], "foreign": 3}
+
+
+def test_a_sweep_looks_first_and_then_sweeps_only_the_parts_with_orphans(run: Run, backend: Backend) -> None:
+    """S23: what has the device policy is not counted as foreign, whether its key is known or not."""
+    unknown, lost = (
+        {"certificateId": digits * 32, "created": "2026-11-23T08:00:00Z", "reason": reason}
+        for digits, reason in (("0b", "unknown"), ("0c", "lost"))
+    )
+    backend.sweeps = [
+        {"checked": 0, "disabled": [unknown], "foreign": 0},
+        {"checked": 7, "disabled": [], "foreign": 2},
+        {"checked": 2, "disabled": [lost], "foreign": 1},
+    ]
+    assert run("fleet", "sweep").out == "9 certificates checked, 2 disabled, 2 not of this deployment\n"
+    bodies = [request.body for request in backend.received]
+    looked = [{"lookOnly": True}, *({"lookOnly": True, "next": f"p:{place}"} for place in (1, 2))]
+    assert bodies == [*looked, {}, {"next": "p:2"}]
+
+
+def test_a_sweep_that_would_disable_many_disables_none_unless_told_to(run: Run, backend: Backend) -> None:
+    """S23: exit 31 with a code of its own, and what to do; --yes-all disables them all."""
+    found = [{"certificateId": f"{number:064x}", "created": "2026-11-23T08:00:00Z"} for number in range(21)]
+    backend.sweeps = [
+        {"checked": 11, "disabled": found[:11], "foreign": 0},
+        {"checked": 10, "disabled": found[11:], "foreign": 0},
+    ]
+    refused = run("fleet", "sweep", "--json")
+    assert (refused.status, refused.document["error"]["code"]) == (31, "backend-refused")
+    assert "sweep-stopped" in refused.document["error"]["message"]
+    assert "fleet rebuild" in refused.document["error"]["hint"]
+    assert all(request.body["lookOnly"] for request in backend.received)
+    assert len(run("fleet", "sweep", "--yes-all", "--json").document["disabled"]) == 21
+    backend.sweeps[1]["disabled"].pop()
+    assert len(run("fleet", "sweep", "--json").document["disabled"]) == 20
+
+
+OTHER = {"certificateId": "0d" * 32, "active": True, "created": "2026-11-23T08:00:00Z"}
+
+
+def test_other_certificates_of_a_thing_are_shown_and_can_be_deactivated(run: Run, backend: Backend) -> None:
+    """fleet show lists them; fleet revoke warns of active ones, and --all-certificates deactivates them."""
+    for name in ("gateway-17", "gateway-18"):
+        backend.add_thing(name)
+    backend.attached["gateway-17"] = [OTHER]
+    assert f"Other certs   {'0d' * 32} (active)" in run("fleet", "show", "gateway-17").out
+    assert OTHER in run("fleet", "show", "gateway-17", "--json").document["certificates"]
+    revoked = run("fleet", "revoke", "gateway-17", "--yes", "--json")
+    assert revoked.document == {"thing": "gateway-17", "revoked": True, "otherCertificates": [OTHER]}
+    for names in (["gateway-17"], ["gateway-17", "gateway-18"]):
+        warned = run("fleet", "revoke", *names, "--yes")
+        assert (warned.status, "--all-certificates" in warned.err) == (0, True)
+        assert "--all-certificates" not in run("fleet", "revoke", *names, "--yes", "--all-certificates").err
+    listed = run("fleet", "revoke", "gateway-17", "gateway-18", "--all-certificates", "--yes", "--json").document
+    assert [one["otherCertificates"] for one in listed] == [[{**OTHER, "active": False}], []]
+
+
+def test_a_backend_of_an_earlier_version_says_nothing_of_other_certificates(run: Run, backend: Backend) -> None:
+    """Its answers lack them; that is no error."""
+    backend.add_thing("gateway-17")
+    backend.replies = {0: json_reply(200, {"thing": backend.things["gateway-17"]})}
+    assert run("fleet", "show", "gateway-17", "--json").document["certificates"] is None
+    backend.replies = {2: (204, {}, b"")}
+    assert run("fleet", "revoke", "gateway-17", "--yes").out == "gateway-17 is revoked\n"
+
+
+RESTORED = {"thing": "gateway-17", "certificateId": "0b" * 32, "status": "issued"}
+LEFT = {"certificateId": "0c" * 32, "reason": "thing-existed"}
+
+
+def test_a_rebuild_shows_what_is_missing_asks_and_restores_it(run: Run, backend: Backend) -> None:
+    """S23: looked at first, part by part; without a terminal it needs --yes."""
+    assert run("fleet", "rebuild", "--json").status == 2
+    assert backend.received == []
+    backend.rebuilds = [
+        {"examined": 500, "restored": [], "left": [LEFT]},
+        {"examined": 20, "restored": [RESTORED], "left": []},
+    ]
+    result = run("fleet", "rebuild", "--yes", "--existing-things", "--json")
+    assert result.document == {"examined": 520, "restored": [RESTORED], "left": [LEFT]}
+    asked = {"existingThings": True}
+    assert [request.body for request in backend.received] == [
+        {**asked, "lookOnly": True},
+        {**asked, "lookOnly": True, "next": "p:1"},
+        {**asked, "lookOnly": False},
+        {**asked, "lookOnly": False, "next": "p:1"},
+    ]
+    told = run("fleet", "rebuild", "--yes")
+    assert told.out == "1 entries restored\n"
+    assert "gateway-17 (issued)" in told.err
+    assert "--existing-things" in told.err
+
+
+def test_a_rebuild_with_nothing_to_do_changes_nothing(run: Run, backend: Backend) -> None:
+    """S23: it looks, and that is all."""
+    backend.rebuilds = [{"examined": 500, "restored": [], "left": []}]
+    assert run("fleet", "rebuild", "--yes").out == "0 entries restored\n"
+    assert [request.body["lookOnly"] for request in backend.received] == [True]
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ def test_after_three_failures_in_a_row_the_rest_is_not_tried(run: Run, things: B
 def test_without_credentials_the_rest_is_not_tried(run: Run, things: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that expire meanwhile would be missing for all the others too."""
 
-    def expired(_self: object, thing: str) -> None:
+    def expired(_self: object, thing: str, **_: object) -> None:
         raise UsageError(f"no AWS credentials for {thing}")
 
     monkeypatch.setattr("hsm_enroll.operator.api.OperatorClient.revoke_thing", expired)
@@ -177,13 +177,14 @@ def test_without_credentials_the_rest_is_not_tried(run: Run, things: Backend, mo
 def test_an_interrupted_run_says_how_far_it_got(run: Run, things: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     """D20: exit 130, and how many of them are revoked."""
     from hsm_enroll.operator.api import OperatorClient
+    from hsm_enroll.operator.records import AttachedCertificate
 
     revoke = OperatorClient.revoke_thing
 
-    def interrupted(self: OperatorClient, thing: str) -> None:
+    def interrupted(self: OperatorClient, thing: str, **_: object) -> tuple[AttachedCertificate, ...]:
         if thing == "gateway-2":
             raise KeyboardInterrupt
-        revoke(self, thing)
+        return revoke(self, thing)
 
     monkeypatch.setattr(OperatorClient, "revoke_thing", interrupted)
     result = run("fleet", "revoke", "--yes", *NAMES[:5])

@@ -1,0 +1,232 @@
+"""Restores ledger entries from AWS IoT, after the table was emptied or restored to an earlier moment.
+
+AWS IoT knows the certificates with the device policy, their keys, and the Things that they are attached to. A Thing
+that was created here has the id of its claim as an attribute. Nobody knows the invites any more: a device that repeats
+its request needs a new one, and then gets the same certificate.
+
+No entry that exists is changed, except that an enrollment that had just begun is completed.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+from enrollment_backend import log
+from enrollment_backend.claims import Certificate, Claim
+from enrollment_backend.errors import AwsRefusedError, ConditionFailedError, FieldInvalidError
+from enrollment_backend.inspection import Described, Inspection
+from enrollment_backend.items import certificate_to_values, claim_from_item, claim_to_item
+from enrollment_backend.ledger import Ledger
+from enrollment_backend.table import Item, Write
+
+_WITH_POLICY = "p:"  # what a marker begins with; AWS IoT's own marker follows
+_PAGE_SIZE = 25  # certificates; a missing one costs up to five calls
+_MAX_PAGES = 20  # in one request, where no certificate is missing
+_CONCURRENTLY = 3  # certificates at a time: AWS IoT allows ten calls per second of some operations
+_NEW = "attribute_not_exists(#id)"
+
+Reason = Literal["key-unknown", "not-attached", "several-things", "thing-existed", "other-key", "other-certificate"]
+
+
+@dataclass(frozen=True)
+class Restored:
+    """An entry that was made, or would be.
+
+    Attributes:
+        thing: the Thing's name.
+        certificate_id: the certificate that was missing.
+        status: what the Thing is with it: ``issued``, or ``revoked`` if the certificate is not active.
+    """
+
+    thing: str
+    certificate_id: str
+    status: Literal["issued", "revoked"]
+
+
+@dataclass(frozen=True)
+class Left:
+    """A certificate with the device policy for which no entry can be made.
+
+    Attributes:
+        certificate_id: its id.
+        reason: why: its key cannot be read; it is attached to no Thing or to several; its Thing was not created here,
+            and `Rebuilder.rebuild` was not told to adopt such Things; its key belongs to another Thing; or the ledger
+            has another certificate or key for its Thing.
+    """
+
+    certificate_id: str
+    reason: Reason
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """The outcome of a part.
+
+    Attributes:
+        examined: number of certificates that were compared with the ledger.
+        restored: the entries that were made, or would be.
+        left: the certificates that were left.
+        next: marker of the next part; None if this is the last one.
+    """
+
+    examined: int
+    restored: list[Restored]
+    left: list[Left]
+    next: str | None
+
+
+@dataclass
+class _Entry:
+    """What there is about a missing certificate, and the writes that restore it."""
+
+    outcome: Restored | Left
+    writes: list[Write] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Rebuilder:
+    """Compares AWS IoT with the ledger, part by part.
+
+    Args:
+        ledger: the ledger.
+        inspection: AWS IoT.
+        concurrently: see `aws.concurrently`.
+        now: the time, in seconds since the epoch.
+
+    Every method raises the errors of `aws.call`.
+    """
+
+    ledger: Ledger
+    inspection: Inspection
+    concurrently: Callable[..., list[Any]]
+    now: Callable[[], float]
+
+    def rebuild(self, marker: str | None, *, look_only: bool, adopt: bool) -> Rebuilt:
+        """Restore the entries of a part.
+
+        It can be repeated: what has been restored is not missing any more.
+
+        Args:
+            marker: of the part, from the part before; None for the first one.
+            look_only: whether to change nothing.
+            adopt: whether to restore Things that were not created here, too.
+
+        Raises:
+            FieldInvalidError: the marker is invalid.
+        """
+        if marker is not None and not marker.startswith(_WITH_POLICY):
+            raise FieldInvalidError("next")
+        position = "" if marker is None else marker.removeprefix(_WITH_POLICY)
+        examined = 0
+        missing: list[str] = []
+        for _ in range(_MAX_PAGES):
+            ids, position = self._page(position)
+            examined += len(ids)
+            recorded = self.ledger.certificate_validity(ids)
+            missing = [certificate_id for certificate_id in ids if certificate_id not in recorded]
+            if missing or not position:
+                break
+        outcomes: list[Restored | Left] = []
+        for start in range(0, len(missing), _CONCURRENTLY):
+            part = missing[start : start + _CONCURRENTLY]
+            entries = self.concurrently(*(partial(self._entry, one, adopt=adopt) for one in part))
+            outcomes += [self._carry_out(entry, look_only=look_only) for entry in entries if entry is not None]
+        return Rebuilt(
+            examined=examined,
+            restored=[one for one in outcomes if isinstance(one, Restored)],
+            left=[one for one in outcomes if isinstance(one, Left)],
+            next=f"{_WITH_POLICY}{position}" if position else None,
+        )
+
+    def _page(self, position: str) -> tuple[list[str], str]:
+        try:
+            return self.inspection.certificates_with_policy(position, _PAGE_SIZE)
+        except AwsRefusedError as error:
+            if not position:
+                raise
+            raise FieldInvalidError("next") from error
+
+    def _carry_out(self, entry: _Entry, *, look_only: bool) -> Restored | Left:
+        if isinstance(entry.outcome, Left) or look_only:
+            return entry.outcome
+        if not self._try(*entry.writes):
+            return Left(entry.outcome.certificate_id, "other-certificate")  # recorded in the meantime
+        log.info("entry-restored", thing=entry.outcome.thing, certificateId=entry.outcome.certificate_id)
+        return entry.outcome
+
+    def _entry(self, certificate_id: str, *, adopt: bool) -> _Entry | None:
+        """Return what restores the entries of a certificate; None if it has been deleted."""
+        described = self.inspection.describe(certificate_id)
+        if described is None:
+            return None
+        if described.spki_sha256 is None:
+            return _left(certificate_id, "key-unknown")
+        things = self.inspection.things_of(described.certificate)
+        if len(things) != 1:
+            return _left(certificate_id, "several-things" if things else "not-attached")
+        claim_id = self.inspection.claim_id_of(things[0])
+        if claim_id is None and not adopt:
+            return _left(certificate_id, "thing-existed")
+        return self._entry_of_thing(things[0], claim_id, described, described.spki_sha256)
+
+    def _entry_of_thing(self, thing: str, claim_id: str | None, described: Described, spki_sha256: str) -> _Entry:
+        certificate_id, active = described.found.certificate_id, described.found.active
+        found = self.ledger.table.get([("thing", thing), ("key", spki_sha256)])
+        entry, key = found.get(("thing", thing)), found.get(("key", spki_sha256))
+        if key is not None and key["thing"] != thing:
+            return _left(certificate_id, "other-key")
+        created, now = int(described.found.created.timestamp()), int(self.now())
+        values = {"thing": thing, "spki_sha256": spki_sha256, "enrolled": created, "revoked": None if active else now}
+        writes = [Write(("certificate", certificate_id), values, _NEW, {}, replace=True)]
+        if key is None:
+            writes.append(Write(("key", spki_sha256), {"thing": thing}, _NEW, {}, replace=True))
+        if entry is None and (active or not self._has_active(thing)):
+            claim = Claim(
+                thing=thing,
+                claim_id=claim_id or uuid.uuid4().hex,
+                spki_sha256=spki_sha256,
+                code_sha256=None,
+                lease=uuid.uuid4().hex,
+                lease_ends=0,
+                claimed=created,
+                certificate=described.certificate,
+                enrolled=created,
+                revoked_at=None if active else now,
+                adopted=claim_id is None,
+            )
+            writes.append(Write(("thing", thing), claim_to_item(claim), _NEW, {}, replace=True))
+        elif active and entry is not None:
+            if not _waits_for(entry, spki_sha256):
+                return _left(certificate_id, "other-certificate")
+            writes.append(_completion(claim_from_item(entry), described.certificate, created))
+        return _Entry(Restored(thing, certificate_id, "issued" if active else "revoked"), writes)
+
+    def _has_active(self, thing: str) -> bool:
+        """Whether a Thing has a certificate that is active: then it has been enrolled again since it was revoked."""
+        return any(found.active for found in self.inspection.attached_to(thing))
+
+    def _try(self, *writes: Write) -> bool:
+        try:
+            self.ledger.table.transact(writes)
+        except ConditionFailedError:
+            return False
+        return True
+
+
+def _left(certificate_id: str, reason: Reason) -> _Entry:
+    return _Entry(Left(certificate_id, reason))
+
+
+def _waits_for(entry: Item, spki_sha256: str) -> bool:
+    """Whether a Thing's entry is that of an enrollment that had just begun when the table was saved."""
+    return "certificate_id" not in entry and "revoked" not in entry and entry["spki_sha256"] == spki_sha256
+
+
+def _completion(claim: Claim, certificate: Certificate, created: int) -> Write:
+    values = {**certificate_to_values(certificate), "enrolled": created}
+    condition = "#lease = :lease AND attribute_not_exists(#certificate_id)"
+    return Write(("thing", claim.thing), values, condition, {"lease": claim.lease})

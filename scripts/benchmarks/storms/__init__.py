@@ -1,0 +1,1 @@
+"""Many gateways that are switched on at once, in simulated time; `benchmarks.storm` runs it."""

@@ -1,0 +1,101 @@
+"""The options of ``backend deploy`` that set parameters and tags: checked where they are named, kept where not."""
+
+from __future__ import annotations
+
+import json
+
+import click
+import pytest
+
+from hsm_enroll.cli import backend as command
+from tests.operator.deploying import UNKNOWN_TO_MOTO, client
+from tests.support import documents
+
+pytestmark = [
+    pytest.mark.usefixtures("account", "quick_build"),
+    pytest.mark.filterwarnings(UNKNOWN_TO_MOTO),
+]
+
+KEY = "arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+TOPIC = "arn:aws:sns:eu-central-1:123456789012:on-call"
+
+
+def run(*arguments: str) -> None:
+    """Run ``hsm-enroll backend deploy`` with arguments."""
+    command.backend.main(["deploy", "--yes", *arguments], prog_name="backend", standalone_mode=False)
+
+
+def parameters() -> dict[str, str]:
+    """Return the parameters of the deployed stack."""
+    (there,) = client("cloudformation").describe_stacks(StackName="hsm-enroll")["Stacks"]
+    return {parameter["ParameterKey"]: parameter["ParameterValue"] for parameter in there["Parameters"]}
+
+
+def test_each_option_is_a_parameter_and_is_kept() -> None:
+    """What is named becomes the parameter's value, and later deployments that do not name it leave it."""
+    run("--edge", "--existing-things", "--certificate-rate", "40", "--sweep-limit", "0", "--kms-key", KEY)
+    run("--alarm-email", "ops@example.com", "--alarm-topic", TOPIC, "--tag", "team=factory", "--tag", "note=a=b")
+    expected = {
+        "Edge": "yes",
+        "AllowExistingThings": "yes",
+        "CertificateRate": "40",
+        "SweepLimit": "0",
+        "KmsKey": KEY,
+        "AlarmEmail": "ops@example.com",
+        "AlarmTopic": TOPIC,
+    }
+    assert expected.items() <= parameters().items()
+    (there,) = client("cloudformation").describe_stacks(StackName="hsm-enroll")["Stacks"]
+    assert {tag["Key"]: tag["Value"] for tag in there["Tags"]} == {"team": "factory", "note": "a=b"}
+
+
+def test_what_was_turned_on_can_be_turned_off() -> None:
+    """The opposite of each switch, and the word none."""
+    run("--edge", "--existing-things", "--kms-key", KEY, "--alarm-email", "ops@example.com", "--alarm-topic", TOPIC)
+    off = ("--kms-key", "none", "--alarm-email", "none", "--alarm-topic", "none")
+    run("--no-edge", "--no-existing-things", *off)
+    there = parameters()
+    assert (there["Edge"], there["AllowExistingThings"]) == ("no", "no")
+    assert (there["KmsKey"], there["AlarmEmail"], there["AlarmTopic"]) == ("", "", "")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--alarm-email", "nobody"),
+        ("--alarm-topic", "on-call"),
+        ("--kms-key", "alias/ledger"),
+        ("--sweep-limit", "-1"),
+        ("--certificate-rate", "0"),
+        ("--tag", "team"),
+        ("--tag", "=factory"),
+        ("--tag", "aws:team=factory"),
+    ],
+)
+def test_what_aws_would_refuse_is_refused_at_once(arguments: tuple[str, str]) -> None:
+    """Before anything is built or uploaded; the message repeats what was given."""
+    with pytest.raises(click.UsageError):
+        run(*arguments)
+    assert client("s3").list_buckets()["Buckets"] == []
+
+
+def test_another_address_of_the_api_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also for a stack that never had the setting; an unchanged one is none."""
+    run("--quiet")
+    run("--edge")
+    assert "warning: the API gets another address" in capsys.readouterr().err
+    run("--edge", "--sweep-limit", "3")
+    assert "another address" not in capsys.readouterr().err
+
+
+def test_settings_and_tags_that_change_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """To a person with the value before and after; to a script in the plan."""
+    run("--quiet", "--tag", "line=3")
+    capsys.readouterr()
+    run("--sweep-limit", "7", "--tag", "line=4", "--tag", "site=Ulm")
+    lines = capsys.readouterr().err.splitlines()
+    assert {"  set SweepLimit: 20 -> 7", "  set tag line: 3 -> 4", "  set tag site: none -> Ulm"} <= set(lines)
+    run("--json", "--tag", "site=Jena")
+    changes = documents.read(["backend", "deploy"], capsys.readouterr().out)["changes"]
+    assert {"name": "tag site", "before": "Ulm", "after": "Jena"} in changes["settings"]
+    assert json.dumps(changes).count('"tag ') == 1
