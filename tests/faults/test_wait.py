@@ -64,7 +64,7 @@ def test_d16_the_time_ends_it(device: Device, thing: str, busy: HttpsServer) -> 
 def test_d16_the_wait_is_told(device: Device, thing: str, busy: HttpsServer, wait: str, ending: str) -> None:
     """D16: it says why, when the next try is, for how long it goes on, and how to stop it."""
     line = _told(device, busy.url, thing, wait)[-1]
-    assert line.startswith(f"  {busy.url} is busy (status 429); trying again in ")
+    assert line.startswith(f"  {busy.url} is busy (status 429); trying again")
     assert ending in line
     assert "press Ctrl-C" in line
 
