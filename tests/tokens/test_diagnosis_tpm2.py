@@ -40,6 +40,8 @@ sys.stdin.read()
 @pytest.fixture
 def store(tpm: Tpm2, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A copy of the TPM's store, where every user may look; the module reads it."""
+    # In this process the module reads its environment when it is first used: it must not be the copy, which goes away.
+    assert tpm.name.label
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     copy = folder / "store"
