@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 # What a key pair is for: the private key signs, and nothing else. SoftHSM allows what the template does not mention.
 _SIGNS_ONLY = (
-    {Attribute.ENCRYPT: False, Attribute.WRAP: False},
-    {Attribute.DECRYPT: False, Attribute.UNWRAP: False, Attribute.DERIVE: False},
+    {Attribute.ENCRYPT: False, Attribute.WRAP: False, Attribute.VERIFY_RECOVER: False},
+    {Attribute.DECRYPT: False, Attribute.UNWRAP: False, Attribute.DERIVE: False, Attribute.SIGN_RECOVER: False},
 )
 # A token may reject that, even where it has the same by default. DEFAULT omits the attribute.
 _UNMENTIONED = tuple(dict.fromkeys(template, DEFAULT) for template in _SIGNS_ONLY)
