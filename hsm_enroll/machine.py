@@ -53,16 +53,20 @@ _DISK = {errno.EDQUOT, errno.EIO, errno.ENOSPC, errno.EROFS}
 # More than loading a library takes, less than any program can do without.
 _SPARE_FILES = 8
 _SPARE_OCTETS = 2**25
+# Address space given back when an error is explained, since showing one takes memory too. It is never touched.
+_RESERVE = [bytes(2**23)]
 
 
 def explained(error: Exception) -> HsmEnrollError | None:
     """Return the error for an exception behind which a resource of this machine ran out or failed.
 
-    None is for any other exception, and for one that says so already.
+    None is for any other exception, and for one that says so already. The first call gives back the memory that is
+    kept for showing an error, so call this only where the process or its task ends.
 
     Args:
         error: any exception, ours or not; its causes are searched too.
     """
+    _RESERVE.clear()
     if isinstance(error, MachineLimitError):
         return None
     for cause in _causes(error):

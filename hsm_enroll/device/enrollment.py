@@ -286,7 +286,7 @@ def _clear(attempt: Attempt, session: TokenSession, folder: Path) -> None:
     """Remove the nameless remains of a generation that was killed, but only if there were none before this attempt."""
     if attempt.token_was_clean:
         session.clear()
-    elif session.is_clean():
+    elif session.leftovers() == 0:
         replace(attempt, token_was_clean=True).save(folder)
 
 

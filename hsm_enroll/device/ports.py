@@ -61,8 +61,8 @@ class TokenSession(Protocol):
     def destroy(self, *, label: str, key_id: bytes) -> None:
         """Destroy both halves of a key pair; it is not an error if they do not exist."""
 
-    def is_clean(self) -> bool:
-        """Whether the token certainly has nothing that a killed generation left."""
+    def leftovers(self) -> int | None:
+        """Return how many objects a killed generation left; None if the token cannot tell."""
 
     def clear(self) -> None:
         """Destroy what a killed generation left."""

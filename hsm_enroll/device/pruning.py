@@ -49,12 +49,15 @@ class Findings(NamedTuple):
         thing_name: the Thing that this device is enrolled as; None if it is not enrolled.
         unused: the keys that the state folder does not name, to be destroyed.
         kept: the other ones, and why.
+        leftovers: how many objects without a name and a key the token has, which a killed key generation leaves; to be
+            destroyed too.
     """
 
     token: TokenName
     thing_name: str | None
     unused: tuple[OwnKey, ...]
     kept: tuple[tuple[OwnKey, Reason], ...]
+    leftovers: int
 
 
 def prune(
@@ -68,6 +71,8 @@ def prune(
     destroyed: Callable[[OwnKey], None],
 ) -> Findings:
     """Destroy the unused keys of a token, with one login. After an interruption, the next run destroys the rest.
+
+    What killed key generations left goes too, unless another process may be generating a key at this moment.
 
     Args:
         folder: the state folder, which is locked meanwhile.
@@ -95,10 +100,12 @@ def prune(
                 thing_name=None if identity is None else identity.thing_name,
                 unused=tuple(key for key, reason in reasons if reason is None),
                 kept=tuple((key, reason) for key, reason in reasons if reason is not None),
+                leftovers=session.leftovers() or 0,
             )
-            if findings.unused:
+            if findings.unused or findings.leftovers:
                 agree(findings)
                 _destroy(session, findings.unused, destroyed)
+                return findings._replace(leftovers=_cleared(session, findings.leftovers))
     return findings
 
 
@@ -139,6 +146,14 @@ def _identity(folder: Path) -> Identity | None:
         if os.path.lexists(copy):
             raise StateCorruptError(f"{copy} is there, but identity.json, which belongs to it, is missing") from error
         return None
+
+
+def _cleared(session: Session, before: int) -> int:
+    """Destroy what killed generations left, and return how much of it is gone."""
+    if before:
+        session.clear()
+        before -= session.leftovers() or 0
+    return before
 
 
 def _destroy(session: Session, keys: tuple[OwnKey, ...], destroyed: Callable[[OwnKey], None]) -> None:

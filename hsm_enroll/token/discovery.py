@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from hsm_enroll.errors import ModuleUnusableError
@@ -35,9 +37,8 @@ def discover(root: Path = Path("/")) -> list[Path]:
     """
     found: dict[Path, Path] = {}
     try:
-        for pattern in _KNOWN:
-            for path in sorted(root.glob(pattern)):
-                found.setdefault(path.resolve(), path)
+        for path in _installed(root, _KNOWN):
+            found.setdefault(path.resolve(), path)
     except OSError as error:
         raise ModuleUnusableError(
             f"cannot look for PKCS#11 modules in {error.filename}: {error.strerror}",
@@ -48,4 +49,19 @@ def discover(root: Path = Path("/")) -> list[Path]:
 
 def proxy(root: Path = Path("/")) -> Path | None:
     """Return p11-kit's proxy, or None if it is not installed; :func:`discover` leaves it out, since it shows others."""
-    return next((path for pattern in _PROXIES for path in sorted(root.glob(pattern))), None)
+    return next(_installed(root, _PROXIES), None)
+
+
+def _installed(root: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
+    """Yield the files that exist; ``Path.glob`` would leave out a folder that it cannot read, from Python 3.13 on."""
+    for pattern in patterns:
+        above, star, below = pattern.partition("*/")
+        folders = _folders(root / above) if star else [root]
+        yield from (path for folder in folders if os.access(path := folder / (below or pattern), os.F_OK))
+
+
+def _folders(above: Path) -> list[Path]:
+    try:
+        return sorted(above.iterdir())
+    except FileNotFoundError:
+        return []

@@ -36,8 +36,8 @@ class _Attribute(ctypes.Structure):
     _fields_ = (("type", ctypes.c_ulong), ("value", ctypes.c_void_p), ("length", ctypes.c_ulong))
 
 
-def is_clean(session: Any, name: TokenName) -> bool:
-    """Whether a token certainly has no such objects; they can be told on SoftHSM only, and not behind p11-kit's proxy.
+def count(session: Any, name: TokenName) -> int | None:
+    """Return how many such objects a token has; None if they cannot be told: SoftHSM's can, not behind p11-kit's proxy.
 
     Args:
         session: python-pkcs11's, logged in, since private objects are hidden otherwise.
@@ -47,7 +47,7 @@ def is_clean(session: Any, name: TokenName) -> bool:
         TokenRefusedError: the token cannot be searched.
     """
     with softhsm.alone(name.manufacturer):
-        return _can_tell(name) and not _hollow(session, name)
+        return len(_hollow(session, name)) if _can_tell(name) else None
 
 
 def destroy(session: Any, name: TokenName) -> None:
@@ -55,7 +55,7 @@ def destroy(session: Any, name: TokenName) -> None:
 
     Args:
         session: python-pkcs11's, logged in and writable.
-        name: the session's token; it was clean before the generation that was killed.
+        name: the session's token.
 
     Raises:
         TokenRefusedError: the token cannot be searched.

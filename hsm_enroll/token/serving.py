@@ -74,7 +74,7 @@ class _Server:
             "find": self._find,
             "is there": self._is_there,
             "destroy": self._destroy,
-            "is clean": self._is_clean,
+            "leftovers": self._leftovers,
             "clear": self._clear,
             "own keys": self._own_keys,
             "prune": self._prune,
@@ -156,8 +156,8 @@ class _Server:
         with softhsm.alone(self._name.manufacturer):
             keypair.destroy(self._session, label=label, key_id=bytes.fromhex(key_id))
 
-    def _is_clean(self) -> bool:
-        return leftovers.is_clean(self._session, self._name)
+    def _leftovers(self) -> int | None:
+        return leftovers.count(self._session, self._name)
 
     def _clear(self) -> None:
         leftovers.destroy(self._session, self._name)

@@ -217,9 +217,10 @@ class Session:
         """Destroy both halves of a key pair; see ``keypair.destroy``."""
         self._worker.request("destroy", label=label, key_id=key_id.hex())
 
-    def is_clean(self) -> bool:
-        """Whether the token certainly has nothing that a killed generation left; see ``leftovers.is_clean``."""
-        return bool(self._worker.request("is clean"))
+    def leftovers(self) -> int | None:
+        """Return how many objects a killed generation left, None if the token cannot tell; see ``leftovers.count``."""
+        many: int | None = self._worker.request("leftovers")
+        return many
 
     def clear(self) -> None:
         """Destroy what a killed generation left; see ``leftovers.destroy``."""

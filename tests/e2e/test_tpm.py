@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from tests.support import documents, tpm2
 from tests.support.devices import Cloud, Observer
 from tests.support.killed_making import kill_token_create
+from tests.support.mounts import with_own_mounts
 from tests.support.tpm2 import Tpm2
 from tests.support.tpm_device import TpmDevice
 
@@ -330,7 +331,7 @@ def test_the_disk_of_the_store_is_told(device: TpmDevice, disk: str, said: str) 
     script = f'mount -t tmpfs -o size=128k tmpfs "$1" && cp -a "$2" "$1/store" && {{ {disk}; shift 2; "$@"; }}'
     command = ["sh", "-c", script, "sh", str(place), str(device.store)]
     run = subprocess.run(
-        ["unshare", "--map-root-user", "--mount", *command, sys.executable, "-m", "hsm_enroll", "doctor", "--json"],
+        with_own_mounts(*command, sys.executable, "-m", "hsm_enroll", "doctor", "--json"),
         env=device.environment,
         capture_output=True,
         text=True,

@@ -204,6 +204,28 @@ def test_out_of_memory(gateway: FaultyDevice) -> None:
     assert len(set(gateway.api.requests)) == 1
 
 
+_FULL_MEMORY = """
+import resource, sys
+from hsm_enroll.__main__ import main
+sys.argv.append("--json")
+resource.setrlimit(resource.RLIMIT_AS, (1 << 28, 1 << 28))
+filling, size = [], 1 << 27
+while size:
+    try:
+        filling.append(bytes(size))
+    except MemoryError:
+        size //= 2
+main()
+"""
+
+
+def test_an_error_is_shown_where_all_memory_is_taken() -> None:
+    """With no memory left at all, an error is still written as JSON: some memory is kept for it."""
+    run = subprocess.run([sys.executable, "-c", _FULL_MEMORY], capture_output=True, text=True, timeout=60, check=False)
+    error = documents.read(_INIT, run.stdout)["error"]
+    assert (run.returncode, error["code"], run.stderr) == (*_LIMIT, "")
+
+
 def _enough_to_start() -> int:
     """Return how many megabytes of memory the program needs to get as far as its first line."""
     command = [sys.executable, "-c", "import hsm_enroll.__main__"]

@@ -16,6 +16,7 @@ from tests.support import documents
 from tests.support.devices import Device
 from tests.support.fault_device import THING, FaultyDevice
 from tests.support.killed_writes import killed_at_write
+from tests.support.mounts import with_own_mounts
 from tests.support.softhsm import MODULE
 
 _INIT = ("init", "--thing", THING, "--no-publish")
@@ -80,7 +81,7 @@ def _on_a_full_disk(device: Device, *command: str) -> subprocess.CompletedProces
     shutil.copytree(device.softhsm.tokens, original)
     script = ["sh", "-c", _ON_A_FULL_DISK, "sh", str(device.softhsm.tokens), str(original)]
     return subprocess.run(
-        ["unshare", "--map-root-user", "--mount", *script, sys.executable, "-m", "hsm_enroll", *command, "--json"],
+        with_own_mounts(*script, sys.executable, "-m", "hsm_enroll", *command, "--json"),
         env=device.environment | {"SAFE": str(device.softhsm.tokens)},
         capture_output=True, text=True, timeout=_TIME_LIMIT, check=False,
     )  # fmt: skip
@@ -109,7 +110,7 @@ def test_d6_a_read_only_disk_is_named_and_nobodys_rights_are_blamed(device: Devi
     def run(*command: str) -> tuple[int, dict[str, Any]]:
         script = ["sh", "-c", _ON_A_READ_ONLY_DISK, "sh", str(device.softhsm.tokens)]
         done = subprocess.run(
-            ["unshare", "--map-root-user", "--mount", *script, sys.executable, "-m", "hsm_enroll", *command, "--json"],
+            with_own_mounts(*script, sys.executable, "-m", "hsm_enroll", *command, "--json"),
             env=device.environment, capture_output=True, text=True, timeout=_TIME_LIMIT, check=False,
         )  # fmt: skip
         return done.returncode, documents.read(list(command), done.stdout)
@@ -243,6 +244,18 @@ def test_a_killed_generation_leaves_nothing(enrolling: Device, kill: str) -> Non
     enrolling.json(*_INIT)
     assert len(_objects(enrolling)) == 2
     assert len(enrolling.key_ids()) == 1
+
+
+@pytest.mark.parametrize("kill", _KILLS)
+def test_prune_destroys_what_a_killed_csr_left(enrolling: Device, kill: str) -> None:
+    """A csr that is killed while its key is generated leaves an object that token prune shows, counts and destroys."""
+    other = enrolling.json("csr")["key"]["uri"]
+    _killed(enrolling, _KILLS[kill], "csr")
+    pruned = enrolling.run("token", "prune", "--yes")
+    assert "killed: 1 unfinished object" in pruned.stderr
+    assert _objects(enrolling) == set()
+    assert other in pruned.stderr
+    assert enrolling.json("token", "prune", "--yes")["leftovers"] == 0
 
 
 @pytest.mark.parametrize("kill", ["public", "private"])

@@ -10,7 +10,7 @@ import ssl
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPSConnection
 from pathlib import Path
@@ -317,7 +317,8 @@ def test_half_a_request_is_not_handled(recorded: Recorded, framing: str) -> None
     ):
         client.sendall(f"POST / HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n5\r\nhal".encode())
         socket.socket.shutdown(client, socket.SHUT_WR)
-        assert client.recv(1) == b""
+        with suppress(BrokenPipeError):  # OpenSSL 3.5 fails to answer the server's close_notify
+            assert client.recv(1) == b""
     assert recorded.events == []
 
 

@@ -218,9 +218,9 @@ class World:
         """Destroy a key."""
         self._call("destroy", lambda: self.keys.pop((label, key_id), None))
 
-    def is_clean(self) -> bool:
-        """Whether no generation was killed: none is here."""
-        return True
+    def leftovers(self) -> int:
+        """Return how many objects a killed generation left: none is killed here."""
+        return 0
 
     def clear(self) -> None:
         """Find nothing to destroy."""
