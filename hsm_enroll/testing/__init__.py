@@ -21,6 +21,7 @@ command ``hsm-enroll`` and AWS's own tools if the test starts them.
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -97,7 +98,7 @@ def local_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]
 
 
 @pytest.fixture
-def softhsm_token(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> SoftHsmToken:
+def softhsm_token(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[SoftHsmToken]:
     """A new token in SoftHSM; until the test ends, there is no other, and no other configuration of hsm-enroll."""
     from hsm_enroll import settings
     from hsm_enroll.device import device_token, pin
@@ -117,7 +118,8 @@ def softhsm_token(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
         module = device_token.module_for(TokenKind.SOFTHSM, resolved)
         name = device_token.create(tokens, resolved.state, module, f"test-{uuid4().hex[:8]}", None)
     secret = pin.read_file(pin.saved_pin_file(resolved.state))
-    return SoftHsmToken(str(name.uri), name.label, module, secret, resolved.state)
+    yield SoftHsmToken(str(name.uri), name.label, module, secret, resolved.state)
+    _finalize(module)
 
 
 @pytest.fixture
@@ -131,6 +133,18 @@ def enrolled_device(
         monkeypatch.setenv(name, value)
     with _explained():
         return EnrolledDevice(enroll(f"device-{uuid4().hex[:12]}"), softhsm_token, local_cloud)
+
+
+def _finalize(module: Path) -> None:
+    """Let SoftHSM read its configuration anew if this process has loaded it.
+
+    It does so in C_Initialize alone, awscrt never calls C_Finalize, and on Debian 13 dlclose() leaves it loaded.
+    """
+    try:
+        loaded = ctypes.CDLL(str(module), mode=os.RTLD_NOLOAD | os.RTLD_NOW)
+    except OSError:
+        return
+    loaded.C_Finalize(None)
 
 
 @contextmanager

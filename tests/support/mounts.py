@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 
 
 def with_own_mounts(*command: str) -> list[str]:
-    """Return the command that runs another one where it may mount; in a chroot that takes root, else anybody may."""
-    become_root = [] if os.geteuid() == 0 else ["--map-root-user"]
-    return ["unshare", *become_root, "--mount", *command]
+    """Return the command that runs another one where it may mount, as any user; in a chroot, as root."""
+    # The kernel makes no user namespace for a process in a chroot, and the chroot's root may be no mount point.
+    how = ["--propagation", "unchanged"] if _is_in_chroot() else ["--map-root-user"]
+    return ["unshare", "--mount", *how, *command]
+
+
+def _is_in_chroot() -> bool:
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    return all(line.split()[4] != "/" for line in mounts)
