@@ -5,6 +5,7 @@ the public interface. Names may be added; none is removed, and no documented beh
 SECURITY.md promises. All other modules belong to the ``hsm-enroll`` command and may change in any release.
 
 - :func:`enroll` generates a key in the token, requests a certificate for it from the enrollment API, and stores it.
+- :func:`renew` replaces key and certificate by new ones.
 - :class:`Identity` is the result: the Thing, its certificate, and which key in which token belongs to it.
 - :func:`connect` opens a :class:`Connection`, which publishes messages and receives each :class:`Message` of a
   :class:`Subscription` over MQTT 5. With ``reconnect=True`` it outlasts outages.
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
         PinLockedError,
         PinMissingError,
         PinWrongError,
+        RetiredLocallyError,
         StateCorruptError,
         StateError,
         StateTooNewError,
@@ -86,7 +88,7 @@ if TYPE_CHECKING:
     from hsm_enroll.iot.subscription import Subscription
     from hsm_enroll.iot.target import Will
     from hsm_enroll.key import TokenName
-    from hsm_enroll.library import connect, enroll
+    from hsm_enroll.library import connect, enroll, renew
     from hsm_enroll.secret import Secret
     from hsm_enroll.store.identity import Identity
 
@@ -125,6 +127,7 @@ __all__ = [
     "PinLockedError",
     "PinMissingError",
     "PinWrongError",
+    "RetiredLocallyError",
     "Secret",
     "StateCorruptError",
     "StateError",
@@ -141,6 +144,7 @@ __all__ = [
     "__version__",
     "connect",
     "enroll",
+    "renew",
 ]
 
 _ERRORS = "hsm_enroll.errors"
@@ -156,6 +160,7 @@ _HOMES = {
     "Will": "hsm_enroll.iot.target",
     "connect": "hsm_enroll.library",
     "enroll": "hsm_enroll.library",
+    "renew": "hsm_enroll.library",
 }
 
 if not TYPE_CHECKING:  # with __getattr__, a type checker would accept any name

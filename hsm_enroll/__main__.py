@@ -32,7 +32,12 @@ import sys  # noqa: E402
 # Where files run out, this one could not be loaded later.
 from hsm_enroll import machine  # noqa: E402
 
-_TOKEN_COMMANDS = {"init", "status", "doctor", "tokens", "token", "csr", "publish", "subscribe"}
+_TOKEN_COMMANDS = {
+    *("init", "status", "doctor", "tokens", "token", "csr", "publish", "subscribe"),
+    *("renew", "recover", "retire"),
+}
+# Mostly there is nothing to do, and no token to use.
+_WITHOUT_TOKEN = {"--if-due", "--check"}
 
 
 def main() -> None:
@@ -43,7 +48,7 @@ def main() -> None:
     """
     gc.disable()
     try:
-        if len(sys.argv) > 1 and sys.argv[1] in _TOKEN_COMMANDS:
+        if len(sys.argv) > 1 and sys.argv[1] in _TOKEN_COMMANDS and _WITHOUT_TOKEN.isdisjoint(sys.argv):
             # Before this process loads anything that a fork would copy; then both processes import at the same time.
             from hsm_enroll.token import worker
 

@@ -7,7 +7,10 @@ This module uses no library. The package that owns a library translates its exce
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 
 class HsmEnrollError(Exception):
@@ -238,16 +241,26 @@ class BackendRefusedError(HsmEnrollError):
     Attributes:
         problem_code: the stable ``code`` of the API's problem document, or "" if there was none.
         request_id: finds the request in the backend's log, or "".
+        api_time: what the API's clock showed, with a time zone; None if it did not say.
     """
 
     code = "backend-refused"
     exit_status = 31
     default_hint = "Ask the operator of the backend, and tell them the request id."
 
-    def __init__(self, message: str, *, problem_code: str = "", request_id: str = "", hint: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        problem_code: str = "",
+        request_id: str = "",
+        api_time: datetime | None = None,
+        hint: str | None = None,
+    ) -> None:
         super().__init__(message, hint=hint)
         self.problem_code = problem_code
         self.request_id = request_id
+        self.api_time = api_time
 
 
 class ThrottledError(HsmEnrollError):
@@ -281,6 +294,14 @@ class ApiTlsError(HsmEnrollError):
     code = "api-not-trusted"
     exit_status = 33
     default_hint = "Check the API's address and this machine's clock; name a private CA in HSM_ENROLL_CA_FILE."
+
+
+class RetiredLocallyError(HsmEnrollError):
+    """This device is retired, but the cloud was not told: its certificate is still active there."""
+
+    code = "retired-locally"
+    exit_status = 34
+    default_hint = "Ask the operator to revoke the Thing with hsm-enroll fleet revoke."
 
 
 class MqttError(HsmEnrollError):

@@ -1,16 +1,18 @@
-"""The library's functions: ``enroll`` and ``connect``, with this device's configuration and environment."""
+"""The library's functions: ``enroll``, ``renew`` and ``connect``, with this device's configuration and environment."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple
 
 from hsm_enroll import settings
 from hsm_enroll.backend_api.invite import parse
-from hsm_enroll.device import enrollment, wiring
+from hsm_enroll.device import enrollment, round_trip, wiring
 from hsm_enroll.device.plan import Request, Said
+from hsm_enroll.device.ports import Clock
 from hsm_enroll.errors import UsageError
 from hsm_enroll.key import TokenName
 from hsm_enroll.secret import Secret
@@ -79,6 +81,34 @@ def enroll(
             new_token_pin=None if pin is None else _pin_source(pin, resolved),
         )
         return enrollment.enroll(request, resolved.state, ports).identity
+
+
+def renew(*, pin: Pin | None = None, if_due: bool = False) -> Identity:
+    """Replace this device's key and certificate by new ones, as ``hsm-enroll renew`` does with the same configuration.
+
+    Finishes a renewal that was interrupted. Prints nothing and does not prompt for a PIN, as :func:`enroll`. AWS IoT
+    ends connections with the old certificate: connect again with the new identity.
+
+    Args:
+        pin: as for :func:`enroll`.
+        if_due: do nothing if no renewal is due by the configuration, and none is unfinished.
+
+    Returns:
+        The identity, which is the new one unless nothing was due.
+
+    Raises:
+        NotEnrolledError: this device is not enrolled.
+        HsmEnrollError: the renewal failed; the class says why, and ``hint`` what to do. Calling it again resumes.
+    """
+    from hsm_enroll.device import renewal, renewal_due
+
+    resolved = settings.load(os.environ, {})
+    identity = Identity.load(resolved.state)
+    if if_due and not renewal_due.due(identity, resolved, Clock().now()).is_now:
+        return identity
+    with Tokens() as tokens:
+        ports = wiring.own_ports(resolved, tokens, _pin_source(pin, resolved))
+        return renewal.renew(resolved.state, ports, _RoundTrip(resolved), resolved.subject).identity
 
 
 def connect(
@@ -162,6 +192,21 @@ def keep(
         reconnects=reconnect,
         on_connection=on_connection,
     )
+
+
+class _RoundTrip(NamedTuple):
+    """The message that shows that a new certificate works."""
+
+    settings: Settings
+
+    def prepare(self) -> None:
+        """Import awscrt."""
+        import_module("hsm_enroll.iot.connection")
+
+    def send(self, identity: Identity, pin: Secret | None) -> None:
+        """Connect, and have the message delivered back."""
+        with wiring.connect(identity, pin, self.settings, purpose=round_trip.PURPOSE) as connection:
+            round_trip.make(connection, identity.thing_name)
 
 
 def _pin_source(pin: Pin | None, resolved: Settings) -> Callable[[TokenName], Secret]:

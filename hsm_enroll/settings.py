@@ -17,7 +17,12 @@ SYSTEM_STATE = Path("/var/lib/hsm-enroll")
 _CONFIGURATION = "config.toml"
 _ENVIRONMENT_PREFIX = "HSM_ENROLL_"
 # May be written as numbers in config.toml.
-_NUMBERS = {"mqtt_port", "mqtt_keep_alive"}
+_NUMBERS: dict[str, set[type]] = {
+    "mqtt_port": {int},
+    "mqtt_keep_alive": {int},
+    "renew_after_days": {int},
+    "renew_at_lifetime_share": {int, float},
+}
 
 
 class Tls(StrEnum):
@@ -44,6 +49,8 @@ class Settings(NamedTuple):
         pin_file: file with the PIN, mode 0600.
         key_type: type of a new key.
         subject: subject of the CSR without the CN, an RFC 4514 string.
+        renew_after_days: age of the certificate in days at which its renewal is due; 0 is never.
+        renew_at_lifetime_share: share of the certificate's lifetime at which its renewal is due, above 0 and up to 1.
     """
 
     state: Path
@@ -60,6 +67,9 @@ class Settings(NamedTuple):
     pin_file: Path | None = None
     key_type: KeyType = DEFAULT_KEY_TYPE
     subject: str | None = None
+    # AWS IoT's certificates are valid until the end of 2049: it is mostly the age that counts.
+    renew_after_days: int = 365
+    renew_at_lifetime_share: float = 0.66
 
 
 def _path(text: str) -> Path:
@@ -83,6 +93,20 @@ def _keep_alive(text: str) -> int:
     return seconds
 
 
+def _days(text: str) -> int:
+    days = int(text)
+    if not 0 <= days <= 36500:
+        raise UsageError(f"invalid value {text!r}; must be 0 to 36500 days", hint="Leave it out for 365; 0 is never.")
+    return days
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 < share <= 1:
+        raise UsageError(f"invalid value {text!r}; must be above 0 and at most 1", hint="Leave it out for 0.66.")
+    return share
+
+
 _READERS = {
     "module": _path,
     "token": Pkcs11Uri.parse_token,
@@ -96,6 +120,8 @@ _READERS = {
     "pin_file": _path,
     "key_type": KeyType,
     "subject": str,
+    "renew_after_days": _days,
+    "renew_at_lifetime_share": _share,
 }
 
 
@@ -159,7 +185,7 @@ def _configuration(environment: Mapping[str, str]) -> tuple[Path, dict[str, str]
     if unknown:
         raise UsageError(f"{file}: unknown setting {unknown[0]!r}", hint=f"Settings: {', '.join(_READERS)}.")
     for key, value in document.items():
-        if not isinstance(value, str) and not (key in _NUMBERS and type(value) is int):
+        if not isinstance(value, str) and type(value) not in _NUMBERS.get(key, set()):
             raise UsageError(f"{file}: {key} must be a string", hint="Put the value in quotation marks.")
     return file, {key: str(value) for key, value in document.items()}
 

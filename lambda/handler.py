@@ -1,8 +1,7 @@
 """The Lambda function's entry point: builds the adapters once, calls the routes, and catches every error.
 
-Environment: AUTH_MODE, POLICY_NAME, TABLE_NAME, MQTT_ENDPOINT, MQTT_PORT, CERTIFICATE_RATE (see
-`enrollment_backend.settings`), and the variables that AWS's library reads itself (AWS_DEFAULT_REGION, AWS_ENDPOINT_URL,
-credentials).
+Environment: the variables of `enrollment_backend.settings`, such as POLICY_NAME, and those that AWS's library reads
+itself (AWS_DEFAULT_REGION, AWS_ENDPOINT_URL, credentials).
 """
 
 # ruff: noqa: E402
@@ -18,7 +17,7 @@ import encodings.idna  # noqa: F401 - for the name of a host
 import os
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -28,20 +27,27 @@ import cryptography.hazmat.backends.openssl.backend  # noqa: F401 - for the sign
 from enrollment_backend import device_api, http, log, operator_api
 from enrollment_backend.adoption import Adoption
 from enrollment_backend.aws import concurrently, connect
+from enrollment_backend.binding import Binding
+from enrollment_backend.claims import Removal
 from enrollment_backend.errors import ConfigurationError
 from enrollment_backend.inspection import Inspection
 from enrollment_backend.issuer import Issuer
+from enrollment_backend.issuing import Issuing
 from enrollment_backend.ledger import Ledger
+from enrollment_backend.lifecycle import Lifecycle
 from enrollment_backend.operator import Operator
 from enrollment_backend.rebuild import Rebuilder
 from enrollment_backend.recovery import unrecorded_certificates
+from enrollment_backend.removal import Remover
 from enrollment_backend.rest_event import as_http_event
-from enrollment_backend.scheduled_sweep import ScheduledSweep
+from enrollment_backend.scheduled_sweep import OutOfTimeError, Patience, ScheduledSweep
 from enrollment_backend.service import EnrollmentService
 from enrollment_backend.settings import Settings
 from enrollment_backend.sweep import Sweeper
 from enrollment_backend.table import Table
 from enrollment_backend.turns import Turns
+
+_SHARE_OF_THE_SWEEP = 0.7  # of the time of the scheduled function
 
 
 def lambda_handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
@@ -68,16 +74,26 @@ def lambda_handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
 
 
 def sweep_handler(_event: object, context: Any) -> None:
-    """Sweep as far as the time allows: the entry point of the function that the schedule runs.
+    """Catch up on removals, then sweep, as far as the time allows: the entry point of the function that is scheduled.
 
     Args:
         context: Lambda's context.
 
     Raises:
-        Exception: the sweep failed; Lambda logs it and counts an error.
+        Exception: one of the two failed; Lambda logs it and counts an error.
     """
     log.begin(context.aws_request_id)
-    ScheduledSweep(_sweeper(), time.sleep, lambda: context.get_remaining_time_in_millis() / 1000).run()
+
+    def seconds_left() -> float:
+        return float(context.get_remaining_time_in_millis() / 1000)
+
+    patience = Patience(time.time, time.sleep, seconds_left, seconds_left() * _SHARE_OF_THE_SWEEP)
+    try:
+        with suppress(OutOfTimeError):
+            _remover().catch_up(patience)
+        log.info("catch-up", throttled=patience.throttled)
+    finally:
+        ScheduledSweep(_sweeper(), time.sleep, seconds_left).run()
 
 
 def _where(error: Exception) -> str:
@@ -88,22 +104,29 @@ def _where(error: Exception) -> str:
 @cache
 def _routes() -> http.Routes:
     settings = _settings()
-    service = EnrollmentService(
-        auth_mode=settings.auth_mode,
+    issuing = Issuing(
         ledger=_ledger,
         issuer=_issuer,
         turns=_turns,
         concurrently=concurrently,
         unrecorded_certificates=unrecorded_certificates,
-        settle_adoption=lambda claim, certificate: _adoption().settle(claim, certificate),
+        remove=_remove,
         allow_existing_things=settings.allow_existing_things,
         mqtt_endpoint=settings.mqtt_endpoint,
         mqtt_port=settings.mqtt_port,
         now=time.time,
         sleep=time.sleep,
     )
+    service = EnrollmentService(
+        auth_mode=settings.auth_mode,
+        binding=_binding,
+        issuing=issuing,
+        settle_adoption=lambda claim, certificate: _adoption().settle(claim, certificate),
+        now=time.time,
+    )
+    lifecycle = Lifecycle(_binding, issuing, _remove, settings.delete_thing_on_retirement)
     return {
-        **device_api.routes(service.enroll, service.show_invite),
+        **device_api.routes(service.enroll, service.show_invite, lifecycle),
         **operator_api.routes(_operator, _sweeper, _rebuilder, time.time),
     }
 
@@ -127,6 +150,21 @@ def _ledger() -> Ledger:
 
 
 @cache
+def _binding() -> Binding:
+    return Binding(_ledger(), _remove)
+
+
+@cache
+def _remover() -> Remover:
+    return Remover(_ledger(), _issuer())
+
+
+def _remove(removals: Sequence[Removal]) -> None:
+    if removals:
+        _remover().remove_now(removals)
+
+
+@cache
 def _turns() -> Turns:
     return Turns(_ledger().table, _settings().certificate_rate, time.time)
 
@@ -143,7 +181,10 @@ def _adoption() -> Adoption:
 
 @cache
 def _operator() -> Operator:
-    return Operator(_ledger(), _issuer(), _adoption(), time.time, _settings().allow_existing_things)
+    settings = _settings()
+    return Operator(
+        _ledger(), _issuer(), _adoption(), _remove, time.time, settings.allow_existing_things, settings.renewal_days
+    )
 
 
 @cache

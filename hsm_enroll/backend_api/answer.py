@@ -18,9 +18,9 @@ from hsm_enroll.errors import (
 )
 from hsm_enroll.escaping import escaped
 
-_JSON = "application/json"
+JSON = "application/json"
 _PROBLEM = "application/problem+json"
-ACCEPTED = f"{_JSON}, {_PROBLEM}"
+ACCEPTED = f"{JSON}, {_PROBLEM}"
 _LONGEST_QUOTE = 300
 # Details that tell a program what to send, as a person would say them.
 _TO_PEOPLE = {"invite-required": "this API requires an invite"}
@@ -88,7 +88,7 @@ def document(answer: Answer, object_hook: Callable[[dict[str, Any]], Any] | None
     Raises:
         UnexpectedResponseError: the answer is not a JSON object.
     """
-    if answer.media_type not in {_JSON, _PROBLEM}:
+    if answer.media_type not in {JSON, _PROBLEM}:
         raise unexpected(answer.url, f"{printable(answer.media_type) or 'no content type'} instead of JSON")
     try:
         parsed = json.loads(answer.body, object_hook=object_hook)
@@ -123,6 +123,7 @@ def refusal(answer: Answer, hint: Hint) -> HsmEnrollError:
         f"{answer.url} refused: {detail}",
         problem_code=problem.code,
         request_id=problem.request_id,
+        api_time=answer.date,
         hint=hint(answer.status, problem),
     )
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from hsm_enroll.forms import is_certificate_id, is_host, is_port
 
 _LARGEST_CERTIFICATE = 16 * 1024  # characters; a device's certificate has one or two thousand
+
+_THING_NAME = re.compile(r"[a-zA-Z0-9:_-]{1,128}")
 
 
 def is_pem(value: object) -> bool:
@@ -14,10 +17,15 @@ def is_pem(value: object) -> bool:
     return isinstance(value, str) and 0 < len(value) <= _LARGEST_CERTIFICATE
 
 
+def is_thing_name(value: object) -> bool:
+    """Whether a value may be the name of a Thing (AWS IoT, CreateThing)."""
+    return isinstance(value, str) and _THING_NAME.fullmatch(value) is not None
+
+
 ISSUED: dict[str, Callable[[object], bool]] = {
     "certificatePem": is_pem,
     "certificateId": is_certificate_id,
-    "thingName": lambda value: isinstance(value, str),
+    "thingName": is_thing_name,
     "mqttEndpoint": is_host,
     "mqttPort": is_port,
     "attested": lambda value: type(value) is bool,

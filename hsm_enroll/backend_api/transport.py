@@ -25,7 +25,7 @@ from urllib3 import exceptions as connection
 from urllib3.util import parse_url
 
 from hsm_enroll.backend_api import one_answer
-from hsm_enroll.backend_api.answer import ACCEPTED, Answer, http_date, printable, unexpected
+from hsm_enroll.backend_api.answer import ACCEPTED, JSON, Answer, http_date, printable, unexpected
 from hsm_enroll.backend_api.deadline import within
 from hsm_enroll.errors import ApiTlsError, BackendUnreachableError, HsmEnrollError, UsageError
 from hsm_enroll.version import __version__
@@ -57,7 +57,7 @@ class Outgoing(NamedTuple):
         method: of HTTP.
         url: exactly as it is sent, query included.
         headers: those that say what the body is.
-        body: JSON, or None.
+        body: the request's body, or None.
     """
 
     method: str
@@ -112,15 +112,21 @@ class Transport:
         self._session.close()
 
     def exchange(
-        self, method: str, target: str, body: bytes | None = None, on_sent: Callable[[], None] = lambda: None
+        self,
+        method: str,
+        target: str,
+        body: bytes | None = None,
+        on_sent: Callable[[], None] = lambda: None,
+        media_type: str = JSON,
     ) -> Answer:
         """Send a request, once, and return the answer, whatever its status.
 
         Args:
             method: of HTTP.
             target: path and query below the base URL.
-            body: JSON, or None.
+            body: the request's body, or None.
             on_sent: called, on another thread, when the body has been sent; the answer is still to come.
+            media_type: the body's.
 
         Raises:
             BackendUnreachableError: no complete answer came.
@@ -136,7 +142,7 @@ class Transport:
             raise self._unusable()
         with self._translating():
             # Outside the deadline: whoever authorizes it may have to ask a person.
-            request = self._prepared(method, target, body, on_sent)
+            request = self._prepared(method, target, body, on_sent, media_type)
         try:
             return within(self._deadline, lambda: self._sent(request))
         except TimeoutError as error:
@@ -149,9 +155,9 @@ class Transport:
             self._last_use = time.monotonic()
 
     def _prepared(
-        self, method: str, target: str, body: bytes | None, on_sent: Callable[[], None]
+        self, method: str, target: str, body: bytes | None, on_sent: Callable[[], None], media_type: str
     ) -> requests.PreparedRequest:
-        headers = {} if body is None else {"Content-Type": "application/json"}
+        headers = {} if body is None else {"Content-Type": media_type}
 
         def authorize(request: requests.PreparedRequest) -> requests.PreparedRequest:
             request.headers.update(self._authorize(Outgoing(method, str(request.url), headers, body)))

@@ -29,9 +29,12 @@ _COMMANDS = {
     "csr": ("csr", "Print a certificate request that is signed in the token."),
     "publish": ("mqtt", "Publish one message."),
     "subscribe": ("mqtt", "Print the messages on a topic."),
+    "renew": ("renew", "Replace this device's key and certificate by new ones."),
+    "recover": ("recover", "Get this device's identity back, by the key in its token."),
+    "retire": ("retire", "Give this device's identity up, in the cloud and on this device."),
     "backend": ("backend", "Deploy, show or delete the backend in an AWS account."),
     "invite": ("invite", "Create, list and revoke invites."),
-    "fleet": ("fleet", "List, show and revoke Things; disable orphaned certificates."),
+    "fleet": ("fleet", "List, show, revoke and replace Things; disable orphaned certificates."),
     "local": ("local", "Run a cloud on this machine, for demos, tests and offline work."),
 }
 # How long a reader that has stopped may hold up the end after a signal.

@@ -75,6 +75,8 @@ _PARAMETERS = {
     "certificate_rate": "CertificateRate",
     "sweep": "Sweep",
     "sweep_limit": "SweepLimit",
+    "renewal_days": "RenewalDays",
+    "delete_retired_things": "DeleteThingOnRetirement",
     "kms_key": "KmsKey",
     "alarm_email": "AlarmEmail",
     "alarm_topic": "AlarmTopic",
@@ -101,6 +103,17 @@ _OPTIONS = (
         metavar="ARN",
         callback=_matching(_KEY, "the ARN of a KMS key"),
         help="Your KMS key for the ledger, or none for the one that AWS manages.",
+    ),
+    click.option(
+        "--delete-retired-things/--keep-retired-things",
+        default=None,
+        help="Whether a Thing is deleted from AWS IoT when its device is retired (default keep).",
+    ),
+    click.option(
+        "--renewal-days",
+        metavar="DAYS",
+        type=click.IntRange(min=0),
+        help="Age of a certificate from which fleet list says that its renewal is due (default 365); 0 for never.",
     ),
     click.option(
         "--sweep-limit",

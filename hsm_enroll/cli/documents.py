@@ -31,8 +31,8 @@ def identity_document(identity: Identity, folder: Path, *, matches_certificate: 
             "id": identity.certificate_id,
             "sha256": hashlib.sha256(certificate.dump()).hexdigest(),
             "subject": subject_text(certificate.subject),
-            "notBefore": _instant(certificate.not_valid_before),
-            "notAfter": _instant(certificate.not_valid_after),
+            "notBefore": instant(certificate.not_valid_before),
+            "notAfter": instant(certificate.not_valid_after),
             "file": str(certificate_file(folder)),
         },
         "key": {
@@ -60,7 +60,7 @@ def identity_document(identity: Identity, folder: Path, *, matches_certificate: 
 
 
 def pending_document(pending: Pending | None) -> dict[str, Any] | None:
-    """Return what ``status`` prints of an unfinished enrollment; None if there is none."""
+    """Return what ``status`` prints of what is not finished; None if nothing."""
     if pending is None:
         return None
     return {
@@ -90,5 +90,6 @@ def identity_text(document: dict[str, Any]) -> str:
     return "\n".join(f"{name:<12} {value}" for name, value in rows.items())
 
 
-def _instant(moment: datetime) -> str:
+def instant(moment: datetime) -> str:
+    """Return a time, which has a time zone, as the documents have it: in UTC, to the second (RFC 3339)."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,6 +15,7 @@ from hsm_enroll.cli.invocation import Invocation, command
 from hsm_enroll.cli.listing import Selection, Shape, list_options
 from hsm_enroll.cli.operator_client import Target, api_options, minute, operator_client, some, table_of
 from hsm_enroll.cli.rebuild import rebuild
+from hsm_enroll.cli.replacement import replace
 from hsm_enroll.cli.sweep import sweep
 from hsm_enroll.cli.terminal import confirm, has_person
 from hsm_enroll.errors import BackendRefusedError, HsmEnrollError, InterruptedRunError, UsageError
@@ -24,12 +27,13 @@ if TYPE_CHECKING:
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _MOST_FAILURES = 3  # in a row
+_HOUR, _DAY = 60, 24 * 60  # minutes
 _AGAIN_HINT = "Run the same command again: revoking a Thing again changes nothing."
 
 
 @click.group("fleet")
 def fleet() -> None:
-    """List and revoke enrolled Things, and compare the ledger with AWS IoT's certificates."""
+    """List, revoke and replace enrolled Things, and compare the ledger with AWS IoT's certificates."""
 
 
 @command("list", example="hsm-enroll fleet list --status issued --prefix line3- --limit 20")
@@ -38,18 +42,33 @@ def fleet() -> None:
 def list_(invocation: Invocation, *, selection: Selection, target: Target) -> None:
     """List the Things, the last one claimed first. Times are in UTC.
 
-    A Thing is claimed when its enrollment begins, issued when it has its certificate, and revoked when you revoked it.
+    A Thing is claimed when its enrollment begins, issued when it has its certificate, and revoked when you revoked it
+    or its device was retired. AGE is that of its certificate. RENEWAL is due above the deployment's limit, and pending
+    while a new key does not count yet.
     """
     client = operator_client(invocation, target)
-    listing.show(invocation.terminal, selection, ThingRecord, client.list_things, _SHAPE)
+    shape = Shape("Thing", "no Thing is enrolled", _HEADER, partial(_line, datetime.now(UTC)))
+    listing.show(invocation.terminal, selection, ThingRecord, client.list_things, shape)
 
 
-def _line(one: ThingRecord) -> str:
-    return f"{one.status:<7}  {minute(one.enrolled or one.claimed)}  {one.thing}"
+# The name comes last and in full, so that it can be copied; 44 characters of it fit into 80 columns.
+_HEADER = f"{'STATUS':<7}  {'KEY':<8}  {'AGE':>5}  {'RENEWAL':<7}  THING"
 
 
-# The name comes last and in full, so that it can be copied; 50 characters of it fit into 80 columns.
-_SHAPE = Shape("Thing", "no Thing is enrolled", f"{'STATUS':<7}  {'ENROLLED (UTC)':<16}  THING", _line)
+def _line(now: datetime, one: ThingRecord) -> str:
+    return f"{one.status:<7}  {one.key_type or '-':<8}  {_age(now, one):>5}  {_renewal(one):<7}  {one.thing}"
+
+
+def _age(now: datetime, one: ThingRecord) -> str:
+    """Return how old a Thing's certificate is, or without one its claim, in minutes, hours or days."""
+    minutes = max(0, int((now - (one.renewed or one.enrolled or one.claimed)).total_seconds()) // 60)
+    if minutes < _HOUR:
+        return f"{minutes}m"
+    return f"{minutes // _HOUR}h" if minutes < 2 * _DAY else f"{minutes // _DAY}d"
+
+
+def _renewal(one: ThingRecord) -> str:
+    return "pending" if one.renewal_pending else "due" if one.renewal_due else "-"
 
 
 @command("show", example="hsm-enroll fleet show gateway-17")
@@ -63,10 +82,14 @@ def show(invocation: Invocation, *, thing_name: str, target: Target) -> None:
         "Thing": one.thing,
         "Status": one.status,
         "Certificate": one.certificate_id or "-",
+        "Key": one.key_type or "-",
         "SPKI SHA-256": one.spki_sha256,
         "Invite": one.invite_id or "-",
         "Claimed": minute(one.claimed),
         "Enrolled": minute(one.enrolled),
+        "Renewed": minute(one.renewed),
+        "Age": _age(datetime.now(UTC), one),
+        "Renewal": _renewal(one),
         "Revoked": minute(one.revoked),
     }
     others = [found for found in shown.certificates or () if found.certificate_id != one.certificate_id]
@@ -233,5 +256,5 @@ def _report(invocation: Invocation, found: list[ThingRecord], outcomes: list[_Ou
     raise click.exceptions.Exit(failures[0][1].exit_status)
 
 
-for _command in (list_, show, revoke, sweep, rebuild):
+for _command in (list_, show, revoke, replace, sweep, rebuild):
     fleet.add_command(_command)

@@ -92,9 +92,15 @@ def _create_one(
     deactivate_existing: bool,
     qr: bool,
 ) -> None:
-    terminal = invocation.terminal
     seconds = DEFAULT_TTL_SECONDS if ttl is None else ttl_seconds(ttl)
     asked = NewInvite(name, 1 if uses is None else uses, seconds, ek_sha256, existing_thing, deactivate_existing)
+    made = create_and_show(invocation, asked, target, qr=qr)
+    _warn_of_enrolled(invocation, {name: made.thing_status}, target)
+
+
+def create_and_show(invocation: Invocation, asked: NewInvite, target: Target, *, qr: bool) -> MadeInvite:
+    """Create one invite and show it: the URL, and if wanted its QR code, or the JSON document."""
+    terminal = invocation.terminal
     if qr:
         if terminal.as_json:
             raise click.UsageError("give --qr or --json, not both")
@@ -104,14 +110,13 @@ def _create_one(
     done = f"invite {made.id} was created"
     if terminal.as_json:
         terminal.result(made.to_json(asked), "", done=done)
-        _warn_of_enrolled(invocation, {name: made.thing_status}, target)
-        return
+        return made
     terminal.data(made.url.reveal() + "\n", done=done)
     if qr:
         _draw(invocation, made)
     number = "1 use" if asked.uses == 1 else f"{asked.uses} uses"
     terminal.say(f"- invite {made.id}: {number}, valid until {made.expires}")
-    _warn_of_enrolled(invocation, {name: made.thing_status}, target)
+    return made
 
 
 def _draw(invocation: Invocation, made: MadeInvite) -> None:
@@ -169,9 +174,8 @@ def _warn_of_enrolled(invocation: Invocation, statuses: dict[str, str | None], t
     if enrolled:
         are = "is" if len(enrolled) == 1 else "are"
         invocation.terminal.warn(
-            f"{some(enrolled)} {are} enrolled already, and the API refuses another key. To enroll again: "
-            f"hsm-enroll fleet revoke {enrolled[0]}{target.options}, then create the invite once more (it must be "
-            "newer than the revocation), then hsm-enroll init --new-key on the device."
+            f"{some(enrolled)} {are} enrolled already, and the API refuses another key. For a new device or a new key: "
+            f"hsm-enroll fleet replace {enrolled[0]}{target.options} creates an invite that retires the present key."
         )
     if "revoked" in statuses.values():
         invocation.terminal.say("- a revoked Thing needs a new key: run hsm-enroll init --new-key on the device")

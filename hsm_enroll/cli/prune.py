@@ -19,6 +19,7 @@ from hsm_enroll.uri import Pkcs11Uri
 _KEPT = {
     Reason.IDENTITY: "the key of this device's identity",
     Reason.JOURNAL: "the key of the unfinished enrollment",
+    Reason.RENEWAL: "a key of the unfinished renewal",
     Reason.CERTIFICATE: "the token holds a certificate for it",
     Reason.CHANGED: "another program has changed it",
 }

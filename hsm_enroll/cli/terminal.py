@@ -281,6 +281,8 @@ def columns(stream: TextIO) -> int:
 def keep_stdout() -> None:
     """Reserve stdout for this module: from now on, a PKCS#11 module that prints in this process prints to stderr."""
     sys.stdout.flush()
+    if sys.stdout.fileno() != 1:
+        return  # it is reserved already
     own = os.dup(1)
     os.dup2(2, 1)
     sys.stdout = os.fdopen(own, "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)

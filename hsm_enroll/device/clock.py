@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from hsm_enroll.errors import ClockError
+from hsm_enroll.errors import BackendRefusedError, ClockError, HsmEnrollError
 
 if TYPE_CHECKING:
     from asn1crypto.x509 import Certificate
@@ -57,3 +57,23 @@ def check_end(end: datetime, now: datetime, api: datetime | None) -> None:
     """
     if api is not None and api < end:
         raise ClockError(f"this machine's clock is wrong: it says {now:%Y-%m-%d}, the API's says {api:%Y-%m-%d}")
+
+
+def skew(now: datetime, api: datetime | None) -> HsmEnrollError:
+    """Return the error for a proof that the API did not accept because of its time; it says whose clock is wrong.
+
+    Args:
+        now: what this machine's clock shows, with a time zone.
+        api: what the API's shows; None if it does not say.
+    """
+    if api is None or not is_plausible(api):
+        return BackendRefusedError(
+            "the API's clock and this machine's are more than five minutes apart, and the API's cannot be right",
+            problem_code="clock-skew",
+            hint="Tell the operator of the backend.",
+        )
+    apart = now - api
+    minutes = round(abs(apart) / timedelta(minutes=1))
+    amount = f"{minutes} min" if minutes < 120 else f"{minutes // 60} h"
+    direction = "ahead of" if apart > timedelta(0) else "behind"
+    return ClockError(f"this machine's clock is {amount} {direction} the API's, which says {api:%Y-%m-%d %H:%M} UTC")

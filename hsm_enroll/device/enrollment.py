@@ -12,34 +12,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hsm_enroll.backend_api.deadline import started
-from hsm_enroll.device import first_message, plan, preparation
+from hsm_enroll.device import first_message, obtaining, plan, preparation
+from hsm_enroll.device.pending import refuse_while_retiring
 from hsm_enroll.device.plan import Obtain, Request, SendMessage
 from hsm_enroll.device.steps import Progress, Step, Steps
 from hsm_enroll.errors import (
     BackendRefusedError,
-    ForeignCertificateError,
     HsmEnrollError,
-    KeyMissingError,
     MqttRefusedError,
     NotEnrolledError,
     TokenRefusedError,
 )
-from hsm_enroll.store import files, journal
+from hsm_enroll.store import files, journal, renewal
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.store.journal import Attempt
+from hsm_enroll.store.renewal import Renewal
 from hsm_enroll.token import login, selection
-from hsm_enroll.x509.certificate import read_certificate
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
-    from asn1crypto.x509 import Name
-
     from hsm_enroll.backend_api.client import Issued, Terms
-    from hsm_enroll.device.ports import CertificateSource, FirstMessage, Ports, TokenKey, TokenSession
-    from hsm_enroll.key import TokenName
-    from hsm_enroll.secret import Secret
-    from hsm_enroll.token.login import PinSource
+    from hsm_enroll.device.ports import CertificateSource, Message, Ports, TokenKey, TokenSession
     from hsm_enroll.token.reports import TokenReport
 
 
@@ -78,6 +70,7 @@ def enroll(request: Request, folder: Path, ports: Ports, progress: Progress = la
             message says that the device is enrolled.
     """
     with files.locked(folder):
+        refuse_while_retiring(folder)
         identity = _stored(folder)
         request = _with_stored_path(request, identity)
         to_do = plan.decide(request, identity, Attempt.load(folder), ports.clock.now())
@@ -105,6 +98,9 @@ def _obtain(to_do: Obtain, request: Request, folder: Path, ports: Ports, steps: 
         ports.audience.say(f"- resuming an unfinished enrollment, whose key is of type {key_type}")
     may_create = to_do.under_way is None or request.new_key
     found = preparation.token(find, key_type, ports, steps, may_create=may_create)
+    under_renewal = Renewal.load(folder)
+    if found is not None:
+        plan.refuse_unfinished_renewal(to_do.replaces, under_renewal, found.name)
     invite = preparation.terms(asked, to_do, client, ports, steps)
     thing_name = plan.thing_for(_named(to_do, invite), invite)
     subject = csr.subject(thing_name, request.subject)
@@ -112,17 +108,20 @@ def _obtain(to_do: Obtain, request: Request, folder: Path, ports: Ports, steps: 
     attempt = plan.attempt_with(token.name, request, to_do.under_way)
     # Before the key exists, so that a later run can find it; and before the login, in case the folder is not writable.
     attempt.save(folder)
-    pin = _once(ports.pin)
+    pin = login.once(ports.pin)
     with ports.tokens.session(token, pin, ports.at_pin_pad, writable=True) as session:
         key = _key(attempt, request, session, folder, steps)
-        certification_request = _csr(attempt, key, subject, folder, steps)
+        attempt = obtaining.requested(replace(attempt, is_spent=False), key, subject, folder, steps)
     # The worker logs out and ends while the API processes the request.
     ports.tokens.dismiss()
-    issued = _issued(replace(attempt, csr=certification_request), thing_name, client, folder, ports, steps)
+    issued = _issued(attempt, thing_name, client, folder, ports, steps)
     with steps.step("store"):
-        _check_issued(issued, key, ports.clock.now())
-        identity = _identity(issued, token.name, key, client.base_url)
+        obtaining.check_issued(issued, key, ports.clock.now())
+        identity = obtaining.identity(issued, token.name, key, client.base_url)
         identity.save(folder)
+        if under_renewal is not None:
+            # Of an identity that is lost, or whose token is.
+            renewal.close(folder)
     if to_do.replaces is not None and to_do.replaces.thing_name != thing_name:
         _tell_of_other_thing(to_do.replaces.thing_name, ports)
     return _finish(identity, token, folder, replace(ports, pin=pin), steps, is_fresh=True)
@@ -149,23 +148,6 @@ def _issued(
             if plan.is_spent_after(error.problem_code):
                 replace(attempt, is_spent=True).save(folder)
             raise
-
-
-def _identity(issued: Issued, token: TokenName, key: TokenKey, api: str) -> Identity:
-    return Identity(
-        thing_name=issued.thing_name,
-        certificate_id=issued.certificate_id,
-        certificate_pem=issued.certificate_pem,
-        token=token,
-        key_label=key.label,
-        key_id=key.id,
-        key_type=key.key_type,
-        key_origin=key.origin,
-        api=api,
-        mqtt_endpoint=issued.mqtt_endpoint,
-        mqtt_port=issued.mqtt_port,
-        attested=issued.attested,
-    )
 
 
 def _tell_of_other_thing(name: str, ports: Ports) -> None:
@@ -204,7 +186,7 @@ def _finish(
 
 
 def _send(
-    message: FirstMessage,
+    message: Message,
     identity: Identity,
     token: TokenReport | None,
     ports: Ports,
@@ -254,82 +236,19 @@ def _with_stored_path(request: Request, identity: Identity | None) -> Request:
 
 def _verify(identity: Identity, ports: Ports) -> None:
     public_key = ports.tokens.public_key(identity.token, label=identity.key_label, key_id=identity.key_id)
-    if public_key != identity.certificate.public_key.dump():
-        raise KeyMissingError(
-            f"the key labelled {identity.key_label!r} does not match the certificate",
-            hint="Run hsm-enroll init --new-key INVITE to enroll with a new key.",
-        )
+    obtaining.check_key(identity, public_key)
 
 
 def _key(attempt: Attempt, request: Request, session: TokenSession, folder: Path, steps: Steps) -> TokenKey:
-    try:
-        key: TokenKey | None = session.find(label=attempt.key_label, key_id=attempt.key_id)
-    except KeyMissingError:
-        key = None
+    key = obtaining.found(attempt, session)
     if key is not None and plan.may_use(key, attempt, request):
         steps.skip("key")
         return key
     # Half a key pair, or one whose origin was not checked, left by an interrupted run; or the key of an abandoned one.
-    session.destroy(label=attempt.key_label, key_id=attempt.key_id)
-    _clear(attempt, session, folder)
     try:
-        with steps.step("key"):
-            return session.generate(attempt.key_type, label=attempt.key_label, key_id=attempt.key_id)
+        return obtaining.generated(attempt, session, folder, steps)
     except TokenRefusedError as error:
-        if error.of_key_type and attempt.csr is None and _has_none(session, attempt):
+        if error.of_key_type and attempt.csr is None and obtaining.has_none(attempt, session):
             # No key was generated, and the next run may use another key type.
             journal.close(folder)
         raise
-
-
-def _clear(attempt: Attempt, session: TokenSession, folder: Path) -> None:
-    """Remove the nameless remains of a generation that was killed, but only if there were none before this attempt."""
-    if attempt.token_was_clean:
-        session.clear()
-    elif session.leftovers() == 0:
-        replace(attempt, token_was_clean=True).save(folder)
-
-
-def _has_none(session: TokenSession, attempt: Attempt) -> bool:
-    """Whether the token has neither half of the attempt's key; False if the token cannot tell."""
-    try:
-        return not session.is_there(label=attempt.key_label, key_id=attempt.key_id)
-    except HsmEnrollError:
-        return False
-
-
-def _csr(attempt: Attempt, key: TokenKey, subject: Name, folder: Path, steps: Steps) -> str:
-    """Return the request from the journal, so that a repeated request is identical; otherwise build one."""
-    from hsm_enroll.x509 import csr
-
-    if attempt.csr is not None and csr.is_for(attempt.csr, key.public_key_info, subject):
-        steps.skip("csr")
-        return attempt.csr
-    with steps.step("csr"):
-        request = csr.build(key, subject)
-        replace(attempt, csr=request, is_spent=False).save(folder)
-    return request
-
-
-def _check_issued(issued: Issued, key: TokenKey, now: datetime) -> None:
-    """Reject anything but a valid certificate for this key."""
-    certificate = read_certificate(issued.certificate_pem)
-    if certificate.public_key.dump() != key.public_key_info:
-        raise ForeignCertificateError("the API returned a certificate for another key")
-    if certificate.not_valid_after <= now:
-        raise ForeignCertificateError(
-            f"the API returned a certificate that expired on {certificate.not_valid_after:%Y-%m-%d}",
-            hint="Check this device's clock, then tell the operator of the backend.",
-        )
-
-
-def _once(pin: PinSource) -> PinSource:
-    """Request the PIN only at the first call, so that the user enters it once."""
-    cached: list[Secret] = []
-
-    def source(token: TokenName) -> Secret:
-        if not cached:
-            cached.append(pin(token))
-        return cached[0]
-
-    return source

@@ -1,4 +1,4 @@
-"""What an earlier run of ``init`` did not finish, for whoever asks how this device is."""
+"""What an earlier run did not finish, for whoever asks how this device is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from hsm_enroll.errors import UsageError
 from hsm_enroll.store.journal import Attempt
+from hsm_enroll.store.renewal import Renewal
+from hsm_enroll.store.retirement import Retirement
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,33 +19,41 @@ if TYPE_CHECKING:
 
 
 class What(StrEnum):
-    """What is not finished: the first certificate, another key's certificate, or only the first message."""
+    """What is not finished: the first certificate, another key's, only the first message, a renewal, a retirement."""
 
     ENROLLMENT = "enrollment"
     REPLACEMENT = "replacement"
     MESSAGE = "message"
+    RENEWAL = "renewal"
+    RETIREMENT = "retirement"
 
 
 _SUBJECT = {
     What.ENROLLMENT: "an enrollment",
     What.REPLACEMENT: "the key's replacement",
     What.MESSAGE: "the first message",
+    What.RENEWAL: "a renewal",
+    What.RETIREMENT: "the retirement of this device",
 }
 _STATE = {
     What.ENROLLMENT: "is not finished",
     What.REPLACEMENT: "is not finished",
     What.MESSAGE: "was not sent",
+    What.RENEWAL: "is not finished",
+    What.RETIREMENT: "is not finished",
 }
 _ADVICE = {
     What.ENROLLMENT: "To finish it, run the same hsm-enroll init command again: it resumes.",
     What.REPLACEMENT: "To finish it: hsm-enroll init --new-key INVITE",
     What.MESSAGE: "To send it: hsm-enroll init",
+    What.RENEWAL: "To finish it: hsm-enroll renew",
+    What.RETIREMENT: "To finish it: hsm-enroll retire",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """An unfinished enrollment.
+    """An unfinished enrollment, renewal or retirement.
 
     Attributes:
         what: what is not finished.
@@ -89,8 +100,15 @@ def pending(folder: Path, identity: Identity | None) -> Pending | None:
         identity: the identity in it; None if there is none.
 
     Raises:
-        StateError, StateCorruptError, StateTooNewError: the journal cannot be used.
+        StateError, StateCorruptError, StateTooNewError: a journal cannot be used.
     """
+    retirement = Retirement.load(folder)
+    if retirement is not None:
+        return Pending(What.RETIREMENT, retirement.thing_name, retirement.key_type, retirement.token.label)
+    # Without an identity there is nothing to renew: one that was lost has to be recovered first.
+    renewal = None if identity is None else Renewal.load(folder)
+    if identity is not None and renewal is not None:
+        return Pending(What.RENEWAL, identity.thing_name, renewal.key_type, renewal.token.label)
     attempt = Attempt.load(folder)
     if attempt is None:
         return None
@@ -98,6 +116,18 @@ def pending(folder: Path, identity: Identity | None) -> Pending | None:
         return Pending(What.MESSAGE, identity.thing_name, identity.key_type, identity.token.label)
     what = What.ENROLLMENT if identity is None else What.REPLACEMENT
     return Pending(what, _thing_name(attempt), attempt.key_type, attempt.token.label)
+
+
+def refuse_while_retiring(folder: Path) -> None:
+    """Check that no retirement is in progress: its identity is about to go.
+
+    Raises:
+        UsageError: one is.
+        StateError, StateCorruptError, StateTooNewError: its journal cannot be used.
+    """
+    if Retirement.load(folder) is not None:
+        message = f"{_SUBJECT[What.RETIREMENT]} {_STATE[What.RETIREMENT]}"
+        raise UsageError(message, hint=f"{_ADVICE[What.RETIREMENT]}. Then the device can be enrolled again.")
 
 
 def _thing_name(attempt: Attempt) -> str | None:

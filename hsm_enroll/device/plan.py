@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hsm_enroll.backend_api.client import Terms
     from hsm_enroll.device.ports import TokenKey
     from hsm_enroll.store.identity import Identity
+    from hsm_enroll.store.renewal import Renewal
     from hsm_enroll.uri import Pkcs11Uri
 
 # AWS IoT's CreateThing allows 128 characters, but a certificate's CN only 64 (RFC 5280, ub-common-name).
@@ -146,6 +147,30 @@ def decide(request: Request, identity: Identity | None, attempt: Attempt | None,
     if stored:
         return SendMessage(identity)
     return Verify(identity)
+
+
+def refuse_unfinished_renewal(replaced: Identity | None, renewal: Renewal | None, token: TokenName) -> None:
+    """Refuse to replace a key that a renewal is about to replace in the same token: nothing would name its keys.
+
+    Args:
+        replaced: the identity that is to be replaced; None if there is none.
+        renewal: the renewal in progress; None if there is none.
+        token: the token that the new key is to be in. If it is another one, the renewal's may be gone for good.
+
+    Raises:
+        UsageError: the renewal has to be finished first.
+    """
+    if (
+        replaced is None
+        or renewal is None
+        or (renewal.token.label, renewal.token.serial) != (token.label, token.serial)
+    ):
+        return
+    if replaced.key_id in {renewal.key_id, renewal.old_key_id}:
+        raise UsageError(
+            "a renewal of this device's identity is not finished",
+            hint="Finish it first: hsm-enroll renew. To give the identity up instead: hsm-enroll retire",
+        )
 
 
 def _contradiction(request: Request, identity: Identity) -> UsageError | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from hsm_enroll.backend_api.client import Issued, Terms
+    from hsm_enroll.backend_api.proofs import Prove
     from hsm_enroll.key import KeyOrigin, KeyType, TokenName
     from hsm_enroll.secret import Secret
     from hsm_enroll.store.identity import Identity
     from hsm_enroll.token.login import PinSource
-    from hsm_enroll.token.reports import TokenReport
+    from hsm_enroll.token.reports import OwnKey, TokenReport
 
 
 class TokenKey(Protocol):
@@ -67,12 +68,18 @@ class TokenSession(Protocol):
     def clear(self) -> None:
         """Destroy what a killed generation left."""
 
+    def own_keys(self) -> list[OwnKey]:
+        """Return the keys that this program named."""
+
 
 class TokenAccess(Protocol):
     """This machine's tokens; see ``token.tokens.Tokens``."""
 
     def listed(self, module: Path) -> list[TokenReport]:
         """Return a module's tokens; no login."""
+
+    def start_listing(self, modules: Iterable[Path]) -> Callable[[Path], list[TokenReport]]:
+        """Start listing the tokens of modules, and return a function that waits for one module's; no login."""
 
     def public_key(self, token: TokenName, *, label: str, key_id: bytes) -> bytes:
         """Return a public key, DER SubjectPublicKeyInfo; no login."""
@@ -86,8 +93,8 @@ class TokenAccess(Protocol):
         """Start shutting the modules down, without waiting; none of them can be used any more."""
 
 
-class FirstMessage(Protocol):
-    """Sends the first message."""
+class Message(Protocol):
+    """Sends the message that shows that a new certificate works."""
 
     def prepare(self) -> None:
         """Load what sending requires, while the API processes the request."""
@@ -115,6 +122,29 @@ class CertificateSource(Protocol):
 
     def enroll(self, csr: str, thing_name: str, meanwhile: Callable[[], None] | None) -> Issued:
         """Return the certificate for a request, the same one each time; call ``meanwhile`` once it has been sent."""
+
+
+class ProofTaker(Protocol):
+    """Carries out requests that the device's own key signs; see ``backend_api.proofs.ProofClient``."""
+
+    @property
+    def base_url(self) -> str:
+        """The API's URL, without a trailing slash."""
+
+    def start_opening(self) -> None:
+        """Open the connection on another thread."""
+
+    def renew(self, csr: str, thing_name: str, prove: Prove, meanwhile: Callable[[], None] | None) -> Issued:
+        """Return the certificate for another key, the same one each time; call ``meanwhile`` once it has been sent."""
+
+    def commit(self, prove: Prove) -> None:
+        """Make the new key the current one."""
+
+    def recover(self, prove: Prove) -> Issued:
+        """Return the certificate that the key has."""
+
+    def retire(self, prove: Prove) -> None:
+        """Have the Thing retired."""
 
 
 class Clock:
@@ -181,8 +211,29 @@ class Ports:
     start_finding: Callable[[], Callable[[], TokenReport]]
     pin: PinSource
     client: Callable[[], CertificateSource]
-    message: FirstMessage | None
+    message: Message | None
     at_pin_pad: Callable[[TokenName], None] = lambda _: None
     create_token: Callable[[], TokenReport] | None = None
+    audience: Audience = field(default_factory=Nobody)
+    clock: Clock = field(default_factory=Clock)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnPorts:
+    """The access to the outside of a use case that the device's own key authorizes: renew, recover, retire.
+
+    Attributes:
+        tokens: this machine's tokens.
+        pin: returns a token's PIN; called at most once.
+        client: returns the client of the enrollment API at a base URL.
+        at_pin_pad: called with the token that is waiting for its PIN at its own keypad.
+        audience: whoever watches the run.
+        clock: this machine's clock.
+    """
+
+    tokens: TokenAccess
+    pin: PinSource
+    client: Callable[[str], ProofTaker]
+    at_pin_pad: Callable[[TokenName], None] = lambda _: None
     audience: Audience = field(default_factory=Nobody)
     clock: Clock = field(default_factory=Clock)

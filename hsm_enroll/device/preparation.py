@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
     from hsm_enroll.backend_api.client import Terms
     from hsm_enroll.device.plan import Obtain
-    from hsm_enroll.device.ports import CertificateSource, Ports
+    from hsm_enroll.device.ports import CertificateSource, OwnPorts, Ports, ProofTaker
     from hsm_enroll.device.steps import Steps
     from hsm_enroll.key import KeyType
     from hsm_enroll.store.identity import Identity
     from hsm_enroll.token.reports import TokenReport
 
 
-def waiting_for(client: CertificateSource, ports: Ports) -> AbstractContextManager[None]:
+def waiting_for(client: CertificateSource | ProofTaker, ports: Ports | OwnPorts) -> AbstractContextManager[None]:
     """Show that the API is waited for."""
     return ports.audience.waiting(f"the API at {client.base_url}", TRY_SECONDS)
 

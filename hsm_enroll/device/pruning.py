@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from hsm_enroll.device.pending import refuse_while_retiring
 from hsm_enroll.errors import (
     NotEnrolledError,
     StateCorruptError,
@@ -22,6 +23,7 @@ from hsm_enroll.errors import (
 from hsm_enroll.store import files
 from hsm_enroll.store.identity import Identity, certificate_file
 from hsm_enroll.store.journal import Attempt
+from hsm_enroll.store.renewal import Renewal
 
 if TYPE_CHECKING:
     from hsm_enroll.key import TokenName
@@ -37,6 +39,7 @@ class Reason(StrEnum):
 
     IDENTITY = "identity"
     JOURNAL = "journal"
+    RENEWAL = "renewal"
     CERTIFICATE = "certificate"
     CHANGED = "changed"
 
@@ -91,10 +94,11 @@ def prune(
         HsmEnrollError: as for ``Tokens.session``.
     """
     with files.locked(folder):
-        identity, attempt = _state(folder)
+        refuse_while_retiring(folder)
+        identity, attempt, renewal = _state(folder)
         token = find()
         with tokens.session(token, pin, at_pin_pad, writable=True) as session:
-            reasons = [(key, reason_to_keep(key, identity, attempt)) for key in session.own_keys()]
+            reasons = [(key, reason_to_keep(key, identity, attempt, renewal)) for key in session.own_keys()]
             findings = Findings(
                 token=token.name,
                 thing_name=None if identity is None else identity.thing_name,
@@ -109,7 +113,9 @@ def prune(
     return findings
 
 
-def reason_to_keep(key: OwnKey, identity: Identity | None, attempt: Attempt | None) -> Reason | None:
+def reason_to_keep(
+    key: OwnKey, identity: Identity | None, attempt: Attempt | None, renewal: Renewal | None = None
+) -> Reason | None:
     """Return why a key has to stay; None if nothing known here uses it.
 
     Args:
@@ -117,6 +123,7 @@ def reason_to_keep(key: OwnKey, identity: Identity | None, attempt: Attempt | No
         identity: the device's identity. Its key is known by label, by id and by its certificate's public key: one of
             them is enough.
         attempt: the enrollment in progress; its key is known by label or id.
+        renewal: the renewal in progress; both its keys are known by label or id.
     """
     if identity is not None and (
         identity.key_label == key.label
@@ -126,14 +133,18 @@ def reason_to_keep(key: OwnKey, identity: Identity | None, attempt: Attempt | No
         return Reason.IDENTITY
     if attempt is not None and (attempt.key_label == key.label or attempt.key_id == key.id):
         return Reason.JOURNAL
+    if renewal is not None and (
+        key.label in {renewal.key_label, renewal.old_key_label} or key.id in {renewal.key_id, renewal.old_key_id}
+    ):
+        return Reason.RENEWAL
     if key.has_certificate:
         return Reason.CERTIFICATE
     return Reason.CHANGED if key.is_changed else None
 
 
-def _state(folder: Path) -> tuple[Identity | None, Attempt | None]:
+def _state(folder: Path) -> tuple[Identity | None, Attempt | None, Renewal | None]:
     try:
-        return _identity(folder), Attempt.load(folder)
+        return _identity(folder), Attempt.load(folder), Renewal.load(folder)
     except (StateError, StateCorruptError, StateTooNewError) as error:
         raise type(error)(f"{error.message}; which key is in use is not known", hint=_STATE_HINT) from error
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from hsm_enroll.backend_api.invite import Invite
 from hsm_enroll.device import device_token, pin
-from hsm_enroll.device.ports import Audience, Nobody, Ports
-from hsm_enroll.errors import ModuleMissingError, PinWrongError, TokenNotFoundError, UsageError
+from hsm_enroll.device.ports import Audience, Nobody, OwnPorts, Ports
+from hsm_enroll.errors import ModuleMissingError, MqttRefusedError, PinWrongError, TokenNotFoundError, UsageError
 from hsm_enroll.key import TokenName
 from hsm_enroll.secret import Secret
 from hsm_enroll.settings import Settings, Tls
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.store.journal import Attempt
+from hsm_enroll.store.renewal import Renewal
 from hsm_enroll.token import diagnosis, login, selection
 from hsm_enroll.token.login import origin_of, wrong_pin
 from hsm_enroll.token.reports import TokenKind, TokenReport
@@ -24,6 +25,7 @@ from hsm_enroll.uri import Pkcs11Uri
 
 if TYPE_CHECKING:
     from hsm_enroll.backend_api.client import EnrollmentClient
+    from hsm_enroll.backend_api.proofs import ProofClient
     from hsm_enroll.iot import Connection, Keeper, OnConnection, Will
 
 _DEFAULT_LABEL = "hsm-enroll"
@@ -65,6 +67,24 @@ def ports(
         create_token=(lambda: _created(resolved, tokens, new_token_pin)) if create_token else None,
         audience=audience,
     )
+
+
+def own_ports(
+    resolved: Settings,
+    tokens: Tokens,
+    pin_source: Callable[[TokenName], Secret],
+    at_pin_pad: Callable[[TokenName], None] = lambda _: None,
+    audience: Audience | None = None,
+) -> OwnPorts:
+    """Return the ports of a use case that the device's own key authorizes; arguments as for :func:`ports`."""
+    audience = audience or Nobody()
+
+    def client(api: str) -> ProofClient:
+        from hsm_enroll.backend_api.proofs import ProofClient
+
+        return ProofClient(api, ca_file=resolved.ca_file, tell=lambda text: audience.say(f"  {text}"))
+
+    return OwnPorts(tokens, pin_source, client, at_pin_pad, audience)
 
 
 def credentials(
@@ -145,6 +165,11 @@ def keep(
             return iot.keep(target, noted, reconnects=reconnects, on_connection=on_connection)
         except PinWrongError as error:
             raise wrong_pin(error, identity.token, origin_of(secrets[0])) from error
+        except MqttRefusedError as error:
+            if Renewal.load(resolved.state) is not None:
+                # The API may have made the new key the current one.
+                error.hint = "A renewal of this device's identity is not finished. Finish it: hsm-enroll renew"
+            raise
 
 
 def unattended(resolved: Settings) -> Callable[[TokenName], Secret]:

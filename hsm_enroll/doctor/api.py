@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from hsm_enroll.backend_api.client import HEALTH
+from hsm_enroll.backend_api.patient_client import HEALTH
 from hsm_enroll.backend_api.transport import Transport, proxy_for
 from hsm_enroll.backend_api.url import checked_url
 from hsm_enroll.doctor.tls import Distrust, Negotiated, distrust, issuer_shown, negotiated, trusting_context

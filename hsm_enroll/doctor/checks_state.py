@@ -103,6 +103,6 @@ def certificate_dates(patient: Patient) -> Finding:
         hint = "Check the clock. If it is right, run: hsm-enroll init INVITE"
         return Finding(name, Status.FAILED, f"the certificate expired on {certificate.not_valid_after:%Y-%m-%d}", hint)
     if certificate.not_valid_after - now < timedelta(days=30):
-        hint = "Run: hsm-enroll init --new-key INVITE"
+        hint = "Run: hsm-enroll renew"
         return Finding(name, Status.WARNING, f"the certificate expires on {certificate.not_valid_after:%Y-%m-%d}", hint)
     return Finding(name, Status.OK, f"the certificate is valid until {certificate.not_valid_after:%Y-%m-%d}")

@@ -46,6 +46,7 @@ def faithful(authority: Authority) -> Iterator[None]:
         (IoTBackend, "create_certificate_from_csr", _create_certificate_from_csr(authority)),
         (IoTBackend, "create_thing", _create_thing(IoTBackend.create_thing)),
         (IoTBackend, "delete_certificate", _delete_certificate(IoTBackend.delete_certificate)),
+        (IoTBackend, "delete_thing", _delete_thing(IoTBackend.delete_thing)),
         (IoTBackend, "detach_thing_principal", _detach_thing_principal(IoTBackend.detach_thing_principal)),
         (IoTResponse, "attach_thing_principal", _attach_by_type),
         (IoTResponse, "list_certificates", _list_certificates),
@@ -193,6 +194,16 @@ def _delete_certificate(delete: Callable[..., Any]) -> Callable[..., Any]:
             del self.principal_policies[attachment]
 
     return delete_certificate
+
+
+def _delete_thing(delete: Callable[..., Any]) -> Callable[..., Any]:
+    # API_DeleteThing: "Returns successfully with no error if the deletion is successful or you specify a thing that
+    # doesn't exist." moto raises ResourceNotFoundException for a Thing that does not exist.
+    def delete_thing(self: Any, thing_name: str) -> None:
+        if any(thing.thing_name == thing_name for thing in self.things.values()):
+            delete(self, thing_name)
+
+    return delete_thing
 
 
 def _exclusive_attachments(backend: Any) -> set[tuple[str, str]]:

@@ -37,6 +37,7 @@ class NewInvite:
             device.
         existing_thing: whether it may take over a Thing that exists in AWS IoT and is unknown to the backend.
         deactivate_existing: whether the certificates that such a Thing had before are then made inactive.
+        replaces_key: whether it is for a Thing that is enrolled, whose key is then replaced by the new one.
 
     Raises:
         UsageError: a value is invalid; the message does not repeat it.
@@ -48,6 +49,7 @@ class NewInvite:
     ek_sha256: str | None = None
     existing_thing: bool = False
     deactivate_existing: bool = False
+    replaces_key: bool = False
 
     def __post_init__(self) -> None:
         if not _THING.fullmatch(self.thing):
@@ -67,6 +69,8 @@ class NewInvite:
             raise UsageError(
                 "deactivate_existing needs existing_thing", hint="A Thing that does not exist has no certificates."
             )
+        if self.replaces_key and self.thing.endswith("*"):
+            raise UsageError("a key is replaced for one Thing", hint="Give the Thing's whole name, without a *.")
         if self.ek_sha256 is not None and not _SHA256.fullmatch(self.ek_sha256):
             raise UsageError("ek_sha256 is not a SHA-256", hint="Give 64 hexadecimal digits, without colons.")
 
@@ -79,6 +83,8 @@ class NewInvite:
             members["existingThing"] = True
         if self.deactivate_existing:
             members["deactivateExisting"] = True
+        if self.replaces_key:
+            members["replacesKey"] = True
         return members
 
 

@@ -90,9 +90,15 @@ class ThingRecord:
         spki_sha256: of the device's public key, in hexadecimal.
         certificate_id: AWS IoT's; None until a certificate was issued.
         claimed: when its enrollment began, in UTC.
-        enrolled: when its certificate was recorded, or None.
+        enrolled: when its first certificate was recorded, or None.
         revoked: when it was revoked, or None.
         invite_id: of the invite that was used; None in an open deployment.
+        key_type: such as ``ec-p256``; None until a certificate was issued.
+        renewed: when its key was last renewed or replaced, or None.
+        renewal_due: whether its certificate is older than the deployment's limit.
+        renewal_pending: whether a new key is being enrolled that does not count yet.
+
+    The last four are None if the backend is of an earlier version, which does not say.
     """
 
     thing: str
@@ -103,6 +109,10 @@ class ThingRecord:
     enrolled: datetime | None
     revoked: datetime | None
     invite_id: str | None
+    key_type: str | None
+    renewed: datetime | None
+    renewal_due: bool | None
+    renewal_pending: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +205,10 @@ def thing_record(value: object) -> ThingRecord:
         enrolled=optional(members, "enrolled", moment),
         revoked=optional(members, "revoked", moment),
         invite_id=optional(members, "inviteId", _ID),
+        key_type=optional(members, "keyType", _KEY_TYPE),
+        renewed=optional(members, "renewed", moment),
+        renewal_due=optional(members, "renewalDue", flag),
+        renewal_pending=optional(members, "renewalPending", flag),
     )
 
 
@@ -244,6 +258,7 @@ def _attached(value: object) -> AttachedCertificate:
 _ID = text("[0-9a-f]{16}")
 _PATTERN = text(r"[a-zA-Z0-9:_-]{1,128}|[a-zA-Z0-9:_-]{0,127}\*")
 _ARN = text("[!-~]{1,2048}")
+_KEY_TYPE = text("[a-z0-9-]{1,20}")
 
 
 def _code(value: object) -> Secret:

@@ -92,7 +92,7 @@ class Format:
         Raises:
             StateError: it cannot be written; the old content is unchanged.
         """
-        document = {"version": self.version, **_merged(members, unknown)}
+        document = {"version": self.version, **merged(members, unknown)}
         text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
         # JSON may hold half a surrogate pair, and so may a path; UTF-8 cannot, so it is escaped as JSON escapes it.
         files.write(file, text.encode("utf-8", "backslashreplace").decode("utf-8"))
@@ -151,6 +151,7 @@ def unknown_members(document: Mapping[str, Any], known: Mapping[str, Any]) -> di
     return unknown
 
 
-def _merged(known: Mapping[str, Any], unknown: Mapping[str, Any]) -> dict[str, Any]:
-    nested = {name: _merged(known[name], value) for name, value in unknown.items() if name in known}
+def merged(known: Mapping[str, Any], unknown: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the whole document: what this version knows, and what :func:`unknown_members` returned."""
+    nested = {name: merged(known[name], value) for name, value in unknown.items() if name in known}
     return {**known, **unknown, **nested}

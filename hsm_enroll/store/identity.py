@@ -92,7 +92,7 @@ class Identity:
             StateError, StateCorruptError, StateTooNewError: there is one, but it cannot be used.
         """
         folder = settings.load(os.environ, {}).state if folder is None else folder
-        identity = _FORMAT.load(folder / _FILE, cls._from_members)
+        identity = _FORMAT.load(folder / _FILE, cls.from_members)
         if identity is None:
             raise NotEnrolledError(f"this device is not enrolled: {folder} holds no identity")
         return identity
@@ -103,7 +103,7 @@ class Identity:
         Raises:
             StateError: the folder cannot be written to; what was there is unchanged.
         """
-        _FORMAT.save(folder / _FILE, self._to_members(), self.unknown)
+        _FORMAT.save(folder / _FILE, self.to_members(), self.unknown)
         self.save_copy(folder)
 
     def save_copy(self, folder: Path) -> None:
@@ -138,7 +138,8 @@ class Identity:
             type="private",
         )
 
-    def _to_members(self) -> dict[str, Any]:
+    def to_members(self) -> dict[str, Any]:
+        """Return what this version knows of the document, as JSON values."""
         return {
             **{name: getattr(self, name) for name in _MEMBERS},
             "token": token_name.to_members(self.token),
@@ -147,7 +148,12 @@ class Identity:
         }
 
     @classmethod
-    def _from_members(cls, document: dict[str, Any]) -> Identity:
+    def from_members(cls, document: dict[str, Any]) -> Identity:
+        """Return the identity that a document holds.
+
+        Raises:
+            ValueError: a member is missing or damaged.
+        """
         members = documents.members(document, _MEMBERS)
         # An earlier version stored what the API said, whatever it was.
         if not is_host(members["mqtt_endpoint"]):
@@ -159,7 +165,7 @@ class Identity:
         members["key_type"] = documents.choice(members["key_type"], KeyType)
         members["key_origin"] = KeyOrigin(**documents.members(members["key_origin"], _ORIGIN_MEMBERS))
         identity = cls(**members)
-        identity = replace(identity, unknown=documents.unknown_members(document, identity._to_members()))
+        identity = replace(identity, unknown=documents.unknown_members(document, identity.to_members()))
         try:
             identity.certificate  # noqa: B018 - reading it is the check
         except ForeignCertificateError as error:
@@ -170,3 +176,13 @@ class Identity:
 def certificate_file(folder: Path) -> Path:
     """Return the path of the certificate's copy for other programs."""
     return folder / _CERTIFICATE_FILE
+
+
+def remove(folder: Path) -> None:
+    """Remove the certificate's copy, and then the identity.
+
+    Raises:
+        StateError: one of them cannot be removed.
+    """
+    files.remove(certificate_file(folder))
+    files.remove(folder / _FILE)

@@ -2,63 +2,40 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hsm_enroll.key import KEY_ID_BYTES, KeyType, TokenName, key_label
-from hsm_enroll.store import documents, files, token_name
+from hsm_enroll.key import KeyType, TokenName
+from hsm_enroll.store import documents, files, new_key
+from hsm_enroll.store.new_key import NewKey, new_name
 
 _FORMAT = documents.Format()
 _FILE = "journal.json"
-_MEMBERS = {
-    "token": dict,
-    "key_type": str,
-    "key_label": str,
-    "key_id": str,
-    "new_key": bool,
-    "csr": str,
-    "is_spent": bool,
-    "token_was_clean": bool,
-}
+_MEMBERS = {**new_key.MEMBERS, "new_key": bool, "is_spent": bool}
 # A journal written before a member was added lacks it.
 _ADDED = {"is_spent": False, "token_was_clean": False}
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NewKey):
     """One enrollment in progress: it ends when there is an identity with its key and the first message is sent.
 
     Attributes:
-        token: where its key is made.
-        key_type: type of the key.
-        key_label: CKA_LABEL, chosen before the key exists.
-        key_id: CKA_ID, chosen before the key exists.
         new_key: whether it replaces the key of an existing identity, on request.
-        csr: PEM once it is built, stored so that a repeated request is the same request.
         is_spent: whether the API has said that it will never enroll this key.
-        token_was_clean: whether the token certainly had no nameless remains of a key before this attempt generated its
-            own; see ``token.leftovers``.
         unknown: what a newer version has added to the journal; kept when it is saved.
     """
 
-    token: TokenName
-    key_type: KeyType
-    key_label: str
-    key_id: bytes
-    new_key: bool
-    csr: str | None = None
-    is_spent: bool = False
-    token_was_clean: bool = False
+    new_key: bool = field(kw_only=True)
+    is_spent: bool = field(default=False, kw_only=True)
     unknown: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False, kw_only=True)
 
     @classmethod
     def begin(cls, token: TokenName, key_type: KeyType, *, new_key: bool) -> Attempt:
-        """Name a key that does not exist yet; label and id are random, so no key in the token has them."""
-        key_id = secrets.token_bytes(KEY_ID_BYTES)
-        return cls(token, key_type, key_label(key_id), key_id, new_key)
+        """Name a key that does not exist yet."""
+        return cls(token, key_type, *new_name(), new_key=new_key)
 
     @classmethod
     def load(cls, folder: Path) -> Attempt | None:
@@ -79,10 +56,7 @@ class Attempt:
 
     def _to_members(self) -> dict[str, Any]:
         return {
-            "token": token_name.to_members(self.token),
-            "key_type": self.key_type,
-            "key_label": self.key_label,
-            "key_id": self.key_id.hex(),
+            **self.name_members,
             "new_key": self.new_key,
             "csr": self.csr or "",
             "is_spent": self.is_spent,
@@ -92,16 +66,7 @@ class Attempt:
     @classmethod
     def _from_members(cls, document: dict[str, Any]) -> Attempt:
         members = documents.members({**_ADDED, **document}, _MEMBERS)
-        attempt = cls(
-            token=token_name.from_members(members["token"]),
-            key_type=documents.choice(members["key_type"], KeyType),
-            key_label=members["key_label"],
-            key_id=bytes.fromhex(members["key_id"]),
-            new_key=members["new_key"],
-            csr=members["csr"] or None,
-            is_spent=members["is_spent"],
-            token_was_clean=members["token_was_clean"],
-        )
+        attempt = cls(**new_key.values(members), new_key=members["new_key"], is_spent=members["is_spent"])
         return replace(attempt, unknown=documents.unknown_members(document, attempt._to_members()))
 
 

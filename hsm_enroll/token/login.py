@@ -54,6 +54,18 @@ def origin_of(pin: Secret | None) -> Origin:
     return pin.origin if isinstance(pin, Pin) else Origin()
 
 
+def once(pin: PinSource) -> PinSource:
+    """Request the PIN only at the first call, so that the user enters it once."""
+    cached: list[Secret] = []
+
+    def source(token: TokenName) -> Secret:
+        if not cached:
+            cached.append(pin(token))
+        return cached[0]
+
+    return source
+
+
 def credentials(token: TokenReport, pin: PinSource, at_pin_pad: AtPinPad) -> Secret | None:
     """Check that a token's PIN may be tried, and return what to log in with.
 

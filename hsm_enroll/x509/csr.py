@@ -108,7 +108,7 @@ def build(signer: Signer, name: x509.Name) -> str:
     )
     message = information.dump()
     signature = signer.sign(message)
-    _verify(signer, message, signature)
+    verify(signer, message, signature)
     request = csr.CertificationRequest(
         {
             "certification_request_info": information,
@@ -117,6 +117,34 @@ def build(signer: Signer, name: x509.Name) -> str:
         }
     )
     return bytes(pem.armor("CERTIFICATE REQUEST", request.dump())).decode("ascii")
+
+
+def verify(signer: Signer, message: bytes, signature: bytes) -> None:
+    """Check a signer's public key and its signature, with a library other than the one that builds requests.
+
+    Raises:
+        TokenRefusedError: the public key is invalid or not of the signer's key type, or the signature is wrong.
+    """
+    key_type = signer.key_type
+    algorithm: hashes.HashAlgorithm = getattr(hashes, key_type.digest.upper())()
+    try:
+        key = load_der_public_key(signer.public_key_info)
+        if key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != signer.public_key_info:
+            # An EC point has three encodings, and the certificate's key is compared byte by byte.
+            raise ValueError("not in the usual encoding")
+        if isinstance(key, rsa.RSAPublicKey) and (key_type.is_rsa and key.key_size == key_type.bits):
+            key.verify(signature, message, padding.PKCS1v15(), algorithm)
+        elif isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name == key_type.curve:
+            key.verify(signature, message, ec.ECDSA(algorithm))
+        else:
+            raise UnsupportedAlgorithm(f"not a key of type {key_type}")
+    except InvalidSignature as error:
+        raise TokenRefusedError(
+            "the token's signature does not verify with its own public key",
+            hint="If the key is new, try once more with --new-key; if that fails too, do not use this token.",
+        ) from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise _invalid_key(error) from error
 
 
 def is_for(request: str, public_key_info: bytes, name: x509.Name) -> bool:
@@ -138,30 +166,6 @@ def common_name(request: str) -> str:
     except (ValueError, TypeError, KeyError):
         return ""
     return name if isinstance(name, str) else ""
-
-
-def _verify(signer: Signer, message: bytes, signature: bytes) -> None:
-    """Check the public key and the signature with a library other than the one that builds the request."""
-    key_type = signer.key_type
-    algorithm: hashes.HashAlgorithm = getattr(hashes, key_type.digest.upper())()
-    try:
-        key = load_der_public_key(signer.public_key_info)
-        if key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != signer.public_key_info:
-            # An EC point has three encodings, and the certificate's key is compared byte by byte.
-            raise ValueError("not in the usual encoding")
-        if isinstance(key, rsa.RSAPublicKey) and (key_type.is_rsa and key.key_size == key_type.bits):
-            key.verify(signature, message, padding.PKCS1v15(), algorithm)
-        elif isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name == key_type.curve:
-            key.verify(signature, message, ec.ECDSA(algorithm))
-        else:
-            raise UnsupportedAlgorithm(f"not a key of type {key_type}")
-    except InvalidSignature as error:
-        raise TokenRefusedError(
-            "the token's signature does not verify with its own public key",
-            hint="If the key is new, try once more with --new-key; if that fails too, do not use this token.",
-        ) from error
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise _invalid_key(error) from error
 
 
 def _invalid_key(reason: Exception) -> TokenRefusedError:

@@ -41,7 +41,11 @@ class Adoption:
             certificate: the certificate that was issued for it.
         """
         invite = None if claim.code_sha256 is None else self.ledger.find_invite(claim.code_sha256)
-        others = self.others(claim.thing, certificate.certificate_id)
+        attached = self.others(claim.thing, certificate.certificate_id)
+        known = self.ledger.certificate_validity(found.certificate_id for found in attached)
+        others = [
+            found for found in attached if not known.get(found.certificate_id)
+        ]  # a renewal's is no other device's
         active = [found for found in others if found.active]
         if invite is not None and invite.deactivate_existing:
             others = self.switch_off(others)

@@ -4,6 +4,10 @@ A *claim* is a Thing's entry in the ledger. It is written before the first call 
 key and to the invite that was used. The request that works on a claim holds its *lease*: a random name, and a time
 after which that request must be dead.
 
+A *renewal* is a claim too, of a second key for a Thing that has one: the device's own, which becomes the Thing's key
+when the device commits it, or that of new hardware, with an invite that replaces the Thing's key as soon as the
+certificate is recorded. A Thing has one renewal at a time.
+
 A key belongs to one Thing. The exception is a *shareable* key: the client of the original article creates a new Thing
 in each run, always with the same CSR. So a key that an open deployment bound through that client's route may belong to
 several Things.
@@ -14,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 from hmac import compare_digest
+from typing import Literal
 
 from enrollment_backend import admission
 from enrollment_backend.errors import (
@@ -21,10 +26,15 @@ from enrollment_backend.errors import (
     EnrollmentQueuedError,
     InviteInvalidError,
     KeyEnrolledError,
+    KeyNotCurrentError,
+    KeyReusedError,
+    RenewalInProgressError,
     ThingEnrolledError,
     ThingRevokedError,
 )
 from enrollment_backend.invites import Invite
+
+RENEWAL_SECONDS = 3600  # within which a device has to commit its renewal, once it has the certificate
 
 
 @dataclass(frozen=True)
@@ -62,9 +72,10 @@ class Applicant:
 
 @dataclass(frozen=True)
 class Claim:
-    """A Thing's entry in the ledger. Times are in seconds since the epoch.
+    """A Thing's entry in the ledger, or that of its renewal. Times are in seconds since the epoch.
 
     Attributes:
+        kind: which of the two it is; also the kind of its item.
         thing: the Thing's name.
         claim_id: a random name; as an attribute of the Thing in AWS IoT, it shows that the Thing was created for this
             claim.
@@ -79,7 +90,8 @@ class Claim:
         claimed: when the key was bound.
         certificate: the issued certificate, once it is recorded.
         enrolled: when it was recorded.
-        revoked_at: when the operator revoked the Thing, in seconds since the epoch; None if it is not revoked.
+        revoked_at: when the operator revoked the Thing, or its device retired it; None if neither has happened.
+        retired: whether it was the device that did.
         adopted: whether the Thing existed in AWS IoT before, and an invite allowed it to be enrolled.
         reclaimed: whether the Thing was revoked and enrolled again with another key.
         shareable_key: whether other Things may have the key too.
@@ -98,9 +110,45 @@ class Claim:
     certificate: Certificate | None = None
     enrolled: int | None = None
     revoked_at: int | None = None
+    retired: bool = False
     adopted: bool = False
     reclaimed: bool = False
     shareable_key: bool = False
+    kind: Literal["thing", "renewal"] = "thing"
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The key of its item."""
+        return self.kind, self.thing
+
+    @property
+    def replaces_key(self) -> bool:
+        """Whether it is a renewal by new hardware, which needs no commit: it was claimed with an invite."""
+        return self.kind == "renewal" and self.code_sha256 is not None
+
+    def is_overdue(self, now: float) -> bool:
+        """Whether it is a renewal that should have been committed or recorded by now, and whose request is dead."""
+        since = self.enrolled or max(self.claimed, self.turn or 0)
+        return self.kind == "renewal" and now >= since + RENEWAL_SECONDS and now >= self.lease_ends
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A certificate that the ledger has revoked for good, and that AWS IoT is to have no more.
+
+    Attributes:
+        certificate_id: AWS IoT's identifier.
+        thing: the Thing that it was issued for.
+        created: when it was revoked, in seconds since the epoch.
+        certificate_arn: its ARN; None if it was never recorded, and so is attached to nothing.
+        delete_thing_of: the claim that the Thing was created for, if the Thing is to be deleted too; otherwise None.
+    """
+
+    certificate_id: str
+    thing: str
+    created: int
+    certificate_arn: str | None
+    delete_thing_of: str | None = None
 
 
 @dataclass(frozen=True)
@@ -112,12 +160,16 @@ class Entries:
         claim: the Thing's claim; None if there is none.
         key_thing: the Thing that the key is, or was, bound to; the first one, if there are several.
         key_shareable: whether the key may be bound to other Things too.
+        key_superseded: whether the Thing had the key, and has another one since.
+        renewal: the Thing's renewal; None if there is none.
     """
 
     invite: Invite | None
     claim: Claim | None
     key_thing: str | None
     key_shareable: bool = False
+    key_superseded: bool = False
+    renewal: Claim | None = None
 
 
 class Verdict(Enum):
@@ -130,6 +182,10 @@ class Verdict(Enum):
     TAKE_OVER = "continue an enrollment whose request died"
     WAIT = "wait for another request that is working on the claim"
     ANSWER = "return the certificate in the claim"
+    RENEW = "claim a renewal: bind the Thing's next key to it"
+    TAKE_OVER_RENEWAL = "continue a renewal whose request died"
+    ANSWER_RENEWAL = "return the certificate in the renewal"
+    UNDO_RENEWAL = "undo the renewal that is in the way, then decide again"
 
 
 def decide(applicant: Applicant, entries: Entries, now: float) -> Verdict:
@@ -160,12 +216,56 @@ def decide(applicant: Applicant, entries: Entries, now: float) -> Verdict:
             raise ThingRevokedError
         return Verdict.RECLAIM
     if not same_key:
-        raise ThingEnrolledError
+        return _decide_replacement(applicant, entries, now)
     if not _same_invite(claim, applicant):
         return Verdict.REBIND
     if claim.certificate is not None:
         return Verdict.ANSWER
     return _take_over(claim, now)
+
+
+def decide_renewal(applicant: Applicant, entries: Entries, now: float) -> Verdict:
+    """Decide what to do about a device's request to renew, which its current key has signed.
+
+    Args:
+        applicant: the request, with the Thing's next key and without a code.
+        entries: what the ledger holds about it; the Thing has a claim.
+        now: the time, in seconds since the epoch.
+
+    Raises:
+        KeyReusedError, KeyEnrolledError: the next key is one that this Thing, or another one, has or had.
+        RenewalInProgressError: another key's renewal of this Thing is pending.
+        EnrollmentQueuedError: it is not yet the device's turn.
+    """
+    if _same_key(entries.claim, applicant):
+        raise KeyReusedError
+    if entries.key_thing is not None and (entries.key_thing != applicant.thing or entries.key_shareable):
+        raise KeyEnrolledError
+    if entries.key_superseded:
+        raise KeyReusedError
+    renewal = entries.renewal
+    if renewal is None:
+        return Verdict.RENEW
+    if renewal.is_overdue(now):
+        return Verdict.UNDO_RENEWAL
+    if renewal.replaces_key or not _same_key(renewal, applicant):
+        raise RenewalInProgressError
+    if renewal.certificate is not None:
+        return Verdict.ANSWER_RENEWAL
+    return _take_over_renewal(renewal, now)
+
+
+def check_current(claim: Claim, spki_sha256: str) -> None:
+    """Check that a key is the one that a Thing has now.
+
+    Raises:
+        KeyNotCurrentError: the Thing has another one.
+        ThingRevokedError: the Thing is revoked, or was retired.
+    """
+    if not compare_digest(claim.spki_sha256, spki_sha256):
+        raise KeyNotCurrentError
+    if claim.revoked_at is not None:
+        raise ThingRevokedError
 
 
 def check_invite(applicant: Applicant, entries: Entries, now: float) -> None:
@@ -181,14 +281,39 @@ def check_invite(applicant: Applicant, entries: Entries, now: float) -> None:
     """
     if applicant.code_sha256 is None:
         return
-    invite, claim = entries.invite, entries.claim
+    invite = entries.invite
     reason = "unknown" if invite is None else invite.invalid_reason(applicant.code_sha256, applicant.thing, now)
     # A device that repeats its request may use the same invite, even if it has expired and left the ledger.
-    bound = claim is not None and _same_key(claim, applicant) and _same_invite(claim, applicant)
+    bound = any(
+        claim is not None and _same_key(claim, applicant) and _same_invite(claim, applicant)
+        for claim in (entries.claim, entries.renewal)
+    )
     if reason is not None and not (bound and reason != "revoked"):
         raise InviteInvalidError(reason=reason)
     if invite is not None and invite.ek_sha256 is not None:
         raise AttestationRequiredError
+
+
+def _decide_replacement(applicant: Applicant, entries: Entries, now: float) -> Verdict:
+    """Decide about a request with another key than the Thing's: an invite may replace the key, see `fleet replace`."""
+    renewal = entries.renewal
+    is_own = renewal is not None and _same_key(renewal, applicant) and _same_invite(renewal, applicant)
+    if renewal is not None and renewal.replaces_key and is_own:
+        return _take_over_renewal(renewal, now)
+    if entries.invite is None or not entries.invite.replaces_key:
+        raise ThingEnrolledError
+    if entries.key_superseded:
+        raise KeyReusedError
+    if entries.key_shareable:
+        raise KeyEnrolledError
+    if renewal is None:
+        return Verdict.RENEW
+    is_under_work = renewal.certificate is None and renewal.lease_ends > now
+    return Verdict.WAIT if is_under_work else Verdict.UNDO_RENEWAL
+
+
+def _take_over_renewal(renewal: Claim, now: float) -> Verdict:
+    return Verdict.TAKE_OVER_RENEWAL if _take_over(renewal, now) is Verdict.TAKE_OVER else Verdict.WAIT
 
 
 def _take_over(claim: Claim, now: float) -> Verdict:

@@ -16,9 +16,22 @@ from enrollment_backend.errors import (
     InviteInvalidError,
     RequestRefusedError,
 )
-from enrollment_backend.http import Event, Response, Routes, body_of, header, json_body, json_response, timestamp
+from enrollment_backend.http import (
+    Event,
+    Response,
+    Routes,
+    body_of,
+    called_url,
+    header,
+    json_body,
+    json_response,
+    proof_body,
+    timestamp,
+)
 from enrollment_backend.invites import Invite
-from enrollment_backend.service import EnrollmentRequest, Issued
+from enrollment_backend.issuing import Issued
+from enrollment_backend.lifecycle import Lifecycle
+from enrollment_backend.service import EnrollmentRequest
 from enrollment_backend.strict_json import parse_object
 
 _PEM_BEGIN = b"-----BEGIN "
@@ -29,23 +42,40 @@ Enroll = Callable[[EnrollmentRequest], Issued]
 ShowInvite = Callable[[str | None], Invite]
 
 
-def routes(enroll: Enroll, show_invite: ShowInvite) -> Routes:
+def routes(enroll: Enroll, show_invite: ShowInvite, lifecycle: Lifecycle) -> Routes:
     """Return the routes of devices.
 
     Args:
         enroll: `EnrollmentService.enroll`.
         show_invite: `EnrollmentService.show_invite`.
+        lifecycle: the use cases of devices that prove to have a key.
     """
     return {
         "/v1/certificates": {"POST": partial(_certificates, enroll)},
         "/getCertificate": {"POST": partial(_get_certificate, enroll)},
         "/v1/invite": {"GET": partial(_invite, show_invite)},
+        "/v1/renewals": {"POST": partial(_proven, lifecycle.renew)},
+        "/v1/renewals/commit": {"POST": partial(_proven_without_answer, lifecycle.commit)},
+        "/v1/recoveries": {"POST": partial(_proven, lifecycle.identity)},
+        "/v1/retirements": {"POST": partial(_proven_without_answer, lifecycle.retire)},
         "/v1/health": {"GET": _health},
     }
 
 
 def _certificates(enroll: Enroll, event: Event) -> Response:
-    issued = enroll(_enrollment_request(event, json_body(event), article=False))
+    return _issued(enroll(_enrollment_request(event, json_body(event), article=False)))
+
+
+def _proven(use_case: Callable[[bytes, str], Issued], event: Event) -> Response:
+    return _issued(use_case(proof_body(event), called_url(event)))
+
+
+def _proven_without_answer(use_case: Callable[[bytes, str], None], event: Event) -> Response:
+    use_case(proof_body(event), called_url(event))
+    return Response(HTTPStatus.NO_CONTENT)
+
+
+def _issued(issued: Issued) -> Response:
     return json_response(
         HTTPStatus.OK if issued.repeated else HTTPStatus.CREATED,
         {

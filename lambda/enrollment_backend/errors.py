@@ -95,6 +95,40 @@ class ThingRevokedError(ConflictError):
     detail = "The Thing was revoked; to enroll it again, use a new key and a new invite."
 
 
+class KeyNotCurrentError(ConflictError):
+    """The proof's key is not the one that its Thing has now: it was replaced, or its renewal is not committed yet."""
+
+    code = "key-not-current"
+    detail = (
+        "This key was replaced, or the renewal that brings it is not committed yet. If this device did not renew, "
+        "somebody else has used its key: tell the operator."
+    )
+
+
+class KeyReusedError(ConflictError):
+    """The key that a Thing is to get is one that it has, or had before."""
+
+    code = "key-reused"
+    detail = "The CSR's key is one that this Thing has, or had before; create a new key and CSR."
+
+
+class RenewalInProgressError(ConflictError):
+    """Another key's renewal of the Thing is pending."""
+
+    code = "renewal-in-progress"
+    detail = (
+        "A renewal of this Thing with another key is in progress; it ends within an hour. If this device did not begin "
+        "it, somebody else has its key: tell the operator."
+    )
+
+
+class RenewalUnknownError(ConflictError):
+    """There is no renewal to commit: it was undone, or never begun."""
+
+    code = "renewal-unknown"
+    detail = "There is no renewal with this key: it was not committed in time, and undone; begin a new one."
+
+
 class ThingUnknownError(EnrollmentError):
     """The ledger has no Thing with this name."""
 

@@ -36,6 +36,7 @@ from enrollment_backend.errors import (
     ThingUnknownError,
     ThrottledError,
 )
+from enrollment_backend.proof_errors import ProofRefusedError
 from enrollment_backend.strict_json import parse_object
 
 MAX_BODY_BYTES = 16 * 1024
@@ -69,10 +70,17 @@ class MethodNotAllowedError(EnrollmentError):
 
 
 class MediaTypeError(EnrollmentError):
-    """The Content-Type is not JSON."""
+    """The Content-Type is not what the route expects.
+
+    Args:
+        expected: the media type that it expects; appears in `detail`.
+    """
 
     code = "media-type-unsupported"
-    detail = "The Content-Type must be application/json."
+
+    def __init__(self, expected: str) -> None:
+        self.detail = f"The Content-Type must be {expected}."
+        super().__init__()
 
 
 class BodyTooLargeError(EnrollmentError):
@@ -94,6 +102,7 @@ _STATUS: dict[type[EnrollmentError], HTTPStatus] = {
     RequestRefusedError: HTTPStatus.BAD_REQUEST,
     InviteRequiredError: HTTPStatus.UNAUTHORIZED,
     InviteInvalidError: HTTPStatus.UNAUTHORIZED,
+    ProofRefusedError: HTTPStatus.UNAUTHORIZED,
     AttestationRequiredError: HTTPStatus.FORBIDDEN,
     OperatorRequiredError: HTTPStatus.FORBIDDEN,
     NotFoundError: HTTPStatus.NOT_FOUND,
@@ -201,9 +210,33 @@ def json_body(event: Event) -> dict[str, Any]:
         MediaTypeError: the Content-Type is not JSON.
         BodyTooLargeError, RequestRefusedError: from `body_of` and `strict_json.parse_object`.
     """
-    if _media_type(event) != "application/json":
-        raise MediaTypeError
+    _check_media_type(event, "application/json")
     return parse_object(body_of(event))
+
+
+def proof_body(event: Event) -> bytes:
+    """Return the body of a request that has to be a JWS in compact serialization, for `proof.read`.
+
+    Raises:
+        MediaTypeError: the Content-Type is not that of a JWS.
+        BodyTooLargeError, BodyBase64Error: from `body_of`.
+    """
+    _check_media_type(event, "application/jose")  # RFC 7515 §9.2.1
+    return body_of(event)
+
+
+def called_url(event: Event) -> str:
+    """Return the URL that was called, ``https://HOST/PATH`` without query, with the host in lower case.
+
+    API Gateway says which of its own domain names, and which path under it, a request was sent to. An event that says
+    neither, as somebody may pass to the function without API Gateway, gets a URL that nobody can have called.
+
+    An HTTP API's event lacks the path that the API may be mapped to below a custom domain name, and so does the result.
+    """
+    context = _request_context(event)
+    http = context.get("http")
+    path = http.get("path") if isinstance(http, Mapping) else None
+    return f"https://{str(context.get('domainName', '')).lower()}{path or ''}"
 
 
 def _request_context(event: Event) -> Mapping[str, Any]:
@@ -243,9 +276,10 @@ def operator_of(event: Event) -> str:
     return arn
 
 
-def _media_type(event: Event) -> str:
-    """Return the media type without its parameters; JSON has none (RFC 8259 §11)."""
-    return (header(event, "content-type") or "").partition(";")[0].strip().lower()
+def _check_media_type(event: Event, expected: str) -> None:
+    """Check the media type without its parameters, which neither JSON nor JOSE has (RFC 8259 §11, RFC 7515 §9.2.1)."""
+    if (header(event, "content-type") or "").partition(";")[0].strip().lower() != expected:
+        raise MediaTypeError(expected)
 
 
 def body_of(event: Event) -> bytes:
@@ -298,6 +332,8 @@ def _problem_headers(error: EnrollmentError) -> dict[str, str]:
         return {"allow": error.allow}  # RFC 9110 §15.5.6
     if isinstance(error, InviteRequiredError | InviteInvalidError):
         return {"www-authenticate": "Bearer"}  # RFC 9110 §15.5.2
+    if isinstance(error, ProofRefusedError):
+        return {"www-authenticate": "Proof"}  # not a registered scheme: none has its credentials in the body
     return {}
 
 

@@ -35,6 +35,7 @@ class Invite:
         created_by: ARN of the IAM identity that created it.
         existing_thing: whether it may enroll a Thing that exists in AWS IoT but not in the ledger.
         deactivate_existing: whether the other certificates of such a Thing are then made INACTIVE.
+        replaces_key: whether a Thing that is enrolled gets the key that is enrolled with it, in place of its own.
         ek_sha256: SHA-256 fingerprint of the endorsement key certificate of the one TPM that it is for; None if it is
             not bound to a TPM.
         revoked: whether the operator revoked it.
@@ -49,6 +50,7 @@ class Invite:
     created_by: str
     existing_thing: bool = False
     deactivate_existing: bool = False
+    replaces_key: bool = False
     ek_sha256: str | None = None
     revoked: bool = False
 

@@ -10,10 +10,6 @@ from datetime import datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.x509 import load_pem_x509_certificates
-
 from enrollment_backend import log
 from enrollment_backend.aws import Clients, call
 from enrollment_backend.claims import Certificate
@@ -25,6 +21,7 @@ from enrollment_backend.errors import (
     ResourceNotFoundError,
     ThingExistsError,
 )
+from enrollment_backend.public_keys import spki_of
 
 if TYPE_CHECKING:
     from enrollment_backend.csr_policy import AcceptedCsr
@@ -157,8 +154,7 @@ class Issuer:
         """
         self.deactivate(certificate_id)
         try:
-            with suppress(ResourceNotFoundError), call("DeleteCertificate"):
-                self.aws.iot.delete_certificate(certificateId=certificate_id, forceDelete=True)
+            self.delete_certificate(certificate_id)
         except AwsError as error:
             log.error("certificate-not-deleted", certificateId=certificate_id, **error.facts)
             return False
@@ -172,6 +168,31 @@ class Issuer:
         except AwsError as error:
             log.error("certificate-left-active", certificateId=certificate.certificate_id, **error.facts)
             return False
+
+    def detach_thing(self, certificate_arn: str, thing_name: str) -> None:
+        """Detach a certificate from a Thing (DetachThingPrincipal), unless one of the two is gone."""
+        with suppress(ResourceNotFoundError), call("DetachThingPrincipal"):
+            self.aws.iot.detach_thing_principal(thingName=thing_name, principal=certificate_arn)
+
+    def delete_certificate(self, certificate_id: str) -> None:
+        """Delete an inactive certificate, with its policies, unless it is gone (DeleteCertificate, forceDelete).
+
+        Raises:
+            AwsRefusedError: it is attached to a Thing, or was a moment ago.
+        """
+        with suppress(ResourceNotFoundError), call("DeleteCertificate"):
+            self.aws.iot.delete_certificate(certificateId=certificate_id, forceDelete=True)
+
+    def delete_thing(self, thing_name: str, claim_id: str) -> None:
+        """Delete a Thing that was created for a claim, unless it is gone (DescribeThing, DeleteThing).
+
+        Raises:
+            AwsRefusedError: something is attached to it, or was a moment ago.
+        """
+        with suppress(ResourceNotFoundError):
+            if self._has_claim_id(thing_name, claim_id):
+                with call("DeleteThing"):
+                    self.aws.iot.delete_thing(thingName=thing_name)
 
     def newest_pages(self) -> Iterator[list[ListedCertificate]]:
         """Yield the account's newest five hundred certificates in pages, newest first (ListCertificates)."""
@@ -233,14 +254,6 @@ class Issuer:
 
 
 def spki_hash(certificate: Certificate) -> str | None:
-    """Return the SHA-256 of a certificate's DER SubjectPublicKeyInfo (RFC 5280 §4.1.2.7), in hexadecimal.
-
-    None if the PEM is not exactly one certificate, or its key is of a type that `cryptography` does not support. Does
-    not check issuer or dates.
-    """
-    try:
-        (parsed,) = load_pem_x509_certificates(certificate.pem.encode("utf-8"))
-        key = parsed.public_key()
-    except (ValueError, UnsupportedAlgorithm):
-        return None
-    return sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+    """Return the SHA-256 of a certificate's DER SubjectPublicKeyInfo, in hexadecimal; None as `public_keys.spki_of`."""
+    spki = spki_of(certificate.pem)
+    return None if spki is None else sha256(spki).hexdigest()

@@ -1,4 +1,4 @@
-"""Translates claims and invites to items of the ledger's table, and back."""
+"""Translates claims, invites and removals to items of the ledger's table, and back."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from enrollment_backend.claims import Certificate, Claim
+from enrollment_backend.claims import Certificate, Claim, Removal
 from enrollment_backend.invites import Invite
+from enrollment_backend.public_keys import key_type_of
 from enrollment_backend.table import Item, Selection
 
 THING_STATUSES: Mapping[str, str] = {
@@ -28,7 +29,15 @@ INVITE_STATUSES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class ThingEntry:
-    """What operators are shown of a claim; see `claims.Claim` for the attributes. The index has just these."""
+    """What operators are shown of a Thing; see `claims.Claim` for what is not explained here.
+
+    Attributes:
+        key_type: the type of its key, such as ``ec-p256``. The index does not have it.
+        renewed: when its key was last renewed or replaced, in seconds since the epoch; None if it never was. The index
+            does not have it either.
+        renewal_due: whether its certificate is so old that it should be renewed.
+        renewal_pending: whether it has a renewal.
+    """
 
     thing: str
     spki_sha256: str
@@ -37,6 +46,10 @@ class ThingEntry:
     enrolled: int | None
     revoked_at: int | None
     certificate_id: str | None
+    key_type: str | None = None
+    renewed: int | None = None
+    renewal_due: bool = False
+    renewal_pending: bool = False
 
     @property
     def status(self) -> str:
@@ -47,7 +60,7 @@ class ThingEntry:
 
 
 def entry_from_item(item: Item) -> ThingEntry:
-    """Return what operators are shown of a claim's item; the index's items are enough."""
+    """Return what operators are shown of a claim's item, as far as the item says it."""
     return ThingEntry(
         thing=item["id"],
         spki_sha256=item["spki_sha256"],
@@ -56,6 +69,8 @@ def entry_from_item(item: Item) -> ThingEntry:
         enrolled=item.get("enrolled"),
         revoked_at=item.get("revoked"),
         certificate_id=item.get("certificate_id"),
+        key_type=_key_type(item),
+        renewed=item.get("renewed"),
     )
 
 
@@ -86,7 +101,7 @@ def selection(statuses: Mapping[str, str], status: str | None, prefix: str | Non
 
 
 def claim_to_item(claim: Claim) -> Item:
-    """Return a claim as an item, without its key. As an invite's, it has ``thing`` and ``created``, for lists."""
+    """Return a claim as an item, without the item's key. Like an invite's, it has ``thing`` and ``created``."""
     return {
         "thing": claim.thing,
         "created": claim.claimed,
@@ -100,6 +115,7 @@ def claim_to_item(claim: Claim) -> Item:
         "turn": claim.turn,
         "enrolled": claim.enrolled,
         "revoked": claim.revoked_at,
+        "retired": claim.retired or None,
         "adopted": claim.adopted or None,
         "reclaimed": claim.reclaimed or None,
         "shareable_key": claim.shareable_key or None,
@@ -113,6 +129,7 @@ def claim_from_item(item: Item) -> Claim:
     if "certificate_id" in item:
         certificate = Certificate(item["certificate_pem"], item["certificate_id"], item["certificate_arn"])
     return Claim(
+        kind=item["kind"],
         thing=item["id"],
         claim_id=item["claim_id"],
         spki_sha256=item["spki_sha256"],
@@ -126,6 +143,7 @@ def claim_from_item(item: Item) -> Claim:
         certificate=certificate,
         enrolled=item.get("enrolled"),
         revoked_at=item.get("revoked"),
+        retired=item.get("retired", False),
         adopted=item.get("adopted", False),
         reclaimed=item.get("reclaimed", False),
         shareable_key=item.get("shareable_key", False),
@@ -143,7 +161,15 @@ def certificate_to_values(certificate: Certificate) -> dict[str, Any]:
         "certificate_id": certificate.certificate_id,
         "certificate_arn": certificate.arn,
         "certificate_pem": certificate.pem,
+        "key_type": key_type_of(certificate.pem),
     }
+
+
+def _key_type(item: Item) -> str | None:
+    """Return the type of the key of a claim's certificate, which earlier versions did not record."""
+    if "key_type" in item or "certificate_pem" not in item:
+        return item.get("key_type")
+    return key_type_of(item["certificate_pem"])
 
 
 def invite_to_item(invite: Invite, ttl: int) -> Item:
@@ -165,6 +191,7 @@ def invite_to_item(invite: Invite, ttl: int) -> Item:
         "created_by": invite.created_by,
         "existing_thing": invite.existing_thing or None,
         "deactivate_existing": invite.deactivate_existing or None,
+        "replaces_key": invite.replaces_key or None,
         "ek_sha256": invite.ek_sha256,
         "revoked": invite.revoked or None,
         "ttl": ttl,
@@ -183,6 +210,28 @@ def invite_from_item(item: Item) -> Invite:
         created_by=item["created_by"],
         existing_thing=item.get("existing_thing", False),
         deactivate_existing=item.get("deactivate_existing", False),
+        replaces_key=item.get("replaces_key", False),
         ek_sha256=item.get("ek_sha256"),
         revoked=item.get("revoked", False),
+    )
+
+
+def removal_to_item(removal: Removal) -> Item:
+    """Return a removal as an item, without the item's key."""
+    return {
+        "thing": removal.thing,
+        "created": removal.created,
+        "certificate_arn": removal.certificate_arn,
+        "claim_id": removal.delete_thing_of,
+    }
+
+
+def removal_from_item(item: Item) -> Removal:
+    """Return the removal in an item that `removal_to_item` returned."""
+    return Removal(
+        certificate_id=item["id"],
+        thing=item["thing"],
+        created=item["created"],
+        certificate_arn=item.get("certificate_arn"),
+        delete_thing_of=item.get("claim_id"),
     )

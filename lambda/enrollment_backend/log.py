@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _NAMESPACE = os.environ.get("METRICS_NAMESPACE", "hsm-enroll")  # the template gives each stack its own
+_COME_BACK = {"enrollment-queued", "enrollment-in-progress"}  # outcomes after which a renewal goes on by itself
 _MAX_VALUES = 100  # of one metric (embedded metric format, specification 1.0); a long sweep reports only the first ones
 
 
@@ -66,8 +67,10 @@ def request(*, route: str, status: int, outcome: str, failed: bool, **facts: str
         failed: whether the server is at fault; the line's level is then ERROR.
         facts: further members of the line.
 
-    The metrics are ``Enrollments`` (a request whose fact `enrollment` is ``new``), ``Refusals`` by ``outcome``, and
-    ``AwsLatency``, the duration of each call to AWS in milliseconds.
+    The metrics are ``Enrollments`` (a request whose fact `enrollment` is ``new``), ``Renewals`` (one whose fact
+    `renewal` is ``committed``), ``RenewalFailures`` (a failed one with that fact, so that it has been proven to come
+    from a device; but none that is only told to come back), ``Refusals`` by ``outcome``, and ``AwsLatency``, the
+    duration of each call to AWS in milliseconds.
     """
     calls = _current().calls
     members: dict[str, object] = {"route": route, "status": status, "outcome": outcome, **facts}
@@ -83,12 +86,20 @@ def _metrics(outcome: str) -> dict[str, object]:
     if latencies := [round(duration, 1) for _, duration in _current().calls[:_MAX_VALUES]]:
         values["AwsLatency"] = latencies
         directives.append(_directive([], "AwsLatency", "Milliseconds"))
+    facts = _current().facts
+    counted = []
     if outcome != "ok":
         values["Refusals"] = 1
         directives.append(_directive(["outcome"], "Refusals", "Count"))
-    elif _current().facts.get("enrollment") == "new":
-        values["Enrollments"] = 1
-        directives.append(_directive([], "Enrollments", "Count"))
+        if "renewal" in facts and outcome not in _COME_BACK:
+            counted.append("RenewalFailures")
+    elif facts.get("enrollment") == "new":
+        counted.append("Enrollments")
+    elif facts.get("renewal") == "committed":
+        counted.append("Renewals")
+    for name in counted:
+        values[name] = 1
+        directives.append(_directive([], name, "Count"))
     if not directives:
         return {}
     return {**values, "_aws": {"Timestamp": int(time.time() * 1000), "CloudWatchMetrics": directives}}

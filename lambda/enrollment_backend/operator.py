@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from enrollment_backend import invites, log
 from enrollment_backend.adoption import Adoption
+from enrollment_backend.claims import Removal
 from enrollment_backend.errors import ExistingThingsNotAllowedError, InviteUnknownError, ThingUnknownError
 from enrollment_backend.inspection import Found
 from enrollment_backend.invites import Invite
@@ -23,9 +24,10 @@ from enrollment_backend.items import (
 )
 from enrollment_backend.ledger import Ledger
 from enrollment_backend.recovery import unrecorded_certificates
-from enrollment_backend.table import Position, Write
+from enrollment_backend.table import Item, Position, Write
 
-_RETENTION_SECONDS = 90 * 24 * 3600  # of an invite, after it has expired
+_DAY = 24 * 3600  # seconds
+_RETENTION_SECONDS = 90 * _DAY  # of an invite, after it has expired
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class InviteRequest:
         thing: a Thing's name, or a prefix of names followed by ``*``.
         uses: number of enrollments it allows.
         ttl_seconds: how long it is valid.
-        existing_thing, deactivate_existing, ek_sha256: see `invites.Invite`.
+        existing_thing, deactivate_existing, replaces_key, ek_sha256: see `invites.Invite`. One that replaces a key is
+            for one Thing and one enrollment.
     """
 
     thing: str
@@ -44,6 +47,7 @@ class InviteRequest:
     ttl_seconds: int
     existing_thing: bool
     deactivate_existing: bool
+    replaces_key: bool
     ek_sha256: str | None
 
 
@@ -87,8 +91,10 @@ class Operator:
         ledger: the ledger.
         issuer: AWS IoT.
         adoption: the other certificates of Things.
+        remove: see `removal.Remover.remove_now`.
         now: the time, in seconds since the epoch.
         allow_existing_things: whether invites may allow Things that AWS IoT already has.
+        renewal_days: the age in days at which a certificate should be renewed; 0 for never.
 
     Every method raises the errors of `aws.call`.
     """
@@ -96,8 +102,10 @@ class Operator:
     ledger: Ledger
     issuer: Issuer
     adoption: Adoption
+    remove: Callable[[Sequence[Removal]], None]
     now: Callable[[], float]
     allow_existing_things: bool
+    renewal_days: int
 
     def create_invites(self, requests: Sequence[InviteRequest], caller: str) -> list[CreatedInvite]:
         """Create invites, all or none.
@@ -111,10 +119,13 @@ class Operator:
 
         Raises:
             ExistingThingsNotAllowedError: one is for an existing Thing, and the deployment does not allow that.
+            ThingUnknownError: one is to replace the key of a Thing that the ledger does not have.
         """
         if not self.allow_existing_things and any(request.existing_thing for request in requests):
             raise ExistingThingsNotAllowedError
         statuses = {found.thing: found.status for found in self.find_things([request.thing for request in requests])}
+        if any(request.replaces_key and request.thing not in statuses for request in requests):
+            raise ThingUnknownError
         created = [self._new(request, caller, statuses.get(request.thing)) for request in requests]
         items = [invite_to_item(one.invite, ttl=one.invite.expires + _RETENTION_SECONDS) for one in created]
         self.ledger.table.transact(
@@ -147,12 +158,14 @@ class Operator:
         """Return a page of Things, the last one claimed first; otherwise as `list_invites`."""
         selected = selection(THING_STATUSES, page.status, page.prefix, self.now())
         items, position = self.ledger.table.page("thing", selected, page.after, page.size)
-        return [entry_from_item(item) for item in items], position
+        return self._entries(self._with_details(items), self.ledger.renewing() if items else ()), position
 
     def find_things(self, names: Sequence[str]) -> list[ThingEntry]:
         """Return those of several Things that the ledger has, in the order in which they are named."""
-        found = self.ledger.table.get(("thing", name) for name in names)
-        return [entry_from_item(found["thing", name]) for name in dict.fromkeys(names) if ("thing", name) in found]
+        found = self.ledger.table.get((kind, name) for name in names for kind in ("thing", "renewal"))
+        renewing = {name for kind, name in found if kind == "renewal"}
+        things = [found["thing", name] for name in dict.fromkeys(names) if ("thing", name) in found]
+        return self._entries(things, renewing)
 
     def show_thing(self, name: str) -> ThingEntry:
         """Return a Thing.
@@ -170,7 +183,7 @@ class Operator:
         return self.adoption.others(name, None)
 
     def revoke_thing(self, name: str, caller: str, others: Literal["ignore", "show", "deactivate"]) -> list[Found]:
-        """Revoke a Thing: first in the ledger, then deactivate its certificate.
+        """Revoke a Thing: first in the ledger, then deactivate its certificate; that of its renewal is removed.
 
         It can be repeated, also to finish a call that failed half-way.
 
@@ -186,20 +199,43 @@ class Operator:
         Raises:
             ThingUnknownError: the ledger has no Thing with this name.
         """
-        claim = self.ledger.find_claim(name)
+        claim, renewal = self.ledger.find_claims(name)
         if claim is None:
             raise ThingUnknownError
-        if claim.revoked_at is None:
-            self.ledger.revoke(claim)
+        removals = self.ledger.revoke(claim, renewal) if claim.revoked_at is None else ()
         log.note(caller=caller, thing=name)
-        recorded = [claim.certificate] if claim.certificate else []
-        # A request that died may have had a certificate issued without recording it.
-        for certificate in recorded or unrecorded_certificates(claim, self.ledger, self.issuer):
-            self.issuer.deactivate(certificate.certificate_id)
+        for one in (claim, renewal):
+            if one is None:
+                continue
+            recorded = [one.certificate] if one.certificate else []
+            # A request that died may have had a certificate issued without recording it.
+            for certificate in recorded or unrecorded_certificates(one, self.ledger, self.issuer):
+                self.issuer.deactivate(certificate.certificate_id)
+        self.remove(removals)
         if others == "ignore":
             return []
         attached = self.adoption.others(name, claim.certificate.certificate_id if claim.certificate else None)
         return self.adoption.switch_off(attached) if others == "deactivate" else attached
+
+    def _with_details(self, items: Sequence[Item]) -> list[Item]:
+        """Return the index's items of Things with what the index does not have, but an entry needs."""
+        keys = [(item["kind"], item["id"]) for item in items if "certificate_id" in item]
+        details = self.ledger.table.get(keys, "key_type", "renewed")
+        of_earlier_versions = [key for key, detail in details.items() if "key_type" not in detail]
+        for key, item in self.ledger.table.get(of_earlier_versions, "certificate_pem").items():
+            details[key] |= item
+        return [item | details.get((item["kind"], item["id"]), {}) for item in items]
+
+    def _entries(self, items: Iterable[Item], renewing: Container[str]) -> list[ThingEntry]:
+        """Return the entries of Things, of which those in `renewing` have a renewal."""
+        entries = [replace(entry_from_item(item), renewal_pending=item["id"] in renewing) for item in items]
+        return [replace(entry, renewal_due=self._is_due(entry)) for entry in entries]
+
+    def _is_due(self, entry: ThingEntry) -> bool:
+        recorded = entry.renewed or entry.enrolled
+        if not self.renewal_days or recorded is None or entry.status != "issued":
+            return False
+        return self.now() >= recorded + self.renewal_days * _DAY
 
     def _new(self, request: InviteRequest, caller: str, thing_status: str | None) -> CreatedInvite:
         code = invites.create_code()
@@ -216,6 +252,7 @@ class Operator:
             created_by=caller,
             existing_thing=request.existing_thing,
             deactivate_existing=request.deactivate_existing,
+            replaces_key=request.replaces_key,
             ek_sha256=request.ek_sha256,
         )
         return CreatedInvite(code, invite, thing_status)

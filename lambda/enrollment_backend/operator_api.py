@@ -26,7 +26,7 @@ _PATTERN = re.compile(r"[a-zA-Z0-9:_-]{1,128}|[a-zA-Z0-9:_-]{0,127}\*")
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _MAX_USES = 1_000_000
 _MIN_TTL, _MAX_TTL, _DEFAULT_TTL = 60, 365 * 24 * 3600, 24 * 3600  # seconds
-_FIELDS = {"thing", "uses", "ttlSeconds", "existingThing", "deactivateExisting", "ekSha256"}
+_FIELDS = {"thing", "uses", "ttlSeconds", "existingThing", "deactivateExisting", "replacesKey", "ekSha256"}
 _MAX_KEY_LENGTH = 1024  # characters: a sort key of DynamoDB
 _MARKER = re.compile(r"[a-z]:[!-~]{0,1024}")  # which list, and a marker of AWS IoT, or an id
 _SWEEP_PAGE_SIZE = 50  # certificates; the first time, each may cost a call, and a request takes up to 25 seconds
@@ -211,12 +211,16 @@ def _invite_request(entry: object) -> InviteRequest:
         raise FieldInvalidError("thing")
     if "ekSha256" in entry and not (isinstance(fingerprint, str) and _FINGERPRINT.fullmatch(fingerprint)):
         raise FieldInvalidError("ekSha256")
+    replaces_key = _flag(entry, "replacesKey")
+    if replaces_key and thing.endswith("*"):  # one key is replaced by one key
+        raise FieldInvalidError("thing")
     return InviteRequest(
         thing=thing,
-        uses=_integer(entry, "uses", 1, 1, _MAX_USES),
+        uses=_integer(entry, "uses", 1, 1, 1 if replaces_key else _MAX_USES),
         ttl_seconds=_integer(entry, "ttlSeconds", _DEFAULT_TTL, _MIN_TTL, _MAX_TTL),
         existing_thing=_flag(entry, "existingThing"),
         deactivate_existing=_flag(entry, "deactivateExisting"),
+        replaces_key=replaces_key,
         ek_sha256=fingerprint,
     )
 
@@ -312,4 +316,8 @@ def _thing(entry: ThingEntry) -> dict[str, Any]:
         "enrolled": None if entry.enrolled is None else timestamp(entry.enrolled),
         "revoked": None if entry.revoked_at is None else timestamp(entry.revoked_at),
         "inviteId": None if entry.code_sha256 is None else invite_id(entry.code_sha256),
+        "keyType": entry.key_type,
+        "renewed": None if entry.renewed is None else timestamp(entry.renewed),
+        "renewalDue": entry.renewal_due,
+        "renewalPending": entry.renewal_pending,
     }

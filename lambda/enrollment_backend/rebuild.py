@@ -4,21 +4,25 @@ AWS IoT knows the certificates with the device policy, their keys, and the Thing
 that was created here has the id of its claim as an attribute. Nobody knows the invites any more: a device that repeats
 its request needs a new one, and then gets the same certificate.
 
-No entry that exists is changed, except that an enrollment that had just begun is completed.
+A Thing may have two active certificates, the newer one of a renewal that is not committed: that is restored as such,
+so that its device can go on with either key.
+
+No entry that exists is changed, except that an enrollment that had just begun is completed, and that a Thing whose
+certificate is gone gets the newer one that it has: the ledger was restored to a moment before a renewal.
 """
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
 from enrollment_backend import log
 from enrollment_backend.claims import Certificate, Claim
 from enrollment_backend.errors import AwsRefusedError, ConditionFailedError, FieldInvalidError
-from enrollment_backend.inspection import Described, Inspection
+from enrollment_backend.inspection import Described, Found, Inspection
 from enrollment_backend.items import certificate_to_values, claim_from_item, claim_to_item
 from enrollment_backend.ledger import Ledger
 from enrollment_backend.table import Item, Write
@@ -184,30 +188,58 @@ class Rebuilder:
         writes = [Write(("certificate", certificate_id), values, _NEW, {}, replace=True)]
         if key is None:
             writes.append(Write(("key", spki_sha256), {"thing": thing}, _NEW, {}, replace=True))
-        if entry is None and (active or not self._has_active(thing)):
-            claim = Claim(
-                thing=thing,
-                claim_id=claim_id or uuid.uuid4().hex,
-                spki_sha256=spki_sha256,
-                code_sha256=None,
-                lease=uuid.uuid4().hex,
-                lease_ends=0,
-                claimed=created,
-                certificate=described.certificate,
-                enrolled=created,
-                revoked_at=None if active else now,
-                adopted=claim_id is None,
-            )
-            writes.append(Write(("thing", thing), claim_to_item(claim), _NEW, {}, replace=True))
-        elif active and entry is not None:
-            if not _waits_for(entry, spki_sha256):
-                return _left(certificate_id, "other-certificate")
-            writes.append(_completion(claim_from_item(entry), described.certificate, created))
-        return _Entry(Restored(thing, certificate_id, "issued" if active else "revoked"), writes)
+        claim = Claim(
+            thing=thing,
+            claim_id=claim_id or uuid.uuid4().hex,
+            spki_sha256=spki_sha256,
+            code_sha256=None,
+            lease=uuid.uuid4().hex,
+            lease_ends=0,
+            claimed=created,
+            certificate=described.certificate,
+            enrolled=created,
+            revoked_at=None if active else now,
+            adopted=claim_id is None,
+        )
+        of_claim = self._writes_for(claim, entry, active=active, now=now)
+        if of_claim is None:
+            return _left(certificate_id, "other-certificate")
+        return _Entry(Restored(thing, certificate_id, "issued" if active else "revoked"), writes + of_claim)
 
-    def _has_active(self, thing: str) -> bool:
-        """Whether a Thing has a certificate that is active: then it has been enrolled again since it was revoked."""
-        return any(found.active for found in self.inspection.attached_to(thing))
+    def _writes_for(self, claim: Claim, entry: Item | None, *, active: bool, now: int) -> list[Write] | None:
+        """Return what brings a claim, made of a missing certificate, into the ledger; None if that is not possible.
+
+        Args:
+            claim: the claim.
+            entry: what the ledger has of the Thing.
+            active: whether the certificate is active.
+            now: the time; a device has an hour from then on to commit its renewal.
+        """
+        certificate = claim.certificate
+        assert certificate is not None  # noqa: S101 - it is made of one
+        renewal = replace(claim, kind="renewal", claim_id=uuid.uuid4().hex, claimed=now, enrolled=now, adopted=False)
+        if entry is None:
+            return self._writes_for_first(claim, renewal, active=active)
+        if not active:
+            return []
+        if _waits_for(entry, claim.spki_sha256):
+            return [_completion(claim_from_item(entry), certificate, claim.claimed)]
+        if not _is_followed_by(entry, claim.claimed):
+            return None
+        is_pending = any(found.certificate_id == entry["certificate_id"] for found in self._active(claim.thing))
+        return [_new(renewal)] if is_pending else _succession(entry, claim, certificate, now)
+
+    def _writes_for_first(self, claim: Claim, renewal: Claim, *, active: bool) -> list[Write]:
+        """Return the same for a Thing that the ledger does not have."""
+        own_id = claim.certificate and claim.certificate.certificate_id
+        others = [found for found in self._active(claim.thing) if found.certificate_id != own_id]
+        if not active:
+            return [] if others else [_new(claim)]  # if there is one, it has been enrolled again since
+        return [_new(renewal if any(found.created.timestamp() < claim.claimed for found in others) else claim)]
+
+    def _active(self, thing: str) -> list[Found]:
+        """Return a Thing's certificates that are active."""
+        return [found for found in self.inspection.attached_to(thing) if found.active]
 
     def _try(self, *writes: Write) -> bool:
         try:
@@ -224,6 +256,33 @@ def _left(certificate_id: str, reason: Reason) -> _Entry:
 def _waits_for(entry: Item, spki_sha256: str) -> bool:
     """Whether a Thing's entry is that of an enrollment that had just begun when the table was saved."""
     return "certificate_id" not in entry and "revoked" not in entry and entry["spki_sha256"] == spki_sha256
+
+
+def _is_followed_by(entry: Item, created: int) -> bool:
+    """Whether a certificate created then is newer than the one in a Thing's entry."""
+    if "certificate_id" not in entry or "revoked" in entry:
+        return False
+    return created > int(entry.get("renewed") or entry.get("enrolled") or created)
+
+
+def _new(claim: Claim) -> Write:
+    return Write(claim.key, claim_to_item(claim), _NEW, {}, replace=True)
+
+
+def _succession(entry: Item, newer: Claim, certificate: Certificate, now: int) -> list[Write]:
+    """Give a Thing the newer key and certificate, in place of those that AWS IoT has no more."""
+    values = {
+        **certificate_to_values(certificate),
+        "spki_sha256": newer.spki_sha256,
+        "renewed": newer.enrolled,
+        "lease": newer.lease,
+    }
+    unchanged = "#lease = :lease AND attribute_not_exists(#revoked)"
+    return [
+        Write(newer.key, values, unchanged, {"lease": entry["lease"]}),
+        Write(("certificate", entry["certificate_id"]), {"revoked": now}, "attribute_exists(#id)", {}),
+        Write(("key", entry["spki_sha256"]), {"superseded": now}, "attribute_exists(#id)", {}),
+    ]
 
 
 def _completion(claim: Claim, certificate: Certificate, created: int) -> Write:

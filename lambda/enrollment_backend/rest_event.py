@@ -28,7 +28,12 @@ def as_http_event(event: Mapping[str, Any]) -> Mapping[str, Any]:
         "isBase64Encoded": event.get("isBase64Encoded"),
         "requestContext": {
             "requestId": context.get("requestId"),
-            "http": {"method": event["httpMethod"], "sourceIp": identity.get("sourceIp")},
+            "domainName": context.get("domainName"),
+            "http": {
+                "method": event["httpMethod"],
+                "path": context.get("path"),  # with the stage, as it was called
+                "sourceIp": identity.get("sourceIp"),
+            },
             "authorizer": {"iam": {"userArn": identity.get("userArn")}},
         },
     }

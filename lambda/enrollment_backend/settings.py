@@ -27,6 +27,8 @@ class Settings:
         certificate_rate: how many certificates per second are issued at most, see `admission`.
         allow_existing_things: whether invites may allow Things that AWS IoT already has.
         sweep_limit: how many certificates a sweep disables at a time, see `sweep.Suspect.counts`.
+        renewal_days: the age in days at which operators' lists call a certificate due for renewal; 0 for never.
+        delete_thing_on_retirement: whether a Thing that was created here is deleted when its device retires it.
     """
 
     auth_mode: str
@@ -37,6 +39,8 @@ class Settings:
     certificate_rate: float
     allow_existing_things: bool
     sweep_limit: int
+    renewal_days: int
+    delete_thing_on_retirement: bool
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
@@ -44,7 +48,8 @@ class Settings:
 
         A missing AUTH_MODE is not an error: the deployment then requires invites. The default of MQTT_PORT is 8883,
         that of CERTIFICATE_RATE is 14.25, 95 % of what AWS IoT allows an account unless its quotas were raised, and
-        that of SWEEP_LIMIT is 20. ALLOW_EXISTING_THINGS means no unless it is ``yes``.
+        that of SWEEP_LIMIT is 20, and that of RENEWAL_DAYS is 365. ALLOW_EXISTING_THINGS and DELETE_THING_ON_RETIREMENT
+        mean no unless they are ``yes``.
 
         Raises:
             ConfigurationError: a variable is missing or invalid; `facts` names it.
@@ -58,6 +63,9 @@ class Settings:
         limit = environment.get("SWEEP_LIMIT", "20")
         if not _LIMIT.fullmatch(limit):
             raise ConfigurationError(variable="SWEEP_LIMIT", reason="not a number")
+        days = environment.get("RENEWAL_DAYS", "365")
+        if not _LIMIT.fullmatch(days):
+            raise ConfigurationError(variable="RENEWAL_DAYS", reason="not a number")
         return cls(
             auth_mode=environment.get("AUTH_MODE", ""),
             policy_name=_required(environment, "POLICY_NAME"),
@@ -67,6 +75,8 @@ class Settings:
             certificate_rate=float(rate),
             allow_existing_things=environment.get("ALLOW_EXISTING_THINGS") == "yes",
             sweep_limit=int(limit),
+            renewal_days=int(days),
+            delete_thing_on_retirement=environment.get("DELETE_THING_ON_RETIREMENT") == "yes",
         )
 
 

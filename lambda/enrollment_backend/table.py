@@ -81,16 +81,21 @@ class Table:
     dynamodb: DynamoDBClient
     name: str
 
-    def get(self, keys: Iterable[Key]) -> dict[Key, Item]:
-        """Read items, with strong consistency; the result has only those that exist."""
+    def get(self, keys: Iterable[Key], *names: str) -> dict[Key, Item]:
+        """Read items, with strong consistency; the result has only those that exist.
+
+        Args:
+            keys: their keys.
+            names: which attributes to read besides the key; none for all.
+        """
+        read_only = "" if not names else ", ".join(f"#{name}" for name in ("kind", "id", *names))
+        asked: Any = {"ConsistentRead": True} | _expression("ProjectionExpression", read_only, "", {})
         unique_keys = [_key(key) for key in dict.fromkeys(keys)]
         found: dict[Key, Item] = {}
         for start in range(0, len(unique_keys), _MAX_KEYS_IN_BATCH):
             batch = unique_keys[start : start + _MAX_KEYS_IN_BATCH]
             with call("BatchGetItem"):
-                response = self.dynamodb.batch_get_item(
-                    RequestItems={self.name: {"Keys": batch, "ConsistentRead": True}}
-                )
+                response = self.dynamodb.batch_get_item(RequestItems={self.name: asked | {"Keys": batch}})
                 read = response["Responses"].get(self.name, [])
             if response.get("UnprocessedKeys"):
                 raise ThrottledError("BatchGetItem", "UnprocessedKeys")

@@ -6,15 +6,19 @@ for AWS on loopback, in which DynamoDB takes 10 ms and AWS IoT takes 200 ms over
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
+from datetime import UTC, datetime, timedelta
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,7 +31,8 @@ import cryptography
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from benchmarks.measuring import ratios, show
 from hsm_enroll.local.authority import Authority
@@ -83,6 +88,7 @@ def measure() -> None:
             ours, peer = handler.lambda_handler, article.lambda_handler
             warm = ratios(lambda: _call(ours, event), lambda: _call(peer, event), 11)
             cpu = [_cpu_milliseconds(event) for _ in range(30)]
+            renewal_cpu = _renewal(ec.generate_private_key(ec.SECP256R1()))
         task = Path(folder, "task")
         _copy_task(task)
         cold = [(_start("handler", task, event), _start("article", Path(folder), event)) for _ in range(16)][1:]
@@ -91,6 +97,7 @@ def measure() -> None:
     show("  of that, INIT / the article's", [own[0] / other[0] for own, other in cold])
     show("  of that, the first request / the article's", [own[1] / other[1] for own, other in cold])
     show("own CPU per enrollment (P-256), ms, below 3", cpu)
+    show("own CPU per renewal (P-256), ms, below 3", renewal_cpu)
 
 
 def _call(handle: Callable[[Any, Any], Any], event: dict[str, Any]) -> float:
@@ -125,37 +132,102 @@ def _start(module: str, task: Path, event: dict[str, Any]) -> tuple[float, float
     return init, first
 
 
-def _cpu_milliseconds(event: dict[str, Any]) -> float:
-    """CPU time of everything but AWS: the request parsed, the code hashed, the CSR checked, the answer written."""
+def _cpu_milliseconds(event: dict[str, Any], *, key: ec.EllipticCurvePrivateKey | None = None) -> float:
+    """CPU time of everything but AWS: the request parsed, code or proof and CSR checked, the answer written.
+
+    Args:
+        event: the request; a renewal's gets a new proof.
+        key: the key that signs a renewal; None for an enrollment.
+    """
     from enrollment_backend import device_api, http
+    from enrollment_backend.binding import Claimed
     from enrollment_backend.claims import Certificate, Claim
-    from enrollment_backend.ledger import Claimed
+    from enrollment_backend.issuing import Issuing
+    from enrollment_backend.lifecycle import Lifecycle
     from enrollment_backend.service import EnrollmentService
 
     aws = Mock()
-    aws.claim.return_value = Claimed(Claim(_THING, "", "", None, "", 0, 0), is_new=True)
+    claimed = Claimed(Claim(_THING, "", "", None, "", 0, 0), is_new=True)
+    aws.claim.return_value = aws.claim_renewal.return_value = claimed
     aws.create_certificate.return_value = Certificate("pem", "0" * 64, "arn")
     aws.create_thing.return_value = False
-    service = EnrollmentService(
-        auth_mode="invite",
+    aws.record.return_value = ()
+    aws.ledger.now = time.time
+    if key is not None:
+        event = {**event, "body": _proof(key, event["body"])}
+        hashed = hashlib.sha256(_spki(key)).hexdigest()
+        held = Certificate(_certificate_of(key), "1" * 64, "arn")
+        aws.ledger.find_key.return_value = {"thing": _THING}
+        aws.ledger.find_claims.return_value = (Claim(_THING, "", hashed, None, "", 0, 0, certificate=held), None)
+    issuing = Issuing(
         ledger=lambda: aws,
         issuer=lambda: aws,
         turns=lambda: aws,
         concurrently=lambda *calls: [call() for call in calls],
         unrecorded_certificates=aws,
-        settle_adoption=aws,
+        remove=aws,
         allow_existing_things=False,
         mqtt_endpoint="",
         mqtt_port=8883,
         now=time.time,
         sleep=time.sleep,
     )
+    service = EnrollmentService("invite", lambda: aws, issuing, aws, time.time)
+    lifecycle = Lifecycle(lambda: aws, issuing, aws, delete_things=False)
+    routes = device_api.routes(service.enroll, service.show_invite, lifecycle)
     begin = time.process_time()
-    answer = http.handle(event, device_api.routes(service.enroll, service.show_invite), "bench")
+    answer = http.handle(event, routes, "bench")
     milliseconds = (time.process_time() - begin) * 1000
     if answer["statusCode"] != 201:
         raise RuntimeError(answer["body"])
     return milliseconds
+
+
+def _renewal(key: ec.EllipticCurvePrivateKey) -> list[float]:
+    """Return the CPU time of renewals, in milliseconds, each with a new proof."""
+    event = {
+        "version": "2.0",
+        "rawPath": "/v1/renewals",
+        "headers": {"content-type": "application/jose"},
+        "requestContext": {
+            "domainName": "api.example.com",
+            "http": {"method": "POST", "path": "/v1/renewals"},
+            "requestId": "bench",
+        },
+        "body": _csr(),
+        "isBase64Encoded": False,
+    }
+    return [_cpu_milliseconds(event, key=key) for _ in range(30)]
+
+
+def _proof(key: ec.EllipticCurvePrivateKey, csr: str) -> str:
+    header = {
+        "alg": "ES256",
+        "kid": hashlib.sha256(_spki(key)).hexdigest(),
+        "url": "https://api.example.com/v1/renewals",
+        "iat": int(time.time()),
+        "jti": secrets.token_urlsafe(16),
+    }
+    signed = ".".join(_base64url(json.dumps(part).encode()) for part in (header, {"csr": csr}))
+    r, s = decode_dss_signature(key.sign(signed.encode(), ec.ECDSA(hashes.SHA256())))
+    return f"{signed}.{_base64url(r.to_bytes(32) + s.to_bytes(32))}"
+
+
+def _base64url(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
+
+
+def _spki(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+@cache
+def _certificate_of(key: ec.EllipticCurvePrivateKey) -> str:
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, _THING)])
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(1).not_valid_before(now).not_valid_after(now + timedelta(days=1))
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
 
 
 def _environment(url: str, home: Home) -> dict[str, str]:

@@ -1,6 +1,6 @@
-"""``hsm-enroll invite list`` with 500 invites, against a bare program that reads them from the table with boto3.
+"""``hsm-enroll invite list`` and ``fleet list`` with 500 rows, against bare programs that read the table with boto3.
 
-Both are whole processes, and talk to the same local cloud. Ours goes through the API and the handler; each page costs
+All are whole processes, and talk to the same local cloud. Ours goes through the API and the handler; each page costs
 it a request more, so that the figure also tells of too small pages.
 """
 
@@ -10,7 +10,11 @@ import os
 import statistics
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import boto3
 
 from benchmarks.measuring import process_seconds, ratios, show
 from benchmarks.softhsm import COMMAND
@@ -27,12 +31,13 @@ dynamodb = boto3.client("dynamodb")
 query = {
     "TableName": table,
     "KeyConditionExpression": "kind = :kind",
-    "ExpressionAttributeValues": {":kind": {"S": "invite"}},
+    "ExpressionAttributeValues": {":kind": {"S": KIND}},
 }
 for page in dynamodb.get_paginator("query").paginate(**query):
     for item in page["Items"]:
-        print(item["id"]["S"], item["thing"]["S"], item["expires"]["N"])
+        print(item["id"]["S"], item["thing"]["S"], item["created"]["N"])
 """
+_CLAIMED = 1790000000
 
 
 def measure() -> None:
@@ -44,17 +49,55 @@ def measure() -> None:
         try:
             environment = {**cloud.exports(), "AWS_CONFIG_FILE": os.devnull, "HSM_ENROLL_HOME": folder}
             process_seconds([*COMMAND, "invite", "create", "--from", str(table)], environment)
-            seconds: list[float] = []
-
-            def ours() -> float:
-                seconds.append(process_seconds([*COMMAND, "invite", "list"], environment))
-                return seconds[-1]
-
-            peer = [sys.executable, "-c", _BARE]
-            show(
-                f"invite list, {_ROWS} rows / bare boto3 query, at most 1.5",
-                ratios(ours, lambda: process_seconds(peer, environment), _RUNS),
-            )
-            print(f"  median in ms: {statistics.median(seconds[1:]) * 1000:.0f}")
+            _enroll_things(cloud.aws_endpoint_url, cloud.exports())
+            _compare("invite", "invite", environment)
+            _compare("fleet", "thing", environment)
         finally:
             down(cloud_folder)
+
+
+def _compare(command: str, kind: str, environment: Mapping[str, str]) -> None:
+    seconds: list[float] = []
+
+    def ours() -> float:
+        seconds.append(process_seconds([*COMMAND, command, "list"], environment))
+        return seconds[-1]
+
+    peer = [sys.executable, "-c", _BARE.replace("KIND", repr(kind))]
+    show(
+        f"{command} list, {_ROWS} rows / bare boto3 query, at most 1.5",
+        ratios(ours, lambda: process_seconds(peer, environment), _RUNS),
+    )
+    print(f"  median in ms: {statistics.median(seconds[1:]) * 1000:.0f}")
+
+
+def _enroll_things(aws_url: str, exports: Mapping[str, str]) -> None:
+    """Put Things into the ledger as the backend writes them, without their certificates in AWS IoT."""
+    dynamodb = boto3.client(
+        "dynamodb",
+        endpoint_url=aws_url,
+        region_name=exports["AWS_REGION"],
+        aws_access_key_id=exports["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=exports["AWS_SECRET_ACCESS_KEY"],
+    )
+    (name,) = dynamodb.list_tables()["TableNames"]
+    for number in range(_ROWS):
+        dynamodb.put_item(TableName=name, Item=_thing(number))
+
+
+def _thing(number: int) -> dict[str, Any]:
+    texts = {
+        "kind": "thing",
+        "id": f"gateway-{number}",
+        "thing": f"gateway-{number}",
+        "claim_id": f"{number:032x}",
+        "spki_sha256": f"{number:064x}",
+        "certificate_id": f"{number:064x}",
+        "certificate_arn": f"arn:aws:iot:us-east-1:123456789012:cert/{number:064x}",
+        "certificate_pem": "-" * 1200,
+        "key_type": "ec-p256",
+    }
+    return {
+        **{name: {"S": value} for name, value in texts.items()},
+        **{name: {"N": str(_CLAIMED + number)} for name in ("created", "enrolled")},
+    }

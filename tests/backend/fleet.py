@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -22,13 +22,14 @@ from moto.iot.models import iot_backends
 
 from tests.support.csr_factory import pem_of, request, spki_of
 from tests.support.deployment import POLICY, REGION, TABLE, Answer, Death, Deployment, aws_answer
+from tests.support.proofs import prove
 
 LEASE = 31  # seconds; then whoever was at work is dead
 OPERATIONS = (
     "TransactWriteItems", "TransactGetItems", "BatchGetItem", "CreateThing", "DescribeThing",
     "CreateCertificateFromCsr", "AttachPolicy", "AttachThingPrincipal", "ListTargetsForPolicy", "ListCertificates",
     "DescribeCertificate", "UpdateCertificate", "DeleteCertificate", "ListPrincipalThings", "ListThingPrincipals",
-    "Query", "UpdateItem",
+    "Query", "UpdateItem", "DetachThingPrincipal", "DeleteThing",
 )  # fmt: skip
 
 
@@ -64,6 +65,26 @@ class Device:
         enroll = self.backend.enroll_as_article if self.article else self.backend.enroll
         return enroll(self.csr, self.thing, self.code)
 
+    def successor(self) -> Device:
+        """Return the same Thing with a new key."""
+        return replace(self, key=ec.generate_private_key(ec.SECP256R1()))
+
+    def renew(self, successor: Device) -> Answer:
+        """Ask for a certificate for the Thing's next key."""
+        return prove(self.backend, self.key, "/v1/renewals", {"csr": successor.csr})
+
+    def commit(self) -> Answer:
+        """Have its key become the Thing's."""
+        return prove(self.backend, self.key, "/v1/renewals/commit")
+
+    def recover(self) -> Answer:
+        """Ask for its certificate again."""
+        return prove(self.backend, self.key, "/v1/recoveries")
+
+    def retire(self) -> Answer:
+        """Give its key up."""
+        return prove(self.backend, self.key, "/v1/retirements")
+
     def certificates(self) -> list[Any]:
         """Return moto's certificates for its key."""
         held = list(iot().certificates.values())
@@ -83,9 +104,12 @@ class Device:
         for certificate in self.usable():
             # Another Thing may have the key as well.
             things = [thing for arn, thing in attached if arn == certificate.arn] or [self.thing]
-            if any(item("thing", thing).get("spki_sha256") != self.spki_sha256 for thing in things):
+            if any(not self._is_bound_to(thing) for thing in things):
                 return False
         return True
+
+    def _is_bound_to(self, thing: str) -> bool:
+        return any(item(kind, thing).get("spki_sha256") == self.spki_sha256 for kind in ("thing", "renewal"))
 
     def assert_enrolled(self, answer: Answer, *, issued: int = 1) -> None:
         """Assert that an answer holds the one active certificate, of so many: attached, and valid in the ledger."""
@@ -101,6 +125,23 @@ class Device:
         assert "revoked" not in entry
         assert (claim["spki_sha256"], entry["spki_sha256"]) == (self.spki_sha256, self.spki_sha256)
         assert (entry["thing"], item("key", self.spki_sha256)["thing"]) == (self.thing, self.thing)
+
+    def assert_alone(self) -> None:
+        """Assert that its Thing has one certificate, for its key, and that nothing of a key before is left."""
+        (certificate,) = self.certificates()
+        assert (certificate.status, certificate.certificate_id) == (
+            "ACTIVE",
+            item("thing", self.thing)["certificate_id"],
+        )
+        attached = [arn for arn, thing in iot().principal_things if thing == self.thing]
+        assert attached == [certificate.arn]
+        assert (certificate.arn, POLICY) in iot().principal_policies
+        entry = item("certificate", certificate.certificate_id)
+        assert (entry["thing"], entry["spki_sha256"], "revoked" in entry) == (self.thing, self.spki_sha256, False)
+        assert item("thing", self.thing)["spki_sha256"] == self.spki_sha256
+        assert item("key", self.spki_sha256)["thing"] == self.thing
+        assert item("renewal", self.thing) == {}
+        assert self.backend.items("removal") == {}
 
 
 def iot() -> Any:
@@ -119,6 +160,13 @@ def let_items_expire(now: float) -> None:
 def forget_turns() -> None:
     """Remove the counter of turns, as is needed where a test sets the time back."""
     dynamodb_backends[DEFAULT_ACCOUNT_ID][REGION].tables[TABLE].items.pop(DynamoType({"S": "admission"}), None)
+
+
+def forget_everything() -> None:
+    """Empty ledger and AWS IoT: moto's transactions copy the whole table, and a retry looks at all new certificates."""
+    dynamodb_backends[DEFAULT_ACCOUNT_ID][REGION].tables[TABLE].items.clear()
+    for kept in (iot().certificates, iot().principal_things, iot().principal_policies):
+        kept.clear()
 
 
 def item(kind: str, name: str) -> dict[str, Any]:

@@ -295,7 +295,7 @@ def canceled(times: int, reason: str) -> Callable[[Any], AWSResponse | None]:
 
 
 def test_s13_the_entries_are_those_of_one_moment(backend: Deployment) -> None:
-    """S13: Thing, key and invite are read in one transaction: single reads could show half of another's write."""
+    """S13: all of them are read in one transaction: single reads could show half of another's write."""
     read: list[list[dict[str, Any]]] = []
     backend.inject("TransactGetItems", lambda sent: read.append(json.loads(sent.body)["TransactItems"]))
     device = Device(backend, THING, backend.invite("*"))
@@ -303,7 +303,7 @@ def test_s13_the_entries_are_those_of_one_moment(backend: Deployment) -> None:
     device.assert_enrolled(device.enroll())
     keys = [[(part["Get"]["Key"]["kind"]["S"], part["Get"]["Key"]["id"]["S"]) for part in items] for items in read]
     (invite,) = backend.items("invite")
-    assert keys == [[("thing", THING), ("key", device.spki_sha256), ("invite", invite)]]
+    assert keys == [[("thing", THING), ("key", device.spki_sha256), ("renewal", THING), ("invite", invite)]]
     assert backend.calls.count("BatchGetItem") == 1  # the look at the code before
     assert not {"GetItem", "Query"} & set(backend.calls)
 

@@ -22,6 +22,7 @@ from tests.support.deployment import assert_hidden, assert_problem, deployed, ev
         ("MQTT_PORT", "65536"),
         ("MQTT_PORT", "8883\n"),
         ("MQTT_PORT", "mqtt"),
+        ("RENEWAL_DAYS", "never"),
     ],
 )
 def test_a_variable_that_is_missing_or_senseless_is_named_in_the_log_only(
@@ -49,10 +50,10 @@ def test_what_nobody_foresaw_is_a_500_that_says_nothing(monkeypatch: pytest.Monk
     csr = pem_of(request())
     with deployed() as backend:
 
-        def explode(_ledger: object, applicant: object) -> None:
+        def explode(_binding: object, applicant: object) -> None:
             raise ZeroDivisionError(f"{applicant} and {csr}")
 
-        monkeypatch.setattr("enrollment_backend.ledger.Ledger.claim", explode)
+        monkeypatch.setattr("enrollment_backend.binding.Binding.claim", explode)
         answer = backend.enroll(csr, THING)
         assert_problem(answer, 500, "internal")
         (line,) = backend.log_lines()

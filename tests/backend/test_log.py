@@ -12,7 +12,10 @@ from tests.backend.fleet import Device, going_wrong, throttled
 from tests.support.csr_factory import THING
 from tests.support.deployment import OPERATOR, REQUEST_ID, Answer, Deployment, assert_hidden, event
 
-METRIC_UNITS = {"AwsLatency": "Milliseconds", "Refusals": "Count", "Enrollments": "Count"}
+METRIC_UNITS = {
+    "AwsLatency": "Milliseconds", "Refusals": "Count", "Enrollments": "Count", "Renewals": "Count",
+    "RenewalFailures": "Count",
+}  # fmt: skip
 
 
 def counted(line: dict[str, Any]) -> dict[str, object]:
@@ -106,6 +109,33 @@ def test_refusals_are_counted_by_their_code(backend: Deployment) -> None:
         ("field-missing", 1), ("not-found", 1), ("operator-required", 1), ("thing-unknown", 1)
     ]  # fmt: skip
     assert ["AwsLatency" in counted(line) for line in lines] == [False, False, False, True]
+
+
+def test_renewals_are_counted_when_they_are_committed(backend: Deployment) -> None:
+    """Once, and not when they begin or are repeated; the lines name both keys."""
+    device = Device(backend, THING)
+    device.enroll()
+    successor = device.successor()
+    device.renew(successor)
+    for _ in range(2):
+        successor.commit()
+    _, begun, committed, repeated = [line for line in backend.log_lines() if line["event"] == "request"]
+    assert [line["renewal"] for line in (begun, committed, repeated)] == ["issued", "committed", "repeated"]
+    assert (begun["spkiSha256"], begun["nextSpkiSha256"]) == (device.spki_sha256, successor.spki_sha256)
+    assert [counted(line).get("Renewals") for line in (begun, committed, repeated)] == [None, 1, None]
+
+
+def test_only_a_device_can_fail_to_renew(backend: Deployment) -> None:
+    """`RenewalFailures` counts what a device was refused; a stranger, who may send anything, raises no alarm."""
+    device = Device(backend, THING)
+    device.enroll()
+    device.successor().renew(device.successor())
+    device.successor().commit()
+    device.renew(device)
+    with going_wrong(device, throttled("CreateCertificateFromCsr 1")):
+        device.renew(device.successor())
+    outcomes = [(line["outcome"], counted(line).get("RenewalFailures")) for line in backend.log_lines()[1:]]
+    assert outcomes == [("proof-invalid", None), ("proof-invalid", None), ("key-reused", 1), ("throttled", 1)]
 
 
 def test_health_is_not_counted(backend: Deployment) -> None:

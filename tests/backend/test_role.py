@@ -30,6 +30,7 @@ from moto.iam.access_control import IAMRequest
 from moto.iot.models import iot_backends
 
 from enrollment_backend.errors import EnrollmentError
+from tests.backend.fleet import Device
 from tests.support.csr_factory import pem_of, request
 from tests.support.deployment import REGION, Deployment, deployed
 from tests.support.stack import UNKNOWN_TO_MOTO, deploy, template
@@ -77,7 +78,7 @@ def actions_of(statement: dict[str, Any]) -> list[str]:
 @contextmanager
 def role(without: str | None = None) -> Iterator[Role]:
     """Deploy the template, take one action away from the role, and let the handler work as it."""
-    with deployed({"AUTH_MODE": "invite"}) as backend:
+    with deployed({"AUTH_MODE": "invite", "DELETE_THING_ON_RETIREMENT": "yes"}) as backend:
         outputs = deploy()
         variables = {"POLICY_NAME": outputs["PolicyName"], "TABLE_NAME": outputs["TableName"]}
         iam = boto3.client("iam", region_name=REGION)
@@ -202,6 +203,8 @@ RESOURCES: dict[str, list[Callable[[str, Asked], str]]] = {
     "CreateThing": [thing],
     "DescribeThing": [thing],
     "AttachThingPrincipal": [principal],
+    "DetachThingPrincipal": [principal],
+    "DeleteThing": [thing],
     "AttachPolicy": [target],
     "CreateCertificateFromCsr": [anything],
     "ListCertificates": [anything],
@@ -232,7 +235,8 @@ def everything(backend: Deployment) -> list[int]:
     operate("GET", "invites")
     operate("DELETE", "invites", id=spare["id"])
 
-    csr, another = csr_for("first"), csr_for("second")
+    another_key = ec.generate_private_key(ec.SECP256R1())
+    csr, another = csr_for("first"), pem_of(request(another_key, "second"))
     enroll(csr, "first", first["code"])
     enroll(csr, "first", first["code"])
     attach_as_before("first")
@@ -244,6 +248,9 @@ def everything(backend: Deployment) -> list[int]:
 
     iot_backends[ACCOUNT_ID][REGION].create_thing("spare", "", {"attributes": {"of": "another system"}})
     enroll(csr_for("spare"), "spare", foreign["code"])
+
+    old, new = Device(backend, "second", key=another_key), Device(backend, "second")
+    statuses.extend(answer.status for answer in (old.renew(new), new.commit(), new.recover(), new.retire()))
 
     operate("GET", "fleet")
     operate("GET", "fleet", thing="first")
@@ -299,7 +306,9 @@ def test_the_role_is_enough_for_everything() -> None:
     with role() as at_work:
         statuses = everything(at_work.backend)
     assert at_work.denied == set()
-    assert statuses == [201, 200, 204, 201, 200, 200, 503, 201, 409, 200, 200, 204, 200, 200, 200]
+    assert statuses == [
+        201, 200, 204, 201, 200, 200, 503, 201, 409, 201, 204, 200, 204, 200, 200, 204, 200, 200, 200
+    ]  # fmt: skip
 
 
 def test_the_role_allows_nothing_that_is_not_used() -> None:

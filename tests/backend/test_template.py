@@ -393,9 +393,10 @@ def test_the_burst_is_not_above_the_concurrency() -> None:
 @pytest.mark.usefixtures("account")
 def test_the_function_is_given_its_settings() -> None:
     """Each parameter that the function works by is one of its variables; metrics have the stack's own namespace."""
-    outputs = deploy(CertificateRate="40", SweepLimit="7", AllowExistingThings="yes")
+    outputs = deploy(CertificateRate="40", SweepLimit="7", AllowExistingThings="yes", RenewalDays="90")
     given = variables_of(outputs["FunctionName"])
     assert (given["CERTIFICATE_RATE"], given["SWEEP_LIMIT"], given["ALLOW_EXISTING_THINGS"]) == ("40", "7", "yes")
+    assert (given["RENEWAL_DAYS"], given["DELETE_THING_ON_RETIREMENT"]) == ("90", "no")
     assert given["METRICS_NAMESPACE"] == "hsm-enroll/backend"
     sweeps = variables_of(outputs["SweepFunctionName"])
     assert (sweeps["SWEEP_LIMIT"], sweeps["METRICS_NAMESPACE"]) == ("7", "hsm-enroll/backend")
@@ -505,6 +506,10 @@ def test_operators_routes_need_iam_and_devices_routes_do_not() -> None:
         "POST /v1/certificates": "NONE",
         "POST /getCertificate": "NONE",
         "GET /v1/invite": "NONE",
+        "POST /v1/renewals": "NONE",
+        "POST /v1/renewals/commit": "NONE",
+        "POST /v1/recoveries": "NONE",
+        "POST /v1/retirements": "NONE",
         "GET /v1/health": "NONE",
         "POST /v1/operator/invites": "AWS_IAM",
         "GET /v1/operator/invites": "AWS_IAM",
@@ -557,6 +562,9 @@ def test_what_somebody_has_to_look_into_is_an_alarm() -> None:
         ("OrphanDisabled",),
         ("CertificateLeftActive",),
         ("SweepStopped",),
+        ("RenewalFailures",),
+        ("RenewalsUndone",),
+        ("RenewalsContended",),
     }
     for alarm in alarms.values():
         assert alarm["TreatMissingData"] == "notBreaching"
@@ -578,17 +586,25 @@ def test_the_counted_log_lines_are_lines_that_the_function_writes() -> None:
         assert (json.dumps(metric["MetricNamespace"]), metric["MetricName"]) in alarms
         counted |= set(re.findall(r'\$\.event = "([a-z-]+)"', found["FilterPattern"]))
     assert counted >= {"orphan-disabled", "orphan-left-active", "certificate-left-active", "sweep-stopped"}
+    assert counted >= {"renewal-undone", "renewal-contended"}
     assert [event for event in counted if f'log.error("{event}"' not in source] == []
 
 
 def test_the_dashboard_shows_what_an_operator_asks_first() -> None:
-    """Enrollments, refusals by code, latency, the ledger and the quotas; CloudFormation's variables are all known."""
+    """What happens and is refused, latency, the ledger and the quotas; CloudFormation's variables are all known."""
     text = the("AWS::CloudWatch::Dashboard")["DashboardBody"]["Fn::Sub"]
     known = {"AWS::Region", "AWS::StackName", "CertificateRate", "Function", "Ledger", "ReservedConcurrency"}
     assert set(re.findall(r"\${([\w:]+)}", text)) <= known
     widgets = json.loads(re.sub(r"\${[\w:]+}", "1", text))["widgets"]
     titles = [widget["properties"]["title"].partition(":")[0] for widget in widgets]
-    assert titles == ["Enrollments", "Refusals by code", "Needs a look", "Latency (ms)", "Ledger", "Quotas"]
+    assert titles == [
+        "Enrollments and renewals",
+        "Refusals by code",
+        "Needs a look",
+        "Latency (ms)",
+        "Ledger",
+        "Quotas",
+    ]
 
 
 def test_the_schedule_runs_the_sweep_and_can_be_held() -> None:

@@ -39,6 +39,7 @@ _CONTRACT = {
     "unexpected-response": (33, False),
     "certificate-not-ours": (33, False),
     "api-not-trusted": (33, False),
+    "retired-locally": (34, False),
     "mqtt-failed": (40, True),
     "mqtt-unreachable": (40, True),
     "mqtt-not-trusted": (40, False),

@@ -48,6 +48,8 @@ _KEYS = {
         ("rsa-2048", "rsa-4096", "ec-p384"), (KeyType.RSA_2048, KeyType.RSA_4096, KeyType.EC_P384), KeyType.EC_P256
     ),
     "subject": _TEXTS,
+    "renew_after_days": _Key(("0", "30", "36500"), (0, 30, 36500), 365),
+    "renew_at_lifetime_share": _Key(("0.5", "1", "0.01"), (0.5, 1.0, 0.01), 0.66),
 }
 
 
@@ -122,10 +124,11 @@ def test_keys_do_not_disturb_each_other(home: Path) -> None:
     assert _load(home) == Settings(state=home, **{key: case.values[2] for key, case in _KEYS.items()})  # type: ignore[arg-type]
 
 
-def test_a_port_may_be_a_number_in_the_file(home: Path) -> None:
-    """TOML has integers, and a port is one."""
-    _configure(home, "mqtt_port = 8883\nmqtt_keep_alive = 45")
+def test_a_number_may_be_one_in_the_file(home: Path) -> None:
+    """TOML has integers and floats, and a port is an integer."""
+    _configure(home, "mqtt_port = 8883\nmqtt_keep_alive = 45\nrenew_after_days = 90\nrenew_at_lifetime_share = 0.5")
     assert (_load(home).mqtt_port, _load(home).mqtt_keep_alive) == (8883, 45)
+    assert (_load(home).renew_after_days, _load(home).renew_at_lifetime_share) == (90, 0.5)
 
 
 def test_a_byte_order_mark_may_come_first(home: Path) -> None:
@@ -140,6 +143,14 @@ _WRONG = [
     ("mqtt_port", "-1"),
     ("mqtt_port", "mqtt"),
     ("mqtt_port", "8883.0"),
+    ("renew_after_days", "-1"),
+    ("renew_after_days", "36501"),
+    ("renew_after_days", "1.5"),
+    ("renew_after_days", "never"),
+    ("renew_at_lifetime_share", "0"),
+    ("renew_at_lifetime_share", "1.01"),
+    ("renew_at_lifetime_share", "nan"),
+    ("renew_at_lifetime_share", "66%"),
     ("mqtt_keep_alive", "29"),
     ("mqtt_keep_alive", "1201"),
     ("mqtt_keep_alive", "often"),

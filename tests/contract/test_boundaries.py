@@ -6,10 +6,12 @@ import subprocess
 import sys
 from functools import cache
 from graphlib import TopologicalSorter
+from pathlib import Path
 
 import grimp
 import pytest
 
+from tests.support.identities import identity
 from tests.support.pages import code, page
 
 
@@ -160,14 +162,19 @@ def test_the_two_sides_share_no_code() -> None:
         (["status"], {"boto3", "awscrt", "awsiot", "rich", "requests", "moto", "cryptography"}),
         (["csr", "--module", "missing.so"], {"boto3", "awscrt", "rich", "requests", "cryptography.x509", "ctypes"}),
         (["--help"], {"boto3", "awscrt", "rich", "requests", "pkcs11", "asn1crypto", "moto"}),
+        (["renew", "--if-due"], {"boto3", "awscrt", "rich", "requests", "pkcs11", "cryptography", "moto"}),
+        (["renew", "--check"], {"boto3", "awscrt", "rich", "requests", "pkcs11", "cryptography", "moto"}),
         (["publish", "--help"], {"boto3", "rich", "requests", "moto"}),
     ],
 )
 def test_a_command_imports_only_what_it_uses(
-    arguments: list[str], heavy: set[str], tmp_path: object, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], heavy: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rule 4: a command does not pay for a library that it does not use."""
+    """Rule 4: a command does not pay for a library that it does not use; this device is enrolled."""
+    identity().save(tmp_path)
     monkeypatch.setenv("HSM_ENROLL_HOME", str(tmp_path))
+    monkeypatch.setenv("HSM_ENROLL_RENEW_AFTER_DAYS", "0")
+    monkeypatch.setenv("HSM_ENROLL_RENEW_AT_LIFETIME_SHARE", "1")
     program = (
         "import sys, atexit\n"
         "atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"

@@ -13,7 +13,7 @@ from hsm_enroll import aio, errors
 
 _KEPT = {
     "Connection", "ConnectionEvent", "ConnectionState", "Identity", "Message", "Secret", "Subscription", "TokenName",
-    "Will", "__version__", "connect", "enroll",
+    "Will", "__version__", "connect", "enroll", "renew",
 }  # fmt: skip
 
 

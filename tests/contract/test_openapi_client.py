@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import secrets
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,14 +16,17 @@ import pytest
 import yaml
 
 from hsm_enroll.backend_api.client import EnrollmentClient
+from hsm_enroll.backend_api.proofs import ProofClient
 from hsm_enroll.operator.api import OperatorClient
 from hsm_enroll.operator.invites import MOST_IN_A_REQUEST, NewInvite
 from hsm_enroll.secret import Secret
+from hsm_enroll.x509 import jws
 from tests.operator.api.conftest import authority, backend, operator_credentials  # noqa: F401 - fixtures, by their names
 from tests.operator.api.stand_in import Backend
 from tests.support.authority import Authority
 from tests.support.deployment import LAMBDA
 from tests.support.https_server import https_server, response
+from tests.support.software_signer import SoftwareSigner
 
 SPEC: dict[str, Any] = yaml.safe_load((LAMBDA / "openapi.yaml").read_text("utf-8"))
 SAMPLES = Path(__file__).parent / "samples"
@@ -49,7 +54,8 @@ def parsed(raw: bytes) -> Sent:
     method, target, _ = first.split(" ")
     parts = urlsplit(target)
     headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
-    return Sent(method, parts.path, parse_qsl(parts.query, True, True), headers, json.loads(body) if body else None)
+    read = bytes.decode if headers.get("content-type") == jws.MEDIA_TYPE else json.loads
+    return Sent(method, parts.path, parse_qsl(parts.query, True, True), headers, read(body) if body else None)
 
 
 def at(pointer: str) -> Any:
@@ -101,11 +107,19 @@ def scheme_of(sent: Sent) -> str:
 
 @pytest.fixture
 def from_devices(authority: Authority) -> list[Sent]:  # noqa: F811 - the fixture
-    """What a device's client sends: with a code and without one."""
-    issued = response("201 Created", (SAMPLES / "enroll-answer.json").read_text("utf-8"))
+    """What a device's clients send: with a code, without one, and signed with the device's key."""
+    issued, recovered = (
+        response(status, (SAMPLES / "enroll-answer.json").read_text("utf-8")) for status in ("201 Created", "200 OK")
+    )
     healthy = response("200 OK", (SAMPLES / "health-answer.json").read_text("utf-8"))
     invite = response("200 OK", (SAMPLES / "invite-answer.json").read_text("utf-8"))
-    with https_server(authority, issued, invite, healthy, issued) as server:
+    done = response("204 No Content", "")
+    signer = SoftwareSigner()
+
+    def prove(url: str, payload: bytes) -> str:
+        return jws.build(signer, url, payload, time.time(), secrets.token_urlsafe(16))
+
+    with https_server(authority, issued, invite, healthy, issued, issued, done, recovered, done) as server:
         with_code, without = (
             EnrollmentClient(server.url, code=code, ca_file=authority.certificate) for code in (Secret(CODE), None)
         )
@@ -113,6 +127,11 @@ def from_devices(authority: Authority) -> list[Sent]:  # noqa: F811 - the fixtur
         with_code.terms()
         without.terms()
         without.enroll(ENROLLMENT["csr"], ENROLLMENT["thingName"])
+        own = ProofClient(server.url, ca_file=authority.certificate)
+        own.renew(ENROLLMENT["csr"], ENROLLMENT["thingName"], prove)
+        own.commit(prove)
+        own.recover(prove)
+        own.retire(prove)
         return [parsed(request) for request in server.requests]
 
 
@@ -139,6 +158,7 @@ def from_operators(
         deactivate_existing=True,
     )
     made = client.create_invites([every_option, NewInvite("press-17", ttl_seconds=60), NewInvite("*")])
+    client.create_invites([NewInvite("press-17", replaces_key=True)])
     client.create_invites([NewInvite(f"press-{number}") for number in range(MOST_IN_A_REQUEST)])
     calls: list[Callable[[], object]] = [
         lambda: list(client.list_invites()),
@@ -163,7 +183,7 @@ def from_operators(
 
 def test_every_request_of_the_clients_is_in_the_contract(from_devices: list[Sent], from_operators: list[Sent]) -> None:
     """Method, path, parameters, body, types and authorization are what openapi.yaml says."""
-    assert [scheme_of(sent) for sent in from_devices] == ["code", "code", "none", "none"]
+    assert [scheme_of(sent) for sent in from_devices] == ["code", "code", *["none"] * 6]
     assert {scheme_of(sent) for sent in from_operators} == {"iam"}
     for sent in from_devices + from_operators:
         assert_in_contract(sent)

@@ -15,6 +15,7 @@ _VARYING = (
     (re.compile(r"\bid=(?:%[0-9A-F]{2}){8}"), "id=<key id>"),
     (re.compile(r"\b(localhost|127\.0\.0\.1):\d+"), r"\1:<port>"),
     (re.compile(r" +\d+\.\d\d s$", re.MULTILINE), " <seconds>"),
+    (re.compile(r" +\d+[mhd](?=  )"), " <age>"),
     (re.compile(r"\b\d{4}-\d\d-\d\d \d\d:\d\d\b(?: UTC)?"), "<now>"),
     (re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"), "<instant>"),
     (re.compile(r"#(?:[0-9A-Z]{5}-){4}[0-9A-Z]{5}\b"), "#<code>"),

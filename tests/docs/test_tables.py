@@ -10,9 +10,9 @@ from functools import cache
 
 from hsm_enroll.errors import HsmEnrollError
 from hsm_enroll.settings import Settings
-from tests.support.pages import README, ROOT, code
+from tests.support.pages import README, ROOT, code, page
 
-_TERMINATED = 143
+_NOT_DUE, _TERMINATED = 4, 143
 _HELP_ROW = re.compile(r"^  (?P<name>[a-z]+)  +\S", re.MULTILINE)
 
 
@@ -24,9 +24,9 @@ def _kinds(kind: type[HsmEnrollError] = HsmEnrollError) -> Iterator[type[HsmEnro
 
 
 def test_the_exit_codes_are_those_of_the_errors() -> None:
-    """Each error has its row, with its code, and each row an error; but for success and SIGTERM."""
+    """Each error has its row, with its code, and each row an error; but for success, renew --check and SIGTERM."""
     documented = {int(status): set(code(codes)) for status, codes, *_ in README.table("exit")}
-    raised: dict[int, set[str]] = {0: set(), _TERMINATED: set()}
+    raised: dict[int, set[str]] = {0: set(), _NOT_DUE: set(), _TERMINATED: set()}
     for kind in _kinds():
         raised.setdefault(kind.exit_status, set()).add(kind.code)
     assert documented == raised
@@ -37,6 +37,19 @@ def test_every_failure_says_what_to_do() -> None:
     for status, _, meaning, advice in README.table("exit"):
         assert meaning
         assert advice != "-" or status == "0"
+
+
+def test_a_technician_is_told_what_to_do_about_each_exit_code() -> None:
+    """The technician's table has the statuses of the README's, each once."""
+    rows = [status for statuses, _ in page("docs/technician.md").table("status") for status in statuses.split(", ")]
+    assert sorted(map(int, rows)) == sorted(int(status) for status, *_ in README.table("exit"))
+
+
+def test_a_unit_of_systemd_runs_a_command_with_its_options() -> None:
+    """What the service for renewals executes is in the command's help."""
+    executed = re.findall(r"^Exec\w+=\S+/hsm-enroll (\w+)(?: (\S+))?$", page("docs/technician.md").text, re.MULTILINE)
+    assert executed == [("renew", "--check"), ("renew", "")]
+    assert "  --check " in _help("renew")
 
 
 def test_the_variables_are_those_that_the_program_reads() -> None:

@@ -98,6 +98,19 @@ def test_the_whole_way_on_a_tpm(device: TpmDevice, thing: str, observe: Observe,
     assert observer.message() == (f"certtest/{thing}", "21.5")
 
 
+def test_the_rest_of_its_life_on_a_tpm(device: TpmDevice, thing: str) -> None:
+    """Renewed, recovered and retired, with one key in the TPM all along, which cannot leave it; and none in the end."""
+    device.create_token()
+    first = device.json("init", "--thing", thing)
+    second = device.json("renew")
+    assert second["certificate"]["id"] != first["certificate"]["id"]
+    device.assert_key_cannot_leave(Path(second["certificate"]["file"]))
+    (device.home / "identity.json").unlink()
+    assert device.json("recover")["certificate"] == second["certificate"]
+    device.json("retire", "--yes")
+    assert device.key_ids() == []
+
+
 def test_the_key_cannot_leave_the_tpm(device: TpmDevice, thing: str) -> None:
     """Asked by pkcs11-tool: never extractable, always sensitive, made there; its public key is the certificate's."""
     device.create_token()

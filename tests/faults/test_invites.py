@@ -187,7 +187,7 @@ def test_a_replacement_that_was_refused_leaves_the_device_enrolled(device: Devic
     with _refusing_api(device, "409 Conflict", "thing-enrolled") as server:
         refused = device.run("init", "--new-key")
         assert refused.returncode == 31
-        assert "hsm-enroll fleet revoke THING" in refused.stderr
+        assert "hsm-enroll fleet replace THING" in refused.stderr
         plain = device.run("init")
         assert (plain.returncode, len(server.requests)) == (0, 1)
     assert "already enrolled" in plain.stdout

@@ -56,6 +56,10 @@ _SAMPLES: dict[str, dict[str, Any]] = {
         "enrolled": _INSTANT,
         "revoked": _INSTANT,
         "inviteId": "0" * 16,
+        "keyType": "rsa-3072",
+        "renewed": _INSTANT,
+        "renewalDue": True,
+        "renewalPending": False,
     },
     "sweep_report": {
         "checked": 2,

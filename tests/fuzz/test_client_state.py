@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from hsm_enroll.store.documents import Format
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.store.journal import Attempt
 from hsm_enroll.store.pin_owner import PinOwner
+from hsm_enroll.store.renewal import Renewal
+from hsm_enroll.store.retirement import KeyName, Retirement
 from tests.support.identities import TOKEN, identity
 
 _RUN = settings(database=None, deadline=None, max_examples=100)
@@ -31,10 +34,17 @@ _VALUES = st.recursive(
 _OBJECTS = st.dictionaries(_TEXTS, _VALUES, max_size=5).map(lambda value: json.loads(json.dumps(value)))
 _DOCUMENTS = _OBJECTS.filter(lambda value: "version" not in value)
 
-_STORED: dict[str, tuple[Identity | Attempt | PinOwner, Callable[[Path], Identity | Attempt | PinOwner | None]]] = {
+_Stored = Identity | Attempt | PinOwner | Renewal | Retirement
+_RETIREMENT = Retirement(
+    "gateway-7", "https://api.example", TOKEN, KeyType.EC_P256, (KeyName("a", b"a"),), (KeyName("b", b"b"),)
+)
+
+_STORED: dict[str, tuple[_Stored, Callable[[Path], _Stored | None]]] = {
     "identity.json": (identity(), Identity.load),
     "journal.json": (Attempt.begin(TOKEN, KeyType.EC_P256, new_key=True), Attempt.load),
     "token.json": (PinOwner(TOKEN), PinOwner.load),
+    "renewal.json": (replace(Renewal.begin(identity()), csr="csr", identity=identity()), Renewal.load),
+    "retirement.json": (_RETIREMENT, Retirement.load),
 }
 
 

@@ -391,6 +391,32 @@ def test_revoking_ends_the_open_connection(
         assert staying.recv(2) == _PINGRESP
 
 
+def test_a_thing_can_have_two_certificates_until_one_is_removed(
+    cloud: Endpoints, enrolled: SoftwareDevice, new_device: Callable[[str], SoftwareDevice]
+) -> None:
+    """Both are exclusively the Thing's, and connect; the one that is deactivated, detached and deleted is dropped."""
+    api, old = iot(cloud), _certificate_id(cloud, enrolled)
+    successor = new_device("-new")
+    certificate = _issued(cloud, successor)
+    _attach(cloud, certificate, enrolled.thing)
+    api.attach_policy(policyName=policy_name(cloud), target=certificate["certificateArn"])
+    with _handshaken(cloud, enrolled) as dropped, _handshaken(cloud, successor) as staying:
+        for connection, client_id in ((dropped, enrolled.thing), (staying, f"{enrolled.thing}/renew")):
+            connection.sendall(connect_packet(client_id))
+            assert connection.recv(4) == _CONNACK
+        api.update_certificate(certificateId=old, newStatus="INACTIVE")
+        dropped.settimeout(0)  # what is not there by now came too late
+        assert dropped.recv(1) == b""
+        arn = certificate["certificateArn"].replace(certificate["certificateId"], old)
+        api.detach_policy(policyName=policy_name(cloud), target=arn)
+        api.detach_thing_principal(thingName=enrolled.thing, principal=arn)
+        api.delete_certificate(certificateId=old)
+        staying.sendall(_PINGREQ)
+        assert staying.recv(2) == _PINGRESP
+    assert connect(cloud, enrolled.identity) == "closed"
+    assert connect(cloud, successor.identity, enrolled.thing) == "admitted"
+
+
 def test_an_operators_revoking_ends_the_open_connection(cloud: Endpoints, enrolled: SoftwareDevice) -> None:
     """What ``fleet revoke`` calls, signed with the cloud's credentials, drops the device before it has answered."""
     url = f"{cloud.api_url}/v1/operator/fleet?thing={quote(enrolled.thing)}"

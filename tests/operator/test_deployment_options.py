@@ -35,11 +35,14 @@ def test_each_option_is_a_parameter_and_is_kept() -> None:
     """What is named becomes the parameter's value, and later deployments that do not name it leave it."""
     run("--edge", "--existing-things", "--certificate-rate", "40", "--sweep-limit", "0", "--kms-key", KEY)
     run("--alarm-email", "ops@example.com", "--alarm-topic", TOPIC, "--tag", "team=factory", "--tag", "note=a=b")
+    run("--renewal-days", "0", "--delete-retired-things")
     expected = {
         "Edge": "yes",
         "AllowExistingThings": "yes",
         "CertificateRate": "40",
         "SweepLimit": "0",
+        "RenewalDays": "0",
+        "DeleteThingOnRetirement": "yes",
         "KmsKey": KEY,
         "AlarmEmail": "ops@example.com",
         "AlarmTopic": TOPIC,
@@ -51,11 +54,12 @@ def test_each_option_is_a_parameter_and_is_kept() -> None:
 
 def test_what_was_turned_on_can_be_turned_off() -> None:
     """The opposite of each switch, and the word none."""
-    run("--edge", "--existing-things", "--kms-key", KEY, "--alarm-email", "ops@example.com", "--alarm-topic", TOPIC)
+    on = ("--edge", "--existing-things", "--delete-retired-things")
+    run(*on, "--kms-key", KEY, "--alarm-email", "ops@example.com", "--alarm-topic", TOPIC)
     off = ("--kms-key", "none", "--alarm-email", "none", "--alarm-topic", "none")
-    run("--no-edge", "--no-existing-things", *off)
+    run("--no-edge", "--no-existing-things", "--keep-retired-things", *off)
     there = parameters()
-    assert (there["Edge"], there["AllowExistingThings"]) == ("no", "no")
+    assert {there[name] for name in ("Edge", "AllowExistingThings", "DeleteThingOnRetirement")} == {"no"}
     assert (there["KmsKey"], there["AlarmEmail"], there["AlarmTopic"]) == ("", "", "")
 
 
@@ -66,6 +70,7 @@ def test_what_was_turned_on_can_be_turned_off() -> None:
         ("--alarm-topic", "on-call"),
         ("--kms-key", "alias/ledger"),
         ("--sweep-limit", "-1"),
+        ("--renewal-days", "-1"),
         ("--certificate-rate", "0"),
         ("--tag", "team"),
         ("--tag", "=factory"),

@@ -109,6 +109,7 @@ def event(
         "rawQueryString": "",
         "headers": {"host": "api.example.com"} | ({} if content_type is None else {"content-type": content_type}),
         "requestContext": {
+            "domainName": "api.example.com",
             "http": {"method": method, "path": path, "protocol": "HTTP/1.1", "sourceIp": "192.0.2.1"},
             "requestId": REQUEST_ID,
             "stage": "$default",

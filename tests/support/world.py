@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -17,13 +17,21 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from cryptography.x509.oid import NameOID
 
 from hsm_enroll.backend_api.client import Issued, Terms
-from hsm_enroll.device.ports import Clock, Ports
-from hsm_enroll.errors import BackendRefusedError, HsmEnrollError, KeyMissingError, TokenNotFoundError
+from hsm_enroll.backend_api.proofs import COMMIT, RECOVERIES, RENEWALS, RETIREMENTS, Prove
+from hsm_enroll.device.ports import Clock, OwnPorts, Ports
+from hsm_enroll.errors import (
+    BackendRefusedError,
+    HsmEnrollError,
+    KeyMissingError,
+    MqttRefusedError,
+    TokenNotFoundError,
+)
 from hsm_enroll.key import KeyOrigin, KeyType, TokenName
 from hsm_enroll.secret import Secret
 from hsm_enroll.store.identity import Identity
-from hsm_enroll.token.reports import TokenReport
+from hsm_enroll.token.reports import OwnKey, TokenReport
 from tests.support.software_signer import public_key_info
+from tests.support.world_ledger import Ledger
 
 TOKEN = TokenName(Path("/usr/lib/module.so"), "gateway", "0a1b", "Maker", "Model")
 _BORN = KeyOrigin(local=True, sensitive=True, extractable=False, never_extractable=True, always_sensitive=True)
@@ -90,7 +98,7 @@ class World:
         token: how the token shows itself.
         keys: the token's keys, by label and id.
         requests: the CSRs that reached the API, in order.
-        messages: the Things whose first message reached the broker.
+        messages: the Things whose messages reached the broker, with one for each message.
         logins: how often somebody logged in.
         contacts: how often the API was asked for.
         refusal: the problem code that the API answers with; "" issues.
@@ -102,10 +110,14 @@ class World:
         has_token: whether there is a token already; if not, one may be created.
         said: what whoever watches is told, in order.
         answer: what the API answers instead of what it has issued; None is that.
+        outage: the error that a request which a key signs ends with, before it reaches the API; None is none.
+        ledger: what the API knows.
+        remains: how many objects a killed generation has left, as the token says; None if it cannot tell.
         is_open: whether the token is in use: somebody is logged in, or its module is loaded after a login.
         open_at_request: whether it was when the last CSR reached the API.
         calls: what was called, in order, a name each.
-        dies_at: the number of the call at which power goes, and whether before or after its effect; None is never.
+        dies_at: the call at which power goes, by its number or name, and whether before or after its effect; None is
+            never.
     """
 
     token: TokenReport = field(default_factory=lambda: report())
@@ -117,6 +129,8 @@ class World:
     refusal: str = ""
     lifetime: timedelta = 3650 * _DAY
     answer: Issued | None = None
+    outage: HsmEnrollError | None = None
+    remains: int | None = 0
     invite: Terms | HsmEnrollError | None = None
     broker: list[HsmEnrollError | None] = field(default_factory=lambda: [None])
     time: FakeClock = field(default_factory=lambda: FakeClock())
@@ -126,8 +140,11 @@ class World:
     is_open: bool = False
     open_at_request: bool | None = None
     calls: list[str] = field(default_factory=list)
-    dies_at: tuple[int, bool] | None = None
+    dies_at: tuple[int | str, bool] | None = None
     _issued: dict[bytes, Issued] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(self._certificate)
 
     def ports(self, *, publishes: bool = True) -> Ports:
         """Return the ports of one run."""
@@ -142,6 +159,18 @@ class World:
             audience=self,
             clock=self.time,
         )
+
+    def own_ports(self) -> OwnPorts:
+        """Return the ports of one run that the device's own key authorizes."""
+        self.calls.clear()
+        return OwnPorts(self, lambda _: Secret("1234"), self._client_at, audience=self, clock=self.time)
+
+    @contextmanager
+    def progress(self, step: str) -> Iterator[None]:
+        """Let power go also at the beginning and at the end of a step."""
+        self._call(f"begin {step}", lambda: None)
+        yield
+        self._call(f"end {step}", lambda: None)
 
     def say(self, text: str) -> None:
         """Write down what is told."""
@@ -167,6 +196,11 @@ class World:
         assert module == self.token.name.module
         return [self.token]
 
+    def start_listing(self, modules: Iterable[Path]) -> Callable[[Path], list[TokenReport]]:
+        """List the one token of the one module, later."""
+        del modules
+        return self.listed
+
     def public_key(self, token: TokenName, *, label: str, key_id: bytes) -> bytes:
         """Show a public key without a login."""
         assert token == self.token.name
@@ -182,8 +216,7 @@ class World:
         writable: bool = False,
     ) -> Iterator[World]:
         """Log in; this world is its own session."""
-        del at_pin_pad
-        assert writable
+        del at_pin_pad, writable
         assert pin(token.name).reveal() == "1234"
         self.logins += 1
         self.is_open = True
@@ -218,12 +251,52 @@ class World:
         """Destroy a key."""
         self._call("destroy", lambda: self.keys.pop((label, key_id), None))
 
-    def leftovers(self) -> int:
-        """Return how many objects a killed generation left: none is killed here."""
-        return 0
+    def leftovers(self) -> int | None:
+        """Return how many objects a killed generation left."""
+        return self.remains
 
     def clear(self) -> None:
         """Find nothing to destroy."""
+
+    def own_keys(self) -> list[OwnKey]:
+        """Return the keys, all of which this program named."""
+        return [
+            OwnKey(key.label, key.id, ("private", "public"), key.key_type, (key.public_key_info,), False, False)
+            for key in self.keys.values()
+        ]
+
+    def start_opening(self) -> None:
+        """Nothing has to be opened."""
+
+    def renew(self, csr: str, thing_name: str, prove: Prove, meanwhile: Callable[[], None] | None) -> Issued:
+        """Issue a pending certificate."""
+        del meanwhile
+        proof = self._proof(prove, RENEWALS)
+        self.requests.append(csr)
+        issued = self._call("renew", lambda: self.ledger.renew(proof, self.base_url + RENEWALS, _key_of(csr)))
+        assert issued.thing_name == thing_name
+        return self.answer or issued
+
+    def commit(self, prove: Prove) -> None:
+        """Make the pending key the current one."""
+        proof = self._proof(prove, COMMIT)
+        self._call("commit", lambda: self.ledger.commit(proof, self.base_url + COMMIT))
+
+    def recover(self, prove: Prove) -> Issued:
+        """Return a key's certificate."""
+        proof = self._proof(prove, RECOVERIES)
+        return self.answer or self._call("recover", lambda: self.ledger.recover(proof, self.base_url + RECOVERIES))
+
+    def retire(self, prove: Prove) -> None:
+        """Retire a key's Thing."""
+        proof = self._proof(prove, RETIREMENTS)
+        self._call("retire", lambda: self.ledger.retire(proof, self.base_url + RETIREMENTS))
+
+    def _proof(self, prove: Prove, path: str) -> str:
+        proof = prove(self.base_url + path, b"{}")
+        if self.outage is not None:
+            raise self.outage
+        return proof
 
     def enroll(self, csr: str, thing_name: str, meanwhile: Callable[[], None] | None) -> Issued:
         """Issue, once for each key, or refuse."""
@@ -260,12 +333,18 @@ class World:
         self.contacts += 1
         return self
 
+    def _client_at(self, api: str) -> World:
+        assert api == self.base_url
+        return self._client()
+
     def prepare(self) -> None:
         """Nothing has to be loaded."""
 
     def send(self, identity: Identity, pin: Secret | None) -> None:
-        """Publish the first message."""
+        """Publish a message; a certificate that is not active is refused."""
         assert pin is not None
+        if identity.certificate.public_key.dump() not in self.ledger.active:
+            raise MqttRefusedError("the broker rejected the certificate", of_certificate=True)
         refusal = self.broker[0] if len(self.broker) == 1 else self.broker.pop(0)
         if refusal is not None:
             raise refusal
@@ -282,16 +361,19 @@ class World:
             raise BackendRefusedError("refused", problem_code=self.refusal)
         request = x509.load_pem_x509_csr(csr.encode())
         assert request.is_signature_valid
-        info = request.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        if info not in self._issued:
-            certificate = certificate_for(info, thing_name, self.lifetime)
-            self._issued[info] = Issued(certificate, "0a" * 32, thing_name, "localhost", 8883, attested=False)
-        return self.answer or self._issued[info]
+        issued = self.ledger.enroll(_key_of(csr), thing_name)
+        return self.answer or issued
+
+    def _certificate(self, key: bytes, thing_name: str) -> Issued:
+        if key not in self._issued:
+            certificate = certificate_for(key, thing_name, self.lifetime)
+            self._issued[key] = Issued(certificate, "0a" * 32, thing_name, "localhost", 8883, attested=False)
+        return self._issued[key]
 
     def _call(self, name: str, effect: Callable[[], _T]) -> _T:
         self.calls.append(name)
-        number, has_effect = self.dies_at or (0, False)
-        if len(self.calls) != number:
+        call, has_effect = self.dies_at or (0, False)
+        if call not in {len(self.calls), name}:
             return effect()
         if has_effect:
             with suppress(Exception):
@@ -315,6 +397,11 @@ def report(key_types: tuple[KeyType, ...] = (KeyType.EC_P256, KeyType.EC_P384)) 
         mqtt_key_types=key_types,
         mqtt_obstacle=None,
     )
+
+
+def _key_of(csr: str) -> bytes:
+    public_key = x509.load_pem_x509_csr(csr.encode()).public_key()
+    return public_key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def certificate_for(public_key_info: bytes, thing_name: str, lifetime: timedelta) -> str:

@@ -1,4 +1,4 @@
-"""Signatures of a token, as certification requests that others accept."""
+"""Signatures of a token, as certification requests and proofs that others accept."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from cryptography.x509.oid import NameOID
 from pkcs11 import Mechanism, ObjectClass
 from pkcs11.exceptions import MechanismInvalid
 
+from enrollment_backend import proof as backend
 from hsm_enroll.errors import TokenRefusedError
 from hsm_enroll.key import KeyType
 from hsm_enroll.token import keypair, session
-from hsm_enroll.x509 import csr
+from hsm_enroll.x509 import csr, jws
 from tests.support.processes import program, run
 from tests.support.softhsm_under_test import SoftHsmUnderTest
 from tests.support.under_test import KeyName, TokenUnderTest
@@ -27,11 +28,17 @@ _SUBJECT = csr.subject("pumpe-7_Süd", "OU=Straße 3,O=Größenwahn & Söhne 水
 def test_a_request_of_every_key_type_is_accepted(
     token: TokenUnderTest, key: KeyName, key_type: KeyType, tmp_path: Path
 ) -> None:
-    """A request signed in the token verifies with cryptography and with OpenSSL, its UTF-8 subject intact."""
+    """A request signed in the token verifies with cryptography and with OpenSSL, its UTF-8 subject intact.
+
+    The backend accepts a proof that the same key signed.
+    """
     with token.opened() as opened:
         pair = keypair.generate(opened, key_type, label=key.label, key_id=key.id)
         request = csr.build(pair, _SUBJECT)
+        proof = jws.build(pair, "https://api.example.com/v1/renewals", b"{}", 1_800_000_000, "0123456789abcdef")
     _assert_accepted(request, pair.public_key_info, tmp_path)
+    read = backend.read(proof.encode("ascii"), "https://api.example.com/v1/renewals", 1_800_000_000)
+    read.check_signature(pair.public_key_info)
     subject = load_pem_x509_csr(request.encode()).subject
     assert [(name.oid, name.value) for name in subject] == [
         (NameOID.COUNTRY_NAME, "CH"),

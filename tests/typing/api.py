@@ -58,6 +58,7 @@ from hsm_enroll import (
     aio,
     connect,
     enroll,
+    renew,
 )
 from hsm_enroll.iot.fallbacks import Fallbacks
 from hsm_enroll.key import KeyOrigin, KeyType
@@ -77,6 +78,8 @@ def a_device_is_enrolled_with_what_its_configuration_says_or_more() -> None:
     assert_type(enroll(), Identity)
     assert_type(enroll(None, invite=None, new_key=False), Identity)
     assert_type(enroll("gateway-17", invite="https://api/#CODE", new_key=True), Identity)
+    assert_type(renew(), Identity)
+    assert_type(renew(pin=Secret("1234"), if_due=True), Identity)
     enroll(17)  # type: ignore[arg-type]
     enroll("gateway-17", "https://api/#CODE")  # type: ignore[call-arg]
 

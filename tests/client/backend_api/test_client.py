@@ -341,7 +341,7 @@ def test_a_refusal_carries_the_apis_reason(authority: Authority) -> None:
         ("401 Unauthorized", "invite-required", "hsm-enroll init INVITE"),
         ("401 Unauthorized", "invite-invalid", "a new invite"),
         ("403 Forbidden", "attestation-required", "not bound to a TPM"),
-        ("409 Conflict", "thing-enrolled", "hsm-enroll fleet revoke THING"),
+        ("409 Conflict", "thing-enrolled", "hsm-enroll fleet replace THING"),
         ("409 Conflict", "key-enrolled", "hsm-enroll init --new-key INVITE"),
         ("409 Conflict", "thing-revoked", "hsm-enroll init --new-key INVITE"),
         ("409 Conflict", "thing-exists", "take over an existing Thing"),

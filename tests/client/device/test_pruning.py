@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from hsm_enroll.device import pruning
 from hsm_enroll.device.pruning import Reason
 from hsm_enroll.key import KeyType, key_label
 from hsm_enroll.store.journal import Attempt
+from hsm_enroll.store.renewal import Renewal
 from hsm_enroll.token.reports import OwnKey
 from tests.support.identities import TOKEN, identity
 
@@ -55,6 +58,17 @@ def test_the_enrolled_key_stays(key: OwnKey) -> None:
 def test_the_journalled_key_stays(key: OwnKey) -> None:
     """The key of an enrollment in progress is known by its id or its label."""
     assert pruning.reason_to_keep(key, None, _ATTEMPT) is Reason.JOURNAL
+
+
+@pytest.mark.parametrize("key", [_key(_ID), _key(label=key_label(_ID))], ids=["its id", "its label"])
+def test_both_keys_of_a_renewal_stay(key: OwnKey) -> None:
+    """The one that it makes, and the one that it replaces, are known by their id or label."""
+    renewal = Renewal.begin(identity(key_id=b"another", key_label="another"))
+    new = replace(renewal, key_id=_ID, key_label=key_label(_ID))
+    old = replace(renewal, old_key_id=_ID, old_key_label=key_label(_ID))
+    assert pruning.reason_to_keep(key, None, None, new) is Reason.RENEWAL
+    assert pruning.reason_to_keep(key, None, None, old) is Reason.RENEWAL
+    assert pruning.reason_to_keep(key, None, None, renewal) is None
 
 
 def test_a_key_with_a_sign_of_use_stays() -> None:

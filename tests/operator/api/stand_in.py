@@ -103,6 +103,10 @@ class Backend:
             "enrolled": None if status == "claimed" else "2026-11-23T10:00:00Z",
             "revoked": "2026-11-23T11:30:00Z" if status == "revoked" else None,
             "inviteId": "0123456789abcdef",
+            "keyType": None if status == "claimed" else "ec-p256",
+            "renewed": None,
+            "renewalDue": False,
+            "renewalPending": False,
         }
 
     def answer(self, request: Received) -> Reply:
@@ -124,6 +128,8 @@ class Backend:
 
     def _create(self, request: Received) -> Reply:
         made = []
+        if any(asked.get("replacesKey") and asked["thing"] not in self.things for asked in request.body["invites"]):
+            return problem(404, "thing-unknown")
         for asked in request.body["invites"]:
             symbols = "".join(secrets.choice(_ALPHABET) for _ in range(25))
             code = "-".join(symbols[start : start + 5] for start in range(0, 25, 5))

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,11 @@ def _on_a_terminal(*arguments: str) -> Iterator[tuple[int, int]]:
         yield process, terminal
     finally:
         os.close(terminal)
+
+
+def ago(**since: int) -> str:
+    """Return a time in the past, in the contract's form."""
+    return f"{datetime.now(UTC) - timedelta(**since):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _table(folder: Path, count: int) -> Path:
@@ -293,15 +299,17 @@ def test_an_invite_is_revoked(run: Run, backend: Backend) -> None:
 
 
 def test_the_fleet_is_listed_in_80_columns(run: Run, backend: Backend) -> None:
-    """The table shows status, since when, and the whole name; --json has the contract's members."""
-    names = ["g" * 50, "gateway-2", "gateway-3"]
-    for name, status in zip(names, ["claimed", "issued", "revoked"], strict=True):
+    """The table shows status, key type, age, renewal and the whole name; --json has the contract's members."""
+    for name, status in {"g" * 44: "claimed", "gateway-2": "issued", "gateway-3": "revoked"}.items():
         backend.add_thing(name, status)
+        for when in ("claimed", "enrolled"):
+            backend.things[name][when] = ago(days=399) if backend.things[name][when] else None
     lines = run("fleet", "list").out.splitlines()
-    assert [line.split() for line in lines[1:]] == [
-        ["claimed", "2026-11-23", "09:59", names[0]],
-        ["issued", "2026-11-23", "10:00", names[1]],
-        ["revoked", "2026-11-23", "10:00", names[2]],
+    assert [line.split() for line in lines] == [
+        ["STATUS", "KEY", "AGE", "RENEWAL", "THING"],
+        ["claimed", "-", "399d", "-", "g" * 44],
+        ["issued", "ec-p256", "399d", "-", "gateway-2"],
+        ["revoked", "ec-p256", "399d", "-", "gateway-3"],
     ]
     assert max(map(len, lines)) <= 80
     assert run("fleet", "list", "--json").document == {"things": list(backend.things.values()), "more": False}
@@ -326,6 +334,55 @@ def test_a_thing_is_shown(run: Run, backend: Backend) -> None:
     assert document["thing"] == backend.things["gateway-17"]
     own = backend.things["gateway-17"]["certificateId"]
     assert [(one["certificateId"], one["active"]) for one in document["certificates"]] == [(own, True)]
+
+
+@pytest.mark.parametrize(
+    ("since", "shown"),
+    [
+        ({"seconds": 59}, "0m"),
+        ({"minutes": 59, "seconds": 30}, "59m"),
+        ({"minutes": 61}, "1h"),
+        ({"hours": 47, "minutes": 59}, "47h"),
+        ({"hours": 48, "minutes": 1}, "2d"),
+        ({"days": 3650, "minutes": 1}, "3650d"),
+        ({"minutes": -5}, "0m"),
+    ],
+)
+def test_the_age_is_that_of_the_present_certificate(
+    run: Run, backend: Backend, since: dict[str, int], shown: str
+) -> None:
+    """Counted from the last renewal, in the largest unit that is at least one or two; never below nothing."""
+    backend.add_thing("gateway-17")
+    backend.things["gateway-17"]["renewed"] = ago(**since)
+    assert run("fleet", "list").out.splitlines()[1].split() == ["issued", "ec-p256", shown, "-", "gateway-17"]
+    assert f"\nAge           {shown}\n" in run("fleet", "show", "gateway-17").out
+
+
+@pytest.mark.parametrize(
+    ("due", "pending", "shown"), [(True, False, "due"), (True, True, "pending"), (False, True, "pending")]
+)
+def test_a_renewal_that_is_due_or_pending_is_seen(
+    run: Run, backend: Backend, shown: str, *, due: bool, pending: bool
+) -> None:
+    """In the list, of one Thing, and in JSON."""
+    backend.add_thing("gateway-17")
+    backend.things["gateway-17"] |= {"renewalDue": due, "renewalPending": pending}
+    assert run("fleet", "list").out.splitlines()[1].split()[3] == shown
+    assert f"\nRenewal       {shown}\n" in run("fleet", "show", "gateway-17").out
+    (listed,) = run("fleet", "list", "--json").document["things"]
+    assert (listed["renewalDue"], listed["renewalPending"]) == (due, pending)
+
+
+def test_an_earlier_backend_says_nothing_of_renewals(run: Run, backend: Backend) -> None:
+    """Then these are null in JSON, and a dash in the table."""
+    backend.add_thing("gateway-17")
+    unknown = {"keyType", "renewed", "renewalDue", "renewalPending"}
+    for name in unknown:
+        del backend.things["gateway-17"][name]
+    (listed,) = run("fleet", "list", "--json").document["things"]
+    assert {listed[name] for name in unknown} == {None}
+    status, key, _, renewal, _ = run("fleet", "list").out.splitlines()[1].split()
+    assert (status, key, renewal) == ("issued", "-", "-")
 
 
 @pytest.mark.parametrize("name", ["nobody", "", "a b", "a+b", "../x?y=1&z#", "\u00fc", "%2f", "*"])

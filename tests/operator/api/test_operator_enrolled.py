@@ -12,15 +12,13 @@ from tests.operator.api.stand_in import Backend
 
 @pytest.mark.parametrize("status", ["claimed", "issued"])
 def test_an_invite_for_an_enrolled_thing_is_a_warning(run: Run, backend: Backend, status: str) -> None:
-    """It names the Thing, and the steps: revoke, a new invite, init --new-key. The invite is made all the same."""
+    """It names the Thing, and the command that replaces its key. The invite is made all the same."""
     backend.add_thing("gateway-17", status)
     made = run("invite", "create", "--thing", "gateway-17")
     assert (made.status, made.out.startswith("https://")) == (0, True)
     warning = " ".join(made.err.split())
     assert "warning: gateway-17 is enrolled already" in warning
-    assert "hsm-enroll fleet revoke gateway-17, then" in warning
-    assert "newer than the revocation" in warning
-    assert "init --new-key" in warning
+    assert "hsm-enroll fleet replace gateway-17 creates an invite that retires the present key" in warning
 
 
 def test_a_script_is_told_too(run: Run, backend: Backend) -> None:
@@ -63,4 +61,4 @@ def test_the_next_command_is_for_the_same_deployment(
     backend.add_thing("gateway-17")
     monkeypatch.delenv("HSM_ENROLL_API_URL")
     made = run("invite", "create", "--thing", "gateway-17", "--api", backend.url, "--region", "eu-west-3")
-    assert f"fleet revoke gateway-17 --api {backend.url} --region eu-west-3, then" in " ".join(made.err.split())
+    assert f"fleet replace gateway-17 --api {backend.url} --region eu-west-3 creates" in " ".join(made.err.split())

@@ -89,6 +89,10 @@ def test_a_list_can_be_a_table_in_csv(run: Run, fleet: Backend) -> None:
         "enrolled": "",
         "revoked": "",
         "invite_id": first["inviteId"],
+        "key_type": "",
+        "renewed": "",
+        "renewal_due": "false",
+        "renewal_pending": "false",
     }
     assert "12 Things" in result.err
     run("invite", "create", "--thing", "gateway-17", "--existing-thing")

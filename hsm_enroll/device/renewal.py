@@ -1,0 +1,244 @@
+"""The use case: replace the key and the certificate of this device's identity, in steps that resume.
+
+The old identity stays in place and works until the API has made the new key the current one, and the new certificate
+has been used for a message before that. Power may fail at any moment: each step is written to the journal before it
+acts. In the end there is one key in the token and one certificate.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hsm_enroll.device import clock, first_message, obtaining, proving, renewal_plan
+from hsm_enroll.device.pending import refuse_while_retiring
+from hsm_enroll.device.renewal_plan import After, Task
+from hsm_enroll.device.steps import Progress, Step, Steps
+from hsm_enroll.errors import BackendRefusedError, HsmEnrollError, TokenRefusedError
+from hsm_enroll.store import files, journal, renewal
+from hsm_enroll.store.identity import Identity
+from hsm_enroll.store.journal import Attempt
+from hsm_enroll.store.renewal import Renewal
+from hsm_enroll.token import login, selection
+
+if TYPE_CHECKING:
+    from hsm_enroll.backend_api.client import Issued
+    from hsm_enroll.device.ports import Message, OwnPorts, ProofTaker, TokenKey, TokenSession
+    from hsm_enroll.token.reports import TokenReport
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The result of a run.
+
+    Attributes:
+        identity: the device's identity, with the new key.
+        steps: ``token``, ``key``, ``csr``, ``certificate``, ``message``, ``commit``, ``store`` and ``cleanup``, in this
+            order; only ``token`` and ``cleanup`` if an earlier run had stored the new identity.
+    """
+
+    identity: Identity
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What one run works with, from the login on."""
+
+    old: Identity
+    subject: str | None
+    folder: Path
+    ports: OwnPorts
+    message: Message
+    steps: Steps
+    client: ProofTaker
+    token: TokenReport
+    session: TokenSession
+
+
+def renew(
+    folder: Path,
+    ports: OwnPorts,
+    message: Message,
+    subject: str | None = None,
+    progress: Progress = lambda _: nullcontext(),
+) -> Outcome:
+    """Renew this device's identity, or finish a renewal that an earlier run began; ``renewal_plan`` says which.
+
+    Does *not* check whether a renewal is due; see ``renewal_due``.
+
+    Args:
+        folder: the state folder, which is locked during the run.
+        ports: access to token and API.
+        message: sends a message with the new certificate.
+        subject: RFC 4514 string that is added to ``CN=<thing>`` in the CSR's subject.
+        progress: called with each step's name; returns a context manager that is entered while the step runs.
+
+    Raises:
+        BusyError: another run has locked the folder.
+        NotEnrolledError: there is no identity to renew.
+        UsageError: this device is being retired.
+        ClockError: this machine's clock is wrong.
+        BackendRefusedError: the API refuses; if that is final, nothing is left of the renewal.
+        HsmEnrollError: any error of a step; the next run resumes at that step.
+    """
+    with files.locked(folder):
+        refuse_while_retiring(folder)
+        old = Identity.load(folder)
+        under_way = Renewal.load(folder)
+        task = renewal_plan.decide(old, under_way)
+        clock.check(ports.clock.now(), old.certificate)
+        steps = Steps(progress)
+        if under_way is None or task is Task.BEGIN:
+            under_way = Renewal.begin(old)
+        reports = ports.tokens.start_listing([old.token.module])
+        client = ports.client(old.api)
+        if task is not Task.CLEAN_UP:
+            client.start_opening()
+        with steps.step("token"):
+            token = selection.for_mqtt(old.token, reports)
+        if task is Task.BEGIN:
+            # Before the key exists, so that a later run can find it; and before the login.
+            under_way.save(folder)
+        ports = replace(ports, pin=login.once(ports.pin))
+        # Open to the end, since each request to the API has to be signed anew, and the old key goes last.
+        with ports.tokens.session(token, ports.pin, ports.at_pin_pad, writable=True) as session:
+            run = _Run(old, subject, folder, ports, message, steps, client, token, session)
+            new = old if task is Task.CLEAN_UP else _renewed(run, under_way)
+            _clean_up(run, under_way, new)
+        return Outcome(new, tuple(steps.done))
+
+
+def _renewed(run: _Run, under_way: Renewal) -> Identity:
+    """Obtain the new certificate, make it the current one, and store it."""
+    for is_repeated in (False, True):
+        proven, new = _proven(run, under_way)
+        try:
+            _commit(run, proven)
+            break
+        except BackendRefusedError as error:
+            after = renewal_plan.after_commit(error.problem_code, is_repeated=is_repeated)
+            if after is After.TAKE_BACK:
+                _take_back(run, proven)
+            if after is not After.ASK_AGAIN:
+                raise
+        run.ports.audience.say("- the API has undone the renewal, which was not finished in time: it begins again")
+        under_way = replace(proven, identity=None)
+        under_way.save(run.folder)
+    with run.steps.step("store"):
+        new.save(run.folder)
+    return new
+
+
+def _proven(run: _Run, under_way: Renewal) -> tuple[Renewal, Identity]:
+    """Return the journal with an identity that has been used for a message, and that identity."""
+    key = _key(run, under_way)
+    new = under_way.identity
+    if new is not None and new.certificate.public_key.dump() == key.public_key_info:
+        for step in ("csr", "certificate", "message"):
+            run.steps.skip(step)
+        return under_way, new
+    from hsm_enroll.x509 import csr
+
+    subject = csr.subject(run.old.thing_name, run.subject)
+    under_way = obtaining.requested(under_way, key, subject, run.folder, run.steps)
+    issued = _issued(run, under_way, key)
+    new = replace(
+        run.old,
+        certificate_id=issued.certificate_id,
+        certificate_pem=issued.certificate_pem,
+        key_label=key.label,
+        key_id=key.id,
+        key_origin=key.origin,
+        mqtt_endpoint=issued.mqtt_endpoint,
+        mqtt_port=issued.mqtt_port,
+        attested=issued.attested,
+    )
+    _send_message(run, new)
+    under_way = replace(under_way, identity=new)
+    under_way.save(run.folder)
+    return under_way, new
+
+
+def _key(run: _Run, under_way: Renewal) -> TokenKey:
+    key = obtaining.found(under_way, run.session)
+    if key is not None and key.origin.is_hardware_born:
+        run.steps.skip("key")
+        return key
+    _check_old_key(run)
+    try:
+        return obtaining.generated(under_way, run.session, run.folder, run.steps)
+    except TokenRefusedError:
+        # The token may have no room for another key.
+        if obtaining.has_none(under_way, run.session):
+            renewal.close(run.folder)
+        raise
+
+
+def _check_old_key(run: _Run) -> None:
+    """See that there is a key to sign with before another one is made."""
+    key = run.session.find(label=run.old.key_label, key_id=run.old.key_id)
+    obtaining.check_key(run.old, key.public_key_info)
+
+
+def _issued(run: _Run, under_way: Renewal, key: TokenKey) -> Issued:
+    prove = proving.prover(run.session, run.ports, label=run.old.key_label, key_id=run.old.key_id)
+    with run.steps.step("certificate"):
+        try:
+            with proving.asking(run.client, run.ports):
+                issued = run.client.renew(under_way.csr or "", run.old.thing_name, prove, run.message.prepare)
+        except BackendRefusedError as error:
+            if renewal_plan.after_request(error.problem_code) is After.TAKE_BACK:
+                _take_back(run, under_way)
+            raise
+        obtaining.check_issued(issued, key, run.ports.clock.now())
+    return issued
+
+
+def _send_message(run: _Run, new: Identity) -> None:
+    try:
+        secret = login.credentials(run.token, run.ports.pin, run.ports.at_pin_pad)
+        with run.steps.step("message"):
+            first_message.send(lambda: run.message.send(new, secret), run.ports.clock, run.ports.audience)
+    except HsmEnrollError as error:
+        _add(error, "the new certificate could not be used, and the old one stays in use")
+        error.hint = f"{error.hint} The next hsm-enroll renew goes on from here."
+        raise
+
+
+def _commit(run: _Run, proven: Renewal) -> None:
+    prove = proving.prover(run.session, run.ports, label=proven.key_label, key_id=proven.key_id)
+    with run.steps.step("commit"), proving.asking(run.client, run.ports):
+        run.client.commit(prove)
+
+
+def _take_back(run: _Run, under_way: Renewal) -> None:
+    """Destroy the new key, which the API will not accept; if that fails, the next run tries once more."""
+    with suppress(HsmEnrollError):
+        run.session.destroy(label=under_way.key_label, key_id=under_way.key_id)
+        renewal.close(run.folder)
+
+
+def _clean_up(run: _Run, under_way: Renewal, new: Identity) -> None:
+    """Destroy the old key, now that the identity names the new one."""
+    try:
+        with run.steps.step("cleanup"):
+            new.save_copy(run.folder)
+            run.session.destroy(label=under_way.old_key_label, key_id=under_way.old_key_id)
+            attempt = Attempt.load(run.folder)
+            if attempt is not None and attempt.key_id == under_way.old_key_id:
+                # Its first message was never sent, and the renewal's own message took its place.
+                journal.close(run.folder)
+            renewal.close(run.folder)
+    except HsmEnrollError as error:
+        _add(error, "this device's identity is renewed; only the old key was not removed")
+        error.hint = f"{error.hint} The next hsm-enroll renew only removes it."
+        raise
+
+
+def _add(error: HsmEnrollError, what: str) -> None:
+    """Let an error begin with what it means for the device."""
+    error.message = f"{what}: {error.message}"
+    error.args = (error.message,)

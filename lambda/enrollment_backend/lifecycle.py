@@ -1,0 +1,191 @@
+"""The use cases of a device that proves to have its Thing's key: renew, commit, get its identity back, retire.
+
+    renew      the ledger binds the Thing's next key to it; a certificate is issued for that, see `issuing`. Both keys
+               can connect now
+    commit     by the next key: in one transaction it becomes the Thing's, and the old certificate is revoked. What is
+               revoked is removed from AWS IoT afterwards, see `removal`
+    identity   the certificate that the Thing has; nothing is issued
+    retire     the Thing's certificate is revoked, and removed
+
+A renewal that is not committed within an hour is undone. Uses neither HTTP nor AWS's library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from enrollment_backend import log
+from enrollment_backend.claims import Applicant, check_current
+from enrollment_backend.csr_policy import accept
+from enrollment_backend.errors import (
+    ConditionFailedError,
+    FieldMissingError,
+    FieldTypeError,
+    FieldUnknownError,
+    KeyNotCurrentError,
+    RenewalInProgressError,
+    RenewalUnknownError,
+    ThingRevokedError,
+)
+from enrollment_backend.issuing import Issued, Issuing, Obtained
+from enrollment_backend.keyholder import Keyholder, authenticate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from enrollment_backend.binding import Binding
+    from enrollment_backend.claims import Removal
+
+_ATTEMPTS = 3  # at a transaction, before the device is told to come back
+
+
+@dataclass(frozen=True)
+class Lifecycle:
+    """The use cases. Each takes the body of a request, which has to be a proof, and the URL that was called.
+
+    Args:
+        binding: returns the binding. It is called only when needed, since the first call creates AWS's clients.
+        issuing: has certificates issued.
+        remove: see `removal.Remover.remove_now`.
+        delete_things: whether a Thing that was created here is deleted when it is retired.
+
+    Every method raises the errors of `keyholder.authenticate` and `aws.call`.
+    """
+
+    binding: Callable[[], Binding]
+    issuing: Issuing
+    remove: Callable[[Sequence[Removal]], None]
+    delete_things: bool
+
+    def renew(self, body: bytes, url: str) -> Issued:
+        """Have a certificate issued for the Thing's next key; return the existing one if the request is repeated.
+
+        Raises:
+            KeyNotCurrentError, ThingRevokedError: the proof's key is not the Thing's, or no longer valid.
+            FieldUnknownError, FieldMissingError, FieldTypeError: what is signed is not an object with a CSR.
+            CsrRefusedError: the CSR is not acceptable, or not one for the Thing, see `csr_policy.accept`.
+            KeyReusedError, KeyEnrolledError, RenewalInProgressError: see `claims.decide_renewal`.
+            EnrollmentInProgressError, EnrollmentQueuedError: as for an enrollment.
+        """
+        binding = self.binding()
+        holder = authenticate(body, url, binding.ledger)
+        log.note(renewal="refused")
+        try:
+            check_current(holder.claim, holder.spki_sha256)
+            csr = accept(_csr_in(holder.fields), holder.claim.thing)
+            applicant = Applicant(holder.claim.thing, hashlib.sha256(csr.spki).hexdigest(), code_sha256=None)
+            log.note(nextSpkiSha256=applicant.spki_sha256)
+            obtained = self.issuing.obtain(lambda: binding.claim_renewal(applicant, holder.claim), csr)
+        except (KeyNotCurrentError, RenewalInProgressError) as error:
+            if holder.superseded or isinstance(error, RenewalInProgressError):
+                log.error("renewal-contended", code=error.code)  # somebody else may have a copy of the key
+            raise
+        log.note(
+            renewal="repeated" if obtained.repeated else "issued", certificateId=obtained.certificate.certificate_id
+        )
+        return self.issuing.answer(obtained)
+
+    def commit(self, body: bytes, url: str) -> None:
+        """Make the proof's key, which a renewal is for, the Thing's; do nothing if it is already.
+
+        Raises:
+            ThingRevokedError: the Thing is revoked.
+            KeyNotCurrentError: the Thing had this key once, and has another one since.
+            RenewalUnknownError: there is no renewal with this key any more.
+            FieldUnknownError: what is signed is not an empty object.
+        """
+        holder = authenticate(body, url, self.binding().ledger)
+        log.note(renewal="refused")
+        _check_empty(holder.fields)
+        removals = self._attempt(self._commit, holder)
+        log.note(renewal="repeated" if removals is None else "committed")
+        self.remove(removals or ())
+
+    def identity(self, body: bytes, url: str) -> Issued:
+        """Return the certificate that the Thing has; it is attached again, in case that was interrupted.
+
+        Raises:
+            KeyNotCurrentError, ThingRevokedError: as `renew`.
+            FieldUnknownError: as `commit`.
+        """
+        holder = authenticate(body, url, self.binding().ledger)
+        _check_empty(holder.fields)
+        check_current(holder.claim, holder.spki_sha256)
+        certificate = holder.claim.certificate
+        assert certificate is not None  # noqa: S101 - the proof was checked with its key
+        self.issuing.attach(certificate, holder.claim.thing)
+        log.note(certificateId=certificate.certificate_id)
+        return self.issuing.answer(Obtained(holder.claim, certificate, repeated=True))
+
+    def retire(self, body: bytes, url: str) -> None:
+        """Revoke the Thing's certificate and remove it; do nothing if the device has retired the Thing before.
+
+        Raises:
+            KeyNotCurrentError, ThingRevokedError: as `renew`.
+            FieldUnknownError: as `commit`.
+        """
+        holder = authenticate(body, url, self.binding().ledger)
+        _check_empty(holder.fields)
+        removals = self._attempt(self._retire, holder)
+        log.note(retirement="repeated" if removals is None else "new")
+        self.remove(removals or ())
+
+    def _commit(self, holder: Keyholder) -> Sequence[Removal] | None:
+        """Write the commit; return None if there is nothing to do."""
+        claim, renewal, ledger = holder.claim, holder.renewal, self.binding().ledger
+        if claim.revoked_at is not None:
+            raise ThingRevokedError
+        if holder.is_current:
+            return None
+        if holder.superseded:
+            raise KeyNotCurrentError
+        if renewal is None or renewal.spki_sha256 != holder.spki_sha256 or renewal.certificate is None:
+            raise RenewalUnknownError
+        if renewal.is_overdue(ledger.now()):
+            raise RenewalUnknownError  # the next hourly run undoes it
+        return ledger.commit(claim, renewal, renewal.certificate)
+
+    def _retire(self, holder: Keyholder) -> Sequence[Removal] | None:
+        """Write the retirement; return None if there is nothing to do."""
+        if holder.is_current and holder.claim.retired:
+            return None
+        check_current(holder.claim, holder.spki_sha256)
+        return self.binding().ledger.retire(holder.claim, holder.renewal, delete_thing=self.delete_things)
+
+    def _attempt(
+        self, write: Callable[[Keyholder], Sequence[Removal] | None], holder: Keyholder
+    ) -> Sequence[Removal] | None:
+        """Carry a transaction out; if the ledger has changed since it was read, read it again.
+
+        Raises:
+            ConditionFailedError: it keeps changing.
+        """
+        ledger = self.binding().ledger
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return write(holder)
+            except ConditionFailedError:
+                claim, renewal = ledger.find_claims(holder.claim.thing)
+                key = ledger.find_key(holder.spki_sha256)
+                superseded = key is not None and "superseded" in key
+                holder = replace(holder, claim=claim or holder.claim, renewal=renewal, superseded=superseded)
+        return write(holder)
+
+
+def _csr_in(fields: dict[str, Any]) -> str:
+    if not fields.keys() <= {"csr"}:
+        raise FieldUnknownError
+    if "csr" not in fields:
+        raise FieldMissingError
+    csr = fields["csr"]
+    if not isinstance(csr, str):
+        raise FieldTypeError
+    return csr
+
+
+def _check_empty(fields: dict[str, Any]) -> None:
+    if fields:
+        raise FieldUnknownError

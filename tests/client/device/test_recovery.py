@@ -1,0 +1,203 @@
+"""Recovery against a token and an API in memory: the identity comes back, and nothing else happens."""
+
+from __future__ import annotations
+
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from hsm_enroll.device.enrollment import enroll
+from hsm_enroll.device.pending import pending
+from hsm_enroll.device.plan import Request
+from hsm_enroll.device.recovery import Outcome, recover
+from hsm_enroll.device.renewal import renew
+from hsm_enroll.errors import (
+    BackendRefusedError,
+    BackendUnreachableError,
+    ClockError,
+    HsmEnrollError,
+    KeyMissingError,
+    StateTooNewError,
+    UsageError,
+)
+from hsm_enroll.key import KeyType
+from hsm_enroll.store.identity import Identity
+from hsm_enroll.store.journal import Attempt
+from hsm_enroll.store.renewal import Renewal
+from hsm_enroll.store.retirement import Retirement
+from tests.support.world import TOKEN, PowerCut, World
+
+_STEPS = ["token", "certificate", "store"]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """An enrolled device, whose state folder is ``tmp_path``."""
+    world = World()
+    enroll(Request("gateway-17"), tmp_path, world.ports())
+    world.requests.clear()
+    world.contacts = world.logins = 0
+    return world
+
+
+def _recover(world: World, folder: Path) -> Outcome:
+    ports = world.own_ports()
+    return recover(folder, ports, lambda: lambda: world.token, lambda: world.base_url, world.progress)
+
+
+def test_a_lost_state_folder_comes_back(world: World, tmp_path: Path) -> None:
+    """The same certificate, Thing, key and endpoint, with one login; nothing is issued."""
+    outcome = _recover(world, tmp_path / "new")
+    assert outcome.identity == Identity.load(tmp_path) == Identity.load(tmp_path / "new")
+    assert ([step.name for step in outcome.steps], outcome.was_there, outcome.other_keys) == (_STEPS, False, 0)
+    assert (world.logins, world.requests, len(world.keys)) == (1, [], 1)
+    assert (tmp_path / "new" / "certificate.pem").read_text() == outcome.identity.certificate_pem
+
+
+def test_a_valid_identity_is_left_as_it_is(world: World, tmp_path: Path) -> None:
+    """No server is contacted, and nobody logs in."""
+    outcome = _recover(world, tmp_path)
+    assert (outcome.identity, outcome.was_there, outcome.steps) == (Identity.load(tmp_path), True, ())
+    assert (world.contacts, world.logins) == (0, 0)
+
+
+def test_of_several_keys_the_enrolled_one_wins(world: World, tmp_path: Path) -> None:
+    """Every key of ours is asked for; the others are counted, and stay."""
+    for number in (0, 1):
+        world.generate(KeyType.EC_P384, label=f"hsm-enroll-{number}", key_id=bytes([number]))
+    world.keys = dict(reversed(world.keys.items()))
+    outcome = _recover(world, tmp_path / "new")
+    assert (outcome.identity, outcome.other_keys, len(world.keys)) == (Identity.load(tmp_path), 2, 3)
+
+
+def test_a_token_with_keys_that_nobody_enrolled_recovers_nothing(tmp_path: Path) -> None:
+    """The refusal says what to ask for; no identity is stored."""
+    world = World()
+    world.generate(KeyType.EC_P256, label="hsm-enroll-0", key_id=b"\0")
+    with pytest.raises(BackendRefusedError, match=r"^refused") as raised:
+        _recover(world, tmp_path)
+    assert raised.value.problem_code == "proof-invalid"
+    assert raised.value.__cause__ is not raised.value  # whoever looks for the first cause would never find it
+    world.generate(KeyType.EC_P256, label="hsm-enroll-1", key_id=b"\1")
+    with pytest.raises(BackendRefusedError, match="none of this token's 2 keys is enrolled"):
+        _recover(world, tmp_path)
+    assert not (tmp_path / "identity.json").exists()
+
+
+def test_a_revoked_device_is_told(world: World, tmp_path: Path) -> None:
+    """Of several refusals, the one that says most is shown."""
+    world.generate(KeyType.EC_P256, label="hsm-enroll-0", key_id=b"\0")
+    world.ledger.revoke("gateway-17")
+    with pytest.raises(BackendRefusedError, match="thing-revoked") as raised:
+        _recover(world, tmp_path / "new")
+    assert raised.value.problem_code == "thing-revoked"
+
+
+def test_a_token_without_keys_has_nothing_to_recover(tmp_path: Path) -> None:
+    """The API is not asked then, and the hint names the way that is left."""
+    with pytest.raises(KeyMissingError, match="no key that hsm-enroll generated") as raised:
+        _recover(World(), tmp_path)
+    assert "hsm-enroll init --new-key INVITE" in raised.value.hint
+
+
+def test_a_damaged_identity_is_replaced(world: World, tmp_path: Path) -> None:
+    """D12: what a broken SD card has left of it does not stand in the way; one of a newer version does."""
+    first = Identity.load(tmp_path)
+    (tmp_path / "identity.json").write_text('{"version": 1, "thing_na')
+    assert _recover(world, tmp_path).identity == first == Identity.load(tmp_path)
+    (tmp_path / "identity.json").write_text('{"version": 2}')
+    with pytest.raises(StateTooNewError):
+        _recover(world, tmp_path)
+
+
+def test_an_identity_from_an_old_backup_is_replaced(world: World, tmp_path: Path) -> None:
+    """An identity whose key a renewal has destroyed gives way to the present one."""
+    old = Identity.load(tmp_path)
+    new = renew(tmp_path, world.own_ports(), world).identity
+    old.save(tmp_path)
+    assert _recover(world, tmp_path).identity == new
+
+
+@pytest.mark.parametrize("call", ["publish", "begin store"], ids=["before the commit", "after it"])
+def test_a_renewal_survives_the_loss_of_the_identity(world: World, tmp_path: Path, call: str) -> None:
+    """With the journal in place ``renew`` finishes what it began, whichever key the API has by now."""
+    world.dies_at = (call, False)
+    with pytest.raises(PowerCut):
+        renew(tmp_path, world.own_ports(), world, None, world.progress)
+    world.dies_at = None
+    (tmp_path / "identity.json").unlink()
+    assert _recover(world, tmp_path).other_keys == 0
+    renew(tmp_path, world.own_ports(), world, None, world.progress)
+    [key] = world.keys.values()
+    assert world.ledger.active == {key.public_key_info} == {Identity.load(tmp_path).certificate.public_key.dump()}
+    assert Renewal.load(tmp_path) is None
+
+
+def test_a_renewal_that_is_lost_leaves_a_key(world: World, tmp_path: Path) -> None:
+    """Without its journal nothing names the new key: it is counted, and the API undoes its renewal."""
+    world.dies_at = ("publish", False)
+    with pytest.raises(PowerCut):
+        renew(tmp_path, world.own_ports(), world)
+    world.dies_at = None
+    outcome = _recover(world, tmp_path / "new")
+    assert (outcome.identity, outcome.other_keys) == (Identity.load(tmp_path), 1)
+    with pytest.raises(BackendRefusedError, match="renewal-in-progress"):
+        renew(tmp_path / "new", world.own_ports(), world)
+    world.ledger.undo("gateway-17")
+    renew(tmp_path / "new", world.own_ports(), world)
+
+
+def test_journals_of_another_identity_go(world: World, tmp_path: Path) -> None:
+    """An enrollment that somebody began in the meantime is given up, and so is a renewal of another identity."""
+    folder = tmp_path / "new"
+    folder.mkdir(mode=0o700)
+    Attempt.begin(TOKEN, KeyType.EC_P256, new_key=False).save(folder)
+    other = Identity.load(tmp_path)
+    Renewal(TOKEN, KeyType.EC_P256, "x", b"x", old_key_label="y", old_key_id=b"y", identity=other).save(folder)
+    identity = _recover(world, folder).identity
+    assert pending(folder, identity) is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BackendUnreachableError("no answer"),
+        BackendRefusedError("refused", problem_code="internal-error"),
+        ClockError("off"),
+    ],
+)
+def test_an_api_that_cannot_say_is_not_asked_for_the_next_key(
+    world: World, tmp_path: Path, error: HsmEnrollError
+) -> None:
+    """Only a refusal of this very key leads to the next one."""
+    world.generate(KeyType.EC_P256, label="hsm-enroll-0", key_id=b"\0")
+    world.outage = error
+    with pytest.raises(type(error)):
+        _recover(world, tmp_path / "new")
+    assert world.calls.count("find") == 1
+
+
+def test_a_device_that_is_being_retired_is_not_recovered(world: World, tmp_path: Path) -> None:
+    """Its identity is about to go: only ``retire`` goes on."""
+    Retirement("gateway-17", world.base_url, TOKEN, KeyType.EC_P256, ()).save(tmp_path)
+    with pytest.raises(UsageError, match="the retirement of this device is not finished"):
+        _recover(world, tmp_path)
+
+
+@pytest.mark.parametrize("has_effect", [False, True], ids=["before", "after"])
+def test_d10_power_may_go_at_any_call(world: World, tmp_path: Path, has_effect: bool) -> None:
+    """D10: cut off at each call and each step in turn, the next run ends with the same identity."""
+    for number in count(1):
+        folder = tmp_path / str(number)
+        world.dies_at = (number, has_effect)
+        try:
+            _recover(world, folder)
+        except PowerCut:
+            pass
+        else:
+            assert number > len(world.calls) >= 8
+            return
+        world.dies_at = None
+        assert _recover(world, folder).identity == Identity.load(tmp_path) == Identity.load(folder)
+        assert len(world.keys) == 1

@@ -1,0 +1,308 @@
+"""Retirement against a token and an API in memory: nothing is left, whatever happens in between."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hsm_enroll.device.enrollment import enroll
+from hsm_enroll.device.pending import What, pending
+from hsm_enroll.device.plan import Request
+from hsm_enroll.device.recovery import recover
+from hsm_enroll.device.renewal import renew
+from hsm_enroll.device.retirement import Outcome, retire
+from hsm_enroll.errors import (
+    ApiTlsError,
+    BackendRefusedError,
+    BackendUnreachableError,
+    ClockError,
+    HsmEnrollError,
+    InterruptedRunError,
+    NotEnrolledError,
+    RetiredLocallyError,
+    StateError,
+    ThrottledError,
+    UnexpectedResponseError,
+    UsageError,
+)
+from hsm_enroll.key import KeyType
+from hsm_enroll.store import files
+from hsm_enroll.store.identity import Identity
+from hsm_enroll.store.journal import Attempt
+from hsm_enroll.store.renewal import Renewal
+from hsm_enroll.store.retirement import Retirement
+from tests.support.world import TOKEN, PowerCut, World
+
+_STEPS = ["token", "cloud", "destroy", "forget"]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """An enrolled device."""
+    return _enrolled(tmp_path)
+
+
+def _enrolled(folder: Path) -> World:
+    world = World()
+    enroll(Request("gateway-17"), folder, world.ports())
+    world.logins = 0
+    return world
+
+
+def _agree(_: Retirement) -> None:
+    pass
+
+
+def _retire(world: World, folder: Path) -> Outcome:
+    return retire(folder, world.own_ports(), _agree, world.progress)
+
+
+def _assert_gone(world: World, folder: Path) -> None:
+    assert world.keys == {}
+    assert sorted(file.name for file in folder.iterdir()) == ["lock"]
+
+
+def test_a_retired_device_has_nothing_left(world: World, tmp_path: Path) -> None:
+    """Certificate, key and state go, with one login; another invite can enroll the device again."""
+    outcome = _retire(world, tmp_path)
+    assert [step.name for step in outcome.steps] == _STEPS
+    assert outcome.retirement.thing_name == "gateway-17"
+    assert (world.logins, world.ledger.active) == (1, set())
+    assert world.ledger.things["gateway-17"].is_revoked
+    _assert_gone(world, tmp_path)
+    with pytest.raises(NotEnrolledError):
+        _retire(world, tmp_path)
+    enroll(Request("gateway-17"), tmp_path, world.ports())
+
+
+def test_the_token_and_its_pin_stay(world: World, tmp_path: Path) -> None:
+    """They are not the identity's: the next enrollment uses them."""
+    (tmp_path / "pin").write_text("1234\n")
+    (tmp_path / "token.json").write_text("{}")
+    _retire(world, tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["lock", "pin", "token.json"]
+
+
+def test_who_says_no_keeps_everything(world: World, tmp_path: Path) -> None:
+    """The question comes before anything is done, and names the Thing."""
+    asked: list[str] = []
+
+    def decline(begun: Retirement) -> None:
+        asked.append(begun.thing_name)
+        raise InterruptedRunError("nothing was changed", declined=True)
+
+    with pytest.raises(InterruptedRunError):
+        retire(tmp_path, world.own_ports(), decline)
+    assert (asked, world.calls, len(world.keys)) == (["gateway-17"], [], 1)
+    assert Retirement.load(tmp_path) is None
+
+
+def test_a_replaced_device_does_not_have_its_successor_revoked(world: World, tmp_path: Path) -> None:
+    """The Thing has another device's key: this one's is destroyed, and nobody is told to revoke the Thing."""
+    thing = world.ledger.things["gateway-17"]
+    thing.old.add(thing.current)
+    thing.current = b"of the new board"
+    with pytest.raises(RetiredLocallyError, match="it has another key") as caught:
+        _retire(world, tmp_path)
+    assert "fleet revoke" not in caught.value.hint
+    assert not thing.is_revoked
+    _assert_gone(world, tmp_path)
+
+
+@pytest.mark.parametrize("has_effect", [False, True], ids=["before", "after"])
+def test_d10_power_may_go_at_any_call(tmp_path: Path, has_effect: bool) -> None:
+    """D10: cut off at each call and each step in turn, the next run ends with nothing, and asks no question again."""
+    for number in count(1):
+        folder = tmp_path / str(number)
+        world = _enrolled(folder)
+        world.dies_at = (number, has_effect)
+        try:
+            _retire(world, folder)
+        except PowerCut:
+            pass
+        else:
+            assert number > len(world.calls) >= 10
+            return
+        world.dies_at = None
+        if (folder / "retirement.json").exists():
+            with pytest.raises(UsageError, match="the retirement of this device is not finished"):
+                enroll(Request(None), folder, world.ports())
+        with suppress(NotEnrolledError):
+            _retire(world, folder)
+        _assert_gone(world, folder)
+        assert world.ledger.active == set()
+
+
+def test_d10_power_may_go_between_any_two_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """D10: whichever files are gone already, the next run removes the rest, without the API."""
+    remove = files.remove
+    for number in count(1):
+        folder = tmp_path / str(number)
+        world = _enrolled(folder)
+        removed: list[Path] = []
+
+        def cut(file: Path, removed: list[Path] = removed, number: int = number) -> None:
+            if len(removed) == number:
+                raise PowerCut(file.name)
+            removed.append(file)
+            remove(file)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "remove", cut)
+            try:
+                _retire(world, folder)
+            except PowerCut:
+                pass
+            else:
+                assert number >= 5
+                return
+        unfinished = pending(folder, None)
+        assert unfinished is not None
+        assert (unfinished.what, unfinished.thing_name) == (What.RETIREMENT, "gateway-17")
+        contacts = world.contacts
+        assert [step.name for step in _retire(world, folder).steps if step.skipped] == ["cloud"]
+        assert world.contacts == contacts
+        _assert_gone(world, folder)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        BackendUnreachableError("no answer"),
+        ThrottledError("busy"),
+        UnexpectedResponseError("a portal"),
+        ApiTlsError("not trusted"),
+        BackendRefusedError("refused", problem_code="proof-invalid"),
+        BackendRefusedError("refused", problem_code="proof-malformed"),
+    ],
+)
+def test_without_the_cloud_the_device_does_its_own_half(world: World, tmp_path: Path, error: HsmEnrollError) -> None:
+    """Key and state go all the same; the error names what the operator has to run, and has its own status."""
+    world.outage = error
+    with pytest.raises(RetiredLocallyError, match="the certificate of gateway-17 is still active there") as raised:
+        _retire(world, tmp_path)
+    assert raised.value.exit_status == 34
+    assert raised.value.hint == "Ask the operator to run: hsm-enroll fleet revoke gateway-17"
+    _assert_gone(world, tmp_path)
+    assert len(world.ledger.active) == 1
+
+
+def test_a_wrong_clock_is_set_first(world: World, tmp_path: Path) -> None:
+    """While a wrong clock is all that keeps the cloud from being told, nothing is destroyed."""
+    world.outage = ClockError("off")
+    with pytest.raises(ClockError):
+        _retire(world, tmp_path)
+    assert len(world.keys) == 1
+    world.outage = None
+    _retire(world, tmp_path)
+    _assert_gone(world, tmp_path)
+
+
+def test_a_revoked_thing_counts_as_told(world: World, tmp_path: Path) -> None:
+    """Its certificate is off already."""
+    world.outage = BackendRefusedError("refused", problem_code="thing-revoked")
+    _retire(world, tmp_path)
+    _assert_gone(world, tmp_path)
+
+
+def test_d8_a_token_that_has_lost_the_key_can_prove_nothing(world: World, tmp_path: Path) -> None:
+    """D8: the state goes, and the operator has to act."""
+    world.keys.clear()
+    with pytest.raises(RetiredLocallyError):
+        _retire(world, tmp_path)
+    _assert_gone(world, tmp_path)
+
+
+@pytest.mark.parametrize("call", ["publish", "begin store", "begin cleanup"])
+def test_an_unfinished_renewal_is_retired_with_its_keys(world: World, tmp_path: Path, call: str) -> None:
+    """Whichever of the two keys is current proves it, and both are destroyed."""
+    world.dies_at = (call, False)
+    with pytest.raises(PowerCut):
+        renew(tmp_path, world.own_ports(), world, None, world.progress)
+    world.dies_at = None
+    assert len(world.keys) == 2
+    _retire(world, tmp_path)
+    assert world.ledger.active == set()
+    _assert_gone(world, tmp_path)
+
+
+def test_the_key_of_an_unfinished_replacement_goes_too(world: World, tmp_path: Path) -> None:
+    """The journal is removed, so nothing would name that key any more."""
+    attempt = Attempt.begin(TOKEN, KeyType.EC_P384, new_key=True)
+    attempt.save(tmp_path)
+    world.generate(KeyType.EC_P384, label=attempt.key_label, key_id=attempt.key_id)
+    _retire(world, tmp_path)
+    _assert_gone(world, tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_done(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """D11: the journal comes first: without it neither the cloud nor the key is touched."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise StateError("read-only")
+
+    monkeypatch.setattr(files, "write", refuse)
+    with pytest.raises(StateError):
+        _retire(world, tmp_path)
+    assert ("retire" in world.calls, len(world.keys), len(world.ledger.active)) == (False, 1, 1)
+
+
+_DEATHS = st.none() | st.tuples(st.integers(1, 26), st.booleans())
+_RUNS = st.tuples(st.sampled_from(["renew", "renew", "renew", "recover", "lost", "undone", "away", "retire"]), _DEATHS)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(_RUNS, max_size=7))
+def test_d10_whatever_happened_the_device_is_whole_or_gone(runs: list[tuple[str, tuple[int, bool] | None]]) -> None:
+    """D10: after any runs, cut short or refused, one more of each ends with one key and one certificate, or none."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        world = _enrolled(folder)
+        for what, dies_at in runs:
+            world.dies_at, world.outage = dies_at, None
+            with suppress(PowerCut, HsmEnrollError):
+                _run(what, world, folder)
+        world.dies_at = world.outage = None
+        if Retirement.load(folder) is None and not world.ledger.things["gateway-17"].is_revoked:
+            _finish(world, folder)
+            return
+        with suppress(NotEnrolledError, RetiredLocallyError):
+            _retire(world, folder)
+        _assert_gone(world, folder)
+
+
+def _run(what: str, world: World, folder: Path) -> None:
+    if what == "lost":
+        # Together with all that could say what was in progress, which is what a lost SD card is not.
+        (folder / "identity.json").unlink(missing_ok=True)
+    elif what == "undone":
+        world.ledger.undo("gateway-17")
+    elif what == "recover":
+        recover(folder, world.own_ports(), lambda: lambda: world.token, lambda: world.base_url, world.progress)
+    elif what == "retire":
+        _retire(world, folder)
+    else:
+        world.outage = BackendUnreachableError("no answer") if what == "away" else None
+        renew(folder, world.own_ports(), world, None, world.progress)
+
+
+def _finish(world: World, folder: Path) -> None:
+    """See that the device works, or can be made to: recover it if it is not there, then renew."""
+    if not world.keys:
+        return  # it was retired while the API was away
+    for what in ("recover", "renew"):
+        _run(what, world, folder)
+    [key] = world.keys.values()
+    identity = Identity.load(folder)
+    assert identity.certificate.public_key.dump() == key.public_key_info
+    assert world.ledger.active == {key.public_key_info}
+    assert Renewal.load(folder) is None
+    assert pending(folder, identity) is None

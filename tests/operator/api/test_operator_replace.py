@@ -1,0 +1,68 @@
+"""``fleet replace``: an invite for a Thing that is enrolled, and what is said about the key that it has."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.operator.api.running import Run
+from tests.operator.api.stand_in import Backend
+
+
+def test_an_invite_that_replaces_a_key_is_one_line(run: Run, backend: Backend) -> None:
+    """stdout holds the invite alone; stderr says what happens to the present key, and when."""
+    backend.add_thing("gateway-17")
+    result = run("fleet", "replace", "gateway-17", "--ttl", "7d")
+    assert (result.status, result.out) == (0, f"{backend.url}/#{backend.codes[0]}\n")
+    asked = {"thing": "gateway-17", "uses": 1, "ttlSeconds": 604800, "replacesKey": True}
+    assert backend.received[0].body == {"invites": [asked]}
+    said = " ".join(result.err.split())
+    assert ": 1 use, valid until 2026-11-24T10:00:00Z" in said
+    assert "gateway-17's present key works until this invite is used; then its certificate is deleted" in said
+    assert "warning" not in said
+
+
+def test_it_has_the_document_of_an_invite(run: Run, backend: Backend) -> None:
+    """With --json, the same members as invite create prints, and the Thing's status."""
+    backend.add_thing("gateway-17")
+    result = run("fleet", "replace", "gateway-17", "--json")
+    (invite_id,) = backend.invites
+    assert result.document == {
+        "invite": f"{backend.url}/#{backend.codes[0]}",
+        "thing": "gateway-17",
+        "uses": 1,
+        "expires": "2026-11-24T10:00:00Z",
+        "id": invite_id,
+        "thingStatus": "issued",
+    }
+
+
+def test_of_a_revoked_thing_it_says_so(run: Run, backend: Backend) -> None:
+    """It has no key that works, so none is retired: the invite enrolls it again."""
+    backend.add_thing("gateway-17", "revoked")
+    said = " ".join(run("fleet", "replace", "gateway-17").err.split())
+    assert "gateway-17 is revoked; with this invite it is enrolled again" in said
+    assert "present key" not in said
+
+
+def test_a_thing_that_is_not_there_has_no_key_to_replace(run: Run, backend: Backend) -> None:
+    """Exit 31, with the command that lists those that are."""
+    result = run("fleet", "replace", "gateway-17", "--json")
+    assert (result.status, backend.codes) == (31, [])
+    assert "thing-unknown" in result.document["error"]["message"]
+    assert "fleet list" in result.document["error"]["hint"]
+
+
+@pytest.mark.parametrize("arguments", [["line3-*"], ["*"], [""], ["a b"], ["gateway-17", "--ttl", "soon"]])
+def test_what_cannot_be_replaced_is_wrong_usage(run: Run, backend: Backend, arguments: list[str]) -> None:
+    """A prefix, no name at all, a time that is none: exit 2, and nothing is asked."""
+    result = run("fleet", "replace", *arguments)
+    assert (result.status, backend.received) == (2, [])
+
+
+def test_it_can_be_drawn(run: Run, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a QR code below the invite, as invite create does."""
+    monkeypatch.setenv("COLUMNS", "120")
+    backend.add_thing("gateway-17")
+    drawn = run("fleet", "replace", "gateway-17", "--qr").out
+    assert drawn.startswith(f"{backend.url}/#{backend.codes[0]}\n")
+    assert len(drawn.splitlines()) > 10
