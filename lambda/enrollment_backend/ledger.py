@@ -150,6 +150,7 @@ class Ledger:
             "adopted": claim.adopted or None,
             "spare": None,
             "turn": None,
+            "attached": None,
         }
         entry = {"thing": claim.thing, "spki_sha256": claim.spki_sha256, "enrolled": now}
         self.table.transact(
@@ -158,6 +159,10 @@ class Ledger:
                 Write(("certificate", certificate.certificate_id), entry, _NEW, {}, replace=True),
             )
         )
+
+    def record_as_attached(self, claim: Claim) -> None:
+        """Record that a claim's certificate is attached, unless the claim has changed in the meantime."""
+        self._try_write(Write(("thing", claim.thing), {"attached": True}, _LEASE_IS, {"lease": claim.lease}))
 
     def release(self, claim: Claim, spare: str | None, *, lost: bool, turn: float | None = None) -> bool:
         """End the lease of a claim without a certificate, so that the next request need not wait for it to end.

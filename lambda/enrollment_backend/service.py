@@ -170,9 +170,12 @@ class EnrollmentService:
         claim = claimed.claim if repeated else self._issue(claimed, csr)
         certificate = claim.certificate
         assert certificate is not None  # noqa: S101 - it has just been issued, or was before
-        self._attach(certificate, applicant.thing)
-        if claim.adopted:
-            self.settle_adoption(claim, certificate)
+        if not claim.attached:
+            self._attach(certificate, applicant.thing)
+            if claim.adopted:
+                self.settle_adoption(claim, certificate)
+        if repeated and not claim.attached:  # not in a first request, which this would make slower
+            ledger.record_as_attached(claim)
         log.note(enrollment="repeated" if repeated else "new", certificateId=certificate.certificate_id)
         return Issued(
             certificate=certificate,
