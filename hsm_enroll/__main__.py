@@ -48,6 +48,9 @@ def main() -> None:
     """
     gc.disable()
     try:
+        from hsm_enroll.secret import keep_out_of_core_dumps
+
+        keep_out_of_core_dumps()
         if len(sys.argv) > 1 and sys.argv[1] in _TOKEN_COMMANDS and _WITHOUT_TOKEN.isdisjoint(sys.argv):
             # Before this process loads anything that a fork would copy; then both processes import at the same time.
             from hsm_enroll.token import worker

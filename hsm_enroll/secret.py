@@ -42,3 +42,15 @@ class Secret:
 
     def __reduce__(self) -> str:
         raise TypeError("a Secret cannot be serialised")
+
+
+def keep_out_of_core_dumps() -> None:
+    """Have this process, and those that it starts, leave no core dump, which would hold PIN and invite (core(5)).
+
+    Changes only the soft limit, which a program that is started may raise again. Does *not* prevent what a debugger
+    reads.
+    """
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))

@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hsm_enroll import regular_file
 from hsm_enroll.errors import UsageError
 from hsm_enroll.key import DEFAULT_KEY_TYPE, KeyType
 from hsm_enroll.uri import Pkcs11Uri
@@ -15,6 +16,7 @@ from hsm_enroll.uri import Pkcs11Uri
 SYSTEM_CONFIGURATION = Path("/etc/hsm-enroll")
 SYSTEM_STATE = Path("/var/lib/hsm-enroll")
 _CONFIGURATION = "config.toml"
+_LARGEST_BYTES = 64 * 1024  # the settings take a few hundred
 _ENVIRONMENT_PREFIX = "HSM_ENROLL_"
 # May be written as numbers in config.toml.
 _NUMBERS: dict[str, set[type]] = {
@@ -163,17 +165,9 @@ def _read(source: str, text: str, read: Any) -> Any:
 
 def _configuration(environment: Mapping[str, str]) -> tuple[Path, dict[str, str]]:
     file = _configuration_file(environment)
-    try:
-        content = file.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
+    content = _content(file)
+    if content is None:
         return file, {}
-    except OSError as error:
-        if isinstance(error, PermissionError) and not os.access(file.parent, os.X_OK, effective_ids=True):
-            raise UsageError(
-                f"{file.parent} cannot be read by this user: {error.strerror}",
-                hint="Run the command as the folder's owner, or set HSM_ENROLL_HOME to a folder of this user's own.",
-            ) from error
-        raise UsageError(f"{file} cannot be read: {error.strerror}", hint="Check its owner and mode.") from error
     import tomllib
 
     try:
@@ -188,6 +182,28 @@ def _configuration(environment: Mapping[str, str]) -> tuple[Path, dict[str, str]
         if not isinstance(value, str) and type(value) not in _NUMBERS.get(key, set()):
             raise UsageError(f"{file}: {key} must be a string", hint="Put the value in quotation marks.")
     return file, {key: str(value) for key, value in document.items()}
+
+
+def _content(file: Path) -> bytes | None:
+    """Return what is in the file, or None if there is no such file."""
+    try:
+        return regular_file.read(file, _LARGEST_BYTES)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if file.is_symlink():
+            raise UsageError(
+                f"{file} cannot be read: it is a link to a file that does not exist",
+                hint="Restore the file it points to, or remove the link.",
+            ) from error
+        return None
+    except OSError as error:
+        if isinstance(error, PermissionError) and not os.access(file.parent, os.X_OK, effective_ids=True):
+            raise UsageError(
+                f"{file.parent} cannot be read by this user: {error.strerror}",
+                hint="Run the command as the folder's owner, or set HSM_ENROLL_HOME to a folder of this user's own.",
+            ) from error
+        raise UsageError(
+            f"{file} cannot be read: {error.strerror}", hint="It must be a regular file that this user can read."
+        ) from error
 
 
 def _configuration_file(environment: Mapping[str, str]) -> Path:

@@ -111,6 +111,7 @@ def _routes() -> http.Routes:
         concurrently=concurrently,
         unrecorded_certificates=unrecorded_certificates,
         remove=_remove,
+        settle_adoption=lambda claim, certificate: _adoption().settle(claim, certificate),
         allow_existing_things=settings.allow_existing_things,
         mqtt_endpoint=settings.mqtt_endpoint,
         mqtt_port=settings.mqtt_port,
@@ -121,7 +122,6 @@ def _routes() -> http.Routes:
         auth_mode=settings.auth_mode,
         binding=_binding,
         issuing=issuing,
-        settle_adoption=lambda claim, certificate: _adoption().settle(claim, certificate),
         now=time.time,
     )
     lifecycle = Lifecycle(_binding, issuing, _remove, settings.delete_thing_on_retirement)

@@ -41,12 +41,12 @@ def parse(text: str) -> Invite:
     and any swap of two adjacent ones is detected. Does *not* check that the API exists, nor that it knows the code.
 
     Args:
-        text: ``https://API/#CODE``, with or without white space around it.
+        text: ``https://API/#CODE``, with or without white space around it, or a byte order mark before it.
 
     Raises:
         UsageError: it is not an HTTPS URL with a code, or the code is mistyped. The message repeats neither.
     """
-    api_url, _, code = text.strip().partition("#")
+    api_url, _, code = text.strip().removeprefix("\ufeff").partition("#")
     # Scanners of QR codes return capitals.
     if not api_url.lower().startswith("https://") or not code:
         raise UsageError("not a valid invite", hint=_HINT)

@@ -13,6 +13,7 @@ _NONE = "none"
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+")
 _TOPIC = re.compile(r"arn:[a-z-]+:sns:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]+")
 _KEY = re.compile(r"arn:[a-z-]+:kms:[a-z0-9-]+:[0-9]{12}:key/[A-Za-z0-9-]+")
+_BOUNDARY = re.compile(r"arn:[a-z-]+:iam::[0-9]{12}:policy/[A-Za-z0-9+=,.@_/-]+")
 _LONGEST_KEY, _LONGEST_VALUE = 128, 256  # characters of a tag (CloudFormation, Tag)
 
 
@@ -73,11 +74,16 @@ _PARAMETERS = {
     "existing_things": "AllowExistingThings",
     "edge": "Edge",
     "certificate_rate": "CertificateRate",
+    "throttle_rate": "ThrottleRate",
+    "throttle_burst": "ThrottleBurst",
+    "reserved_concurrency": "ReservedConcurrency",
+    "address_limit": "AddressLimit",
     "sweep": "Sweep",
     "sweep_limit": "SweepLimit",
     "renewal_days": "RenewalDays",
     "delete_retired_things": "DeleteThingOnRetirement",
     "kms_key": "KmsKey",
+    "permissions_boundary": "PermissionsBoundary",
     "alarm_email": "AlarmEmail",
     "alarm_topic": "AlarmTopic",
 }
@@ -103,6 +109,12 @@ _OPTIONS = (
         metavar="ARN",
         callback=_matching(_KEY, "the ARN of a KMS key"),
         help="Your KMS key for the ledger, or none for the one that AWS manages.",
+    ),
+    click.option(
+        "--permissions-boundary",
+        metavar="ARN",
+        callback=_matching(_BOUNDARY, "the ARN of an IAM policy"),
+        help="The IAM policy that limits what the functions' role can be given, or none.",
     ),
     click.option(
         "--delete-retired-things/--keep-retired-things",
@@ -131,6 +143,30 @@ _OPTIONS = (
         metavar="RATE",
         type=click.FloatRange(min=0.1),
         help="Enrollments per second (default 14.25); raise it after AWS has raised the quotas.",
+    ),
+    click.option(
+        "--reserved-concurrency",
+        metavar="COUNT",
+        type=click.IntRange(min=0),
+        help="How many requests the function handles at once (default 20); 0 reserves nothing.",
+    ),
+    click.option(
+        "--throttle-burst",
+        metavar="COUNT",
+        type=click.IntRange(min=1),
+        help="Burst of requests that the API admits (default 20); not more than --reserved-concurrency.",
+    ),
+    click.option(
+        "--throttle-rate",
+        metavar="RATE",
+        type=click.FloatRange(min=1),
+        help="Requests per second that the API admits for each route (default 100).",
+    ),
+    click.option(
+        "--address-limit",
+        metavar="COUNT",
+        type=click.IntRange(min=10),
+        help="With --edge, requests of one address in five minutes (default 2000).",
     ),
     click.option(
         "--edge/--no-edge",

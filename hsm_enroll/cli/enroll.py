@@ -179,10 +179,9 @@ def _read_invite(argument: str) -> Invite:
         return parse(argument)
     try:
         if argument == "-":
-            return parse(sys.stdin.buffer.readline(_LONGEST_INVITE).decode("utf-8-sig"))
-        # Some editors, and some shells in a pipe, put a byte order mark first.
+            return parse(sys.stdin.buffer.readline(_LONGEST_INVITE).decode("utf-8"))
         # The shell expands ~ only at the beginning of a word.
-        with Path(os.path.expanduser(argument[1:])).open(encoding="utf-8-sig") as file:  # noqa: PTH111 - any name
+        with Path(os.path.expanduser(argument[1:])).open(encoding="utf-8") as file:  # noqa: PTH111 - any name
             return parse(file.read(_LONGEST_INVITE))
     except OSError as error:
         raise UsageError(f"the invite file {argument[1:]} cannot be read: {error.strerror}") from error

@@ -157,7 +157,7 @@ def revoke(
         raise UsageError("cannot prompt without a terminal or with --json", hint="Pass --yes to revoke the Things.")
     client = operator_client(invocation, target)
     found = client.find_things(given)
-    _check_all_exist(given, found)
+    _check_all_exist(given, found, target)
     if not yes and not confirm(_question(found)):
         raise InterruptedRunError("nothing was revoked", declined=True)
     if len(found) == 1:
@@ -169,20 +169,22 @@ def revoke(
             "otherCertificates": [records.to_json(one) for one in others],
         }
         terminal.result(document, done, done=done)
-        _warn_of_active(invocation, found[0].thing, others)
+        _warn_of_active(invocation, found[0].thing, others, target)
         return
-    _report(invocation, found, _revoke_all(invocation, client, found, all_certificates=all_certificates))
+    _report(invocation, found, _revoke_all(invocation, client, found, all_certificates=all_certificates), target)
 
 
-def _warn_of_active(invocation: Invocation, thing: str, others: tuple[AttachedCertificate, ...]) -> None:
+def _warn_of_active(
+    invocation: Invocation, thing: str, others: tuple[AttachedCertificate, ...], target: Target
+) -> None:
     if active := [found.certificate_id for found in others if found.active]:
         invocation.terminal.warn(
             f"{thing} has other certificates that are active, and whoever has their keys can connect: {some(active)}. "
-            "fleet revoke --all-certificates makes them inactive."
+            f"hsm-enroll fleet revoke {thing} --all-certificates{target.options} makes them inactive."
         )
 
 
-def _check_all_exist(given: list[str], found: list[ThingRecord]) -> None:
+def _check_all_exist(given: list[str], found: list[ThingRecord], target: Target) -> None:
     known = {one.thing for one in found}
     missing = [name for name in given if name not in known]
     if not missing:
@@ -191,7 +193,7 @@ def _check_all_exist(given: list[str], found: list[ThingRecord]) -> None:
     raise BackendRefusedError(
         f"the ledger has {which} (thing-unknown)",
         problem_code="thing-unknown",
-        hint="Nothing was revoked. hsm-enroll fleet list shows the Things that exist.",
+        hint=f"Nothing was revoked. hsm-enroll fleet list{target.options} shows the Things that exist.",
     )
 
 
@@ -238,14 +240,14 @@ def _is_hopeless(outcomes: list[_Outcome]) -> bool:
     )
 
 
-def _report(invocation: Invocation, found: list[ThingRecord], outcomes: list[_Outcome]) -> None:
+def _report(invocation: Invocation, found: list[ThingRecord], outcomes: list[_Outcome], target: Target) -> None:
     """Show what became of each Thing, and exit with the status of the first failure."""
     terminal = invocation.terminal
     failures = [(outcome.thing.thing, outcome.error) for outcome in outcomes if outcome.error]
     done = f"{len(outcomes) - len(failures):,} of {len(found):,} Things are revoked"
     terminal.result([outcome.to_json() for outcome in outcomes], done, done=done)
     for outcome in outcomes:
-        _warn_of_active(invocation, outcome.thing.thing, outcome.others)
+        _warn_of_active(invocation, outcome.thing.thing, outcome.others, target)
     if not failures:
         return
     if not terminal.as_json:

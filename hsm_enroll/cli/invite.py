@@ -20,6 +20,7 @@ from hsm_enroll.cli.listing import Selection, Shape, list_options
 from hsm_enroll.cli.operator_client import (
     Target,
     api_options,
+    counted,
     minute,
     operator_client,
     require_extra,
@@ -29,7 +30,7 @@ from hsm_enroll.cli.operator_client import (
 from hsm_enroll.errors import InterruptedRunError, UsageError
 from hsm_enroll.operator import batch
 from hsm_enroll.operator.batch import Batch, MadeInvite, made_invite
-from hsm_enroll.operator.invites import DEFAULT_TTL_SECONDS, NewInvite, check_id, ttl_seconds
+from hsm_enroll.operator.invites import DEFAULT_TTL_SECONDS, NewInvite, NewReplacement, check_id, ttl_seconds
 from hsm_enroll.operator.records import InviteRecord
 from hsm_enroll.store import files
 
@@ -43,11 +44,15 @@ def invite() -> None:
 
 @command("create", example="hsm-enroll invite create --thing gateway-17 --ttl 7d")
 @click.option("--thing", "name", metavar="NAME", help="The Thing's name; if it ends in *, a prefix of names.")
-@click.option("--uses", type=int, help="How many Things of a prefix may be enrolled; default 1.")
+@click.option("--uses", type=int, metavar="COUNT", help="How many Things of a prefix may be enrolled; default 1.")
 @click.option("--ttl", metavar="TIME", help="How long it is valid, such as 30m, 24h (default) or 7d.")
 @click.option("--ek-sha256", metavar="HEX", help="Only for the TPM whose endorsement key certificate has this SHA-256.")
-@click.option("--existing-thing", is_flag=True, help="It may take over a Thing that exists in AWS IoT already.")
-@click.option("--deactivate-existing", is_flag=True, help="The certificates that this Thing had become inactive then.")
+@click.option("--existing-thing", is_flag=True, help="The Thing may exist in AWS IoT already.")
+@click.option(
+    "--deactivate-existing",
+    is_flag=True,
+    help="With --existing-thing: the certificates that the Thing had become inactive.",
+)
 @click.option("--qr", is_flag=True, help="Also draw it as a QR code.")
 @click.option("--from", "source", type=_FILE, metavar="CSV", help="A table with one row per invite.")
 @click.option("--output", type=_FILE, metavar="FILE", help="File for the table with its invites; default stdout.")
@@ -98,7 +103,9 @@ def _create_one(
     _warn_of_enrolled(invocation, {name: made.thing_status}, target)
 
 
-def create_and_show(invocation: Invocation, asked: NewInvite, target: Target, *, qr: bool) -> MadeInvite:
+def create_and_show(
+    invocation: Invocation, asked: NewInvite | NewReplacement, target: Target, *, qr: bool
+) -> MadeInvite:
     """Create one invite and show it: the URL, and if wanted its QR code, or the JSON document."""
     terminal = invocation.terminal
     if qr:
@@ -106,7 +113,11 @@ def create_and_show(invocation: Invocation, asked: NewInvite, target: Target, *,
             raise click.UsageError("give --qr or --json, not both")
         require_extra("segno")
     client = operator_client(invocation, target)
-    made = made_invite(client.create_invites([asked])[0], client.api_url)
+    if isinstance(asked, NewReplacement):
+        created = client.create_replacement(asked)
+    else:
+        created = client.create_invites([asked])[0]
+    made = made_invite(created, client.api_url)
     done = f"invite {made.id} was created"
     if terminal.as_json:
         terminal.result(made.to_json(asked), "", done=done)
@@ -156,14 +167,14 @@ def _create_batch(invocation: Invocation, source: Path, output: Path | None, tar
     finally:
         # Also after an error or Ctrl-C: what was made is not lost.
         if output is None:
-            terminal.data(table.to_csv(), done=f"{total - table.left} invites were made")
+            terminal.data(table.to_csv(), done=_made(total - table.left))
         if table.left:
             keeps.discard_if(nothing_made=table.left == total)
             terminal.warn(_how_to_go_on(total - table.left, total, output, target.options))
     if terminal.as_json:
         terminal.result(table.to_json(), "")
     elif output is not None:
-        terminal.say(f"- {total} invites were made; all {len(table.rows)} are in {output}")
+        terminal.say(f"- {_made(total)}; {output} has {'it' if len(table.rows) == 1 else f'all {len(table.rows):,}'}")
     statuses = {row.requested.thing: row.made.thing_status for row in table.rows if row.made}
     _warn_of_enrolled(invocation, statuses, target)
 
@@ -211,8 +222,16 @@ def _is_same(output: Path, source: Path) -> bool:
         return False
 
 
+def _made(number: int) -> str:
+    return f"{counted(number, 'invite')} {_were(number)} made"
+
+
+def _were(number: int) -> str:
+    return "was" if number == 1 else "were"
+
+
 def _how_to_go_on(made: int, total: int, output: Path | None, options: str) -> str:
-    told = f"{made} of {total} invites were made"
+    told = f"{made:,} of {counted(total, 'invite')} {_were(total)} made"
     if not made:
         return f"{told}; run the same command again"
     if output is None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import click
 
 from hsm_enroll.cli.invocation import Invocation
+from hsm_enroll.cli.operator_client import counted, telling
 from hsm_enroll.cli.terminal import Terminal
 from hsm_enroll.operator import names, records
 from hsm_enroll.operator.records import InviteRecord, ThingRecord
@@ -57,7 +58,7 @@ def list_options(*statuses: str) -> Callable[[Callable[..., None]], Callable[...
 
         for option in (
             click.option("--csv", "as_csv", is_flag=True, help="Print a table in CSV, with all columns."),
-            click.option("--limit", type=click.IntRange(1), metavar="N", help="At most so many, the newest."),
+            click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the newest N."),
             click.option("--prefix", metavar="TEXT", help="Only those whose Thing's name begins with this."),
             click.option("--status", type=click.Choice(statuses), help="Only those with this status."),
         ):
@@ -101,7 +102,8 @@ def show(
     """
     # One more than is shown tells whether there are more.
     wanted = None if selection.limit is None else selection.limit + 1
-    found = list(islice(entries(selection.status, selection.prefix, wanted), wanted))
+    coming = islice(entries(selection.status, selection.prefix, wanted), wanted)
+    found = list(telling(terminal, coming, lambda _: 1, shape.what))
     shown: list[Record] = found[: selection.limit]
     more = len(found) > len(shown)
     if selection.as_csv:
@@ -112,8 +114,8 @@ def show(
         member = f"{shape.what.lower()}s"
         terminal.result({member: [records.to_json(entry) for entry in shown], "more": more}, text)
     if shown:
-        number = f"{len(shown):,} {shape.what}{'' if len(shown) == 1 else 's'}"
-        terminal.say(f"- {number}, the newest of more" if more else f"- {number}")
+        number = counted(len(shown), shape.what)
+        terminal.say(f"- the newest {number}; there are more" if more else f"- {number}")
 
 
 def _csv(kind: type[Record], entries: list[Record]) -> str:

@@ -70,10 +70,10 @@ def up(
     if detach:
         with invocation.terminal.step("starting the local cloud"):
             endpoints = cloud.detach(folder, _DETACHED_START_SECONDS, options)
-        _show(invocation, endpoints, home)
+        _show(invocation, endpoints)
         return
     invocation.terminal.say("starting the local cloud; Ctrl-C stops it")
-    cloud.serve(folder, lambda endpoints: _show(invocation, endpoints, home), options)
+    cloud.serve(folder, lambda endpoints: _show(invocation, endpoints), options)
 
 
 @command("env", example='eval "$(hsm-enroll local env)"')
@@ -140,15 +140,16 @@ def fail(invocation: Invocation, *, home: Path | None, fault: str, count: int) -
     invocation.terminal.result({"next": fault, "count": count}, f"the next {requests} will fail: {fault}")
 
 
-def _show(invocation: Invocation, endpoints: Endpoints, home: Path | None) -> None:
-    option = "" if home is None else f" --home {shlex.quote(str(home))}"
+def _show(invocation: Invocation, endpoints: Endpoints) -> None:
+    from hsm_enroll.local.home import Home
+
     rows = {
         "API": endpoints.api_url,
         "MQTT": f"{endpoints.mqtt_endpoint}:{endpoints.mqtt_port}",
         "CA": str(endpoints.ca_file),
         "AWS": endpoints.aws_endpoint_url,
         "Home": str(endpoints.home),
-        "Next": f'eval "$(hsm-enroll local env{option})"',
+        "Next": f'eval "$({Home(endpoints.home).command("env")})"',
     }
     text = "\n".join(f"{name:<5} {value}" for name, value in rows.items())
     invocation.terminal.result(endpoints.to_json(), text, done="the local cloud is running")

@@ -36,7 +36,8 @@ def publish(invocation: Invocation, *, topic: str, message: str | None) -> None:
     payload = _typed(invocation.terminal) if message is None else message.encode("utf-8")
     limits.check_message(topic, payload)
     try:
-        with _connected(invocation, "publish") as connection:
+        identity = Identity.load(invocation.settings.state)
+        with _connected(invocation, identity, "publish") as connection, waiting.for_broker(invocation, identity):
             connection.publish(topic, payload)
     except KeyboardInterrupt as error:
         hint = "Run the same command again. If the broker has the message already, it arrives twice."
@@ -66,8 +67,10 @@ def subscribe(invocation: Invocation, *, topic: str, count: int | None, raw: boo
     if raw and terminal.as_json:
         raise click.UsageError("give --raw or --json, not both")
     limits.check_filter(topic)
-    with _connected(invocation, "subscribe") as connection:
-        messages = connection.subscribe(topic)
+    identity = Identity.load(invocation.settings.state)
+    with _connected(invocation, identity, "subscribe") as connection:
+        with waiting.for_broker(invocation, identity):
+            messages = connection.subscribe(topic)
         terminal.say(f"subscribed to {topic}")
         try:
             for message in islice(messages, count):
@@ -94,9 +97,8 @@ def _document(message: Message) -> dict[str, Any]:
         return {"topic": message.topic, "payloadBase64": base64.b64encode(message.payload).decode("ascii")}
 
 
-def _connected(invocation: Invocation, purpose: str) -> Connection:
+def _connected(invocation: Invocation, identity: Identity, purpose: str) -> Connection:
     settings = invocation.settings
-    identity = Identity.load(settings.state)
     pin = wiring.credentials(identity, invocation.pin, invocation.at_pin_pad)
     keep_stdout()
     doing = f"connecting to {settings.mqtt_endpoint or identity.mqtt_endpoint}"

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
 from hsm_enroll.cli import extras
 from hsm_enroll.cli.invocation import Invocation
+from hsm_enroll.cli.terminal import Terminal
 from hsm_enroll.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,8 +24,11 @@ if TYPE_CHECKING:
 
 DEFAULT_STACK = "hsm-enroll"
 
+_SILENCE_SECONDS = 3.0  # doubled each time that something is said
 _MOST_SHOWN = 5  # of a list, in a question or a message
 _LARGEST_TABLE_BYTES = 32 * 1024 * 1024
+
+T = TypeVar("T")
 
 
 class Target(NamedTuple):
@@ -135,10 +140,39 @@ def table_of(source: Path) -> bytes:
     return content
 
 
+def telling(terminal: Terminal, parts: Iterable[T], size: Callable[[T], int], what: str) -> Iterator[T]:
+    """Yield the parts of something long; if they take seconds to come, say now and then how much has come.
+
+    Args:
+        terminal: where.
+        parts: what to yield.
+        size: returns how many things are in a part.
+        what: the word for one of these things.
+    """
+    seen, pause, told = 0, _SILENCE_SECONDS, time.monotonic()
+    for part in parts:
+        yield part
+        seen += size(part)
+        if time.monotonic() - told >= pause:
+            terminal.say(f"  {counted(seen, what)} so far")
+            pause, told = 2 * pause, time.monotonic()
+
+
 def some(what: Sequence[str]) -> str:
     """Return the first few of a list in words, and how many are left."""
     left = len(what) - _MOST_SHOWN
     return ", ".join(what[:_MOST_SHOWN]) + (f" and {left:,} more" if left > 0 else "")
+
+
+def counted(number: int, one: str, several: str = "") -> str:
+    """Return a number of things in words: ``"1 entry"``, ``"2,000 entries"``.
+
+    Args:
+        number: how many.
+        one: the word for one of them.
+        several: for any other number; the word for one with an s, unless it is given.
+    """
+    return f"{number:,} {one if number == 1 else several or f'{one}s'}"
 
 
 def minute(moment: datetime | None) -> str:

@@ -25,6 +25,7 @@ _WORDS = {
     "unknown": "change in a way that is not known",
 }
 _DEVICE_POLICY = "DevicePolicyDocument"
+_OF_THE_CODE = {"CodeKey", "CodeVersion"}  # another zip is shown as a change of the functions
 _OF_AN_ACCOUNT = re.compile(r"^arn:[^:]*:iot:[^:]*:[^:]*:")
 _LONGEST_VALUE = 40
 _SHOWN = 12
@@ -38,7 +39,7 @@ def text(plan: Plan) -> str:
     if new:
         lines.append(f"  create {', '.join(new)}")
     lines += [f"  {_changed(change)}" for change in plan.resources if change.action != "add"]
-    lines += [f"  set {_set(change)}" for change in plan.settings]
+    lines += [f"  set {_set(change)}" for change in plan.settings if change.name not in _OF_THE_CODE]
     if len(lines) == 1:
         lines.append("  only its outputs, or what the template says about it")
     return "\n".join([*lines, *_for_devices(plan.policy_change)])
@@ -50,6 +51,11 @@ def warnings(plan: Plan) -> Iterator[str]:
         yield (
             "the API gets another address: create new invites, and set it on devices that enroll without one; "
             "enrolled devices keep working"
+        )
+    if any((change.name, change.after) == ("Sweep", "no") for change in plan.settings):
+        yield (
+            "the sweep is held: certificates that nobody may use stay active until a deployment with --sweep lets it "
+            "run again"
         )
     for change in plan.resources:
         if change.moves_api and not plan.changes_api:
@@ -78,7 +84,7 @@ def _set(change: SettingChange) -> str:
     if change.name == _DEVICE_POLICY:
         return f"the device policy: {'your own' if change.after else 'the built-in one'}"
     missing = "none" if change.name.startswith("tag ") else "the default"
-    before, after = (missing if value is None else _shown(value) for value in (change.before, change.after))
+    before, after = (missing if value is None else _shown(value) or "none" for value in (change.before, change.after))
     return f"{change.name}: {before} -> {after}"
 
 

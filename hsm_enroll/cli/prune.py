@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from hsm_enroll.cli.invocation import Invocation, command, token_options
-from hsm_enroll.cli.terminal import confirm, has_person, visible
+from hsm_enroll.cli.terminal import confirm, has_person
 from hsm_enroll.device import device_token, pruning
 from hsm_enroll.device.pruning import Findings, Reason
 from hsm_enroll.errors import InterruptedRunError, UsageError
@@ -50,7 +50,7 @@ def prune(invocation: Invocation, *, yes: bool) -> None:
     def agree(findings: Findings) -> None:
         shown = _shown(findings, str(settings.state))
         if yes:
-            terminal.say(visible(shown))
+            terminal.say(shown)
         elif not confirm(f"{shown}\n\n{_question(findings)}"):
             raise InterruptedRunError("no key was destroyed", declined=True)
 

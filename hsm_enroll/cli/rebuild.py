@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import click
 
 from hsm_enroll.cli.invocation import Invocation, command
-from hsm_enroll.cli.operator_client import Target, api_options, operator_client, some
-from hsm_enroll.cli.terminal import confirm, has_person
+from hsm_enroll.cli.operator_client import Target, api_options, counted, operator_client, some, telling
+from hsm_enroll.cli.terminal import Terminal, confirm, has_person
 from hsm_enroll.errors import InterruptedRunError, UsageError
 from hsm_enroll.operator import records
 from hsm_enroll.operator.reports import LeftCertificate, RebuildReport, RestoredEntry
@@ -39,7 +39,8 @@ class _Totals:
     @property
     def text(self) -> str:
         """What was examined, in one line."""
-        return f"{self.examined} certificates compared with the ledger, {len(self.restored)} missing from it"
+        compared = counted(self.examined, "certificate")
+        return f"{compared} compared with the ledger, {len(self.restored):,} missing from it"
 
 
 @command("rebuild", example="hsm-enroll fleet rebuild")
@@ -56,21 +57,25 @@ def rebuild(invocation: Invocation, *, existing_things: bool, yes: bool, target:
         raise UsageError("cannot prompt without a terminal or with --json", hint="Pass --yes to restore the entries.")
     client = operator_client(invocation, target)
     with terminal.step("comparing"):
-        found = _Totals(client.rebuild(look_only=True, existing_things=existing_things))
+        found = _Totals(_compared(terminal, client.rebuild(look_only=True, existing_things=existing_things)))
     _show(invocation, found)
     done = found
     if found.restored:
-        if not yes and not confirm(f"Restore {len(found.restored):,} entries?"):
-            raise InterruptedRunError("nothing was restored", hint="")
+        if not yes and not confirm(f"Restore {counted(len(found.restored), 'entry', 'entries')}?"):
+            raise InterruptedRunError("nothing was restored", declined=True)
         with terminal.step("restoring"):
-            done = _Totals(client.rebuild(look_only=False, existing_things=existing_things))
+            done = _Totals(_compared(terminal, client.rebuild(look_only=False, existing_things=existing_things)))
     document = {
         "examined": done.examined,
         "restored": [records.to_json(one) for one in done.restored],
         "left": [records.to_json(one) for one in done.left],
     }
-    text = f"{len(done.restored):,} entries restored"
+    text = f"{counted(len(done.restored), 'entry', 'entries')} restored"
     terminal.result(document, text, done=text)
+
+
+def _compared(terminal: Terminal, reports: Iterator[RebuildReport]) -> Iterator[RebuildReport]:
+    return telling(terminal, reports, lambda report: report.examined, "certificate")
 
 
 def _show(invocation: Invocation, found: _Totals) -> None:
@@ -80,4 +85,4 @@ def _show(invocation: Invocation, found: _Totals) -> None:
         terminal.say(f"- to restore: {some([f'{one.thing} ({one.status})' for one in found.restored])}")
     for reason, count in Counter(one.reason for one in found.left).items():
         ids = some([one.certificate_id for one in found.left if one.reason == reason])
-        terminal.warn(f"{count} certificates are left, {_REASONS.get(reason, reason)}: {ids}")
+        terminal.warn(f"{counted(count, 'certificate')} not restored, {_REASONS.get(reason, reason)}: {ids}")

@@ -7,7 +7,7 @@ import click
 from hsm_enroll.cli.invite import create_and_show
 from hsm_enroll.cli.invocation import Invocation, command
 from hsm_enroll.cli.operator_client import Target, api_options
-from hsm_enroll.operator.invites import DEFAULT_TTL_SECONDS, NewInvite, ttl_seconds
+from hsm_enroll.operator.invites import DEFAULT_TTL_SECONDS, NewReplacement, ttl_seconds
 
 
 @command("replace", example="hsm-enroll fleet replace gateway-17 --ttl 7d")
@@ -24,8 +24,7 @@ def replace(invocation: Invocation, *, thing_name: str, ttl: str | None, qr: boo
     On a new device: hsm-enroll init INVITE. For a new key in the same one: hsm-enroll init --new-key INVITE.
     """
     seconds = DEFAULT_TTL_SECONDS if ttl is None else ttl_seconds(ttl)
-    asked = NewInvite(thing_name, ttl_seconds=seconds, replaces_key=True)
-    made = create_and_show(invocation, asked, target, qr=qr)
+    made = create_and_show(invocation, NewReplacement(thing_name, seconds), target, qr=qr)
     if made.thing_status == "revoked":
         invocation.terminal.say(f"- {thing_name} is revoked; with this invite it is enrolled again, with a new key")
         return

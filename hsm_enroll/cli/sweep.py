@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from hsm_enroll.cli.invocation import Invocation, command
-from hsm_enroll.cli.operator_client import Target, api_options, operator_client
+from hsm_enroll.cli.operator_client import Target, api_options, counted, operator_client, telling
+from hsm_enroll.cli.terminal import Terminal
 from hsm_enroll.errors import BackendRefusedError
 from hsm_enroll.operator import records
 from hsm_enroll.operator.reports import DisabledCertificate, SweepReport
@@ -44,7 +45,8 @@ def sweep(invocation: Invocation, *, yes_all: bool, target: Target) -> None:
     totals = _Totals()
     client = operator_client(invocation, target)
     with terminal.step("sweeping"):
-        for report in client.sweep() if yes_all else _within_limit(client, totals):
+        reports = _checked(terminal, client.sweep()) if yes_all else _within_limit(terminal, client, totals, target)
+        for report in reports:
             if yes_all:
                 totals.add(report)
             totals.disabled += report.disabled
@@ -53,7 +55,10 @@ def sweep(invocation: Invocation, *, yes_all: bool, target: Target) -> None:
                 terminal.say(f"- disabled {one.certificate_id}")
     terminal.say("- only active certificates older than an hour are checked")
     disabled = totals.disabled
-    text = f"{totals.checked} certificates checked, {len(disabled)} disabled, {totals.foreign} not of this deployment"
+    text = (
+        f"{counted(totals.checked, 'certificate')} checked, {len(disabled):,} disabled, "
+        f"{totals.foreign:,} not of this deployment"
+    )
     document = {
         "checked": totals.checked,
         "disabled": [records.to_json(one) for one in disabled],
@@ -62,7 +67,11 @@ def sweep(invocation: Invocation, *, yes_all: bool, target: Target) -> None:
     terminal.result(document, text, done=text)
 
 
-def _within_limit(client: OperatorClient, totals: _Totals) -> Iterator[SweepReport]:
+def _checked(terminal: Terminal, reports: Iterator[SweepReport]) -> Iterator[SweepReport]:
+    return telling(terminal, reports, lambda report: report.checked, "certificate")
+
+
+def _within_limit(terminal: Terminal, client: OperatorClient, totals: _Totals, target: Target) -> Iterator[SweepReport]:
     """Look at everything first, and then sweep the parts in which something was found.
 
     Raises:
@@ -72,7 +81,7 @@ def _within_limit(client: OperatorClient, totals: _Totals) -> Iterator[SweepRepo
     by_reason: dict[str, set[str]] = {}
     parts: list[str | None] = []
     token: str | None = None
-    for report in client.look_for_orphans():
+    for report in _checked(terminal, client.look_for_orphans()):
         totals.add(report)
         if report.found:
             parts.append(token)
@@ -84,8 +93,9 @@ def _within_limit(client: OperatorClient, totals: _Totals) -> Iterator[SweepRepo
             raise BackendRefusedError(
                 f"the sweep would disable more than {report.limit} certificates (sweep-stopped)",
                 problem_code="sweep-stopped",
-                hint="None was disabled. If the ledger has lost entries, run hsm-enroll fleet rebuild; "
-                "if not, fleet sweep --yes-all disables them.",
+                hint=f"None was disabled. hsm-enroll fleet rebuild{target.options} shows which entries the ledger has "
+                "lost, and asks before it restores them. If it has lost none, hsm-enroll fleet sweep --yes-all"
+                f"{target.options} disables these certificates.",
             )
     # What has the device policy is not foreign, even if its key is not known.
     totals.foreign -= len(by_reason.get("unknown", set()) - by_reason.get("lost", set()))

@@ -62,7 +62,7 @@ class Terminal(NamedTuple):
     def warn(self, text: str) -> None:
         """Show on stderr, even with ``--json``, something that the user should act on."""
         if not self.quiet:
-            _tell(visible(f"warning: {text}"))
+            _tell(f"warning: {text}")
 
     def result(self, document: Any, text: str, *, done: str = "") -> None:
         """Write the command's result: with ``--json`` the document, otherwise the text.
@@ -98,12 +98,12 @@ class Terminal(NamedTuple):
                 _write(json.dumps({"error": error.document}, indent=None if self.streaming else 2) + "\n")
                 return
         if isinstance(error, InterruptedRunError) and error.declined:
-            _tell(visible(error.message))
+            _tell(error.message)
             return
         label = "\x1b[1;31merror:\x1b[0m" if self._fancy() else "error:"
-        _tell(visible(f"error: {error.message}"), label=label)
+        _tell(f"error: {error.message}", label=label)
         if error.hint:
-            _tell(visible(f"  {error.hint}"))
+            _tell(f"  {error.hint}")
 
     def help(self, text: str) -> None:
         """Show on stderr how a command is used."""
@@ -248,8 +248,8 @@ def _write(content: str | bytes, done: str = "") -> None:
 
 
 def _tell(text: str, *, label: str | None = None, wrap: bool = True) -> None:
-    """Write lines to stderr; ``label`` replaces the first word."""
-    lines = _fitted(text, sys.stderr) if wrap else text
+    """Write lines to stderr, foreign text in them escaped; ``label`` replaces the first word."""
+    lines = _fitted(visible(text), sys.stderr) if wrap else visible(text)
     if label is not None:
         lines = label + lines.removeprefix(lines.split(" ", 1)[0])
     try:

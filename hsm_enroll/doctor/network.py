@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from hsm_enroll.backend_api.deadline import within
 from hsm_enroll.doctor.tls import Distrust, Negotiated, distrust, issuer_shown, negotiated, trusting_context
+from hsm_enroll.iot import shared_port
 from hsm_enroll.x509 import trust_anchors
 
 _STEP_SECONDS = 10.0
@@ -64,6 +65,8 @@ def shake_hands(host: str, port: int, ca_file: Path | None, *, tls13: bool) -> N
 def _agreed(
     host: str, port: int, context: ssl.SSLContext, show_issuer: Callable[[str], None] = lambda _: None
 ) -> Negotiated:
+    if alpn := shared_port.protocols(port):
+        context.set_alpn_protocols(alpn)
     with (
         socket.create_connection((host, port), _STEP_SECONDS) as connection,
         context.wrap_socket(connection, server_hostname=host, do_handshake_on_connect=False) as tls,

@@ -9,16 +9,12 @@ from typing import Any
 from awscrt import io, mqtt5
 
 from hsm_enroll import softhsm
-from hsm_enroll.iot import failures
+from hsm_enroll.iot import failures, shared_port
 from hsm_enroll.iot.target import QoS, Target, Will
 from hsm_enroll.secret import Secret
 from hsm_enroll.x509 import trust_anchors
 
 _QOS = {0: mqtt5.QoS.AT_MOST_ONCE, 1: mqtt5.QoS.AT_LEAST_ONCE}
-# AWS IoT developer guide, "Protocols, port mappings, and authentication": on this port the protocol tells MQTT with a
-# client certificate from the others.
-SHARED_PORT = 443
-_PROTOCOL = "x-amzn-mqtt-ca"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +115,8 @@ def _tls(target: Target, library: Any, pin: Secret | None, trusted: bytes | None
     if target.offers_tls13:
         # With a key in a token awscrt does not offer TLS 1.3, and refuses it as a minimum. These cipher suites add it.
         options.cipher_pref = io.TlsCipherPref.TLSv1_2_2025_07
-    if target.port == SHARED_PORT:
-        options.alpn_list = [_PROTOCOL]
+    if alpn := shared_port.protocols(target.port):
+        options.alpn_list = alpn
     if trusted is not None:
         options.override_default_trust_store(trusted)
     return options

@@ -11,6 +11,7 @@ import socket
 import ssl
 from pathlib import Path
 
+from hsm_enroll.iot import shared_port
 from hsm_enroll.x509 import trust_anchors
 
 
@@ -30,10 +31,13 @@ def why_distrusted(endpoint: str, port: int, ca_file: Path | None, timeout: floa
         What is wrong, in OpenSSL's words. None if nothing is wrong, or if it cannot be determined: the server cannot be
         reached, or refuses *this* side.
     """
+    context = trust_anchors.context(ca_file)
+    if alpn := shared_port.protocols(port):
+        context.set_alpn_protocols(alpn)
     try:
         with (
             socket.create_connection((endpoint, port), timeout) as connection,
-            trust_anchors.context(ca_file).wrap_socket(connection, server_hostname=endpoint),
+            context.wrap_socket(connection, server_hostname=endpoint),
         ):
             return None
     except ssl.SSLCertVerificationError as error:

@@ -21,8 +21,6 @@ from hsm_enroll.local.home import Home
 _TIME_LIMIT = 60.0  # seconds
 _SOCKET = "control.socket"
 
-RESTART_HINT = "Stop it and start it again: hsm-enroll local down; hsm-enroll local up --detach"
-
 Commands = Mapping[str, Callable[..., None]]
 """Functions by the name of their command; a request's other members are their arguments."""
 
@@ -81,7 +79,7 @@ class Control:
         except LocalCloudError as error:
             return {"message": error.message, "hint": error.hint}
         except Exception as error:  # noqa: BLE001 - another version may ask for anything; this one goes on
-            return {"message": f"The local cloud cannot carry this out: {error!r}.", "hint": RESTART_HINT}
+            return {"message": f"The local cloud cannot carry this out: {error!r}.", "hint": restart_hint(self._home)}
         return None
 
 
@@ -108,6 +106,11 @@ def ask(home: Home, command: str, **arguments: object) -> bool:
     if answer["error"] is not None:
         raise LocalCloudError(answer["error"]["message"], hint=answer["error"]["hint"])
     return True
+
+
+def restart_hint(home: Home) -> str:
+    """Return what to do about a cloud that does not carry out commands."""
+    return f"Stop it and start it again: {home.command('down')}; {home.command('up --detach')}"
 
 
 @contextmanager

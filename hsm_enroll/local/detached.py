@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from hsm_enroll.errors import LocalCloudError
-from hsm_enroll.local.control import RESTART_HINT, ask
+from hsm_enroll.local.control import ask, restart_hint
 from hsm_enroll.local.endpoints import Endpoints
 from hsm_enroll.local.home import Home
 from hsm_enroll.local.options import DEFAULTS, Options
@@ -65,9 +65,12 @@ def running(home: Path) -> Endpoints:
     Raises:
         LocalCloudError: no local cloud is running there.
     """
-    endpoints = Home(home.absolute()).read_state()
+    cloud_home = Home(home.absolute())
+    endpoints = cloud_home.read_state()
     if endpoints is None:
-        raise LocalCloudError(f"No local cloud is running in {home}.", hint="Start one: hsm-enroll local up --detach")
+        raise LocalCloudError(
+            f"No local cloud is running in {home}.", hint=f"Start one: {cloud_home.command('up --detach')}"
+        )
     return endpoints
 
 
@@ -130,8 +133,9 @@ def fail(home: Path, fault: str, count: int) -> None:
 
 def _ask(home: Path, command: str, **arguments: object) -> None:
     running(home)
-    if not ask(Home(home.absolute()), command, **arguments):
-        raise LocalCloudError(f"The local cloud in {home} does not accept commands.", hint=RESTART_HINT)
+    cloud_home = Home(home.absolute())
+    if not ask(cloud_home, command, **arguments):
+        raise LocalCloudError(f"The local cloud in {home} does not accept commands.", hint=restart_hint(cloud_home))
 
 
 def _until_caller_ends() -> list[str]:

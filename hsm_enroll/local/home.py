@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,6 +44,11 @@ class Home:
     """
 
     folder: Path
+
+    def command(self, words: str) -> str:
+        """Return a command about this cloud, such as ``down``, as it is to be typed."""
+        option = "" if self.folder == default_home() else f" --home {shlex.quote(str(self.folder))}"
+        return f"hsm-enroll local {words}{option}"
 
     @property
     def lock_file(self) -> Path:
@@ -112,13 +118,13 @@ class Home:
         """Hold the home for this process; the kernel lets go of it however the process ends.
 
         Raises:
-            LocalCloudError: another local cloud holds it.
+            LocalCloudError: another local cloud holds it, or it cannot be locked.
         """
         with self.lock_file.open("a") as lock:
-            if not _try_lock(lock, fcntl.LOCK_EX):
+            if not self._try_lock(lock, fcntl.LOCK_EX):
                 raise LocalCloudError(
                     f"A local cloud already runs in {self.folder}.",
-                    hint="Use that one, end it with hsm-enroll local down, or choose another home.",
+                    hint=f"Use that one, or choose another home. To end it: {self.command('down')}",
                 )
             # A process that was killed left both behind.
             lock.truncate(0)
@@ -135,13 +141,25 @@ class Home:
         """Return the id of the process that holds the home, or None: a process that was killed holds nothing."""
         try:
             with self.lock_file.open() as lock:
-                if _try_lock(lock, fcntl.LOCK_SH):
+                if self._try_lock(lock, fcntl.LOCK_SH):
                     return None
                 return int(lock.read() or "0") or None
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             raise LocalCloudError(f"{self.lock_file} cannot be read.") from error
+
+    def _try_lock(self, lock: IO[str], kind: int) -> bool:
+        try:
+            fcntl.flock(lock, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise LocalCloudError(
+                f"The local cloud's home {self.folder} cannot be locked: {error.strerror}.",
+                hint="Its file system may not support locks (flock): choose a home on a local disk.",
+            ) from error
+        return True
 
     def write_pair(self, certificate: Path, key: Path, pair: Pair) -> None:
         """Write a certificate and its key."""
@@ -213,11 +231,3 @@ def _port(number: object) -> int:
     if not 0 <= port <= 0xFFFF:
         raise ValueError(f"{port} is not a TCP port")
     return port
-
-
-def _try_lock(lock: IO[str], kind: int) -> bool:
-    try:
-        fcntl.flock(lock, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -23,7 +23,7 @@ from hsm_enroll.backend_api.transport import Transport
 from hsm_enroll.backend_api.url import checked_url
 from hsm_enroll.errors import BackendUnreachableError, UsageError
 from hsm_enroll.operator import aws, members, records, reports, signing
-from hsm_enroll.operator.invites import NewInvite, body, fitting
+from hsm_enroll.operator.invites import NewInvite, NewReplacement, body, fitting
 from hsm_enroll.operator.records import (
     AttachedCertificate,
     CreatedInvite,
@@ -35,6 +35,7 @@ from hsm_enroll.operator.refusals import refusal
 from hsm_enroll.operator.reports import RebuildReport, SweepReport
 
 INVITES = "/v1/operator/invites"
+REPLACEMENTS = "/v1/operator/replacements"
 FLEET = "/v1/operator/fleet"
 SWEEP = "/v1/operator/sweep"
 REBUILD = "/v1/operator/rebuild"
@@ -127,18 +128,15 @@ class OperatorClient:
         """
         if not invites or fitting(invites) < len(invites):
             raise ValueError(f"{len(invites)} invites in one request")
-        try:
-            answer = self._expected(201, "POST", INVITES, content=body(invites), retries=_RETRIES_OF_CREATE)
-        except BackendUnreachableError as error:
-            if error.sent:
-                error.hint = f"{error.hint} {_LOST_ANSWER_HINT.format(count=len(invites))}"
-            raise
-        made: list[CreatedInvite] = self._read(
-            lambda: members.listed(document(answer, records.hide_code), "invites", records.created_invite)
-        )
-        if [(one.thing, one.uses) for one in made] != [(one.thing, one.uses) for one in invites]:
-            raise unexpected(self.api_url, "the invites are not the ones requested")
-        return made
+        return self._create(INVITES, body(invites), invites)
+
+    def create_replacement(self, replacement: NewReplacement) -> CreatedInvite:
+        """Make an invite with which another key takes the place of a Thing's own; otherwise as `create_invites`.
+
+        Raises:
+            BackendRefusedError: with ``thing-unknown`` if the ledger has no Thing of that name.
+        """
+        return self._create(REPLACEMENTS, replacement.body(), [replacement])[0]
 
     def list_invites(
         self, status: str | None = None, prefix: str | None = None, limit: int | None = None
@@ -250,6 +248,22 @@ class OperatorClient:
         asked = {"lookOnly": look_only, "existingThings": existing_things}
         for page in self._pages("POST", REBUILD, asked):
             yield self._read(reports.rebuild_report, page)
+
+    def _create(
+        self, path: str, content: bytes, asked: Sequence[NewInvite] | Sequence[NewReplacement]
+    ) -> list[CreatedInvite]:
+        try:
+            answer = self._expected(201, "POST", path, content=content, retries=_RETRIES_OF_CREATE)
+        except BackendUnreachableError as error:
+            if error.sent:
+                error.hint = f"{error.hint} {_LOST_ANSWER_HINT.format(count=len(asked))}"
+            raise
+        made: list[CreatedInvite] = self._read(
+            lambda: members.listed(document(answer, records.hide_code), "invites", records.created_invite)
+        )
+        if [(one.thing, one.uses) for one in made] != [(one.thing, one.uses) for one in asked]:
+            raise unexpected(self.api_url, "the invites are not the ones requested")
+        return made
 
     def _pages(self, method: str, path: str, selection: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
         """Follow ``next``: a query parameter of a GET, a member of the body of a POST."""

@@ -14,7 +14,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hsm_enroll.errors import UsageError
-from hsm_enroll.operator.invites import DEFAULT_TTL_SECONDS, MOST_IN_A_REQUEST, NewInvite, fitting, ttl_seconds
+from hsm_enroll.operator.invites import (
+    DEFAULT_TTL_SECONDS,
+    MOST_IN_A_REQUEST,
+    NewInvite,
+    NewReplacement,
+    fitting,
+    ttl_seconds,
+)
 from hsm_enroll.operator.records import CreatedInvite, instant
 from hsm_enroll.secret import Secret
 
@@ -38,7 +45,7 @@ class MadeInvite:
     expires: str
     thing_status: str | None = None
 
-    def to_json(self, requested: NewInvite) -> dict[str, Any]:
+    def to_json(self, requested: NewInvite | NewReplacement) -> dict[str, Any]:
         """Return the JSON document of ``invite create``: the one place that shows a code."""
         return {
             "invite": self.url.reveal(),

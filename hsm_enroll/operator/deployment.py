@@ -42,6 +42,7 @@ KEPT = (
     "DevicePolicyDocument",
     "Edge",
     "KmsKey",
+    "PermissionsBoundary",
     "ReservedConcurrency",
     "Sweep",
     "SweepLimit",
@@ -58,6 +59,7 @@ _LOOSE_HINT = (
     "${iot:Connection.Thing.ThingName}; or deploy the policy as it is with --allow-loose-policy."
 )
 _MISTAKES_HINT = "Correct the file and deploy again. --allow-loose-policy does not skip this check."
+_CONCURRENCY, _BURST = "ReservedConcurrency", "ThrottleBurst"
 _WANTED_CONCURRENCY = 20  # the template's default, for ThrottleBurst too
 _UNRESERVABLE = 100  # PutFunctionConcurrency: the account's other functions must keep this much
 
@@ -93,7 +95,8 @@ def deploy(
         tags: for the stack and its resources; the stack's other tags are kept.
 
     Raises:
-        UsageError: there is no region or are no valid credentials; or the policy has mistakes, or is loose.
+        UsageError: there is no region or are no valid credentials; or the policy has mistakes, or is loose; or the
+            burst that was asked for is above the concurrency.
         ThrottledError: AWS is busy.
         PackageError: the zip cannot be built.
         AwsError: AWS refused, a resource failed, or a function runs other code than what was uploaded. If a first
@@ -117,7 +120,7 @@ def deploy(
     before = there.parameters if there and not there.in_review else {}
     tags_before = there.tags if there and before else {}
     tags = {**tags_before, **tags}
-    limits, concurrency_notes = ({}, ()) if before else _concurrency(account)
+    limits, concurrency_notes = ({}, ()) if before or _CONCURRENCY in settings else _concurrency(account)
     parameters = {
         **{name: before[name] for name in KEPT if name in before},
         "MqttEndpoint": endpoint,
@@ -126,10 +129,11 @@ def deploy(
         "CodeVersion": code.version,
         "Version": __version__,
         _PROTECTION: "yes" if before else "no",
-        **settings,
         **limits,
+        **settings,
         **_choices(auth, policy),
     }
+    _check_burst(parameters, settings)
     with step("computing what changes"):
         change_set = stack.plan(there, template, parameters, tags)
     if change_set is None:
@@ -292,9 +296,23 @@ def _concurrency(account: Account) -> tuple[Mapping[str, str], tuple[str, ...]]:
     note = (
         f"the account has {unreserved} unreserved concurrent Lambda executions, too few to reserve "
         f"{_WANTED_CONCURRENCY} for this function: it shares them with the account's other functions. Request a higher "
-        "quota (Lambda, concurrent executions), then set ReservedConcurrency and ThrottleBurst"
+        "quota (Lambda, concurrent executions), then deploy with --reserved-concurrency and --throttle-burst"
     )
-    return {"ReservedConcurrency": "0", "ThrottleBurst": str(burst)}, (note,)
+    return {_CONCURRENCY: "0", _BURST: str(burst)}, (note,)
+
+
+def _check_burst(parameters: Mapping[str, str], settings: Mapping[str, str]) -> None:
+    """Raise UsageError if the API would let more requests in at once than the function reserves.
+
+    Checked only if one of the two is being set: what somebody has set in CloudFormation stops no deployment.
+    """
+    concurrency, burst = (int(parameters.get(name, _WANTED_CONCURRENCY)) for name in (_CONCURRENCY, _BURST))
+    if settings.keys().isdisjoint({_CONCURRENCY, _BURST}) or not concurrency or burst <= concurrency:
+        return
+    raise UsageError(
+        f"the burst ({burst}) would be above the concurrency ({concurrency}), and the requests in between would fail",
+        hint="Set --throttle-burst and --reserved-concurrency together.",
+    )
 
 
 def _protect_ledger(

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from hsm_enroll.errors import UsageError
 
@@ -16,6 +16,7 @@ DEFAULT_TTL_SECONDS = 24 * 3600
 
 # A Thing's name is its certificate's CN, of at most 64 characters (RFC 5280, upper bound ub-common-name).
 _THING = re.compile(r"[a-zA-Z0-9:_-]{1,64}|[a-zA-Z0-9:_-]{0,63}\*")
+_NAME = re.compile(r"[a-zA-Z0-9:_-]{1,64}")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _ID = re.compile(r"[0-9a-f]{16}")
 _TTL = re.compile(r"([0-9]{1,9})([mhd])")
@@ -37,7 +38,6 @@ class NewInvite:
             device.
         existing_thing: whether it may take over a Thing that exists in AWS IoT and is unknown to the backend.
         deactivate_existing: whether the certificates that such a Thing had before are then made inactive.
-        replaces_key: whether it is for a Thing that is enrolled, whose key is then replaced by the new one.
 
     Raises:
         UsageError: a value is invalid; the message does not repeat it.
@@ -49,7 +49,6 @@ class NewInvite:
     ek_sha256: str | None = None
     existing_thing: bool = False
     deactivate_existing: bool = False
-    replaces_key: bool = False
 
     def __post_init__(self) -> None:
         if not _THING.fullmatch(self.thing):
@@ -63,14 +62,11 @@ class NewInvite:
             raise UsageError(
                 "more than one use needs a prefix of names", hint="One Thing needs one use; a prefix ends in *."
             )
-        if not _SHORTEST_SECONDS <= self.ttl_seconds <= _LONGEST_SECONDS:
-            raise UsageError("ttl must be between 1m and 365d", hint="Give a time like 30m, 24h or 7d.")
+        _check_ttl(self.ttl_seconds)
         if self.deactivate_existing and not self.existing_thing:
             raise UsageError(
                 "deactivate_existing needs existing_thing", hint="A Thing that does not exist has no certificates."
             )
-        if self.replaces_key and self.thing.endswith("*"):
-            raise UsageError("a key is replaced for one Thing", hint="Give the Thing's whole name, without a *.")
         if self.ek_sha256 is not None and not _SHA256.fullmatch(self.ek_sha256):
             raise UsageError("ek_sha256 is not a SHA-256", hint="Give 64 hexadecimal digits, without colons.")
 
@@ -83,9 +79,41 @@ class NewInvite:
             members["existingThing"] = True
         if self.deactivate_existing:
             members["deactivateExisting"] = True
-        if self.replaces_key:
-            members["replacesKey"] = True
         return members
+
+
+@dataclass(frozen=True, slots=True)
+class NewReplacement:
+    """An invite to be made for a Thing that is in the ledger, whose key is then replaced by the new one.
+
+    Args:
+        thing: the Thing's name ``[a-zA-Z0-9:_-]{1,64}``.
+        ttl_seconds: how long it is valid, one minute to 365 days.
+
+    Raises:
+        UsageError: a value is invalid; the message does not repeat it.
+    """
+
+    thing: str
+    ttl_seconds: int = DEFAULT_TTL_SECONDS
+    uses: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.thing):
+            raise UsageError(
+                "thing is not a valid Thing name",
+                hint="Give the name of one Thing, 1 to 64 of the characters a-z A-Z 0-9 : _ -, without a *.",
+            )
+        _check_ttl(self.ttl_seconds)
+
+    def body(self) -> bytes:
+        """Return the body of the request."""
+        return _compact({"thing": self.thing, "ttlSeconds": self.ttl_seconds})
+
+
+def _check_ttl(seconds: int) -> None:
+    if not _SHORTEST_SECONDS <= seconds <= _LONGEST_SECONDS:
+        raise UsageError("ttl must be between 1m and 365d", hint="Give a time like 30m, 24h or 7d.")
 
 
 def check_id(text: str) -> None:

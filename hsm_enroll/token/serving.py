@@ -19,7 +19,7 @@ from typing import Any
 from hsm_enroll import machine, softhsm
 from hsm_enroll.errors import HsmEnrollError, TokenRefusedError
 from hsm_enroll.key import KeyType, TokenName
-from hsm_enroll.secret import Secret
+from hsm_enroll.secret import Secret, keep_out_of_core_dumps
 from hsm_enroll.token import frames, inventory, keypair, leftovers, modules, provision, pruning, public_key, session
 from hsm_enroll.token.keypair import KeyPair
 from hsm_enroll.token.reports import TokenKind
@@ -33,6 +33,7 @@ _GOODBYE_SECONDS = 5
 def serve(descriptor: int) -> None:
     """Serve requests from a socket until it is closed, then shut the module down (C_Finalize)."""
     _reset_signals()
+    keep_out_of_core_dumps()
     # The module's code will run here: it does not need the PIN in the environment, and its output goes nowhere.
     os.environ.pop(_PIN_VARIABLE, None)
     null_device = os.open(os.devnull, os.O_RDWR)

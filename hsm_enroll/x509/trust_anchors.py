@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 import ssl
-import stat
 from pathlib import Path
 
+from hsm_enroll import regular_file
 from hsm_enroll.errors import UsageError
 
 _SETTING = "HSM_ENROLL_CA_FILE"
@@ -41,7 +41,7 @@ def pem(ca_file: Path | None) -> bytes | None:
         return None
     hint = f"Correct or unset {source}. Without it, the system's authorities are trusted."
     try:
-        content = _content(file)
+        content = regular_file.read(file, _LARGEST_BYTES)
     except OSError as error:
         raise UsageError(f"the CA file {file} cannot be read: {error.strerror}", hint=hint) from error
     blocks = b"\n".join(_BLOCK.findall(content))
@@ -84,20 +84,6 @@ def _chosen(ca_file: Path | None) -> tuple[str, Path | None]:
         if named := os.environ.get(variable):
             return variable, Path(named)
     return "", None
-
-
-def _content(file: Path) -> bytes:
-    def unblocking(path: str, flags: int) -> int:
-        return os.open(path, flags | os.O_NONBLOCK)
-
-    # Regular files only: a FIFO or a device may never end.
-    with open(file, "rb", opener=unblocking) as opened:
-        if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
-            raise OSError(0, "it is not a regular file")
-        content = opened.read(_LARGEST_BYTES + 1)
-    if len(content) > _LARGEST_BYTES:
-        raise OSError(0, f"it is larger than {_LARGEST_BYTES // (1024 * 1024)} MiB")
-    return content
 
 
 def _apparent(content: bytes) -> str:

@@ -95,6 +95,8 @@ class Claim:
         adopted: whether the Thing existed in AWS IoT before, and an invite allowed it to be enrolled.
         reclaimed: whether the Thing was revoked and enrolled again with another key.
         shareable_key: whether other Things may have the key too.
+        attached: whether a repeated request has attached the certificate again. Further ones then need not: each would
+            use up AWS IoT's quotas, which every other device needs.
     """
 
     thing: str
@@ -114,6 +116,7 @@ class Claim:
     adopted: bool = False
     reclaimed: bool = False
     shareable_key: bool = False
+    attached: bool = False
     kind: Literal["thing", "renewal"] = "thing"
 
     @property

@@ -97,6 +97,7 @@ class Issuing:
         concurrently: see `aws.concurrently`.
         unrecorded_certificates: see `recovery.unrecorded_certificates`.
         remove: see `removal.Remover.remove_now`.
+        settle_adoption: see `adoption.Adoption.settle`.
         allow_existing_things: whether an invite may allow a Thing that AWS IoT already has.
         mqtt_endpoint: host name that devices connect to.
         mqtt_port: port that devices connect to.
@@ -110,6 +111,7 @@ class Issuing:
     concurrently: Callable[..., list[Any]]
     unrecorded_certificates: Callable[[Claim, Ledger, Issuer], list[Certificate]]
     remove: Callable[[Sequence[Removal]], None]
+    settle_adoption: Callable[[Claim, Certificate], None]
     allow_existing_things: bool
     mqtt_endpoint: str
     mqtt_port: int
@@ -131,19 +133,23 @@ class Issuing:
         claimed, is_due = self.concurrently(bind, self.turns().take_if_due)
         claim, certificate = claimed.claim, claimed.claim.certificate
         if certificate is not None:
-            self.attach(certificate, claim.thing)
+            self.attach_again(claim, certificate)
             return Obtained(claim, certificate, repeated=True)
         if claimed.is_new and not is_due:
             self._wait_for_turn(claim)
         claim, certificate, removals = self._issue(claimed, csr)
-        self.attach(certificate, claim.thing)
+        self._attach(claim, certificate)
         self.remove(removals)
         return Obtained(claim, certificate, repeated=False)
 
-    def attach(self, certificate: Certificate, thing: str) -> None:
-        """Attach a recorded certificate. If an earlier request has done it, that does no harm."""
-        issuer = self.issuer()
-        self.concurrently(lambda: issuer.attach_policy(certificate), lambda: issuer.attach_thing(certificate, thing))
+    def attach_again(self, claim: Claim, certificate: Certificate) -> None:
+        """Attach a recorded certificate for a repeated request, in case the first one could not; but only once.
+
+        Further requests need not: each would use up AWS IoT's quotas, which every other device needs.
+        """
+        if not claim.attached:
+            self._attach(claim, certificate)
+            self.ledger().record_as_attached(claim)
 
     def answer(self, obtained: Obtained) -> Issued:
         """Return what the device is told."""
@@ -155,6 +161,15 @@ class Issuing:
             attested=False,
             repeated=obtained.repeated,
         )
+
+    def _attach(self, claim: Claim, certificate: Certificate) -> None:
+        """Attach a recorded certificate. If an earlier request has done it, that does no harm."""
+        issuer = self.issuer()
+        self.concurrently(
+            lambda: issuer.attach_policy(certificate), lambda: issuer.attach_thing(certificate, claim.thing)
+        )
+        if claim.adopted:
+            self.settle_adoption(claim, certificate)
 
     def _wait_for_turn(self, claim: Claim) -> None:
         """Take a turn and wait for it; if it is not due soon, release the claim until then.

@@ -119,6 +119,7 @@ def claim_to_item(claim: Claim) -> Item:
         "adopted": claim.adopted or None,
         "reclaimed": claim.reclaimed or None,
         "shareable_key": claim.shareable_key or None,
+        "attached": claim.attached or None,
         **(certificate_to_values(claim.certificate) if claim.certificate else {}),
     }
 
@@ -147,6 +148,7 @@ def claim_from_item(item: Item) -> Claim:
         adopted=item.get("adopted", False),
         reclaimed=item.get("reclaimed", False),
         shareable_key=item.get("shareable_key", False),
+        attached=item.get("attached", False),
     )
 
 

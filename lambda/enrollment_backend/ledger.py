@@ -100,6 +100,7 @@ class Ledger:
             "adopted": claim.adopted or None,
             "spare": None,
             "turn": None,
+            "attached": None,
         }
         self.table.transact((Write(claim.key, issued, _LEASE_IS, {"lease": claim.lease}), recorded))
         return ()
@@ -124,6 +125,10 @@ class Ledger:
         now = int(self.now())
         undone = Transaction(()) if renewal is None else succession.undo(renewal, now)
         return self._carry_out(succession.retire(claim, now, delete_thing=delete_thing) + undone)
+
+    def record_as_attached(self, claim: Claim) -> None:
+        """Record that a claim's certificate is attached, unless the claim has changed in the meantime."""
+        self.try_write(Write(claim.key, {"attached": True}, _LEASE_IS, {"lease": claim.lease}))
 
     def release(self, claim: Claim, spare: str | None, *, lost: bool, turn: float | None = None) -> bool:
         """End the lease of a claim without a certificate, so that the next request need not wait for it to end.

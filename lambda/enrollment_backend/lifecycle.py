@@ -105,7 +105,7 @@ class Lifecycle:
         self.remove(removals or ())
 
     def identity(self, body: bytes, url: str) -> Issued:
-        """Return the certificate that the Thing has; it is attached again, in case that was interrupted.
+        """Return the certificate that the Thing has; it is attached again once, in case that was interrupted.
 
         Raises:
             KeyNotCurrentError, ThingRevokedError: as `renew`.
@@ -116,7 +116,7 @@ class Lifecycle:
         check_current(holder.claim, holder.spki_sha256)
         certificate = holder.claim.certificate
         assert certificate is not None  # noqa: S101 - the proof was checked with its key
-        self.issuing.attach(certificate, holder.claim.thing)
+        self.issuing.attach_again(holder.claim, certificate)
         log.note(certificateId=certificate.certificate_id)
         return self.issuing.answer(Obtained(holder.claim, certificate, repeated=True))
 

@@ -16,7 +16,7 @@ from enrollment_backend.invites import Invite, invite_id
 if TYPE_CHECKING:
     from enrollment_backend.inspection import Found
     from enrollment_backend.items import ThingEntry
-    from enrollment_backend.operator import InviteRequest, Operator, Page
+    from enrollment_backend.operator import CreatedInvite, InviteRequest, Operator, Page
     from enrollment_backend.rebuild import Rebuilder
     from enrollment_backend.sweep import Suspect, Sweeper
     from enrollment_backend.table import Position
@@ -26,7 +26,8 @@ _PATTERN = re.compile(r"[a-zA-Z0-9:_-]{1,128}|[a-zA-Z0-9:_-]{0,127}\*")
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _MAX_USES = 1_000_000
 _MIN_TTL, _MAX_TTL, _DEFAULT_TTL = 60, 365 * 24 * 3600, 24 * 3600  # seconds
-_FIELDS = {"thing", "uses", "ttlSeconds", "existingThing", "deactivateExisting", "replacesKey", "ekSha256"}
+_FIELDS = {"thing", "uses", "ttlSeconds", "existingThing", "deactivateExisting", "ekSha256"}
+_REPLACEMENT_FIELDS = {"thing", "ttlSeconds", "ekSha256"}
 _MAX_KEY_LENGTH = 1024  # characters: a sort key of DynamoDB
 _MARKER = re.compile(r"[a-z]:[!-~]{0,1024}")  # which list, and a marker of AWS IoT, or an id
 _SWEEP_PAGE_SIZE = 50  # certificates; the first time, each may cost a call, and a request takes up to 25 seconds
@@ -57,6 +58,7 @@ def routes(
             "GET": partial(_list_invites, operator, now),
             "DELETE": partial(_revoke_invite, operator),
         },
+        "/v1/operator/replacements": {"POST": partial(_create_replacement, operator)},
         "/v1/operator/fleet": {
             "GET": partial(_fleet, operator),
             "DELETE": partial(_revoke_thing, operator),
@@ -72,7 +74,16 @@ def _create_invites(operator: Callable[[], Operator], event: Event) -> Response:
     requested = fields.get("invites")
     if fields.keys() != {"invites"} or not isinstance(requested, list) or not 1 <= len(requested) <= _MAX_INVITES:
         raise FieldInvalidError("invites")
-    created = operator().create_invites([_invite_request(entry) for entry in requested], caller)
+    return _created(operator().create_invites([_invite_request(entry) for entry in requested], caller))
+
+
+def _create_replacement(operator: Callable[[], Operator], event: Event) -> Response:
+    """Create an invite that replaces a Thing's key; a route of its own, so that IAM can allow one without the other."""
+    caller = operator_of(event)
+    return _created(operator().create_invites([_replacement_request(json_body(event))], caller))
+
+
+def _created(created: Iterable[CreatedInvite]) -> Response:
     invites = [
         {
             "id": one.invite.id,
@@ -206,23 +217,46 @@ def _invite_request(entry: object) -> InviteRequest:
 
     if not isinstance(entry, dict) or not entry.keys() <= _FIELDS:
         raise FieldInvalidError("invites")
-    thing, fingerprint = entry.get("thing"), entry.get("ekSha256")
-    if not isinstance(thing, str) or not _PATTERN.fullmatch(thing):
-        raise FieldInvalidError("thing")
-    if "ekSha256" in entry and not (isinstance(fingerprint, str) and _FINGERPRINT.fullmatch(fingerprint)):
-        raise FieldInvalidError("ekSha256")
-    replaces_key = _flag(entry, "replacesKey")
-    if replaces_key and thing.endswith("*"):  # one key is replaced by one key
-        raise FieldInvalidError("thing")
     return InviteRequest(
-        thing=thing,
-        uses=_integer(entry, "uses", 1, 1, 1 if replaces_key else _MAX_USES),
-        ttl_seconds=_integer(entry, "ttlSeconds", _DEFAULT_TTL, _MIN_TTL, _MAX_TTL),
+        thing=_matching(entry, "thing", _PATTERN),
+        uses=_integer(entry, "uses", 1, 1, _MAX_USES),
+        ttl_seconds=_ttl(entry),
         existing_thing=_flag(entry, "existingThing"),
         deactivate_existing=_flag(entry, "deactivateExisting"),
-        replaces_key=replaces_key,
-        ek_sha256=fingerprint,
+        replaces_key=False,
+        ek_sha256=_fingerprint(entry),
     )
+
+
+def _replacement_request(fields: dict[str, Any]) -> InviteRequest:
+    from enrollment_backend.operator import InviteRequest
+
+    if not fields.keys() <= _REPLACEMENT_FIELDS:
+        raise FieldInvalidError("body")
+    return InviteRequest(
+        thing=_matching(fields, "thing", _NAME),  # one key is replaced by one key
+        uses=1,
+        ttl_seconds=_ttl(fields),
+        existing_thing=False,
+        deactivate_existing=False,
+        replaces_key=True,
+        ek_sha256=_fingerprint(fields),
+    )
+
+
+def _fingerprint(fields: dict[str, Any]) -> str | None:
+    return _matching(fields, "ekSha256", _FINGERPRINT) if "ekSha256" in fields else None
+
+
+def _matching(fields: dict[str, Any], name: str, pattern: re.Pattern[str]) -> str:
+    text = fields.get(name)
+    if not isinstance(text, str) or not pattern.fullmatch(text):
+        raise FieldInvalidError(name)
+    return text
+
+
+def _ttl(fields: dict[str, Any]) -> int:
+    return _integer(fields, "ttlSeconds", _DEFAULT_TTL, _MIN_TTL, _MAX_TTL)
 
 
 def _integer(entry: dict[str, Any], name: str, default: int, minimum: int, maximum: int) -> int:

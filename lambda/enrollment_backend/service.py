@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from enrollment_backend.binding import Binding
-    from enrollment_backend.claims import Certificate, Claim
     from enrollment_backend.invites import Invite
     from enrollment_backend.issuing import Issued, Issuing
 
@@ -58,14 +57,12 @@ class EnrollmentService:
         auth_mode: who may enroll: ``open`` is anyone, any other value is whoever holds an invite.
         binding: returns the binding. It is called only when needed, since the first call creates AWS's clients.
         issuing: has certificates issued.
-        settle_adoption: see `adoption.Adoption.settle`.
         now: the time, in seconds since the epoch.
     """
 
     auth_mode: str
     binding: Callable[[], Binding]
     issuing: Issuing
-    settle_adoption: Callable[[Claim, Certificate], None]
     now: Callable[[], float]
 
     def enroll(self, request: EnrollmentRequest) -> Issued:
@@ -98,10 +95,8 @@ class EnrollmentService:
         if code_sha256 is not None:
             binding.check_code(applicant)
         obtained = self.issuing.obtain(lambda: binding.claim(applicant), csr)
-        certificate = obtained.certificate
-        if obtained.claim.adopted:
-            self.settle_adoption(obtained.claim, certificate)
-        log.note(enrollment="repeated" if obtained.repeated else "new", certificateId=certificate.certificate_id)
+        certificate_id = obtained.certificate.certificate_id
+        log.note(enrollment="repeated" if obtained.repeated else "new", certificateId=certificate_id)
         return self.issuing.answer(obtained)
 
     def show_invite(self, code: str | None) -> Invite:

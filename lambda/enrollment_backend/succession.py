@@ -53,6 +53,7 @@ def switch(claim: Claim, renewal: Claim, certificate: Certificate, now: int) -> 
         "enrolled": claim.enrolled or now,
         "renewed": now,
         "shareable_key": None,
+        "attached": None,
         **_ended(),
     }
     old_key = {"superseded": now, **_public_key(claim.certificate)}

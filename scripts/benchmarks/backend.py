@@ -166,13 +166,14 @@ def _cpu_milliseconds(event: dict[str, Any], *, key: ec.EllipticCurvePrivateKey 
         concurrently=lambda *calls: [call() for call in calls],
         unrecorded_certificates=aws,
         remove=aws,
+        settle_adoption=aws,
         allow_existing_things=False,
         mqtt_endpoint="",
         mqtt_port=8883,
         now=time.time,
         sleep=time.sleep,
     )
-    service = EnrollmentService("invite", lambda: aws, issuing, aws, time.time)
+    service = EnrollmentService("invite", lambda: aws, issuing, time.time)
     lifecycle = Lifecycle(lambda: aws, issuing, aws, delete_things=False)
     routes = device_api.routes(service.enroll, service.show_invite, lifecycle)
     begin = time.process_time()

@@ -130,6 +130,16 @@ def test_s21_foreign_certificates_are_described_once(backend: Deployment) -> Non
     assert summary(backend)["foreign"] == 6
 
 
+def test_s21_what_was_too_young_for_a_pass_is_looked_at_in_the_next(backend: Deployment) -> None:
+    """S21: only what a pass has described is remembered as foreign, not what was issued shortly before it."""
+    device = Device(backend, THING)
+    device.enroll()
+    young = certificate(1, policy=None, minutes_old=30, pem=device.certificates()[0].certificate_pem)
+    assert scheduled(backend) == []
+    backend.clock.ahead += HOUR
+    assert scheduled(backend) == [young.certificate_id]
+
+
 def test_s21_a_foreign_certificate_that_gets_the_device_policy_is_found_at_any_age(backend: Deployment) -> None:
     """S21: whether it can connect as a device is decided by the policy."""
     foreign = certificate(1, policy=None, minutes_old=10_000)

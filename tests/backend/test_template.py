@@ -568,6 +568,7 @@ def test_what_somebody_has_to_look_into_is_an_alarm() -> None:
     }
     for alarm in alarms.values():
         assert alarm["TreatMissingData"] == "notBreaching"
+        assert "ActionsEnabled" not in alarm
         assert alarm["AlarmActions"] == [
             {"Ref": "Alarms"},
             {"Fn::If": ["HasAlarmTopic", {"Ref": "AlarmTopic"}, {"Ref": "AWS::NoValue"}]},
@@ -605,6 +606,18 @@ def test_the_dashboard_shows_what_an_operator_asks_first() -> None:
         "Ledger",
         "Quotas",
     ]
+
+
+def test_an_operators_key_is_used_through_the_table_only() -> None:
+    """What DynamoDB documents for a key of one's own, for this key, and for no other service than DynamoDB."""
+    (statement,) = the("AWS::IAM::RolePolicy")["PolicyDocument"]["Statement"]
+    assert set(statement["Action"]) == {
+        *("kms:Decrypt", "kms:DescribeKey", "kms:Encrypt", "kms:GenerateDataKey*", "kms:ReEncrypt*"),
+    }
+    assert statement["Resource"] == {"Ref": "KmsKey"}
+    assert statement["Condition"] == {
+        "StringLike": {"kms:ViaService": {"Fn::Sub": "dynamodb.${AWS::Region}.amazonaws.com*"}}
+    }
 
 
 def test_the_schedule_runs_the_sweep_and_can_be_held() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import tempfile
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -267,6 +268,23 @@ def test_a_file_that_cannot_be_read_is_named(home: Path) -> None:
     file = home / "config.toml"
     file.mkdir()
     with pytest.raises(UsageError, match=f"{file} cannot be read"):
+        _load(home)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        pytest.param(os.mkfifo, "it is not a regular file", id="FIFO"),
+        pytest.param(lambda file: file.symlink_to("/dev/zero"), "it is not a regular file", id="device"),
+        pytest.param(lambda file: os.truncate(_configure(file.parent, ""), 2**30), "larger than 64 KiB", id="sparse"),
+        pytest.param(lambda file: file.symlink_to("nowhere"), "a link to a file that does not exist", id="dangling"),
+    ],
+)
+def test_what_is_no_configuration_is_an_error_at_once(home: Path, make: Callable[[Path], object], reason: str) -> None:
+    """D29: a FIFO, device, huge file or dangling link is wrong usage with the reason, not a hang or the defaults."""
+    file = home / "config.toml"
+    make(file)
+    with pytest.raises(UsageError, match=f"{file} cannot be read: .*{reason}"):
         _load(home)
 
 

@@ -14,6 +14,17 @@ _FOREIGN = "a\x1b[2J\r\u202eb\x9bc\0"
 _SHOWN = r"a\x1b[2J\r\u202eb\x9bc\x00"
 
 
+def _caused_by(text: str) -> HsmEnrollError:
+    error = HsmEnrollError("no")
+    error.__cause__ = ValueError(text)
+    return error
+
+
+def _step(doing: str) -> None:
+    with Terminal().step(doing):
+        pass
+
+
 @pytest.mark.parametrize(
     "show",
     [
@@ -21,8 +32,11 @@ _SHOWN = r"a\x1b[2J\r\u202eb\x9bc\x00"
         lambda: Terminal().warn(_FOREIGN),
         lambda: Terminal().error(HsmEnrollError(_FOREIGN)),
         lambda: Terminal().error(HsmEnrollError("no", hint=_FOREIGN)),
+        lambda: Terminal(verbose=True).error(_caused_by(_FOREIGN)),
+        lambda: Terminal().say(_FOREIGN),
+        lambda: _step(_FOREIGN),
     ],
-    ids=["result", "warning", "message", "hint"],
+    ids=["result", "warning", "message", "hint", "traceback", "progress", "step"],
 )
 def test_control_characters_are_shown_escaped(show: Callable[[], None], capsys: pytest.CaptureFixture[str]) -> None:
     """D31: a file's name, a token's label or what a server says cannot steer the terminal, wherever it is shown."""

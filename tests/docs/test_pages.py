@@ -61,9 +61,18 @@ _NOT_TYPED = {
         (
             "hsm-enroll backend deploy --no-sweep\naws dynamodb restore-table-to-point-in-time "
             "--source-table-name TABLE --target-table-name TABLE-restored \\\n"
-            "  --restore-date-time 2026-11-26T08:00:00Z\npython copy_table.py TABLE-restored TABLE\n"
+            "  --restore-date-time 2026-11-26T08:00:00Z\naws dynamodb wait table-exists --table-name TABLE-restored\n"
+            "python copy_table.py TABLE-restored TABLE\n"
             "hsm-enroll fleet rebuild\nhsm-enroll fleet sweep\n"
             "hsm-enroll backend deploy --sweep\n"
+        ),
+    ),
+    # needs an AWS account; tests/operator/test_deployment_options.py runs it on moto
+    (
+        "docs/scale.md",
+        (
+            "hsm-enroll backend deploy --certificate-rate 142 --throttle-rate 400 --throttle-burst 200 "
+            "--reserved-concurrency 200\n"
         ),
     ),
     # needs an AWS account; tests/operator runs the same commands on moto

@@ -10,6 +10,7 @@ import pytest
 
 from hsm_enroll.token import discovery
 from tests.support.devices import Device, Observer
+from tests.support.pages import ROOT
 from tests.support.processes import program, run
 from tests.support.softhsm import MODULE
 
@@ -62,3 +63,10 @@ def test_a_module_that_became_too_new_is_explained_everywhere(new_device: Callab
         assert "it implements Cryptoki 3.2" in said["message"]
         assert f"--module {_proxy()}" in said["hint"]
     assert {error["exitStatus"] for error in errors} == {10}
+
+
+def test_the_page_about_tokens_names_the_proxy() -> None:
+    """Who reads docs/tokens.md before they run anything finds the way that the hint names, and what to install."""
+    page = (ROOT / "docs/tokens.md").read_text(encoding="utf-8")
+    assert f"--module {discovery.PROXY}" in page
+    assert "`p11-kit-modules`" in page

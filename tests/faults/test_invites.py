@@ -65,7 +65,9 @@ def _on_a_terminal(device: Device, answer: bytes, *arguments: str) -> tuple[int,
     return status, seen.decode(errors="replace")
 
 
-@pytest.mark.parametrize("source", ["argument", "stdin", "file", "stdin with a mark", "file with a mark"])
+@pytest.mark.parametrize(
+    "source", ["argument", "stdin", "file", "argument with a mark", "stdin with a mark", "file with a mark"]
+)
 def test_an_invite_names_the_api_and_its_normalized_code_is_sent(device: Device, thing: str, source: str) -> None:
     """An invite from any source outranks a configured API, and its code goes out as a bearer token and nowhere else."""
     file = device.folder / "invite"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -183,6 +184,30 @@ def test_a_worker_that_the_system_kills(faulty: FaultyDevice) -> None:
     assert (error["exitStatus"], error["code"]) == (10, "module-unusable")
     assert "was loaded by a process that was killed" in error["message"]
     assert "memory" in error["hint"]
+
+
+_WITH_CORE_DUMPS = ["prlimit", "--core=4096:4096", sys.executable]
+
+
+def test_no_process_leaves_a_core_dump(faulty: FaultyDevice) -> None:
+    """Neither the command nor the process with the module, both of which know the PIN, may dump its memory."""
+    faulty.module.plan("C_GenerateKeyPair 1 hang 0")
+    command = [*_WITH_CORE_DUMPS, "-m", "hsm_enroll", "csr"]
+    with subprocess.Popen(command, env=faulty.device.environment) as running:
+        for process in (running.pid, faulty.module.await_call("C_GenerateKeyPair", "hangs").process):
+            assert resource.prlimit(process, resource.RLIMIT_CORE) == (0, 4096)
+        running.kill()
+
+
+def test_a_program_keeps_its_core_dumps(faulty: FaultyDevice) -> None:
+    """A program that uses the library keeps its own limit; the process with the module, which has the PIN, may not."""
+    faulty.module.plan("C_GenerateKeyPair 1 hang 0")
+    program = [*_WITH_CORE_DUMPS, "-c", f"from hsm_enroll import enroll; enroll({THING!r})"]
+    with subprocess.Popen(program, env=faulty.device.environment) as running:
+        worker = faulty.module.await_call("C_GenerateKeyPair", "hangs").process
+        assert resource.prlimit(worker, resource.RLIMIT_CORE) == (0, 4096)
+        assert resource.prlimit(running.pid, resource.RLIMIT_CORE) == (4096, 4096)
+        running.kill()
 
 
 def test_out_of_memory(gateway: FaultyDevice) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +16,7 @@ import pytest
 from hsm_enroll.errors import LocalCloudError, StateTooNewError
 from hsm_enroll.local.endpoints import Endpoints
 from hsm_enroll.local.home import Home
+from tests.support.failing_calls import failing
 
 _EARLIER = Path(__file__).with_name("earlier") / "0.1.0" / "cloud.json"
 _FOLDER = Path("/home/gateway/.local/state/hsm-enroll/local")
@@ -104,3 +109,25 @@ def test_a_record_that_a_killed_cloud_left_is_ignored(tmp_path: Path) -> None:
     home = Home(tmp_path)
     home.write_state(_ENDPOINTS)
     assert home.read_state() is None
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP], ids=errno.errorcode.get)
+@pytest.mark.parametrize("command", [("up", "--detach"), ("env",)], ids=" ".join)
+def test_a_home_without_locks_is_named(tmp_path: Path, command: tuple[str, ...], number: int) -> None:
+    """Where its file system does not support locks, nobody knows whether a cloud runs there, and the error says so."""
+    Home(tmp_path).prepare()
+    Home(tmp_path).lock_file.touch()
+    run = subprocess.run(
+        [sys.executable, "-m", "hsm_enroll", "local", *command, "--home", tmp_path, "--json"],
+        env={**os.environ, **failing(flock=number)}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    error = json.loads(run.stdout)["error"]
+    assert (run.returncode, error["code"]) == (LocalCloudError.exit_status, LocalCloudError.code)
+    assert f"{tmp_path} cannot be locked: {os.strerror(number)}" in error["message"]
+
+
+def test_a_command_names_the_home_unless_it_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a hint says can be typed as it stands, also where the folder's name has a blank."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert Home(tmp_path / "hsm-enroll" / "local").command("down") == "hsm-enroll local down"
+    assert Home(tmp_path / "my cloud").command("down") == f"hsm-enroll local down --home '{tmp_path}/my cloud'"

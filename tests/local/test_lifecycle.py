@@ -238,7 +238,7 @@ def test_a_second_cloud_in_the_same_home_is_refused(home: Path) -> None:
     pid = supervisor(endpoints)
     with pytest.raises(LocalCloudError, match="already runs") as caught:
         detach(home, TIME_LIMIT)
-    assert "down" in caught.value.hint
+    assert caught.value.hint.endswith(f"hsm-enroll local down --home {home}")
     assert running(home) == endpoints
     assert supervisor(endpoints) == pid
 

@@ -97,7 +97,7 @@ def test_without_a_cloud_there_is_nothing_to_fail(tmp_path: Path) -> None:
     for command in (("restart", "broker"), ("fail", "--next", "503")):
         error = machine.error("local", *command, "--home", str(tmp_path / "none"))
         assert error["code"] == "local-cloud"
-        assert "local up" in error["hint"]
+        assert error["hint"] == f"Start one: hsm-enroll local up --detach --home {tmp_path}/none"
 
 
 def test_a_cloud_that_takes_no_commands_is_an_error(cloud: Endpoints) -> None:
@@ -110,14 +110,14 @@ def test_a_cloud_that_takes_no_commands_is_an_error(cloud: Endpoints) -> None:
             fail(cloud.home, "503", 1)
     finally:
         away.rename(control)
-    assert "local down" in caught.value.hint
+    assert f"hsm-enroll local down --home '{cloud.home}'; " in caught.value.hint
 
 
 def test_a_command_of_another_version_is_an_error(cloud: Endpoints) -> None:
     """D27: a cloud that does not know what it is asked for says so, and accepts the next command."""
     with pytest.raises(LocalCloudError, match="cannot carry this out") as caught:
         fail(cloud.home, "flood", 1)
-    assert "local down" in caught.value.hint
+    assert f"hsm-enroll local down --home '{cloud.home}'; " in caught.value.hint
     restart(cloud.home, "api")
 
 

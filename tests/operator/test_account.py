@@ -68,6 +68,24 @@ def test_a_small_account_reserves_no_concurrency(
     assert [f"{unreserved} unreserved" in note for note in deployed.notes] == ([True] if reserved == "0" else [])
 
 
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({"ReservedConcurrency": "5", "ThrottleBurst": "5"}, ("5", "5")),
+        ({"ThrottleBurst": "3"}, ("0", "3")),
+    ],
+)
+def test_in_a_small_account_too_the_operator_decides(
+    asked: dict[str, str], expected: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is asked for is deployed; if Lambda refuses that reservation, CloudFormation says so."""
+    answers(monkeypatch, "GetAccountSettings", {"AccountLimit": {"UnreservedConcurrentExecutions": 10}})
+    deployed = deploy(settings=asked)
+    parameters = stack_parameters()
+    assert (parameters["ReservedConcurrency"], parameters["ThrottleBurst"]) == expected
+    assert bool(deployed.notes) is ("ReservedConcurrency" not in asked)
+
+
 def stack_parameters() -> dict[str, str]:
     """Return the parameters of the deployed stack."""
     (there,) = client("cloudformation").describe_stacks(StackName="hsm-enroll")["Stacks"]

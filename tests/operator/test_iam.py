@@ -32,6 +32,7 @@ from tests.support.stack import template
 
 FOLDER = Path(__file__).parents[2] / "docs" / "iam"
 ROLES = ["deployer", "deployer-edge", "inviter", "manager", "viewer"]
+FILES = ["boundary", *ROLES]
 PLACEHOLDERS = {"REGION": REGION, "ACCOUNT": ACCOUNT_ID, "API": "a1b2c3d4e5"}
 LARGEST_POLICY = 6144  # characters of a managed policy, without white space
 API = f"arn:aws:execute-api:{REGION}:{ACCOUNT_ID}:a1b2c3d4e5"
@@ -83,13 +84,13 @@ def handlers() -> Mapping[str, Any]:
 
 
 def test_the_files_are_those_of_the_roles() -> None:
-    """The page names each of them."""
-    assert sorted(file.stem for file in FOLDER.iterdir()) == ROLES
+    """And the boundary of the functions' role. The page names each role."""
+    assert sorted(file.stem for file in FOLDER.iterdir()) == FILES
     page = (FOLDER.parent / "operator.md").read_text("utf-8")
     assert all(f"(iam/{role}.json)" in page for role in ROLES)
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", FILES)
 def test_a_policy_is_one_that_iam_takes(role: str) -> None:
     """It has a version and statements that only allow, each with its own name, and fits into a managed policy."""
     document = policy(role)
@@ -101,7 +102,7 @@ def test_a_policy_is_one_that_iam_takes(role: str) -> None:
     assert len(json.dumps(document, separators=(",", ":"))) <= LARGEST_POLICY
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", FILES)
 def test_each_action_exists_and_is_granted_on_resources_that_it_knows(role: str) -> None:
     """No wildcards in actions; "*" as a resource only for actions that know none."""
     for statement in policy(role)["Statement"]:
@@ -140,9 +141,9 @@ UNUSED = {
     *("AWS::ApiGatewayV2::Api s3:getObject", "AWS::Logs::LogGroup s3:REST.PUT.OBJECT"),  # from a file in S3; to S3
     # tags: IAM has no such actions, but PUT and DELETE
     *(f"AWS::ApiGatewayV2::Stage apigateway:{verb}Resource" for verb in ("Tag", "Untag")),
-    # managed policies, and a boundary
+    # managed policies, and taking the boundary away
     *(f"AWS::IAM::Role iam:{verb}" for verb in ("AttachRolePolicy", "DetachRolePolicy")),
-    *(f"AWS::IAM::Role iam:{verb}RolePermissionsBoundary" for verb in ("Put", "Delete")),
+    "AWS::IAM::Role iam:DeleteRolePermissionsBoundary",
     # imports, replicas, streams, resource policies, contributor insights
     *(f"AWS::DynamoDB::Table dynamodb:{name}" for name in (
         "AssociateTableReplica", "BatchWriteItem", "CreateTableReplica", "DeleteItem", "DeleteResourcePolicy",
@@ -224,6 +225,73 @@ def test_nobody_but_the_function_is_passed_the_role() -> None:
     (statement,) = [one for one in policy("deployer")["Statement"] if "iam:PassRole" in listed(one["Action"])]
     assert statement["Condition"] == {"StringEquals": {"iam:PassedToService": "lambda.amazonaws.com"}}
     assert statement["Action"] == "iam:PassRole"
+
+
+BOUNDARY = f"arn:aws:iam::{ACCOUNT_ID}:policy/hsm-enroll-boundary"
+
+
+def test_what_a_deployer_gives_a_role_stays_within_the_boundary() -> None:
+    """A role is created, and given permissions, only with the boundary, which nobody takes away or changes."""
+    statements = [one for role in ("deployer", "deployer-edge") for one in policy(role)["Statement"]]
+    within = {"StringEquals": {"iam:PermissionsBoundary": BOUNDARY}}
+    bound = {action for one in statements if one.get("Condition") == within for action in listed(one["Action"])}
+    free = {action for one in statements if one.get("Condition") != within for action in listed(one["Action"])}
+    grants = {
+        f"iam:{name}" for name in ("CreateRole", "DeleteRolePolicy", "PutRolePermissionsBoundary", "PutRolePolicy")
+    }
+    assert bound == grants
+    assert {action for action in free if action.startswith("iam:")} == {
+        f"iam:{name}"
+        for name in (
+            *("DeleteRole", "GetRole", "GetRolePolicy", "ListAttachedRolePolicies", "ListRolePolicies", "PassRole"),
+            *("TagRole", "UntagRole", "UpdateAssumeRolePolicy", "UpdateRole", "UpdateRoleDescription"),
+        )
+    }
+
+
+# As CloudFormation names them in a stack hsm-enroll.
+NAMES = {
+    "${AWS::Partition}": "aws",
+    "${AWS::Region}": REGION,
+    "${AWS::AccountId}": ACCOUNT_ID,
+    "${Ledger.Arn}": f"arn:aws:dynamodb:{REGION}:{ACCOUNT_ID}:table/hsm-enroll-Ledger-1A2B3C",
+    "${DevicePolicy.Arn}": f"arn:aws:iot:{REGION}:{ACCOUNT_ID}:policy/DevicePolicy-1A2B3C",
+    "${LogGroup.Arn}": f"arn:aws:logs:{REGION}:{ACCOUNT_ID}:log-group:hsm-enroll-LogGroup-1A2B3C:*",
+    "${KmsKey}": f"arn:aws:kms:{REGION}:{ACCOUNT_ID}:key/1234abcd-12ab-34cd-56ef-1234567890ab",
+}
+
+
+def named(value: Any) -> str:
+    """Return a resource of the template's role as an ARN."""
+    if isinstance(value, dict):
+        ((function, argument),) = value.items()
+        value = {"Ref": "${%s}", "Fn::GetAtt": "${%s}"}.get(function, "%s") % (
+            argument if isinstance(argument, str) else ".".join(argument)
+        )
+    for name, known in NAMES.items():
+        value = value.replace(name, known)
+    return str(value)
+
+
+def test_the_boundary_is_what_the_functions_role_needs_and_no_more() -> None:
+    """With an operator's own key too; what the role has is within it, and it has nothing else."""
+    resources = template()["Resources"]
+    documents = [one["PolicyDocument"] for one in resources["Role"]["Properties"]["Policies"]]
+    documents.append(resources["KmsKeyUse"]["Properties"]["PolicyDocument"])
+    needed = [
+        (action, named(statement["Resource"]))
+        for document in documents
+        for statement in document["Statement"]
+        for action in listed(statement["Action"])
+    ]
+    # A wildcard of the role's is written out in the boundary.
+    granted = {action for statement in policy("boundary")["Statement"] for action in listed(statement["Action"])}
+    pairs = [(each, arn) for action, arn in needed for each in granted if fnmatchcase(each, action)]
+    assert all(allows("boundary", action, arn) for action, arn in pairs)
+    assert {action for action, _ in pairs} == granted
+    assert all(any(fnmatchcase(each, action) for each in granted) for action, _ in needed)
+    (key,) = [one for one in policy("boundary")["Statement"] if one["Sid"] == "LedgerKey"]
+    assert key["Condition"] == {"StringLike": {"kms:ViaService": f"dynamodb.{REGION}.amazonaws.com*"}}
 
 
 def operator_routes() -> set[str]:

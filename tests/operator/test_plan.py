@@ -239,6 +239,22 @@ def test_the_plan_is_shown_in_words(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert any(line.startswith("warning: Api may get another address") for line in lines)
 
 
+def test_another_zip_is_shown_as_a_change_of_the_functions(
+    quick_build: list[bytes], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the zip is in the bucket is nothing that a person could judge; a script is told."""
+    run("deploy", "--yes", "--quiet")
+    for number, options in enumerate(([], ["--json"])):
+        quick_build[0] = code(b"another" * (number + 1))
+        planned(monkeypatch, CODE)
+        run("deploy", "--yes", *options)
+    shown = capsys.readouterr()
+    assert "change Function (Lambda Function): Code" in shown.err
+    assert "CodeKey" not in shown.err
+    assert "CodeVersion" not in shown.err
+    assert '"CodeKey"' in shown.out
+
+
 def test_a_first_plan_names_the_account(capsys: pytest.CaptureFixture[str]) -> None:
     """Whoever is logged in to the wrong account sees it before anything is made there."""
     run("deploy", "--yes")

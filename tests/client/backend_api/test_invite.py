@@ -48,10 +48,11 @@ def test_a_mistyped_code_is_told_from_what_is_no_invite() -> None:
         ("https://api.example/#{}", "https://api.example"),
         ("https://api.example#{}", "https://api.example"),
         (" \thttps://api.example:8443/stage/#{}\r\n", "https://api.example:8443/stage"),
+        ("\ufeffhttps://api.example/#{}", "https://api.example"),
     ],
 )
 def test_the_api_is_what_stands_before_the_code(written: str, api_url: str) -> None:
-    """White space around an invite and the slash before the # do not matter."""
+    """White space around an invite, a byte order mark and the slash before the # do not matter."""
     invite = parse(written.format(_WRITTEN))
     assert (invite.api_url, invite.code.reveal()) == (api_url, _CODE)
 

@@ -38,6 +38,15 @@ def test_a_full_stderr_changes_no_status(machine: Machine) -> None:
         assert _run(machine, "tokens", stderr=full).returncode == 0
 
 
+def test_a_stderr_that_nobody_reads_changes_no_status(machine: Machine) -> None:
+    """D30: nor does ``2>&1 | head -1``, whose reader has gone when there is more to tell."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as closed:
+        assert _run(machine, "status", stderr=closed).returncode == 3
+        assert _run(machine, "tokens", "--verbose", stderr=closed).returncode == 0
+
+
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_a_full_stdout_is_an_error_on_stderr(machine: Machine, options: tuple[str, ...]) -> None:
     """D30: where stdout is full, stderr says so, with ``--json`` too, and the exit status is its own."""

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from hsm_enroll.backend_api.client import EnrollmentClient
 from hsm_enroll.doctor import Finding, Patient, Status, api, checks_online, network
 from hsm_enroll.doctor.tls import Negotiated
 from hsm_enroll.errors import UsageError
+from hsm_enroll.iot import shared_port, trust
 from hsm_enroll.key import KeyType
 from hsm_enroll.secret import Secret
 from hsm_enroll.settings import Settings, Tls
@@ -267,6 +269,29 @@ def test_the_cipher_suite_of_a_broker_is_told(authority: Authority, settings: Ca
         finding = checks_online.mqtt_tls(settings(mqtt_endpoint="localhost", mqtt_port=port))
     assert _found(finding) == ("online.mqtt-tls", Status.OK)
     assert f"TLSv1.2, {_SUITE}, asked without the device's key" in finding.message
+
+
+@pytest.mark.parametrize("is_shared", [True, False], ids=["443", "another port"])
+def test_on_port_443_the_broker_is_asked_for_mqtt(
+    is_shared: bool, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever looks at the broker's TLS offers the ALPN protocol that a connection offers: on port 443, and only there.
+
+    Both the doctor and the second look that MQTT takes after a failed handshake.
+    """
+    context = scripted.tls(authority.issue_pair("server", ["localhost"]), authority.certificate)
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["http/1.1", "x-amzn-mqtt-ca"])
+    chosen: SimpleQueue[str | None] = SimpleQueue()
+    with scripted.serving(
+        lambda _: None, context, on_handshake=lambda tls: chosen.put(tls.selected_alpn_protocol())
+    ) as (port):
+        if is_shared:
+            monkeypatch.setattr(shared_port, "PORT", port)
+        assert isinstance(network.shake_hands("localhost", port, authority.certificate, tls13=True), Negotiated)
+        assert trust.why_distrusted("localhost", port, authority.certificate, timeout=10) is None
+        offered = [chosen.get(timeout=10) for _ in range(2)]
+    assert offered == ["x-amzn-mqtt-ca" if is_shared else None] * 2
 
 
 @pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])

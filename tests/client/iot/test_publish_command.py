@@ -1,7 +1,8 @@
-"""What ``hsm-enroll publish`` asks of the broker, and what it says when it is interrupted."""
+"""What ``hsm-enroll publish`` asks of the broker, and what it says when it waits and when it is interrupted."""
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from hsm_enroll.store.identity import Identity
 from tests.client.iot.device import EnrolledDevice, enrolled_device
 from tests.support import scripted
 from tests.support.authority import Authority
-from tests.support.scripted import CONNECT, PUBLISH, Packet
+from tests.support.scripted import CONNECT, PUBLISH, SUBSCRIBE, Packet
 from tests.support.softhsm import SoftHsm
 
 _TIME_LIMIT = 60.0
@@ -68,3 +69,27 @@ def test_an_interrupted_publish_promises_nothing(reached: int, at_broker: AtBrok
     assert run.returncode == 130
     assert "If the broker has the message already, it arrives twice." in " ".join(errors.split())
     assert "resumes" not in errors
+
+
+@pytest.mark.parametrize("arguments", [("publish", "a/b", "x"), ("subscribe", "a/b")], ids=" ".join)
+def test_a_broker_that_does_not_acknowledge_is_named(arguments: tuple[str, ...], at_broker: AtBroker) -> None:
+    """D15: also once it is connected, a command says within seconds whom it is waiting for, and how long at most."""
+    device = at_broker(lambda packet: scripted.connack(0) if packet.type == CONNECT else b"")
+    with device.start(*arguments) as run:
+        assert run.stderr is not None
+        told = next((line for line in run.stderr if line.startswith("  waiting for")), "")
+        run.send_signal(signal.SIGINT)
+        run.communicate(timeout=_TIME_LIMIT)
+    assert re.fullmatch(r"  waiting for the broker at localhost:\d+, up to 20 s\n", told)
+
+
+def test_a_topic_cannot_steer_the_terminal(at_broker: AtBroker) -> None:
+    """D31: under a wildcard, control characters of a message's topic are shown escaped."""
+
+    def script(packet: Packet) -> bytes:
+        if packet.type == SUBSCRIBE:
+            return scripted.suback(packet, 1) + scripted.publish("a/\x1b[2J", b"x", 1)
+        return scripted.connack(0) if packet.type == CONNECT else b""
+
+    run = at_broker(script).run("subscribe", "a/#", "--count", "1")
+    assert run.stdout == "a/\\x1b[2J x\n"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hsm_enroll.errors import MqttError, MqttNotTrustedError, MqttRefusedError
-from hsm_enroll.iot import Fallbacks, client
+from hsm_enroll.iot import Fallbacks, shared_port
 from hsm_enroll.key import KeyType
 from hsm_enroll.store.identity import Identity
 from tests.client.iot import cryptoki
@@ -151,7 +151,7 @@ def test_on_port_443_the_protocol_is_named(is_shared: bool, identity: Identity, 
     def note(connection: ssl.SSLSocket) -> None:
         chosen.append(connection.selected_alpn_protocol())
 
-    address = (_LOOPBACK, client.SHARED_PORT if is_shared and _may_bind_443() else 0)
+    address = (_LOOPBACK, shared_port.PORT if is_shared and _may_bind_443() else 0)
     with scripted.serving(_accept, context, address=address, on_handshake=note) as port:
         apart(_connect_to, identity, authority.certificate, port, is_shared)
     assert chosen == ["x-amzn-mqtt-ca" if is_shared else None]
@@ -159,7 +159,7 @@ def test_on_port_443_the_protocol_is_named(is_shared: bool, identity: Identity, 
 
 def _may_bind_443() -> bool:
     try:
-        socket.create_server((_LOOPBACK, client.SHARED_PORT)).close()
+        socket.create_server((_LOOPBACK, shared_port.PORT)).close()
     except PermissionError:
         return False
     return True
@@ -170,6 +170,6 @@ def _accept(packet: scripted.Packet) -> bytes:
 
 
 def _connect_to(identity: Identity, ca_file: Path, port: int, is_shared: bool) -> None:
-    if is_shared and port != client.SHARED_PORT:  # an ordinary user's stand-in for it
-        client.SHARED_PORT = port
+    if is_shared and port != shared_port.PORT:  # an ordinary user's stand-in for it
+        shared_port.PORT = port
     connect(identity, PIN, ca_file=ca_file, endpoint=_LOOPBACK, port=port).close()

@@ -51,7 +51,7 @@ def _der(authority: Authority) -> bytes:
         (lambda text: f"{text}{_DAMAGED}".encode(), r"contains a certificate that is damaged"),
         (lambda text: text.replace("M", "é", 1).encode("latin-1"), r"contains a certificate that is damaged"),
         (lambda text: text[:200].encode(), r"does not contain PEM certificates$"),
-        (lambda _: bytes(16 * 1024 * 1024 + 1), r"cannot be read: it is larger than 16 MiB"),
+        (lambda _: bytes(16 * 1024 * 1024 + 1), r"cannot be read: it is larger than 16384 KiB"),
     ],
     ids=[
         "empty",

@@ -12,7 +12,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -20,6 +22,7 @@ import pytest
 from moto import mock_aws
 
 from hsm_enroll import cli
+from hsm_enroll.cli import operator_client, rebuild
 from tests.operator.api.running import Run
 from tests.operator.api.stand_in import REGION, Backend, json_reply, problem
 from tests.support import documents
@@ -150,7 +153,7 @@ def test_ten_thousand_invites_come_in_requests_of_a_hundred(run: Run, backend: B
     result = run("invite", "create", "--from", _table(tmp_path, 10_000), "--output", output)
     assert time.monotonic() - begin < 60
     assert (result.status, result.out) == (0, "")
-    assert "10000 invites were made" in result.err
+    assert result.err.endswith(f"- 10,000 invites were made; {output} has all 10,000\n")
     assert [len(request.body["invites"]) for request in backend.received] == [100] * 100
     rows = _rows(output.read_text())
     assert [row["thing"] for row in rows] == [f"gateway-{number}" for number in range(10_000)]
@@ -176,6 +179,8 @@ def test_a_table_goes_to_stdout_without_a_file(run: Run, backend: Backend, tmp_p
     """Without --output the table is the data on stdout; with --json and --output it is a list of documents too."""
     result = run("invite", "create", "--from", _table(tmp_path, 2))
     assert [row["invite"] for row in _rows(result.out)] == [f"{backend.url}/#{code}" for code in backend.codes]
+    one = run("invite", "create", "--from", _table(tmp_path, 1), "--output", tmp_path / "one.csv")
+    assert one.err.endswith(f"- 1 invite was made; {tmp_path}/one.csv has it\n")
     output = tmp_path / "out.csv"
     documents = run("invite", "create", "--from", _table(tmp_path, 2), "--output", output, "--json").document
     rows = _rows(output.read_text())
@@ -483,6 +488,9 @@ def test_a_sweep_that_would_disable_many_disables_none_unless_told_to(run: Run, 
     assert "sweep-stopped" in refused.document["error"]["message"]
     assert "fleet rebuild" in refused.document["error"]["hint"]
     assert all(request.body["lookOnly"] for request in backend.received)
+    hint = run("fleet", "sweep", "--region", REGION, "--json").document["error"]["hint"]
+    assert f"hsm-enroll fleet rebuild --region {REGION}" in hint
+    assert f"hsm-enroll fleet sweep --yes-all --region {REGION}" in hint
     assert len(run("fleet", "sweep", "--yes-all", "--json").document["disabled"]) == 21
     backend.sweeps[1]["disabled"].pop()
     assert len(run("fleet", "sweep", "--json").document["disabled"]) == 20
@@ -501,8 +509,9 @@ def test_other_certificates_of_a_thing_are_shown_and_can_be_deactivated(run: Run
     revoked = run("fleet", "revoke", "gateway-17", "--yes", "--json")
     assert revoked.document == {"thing": "gateway-17", "revoked": True, "otherCertificates": [OTHER]}
     for names in (["gateway-17"], ["gateway-17", "gateway-18"]):
-        warned = run("fleet", "revoke", *names, "--yes")
-        assert (warned.status, "--all-certificates" in warned.err) == (0, True)
+        warned = run("fleet", "revoke", *names, "--yes", "--region", REGION)
+        command = f"hsm-enroll fleet revoke gateway-17 --all-certificates --region {REGION}"
+        assert (warned.status, command in warned.err) == (0, True)
         assert "--all-certificates" not in run("fleet", "revoke", *names, "--yes", "--all-certificates").err
     listed = run("fleet", "revoke", "gateway-17", "gateway-18", "--all-certificates", "--yes", "--json").document
     assert [one["otherCertificates"] for one in listed] == [[{**OTHER, "active": False}], []]
@@ -539,9 +548,30 @@ def test_a_rebuild_shows_what_is_missing_asks_and_restores_it(run: Run, backend:
         {**asked, "lookOnly": False, "next": "p:1"},
     ]
     told = run("fleet", "rebuild", "--yes")
-    assert told.out == "1 entries restored\n"
+    assert told.out == "1 entry restored\n"
     assert "gateway-17 (issued)" in told.err
     assert "--existing-things" in told.err
+
+
+def test_a_rebuild_that_is_not_wanted_changes_nothing(
+    run: Run, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S23: a no is not an error; what would be restored was only looked at."""
+    backend.rebuilds = [{"examined": 1, "restored": [RESTORED], "left": []}]
+    questions: list[str] = []
+    monkeypatch.setattr(rebuild, "has_person", lambda: True)
+
+    def decline(question: str) -> bool:
+        questions.append(question)
+        return False
+
+    monkeypatch.setattr(rebuild, "confirm", decline)
+    result = run("fleet", "rebuild")
+    assert questions == ["Restore 1 entry?"]
+    assert (result.status, result.out) == (130, "")
+    assert "1 certificate compared with the ledger, 1 missing from it" in result.err
+    assert result.err.endswith("\nnothing was restored\n")
+    assert [request.body["lookOnly"] for request in backend.received] == [True]
 
 
 def test_a_rebuild_with_nothing_to_do_changes_nothing(run: Run, backend: Backend) -> None:
@@ -549,6 +579,24 @@ def test_a_rebuild_with_nothing_to_do_changes_nothing(run: Run, backend: Backend
     backend.rebuilds = [{"examined": 500, "restored": [], "left": []}]
     assert run("fleet", "rebuild", "--yes").out == "0 entries restored\n"
     assert [request.body["lookOnly"] for request in backend.received] == [True]
+
+
+def test_what_takes_long_says_now_and_then_how_far_it_is(
+    run: Run, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lists, sweeps and rebuilds: after 3 s, and then after twice as long each time; a short one is silent."""
+    for number in range(4):
+        backend.add_thing(f"gateway-{number}")
+    backend.sweeps = [{"checked": 600, "disabled": [], "foreign": 0}] * 4
+    backend.rebuilds = [{"examined": 600, "restored": [], "left": []}] * 4
+    commands = [("fleet", "list"), ("fleet", "sweep"), ("fleet", "rebuild", "--yes")]
+    assert [line for command in commands for line in run(*command).err.splitlines() if "so far" in line] == []
+    said = []
+    for command in commands:
+        seconds = iter(range(0, 400, 2))
+        monkeypatch.setattr(operator_client, "time", SimpleNamespace(monotonic=partial(next, seconds)))
+        said.append([line for line in run(*command).err.splitlines() if "so far" in line])
+    assert said == [["  2 Things so far"], ["  1,200 certificates so far"], ["  1,200 certificates so far"]]
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,11 @@ def test_the_backend_selects(run: Run, fleet: Backend) -> None:
 
 @pytest.mark.parametrize(
     ("limit", "shown", "more", "count"),
-    [("5", 5, True, "- 5 Things, the newest of more"), ("12", 12, False, "- 12 Things"), ("1", 1, True, "- 1 Thing, ")],
+    [
+        ("5", 5, True, "- the newest 5 Things; there are more"),
+        ("12", 12, False, "- 12 Things"),
+        ("1", 1, True, "newest 1 Thing;"),
+    ],
 )
 def test_a_limit_is_sent_and_what_it_leaves_out_is_said(
     run: Run, fleet: Backend, limit: str, shown: int, more: bool, count: str
