@@ -171,6 +171,7 @@ def test_s2_an_unknown_path_is_404(backend: Deployment, path: str) -> None:
         ("/v1/invite", ["POST", "HEAD", "PUT", "DELETE", "get"], "GET"),
         ("/v1/operator/invites", ["HEAD", "PUT", "PATCH"], "POST, GET, DELETE"),
         ("/v1/operator/fleet", ["POST", "HEAD", "PUT"], "GET, DELETE"),
+        ("/v1/operator/replacements", ["GET", "DELETE"], "POST"),
         ("/v1/operator/sweep", ["GET", "DELETE"], "POST"),
     ],
 )

@@ -19,6 +19,7 @@ ROUTES = [
     ("POST", "/v1/operator/invites"),
     ("GET", "/v1/operator/invites"),
     ("DELETE", "/v1/operator/invites"),
+    ("POST", "/v1/operator/replacements"),
     ("GET", "/v1/operator/fleet"),
     ("DELETE", "/v1/operator/fleet"),
     ("POST", "/v1/operator/sweep"),
@@ -61,9 +62,7 @@ GOOD: dict[str, Any] = {"thing": THING}
         *[(GOOD | {"uses": uses}, "uses") for uses in (0, -1, 1_000_001, 1.5, "1", True, None, [1])],
         *[(GOOD | {"ttlSeconds": ttl}, "ttlSeconds") for ttl in (0, 59, 31_536_001, 60.5, "60", True, None)],
         *[(GOOD | {"existingThing": flag}, "existingThing") for flag in (0, 1, "true", None)],
-        *[(GOOD | {"replacesKey": flag}, "replacesKey") for flag in (0, 1, "true", None)],
-        (GOOD | {"replacesKey": True, "uses": 2}, "uses"),
-        ({"thing": "press-*", "replacesKey": True}, "thing"),
+        *[(GOOD | {"replacesKey": flag}, "invites") for flag in (True, False)],  # it has a route of its own
         *[(GOOD | {"ekSha256": text}, "ekSha256") for text in ("", "ab", "AB" * 32, "g" * 64, "ab" * 32 + "\n", 1)],
         (GOOD | {"surplus": 1}, "invites"),
         ("press-17", "invites"),
@@ -78,6 +77,44 @@ def test_an_invite_that_makes_no_sense_is_refused_with_the_fields_name(
     answer = backend.operate("POST", "invites", {"invites": [GOOD, invite]})
     assert backend.refused(answer, 400, "field-invalid")
     assert field in answer.json["detail"]
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "thing"),
+        *[({"thing": name}, "thing") for name in ("", "a b", "press-*", "*", "x" * 129, "a\n", 1, None, [THING])],
+        *[(GOOD | {"ttlSeconds": ttl}, "ttlSeconds") for ttl in (59, 31_536_001, 60.5, "60", True, None)],
+        *[(GOOD | {"ekSha256": text}, "ekSha256") for text in ("", "ab", "AB" * 32, 1, None)],
+        *[(GOOD | {name: 1}, "body") for name in ("uses", "surplus")],
+        *[(GOOD | {name: True}, "body") for name in ("replacesKey", "existingThing", "deactivateExisting")],
+        ({"invites": [GOOD]}, "body"),
+    ],
+)
+def test_a_replacement_that_makes_no_sense_is_refused_with_the_fields_name(
+    backend: Deployment, body: object, field: str
+) -> None:
+    """400: it is for one Thing and one use, and takes a time and a TPM; nothing else of an invite."""
+    answer = backend.operate("POST", "replacements", body)
+    assert backend.refused(answer, 400, "field-invalid")
+    assert field in answer.json["detail"]
+
+
+@pytest.mark.parametrize("status", ["issued", "revoked"])
+def test_a_replacement_is_answered_and_listed_like_an_invite(backend: Deployment, status: str) -> None:
+    """One invite with its code and its Thing's status, which the list has without the code; it ends as was asked."""
+    assert Device(backend, THING).enroll().status == 201
+    if status == "revoked":
+        assert backend.operate("DELETE", "fleet", thing=THING).status == 204
+    known = set(backend.items("invite"))
+    answer = backend.operate("POST", "replacements", {"thing": THING, "ttlSeconds": 60, "ekSha256": "0f" * 32})
+    (made,) = answer.json["invites"]
+    assert (answer.status, made.keys()) == (201, {"id", "code", "thing", "uses", "expires", "thingStatus"})
+    assert (made["thing"], made["uses"], made["thingStatus"]) == (THING, 1, status)
+    (item,) = [item for identifier, item in backend.items("invite").items() if identifier not in known]
+    assert int(item["expires"]) == int(item["created"]) + 60
+    (listed,) = [one for one in backend.operate("GET", "invites").json["invites"] if one["id"] == made["id"]]
+    assert (listed["ekSha256"], listed["existingThing"], listed["createdBy"]) == ("0f" * 32, False, OPERATOR)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +139,7 @@ def test_one_to_a_hundred_invites_are_made_at_once(backend: Deployment, body: ob
         (" " * (16 * 1024 + 1), "application/json", 413, "body-too-large"),
     ],
 )
-@pytest.mark.parametrize("path", ["invites", "sweep", "rebuild"])
+@pytest.mark.parametrize("path", ["invites", "replacements", "sweep", "rebuild"])
 def test_s1_s2_s3_the_operators_bodies_are_read_as_strictly(
     backend: Deployment, path: str, body: str | None, content_type: str | None, status: int, code: str
 ) -> None:

@@ -166,7 +166,7 @@ def test_s15_s17_a_retirement_that_failed_is_repeated(device: Device, step: str,
 
 def with_invite(device: Device) -> Device:
     """Return new hardware for a device's Thing, with an invite that replaces the key."""
-    return Device(device.backend, device.thing, device.backend.invite(device.thing, replacesKey=True))
+    return Device(device.backend, device.thing, device.backend.replacement(device.thing))
 
 
 @pytest.mark.parametrize("step", REPLACEMENT)

@@ -25,7 +25,7 @@ def device(backend: Deployment) -> Device:
 
 def replacement(device: Device) -> Device:
     """Return new hardware for the same Thing, with an invite that replaces the key."""
-    return replace(device.successor(), code=device.backend.invite(device.thing, replacesKey=True))
+    return replace(device.successor(), code=device.backend.replacement(device.thing))
 
 
 def test_the_new_key_takes_the_place_of_the_old_one(backend: Deployment, device: Device) -> None:
@@ -73,9 +73,8 @@ def test_a_pending_renewal_of_the_old_key_is_undone(device: Device) -> None:
 
 
 def test_an_invite_that_replaces_a_key_is_for_a_thing_that_is_known(backend: Deployment) -> None:
-    """404 otherwise; none of the invites of the request is created."""
-    body = {"invites": [{"thing": "other"}, {"thing": THING, "replacesKey": True}]}
-    assert_problem(backend.operate("POST", "invites", body), 404, "thing-unknown")
+    """404 otherwise, and no invite is created."""
+    assert_problem(backend.operate("POST", "replacements", {"thing": THING}), 404, "thing-unknown")
     assert backend.items("invite") == {}
 
 
@@ -182,7 +181,7 @@ def test_a_things_shared_key_stays_with_the_other_things(backend: Deployment) ->
     first = Device(backend, THING, article=True)
     second = replace(first, thing="second")
     assert (first.enroll().status, second.enroll().status) == (200, 200)
-    successor = Device(backend, THING, backend.invite(THING, replacesKey=True))
+    successor = Device(backend, THING, backend.replacement(THING))
     assert successor.enroll().status == 201
     assert second.enroll().status == 200
     assert replace(first, thing="third").enroll().status == 200

@@ -514,6 +514,7 @@ def test_operators_routes_need_iam_and_devices_routes_do_not() -> None:
         "POST /v1/operator/invites": "AWS_IAM",
         "GET /v1/operator/invites": "AWS_IAM",
         "DELETE /v1/operator/invites": "AWS_IAM",
+        "POST /v1/operator/replacements": "AWS_IAM",
         "GET /v1/operator/fleet": "AWS_IAM",
         "DELETE /v1/operator/fleet": "AWS_IAM",
         "POST /v1/operator/sweep": "AWS_IAM",

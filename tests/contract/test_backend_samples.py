@@ -204,6 +204,9 @@ def test_an_operators_answers_are_what_the_contract_says(backend: Deployment) ->
         assert_conforms(backend.operate("GET", "fleet").json, "Things")
         assert_conforms(backend.operate("GET", "fleet", thing=REQUEST["thingName"]).json, "OneThing")
         backend.operate("DELETE", "fleet", thing=REQUEST["thingName"])
+    replacement = {"thing": REQUEST["thingName"], "ttlSeconds": 3600, "ekSha256": "0f" * 32}
+    assert_conforms(replacement, "ReplacementRequest")
+    assert_conforms(backend.operate("POST", "replacements", replacement).json, "CreatedInvites")
     stray = backend.iot.create_keys_and_certificate(setAsActive=True)
     backend.iot.attach_policy(policyName=POLICY, target=stray["certificateArn"])
     backend.clock.ahead = 2 * 3600

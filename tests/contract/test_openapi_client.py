@@ -18,7 +18,7 @@ import yaml
 from hsm_enroll.backend_api.client import EnrollmentClient
 from hsm_enroll.backend_api.proofs import ProofClient
 from hsm_enroll.operator.api import OperatorClient
-from hsm_enroll.operator.invites import MOST_IN_A_REQUEST, NewInvite
+from hsm_enroll.operator.invites import MOST_IN_A_REQUEST, NewInvite, NewReplacement
 from hsm_enroll.secret import Secret
 from hsm_enroll.x509 import jws
 from tests.operator.api.conftest import authority, backend, operator_credentials  # noqa: F401 - fixtures, by their names
@@ -158,7 +158,7 @@ def from_operators(
         deactivate_existing=True,
     )
     made = client.create_invites([every_option, NewInvite("press-17", ttl_seconds=60), NewInvite("*")])
-    client.create_invites([NewInvite("press-17", replaces_key=True)])
+    client.create_replacement(NewReplacement("press-17"))
     client.create_invites([NewInvite(f"press-{number}") for number in range(MOST_IN_A_REQUEST)])
     calls: list[Callable[[], object]] = [
         lambda: list(client.list_invites()),

@@ -45,7 +45,7 @@ PROVEN = {
 }  # fmt: skip
 INVITE = "/v1/invite"
 INVITES, FLEET, SWEEP = "/v1/operator/invites", "/v1/operator/fleet", "/v1/operator/sweep"
-REBUILD = "/v1/operator/rebuild"
+REBUILD, REPLACEMENTS = "/v1/operator/rebuild", "/v1/operator/replacements"
 Case = schemathesis.Case[Any]
 EXAMPLES = 12  # of each operation, beside those of the boundaries
 
@@ -337,14 +337,19 @@ def test_an_operators_day_is_as_the_contract_says(api: Api) -> None:
         api.ask(f"GET {INVITES}"),
         api.ask(f"GET {FLEET}"),
         shown := api.ask(f"GET {FLEET}", query={"thing": thing}),
+        replaced := api.ask(f"POST {REPLACEMENTS}", body={"thing": thing}),
         api.ask(f"POST {SWEEP}", body={}),
         api.ask(f"DELETE {INVITES}", query={"id": spare["id"]}),
         api.ask(f"DELETE {FLEET}", query={"thing": thing}),
         api.ask(f"DELETE {INVITES}", query={"id": "none"}),
         api.ask(f"DELETE {FLEET}", query={"thing": "none"}),
         api.ask(f"GET {FLEET}", query={"thing": "none"}),
+        api.ask(f"POST {REPLACEMENTS}", body={"thing": "none"}),
     ]
-    assert [answer.status_code for answer in (made, *answers)] == [201, 200, 200, 200, 200, 204, 204, 404, 404, 404]
+    statuses = [answer.status_code for answer in (made, *answers)]
+    assert statuses == [201, 200, 200, 200, 201, 200, 204, 204, 404, 404, 404, 404]
+    (replacement,) = replaced.json()["invites"]
+    assert (replacement["thing"], replacement["uses"], replacement["thingStatus"]) == (thing, 1, "issued")
     assert (shown.json()["thing"]["thing"], shown.json()["thing"]["inviteId"]) == (thing, first["id"])
 
 

@@ -98,6 +98,7 @@ OPERATOR_ROUTES = st.sampled_from(
     [
         *[(method, "/v1/operator/invites") for method in ("GET", "POST", "DELETE")],
         *[(method, "/v1/operator/fleet") for method in ("GET", "DELETE")],
+        ("POST", "/v1/operator/replacements"),
         ("POST", "/v1/operator/sweep"),
         ("POST", "/v1/operator/rebuild"),
     ]

@@ -303,6 +303,8 @@ def operator_routes() -> set[str]:
 
 VIEWS = {"GET /v1/operator/invites", "GET /v1/operator/fleet"}
 INVITES = {"POST /v1/operator/invites", "DELETE /v1/operator/invites"}
+# They end the life of an enrolled Thing's key.
+ENDINGS = {"POST /v1/operator/replacements", "DELETE /v1/operator/fleet"}
 
 
 @pytest.mark.parametrize(
@@ -312,13 +314,21 @@ INVITES = {"POST /v1/operator/invites", "DELETE /v1/operator/invites"}
 def test_each_role_has_its_routes_and_no_other(role: str, allowed: set[str] | None) -> None:
     """Viewers list; inviters make and revoke invites too; managers do everything; deployers nothing in the API."""
     routes = operator_routes()
-    assert routes > VIEWS | INVITES
+    assert routes > VIEWS | INVITES | ENDINGS
     for stage in ("$default", "edge"):
         arns = {route: f"{API}/{stage}/{route.replace(' /', '/')}" for route in routes}
         granted = {route for route, arn in arns.items() if allows(role, "execute-api:Invoke", arn)}
         assert granted == (routes if allowed is None else allowed)
         elsewhere = [arn.replace("a1b2c3d4e5", "another") for arn in arns.values()]
         assert not any(allows(role, "execute-api:Invoke", arn) for arn in elsewhere)
+
+
+@pytest.mark.parametrize(("role", "may"), [("viewer", False), ("inviter", False), ("manager", True)])
+def test_who_may_replace_a_things_key_may_revoke_the_thing(role: str, may: bool) -> None:
+    """An inviter can do neither: no invite of theirs takes an enrolled Thing from its device."""
+    for stage in ("$default", "edge"):
+        arns = [f"{API}/{stage}/{route.replace(' /', '/')}" for route in sorted(ENDINGS)]
+        assert [allows(role, "execute-api:Invoke", arn) for arn in arns] == [may, may]
 
 
 @contextmanager

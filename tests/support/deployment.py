@@ -194,6 +194,13 @@ class Deployment:
         code: str = answer.json["invites"][0]["code"]
         return code
 
+    def replacement(self, thing: str) -> str:
+        """Have the backend make an invite that replaces a Thing's key, and return its code."""
+        answer = self.operate("POST", "replacements", {"thing": thing})
+        assert answer.status == 201, answer.body
+        code: str = answer.json["invites"][0]["code"]
+        return code
+
     def items(self, kind: str) -> dict[str, dict[str, Any]]:
         """Return the ledger's items of a kind by their ids, with DynamoDB's types taken off."""
         client = boto3.client("dynamodb", region_name=REGION, config=Config(user_agent_extra=_OBSERVER))

@@ -119,6 +119,7 @@ class Backend:
             ("POST", "/v1/operator/invites"): self._create,
             ("GET", "/v1/operator/invites"): self._list_invites,
             ("DELETE", "/v1/operator/invites"): self._revoke_invite,
+            ("POST", "/v1/operator/replacements"): self._create_replacement,
             ("GET", "/v1/operator/fleet"): self._fleet,
             ("DELETE", "/v1/operator/fleet"): self._revoke_thing,
             ("POST", "/v1/operator/sweep"): self._sweep,
@@ -127,10 +128,16 @@ class Backend:
         return routes[request.method, request.path](request)
 
     def _create(self, request: Received) -> Reply:
-        made = []
-        if any(asked.get("replacesKey") and asked["thing"] not in self.things for asked in request.body["invites"]):
+        return self._created(request.body["invites"])
+
+    def _create_replacement(self, request: Received) -> Reply:
+        if request.body["thing"] not in self.things:
             return problem(404, "thing-unknown")
-        for asked in request.body["invites"]:
+        return self._created([{**request.body, "uses": 1}])
+
+    def _created(self, requested: list[dict[str, Any]]) -> Reply:
+        made = []
+        for asked in requested:
             symbols = "".join(secrets.choice(_ALPHABET) for _ in range(25))
             code = "-".join(symbols[start : start + 5] for start in range(0, 25, 5))
             one = {"id": secrets.token_hex(8), "thing": asked["thing"], "uses": asked["uses"], "expires": EXPIRES}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.operator.api.running import Run
-from tests.operator.api.stand_in import Backend
+from tests.operator.api.stand_in import Backend, json_reply, problem
 
 
 def test_an_invite_that_replaces_a_key_is_one_line(run: Run, backend: Backend) -> None:
@@ -13,8 +13,9 @@ def test_an_invite_that_replaces_a_key_is_one_line(run: Run, backend: Backend) -
     backend.add_thing("gateway-17")
     result = run("fleet", "replace", "gateway-17", "--ttl", "7d")
     assert (result.status, result.out) == (0, f"{backend.url}/#{backend.codes[0]}\n")
-    asked = {"thing": "gateway-17", "uses": 1, "ttlSeconds": 604800, "replacesKey": True}
-    assert backend.received[0].body == {"invites": [asked]}
+    (request,) = backend.received
+    assert (request.method, request.path) == ("POST", "/v1/operator/replacements")
+    assert request.body == {"thing": "gateway-17", "ttlSeconds": 604800}
     said = " ".join(result.err.split())
     assert ": 1 use, valid until 2026-11-24T10:00:00Z" in said
     assert "gateway-17's present key works until this invite is used; then its certificate is deleted" in said
@@ -52,9 +53,29 @@ def test_a_thing_that_is_not_there_has_no_key_to_replace(run: Run, backend: Back
     assert "fleet list" in result.document["error"]["hint"]
 
 
-@pytest.mark.parametrize("arguments", [["line3-*"], ["*"], [""], ["a b"], ["gateway-17", "--ttl", "soon"]])
+def test_whoever_may_only_invite_is_refused(run: Run, backend: Backend) -> None:
+    """Exit 31, with the permission that is missing, where IAM does not admit the caller to this route."""
+    backend.replies = {0: json_reply(403, {"message": "Forbidden"})}
+    backend.add_thing("gateway-17")
+    result = run("fleet", "replace", "gateway-17", "--json")
+    assert (result.status, backend.codes) == (31, [])
+    assert "execute-api:Invoke" in result.document["error"]["hint"]
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_replacement_is_not_asked_for_again_where_it_may_exist(run: Run, backend: Backend, lost: bool) -> None:
+    """D16: after 503 nobody knows whether it was made; after 429 it was not."""
+    backend.replies = {0: problem(503, "aws-unavailable") if lost else problem(429, "throttled")}
+    backend.add_thing("gateway-17")
+    result = run("fleet", "replace", "gateway-17")
+    assert (result.status == 0, len(backend.received)) == ((False, 1) if lost else (True, 2))
+
+
+@pytest.mark.parametrize(
+    "arguments", [["line3-*"], ["*"], [""], ["a b"], ["gateway-17", "--ttl", "soon"], ["gateway-17", "--ttl", "366d"]]
+)
 def test_what_cannot_be_replaced_is_wrong_usage(run: Run, backend: Backend, arguments: list[str]) -> None:
-    """A prefix, no name at all, a time that is none: exit 2, and nothing is asked."""
+    """A prefix, no name at all, a time that is none or too long: exit 2, and nothing is asked."""
     result = run("fleet", "replace", *arguments)
     assert (result.status, backend.received) == (2, [])
 
