@@ -24,7 +24,7 @@ settings.load_profile("untimed")
 
 
 @contextmanager
-def _running(home: Path, *options: str) -> Iterator[Cloud]:
+def running_cloud(home: Path, *options: str) -> Iterator[Cloud]:
     """``hsm-enroll local up --detach``, and down at the end."""
 
     def local(*arguments: str) -> dict[str, Any]:
@@ -34,21 +34,24 @@ def _running(home: Path, *options: str) -> Iterator[Cloud]:
         written: dict[str, Any] = documents.read(["local", *arguments], run.stdout)
         return written
 
-    yield Cloud(local("up", "--detach", *options), local("env"))
-    local("down")
+    up = local("up", "--detach", *options)
+    try:
+        yield Cloud(up, local("env"))
+    finally:
+        local("down")
 
 
 @pytest.fixture(scope="session")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     """A cloud that is open to everybody."""
-    with _running(tmp_path_factory.mktemp("cloud")) as running:
+    with running_cloud(tmp_path_factory.mktemp("cloud")) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def invite_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     """A cloud that wants invites."""
-    with _running(tmp_path_factory.mktemp("invite-cloud"), "--auth", "invite") as running:
+    with running_cloud(tmp_path_factory.mktemp("invite-cloud"), "--auth", "invite") as running:
         yield running
 
 

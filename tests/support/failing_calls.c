@@ -1,7 +1,8 @@
 /* System calls that fail as on a machine at its limits, for LD_PRELOAD.
  *
  * The environment says which: FAIL_FORK=11 has fork and posix_spawn fail with errno 11, and so do FAIL_FLOCK,
- * FAIL_FSYNC and FAIL_PTHREAD_CREATE. FAIL_OPEN=5:NAME has each open of a file whose path ends in NAME fail, with a +
+ * FAIL_FSYNC, FAIL_RENAME and FAIL_PTHREAD_CREATE. FAIL_WRITE has each write to a regular file fail. FAIL_FSYNC=5:3 has
+ * the third call in a process fail, and no other; so do FAIL_RENAME and FAIL_WRITE. FAIL_OPEN=5:NAME has each open of a file whose path ends in NAME fail, with a +
  * before the number only those that may create or change it.
  */
 
@@ -12,15 +13,26 @@
 #include <pthread.h>
 #include <spawn.h>
 #include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static int fault(const char *variable)
 {
     const char *number = getenv(variable);
     return number ? atoi(number) : 0;
+}
+
+/* As fault(), for the call that is counted. */
+static int counted(const char *variable, atomic_int *calls)
+{
+    const char *plan = getenv(variable), *wanted = plan ? strchr(plan, ':') : NULL;
+    int number = atomic_fetch_add(calls, 1) + 1;
+    return plan && (!wanted || atoi(wanted + 1) == number) ? atoi(plan) : 0;
 }
 
 static int fails(const char *path, int flags)
@@ -73,9 +85,29 @@ int flock(int descriptor, int operation)
 
 int fsync(int descriptor)
 {
-    if ((errno = fault("FAIL_FSYNC")))
+    static atomic_int calls;
+    if ((errno = counted("FAIL_FSYNC", &calls)))
         return -1;
     return NEXT(fsync)(descriptor);
+}
+
+int rename(const char *from, const char *to)
+{
+    static atomic_int calls;
+    if ((errno = counted("FAIL_RENAME", &calls)))
+        return -1;
+    return NEXT(rename)(from, to);
+}
+
+ssize_t write(int descriptor, const void *content, size_t length)
+{
+    static atomic_int calls;
+    struct stat status;
+    if (getenv("FAIL_WRITE") && fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode)) {
+        if ((errno = counted("FAIL_WRITE", &calls)))
+            return -1;
+    }
+    return NEXT(write)(descriptor, content, length);
 }
 
 int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*start)(void *), void *argument)

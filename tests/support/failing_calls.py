@@ -14,7 +14,7 @@ _SOURCE = Path(__file__).with_name("failing_calls.c")
 
 
 def failing(**faults: int | str) -> dict[str, str]:
-    """Return the environment in which calls fail: ``fork=errno.EAGAIN``, ``open="5:name"``; see ``failing_calls.c``."""
+    """Return the environment in which calls fail: ``fork=errno.EAGAIN``, ``fsync="5:3"``; see ``failing_calls.c``."""
     plan = {f"FAIL_{call.upper()}": str(fault) for call, fault in faults.items()}
     return {"LD_PRELOAD": str(_library()), **plan}
 
