@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from hsm_enroll.store.renewal import Renewal
 
 
-# The API has undone the renewal, since it was not committed in time, and may not know its key any more.
-_UNDONE = {"renewal-unknown", "proof-invalid"}
+# The API has undone the renewal, since it was not committed in time.
+_UNDONE = "renewal-unknown"
 _NOT_CURRENT = {"key-not-current", "thing-revoked"}
 _REFUSED_KEY = {"proof-invalid", "key-reused", "key-enrolled"}
 
@@ -60,7 +60,8 @@ def after_commit(problem_code: str, *, is_repeated: bool) -> After:
         problem_code: why.
         is_repeated: whether this run has asked for the certificate once more already.
     """
-    if problem_code in _UNDONE and not is_repeated:
+    if problem_code == _UNDONE and not is_repeated:
         return After.ASK_AGAIN
-    # Any other refusal does not say that the new key is not current already: an answer may have been lost.
-    return After.TAKE_BACK if problem_code in _UNDONE | _NOT_CURRENT else After.KEEP
+    # Any other refusal does not say that the new key is not current already: an answer may have been lost, and since
+    # then the ledger, which no longer knows the key; restoring it makes the key current again.
+    return After.TAKE_BACK if problem_code in {_UNDONE, *_NOT_CURRENT} else After.KEEP

@@ -124,7 +124,7 @@ def test_an_enrolled_thing_is_not_given_to_another_key(
     for error in (second.error("init", invite, "--thing", thing), first.error("init", invite, "--new-key")):
         assert error["exitStatus"] == 31
         assert "(thing-enrolled)" in error["message"]
-        assert "hsm-enroll fleet revoke" in error["hint"]
+        assert "hsm-enroll fleet replace" in error["hint"]
     assert invite_cloud.certificates() == before
     assert operator.json("fleet", "show", thing)["thing"]["certificateId"] == enrolled["certificate"]["id"]
     assert first.run("publish", f"device/{thing}/out", "x").returncode == 0

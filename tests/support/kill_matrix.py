@@ -73,6 +73,7 @@ def explore(
     """
     matrix = Matrix({(command, kill.point): [] for life in lives for command, kill in life.items()})
     lock = Lock()
+    before = _active(cloud, set())
     free: SimpleQueue[Life] = SimpleQueue()
 
     def begin() -> Life:
@@ -93,7 +94,7 @@ def explore(
         list(pool.map(live, lives))
     while not free.empty():
         free.get().end()
-    if left := _active(cloud, matrix.given_up):
+    if left := _active(cloud, matrix.given_up) - before:
         matrix.wrong[COMMANDS[-1], "all of them"] = [f"{left} certificates are left in the cloud"]
     return matrix
 

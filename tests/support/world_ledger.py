@@ -25,12 +25,14 @@ class Thing:
         current: the key that it has.
         pending: the key of a renewal that is not committed; None if there is none.
         old: the keys that it had.
+        undone: the keys of renewals that were undone.
         is_revoked: whether it was revoked or retired.
     """
 
     current: bytes
     pending: bytes | None = None
     old: set[bytes] = field(default_factory=set)
+    undone: set[bytes] = field(default_factory=set)
     is_revoked: bool = False
 
 
@@ -79,9 +81,11 @@ class Ledger:
         thing.current, thing.pending = key, None
 
     def undo(self, name: str) -> None:
-        """Undo the Thing's renewal, as the API does after an hour; its key is free again."""
-        pending, self.things[name].pending = self.things[name].pending, None
+        """Undo the Thing's renewal, as the API does after an hour; its key stays bound to the Thing."""
+        thing = self.things[name]
+        pending, thing.pending = thing.pending, None
         if pending is not None:
+            thing.undone.add(pending)
             self.active.discard(pending)
 
     def recover(self, proof: str, url: str) -> Issued:
@@ -113,7 +117,7 @@ class Ledger:
         known = {
             hashlib.sha256(key).hexdigest(): (name, thing, key)
             for name, thing in self.things.items()
-            for key in (thing.current, thing.pending, *thing.old)
+            for key in (thing.current, thing.pending, *thing.old, *thing.undone)
             if key is not None
         }
         if header["kid"] not in known:

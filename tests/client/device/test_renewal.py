@@ -453,9 +453,9 @@ def test_what_follows_a_refused_request(code: str, after: After) -> None:
     ("code", "is_repeated", "after"),
     [
         ("renewal-unknown", False, After.ASK_AGAIN),
-        ("proof-invalid", False, After.ASK_AGAIN),
+        ("proof-invalid", False, After.KEEP),
         ("renewal-unknown", True, After.TAKE_BACK),
-        ("proof-invalid", True, After.TAKE_BACK),
+        ("proof-invalid", True, After.KEEP),
         ("thing-revoked", False, After.TAKE_BACK),
         ("key-not-current", False, After.TAKE_BACK),
         ("clock-skew", False, After.KEEP),
