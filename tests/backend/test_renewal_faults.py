@@ -20,13 +20,12 @@ from tests.backend.fleet import (
     lost,
     lost_once,
     throttled,
-    unreachable,
 )
 from tests.backend.test_sweep import scheduled
 from tests.support.deployment import Answer, Death, Deployment, deployed, without_pauses
 
 ALL: dict[str, Callable[[str], Hook]] = {
-    "throttled": throttled, "unreachable": unreachable, "lost": lost, "lost once": lost_once,
+    "throttled": throttled, "lost": lost, "lost once": lost_once,
     "killed before": lambda step: killed("before", step), "killed after": lambda step: killed("after", step),
 }  # fmt: skip
 OF_A_PROOF = ("BatchGetItem 1", "BatchGetItem 2", "UpdateItem 1")

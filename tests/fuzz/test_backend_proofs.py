@@ -18,7 +18,7 @@ URL = "https://api.example.com/v1/renewals"
 NOW = 1_800_000_000
 KEYS: list[PrivateKey] = [ec_key(), ec_key(ec.SECP384R1), rsa_key()]
 GOOD = [sign(key, header(key, URL, NOW), b'{"csr": "text"}') for key in KEYS]
-FUZZ = settings(max_examples=500, deadline=None)
+FUZZ = settings(max_examples=150, deadline=None)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=70),
