@@ -194,9 +194,10 @@ def test_no_process_leaves_a_core_dump(faulty: FaultyDevice) -> None:
     faulty.module.plan("C_GenerateKeyPair 1 hang 0")
     command = [*_WITH_CORE_DUMPS, "-m", "hsm_enroll", "csr"]
     with subprocess.Popen(command, env=faulty.device.environment) as running:
-        for process in (running.pid, faulty.module.await_call("C_GenerateKeyPair", "hangs").process):
-            assert resource.prlimit(process, resource.RLIMIT_CORE) == (0, 4096)
+        processes = running.pid, faulty.module.await_call("C_GenerateKeyPair", "hangs").process
+        limits = [resource.prlimit(process, resource.RLIMIT_CORE) for process in processes]
         running.kill()
+    assert limits == [(0, 4096), (0, 4096)]
 
 
 def test_a_program_keeps_its_core_dumps(faulty: FaultyDevice) -> None:
@@ -204,10 +205,10 @@ def test_a_program_keeps_its_core_dumps(faulty: FaultyDevice) -> None:
     faulty.module.plan("C_GenerateKeyPair 1 hang 0")
     program = [*_WITH_CORE_DUMPS, "-c", f"from hsm_enroll import enroll; enroll({THING!r})"]
     with subprocess.Popen(program, env=faulty.device.environment) as running:
-        worker = faulty.module.await_call("C_GenerateKeyPair", "hangs").process
-        assert resource.prlimit(worker, resource.RLIMIT_CORE) == (0, 4096)
-        assert resource.prlimit(running.pid, resource.RLIMIT_CORE) == (4096, 4096)
+        processes = running.pid, faulty.module.await_call("C_GenerateKeyPair", "hangs").process
+        limits = [resource.prlimit(process, resource.RLIMIT_CORE) for process in processes]
         running.kill()
+    assert limits == [(4096, 4096), (0, 4096)]
 
 
 def test_out_of_memory(gateway: FaultyDevice) -> None:
