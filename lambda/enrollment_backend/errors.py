@@ -100,8 +100,9 @@ class KeyNotCurrentError(ConflictError):
 
     code = "key-not-current"
     detail = (
-        "This key was replaced, or the renewal that brings it is not committed yet. If this device did not renew, "
-        "somebody else has used its key: tell the operator."
+        "This key was replaced, or the renewal that brings it is not committed yet. If this device did not renew and "
+        "was not replaced, somebody else has used its key: tell the operator. With an invite from "
+        "hsm-enroll fleet replace THING, the device can be enrolled again with a new key."
     )
 
 
@@ -113,7 +114,10 @@ class KeyReusedError(ConflictError):
 
 
 class RenewalInProgressError(ConflictError):
-    """Another key's renewal of the Thing is pending."""
+    """Another key's renewal of the Thing is pending.
+
+    `facts` says under `reason` whether it is the device's own ``renewal`` or a ``replacement`` by an invite.
+    """
 
     code = "renewal-in-progress"
     detail = (

@@ -30,7 +30,10 @@ class ProofInvalidError(ProofRefusedError):
     """
 
     code = "proof-invalid"
-    detail = "The proof is not signed by the key of a device that is enrolled here."
+    detail = (
+        "The proof is not signed by the key of a device that is enrolled here. If this device was enrolled here "
+        "before, an invite from hsm-enroll fleet replace THING gives it its place back."
+    )
 
 
 class ProofReplayedError(ProofRefusedError):
