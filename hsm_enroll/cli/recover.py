@@ -1,4 +1,4 @@
-"""``hsm-enroll recover``: this device's identity again, when the state folder is lost and the key is in the token."""
+"""``hsm-enroll recover``: this device's identity again, when the state is lost or old and the key is in the token."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from functools import partial
 
 import click
 
-from hsm_enroll.cli.documents import identity_document, identity_text
+from hsm_enroll.cli.documents import identity_document, identity_text, other_keys_text
 from hsm_enroll.cli.invocation import Invocation, command, token_options
 from hsm_enroll.device import device_token, recovery, wiring
 from hsm_enroll.errors import UsageError
+from hsm_enroll.store.identity import Identity
 from hsm_enroll.token.tokens import Tokens
 
 _DOING = {
@@ -22,27 +23,31 @@ _DOING = {
 
 
 @command("recover", example="hsm-enroll recover --api https://api.example.com")
-@click.option("--api", "api_url", metavar="URL", help="The enrollment API; the invite began with it.")
+@click.option(
+    "--api", "api_url", metavar="URL", help="Address of the enrollment API: the part of an invite before the #."
+)
 @token_options
 def recover(invocation: Invocation) -> None:
     """Get this device's identity back, by the key in its token.
 
-    For a device whose state folder was lost, for example with its SD card. The key proves to the API which device asks,
-    and the API returns the same certificate, Thing and endpoint: nothing is issued, and no invite is needed. Each key
-    in the token that hsm-enroll generated is tried. A valid identity is left as it is.
+    For a device whose state folder was lost, for example with its SD card, or came from an old backup. The request is
+    signed with the key, and the API returns the same certificate, Thing and endpoint: nothing is issued, and no invite
+    is needed. Each key in the token that hsm-enroll generated is tried. If the identity in place is the one that the
+    API has, nothing is changed.
     """
     settings = invocation.settings
 
     def progress(step: str) -> AbstractContextManager[None]:
         return invocation.terminal.step(_DOING[step])
 
-    def api() -> str:
-        if settings.api_url is None:
+    def api(stored: Identity | None) -> str:
+        url = settings.api_url or (stored.api if stored else None)
+        if url is None:
             raise UsageError(
                 "no API given",
-                hint="Give it with --api URL; it is the part of the invite before the #. Ask the operator.",
+                hint="Give it with --api URL; it is the part of an invite before the #. Ask the operator for it.",
             )
-        return settings.api_url
+        return url
 
     with Tokens() as tokens:
         ports = wiring.own_ports(settings, tokens, invocation.pin, invocation.at_pin_pad, invocation.terminal)
@@ -51,14 +56,13 @@ def recover(invocation: Invocation) -> None:
     document = identity_document(outcome.identity, settings.state, matches_certificate=True)
     text = identity_text(document)
     if outcome.was_there:
-        text = f"This device has its identity; nothing was changed.\n\n{text}"
+        text = (
+            "This device is already enrolled, with the certificate that the API has; nothing was changed.\n"
+            f"To test its connection: hsm-enroll doctor --online --login\n\n{text}"
+        )
     document |= {"recovered": not outcome.was_there, "otherKeys": outcome.other_keys}
     document["steps"] = [asdict(step) for step in outcome.steps]
-    if outcome.steps:
-        invocation.terminal.say("")
+    invocation.terminal.say("")
     invocation.terminal.result(document, text, done=f"the identity of {outcome.identity.thing_name} is recovered")
     if outcome.other_keys:
-        many = "another key" if outcome.other_keys == 1 else f"{outcome.other_keys} other keys"
-        invocation.terminal.say(
-            f"\nThe token has {many} of hsm-enroll. To destroy those that are not used: hsm-enroll token prune"
-        )
+        invocation.terminal.say(f"\n{other_keys_text(outcome.other_keys)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,8 +15,10 @@ from hsm_enroll.errors import (
     BackendUnreachableError,
     HsmEnrollError,
     KeyMissingError,
+    NotEnrolledError,
     RetiredLocallyError,
     ThrottledError,
+    TokenNotFoundError,
     UnexpectedResponseError,
 )
 from hsm_enroll.store import files, identity, journal, renewal, retirement
@@ -29,17 +31,10 @@ from hsm_enroll.token import selection
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hsm_enroll.device.ports import OwnPorts, TokenSession
+    from hsm_enroll.device.ports import OwnPorts, ProofTaker, TokenSession
 
 # Without the cloud the device does its own half. Everything else is an error before anything is lost.
-_NOT_TOLD = (
-    ApiTlsError,
-    BackendRefusedError,
-    BackendUnreachableError,
-    KeyMissingError,
-    ThrottledError,
-    UnexpectedResponseError,
-)
+_NOT_TOLD = (ApiTlsError, BackendRefusedError, BackendUnreachableError, KeyMissingError, UnexpectedResponseError)
 _ANOTHER_KEY = {"key-not-current", "proof-invalid"}
 
 
@@ -50,16 +45,24 @@ class Outcome:
     Attributes:
         retirement: what was retired.
         steps: ``token``, ``cloud``, ``destroy`` and ``forget``, in this order.
+        other_keys: how many keys of this program the token still has; 0 if the token is gone.
     """
 
     retirement: Retirement
     steps: tuple[Step, ...]
+    other_keys: int
+
+    @property
+    def has_destroyed(self) -> bool:
+        """Whether the keys are destroyed; they are not if the token is gone."""
+        return not any(step.name == "destroy" and step.skipped for step in self.steps)
 
 
 def retire(
     folder: Path,
     ports: OwnPorts,
     agree: Callable[[Retirement], None],
+    give_up: Callable[[TokenNotFoundError], None],
     progress: Progress = lambda _: nullcontext(),
 ) -> Outcome:
     """Have the Thing retired, destroy the keys, and remove the identity; the PIN and ``token.json`` stay.
@@ -68,31 +71,44 @@ def retire(
         folder: the state folder, which is locked during the run.
         ports: access to token and API.
         agree: called before anything is done, unless an earlier run has begun; raises to prevent it.
+        give_up: called if the token is not there; raises, unless it is gone for good and only the identity is removed.
         progress: called with each step's name; returns a context manager that is entered while the step runs.
 
     Raises:
         BusyError: another run has locked the folder.
         NotEnrolledError: there is no identity to retire.
         ClockError: this machine's clock is wrong; nothing was destroyed.
-        RetiredLocallyError: the device is retired, but the API could not be told.
+        RetiredLocallyError: the device is retired, but the API may not have been told.
+        ThrottledError, BackendUnreachableError: the API is busy or fails; nothing was destroyed.
         HsmEnrollError: the token cannot be used, or a file not removed; the next run resumes.
     """
+    other_keys = 0
     with files.locked(folder):
         under_way = Retirement.load(folder)
+        is_new = under_way is None
         if under_way is None:
             under_way = _begun(folder)
             agree(under_way)
         clock.check(ports.clock.now())
         steps = Steps(progress)
         reports = ports.tokens.start_listing([under_way.token.module])
-        with steps.step("token"):
-            token = selection.enrolled(under_way.token, reports)
-        with ports.tokens.session(token, ports.pin, ports.at_pin_pad, writable=True) as session:
+        try:
+            with steps.step("token"):
+                token = selection.enrolled(under_way.token, reports)
+        except TokenNotFoundError as error:
+            give_up(error)
             under_way.save(folder)
-            under_way, refusal = _told(under_way, session, folder, ports, steps)
-            with steps.step("destroy"):
-                for key in (*under_way.enrolled_keys, *under_way.other_keys):
-                    session.destroy(label=key.label, key_id=key.id)
+            refusal: HsmEnrollError | None = None if under_way.is_told else error
+            for step in ("token", "cloud", "destroy"):
+                steps.skip(step)
+        else:
+            with ports.tokens.session(token, ports.pin, ports.at_pin_pad, writable=True) as session:
+                under_way.save(folder)
+                under_way, refusal = _told(under_way, session, folder, ports, steps, is_new=is_new)
+                with steps.step("destroy"):
+                    for key in (*under_way.enrolled_keys, *under_way.other_keys):
+                        session.destroy(label=key.label, key_id=key.id)
+                    other_keys = len(session.own_keys())
         with steps.step("forget"):
             identity.remove(folder)
             renewal.close(folder)
@@ -100,20 +116,23 @@ def retire(
             retirement.close(folder)
         if refusal is not None:
             raise _retired_locally(under_way, refusal) from refusal
-        return Outcome(under_way, tuple(steps.done))
+        return Outcome(under_way, tuple(steps.done), other_keys)
 
 
 def _begun(folder: Path) -> Retirement:
     """Return what there is to retire, by the state folder."""
-    present, attempt, under_way = Identity.load(folder), Attempt.load(folder), Renewal.load(folder)
+    present, attempt, under_way = _identity(folder), Attempt.load(folder), Renewal.load(folder)
     keys = [KeyName(present.key_label, present.key_id)]
-    others = []
+    others: list[KeyName] = []
     if under_way is not None:
-        # The API may have made it the current one.
-        keys.append(KeyName(under_way.key_label, under_way.key_id))
+        # Once it has been used for a message, the API may have made it the current one.
+        is_proven = under_way.identity is not None
+        (keys if is_proven else others).append(KeyName(under_way.key_label, under_way.key_id))
         others.append(KeyName(under_way.old_key_label, under_way.old_key_id))
     if attempt is not None:
-        others.append(KeyName(attempt.key_label, attempt.key_id))
+        # Once there is a request, the API may have enrolled it.
+        is_asked = attempt.csr is not None and attempt.token == present.token
+        (keys if is_asked else others).append(KeyName(attempt.key_label, attempt.key_id))
     enrolled = tuple(dict.fromkeys(keys))
     return Retirement(
         thing_name=present.thing_name,
@@ -125,58 +144,92 @@ def _begun(folder: Path) -> Retirement:
     )
 
 
+def _identity(folder: Path) -> Identity:
+    try:
+        return Identity.load(folder)
+    except NotEnrolledError as error:
+        error.message = f"there is nothing to retire: {error.message}"
+        error.args = (error.message,)
+        error.hint = "If only the state folder was lost, run hsm-enroll recover first."
+        raise
+
+
 def _told(
-    under_way: Retirement, session: TokenSession, folder: Path, ports: OwnPorts, steps: Steps
+    under_way: Retirement, session: TokenSession, folder: Path, ports: OwnPorts, steps: Steps, *, is_new: bool
 ) -> tuple[Retirement, HsmEnrollError | None]:
-    """Tell the API, unless an earlier run did; return the error if it could not be told."""
+    """Tell the API, unless an earlier run did; return the error if it could not be told.
+
+    A new retirement ends if nothing can have come of it: then the device is in use as before.
+
+    Raises:
+        ThrottledError, BackendUnreachableError: the API is there, and only has to be asked later.
+    """
     if under_way.is_told:
         steps.skip("cloud")
         return under_way, None
+    client = ports.client(under_way.api)
+    client.start_opening()
     try:
         with steps.step("cloud"):
-            _tell(under_way, session, ports)
-    except _NOT_TOLD as error:
-        return under_way, error
+            _tell(under_way, session, client, ports)
+    except HsmEnrollError as error:
+        if isinstance(error, _NOT_TOLD) and not _is_busy(error):
+            return under_way, error
+        if is_new and not client.may_have_acted:
+            with suppress(HsmEnrollError):
+                retirement.close(folder)
+        if isinstance(error, ThrottledError | BackendUnreachableError):
+            raise _postponed(error) from error
+        raise
     under_way = replace(under_way, is_told=True)
     under_way.save(folder)
     return under_way, None
 
 
-def _tell(under_way: Retirement, session: TokenSession, ports: OwnPorts) -> None:
-    """Have the Thing retired by the key that is current; the identity's own, unless a renewal was not finished.
+def _tell(under_way: Retirement, session: TokenSession, client: ProofTaker, ports: OwnPorts) -> None:
+    """Have the Thing retired by the key that is current, and whatever Thing an unfinished enrollment is for.
 
     Raises:
         HsmEnrollError: the API does not answer, or refuses each key.
     """
-    client = ports.client(under_way.api)
-    client.start_opening()
     refusals: list[HsmEnrollError] = []
     for key in under_way.enrolled_keys:
         try:
             with proving.asking(client, ports):
-                return client.retire(proving.prover(session, ports, label=key.label, key_id=key.id))
+                client.retire(proving.prover(session, ports, label=key.label, key_id=key.id))
         except KeyMissingError as error:
-            refusals.append(error)
+            refusals.insert(0, error)
         except BackendRefusedError as error:
-            if error.problem_code == "thing-revoked":
-                return None
-            if error.problem_code not in _ANOTHER_KEY:
+            if error.problem_code in _ANOTHER_KEY:
+                refusals.append(error)
+            elif error.problem_code != "thing-revoked":
                 raise
-            refusals.append(error)
-    raise refusals[0]
+    if len(refusals) == len(under_way.enrolled_keys):
+        # A missing key first: it may have been the current one.
+        raise refusals[0]
+
+
+def _is_busy(error: HsmEnrollError) -> bool:
+    return isinstance(error, BackendUnreachableError) and error.answered
+
+
+def _postponed(error: ThrottledError | BackendUnreachableError) -> HsmEnrollError:
+    return type(error)(
+        f"the API is busy, and this device still has its key: {error.message}",
+        hint="Wait a few minutes, then run the same command again.",
+    )
 
 
 def _retired_locally(under_way: Retirement, refusal: HsmEnrollError) -> RetiredLocallyError:
     thing = under_way.thing_name
-    # With a single key there is no renewal of this device's own that could have replaced it.
-    replaced = isinstance(refusal, BackendRefusedError) and refusal.problem_code == "key-not-current"
-    if replaced and len(under_way.enrolled_keys) == 1:
+    # None of this device's keys is the current one.
+    if isinstance(refusal, BackendRefusedError) and refusal.problem_code == "key-not-current":
         return RetiredLocallyError(
             f"this device is retired, but {thing} is not: it has another key, and this device's certificate is gone",
-            hint="If nobody replaced this device, somebody else has used its key: tell the operator.",
+            hint="If nobody replaced this device, somebody else may have used its key: tell the operator.",
         )
     return RetiredLocallyError(
-        f"this device is retired, but the cloud was not told, and the certificate of {thing} is still active there: "
-        f"{refusal.message}",
+        f"this device is retired, but the cloud may not have been told, and the certificate of {thing} may still be "
+        f"active there: {refusal.message}",
         hint=f"Ask the operator to run: hsm-enroll fleet revoke {thing}",
     )

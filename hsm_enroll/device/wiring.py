@@ -160,16 +160,16 @@ def keep(
         secrets[0] = login()
         return secrets[0]
 
-    with diagnosis.explained(identity.token.module):
-        try:
+    try:
+        with diagnosis.explained(identity.token.module):
             return iot.keep(target, noted, reconnects=reconnects, on_connection=on_connection)
-        except PinWrongError as error:
-            raise wrong_pin(error, identity.token, origin_of(secrets[0])) from error
-        except MqttRefusedError as error:
-            if Renewal.load(resolved.state) is not None:
-                # The API may have made the new key the current one.
-                error.hint = "A renewal of this device's identity is not finished. Finish it: hsm-enroll renew"
-            raise
+    except PinWrongError as error:
+        raise wrong_pin(error, identity.token, origin_of(secrets[0])) from error
+    except MqttRefusedError as error:
+        if Renewal.load(resolved.state) is not None:
+            # The API may have made the new key the current one.
+            error.hint = "A renewal of this device's identity is not finished. Finish it: hsm-enroll renew"
+        raise
 
 
 def unattended(resolved: Settings) -> Callable[[TokenName], Secret]:

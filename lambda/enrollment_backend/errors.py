@@ -99,11 +99,7 @@ class KeyNotCurrentError(ConflictError):
     """The proof's key is not the one that its Thing has now: it was replaced, or its renewal is not committed yet."""
 
     code = "key-not-current"
-    detail = (
-        "This key was replaced, or the renewal that brings it is not committed yet. If this device did not renew and "
-        "was not replaced, somebody else has used its key: tell the operator. With an invite from "
-        "hsm-enroll fleet replace THING, the device can be enrolled again with a new key."
-    )
+    detail = "The Thing has another key now, or the renewal that this key is for is not committed yet."
 
 
 class KeyReusedError(ConflictError):
@@ -120,10 +116,7 @@ class RenewalInProgressError(ConflictError):
     """
 
     code = "renewal-in-progress"
-    detail = (
-        "A renewal of this Thing with another key is in progress; it ends within an hour. If this device did not begin "
-        "it, somebody else has its key: tell the operator."
-    )
+    detail = "A renewal of this Thing with another key is in progress."
 
 
 class RenewalUnknownError(ConflictError):

@@ -30,10 +30,7 @@ class ProofInvalidError(ProofRefusedError):
     """
 
     code = "proof-invalid"
-    detail = (
-        "The proof is not signed by the key of a device that is enrolled here. If this device was enrolled here "
-        "before, an invite from hsm-enroll fleet replace THING gives it its place back."
-    )
+    detail = "The request is not signed by a key that this API has enrolled."
 
 
 class ProofReplayedError(ProofRefusedError):
