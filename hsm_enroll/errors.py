@@ -302,11 +302,19 @@ class ForeignCertificateError(HsmEnrollError):
 
 
 class ApiTlsError(HsmEnrollError):
-    """The API's TLS certificate is not trusted."""
+    """The API's TLS certificate is not trusted.
+
+    Attributes:
+        untimely: whether only because of its dates: by this machine's clock it has expired, or is not valid yet.
+    """
 
     code = "api-not-trusted"
     exit_status = 33
     default_hint = "Check the API's address and this machine's clock; name a private CA in HSM_ENROLL_CA_FILE."
+
+    def __init__(self, message: str, *, hint: str | None = None, untimely: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.untimely = untimely
 
 
 class RetiredLocallyError(HsmEnrollError):

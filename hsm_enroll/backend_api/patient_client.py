@@ -17,7 +17,7 @@ from hsm_enroll.backend_api.patience import DEFAULT_WAIT_SECONDS, Patience
 from hsm_enroll.backend_api.retry import retried
 from hsm_enroll.backend_api.transport import Authorize, Transport
 from hsm_enroll.backend_api.url import checked_url
-from hsm_enroll.errors import BackendUnreachableError, HsmEnrollError
+from hsm_enroll.errors import ApiTlsError, BackendUnreachableError, HsmEnrollError
 
 HEALTH = "/v1/health"
 
@@ -172,6 +172,10 @@ class PatientClient:
             answer = self._transport.exchange(method, target, body, on_sent, media_type)
         except BackendUnreachableError as error:
             self.may_have_acted = had_acted or error.sent
+            raise
+        except ApiTlsError as error:
+            # The certificate is checked before anything is sent.
+            self.may_have_acted = had_acted or not error.untimely
             raise
         self.may_have_acted = had_acted or not answer.had_no_effect
         return answer

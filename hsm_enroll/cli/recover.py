@@ -26,6 +26,7 @@ _DOING = {
 @click.option(
     "--api", "api_url", metavar="URL", help="Address of the enrollment API: the part of an invite before the #."
 )
+@click.option("--thing", metavar="NAME", help="Which Thing this device is, if the token has the keys of several.")
 @token_options
 def recover(invocation: Invocation) -> None:
     """Get this device's identity back, by the key in its token.
@@ -33,9 +34,10 @@ def recover(invocation: Invocation) -> None:
     For a device whose state folder was lost, for example with its SD card, or came from an old backup. The request is
     signed with the key, and the API returns the same certificate, Thing and endpoint: nothing is issued, and no invite
     is needed. Each key in the token that hsm-enroll generated is tried. If the identity in place is the one that the
-    API has, nothing is changed.
+    API has, nothing is changed. The device stays the Thing that it was: only --thing makes it another one.
     """
     settings = invocation.settings
+    named = click.get_current_context().params["thing"]
 
     def progress(step: str) -> AbstractContextManager[None]:
         return invocation.terminal.step(_DOING[step])
@@ -49,10 +51,14 @@ def recover(invocation: Invocation) -> None:
             )
         return url
 
+    def thing(stored: Identity | None) -> str | None:
+        # Only a person changes what is in place: the environment and config.toml may be older than it.
+        return named or (stored.thing_name if stored else settings.thing)
+
     with Tokens() as tokens:
         ports = wiring.own_ports(settings, tokens, invocation.pin, invocation.at_pin_pad, invocation.terminal)
         find = partial(device_token.start_finding, settings, tokens)
-        outcome = recovery.recover(settings.state, ports, find, api, progress)
+        outcome = recovery.recover(settings.state, ports, find, api, thing, progress)
     document = identity_document(outcome.identity, settings.state, matches_certificate=True)
     text = identity_text(document)
     if outcome.was_there:
@@ -61,8 +67,12 @@ def recover(invocation: Invocation) -> None:
             f"To test its connection: hsm-enroll doctor --online --login\n\n{text}"
         )
     document |= {"recovered": not outcome.was_there, "otherKeys": outcome.other_keys}
+    document["otherThings"] = list(outcome.other_things)
     document["steps"] = [asdict(step) for step in outcome.steps]
     invocation.terminal.say("")
     invocation.terminal.result(document, text, done=f"the identity of {outcome.identity.thing_name} is recovered")
-    if outcome.other_keys:
+    if outcome.other_things:
+        names = ", ".join(outcome.other_things)
+        invocation.terminal.warn(f"the token also has the current key of {names}, which token prune would destroy")
+    elif outcome.other_keys:
         invocation.terminal.say(f"\n{other_keys_text(outcome.other_keys)}")

@@ -16,7 +16,7 @@ from hsm_enroll.device.pending import refuse_while_retiring
 from hsm_enroll.device.steps import Progress, Step, Steps
 from hsm_enroll.errors import (
     BackendRefusedError,
-    HsmEnrollError,
+    KeyAmbiguousError,
     KeyMissingError,
     NotEnrolledError,
     StateCorruptError,
@@ -56,13 +56,27 @@ class Outcome:
         identity: the device's identity.
         steps: ``token``, ``certificate`` and ``store``, in this order; none if the identity was there.
         was_there: whether the identity that the API has was in place, so that nothing was changed.
-        other_keys: how many other keys of this program the token has; 0 if the identity was there.
+        other_keys: how many other keys of this program the token has that are not in use; 0 if the identity was there.
+        other_things: the other Things whose current keys the token has; none if the identity was there.
     """
 
     identity: Identity
     steps: tuple[Step, ...]
     was_there: bool
-    other_keys: int
+    other_keys: int = 0
+    other_things: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """What the API says about the token's keys: those that are a Thing's current key, and why the others are not."""
+
+    current: tuple[tuple[OwnKey, Issued], ...]
+    refusals: tuple[BackendRefusedError, ...]
+
+    @property
+    def things(self) -> list[str]:
+        return sorted({issued.thing_name for _, issued in self.current})
 
 
 def recover(
@@ -70,26 +84,30 @@ def recover(
     ports: OwnPorts,
     find: Callable[[], Callable[[], TokenReport]],
     api: Callable[[Identity | None], str],
+    thing: Callable[[Identity | None], str | None],
     progress: Progress = lambda _: nullcontext(),
 ) -> Outcome:
     """Find the key in the token that the API has enrolled, and store its identity.
 
     An identity that is the API's too is left as it is. Anything else in its place is replaced, for example one from a
-    backup. Damaged journals are removed then.
+    backup. Damaged journals are removed then. The token may have the keys of several Things: this device never becomes
+    another one than `thing` says.
 
     Args:
         folder: the state folder, which is locked during the run.
         ports: access to token and API.
         find: starts looking for the token; called only if there is no identity whose key the token has.
         api: returns the API's base URL; it is given the identity in place, valid or not, if it can be read.
+        thing: returns the Thing that this device is, or None if nothing says so; is given what `api` is given.
         progress: called with each step's name; returns a context manager that is entered while the step runs.
 
     Raises:
         BusyError: another run has locked the folder.
         UsageError: this device is being retired, or no API is known.
         ClockError: this machine's clock is wrong.
-        KeyMissingError: the token has no key of this program.
-        BackendRefusedError: the API has not enrolled any of its keys.
+        KeyMissingError: the token has no key of this program, or only other Things'.
+        KeyAmbiguousError: the token has the keys of several Things, and nothing says which of them this device is.
+        BackendRefusedError: the API has not enrolled any of its keys, or none for this Thing.
         HsmEnrollError: token or API cannot be used.
     """
     with files.locked(folder):
@@ -109,18 +127,20 @@ def recover(
             # The identity's own comes first.
             whole.sort(key=lambda key: present is None or key.id != present.key_id)
             with steps.step("certificate"):
-                own, issued = _enrolled(whole, session, client, ports)
+                answers = _asked(whole, session, client, ports)
+                own, issued = _chosen(answers, thing(stored), token)
             key = session.find(label=own.label, key_id=own.id)
         obtaining.check_issued(issued, key, ports.clock.now())
         identity = obtaining.identity(issued, token.name, key, client.base_url)
         if present is not None and identity == present:
             present.save_copy(folder)
             _readable_journals(folder, ports)
-            return Outcome(present, (), was_there=True, other_keys=0)
+            return Outcome(present, (), was_there=True)
         with steps.step("store"):
             identity.save(folder)
-            others = len(keys) - 1 - _forget(folder, identity, ports)
-        return Outcome(identity, tuple(steps.done), was_there=False, other_keys=others)
+            others = len(keys) - len(answers.current) - _forget(folder, identity, ports)
+        other_things = tuple(name for name in answers.things if name != identity.thing_name)
+        return Outcome(identity, tuple(steps.done), was_there=False, other_keys=others, other_things=other_things)
 
 
 def _stored(folder: Path) -> Identity | None:
@@ -151,30 +171,56 @@ def _whole(keys: list[OwnKey], token: TokenReport, stored: Identity | None) -> l
     return whole
 
 
-def _enrolled(keys: list[OwnKey], session: TokenSession, client: ProofTaker, ports: OwnPorts) -> tuple[OwnKey, Issued]:
-    """Return the first key that the API has enrolled, and its certificate."""
+def _asked(keys: list[OwnKey], session: TokenSession, client: ProofTaker, ports: OwnPorts) -> _Answers:
+    """Ask the API about each key: one that it has enrolled may be another Thing's."""
+    current: list[tuple[OwnKey, Issued]] = []
     refusals: list[BackendRefusedError] = []
     for key in keys:
         prove = proving.prover(session, ports, label=key.label, key_id=key.id)
         try:
             with proving.asking(client, ports):
-                return key, client.recover(prove)
+                current.append((key, client.recover(prove)))
         except BackendRefusedError as error:
             if error.problem_code not in _NOT_THIS_KEY:
                 raise
             refusals.append(error)
-    raise _none(refusals) from refusals[-1]
+    return _Answers(tuple(current), tuple(refusals))
 
 
-def _none(refusals: list[BackendRefusedError]) -> HsmEnrollError:
-    """Return the error for keys none of which is enrolled, with what the refusal says that says most."""
+def _chosen(answers: _Answers, thing: str | None, token: TokenReport) -> tuple[OwnKey, Issued]:
+    """Return this device's key and its certificate.
+
+    Raises:
+        KeyMissingError, KeyAmbiguousError, BackendRefusedError: see :func:`recover`.
+    """
+    label, things, refusals = token.name.label, answers.things, answers.refusals
+    if not things:
+        message = f"none of this token's {len(refusals)} keys is enrolled: " if len(refusals) > 1 else ""
+        raise _refused(refusals, message) from refusals[-1]
+    if thing is None and len(things) > 1:
+        raise KeyAmbiguousError(
+            f"token {label!r} has the keys of {len(things)} Things: {', '.join(things)}",
+            hint="Say which of them this device is: hsm-enroll recover --thing NAME",
+        )
+    for own, issued in answers.current:
+        if thing in {None, issued.thing_name}:
+            return own, issued
+    only = f"token {label!r} has the current key of {', '.join(things)}, but not of {thing}"
+    on_purpose = f"To have this device become {things[0]} on purpose: hsm-enroll recover --thing {things[0]}"
+    if refusals:
+        raise _refused(refusals, f"{only}: ", on_purpose) from refusals[-1]
+    raise KeyMissingError(only, hint=f"{_NO_KEY_HINT} --new-key INVITE. {on_purpose}")
+
+
+def _refused(refusals: tuple[BackendRefusedError, ...], message: str, advice: str = "") -> BackendRefusedError:
+    """Return the error for keys that are not this device's, with what the refusal says that says most."""
     most = next((error for error in refusals if error.problem_code != "proof-invalid"), refusals[0])
-    message = f"none of this token's {len(refusals)} keys is enrolled: {most.message}"
+    hint = _REPLACED_HINT if most.problem_code == "key-not-current" else most.hint
     return BackendRefusedError(
-        message if len(refusals) > 1 else most.message,
+        message + most.message,
         problem_code=most.problem_code,
         request_id=most.request_id,
-        hint=_REPLACED_HINT if most.problem_code == "key-not-current" else most.hint,
+        hint=f"{hint} {advice}".strip(),
     )
 
 

@@ -29,6 +29,14 @@ if TYPE_CHECKING:
     from hsm_enroll.token.reports import TokenReport
 
 
+# The API's problem codes if a replacement has given the Thing another key, or is about to.
+_REPLACED = {"key-not-current", "renewal-in-progress"}
+_REPLACEMENT_HINT = (
+    "An hsm-enroll init --new-key of this device is not finished, and its key may have taken this one's place. Finish "
+    "it with the same invite: hsm-enroll init --new-key INVITE"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """The result of a run.
@@ -108,7 +116,12 @@ def renew(
         # Open to the end, since each request to the API has to be signed anew, and the old key goes last.
         with ports.tokens.session(token, ports.pin, ports.at_pin_pad, writable=True) as session:
             run = _Run(old, subject, folder, ports, message, steps, client, token, session)
-            new = old if task is Task.CLEAN_UP else _renewed(run, under_way)
+            try:
+                new = old if task is Task.CLEAN_UP else _renewed(run, under_way)
+            except BackendRefusedError as error:
+                if error.problem_code in _REPLACED and _is_being_replaced(folder, old):
+                    error.hint = _REPLACEMENT_HINT
+                raise
             _clean_up(run, under_way, new)
         return Outcome(new, tuple(steps.done))
 
@@ -143,6 +156,12 @@ def _renewed(run: _Run, under_way: Renewal) -> Identity:
             new = _identity(run, key, issued)
         new.save(run.folder)
     return new
+
+
+def _is_being_replaced(folder: Path, old: Identity) -> bool:
+    """Whether an unfinished ``init --new-key`` has asked for a certificate for another key."""
+    attempt = Attempt.load(folder)
+    return attempt is not None and attempt.new_key and attempt.csr is not None and attempt.key_id != old.key_id
 
 
 def _is_proven(under_way: Renewal, key: TokenKey) -> bool:
@@ -217,7 +236,7 @@ def _issued(run: _Run, under_way: Renewal, key: TokenKey) -> Issued:
                 _take_back(run, under_way)
             if after is not After.COMMIT_AGAIN:
                 raise
-            issued = _committed_again(run, under_way)
+            issued = _committed_again(run, under_way, error)
         except KeyMissingError:
             # Without the old key nothing can be asked for, and the API has not made the new one the current one.
             _take_back(run, under_way)
@@ -243,13 +262,18 @@ def _commit(run: _Run, under_way: Renewal) -> None:
         run.client.commit(prove)
 
 
-def _committed_again(run: _Run, under_way: Renewal) -> Issued:
-    """Return the certificate of the new key, after the old one was refused: a commit may have arrived late."""
+def _committed_again(run: _Run, under_way: Renewal, refusal: BackendRefusedError) -> Issued:
+    """Return the certificate of the new key, after the old one was refused: a commit may have arrived late.
+
+    Raises:
+        BackendRefusedError: the first refusal, if the new key is not the current one either: a third one is.
+    """
     try:
         _commit(run, under_way)
     except BackendRefusedError as error:
         if renewal_plan.after_commit(error.problem_code, is_repeated=True) is After.TAKE_BACK:
             _take_back(run, under_way)
+            raise refusal from error
         raise
     return _current(run, under_way)
 

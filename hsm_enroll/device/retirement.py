@@ -17,6 +17,7 @@ from hsm_enroll.errors import (
     KeyMissingError,
     NotEnrolledError,
     RetiredLocallyError,
+    StateCorruptError,
     ThrottledError,
     TokenNotFoundError,
     UnexpectedResponseError,
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
 # Without the cloud the device does its own half. Everything else is an error before anything is lost.
 _NOT_TOLD = (ApiTlsError, BackendRefusedError, BackendUnreachableError, KeyMissingError, UnexpectedResponseError)
 _ANOTHER_KEY = {"key-not-current", "proof-invalid"}
+_OLD_HINT = (
+    "Run hsm-enroll recover first: the identity may come from an old backup, and the token has the newer key. If "
+    "recover finds no key that is enrolled, hsm-enroll token prune destroys the others; then retire again."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +83,17 @@ def retire(
         BusyError: another run has locked the folder.
         NotEnrolledError: there is no identity to retire.
         ClockError: this machine's clock is wrong; nothing was destroyed.
+        ApiTlsError: the API's certificate has expired or is not valid yet, by this machine's clock; nothing was
+            destroyed.
+        KeyMissingError: the token has other keys than this device's, which may be newer ones; nothing was destroyed.
+        StateCorruptError: the journal and the identity contradict each other.
         RetiredLocallyError: the device is retired, but the API may not have been told.
         ThrottledError, BackendUnreachableError: the API is busy or fails; nothing was destroyed.
         HsmEnrollError: the token cannot be used, or a file not removed; the next run resumes.
     """
     other_keys = 0
     with files.locked(folder):
-        under_way = Retirement.load(folder)
+        under_way = _under_way(folder)
         is_new = under_way is None
         if under_way is None:
             under_way = _begun(folder)
@@ -103,6 +112,8 @@ def retire(
                 steps.skip(step)
         else:
             with ports.tokens.session(token, ports.pin, ports.at_pin_pad, writable=True) as session:
+                if is_new:
+                    _check_keys(under_way, session)
                 under_way.save(folder)
                 under_way, refusal = _told(under_way, session, folder, ports, steps, is_new=is_new)
                 with steps.step("destroy"):
@@ -117,6 +128,26 @@ def retire(
         if refusal is not None:
             raise _retired_locally(under_way, refusal) from refusal
         return Outcome(under_way, tuple(steps.done), other_keys)
+
+
+def _under_way(folder: Path) -> Retirement | None:
+    """Return the journal of an earlier run; None if there is none.
+
+    Raises:
+        StateCorruptError: it is damaged, or is not about the identity that is in place.
+    """
+    under_way = Retirement.load(folder)
+    if under_way is None:
+        return None
+    try:
+        present = Identity.load(folder)
+    except (NotEnrolledError, StateCorruptError):
+        return under_way
+    names = (under_way.thing_name, under_way.token.label, under_way.token.serial)
+    key = KeyName(present.key_label, present.key_id)
+    if names != (present.thing_name, present.token.label, present.token.serial) or key not in under_way.enrolled_keys:
+        raise retirement.corrupt(folder, f"it is about {under_way.thing_name}, and not about the identity in place")
+    return under_way
 
 
 def _begun(folder: Path) -> Retirement:
@@ -154,6 +185,22 @@ def _identity(folder: Path) -> Identity:
         raise
 
 
+def _check_keys(under_way: Retirement, session: TokenSession) -> None:
+    """Check that the token has a key to tell the API with, unless it has no key of ours at all.
+
+    Raises:
+        KeyMissingError: it has only others: one of them may be the current key, if the identity is an old one.
+    """
+    whole = {KeyName(key.label, key.id) for key in session.own_keys() if len(key.halves) > 1}
+    others = whole.difference(under_way.enrolled_keys, under_way.other_keys)
+    if others and whole.isdisjoint(under_way.enrolled_keys):
+        raise KeyMissingError(
+            f"token {under_way.token.label!r} does not have the key of {under_way.thing_name}'s identity, but "
+            f"{len(others)} of hsm-enroll's others; nothing was changed",
+            hint=_OLD_HINT,
+        )
+
+
 def _told(
     under_way: Retirement, session: TokenSession, folder: Path, ports: OwnPorts, steps: Steps, *, is_new: bool
 ) -> tuple[Retirement, HsmEnrollError | None]:
@@ -173,7 +220,7 @@ def _told(
         with steps.step("cloud"):
             _tell(under_way, session, client, ports)
     except HsmEnrollError as error:
-        if isinstance(error, _NOT_TOLD) and not _is_busy(error):
+        if isinstance(error, _NOT_TOLD) and not _is_busy(error) and not _is_of_the_clock(error):
             return under_way, error
         if is_new and not client.may_have_acted:
             with suppress(HsmEnrollError):
@@ -218,6 +265,10 @@ def _postponed(error: ThrottledError | BackendUnreachableError) -> HsmEnrollErro
         f"the API is busy, and this device still has its key: {error.message}",
         hint="Wait a few minutes, then run the same command again.",
     )
+
+
+def _is_of_the_clock(error: HsmEnrollError) -> bool:
+    return isinstance(error, ApiTlsError) and error.untimely
 
 
 def _retired_locally(under_way: Retirement, refusal: HsmEnrollError) -> RetiredLocallyError:

@@ -40,7 +40,8 @@ _INVITE_IS_VALID = (
     "#code_sha256 = :code_sha256 AND #thing = :thing AND #uses_left > :none AND #expires > :now"
     " AND attribute_not_exists(#revoked) AND attribute_not_exists(#ek_sha256)"
 )
-_IS_SHAREABLE = "#shareable = :shareable"
+# A key that several Things share stays so, even if one of them has another key since.
+_IS_SHAREABLE = "#shareable = :shareable AND (attribute_not_exists(#superseded) OR attribute_exists(#shared))"
 
 
 @dataclass(frozen=True)
@@ -311,6 +312,7 @@ def _entries(applicant: Applicant, found: dict[Key, Item]) -> Entries:
         claim=claim_from_item(found[thing]) if thing in found else None,
         key_thing=found[key]["thing"] if key in found else None,
         key_shareable=key in found and found[key].get("shareable", False),
+        key_shared=key in found and "shared" in found[key],
         key_superseded=key in found and "superseded" in found[key],
         renewal=claim_from_item(found[renewal]) if renewal in found else None,
     )

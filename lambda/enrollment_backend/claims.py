@@ -163,6 +163,7 @@ class Entries:
         claim: the Thing's claim; None if there is none.
         key_thing: the Thing that the key is, or was, bound to; the first one, if there are several.
         key_shareable: whether the key may be bound to other Things too.
+        key_shared: whether several Things have, or had, the key.
         key_superseded: whether the Thing had the key, and has another one since.
         renewal: the Thing's renewal; None if there is none.
     """
@@ -171,6 +172,7 @@ class Entries:
     claim: Claim | None
     key_thing: str | None
     key_shareable: bool = False
+    key_shared: bool = False
     key_superseded: bool = False
     renewal: Claim | None = None
 
@@ -333,7 +335,9 @@ def _belongs_to_another_thing(applicant: Applicant, entries: Entries) -> bool:
         return False
     # The key must be marked as well: anyone can send a device's CSR again, and could otherwise turn a key that was
     # bound with an invite, or through /v1, into a shared one.
-    if applicant.shareable_key and entries.key_shareable:
+    # And a key whose one Thing has replaced it is out of use for good.
+    is_in_use = entries.key_shared or not entries.key_superseded
+    if applicant.shareable_key and entries.key_shareable and is_in_use:
         return False
     # If the Thing's claim was undone, the key now belongs to the Things that shared it.
     return entries.key_thing != applicant.thing or entries.claim is None

@@ -73,7 +73,11 @@ def test_a_device_is_renewed_recovered_and_retired(
     assert (recovered["recovered"], recovered["otherKeys"]) == (True, 0)
     assert recovered["certificate"] == third["certificate"]
     assert _assert_whole(device, cloud, thing) == third
+    device.extra["HSM_ENROLL_THING"] = "another"  # says nothing about a device that has an identity
     again = device.json("recover")
+    del device.extra["HSM_ENROLL_THING"]
+    error = device.error("recover", "--thing", "another")
+    assert (error["exitStatus"], f"of {thing}, but not of another" in error["message"]) == (14, True)
     assert (again["recovered"], again["steps"], again["certificate"]) == (False, [], third["certificate"])
 
     retired = device.json("retire", "--yes")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from hsm_enroll.backend_api.client import Issued
 from hsm_enroll.backend_api.proofs import ProofClient
 from hsm_enroll.errors import (
+    ApiTlsError,
     BackendRefusedError,
     BackendUnreachableError,
     HsmEnrollError,
@@ -174,6 +176,16 @@ def test_a_request_that_never_left_is_no_act(authority: Authority) -> None:
     client = ProofClient("https://localhost:9", ca_file=authority.certificate, wait=0)
     with pytest.raises(BackendUnreachableError):
         client.retire(_Prover())
+    assert not client.may_have_acted
+
+
+def test_a_certificate_that_has_expired_keeps_a_request_from_leaving(tmp_path: Path) -> None:
+    """The server is asked nothing before its certificate is checked."""
+    authority = Authority(tmp_path / "another time", now=datetime.now(UTC) - timedelta(days=3650))
+    with https_server(authority, _DONE) as server:
+        client = ProofClient(server.url, ca_file=authority.certificate, wait=0)
+        with pytest.raises(ApiTlsError):
+            client.retire(_Prover())
     assert not client.may_have_acted
 
 

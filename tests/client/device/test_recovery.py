@@ -17,6 +17,7 @@ from hsm_enroll.errors import (
     BackendUnreachableError,
     ClockError,
     HsmEnrollError,
+    KeyAmbiguousError,
     KeyMissingError,
     StateTooNewError,
     UsageError,
@@ -25,7 +26,7 @@ from hsm_enroll.key import KeyType
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.store.journal import Attempt
 from hsm_enroll.store.renewal import Renewal
-from hsm_enroll.store.retirement import Retirement
+from hsm_enroll.store.retirement import KeyName, Retirement
 from tests.support.world import TOKEN, PowerCut, World
 
 _STEPS = ["token", "certificate", "store"]
@@ -41,9 +42,17 @@ def world(tmp_path: Path) -> World:
     return world
 
 
-def _recover(world: World, folder: Path) -> Outcome:
+def _recover(world: World, folder: Path, thing: str | None = None) -> Outcome:
+    def wanted(stored: Identity | None) -> str | None:
+        return thing or (stored.thing_name if stored else None)
+
     ports = world.own_ports()
-    return recover(folder, ports, lambda: lambda: world.token, lambda _: world.base_url, world.progress)
+    return recover(folder, ports, lambda: lambda: world.token, lambda _: world.base_url, wanted, world.progress)
+
+
+def _enroll_another(world: World, folder: Path) -> Identity:
+    """Enroll another Thing with a key in the same token, from a state folder of its own."""
+    return enroll(Request("gateway-18"), folder, world.ports()).identity
 
 
 def test_a_lost_state_folder_comes_back(world: World, tmp_path: Path) -> None:
@@ -81,8 +90,45 @@ def test_the_identity_in_place_says_which_api(world: World, tmp_path: Path) -> N
             stored.save(tmp_path)
         else:
             (tmp_path / "identity.json").write_text("{")
-        assert recover(tmp_path, world.own_ports(), lambda: lambda: world.token, api).identity == new
+        outcome = recover(tmp_path, world.own_ports(), lambda: lambda: world.token, api, lambda _: None)
+        assert outcome.identity == new
     assert asked == [old, None]
+
+
+def test_a_device_does_not_become_another_thing(world: World, tmp_path: Path) -> None:
+    """Its own Thing is revoked, and the token has another one's key: that is an error which names both, and the way."""
+    _enroll_another(world, tmp_path / "another")
+    before = Identity.load(tmp_path)
+    world.ledger.revoke("gateway-17")
+    for token in (world.token, world.token._replace(name=world.token.name._replace(serial="unplugged before"))):
+        world.token = token
+        with pytest.raises(BackendRefusedError, match=r"gateway-18, but not of gateway-17: .*revoked") as raised:
+            _recover(world, tmp_path)
+        assert raised.value.problem_code == "thing-revoked"
+        assert "recover --thing gateway-18" in raised.value.hint
+        assert Identity.load(tmp_path) == before
+    assert _recover(world, tmp_path, "gateway-18").identity.thing_name == "gateway-18"
+
+
+def test_a_token_with_another_things_key_alone_is_the_wrong_one(world: World, tmp_path: Path) -> None:
+    """The Thing that was named, or was in place, has no key there: nothing is stored."""
+    with pytest.raises(KeyMissingError, match="current key of gateway-17, but not of gateway-19") as raised:
+        _recover(world, tmp_path / "new", "gateway-19")
+    assert "recover --thing gateway-17" in raised.value.hint
+    assert not (tmp_path / "new" / "identity.json").exists()
+
+
+def test_of_several_things_somebody_has_to_name_one(world: World, tmp_path: Path) -> None:
+    """Nothing says which of them the device was; the other's key is in use, and no surplus."""
+    _enroll_another(world, tmp_path / "another")
+    with pytest.raises(KeyAmbiguousError, match="the keys of 2 Things: gateway-17, gateway-18") as raised:
+        _recover(world, tmp_path / "new")
+    assert raised.value.hint == "Say which of them this device is: hsm-enroll recover --thing NAME"
+    assert not (tmp_path / "new" / "identity.json").exists()
+    for name, other in (("gateway-17", "gateway-18"), ("gateway-18", "gateway-17")):
+        outcome = _recover(world, tmp_path / name, name)
+        assert outcome.identity.thing_name == name
+        assert (outcome.other_keys, outcome.other_things) == (0, (other,))
 
 
 def test_of_several_keys_the_enrolled_one_wins(world: World, tmp_path: Path) -> None:
@@ -270,7 +316,7 @@ def test_an_api_that_cannot_say_is_not_asked_for_the_next_key(
 
 def test_a_device_that_is_being_retired_is_not_recovered(world: World, tmp_path: Path) -> None:
     """Its identity is about to go: only ``retire`` goes on."""
-    Retirement("gateway-17", world.base_url, TOKEN, KeyType.EC_P256, ()).save(tmp_path)
+    Retirement("gateway-17", world.base_url, TOKEN, KeyType.EC_P256, (KeyName("a", b"a"),)).save(tmp_path)
     with pytest.raises(UsageError, match="the retirement of this device is not finished"):
         _recover(world, tmp_path)
 

@@ -38,7 +38,7 @@ from hsm_enroll.store import files
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.store.journal import Attempt
 from hsm_enroll.store.renewal import Renewal
-from hsm_enroll.store.retirement import Retirement
+from hsm_enroll.store.retirement import KeyName, Retirement
 from tests.support.identities import TOKEN, identity
 from tests.support.world import FakeKey, PowerCut, World
 
@@ -216,11 +216,11 @@ def _answer_before_carrying_out(world: World, monkeypatch: pytest.MonkeyPatch, t
 def test_a_new_key_that_is_refused_once_more_goes(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither key is the current one: the device is as it was before the renewal, and the refusal is told."""
+    """Neither key is the current one: the device is as before, and hears first of all that a third key is."""
     old = Identity.load(tmp_path)
     _die_at(world, tmp_path, "commit")
     _answer_before_carrying_out(world, monkeypatch, 2)
-    with pytest.raises(BackendRefusedError, match="unknown"):
+    with pytest.raises(BackendRefusedError, match="key-not-current"):
         _renew(world, tmp_path)
     assert list(world.keys) == [(old.key_label, old.key_id)]
     assert Renewal.load(tmp_path) is None
@@ -411,7 +411,7 @@ def test_a_device_without_an_identity_has_nothing_to_renew(tmp_path: Path) -> No
 
 def test_a_device_that_is_being_retired_is_not_renewed(world: World, tmp_path: Path) -> None:
     """Its identity is about to go: only ``retire`` goes on."""
-    Retirement("gateway-17", world.base_url, TOKEN, KeyType.EC_P256, ()).save(tmp_path)
+    Retirement("gateway-17", world.base_url, TOKEN, KeyType.EC_P256, (KeyName("a", b"a"),)).save(tmp_path)
     with pytest.raises(UsageError, match="the retirement of this device is not finished"):
         _renew(world, tmp_path)
     with pytest.raises(UsageError, match="the retirement of this device is not finished"):
@@ -423,6 +423,22 @@ def test_d13_a_second_run_does_not_wait(world: World, tmp_path: Path) -> None:
     with files.locked(tmp_path), pytest.raises(BusyError):
         _renew(world, tmp_path)
     assert world.calls == []
+
+
+@pytest.mark.parametrize("has_journal", [True, False])
+def test_an_unfinished_replacement_is_to_be_finished(world: World, tmp_path: Path, has_journal: bool) -> None:
+    """The answer to ``init --new-key`` was lost: the device itself took the key's place, and nobody else did."""
+    old = Identity.load(tmp_path).certificate.public_key.dump()
+    world.dies_at = ("enroll", True)
+    with pytest.raises(PowerCut):
+        enroll(Request("gateway-17", new_key=True), tmp_path, world.ports())
+    world.dies_at = None
+    world.ledger.things["gateway-17"].old.add(old)
+    if not has_journal:
+        (tmp_path / "journal.json").unlink()
+    with pytest.raises(BackendRefusedError, match="key-not-current") as raised:
+        _renew(world, tmp_path)
+    assert ("same invite: hsm-enroll init --new-key INVITE" in raised.value.hint) is has_journal
 
 
 def test_an_unfinished_renewal_keeps_init_from_replacing_the_key(world: World, tmp_path: Path) -> None:

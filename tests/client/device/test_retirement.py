@@ -24,8 +24,10 @@ from hsm_enroll.errors import (
     ClockError,
     HsmEnrollError,
     InterruptedRunError,
+    KeyMissingError,
     NotEnrolledError,
     RetiredLocallyError,
+    StateCorruptError,
     StateError,
     ThrottledError,
     TokenNotFoundError,
@@ -37,7 +39,7 @@ from hsm_enroll.store import files
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.store.journal import Attempt
 from hsm_enroll.store.renewal import Renewal
-from hsm_enroll.store.retirement import Retirement
+from hsm_enroll.store.retirement import KeyName, Retirement
 from tests.support.world import TOKEN, PowerCut, World
 
 _STEPS = ["token", "cloud", "destroy", "forget"]
@@ -226,12 +228,18 @@ def test_a_busy_api_is_asked_again_before_anything_is_destroyed(
     _assert_gone(world, tmp_path)
 
 
-@pytest.mark.parametrize("error", [ThrottledError("busy"), ClockError("off")])
+@pytest.mark.parametrize(
+    "error", [ThrottledError("busy"), ClockError("off"), ApiTlsError("has expired", untimely=True)]
+)
 def test_a_refused_retirement_leaves_the_device_as_it_was(world: World, tmp_path: Path, error: HsmEnrollError) -> None:
-    """If the API certainly did nothing there is no journal: the device can renew, and is asked about anew."""
+    """If the API certainly did nothing there is no journal: the device can renew, and is asked about anew.
+
+    A clock that is off by more than the API's certificate's lifetime looks like an API that is not trusted.
+    """
     world.outage = error
     with pytest.raises(type(error)):
         _retire(world, tmp_path)
+    assert len(world.keys) == 1
     assert Retirement.load(tmp_path) is None
     world.outage = None
     renew(tmp_path, world.own_ports(), world)
@@ -290,6 +298,42 @@ def test_d8_a_token_that_has_lost_the_key_can_prove_nothing(world: World, tmp_pa
     with pytest.raises(RetiredLocallyError):
         _retire(world, tmp_path)
     _assert_gone(world, tmp_path)
+
+
+def test_an_identity_of_an_old_backup_is_recovered_first(world: World, tmp_path: Path) -> None:
+    """The token has the newer key, which would outlive the device's retirement: nothing is done before."""
+    old = Identity.load(tmp_path)
+    renew(tmp_path, world.own_ports(), world)
+    old.save(tmp_path)
+    with pytest.raises(KeyMissingError, match="does not have the key of gateway-17's identity") as raised:
+        _retire(world, tmp_path)
+    assert raised.value.hint.startswith("Run hsm-enroll recover first")
+    assert (len(world.keys), Retirement.load(tmp_path)) == (1, None)
+    find, api = lambda: lambda: world.token, lambda _: world.base_url
+    recover(tmp_path, world.own_ports(), find, api, lambda _: "gateway-17")
+    _retire(world, tmp_path)
+    _assert_gone(world, tmp_path)
+    assert world.ledger.active == set()
+
+
+@pytest.mark.parametrize("differs", ["thing", "token", "key"])
+def test_a_journal_about_another_identity_is_damaged(world: World, tmp_path: Path, differs: str) -> None:
+    """It was edited, or came from another device: neither of the two is retired, and the way out is named."""
+    present = Identity.load(tmp_path)
+    Retirement(
+        "someone" if differs == "thing" else present.thing_name,
+        present.api,
+        present.token._replace(serial="another") if differs == "token" else present.token,
+        present.key_type,
+        (KeyName("a", b"a") if differs == "key" else KeyName(present.key_label, present.key_id),),
+        is_told=True,
+    ).save(tmp_path)
+    with pytest.raises(
+        StateCorruptError, match=r"retirement\.json is damaged: .* not about the identity in place"
+    ) as raised:
+        _retire(world, tmp_path)
+    assert raised.value.hint.startswith("Move the file away, then run hsm-enroll retire again")
+    assert (Identity.load(tmp_path), len(world.keys)) == (present, 1)
 
 
 @pytest.mark.parametrize("call", ["publish", "begin store", "begin cleanup"])
@@ -393,7 +437,8 @@ def _run(what: str, world: World, folder: Path) -> None:
     elif what == "undone":
         world.ledger.undo("gateway-17")
     elif what == "recover":
-        recover(folder, world.own_ports(), lambda: lambda: world.token, lambda _: world.base_url, world.progress)
+        find, api, thing = lambda: lambda: world.token, lambda _: world.base_url, lambda _: "gateway-17"
+        recover(folder, world.own_ports(), find, api, thing, world.progress)
     elif what == "retire":
         _retire(world, folder)
     else:
