@@ -77,8 +77,8 @@ def test_a_retirement_is_read_as_it_was_written(tmp_path: Path, is_told: bool) -
         ("retirement.json", "enrolled_keys", [{"label": "a", "id": "x"}]),
         ("retirement.json", "other_keys", None),
         # What contradicts itself: the one key would be destroyed as the old one; nobody could be told without a key.
-        ("renewal.json", "old_key_id", _RENEWAL.key_id.hex()),
-        ("renewal.json", "old_key_label", _RENEWAL.key_label),
+        pytest.param("renewal.json", "old_key_id", _RENEWAL.key_id.hex(), id="renewal.json-same_key_id"),
+        pytest.param("renewal.json", "old_key_label", _RENEWAL.key_label, id="renewal.json-same_key_label"),
         ("retirement.json", "enrolled_keys", []),
     ],
 )  # fmt: skip
