@@ -8,18 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hsm_enroll.device import clock, proving
+from hsm_enroll.device.outbox import state
 from hsm_enroll.device.steps import Progress, Step, Steps
 from hsm_enroll.errors import (
     ApiTlsError,
     BackendRefusedError,
     BackendUnreachableError,
+    BusyError,
     HsmEnrollError,
     KeyMissingError,
     RetiredLocallyError,
     ThrottledError,
     UnexpectedResponseError,
 )
-from hsm_enroll.store import files, identity, journal, renewal, retirement
+from hsm_enroll.store import files, forwarder, identity, journal, outbox, renewal, retirement
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.store.journal import Attempt
 from hsm_enroll.store.renewal import Renewal
@@ -50,38 +52,45 @@ class Outcome:
     Attributes:
         retirement: what was retired.
         steps: ``token``, ``cloud``, ``destroy`` and ``forget``, in this order.
+        lost_messages: how many messages were in the outbox; None if it could not be read.
     """
 
     retirement: Retirement
     steps: tuple[Step, ...]
+    lost_messages: int | None
 
 
 def retire(
     folder: Path,
     ports: OwnPorts,
-    agree: Callable[[Retirement], None],
+    agree: Callable[[Retirement, int | None], None],
     progress: Progress = lambda _: nullcontext(),
 ) -> Outcome:
-    """Have the Thing retired, destroy the keys, and remove the identity; the PIN and ``token.json`` stay.
+    """Have the Thing retired, destroy the keys, and remove identity and outbox; the PIN and ``token.json`` stay.
 
     Args:
         folder: the state folder, which is locked during the run.
         ports: access to token and API.
-        agree: called before anything is done, unless an earlier run has begun; raises to prevent it.
+        agree: called before anything is done, unless an earlier run has begun, with what is retired and with how many
+            messages are in the outbox, None if it cannot be read; raises to prevent it.
         progress: called with each step's name; returns a context manager that is entered while the step runs.
 
     Raises:
-        BusyError: another run has locked the folder.
+        BusyError: another run has locked the folder, or the forwarder is running.
         NotEnrolledError: there is no identity to retire.
         ClockError: this machine's clock is wrong; nothing was destroyed.
         RetiredLocallyError: the device is retired, but the API could not be told.
         HsmEnrollError: the token cannot be used, or a file not removed; the next run resumes.
     """
     with files.locked(folder):
-        under_way = Retirement.load(folder)
+        under_way, is_new = Retirement.load(folder), False
         if under_way is None:
-            under_way = _begun(folder)
-            agree(under_way)
+            under_way, is_new = _begun(folder), True
+        if forwarder.is_running(folder):  # it would lose its certificate in the middle
+            raise BusyError("hsm-enroll forward is running", hint="Stop it, then run the same command again.")
+        messages = _queued(folder)
+        if is_new:
+            agree(under_way, messages)
         clock.check(ports.clock.now())
         steps = Steps(progress)
         reports = ports.tokens.start_listing([under_way.token.module])
@@ -97,10 +106,12 @@ def retire(
             identity.remove(folder)
             renewal.close(folder)
             journal.close(folder)
+            outbox.remove(folder)
+            forwarder.remove(folder)
             retirement.close(folder)
         if refusal is not None:
             raise _retired_locally(under_way, refusal) from refusal
-        return Outcome(under_way, tuple(steps.done))
+        return Outcome(under_way, tuple(steps.done), messages)
 
 
 def _begun(folder: Path) -> Retirement:
@@ -123,6 +134,14 @@ def _begun(folder: Path) -> Retirement:
         enrolled_keys=enrolled,
         other_keys=tuple(key for key in dict.fromkeys(others) if key not in enrolled),
     )
+
+
+def _queued(folder: Path) -> int | None:
+    """Return how many messages are lost; what is wrong with the outbox does not keep a device in service."""
+    try:
+        return state(folder).messages
+    except HsmEnrollError:
+        return None
 
 
 def _told(

@@ -46,6 +46,7 @@ _CONTRACT = {
     "mqtt-refused": (40, True),
     "mqtt-taken-over": (40, True),
     "machine-limit": (50, True),
+    "outbox-full": (50, True),
     "state-unusable": (50, False),
     "state-corrupt": (50, False),
     "busy": (51, True),
