@@ -74,7 +74,7 @@ class NotEnrolledError(HsmEnrollError):
 
     code = "not-enrolled"
     exit_status = 3
-    default_hint = "Run: hsm-enroll init INVITE"
+    default_hint = "Run: hsm-enroll init INVITE. If the state folder was lost, run: hsm-enroll recover"
 
     def __init__(self, message: str, *, hint: str | None = None, pending: Mapping[str, Any] | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -181,7 +181,10 @@ class KeyMissingError(HsmEnrollError):
 
     code = "key-missing"
     exit_status = 14
-    default_hint = "Run hsm-enroll tokens to list its keys, or hsm-enroll init --new-key INVITE to generate a new one."
+    default_hint = (
+        "Run hsm-enroll recover, which finds this device's key if the token has it under another name. Otherwise ask "
+        "for an invite, and generate a new key: hsm-enroll init --new-key INVITE. hsm-enroll tokens lists the keys."
+    )
 
 
 class KeyAmbiguousError(HsmEnrollError):
@@ -222,6 +225,7 @@ class BackendUnreachableError(HsmEnrollError):
     Attributes:
         sent: whether the request may have reached the API, and may have been carried out.
         abandoned: whether the request was abandoned at its deadline, and may still be on its way.
+        answered: whether the API itself answered, with a failure of its own (a status of 500 or more).
     """
 
     code = "backend-unreachable"
@@ -229,10 +233,19 @@ class BackendUnreachableError(HsmEnrollError):
     retryable = True
     default_hint = "Check the network and the API's address, then run the same command again: it resumes."
 
-    def __init__(self, message: str, *, sent: bool = True, abandoned: bool = False, hint: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        sent: bool = True,
+        abandoned: bool = False,
+        answered: bool = False,
+        hint: str | None = None,
+    ) -> None:
         super().__init__(message, hint=hint)
         self.sent = sent
         self.abandoned = abandoned
+        self.answered = answered
 
 
 class BackendRefusedError(HsmEnrollError):
@@ -289,15 +302,23 @@ class ForeignCertificateError(HsmEnrollError):
 
 
 class ApiTlsError(HsmEnrollError):
-    """The API's TLS certificate is not trusted."""
+    """The API's TLS certificate is not trusted.
+
+    Attributes:
+        untimely: whether only because of its dates: by this machine's clock it has expired, or is not valid yet.
+    """
 
     code = "api-not-trusted"
     exit_status = 33
     default_hint = "Check the API's address and this machine's clock; name a private CA in HSM_ENROLL_CA_FILE."
 
+    def __init__(self, message: str, *, hint: str | None = None, untimely: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.untimely = untimely
+
 
 class RetiredLocallyError(HsmEnrollError):
-    """This device is retired, but the cloud was not told: its certificate is still active there."""
+    """This device is retired, but the cloud may not have been told: its certificate may still be active there."""
 
     code = "retired-locally"
     exit_status = 34

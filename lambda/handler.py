@@ -156,7 +156,7 @@ def _binding() -> Binding:
 
 @cache
 def _remover() -> Remover:
-    return Remover(_ledger(), _issuer())
+    return Remover(_ledger(), _issuer(), _inspection())
 
 
 def _remove(removals: Sequence[Removal]) -> None:

@@ -59,6 +59,11 @@ class Answer:
         """Whether it claims to be a problem document, so that it comes from the backend, not from API Gateway."""
         return self.media_type == _PROBLEM
 
+    @property
+    def had_no_effect(self) -> bool:
+        """Whether it is certain that nothing was done: a refusal, but not the backend's own 429, which AWS caused."""
+        return 400 <= self.status < 500 and not (self.status == 429 and self.is_problem)
+
 
 class Problem(NamedTuple):
     """A problem document of the API: printable texts, "" where a member is missing.
@@ -116,7 +121,9 @@ def refusal(answer: Answer, hint: Hint) -> HsmEnrollError:
     problem = _problem(answer)
     detail = _reason(problem) if problem else f"status {answer.status}"
     if answer.status >= 500:
-        return BackendUnreachableError(f"{answer.url} failed: {detail}", hint=hint(answer.status, problem))
+        return BackendUnreachableError(
+            f"{answer.url} failed: {detail}", answered=True, hint=hint(answer.status, problem)
+        )
     if problem is None:
         return unexpected(answer.url, f"status {answer.status} without a problem document")
     return BackendRefusedError(

@@ -25,17 +25,19 @@ _HINTS = {
     ),
     "enrollment-in-progress": "Wait a minute, then run the same command again: it resumes.",
     "key-not-current": (
-        "The Thing has another key now. If nobody replaced this device, somebody else may have used its key: tell the "
-        "operator. To enroll it again, ask for an invite, then run: hsm-enroll init --new-key INVITE."
+        "If this device's state is from a backup, run hsm-enroll recover: the token may have the newer key. If this "
+        "board was replaced, it is out of service; to use it again, ask the operator for an invite (hsm-enroll fleet "
+        "replace THING), then run: hsm-enroll init --new-key INVITE. If nobody replaced it, somebody else may have "
+        "used its key: tell the operator."
     ),
     "key-reused": "Run the same command again: it makes another key.",
     "renewal-in-progress": (
         "It ends within an hour; run hsm-enroll renew again after that. If this device did not begin it, somebody else "
-        "has its key: tell the operator."
+        "may have its key: tell the operator."
     ),
     "proof-invalid": (
-        "This API has not enrolled this device's key. Check that it is the right API; if it is, ask the operator for "
-        "an invite, then run: hsm-enroll init --new-key INVITE."
+        "Check that it is the right API. If it is, ask the operator for an invite (hsm-enroll fleet replace THING, if "
+        "this device was enrolled here before), then run: hsm-enroll init --new-key INVITE."
     ),
 }
 

@@ -57,11 +57,13 @@ class Pause(NamedTuple):
         asked: what the API asks for (Retry-After).
         jitter: the longest random wait on top of it.
         left: how long the request may go on in all; None if it is limited by the number of tries only.
+        more: how many more tries there are at most, if the next ones end alike; None if only the time limits them.
     """
 
     asked: float
     jitter: float
     left: float | None = None
+    more: int | None = None
 
     def seconds(self, uniform: Callable[[float, float], float]) -> float:
         """Draw the wait, with full jitter. The last try is made when the time is up."""
@@ -111,7 +113,7 @@ class Limits:
                 return None
             if outcome.status in self.only_when_asked and not asked:
                 return None
-        return Pause(asked, tries.backoff(_LONGEST_WAIT_OF_LIMITS_SECONDS))
+        return Pause(asked, tries.backoff(_LONGEST_WAIT_OF_LIMITS_SECONDS), more=self.tries - tries.total)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,16 +132,17 @@ class Patience:
     def pause(self, outcome: Outcome, tries: Tries, elapsed: float) -> Pause | None:
         """Decide; the wait grows up to 5 minutes. A Retry-After that ends after the time is up is not waited for."""
         left = self.seconds - elapsed
-        asked = 0.0
+        asked, more = 0.0, None
         if isinstance(outcome, BackendUnreachableError):
-            may_pass = self.outlasts_network or (tries.unanswered < _UNANSWERED_TRIES and not outcome.abandoned)
+            more = None if self.outlasts_network else _UNANSWERED_TRIES - tries.unanswered
+            may_pass = more is None or (more > 0 and not outcome.abandoned)
         else:
             may_pass = _may_pass(outcome)
             # Asking sooner costs little, and a wrong header would put a device out of action for months.
             asked = min(outcome.wait, _LONGEST_ASKED_SECONDS)
         if not may_pass or left <= 0 or asked > left:
             return None
-        return Pause(asked, tries.backoff(_LONGEST_BACKOFF_SECONDS), left)
+        return Pause(asked, tries.backoff(_LONGEST_BACKOFF_SECONDS), left, more)
 
 
 def _may_pass(answer: Answer) -> bool:

@@ -17,13 +17,13 @@ from hsm_enroll.backend_api.patience import DEFAULT_WAIT_SECONDS, Patience
 from hsm_enroll.backend_api.retry import retried
 from hsm_enroll.backend_api.transport import Authorize, Transport
 from hsm_enroll.backend_api.url import checked_url
-from hsm_enroll.errors import HsmEnrollError
+from hsm_enroll.errors import ApiTlsError, BackendUnreachableError, HsmEnrollError
 
 HEALTH = "/v1/health"
 
 _OPENING_SECONDS = 5.0
 _LARGEST_ANSWER_BYTES = 64 * 1024
-_HOW_TO_STOP = "To stop, press Ctrl-C; the same command then goes on with the same key and request."
+_HOW_TO_STOP = "To stop, press Ctrl-C; the same command then resumes where it stopped."
 
 
 class Options(TypedDict, total=False):
@@ -56,6 +56,9 @@ class PatientClient:
         authorize: gives the headers that authorize a request.
         options: see :class:`Options`.
 
+    Attributes:
+        may_have_acted: whether the API may have carried out any request of `exchange`, answered or not.
+
     Raises:
         UsageError: the URL is not an HTTPS URL, or the CA file cannot be used.
     """
@@ -76,6 +79,7 @@ class PatientClient:
         self._clock = options.get("clock", time.monotonic)
         self._tell = options.get("tell", _tell_nobody)
         self._has_waited = False
+        self.may_have_acted = False
 
     @property
     def base_url(self) -> str:
@@ -150,7 +154,7 @@ class PatientClient:
         try:
             patience = Patience(self._left, self._outlasts_network)
             return retried(
-                lambda: self._transport.exchange(method, target, body(), on_sent, media_type),
+                lambda: self._tried(method, target, body(), on_sent, media_type),
                 patience,
                 self._sleep,
                 self._tell_of_wait,
@@ -158,6 +162,23 @@ class PatientClient:
             )
         finally:
             self._left -= self._clock() - begin
+
+    def _tried(
+        self, method: str, target: str, body: bytes | None, on_sent: Callable[[], None], media_type: str
+    ) -> Answer:
+        """Send a request once; until it is certain that the API did nothing, it may have."""
+        had_acted, self.may_have_acted = self.may_have_acted, True
+        try:
+            answer = self._transport.exchange(method, target, body, on_sent, media_type)
+        except BackendUnreachableError as error:
+            self.may_have_acted = had_acted or error.sent
+            raise
+        except ApiTlsError as error:
+            # The certificate is checked before anything is sent.
+            self.may_have_acted = had_acted or not error.untimely
+            raise
+        self.may_have_acted = had_acted or not answer.had_no_effect
+        return answer
 
     def _tell_of_wait(self, why: str) -> None:
         self._tell(why if self._has_waited else f"{why}. {_HOW_TO_STOP}")

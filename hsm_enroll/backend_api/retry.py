@@ -25,14 +25,15 @@ def retried(
         send: one try.
         policy: decides whether there is another.
         sleep: waits, in seconds.
-        tell: is told before each wait why it waits and how long.
+        tell: is told before each wait why it waits, for how long, and when it will give up; of waits below a second
+            only if that differs from what it was told last.
         clock: seconds since some moment.
 
     Raises:
         BackendUnreachableError: the last try got no answer.
         HsmEnrollError: what else a try raises.
     """
-    tries, begin = Tries(), clock()
+    tries, begin, told = Tries(), clock(), ""
     while True:
         outcome = _outcome(send)
         tries = tries.plus(outcome)
@@ -42,7 +43,10 @@ def retried(
                 raise outcome
             return outcome
         seconds = pause.seconds(random.uniform)
-        tell(f"{_why(outcome)}; trying again{_when(seconds)}{_until(pause)}")
+        text = f"{_why(outcome)}; trying again{_when(seconds)}{_until(pause)}"
+        if seconds >= 1 or text != told:
+            tell(text)
+        told = text
         sleep(seconds)
 
 
@@ -64,6 +68,8 @@ def _when(seconds: float) -> str:
 
 
 def _until(pause: Pause) -> str:
+    if pause.more is not None:
+        return f", up to {pause.more} more times" if pause.more > 1 else ", for the last time"
     if pause.left is None:
         return ""
     return ", until it succeeds" if math.isinf(pause.left) else f", for up to {_shown(pause.left)}"

@@ -47,6 +47,10 @@ _NOT_CONNECTED: dict[type[Exception], str] = {
 
 # X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED (OpenSSL, x509_vfy.h).
 _UNTIMELY = {9: "is not valid yet", 10: "has expired"}
+_CLOCK_HINT = (
+    "Check this machine's clock: set it, or start NTP, then run the same command again. If it is right, tell the "
+    "operator of the backend."
+)
 _POOLS = {"https": one_answer.Pool}
 
 
@@ -212,7 +216,10 @@ class Transport:
     def _failure(self, error: Exception, causes: list[BaseException]) -> HsmEnrollError:
         url = self.base_url
         if any(map(_is_tls_error, causes)) and not any(map(_is_hang_up, causes)):
-            return ApiTlsError(f"cannot establish a trusted TLS connection to {url}{_untimely(causes)}")
+            message = f"cannot establish a trusted TLS connection to {url}"
+            if (why := _untimely(causes)) is None:
+                return ApiTlsError(message)
+            return ApiTlsError(f"{message}: its certificate {why}", untimely=True, hint=_CLOCK_HINT)
         for cause in causes:
             for kind, meaning in _NOT_CONNECTED.items():
                 if isinstance(cause, kind):
@@ -335,12 +342,12 @@ def _is_tls_error(error: BaseException) -> bool:
     return isinstance(error, ssl.SSLError | connection.SSLError)
 
 
-def _untimely(causes: list[BaseException]) -> str:
-    """Return what a certificate's dates have to do with a failure; "" if nothing."""
+def _untimely(causes: list[BaseException]) -> str | None:
+    """Return what a certificate's dates have to do with a failure; None if nothing."""
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError) and (why := _UNTIMELY.get(cause.verify_code)):
-            return f": its certificate {why}, if this machine's clock is right, which says {datetime.now(UTC):%Y-%m-%d}"
-    return ""
+            return f"{why}, if this machine's clock is right, which says {datetime.now(UTC):%Y-%m-%d}"
+    return None
 
 
 def _is_hang_up(error: BaseException) -> bool:

@@ -135,6 +135,12 @@ def identity_text(document: dict[str, Any]) -> str:
     return "\n".join(f"{name:<12} {value}" for name, value in rows.items())
 
 
+def other_keys_text(count: int) -> str:
+    """Return what to do about keys in the token beside this device's own, for a person."""
+    many = "another key" if count == 1 else f"{count} other keys"
+    return f"The token has {many} of hsm-enroll. To destroy those that are not used: hsm-enroll token prune"
+
+
 def instant(moment: datetime) -> str:
     """Return a time, which has a time zone, as the documents have it: in UTC, to the second (RFC 3339)."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -251,7 +251,8 @@ def list_(invocation: Invocation, *, selection: Selection, target: Target) -> No
 
 def _line(one: InviteRecord) -> str:
     uses = f"{one.uses - one.uses_left}/{one.uses}"
-    return f"{one.id}  {one.status:<7}  {uses:<5}  {minute(one.expires)}  {one.thing}"
+    note = "  (replaces its key)" if one.replaces_key else ""
+    return f"{one.id}  {one.status:<7}  {uses:<5}  {minute(one.expires)}  {one.thing}{note}"
 
 
 _HEADER = f"{'ID':<16}  {'STATUS':<7}  {'USES':<5}  {'EXPIRES (UTC)':<16}  THING"

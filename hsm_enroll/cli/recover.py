@@ -1,4 +1,4 @@
-"""``hsm-enroll recover``: this device's identity again, when the state folder is lost and the key is in the token."""
+"""``hsm-enroll recover``: this device's identity again, when the state is lost or old and the key is in the token."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from functools import partial
 
 import click
 
-from hsm_enroll.cli.documents import identity_document, identity_text
+from hsm_enroll.cli.documents import identity_document, identity_text, other_keys_text
 from hsm_enroll.cli.invocation import Invocation, command, token_options
 from hsm_enroll.device import device_token, outbox, recovery, wiring
 from hsm_enroll.errors import HsmEnrollError, UsageError
+from hsm_enroll.store.identity import Identity
 from hsm_enroll.token.tokens import Tokens
 
 _DOING = {
@@ -22,46 +23,59 @@ _DOING = {
 
 
 @command("recover", example="hsm-enroll recover --api https://api.example.com")
-@click.option("--api", "api_url", metavar="URL", help="The enrollment API; the invite began with it.")
+@click.option(
+    "--api", "api_url", metavar="URL", help="Address of the enrollment API: the part of an invite before the #."
+)
+@click.option("--thing", metavar="NAME", help="Which Thing this device is, if the token has the keys of several.")
 @token_options
 def recover(invocation: Invocation) -> None:
     """Get this device's identity back, by the key in its token.
 
-    For a device whose state folder was lost, for example with its SD card. The key proves to the API which device asks,
-    and the API returns the same certificate, Thing and endpoint: nothing is issued, and no invite is needed. Each key
-    in the token that hsm-enroll generated is tried. A valid identity is left as it is.
+    For a device whose state folder was lost, for example with its SD card, or came from an old backup. The request is
+    signed with the key, and the API returns the same certificate, Thing and endpoint: nothing is issued, and no invite
+    is needed. Each key in the token that hsm-enroll generated is tried. If the identity in place is the one that the
+    API has, nothing is changed. The device stays the Thing that it was: only --thing makes it another one.
     """
     settings = invocation.settings
+    named = click.get_current_context().params["thing"]
 
     def progress(step: str) -> AbstractContextManager[None]:
         return invocation.terminal.step(_DOING[step])
 
-    def api() -> str:
-        if settings.api_url is None:
+    def api(stored: Identity | None) -> str:
+        url = settings.api_url or (stored.api if stored else None)
+        if url is None:
             raise UsageError(
                 "no API given",
-                hint="Give it with --api URL; it is the part of the invite before the #. Ask the operator.",
+                hint="Give it with --api URL; it is the part of an invite before the #. Ask the operator for it.",
             )
-        return settings.api_url
+        return url
+
+    def thing(stored: Identity | None) -> str | None:
+        # Only a person changes what is in place: the environment and config.toml may be older than it.
+        return named or (stored.thing_name if stored else settings.thing)
 
     with Tokens() as tokens:
         ports = wiring.own_ports(settings, tokens, invocation.pin, invocation.at_pin_pad, invocation.terminal)
         find = partial(device_token.start_finding, settings, tokens)
-        outcome = recovery.recover(settings.state, ports, find, api, progress)
+        outcome = recovery.recover(settings.state, ports, find, api, thing, progress)
     document = identity_document(outcome.identity, settings.state, matches_certificate=True)
     text = identity_text(document)
     if outcome.was_there:
-        text = f"This device has its identity; nothing was changed.\n\n{text}"
-    document |= {"recovered": not outcome.was_there, "otherKeys": outcome.other_keys}
-    document["steps"] = [asdict(step) for step in outcome.steps]
-    if outcome.steps:
-        invocation.terminal.say("")
-    invocation.terminal.result(document, text, done=f"the identity of {outcome.identity.thing_name} is recovered")
-    if outcome.other_keys:
-        many = "another key" if outcome.other_keys == 1 else f"{outcome.other_keys} other keys"
-        invocation.terminal.say(
-            f"\nThe token has {many} of hsm-enroll. To destroy those that are not used: hsm-enroll token prune"
+        text = (
+            "This device is already enrolled, with the certificate that the API has; nothing was changed.\n"
+            f"To test its connection: hsm-enroll doctor --online --login\n\n{text}"
         )
+    document |= {"recovered": not outcome.was_there, "otherKeys": outcome.other_keys}
+    document["otherThings"] = list(outcome.other_things)
+    document["steps"] = [asdict(step) for step in outcome.steps]
+    invocation.terminal.say("")
+    invocation.terminal.result(document, text, done=f"the identity of {outcome.identity.thing_name} is recovered")
+    if outcome.other_things:
+        names = ", ".join(outcome.other_things)
+        invocation.terminal.warn(f"the token also has the current key of {names}, which token prune would destroy")
+    elif outcome.other_keys:
+        invocation.terminal.say(f"\n{other_keys_text(outcome.other_keys)}")
     _say_what_waits(invocation)
 
 

@@ -43,12 +43,12 @@ _DOING = {
 def renew(invocation: Invocation, *, if_due: bool, check: bool) -> None:
     """Replace this device's key and certificate by new ones.
 
-    The new key is generated in the token, and the current one proves to the API which device asks; no invite is needed.
+    The new key is generated in the token, and the request is signed with the current one, so no invite is needed.
     The old key and certificate stay in use until the new ones have sent and received a message. Then they are removed.
     After a failure, run the same command again: it resumes where it stopped.
 
-    A renewal is due when the certificate has the age that renew_after_days says, or when it has used up the share of
-    its lifetime that renew_at_lifetime_share says; and if an earlier one is not finished.
+    A renewal is due when the certificate is older than renew_after_days (config.toml; default 365) or has used up
+    renew_at_lifetime_share of its lifetime (default 0.66), or when an earlier one is not finished.
     """
     if if_due and check:
         raise click.UsageError("give --if-due or --check, not both")
@@ -70,7 +70,7 @@ def _show_due(invocation: Invocation, identity: Identity, due: Due) -> None:
 
 def _text(due: Due) -> str:
     if due.is_unfinished:
-        return "a renewal is not finished"
+        return "a renewal is due: an earlier one is not finished"
     return f"a renewal is due since {due.at:%Y-%m-%d}" if due.is_now else f"no renewal is due before {due.at:%Y-%m-%d}"
 
 
@@ -96,8 +96,7 @@ def _show(invocation: Invocation, outcome: Outcome) -> None:
     due = renewal_due.due(identity, invocation.settings, Clock().now())
     document |= {"renewed": True, "due": due.is_now, "dueAt": instant(due.at)}
     document["steps"] = [asdict(step) for step in outcome.steps]
-    skipped = [_DOING[step.name] for step in outcome.steps if step.skipped]
-    invocation.terminal.say(f"- done in an earlier run: {', '.join(skipped)}\n" if skipped else "")
+    invocation.terminal.say("")
     invocation.terminal.result(document, text, done=f"the identity of {identity.thing_name} is renewed")
 
 

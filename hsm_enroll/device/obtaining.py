@@ -92,10 +92,7 @@ def check_key(identity: Identity, public_key_info: bytes) -> None:
         KeyMissingError: it is another one.
     """
     if public_key_info != identity.certificate.public_key.dump():
-        raise KeyMissingError(
-            f"the key labelled {identity.key_label!r} does not match the certificate",
-            hint="Run hsm-enroll init --new-key INVITE to enroll with a new key.",
-        )
+        raise KeyMissingError(f"the key labelled {identity.key_label!r} does not match the certificate")
 
 
 def identity(issued: Issued, token: TokenName, key: TokenKey, api: str) -> Identity:

@@ -33,8 +33,9 @@ _SUBJECT = {
     What.REPLACEMENT: "the key's replacement",
     What.MESSAGE: "the first message",
     What.RENEWAL: "a renewal",
-    What.RETIREMENT: "the retirement of this device",
+    What.RETIREMENT: "the retirement",
 }
+_OF_A_THING = {What.RENEWAL, What.RETIREMENT}
 _STATE = {
     What.ENROLLMENT: "is not finished",
     What.REPLACEMENT: "is not finished",
@@ -70,21 +71,27 @@ class Pending:
     @property
     def message(self) -> str:
         """That it is not finished, for a person."""
-        return f"{_SUBJECT[self.what]} {_STATE[self.what]}{self._key}"
+        return f"{self._what} {_STATE[self.what]}{self._key}"
 
     @property
     def subject(self) -> str:
         """What is not finished, for a person who is told that it is not."""
         if self.what is What.MESSAGE:
             return self.message
-        return f"{_SUBJECT[self.what]}{self._key}"
+        return f"{self._what}{self._key}"
+
+    @property
+    def _what(self) -> str:
+        of = f" of {self.thing_name}" if self.what in _OF_A_THING else ""
+        return f"{_SUBJECT[self.what]}{of}"
 
     @property
     def _key(self) -> str:
         if self.what is What.MESSAGE:
             return ""
-        thing = f" as {self.thing_name}" if self.thing_name else ""
-        return f" ({self.key_type} key in token {self.token_label!r}{thing})"
+        new = "new " if self.what is What.RENEWAL else ""
+        thing = f" as {self.thing_name}" if self.thing_name and self.what not in _OF_A_THING else ""
+        return f" ({new}{self.key_type} key in token {self.token_label!r}{thing})"
 
     @property
     def advice(self) -> str:
@@ -126,7 +133,7 @@ def refuse_while_retiring(folder: Path) -> None:
         StateError, StateCorruptError, StateTooNewError: its journal cannot be used.
     """
     if Retirement.load(folder) is not None:
-        message = f"{_SUBJECT[What.RETIREMENT]} {_STATE[What.RETIREMENT]}"
+        message = "the retirement of this device is not finished"
         raise UsageError(message, hint=f"{_ADVICE[What.RETIREMENT]}. Then the device can be enrolled again.")
 
 

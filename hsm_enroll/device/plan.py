@@ -150,7 +150,9 @@ def decide(request: Request, identity: Identity | None, attempt: Attempt | None,
 
 
 def refuse_unfinished_renewal(replaced: Identity | None, renewal: Renewal | None, token: TokenName) -> None:
-    """Refuse to replace a key that a renewal is about to replace in the same token: nothing would name its keys.
+    """Refuse to replace a key that a renewal may have replaced already in the same token.
+
+    A new key that has not been used for a message yet cannot be the current one: that renewal is given up.
 
     Args:
         replaced: the identity that is to be replaced; None if there is none.
@@ -158,11 +160,12 @@ def refuse_unfinished_renewal(replaced: Identity | None, renewal: Renewal | None
         token: the token that the new key is to be in. If it is another one, the renewal's may be gone for good.
 
     Raises:
-        UsageError: the renewal has to be finished first.
+        UsageError: the renewal has to be finished first, which needs the new key only.
     """
     if (
         replaced is None
         or renewal is None
+        or renewal.identity is None
         or (renewal.token.label, renewal.token.serial) != (token.label, token.serial)
     ):
         return

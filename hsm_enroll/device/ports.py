@@ -131,6 +131,10 @@ class ProofTaker(Protocol):
     def base_url(self) -> str:
         """The API's URL, without a trailing slash."""
 
+    @property
+    def may_have_acted(self) -> bool:
+        """Whether the API may have carried out any of the requests, for example one whose answer was lost."""
+
     def start_opening(self) -> None:
         """Open the connection on another thread."""
 

@@ -1,4 +1,4 @@
-"""The use case: get the identity back when the state folder is lost and the token still has the key.
+"""The use case: get the identity back when the state folder is lost or out of date, and the token still has the key.
 
 The key proves which device this is, and the API returns its certificate. Nothing is issued, and no invite is needed.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,14 +16,17 @@ from hsm_enroll.device.pending import refuse_while_retiring
 from hsm_enroll.device.steps import Progress, Step, Steps
 from hsm_enroll.errors import (
     BackendRefusedError,
-    HsmEnrollError,
+    KeyAmbiguousError,
     KeyMissingError,
     NotEnrolledError,
     StateCorruptError,
+    TokenNotFoundError,
 )
 from hsm_enroll.store import files, journal, renewal
 from hsm_enroll.store.identity import Identity
+from hsm_enroll.store.journal import Attempt
 from hsm_enroll.store.renewal import Renewal
+from hsm_enroll.token import selection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +37,15 @@ if TYPE_CHECKING:
 
 # The API's problem codes for a key that is not the one that is looked for; another one may be.
 _NOT_THIS_KEY = {"proof-invalid", "key-not-current", "thing-revoked"}
-_NO_KEY_HINT = "Ask the operator for an invite, then run: hsm-enroll init --new-key INVITE"
+_NO_KEY_HINT = (
+    "Check that it is the right token: hsm-enroll tokens. If it is, ask the operator to run hsm-enroll fleet replace "
+    "THING, which prints an invite; then run: hsm-enroll init"
+)
+_REPLACED_HINT = (
+    "Another key, which this token does not have, took its place. If this board was replaced, it is out of service; to "
+    "use it again, ask the operator for an invite (hsm-enroll fleet replace THING), then run: hsm-enroll init "
+    "--new-key INVITE. If nobody replaced it, somebody else may have used its key: tell the operator."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,120 +54,195 @@ class Outcome:
 
     Attributes:
         identity: the device's identity.
-        steps: ``token``, ``certificate`` and ``store``, in this order; none if there was a valid identity.
-        was_there: whether there was a valid identity, so that no server was contacted.
-        other_keys: how many other keys of this program the token has.
+        steps: ``token``, ``certificate`` and ``store``, in this order; none if the identity was there.
+        was_there: whether the identity that the API has was in place, so that nothing was changed.
+        other_keys: how many other keys of this program the token has that are not in use; 0 if the identity was there.
+        other_things: the other Things whose current keys the token has; none if the identity was there.
     """
 
     identity: Identity
     steps: tuple[Step, ...]
     was_there: bool
-    other_keys: int
+    other_keys: int = 0
+    other_things: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """What the API says about the token's keys: those that are a Thing's current key, and why the others are not."""
+
+    current: tuple[tuple[OwnKey, Issued], ...]
+    refusals: tuple[BackendRefusedError, ...]
+
+    @property
+    def things(self) -> list[str]:
+        return sorted({issued.thing_name for _, issued in self.current})
 
 
 def recover(
     folder: Path,
     ports: OwnPorts,
     find: Callable[[], Callable[[], TokenReport]],
-    api: Callable[[], str],
+    api: Callable[[Identity | None], str],
+    thing: Callable[[Identity | None], str | None],
     progress: Progress = lambda _: nullcontext(),
 ) -> Outcome:
     """Find the key in the token that the API has enrolled, and store its identity.
 
-    A valid identity, whose key the token has, is left as it is. Anything else in its place is replaced.
+    An identity that is the API's too is left as it is. Anything else in its place is replaced, for example one from a
+    backup. Damaged journals are removed then. The token may have the keys of several Things: this device never becomes
+    another one than `thing` says.
 
     Args:
         folder: the state folder, which is locked during the run.
         ports: access to token and API.
-        find: starts looking for the token.
-        api: returns the API's base URL; called only if it is needed.
+        find: starts looking for the token; called only if there is no identity whose key the token has.
+        api: returns the API's base URL; it is given the identity in place, valid or not, if it can be read.
+        thing: returns the Thing that this device is, or None if nothing says so; is given what `api` is given.
         progress: called with each step's name; returns a context manager that is entered while the step runs.
 
     Raises:
         BusyError: another run has locked the folder.
         UsageError: this device is being retired, or no API is known.
         ClockError: this machine's clock is wrong.
-        KeyMissingError: the token has no key of this program.
-        BackendRefusedError: the API has not enrolled any of its keys.
+        KeyMissingError: the token has no key of this program, or only other Things'.
+        KeyAmbiguousError: the token has the keys of several Things, and nothing says which of them this device is.
+        BackendRefusedError: the API has not enrolled any of its keys, or none for this Thing.
         HsmEnrollError: token or API cannot be used.
     """
     with files.locked(folder):
         refuse_while_retiring(folder)
-        present = _valid(folder, ports)
-        if present is not None:
-            present.save_copy(folder)
-            return Outcome(present, (), was_there=True, other_keys=0)
+        stored = _stored(folder)
+        present = stored if stored is not None and _has_key(stored, ports) else None
         clock.check(ports.clock.now())
         steps = Steps(progress)
-        found = find()
-        client = ports.client(api())
+        found = find() if present is None else partial(selection.enrolled, present.token, ports.tokens.listed)
+        client = ports.client(api(stored))
         client.start_opening()
         with steps.step("token"):
             token = found()
         with ports.tokens.session(token, ports.pin, ports.at_pin_pad) as session:
             keys = session.own_keys()
+            whole = _whole(keys, token, stored)
+            # The identity's own comes first.
+            whole.sort(key=lambda key: present is None or key.id != present.key_id)
             with steps.step("certificate"):
-                own, issued = _enrolled(keys, token, session, client, ports)
+                answers = _asked(whole, session, client, ports)
+                own, issued = _chosen(answers, thing(stored), token)
             key = session.find(label=own.label, key_id=own.id)
+        obtaining.check_issued(issued, key, ports.clock.now())
+        identity = obtaining.identity(issued, token.name, key, client.base_url)
+        if present is not None and identity == present:
+            present.save_copy(folder)
+            _readable_journals(folder, ports)
+            return Outcome(present, (), was_there=True)
         with steps.step("store"):
-            obtaining.check_issued(issued, key, ports.clock.now())
-            identity = obtaining.identity(issued, token.name, key, client.base_url)
             identity.save(folder)
-            others = len(keys) - 1 - _forget(folder, identity)
-        return Outcome(identity, tuple(steps.done), was_there=False, other_keys=others)
+            others = len(keys) - len(answers.current) - _forget(folder, identity, ports)
+        other_things = tuple(name for name in answers.things if name != identity.thing_name)
+        return Outcome(identity, tuple(steps.done), was_there=False, other_keys=others, other_things=other_things)
 
 
-def _valid(folder: Path, ports: OwnPorts) -> Identity | None:
-    """Return the stored identity if the token has its key; None if there is none, or it is damaged."""
+def _stored(folder: Path) -> Identity | None:
+    """Return the stored identity; None if there is none, or it is damaged."""
     try:
-        identity = Identity.load(folder)
+        return Identity.load(folder)
+    except (NotEnrolledError, StateCorruptError):
+        return None
+
+
+def _has_key(identity: Identity, ports: OwnPorts) -> bool:
+    try:
         public_key = ports.tokens.public_key(identity.token, label=identity.key_label, key_id=identity.key_id)
         obtaining.check_key(identity, public_key)
-    except (NotEnrolledError, StateCorruptError, KeyMissingError):
-        return None
-    return identity
+    except (KeyMissingError, TokenNotFoundError):
+        return False
+    return True
 
 
-def _enrolled(
-    keys: list[OwnKey], token: TokenReport, session: TokenSession, client: ProofTaker, ports: OwnPorts
-) -> tuple[OwnKey, Issued]:
-    """Return the first key that the API has enrolled, and its certificate."""
+def _whole(keys: list[OwnKey], token: TokenReport, stored: Identity | None) -> list[OwnKey]:
+    """Return the keys of which the token has both halves, so that they can be used."""
     whole = [key for key in keys if len(key.halves) > 1 and key.key_type is not None]
     if not whole:
         raise KeyMissingError(
             f"token {token.name.label!r} has no key that hsm-enroll generated, so there is nothing to recover",
-            hint=f"Check that it is the right token: hsm-enroll tokens. If it is: {_NO_KEY_HINT}",
+            hint=f"{_NO_KEY_HINT} INVITE" if stored is None else f"{_NO_KEY_HINT} --new-key INVITE",
         )
+    return whole
+
+
+def _asked(keys: list[OwnKey], session: TokenSession, client: ProofTaker, ports: OwnPorts) -> _Answers:
+    """Ask the API about each key: one that it has enrolled may be another Thing's."""
+    current: list[tuple[OwnKey, Issued]] = []
     refusals: list[BackendRefusedError] = []
-    for key in whole:
+    for key in keys:
         prove = proving.prover(session, ports, label=key.label, key_id=key.id)
         try:
             with proving.asking(client, ports):
-                return key, client.recover(prove)
+                current.append((key, client.recover(prove)))
         except BackendRefusedError as error:
             if error.problem_code not in _NOT_THIS_KEY:
                 raise
             refusals.append(error)
-    if len(refusals) == 1:
-        raise refusals[0]
-    raise _none(refusals) from refusals[-1]
+    return _Answers(tuple(current), tuple(refusals))
 
 
-def _none(refusals: list[BackendRefusedError]) -> HsmEnrollError:
-    """Return the error for several keys none of which is enrolled, with what the refusal says that says most."""
+def _chosen(answers: _Answers, thing: str | None, token: TokenReport) -> tuple[OwnKey, Issued]:
+    """Return this device's key and its certificate.
+
+    Raises:
+        KeyMissingError, KeyAmbiguousError, BackendRefusedError: see :func:`recover`.
+    """
+    label, things, refusals = token.name.label, answers.things, answers.refusals
+    if not things:
+        message = f"none of this token's {len(refusals)} keys is enrolled: " if len(refusals) > 1 else ""
+        raise _refused(refusals, message) from refusals[-1]
+    if thing is None and len(things) > 1:
+        raise KeyAmbiguousError(
+            f"token {label!r} has the keys of {len(things)} Things: {', '.join(things)}",
+            hint="Say which of them this device is: hsm-enroll recover --thing NAME",
+        )
+    for own, issued in answers.current:
+        if thing in {None, issued.thing_name}:
+            return own, issued
+    only = f"token {label!r} has the current key of {', '.join(things)}, but not of {thing}"
+    on_purpose = f"To have this device become {things[0]} on purpose: hsm-enroll recover --thing {things[0]}"
+    if refusals:
+        raise _refused(refusals, f"{only}: ", on_purpose) from refusals[-1]
+    raise KeyMissingError(only, hint=f"{_NO_KEY_HINT} --new-key INVITE. {on_purpose}")
+
+
+def _refused(refusals: tuple[BackendRefusedError, ...], message: str, advice: str = "") -> BackendRefusedError:
+    """Return the error for keys that are not this device's, with what the refusal says that says most."""
     most = next((error for error in refusals if error.problem_code != "proof-invalid"), refusals[0])
+    hint = _REPLACED_HINT if most.problem_code == "key-not-current" else most.hint
     return BackendRefusedError(
-        f"none of this token's {len(refusals)} keys is enrolled: {most.message}",
+        message + most.message,
         problem_code=most.problem_code,
         request_id=most.request_id,
-        hint=most.hint,
+        hint=f"{hint} {advice}".strip(),
     )
 
 
-def _forget(folder: Path, identity: Identity) -> int:
+def _readable_journals(folder: Path, ports: OwnPorts) -> Renewal | None:
+    """Remove the journals that are damaged, and return the renewal's."""
+    try:
+        Attempt.load(folder)
+    except StateCorruptError as error:
+        ports.audience.warn(f"{error.message}; it is removed, since this device is enrolled")
+        journal.close(folder)
+    try:
+        return Renewal.load(folder)
+    except StateCorruptError as error:
+        ports.audience.warn(f"{error.message}; it is removed, since this device is enrolled")
+        renewal.close(folder)
+        return None
+
+
+def _forget(folder: Path, identity: Identity, ports: OwnPorts) -> int:
     """Remove the journals of another identity, and return how many keys beside this one's are still in use."""
+    under_way = _readable_journals(folder, ports)
     journal.close(folder)
-    under_way = Renewal.load(folder)
     if under_way is None:
         return 0
     if identity.key_id in {under_way.key_id, under_way.old_key_id}:

@@ -16,7 +16,7 @@ from hsm_enroll.device import clock, first_message, obtaining, proving, renewal_
 from hsm_enroll.device.pending import refuse_while_retiring
 from hsm_enroll.device.renewal_plan import After, Task
 from hsm_enroll.device.steps import Progress, Step, Steps
-from hsm_enroll.errors import BackendRefusedError, HsmEnrollError, TokenRefusedError
+from hsm_enroll.errors import BackendRefusedError, HsmEnrollError, KeyMissingError, TokenRefusedError
 from hsm_enroll.store import files, journal, renewal
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.store.journal import Attempt
@@ -27,6 +27,14 @@ if TYPE_CHECKING:
     from hsm_enroll.backend_api.client import Issued
     from hsm_enroll.device.ports import Message, OwnPorts, ProofTaker, TokenKey, TokenSession
     from hsm_enroll.token.reports import TokenReport
+
+
+# The API's problem codes if a replacement has given the Thing another key, or is about to.
+_REPLACED = {"key-not-current", "renewal-in-progress"}
+_REPLACEMENT_HINT = (
+    "An hsm-enroll init --new-key of this device is not finished, and its key may have taken this one's place. Finish "
+    "it with the same invite: hsm-enroll init --new-key INVITE"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +101,8 @@ def renew(
         steps = Steps(progress)
         if under_way is None or task is Task.BEGIN:
             under_way = Renewal.begin(old)
+        if task is not Task.BEGIN:
+            ports.audience.say("- resuming the renewal that was not finished")
         reports = ports.tokens.start_listing([old.token.module])
         client = ports.client(old.api)
         if task is not Task.CLEAN_UP:
@@ -106,46 +116,76 @@ def renew(
         # Open to the end, since each request to the API has to be signed anew, and the old key goes last.
         with ports.tokens.session(token, ports.pin, ports.at_pin_pad, writable=True) as session:
             run = _Run(old, subject, folder, ports, message, steps, client, token, session)
-            new = old if task is Task.CLEAN_UP else _renewed(run, under_way)
+            try:
+                new = old if task is Task.CLEAN_UP else _renewed(run, under_way)
+            except BackendRefusedError as error:
+                if error.problem_code in _REPLACED and _is_being_replaced(folder, old):
+                    error.hint = _REPLACEMENT_HINT
+                raise
             _clean_up(run, under_way, new)
         return Outcome(new, tuple(steps.done))
 
 
 def _renewed(run: _Run, under_way: Renewal) -> Identity:
     """Obtain the new certificate, make it the current one, and store it."""
+    key = _key(run, under_way)
+    new = None
+    if _is_proven(under_way, key):
+        for step in ("csr", "certificate", "message"):
+            run.steps.skip(step)
+    else:
+        under_way, new = _proven(run, under_way, key)
     for is_repeated in (False, True):
-        proven, new = _proven(run, under_way)
         try:
-            _commit(run, proven)
+            with run.steps.step("commit"):
+                _commit(run, under_way)
             break
         except BackendRefusedError as error:
             after = renewal_plan.after_commit(error.problem_code, is_repeated=is_repeated)
             if after is After.TAKE_BACK:
-                _take_back(run, proven)
+                _take_back(run, under_way)
             if after is not After.ASK_AGAIN:
                 raise
         run.ports.audience.say("- the API has undone the renewal, which was not finished in time: it begins again")
-        under_way = replace(proven, identity=None)
-        under_way.save(run.folder)
+        under_way, new = _proven(run, under_way, key)
     with run.steps.step("store"):
+        if new is None:
+            # Not the journal's: a run that was cut off may have had another one issued since.
+            issued = _current(run, under_way)
+            obtaining.check_issued(issued, key, run.ports.clock.now())
+            new = _identity(run, key, issued)
         new.save(run.folder)
     return new
 
 
-def _proven(run: _Run, under_way: Renewal) -> tuple[Renewal, Identity]:
+def _is_being_replaced(folder: Path, old: Identity) -> bool:
+    """Whether an unfinished ``init --new-key`` has asked for a certificate for another key."""
+    attempt = Attempt.load(folder)
+    return attempt is not None and attempt.new_key and attempt.csr is not None and attempt.key_id != old.key_id
+
+
+def _is_proven(under_way: Renewal, key: TokenKey) -> bool:
+    """Whether an earlier run has used the new certificate for a message."""
+    proven = under_way.identity
+    return proven is not None and proven.certificate.public_key.dump() == key.public_key_info
+
+
+def _proven(run: _Run, under_way: Renewal, key: TokenKey) -> tuple[Renewal, Identity]:
     """Return the journal with an identity that has been used for a message, and that identity."""
-    key = _key(run, under_way)
-    new = under_way.identity
-    if new is not None and new.certificate.public_key.dump() == key.public_key_info:
-        for step in ("csr", "certificate", "message"):
-            run.steps.skip(step)
-        return under_way, new
     from hsm_enroll.x509 import csr
 
     subject = csr.subject(run.old.thing_name, run.subject)
     under_way = obtaining.requested(under_way, key, subject, run.folder, run.steps)
-    issued = _issued(run, under_way, key)
-    new = replace(
+    new = _identity(run, key, _issued(run, under_way, key))
+    _send_message(run, new)
+    # What an earlier run has proven stays until now: the API may yet turn out to have made that key the current one.
+    under_way = replace(under_way, identity=new)
+    under_way.save(run.folder)
+    return under_way, new
+
+
+def _identity(run: _Run, key: TokenKey, issued: Issued) -> Identity:
+    return replace(
         run.old,
         certificate_id=issued.certificate_id,
         certificate_pem=issued.certificate_pem,
@@ -156,10 +196,6 @@ def _proven(run: _Run, under_way: Renewal) -> tuple[Renewal, Identity]:
         mqtt_port=issued.mqtt_port,
         attested=issued.attested,
     )
-    _send_message(run, new)
-    under_way = replace(under_way, identity=new)
-    under_way.save(run.folder)
-    return under_way, new
 
 
 def _key(run: _Run, under_way: Renewal) -> TokenKey:
@@ -167,7 +203,12 @@ def _key(run: _Run, under_way: Renewal) -> TokenKey:
     if key is not None and key.origin.is_hardware_born:
         run.steps.skip("key")
         return key
-    _check_old_key(run)
+    try:
+        _check_old_key(run)
+    except KeyMissingError:
+        # There is no key at all, and nothing to finish.
+        _take_back(run, under_way)
+        raise
     try:
         return obtaining.generated(under_way, run.session, run.folder, run.steps)
     except TokenRefusedError:
@@ -190,8 +231,15 @@ def _issued(run: _Run, under_way: Renewal, key: TokenKey) -> Issued:
             with proving.asking(run.client, run.ports):
                 issued = run.client.renew(under_way.csr or "", run.old.thing_name, prove, run.message.prepare)
         except BackendRefusedError as error:
-            if renewal_plan.after_request(error.problem_code) is After.TAKE_BACK:
+            after = renewal_plan.after_request(error.problem_code, may_be_current=_is_proven(under_way, key))
+            if after is After.TAKE_BACK:
                 _take_back(run, under_way)
+            if after is not After.COMMIT_AGAIN:
+                raise
+            issued = _committed_again(run, under_way, error)
+        except KeyMissingError:
+            # Without the old key nothing can be asked for, and the API has not made the new one the current one.
+            _take_back(run, under_way)
             raise
         obtaining.check_issued(issued, key, run.ports.clock.now())
     return issued
@@ -208,10 +256,33 @@ def _send_message(run: _Run, new: Identity) -> None:
         raise
 
 
-def _commit(run: _Run, proven: Renewal) -> None:
-    prove = proving.prover(run.session, run.ports, label=proven.key_label, key_id=proven.key_id)
-    with run.steps.step("commit"), proving.asking(run.client, run.ports):
+def _commit(run: _Run, under_way: Renewal) -> None:
+    prove = proving.prover(run.session, run.ports, label=under_way.key_label, key_id=under_way.key_id)
+    with proving.asking(run.client, run.ports):
         run.client.commit(prove)
+
+
+def _committed_again(run: _Run, under_way: Renewal, refusal: BackendRefusedError) -> Issued:
+    """Return the certificate of the new key, after the old one was refused: a commit may have arrived late.
+
+    Raises:
+        BackendRefusedError: the first refusal, if the new key is not the current one either: a third one is.
+    """
+    try:
+        _commit(run, under_way)
+    except BackendRefusedError as error:
+        if renewal_plan.after_commit(error.problem_code, is_repeated=True) is After.TAKE_BACK:
+            _take_back(run, under_way)
+            raise refusal from error
+        raise
+    return _current(run, under_way)
+
+
+def _current(run: _Run, under_way: Renewal) -> Issued:
+    """Return the certificate that the API has for the new key, which is the current one."""
+    prove = proving.prover(run.session, run.ports, label=under_way.key_label, key_id=under_way.key_id)
+    with proving.asking(run.client, run.ports):
+        return run.client.recover(prove)
 
 
 def _take_back(run: _Run, under_way: Renewal) -> None:

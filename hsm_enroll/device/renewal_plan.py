@@ -25,11 +25,15 @@ class Task(Enum):
 
 
 class After(Enum):
-    """What follows a refusal: keep the renewal for the next run, take it back, or ask for its certificate once more."""
+    """What follows a refusal: keep the renewal for the next run, take it back, or do a step once more.
+
+    That step is to ask for its certificate, or to commit it.
+    """
 
     KEEP = auto()
     TAKE_BACK = auto()
     ASK_AGAIN = auto()
+    COMMIT_AGAIN = auto()
 
 
 def decide(identity: Identity, renewal: Renewal | None) -> Task:
@@ -46,8 +50,15 @@ def decide(identity: Identity, renewal: Renewal | None) -> Task:
     return Task.RESUME if renewal.old_key_id == identity.key_id else Task.BEGIN
 
 
-def after_request(problem_code: str) -> After:
-    """Return what follows a refusal to issue the new certificate."""
+def after_request(problem_code: str, *, may_be_current: bool) -> After:
+    """Return what follows a refusal to issue the new certificate.
+
+    Args:
+        problem_code: why.
+        may_be_current: whether the new key has been committed before, and the API may have carried that out late.
+    """
+    if problem_code == "key-not-current" and may_be_current:
+        return After.COMMIT_AGAIN
     is_final = problem_code in _NOT_CURRENT | _REFUSED_KEY or problem_code.startswith("csr-")
     # Any other refusal may pass: another key's renewal ends within an hour, and an earlier try may be at work yet.
     return After.TAKE_BACK if is_final else After.KEEP

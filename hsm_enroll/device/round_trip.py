@@ -7,7 +7,7 @@ import secrets
 import time
 from typing import TYPE_CHECKING
 
-from hsm_enroll.errors import MqttError
+from hsm_enroll.errors import MqttRefusedError
 from hsm_enroll.iot.device_topics import DeviceTopics
 
 if TYPE_CHECKING:
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 PURPOSE = "renew"
 """The purpose of its connection, which has a client id of its own."""
 
-_RECEIVE_SECONDS = 15.0
+# The broker sends it when it acknowledges it, which has happened by then. AWS IoT drops it in silence until it knows
+# the certificate's rights; so the wait is short, and the whole is tried again, see ``first_message``.
+_RECEIVE_SECONDS = 5.0
 
 
 def make(connection: Connection, thing_name: str) -> None:
@@ -27,7 +29,8 @@ def make(connection: Connection, thing_name: str) -> None:
         thing_name: the Thing.
 
     Raises:
-        MqttError: the broker refuses, or the message does not come back.
+        MqttRefusedError: the broker refuses, or the message does not come back, as if its policy did not allow it.
+        MqttError: any other failure.
     """
     topic = DeviceTopics.of(thing_name).hello
     content = {"message": "renewal", "thingName": thing_name, "nonce": secrets.token_hex(16)}
@@ -37,10 +40,12 @@ def make(connection: Connection, thing_name: str) -> None:
     until = time.monotonic() + _RECEIVE_SECONDS
     while (left := until - time.monotonic()) > 0:
         message = messages.receive(left)
+        if message is None:
+            break
         # Others may publish on this topic too.
-        if message is not None and message.payload == payload:
+        if message.payload == payload:
             return
-    raise MqttError(
+    raise MqttRefusedError(
         f"the broker did not deliver the message on {topic} within {_RECEIVE_SECONDS:.0f} s",
         hint=f"The device policy has to allow the Thing to subscribe to {topic} and receive on it: ask the operator.",
     )

@@ -238,14 +238,16 @@ def line(
 
 def _explained(error: HsmEnrollError, identity: Identity, resolved: Settings, secret: Secret | None) -> HsmEnrollError:
     """Return an error of the connection with what can be found out about it."""
-    if isinstance(error, PinWrongError):
-        return wrong_pin(error, identity.token, origin_of(secret))
-    if isinstance(error, MqttRefusedError) and _is_renewing(resolved.state):
-        # The API may have made the new key the current one.
-        error.hint = "A renewal of this device's identity is not finished. Finish it: hsm-enroll renew"
     try:
         with diagnosis.explained(identity.token.module):
             raise error
+    except PinWrongError as wrong:
+        return wrong_pin(wrong, identity.token, origin_of(secret))
+    except MqttRefusedError as refused:
+        if _is_renewing(resolved.state):
+            # The API may have made the new key the current one.
+            refused.hint = "A renewal of this device's identity is not finished. Finish it: hsm-enroll renew"
+        return refused
     except HsmEnrollError as explained:
         return explained
 

@@ -7,7 +7,7 @@ from collections import Counter
 from hsm_enroll import softhsm
 from hsm_enroll.doctor import checks_tpm
 from hsm_enroll.doctor.patient import Finding, Patient, Status
-from hsm_enroll.errors import HsmEnrollError, PinLockedError, TokenRefusedError
+from hsm_enroll.errors import HsmEnrollError, KeyMissingError, PinLockedError, TokenRefusedError
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.token import diagnosis, softhsm_access
 from hsm_enroll.token.tpm2 import is_tpm2, lockout
@@ -130,7 +130,7 @@ def key(patient: Patient) -> Finding:
     except HsmEnrollError as error:
         return Finding(name, Status.FAILED, error.message, error.hint)
     if shown != bytes(identity.certificate.public_key.dump()):
-        hint = "Run: hsm-enroll init --new-key INVITE"
+        hint = KeyMissingError.default_hint
         return Finding(name, Status.FAILED, "the token's key does not match the certificate", hint)
     return Finding(name, Status.OK, "the token's key matches the certificate")
 

@@ -73,6 +73,7 @@ _LABEL_HINT = (
     "Run hsm-enroll tokens to list tokens and keys. MQTT selects them by label alone: "
     "if two have this label, relabel one with the token's own tool."
 )
+_KEY_HINT = f"{_LABEL_HINT} If none has it, run hsm-enroll recover: the token may have this device's key."
 
 
 def name_of(error: BaseException) -> str:
@@ -107,7 +108,7 @@ def of_token(error: BaseException, target: Target) -> HsmEnrollError:
         return TokenNotFoundError(f"{token} is not there any more ({_named(name)})")
     if name == "AWS_ERROR_PKCS11_KEY_NOT_FOUND":
         key = f"private key {target.key_label!r}"
-        return KeyMissingError(f"{token} has no {key}, or several with this label", hint=_LABEL_HINT)
+        return KeyMissingError(f"{token} has no {key}, or several with this label", hint=_KEY_HINT)
     if name.startswith("AWS_ERROR_PKCS11_"):
         return TokenRefusedError(f"{token} refused the operation ({_named(name)})")
     return MqttError(f"the connection to {target.broker} could not be prepared ({name})")

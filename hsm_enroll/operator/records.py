@@ -67,6 +67,8 @@ class InviteRecord:
         status: ``open``, ``used``, ``expired`` or ``revoked``; a later backend may have more.
         created_by: ARN of the AWS identity that made it.
         ek_sha256: SHA-256 of the endorsement key certificate of the TPM that it is bound to, in hexadecimal, or None.
+        replaces_key: whether it replaces the key that its Thing has; None if the backend, of an earlier version, does
+            not say.
     """
 
     id: str
@@ -79,6 +81,7 @@ class InviteRecord:
     status: str
     existing_thing: bool
     ek_sha256: str | None
+    replaces_key: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +193,7 @@ def invite_record(value: object) -> InviteRecord:
         status=required(members, "status", WORD),
         existing_thing=required(members, "existingThing", flag),
         ek_sha256=optional(members, "ekSha256", SHA256),
+        replaces_key=optional(members, "replacesKey", flag),
     )
 
 

@@ -38,9 +38,11 @@ class Format:
         upgrades: one function for each version before the current one, beginning with version 1. It takes the members
             of that version and returns those of the next, including the ones it does not know; it raises ValueError
             if they are damaged.
+        hint: what to do about a damaged document; None is the hint of the error's class.
     """
 
     upgrades: tuple[Upgrade, ...] = ()
+    hint: str | None = None
 
     @property
     def version(self) -> int:
@@ -62,6 +64,13 @@ class Format:
             StateTooNewError: a newer version of the program wrote it, or a value in it.
             StateError: it cannot be read; see :func:`files.read`.
         """
+        try:
+            return self._loaded(file, parse)
+        except StateCorruptError as error:
+            error.hint = self.hint or error.hint
+            raise
+
+    def _loaded(self, file: Path, parse: Callable[[dict[str, Any]], Value]) -> Value | None:
         text = files.read(file)
         if text is None:
             return None

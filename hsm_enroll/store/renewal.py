@@ -11,7 +11,9 @@ from hsm_enroll.store import documents, files, new_key
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.store.new_key import NewKey, new_name
 
-_FORMAT = documents.Format()
+_FORMAT = documents.Format(
+    hint="Run hsm-enroll recover: it asks the API which key is this device's, and removes the damaged file."
+)
 _FILE = "renewal.json"
 _MEMBERS = {**new_key.MEMBERS, "old_key_label": str, "old_key_id": str, "identity": dict}
 
@@ -80,6 +82,9 @@ class Renewal(NewKey):
             old_key_id=bytes.fromhex(members["old_key_id"]),
             identity=Identity.from_members(members["identity"]) if members["identity"] else None,
         )
+        # The old key is destroyed in the end.
+        if renewal.key_id == renewal.old_key_id or renewal.key_label == renewal.old_key_label:
+            raise ValueError("its old key is its new one")
         return replace(renewal, unknown=documents.unknown_members(document, renewal._to_members()))
 
 

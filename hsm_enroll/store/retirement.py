@@ -7,10 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hsm_enroll.errors import StateCorruptError
 from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.store import documents, files, token_name
 
-_FORMAT = documents.Format()
+_HINT = (
+    "Move the file away, then run hsm-enroll retire again; or hsm-enroll recover, if the device is to stay enrolled."
+)
+_FORMAT = documents.Format(hint=_HINT)
 _FILE = "retirement.json"
 _MEMBERS = {
     "thing_name": str,
@@ -99,7 +103,14 @@ class Retirement:
             other_keys=tuple(map(_key, members["other_keys"])),
             is_told=members["is_told"],
         )
+        if not retirement.enrolled_keys:
+            raise ValueError("it names no key")
         return replace(retirement, unknown=documents.unknown_members(document, retirement._to_members()))
+
+
+def corrupt(folder: Path, why: str) -> StateCorruptError:
+    """Return the error for a journal that contradicts what else is known."""
+    return StateCorruptError(f"{folder / _FILE} is damaged: {why}", hint=_HINT)
 
 
 def close(folder: Path) -> None:

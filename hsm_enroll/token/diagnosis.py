@@ -8,7 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hsm_enroll import softhsm
-from hsm_enroll.errors import HsmEnrollError, ModuleUnusableError, TokenNotFoundError, TokenRefusedError
+from hsm_enroll.errors import (
+    HsmEnrollError,
+    ModuleUnusableError,
+    PinWrongError,
+    TokenNotFoundError,
+    TokenRefusedError,
+)
 from hsm_enroll.key import TokenName
 from hsm_enroll.token import softhsm_access, tpm2
 from hsm_enroll.token.fault import Fault
@@ -29,6 +35,8 @@ def not_found(name: TokenName) -> str:
 def explained(module: Path) -> Iterator[None]:
     """Replace an error that a module gives no reason for by one that says what is wrong, if that can be found out.
 
+    tpm2-pkcs11 reports CKR_PIN_INCORRECT for whatever keeps a login from the TPM, a power cut for instance.
+
     Raises:
         ModuleUnusableError, TokenNotFoundError, TokenRefusedError: the error of the block, with what was found.
     """
@@ -40,7 +48,7 @@ def explained(module: Path) -> Iterator[None]:
             raise
         message = "; ".join([error.message, *(reason.message for reason in reasons)])
         raise TokenNotFoundError(message, hint=reasons[0].hint) from error
-    except (ModuleUnusableError, TokenRefusedError) as error:
+    except (ModuleUnusableError, PinWrongError, TokenRefusedError) as error:
         fault = _fault(module, error)
         if fault is None:
             raise
@@ -94,7 +102,7 @@ def _fault(module: Path, error: HsmEnrollError) -> Fault | None:
         from hsm_enroll.token.tpm2 import diagnosis
 
         return diagnosis.find(os.environ)
-    if module.name.startswith(softhsm_access.MODULE_NAME):
+    if module.name.startswith(softhsm_access.MODULE_NAME) and not isinstance(error, PinWrongError):
         fault = softhsm_access.fault()
         if fault is None and isinstance(error, ModuleUnusableError):
             # One token whose creation was killed keeps SoftHSM from listing any.

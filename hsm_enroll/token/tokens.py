@@ -146,9 +146,9 @@ class Tokens:
         }
         worker.send("open", limit=_PIN_PAD_SECONDS if secret is None else None, **arguments)
         del secret, arguments  # no variable may hold the PIN when something is raised
+        with login.wrong_pin_named(token.name, origin), diagnosis.explained(token.name.module):
+            worker.receive()
         with diagnosis.explained(token.name.module):
-            with login.wrong_pin_named(token.name, origin):
-                worker.receive()
             try:
                 yield Session(worker)
             except Exception:

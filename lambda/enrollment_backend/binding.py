@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from enrollment_backend import succession
 from enrollment_backend.claims import (
     Applicant,
     Claim,
@@ -25,6 +26,7 @@ from enrollment_backend.errors import ConditionFailedError, EnrollmentInProgress
 from enrollment_backend.invites import invite_id
 from enrollment_backend.items import claim_from_item, claim_to_item, invite_from_item
 from enrollment_backend.ledger import Ledger
+from enrollment_backend.succession import Transaction
 from enrollment_backend.table import Item, Key, Write
 
 LEASE_SECONDS = 30  # longer than the function may run: once a lease has ended, the request that held it is dead
@@ -38,8 +40,8 @@ _INVITE_IS_VALID = (
     "#code_sha256 = :code_sha256 AND #thing = :thing AND #uses_left > :none AND #expires > :now"
     " AND attribute_not_exists(#revoked) AND attribute_not_exists(#ek_sha256)"
 )
-_IS_SHAREABLE = "#shareable = :shareable"
-_MAY_RETURN = "#thing = :thing AND attribute_not_exists(#shareable) AND attribute_not_exists(#superseded)"
+# A key that several Things share stays so, even if one of them has another key since.
+_IS_SHAREABLE = "#shareable = :shareable AND (attribute_not_exists(#superseded) OR attribute_exists(#shared))"
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Binding:
     def check_code(self, applicant: Applicant) -> None:
         """Refuse an applicant whose code cannot be used, with a single read if there is no such invite.
 
-        `claim` checks it again; this comes first, so that a refused request costs no transaction and takes no turn.
+        `claim` checks it again; this comes first, so that a refused request writes nothing and takes no turn.
 
         Args:
             applicant: the request, with a code.
@@ -89,7 +91,7 @@ class Binding:
                 raise
             # A read of several items is not one of a single moment: it may have the use of the invite, and not yet the
             # claim for which an earlier request of the same device used it.
-            found |= self.ledger.table.get([thing, renewal])
+            found |= self.ledger.snapshot(thing, renewal)
             check_invite(applicant, _entries(applicant, found), self.ledger.now())
 
     def claim(self, applicant: Applicant) -> Claimed:
@@ -170,7 +172,7 @@ class Binding:
         """Do what the verdict says; return None if the entries have to be read again."""
         verdict = decide(applicant, entries, self.ledger.now())
         current = entries.claim
-        pattern = entries.invite.thing if entries.invite else applicant.thing
+        pattern = _pattern(applicant, entries)
         if verdict in {Verdict.CLAIM, Verdict.SHARE}:
             share = verdict is Verdict.SHARE
             return Claimed(claim, is_new=True) if self._bind(applicant, claim, pattern, share=share) else None
@@ -179,7 +181,7 @@ class Binding:
             return Claimed(current, is_new=False)
         if verdict is Verdict.RECLAIM:
             again = replace(claim, claim_id=current.claim_id, adopted=current.adopted, reclaimed=True)
-            return Claimed(again, is_new=True) if self._bind(applicant, again, pattern, current) else None
+            return Claimed(again, is_new=True) if self._reclaim(applicant, again, current, entries) else None
         if verdict is Verdict.REBIND:
             self._rebind(applicant, pattern, current)
             return None
@@ -196,10 +198,7 @@ class Binding:
             return None
         if verdict is Verdict.ANSWER_RENEWAL:
             return Claimed(renewal, is_new=False)
-        if verdict is Verdict.TAKE_OVER_RENEWAL:
-            return self._take_over(renewal, new)
-        self.remove(self.ledger.undo(renewal))
-        return None
+        return self._take_over(renewal, new)
 
     def _new_claim(self, applicant: Applicant) -> Claim:
         now = int(self.ledger.now())
@@ -224,28 +223,26 @@ class Binding:
             return None
         return _entries(applicant, found)
 
-    def _bind(
-        self, applicant: Applicant, claim: Claim, pattern: str, revoked: Claim | None = None, *, share: bool = False
-    ) -> bool:
+    def _bind(self, applicant: Applicant, claim: Claim, pattern: str, *, share: bool = False) -> bool:
         """Try to write a claim, with its key and the use of its invite.
 
         Args:
             applicant: the request.
             claim: the claim to write.
             pattern: what the invite says about the Thing, see `Invite.thing`.
-            revoked: the claim to replace; None if the Thing has none.
             share: whether to share a key that other Things have; otherwise the key must be new.
         """
-        condition, expected = (_NEW, {}) if revoked is None else (_LEASE_IS, {"lease": revoked.lease})
-        key = ("key", claim.spki_sha256)
-        key_values = {"thing": claim.thing, "shareable": claim.shareable_key or None}
-        return self.ledger.try_write(
-            *self._use_of_invite(applicant, pattern),
-            Write(claim.key, claim_to_item(claim), condition, expected, replace=True),
-            Write(key, {"shared": True}, _IS_SHAREABLE, {"shareable": True})
-            if share
-            else Write(key, key_values, _NEW, {}, replace=True),
-        )
+        shared = Write(("key", claim.spki_sha256), {"shared": True}, _IS_SHAREABLE, {"shareable": True})
+        added = Write(claim.key, claim_to_item(claim), _NEW, {}, replace=True)
+        key = shared if share else succession.key_of(claim, is_known=False)
+        return self._write(applicant, pattern, Transaction((added, key)))
+
+    def _reclaim(self, applicant: Applicant, claim: Claim, current: Claim, entries: Entries) -> bool:
+        """Try to write a claim in place of the current one, with its key and the use of its invite."""
+        is_known = entries.key_thing is not None
+        now = int(self.ledger.now())
+        reclaimed = succession.reclaim(current, claim, entries.renewal, now, key_is_known=is_known)
+        return self._write(applicant, _pattern(applicant, entries), reclaimed)
 
     def _bind_renewal(self, applicant: Applicant, renewal: Claim, current: Claim, entries: Entries | None) -> bool:
         """Try to write a renewal, with its key and the use of its invite, as long as the Thing's claim is as it was.
@@ -256,21 +253,17 @@ class Binding:
             current: the Thing's claim.
             entries: what the ledger has; None if it has not been read, and the key must be new.
         """
-        key, thing = ("key", renewal.spki_sha256), {"thing": renewal.thing}
-        is_known = entries is not None and entries.key_thing is not None
-        pattern = entries.invite.thing if entries is not None and entries.invite is not None else renewal.thing
-        unchanged = Write(
-            current.key,
-            {"spki_sha256": current.spki_sha256},
-            f"{_LEASE_IS} AND attribute_not_exists(#revoked)",
-            {"lease": current.lease},
-        )
-        return self.ledger.try_write(
-            *self._use_of_invite(applicant, pattern),
-            unchanged,
-            Write(renewal.key, claim_to_item(renewal), _NEW, {}, replace=True),
-            Write(key, thing, _MAY_RETURN, thing) if is_known else Write(key, thing, _NEW, {}, replace=True),
-        )
+        known = entries or Entries(invite=None, claim=current, key_thing=None)
+        is_known = known.key_thing is not None
+        begun = succession.begin(current, renewal, known.renewal, int(self.ledger.now()), key_is_known=is_known)
+        return self._write(applicant, _pattern(applicant, known), begun)
+
+    def _write(self, applicant: Applicant, pattern: str, transaction: Transaction) -> bool:
+        """Try to carry out a transaction together with the use of the invite, and then its removals."""
+        if not self.ledger.try_write(*self._use_of_invite(applicant, pattern), *transaction.writes):
+            return False
+        self.remove(transaction.removals)
+        return True
 
     def _rebind(self, applicant: Applicant, pattern: str, current: Claim) -> bool:
         values = {"code_sha256": applicant.code_sha256}
@@ -294,6 +287,10 @@ class Binding:
         return (Write(key, {}, _INVITE_IS_VALID, expected, add={"uses_left": -1}),)
 
 
+def _pattern(applicant: Applicant, entries: Entries) -> str:
+    return entries.invite.thing if entries.invite is not None else applicant.thing
+
+
 def _written(new: Claim, *found: Claim | None) -> Claimed | None:
     """Return the claim that an earlier write of a new one has left. With another claim id, it was a take-over."""
     for claim in found:
@@ -315,6 +312,7 @@ def _entries(applicant: Applicant, found: dict[Key, Item]) -> Entries:
         claim=claim_from_item(found[thing]) if thing in found else None,
         key_thing=found[key]["thing"] if key in found else None,
         key_shareable=key in found and found[key].get("shareable", False),
+        key_shared=key in found and "shared" in found[key],
         key_superseded=key in found and "superseded" in found[key],
         renewal=claim_from_item(found[renewal]) if renewal in found else None,
     )

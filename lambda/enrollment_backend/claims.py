@@ -163,6 +163,7 @@ class Entries:
         claim: the Thing's claim; None if there is none.
         key_thing: the Thing that the key is, or was, bound to; the first one, if there are several.
         key_shareable: whether the key may be bound to other Things too.
+        key_shared: whether several Things have, or had, the key.
         key_superseded: whether the Thing had the key, and has another one since.
         renewal: the Thing's renewal; None if there is none.
     """
@@ -171,6 +172,7 @@ class Entries:
     claim: Claim | None
     key_thing: str | None
     key_shareable: bool = False
+    key_shared: bool = False
     key_superseded: bool = False
     renewal: Claim | None = None
 
@@ -180,15 +182,14 @@ class Verdict(Enum):
 
     CLAIM = "bind the Thing to the key, and use the invite"
     SHARE = "bind the Thing to a key that another Thing has too"
-    RECLAIM = "bind a revoked Thing to a new key, with an invite created since then"
+    RECLAIM = "bind a Thing that is revoked, or was never enrolled, to a new key; a renewal of it is undone"
     REBIND = "replace the claim's invite by this one, for the same Thing and key"
     TAKE_OVER = "continue an enrollment whose request died"
     WAIT = "wait for another request that is working on the claim"
     ANSWER = "return the certificate in the claim"
-    RENEW = "claim a renewal: bind the Thing's next key to it"
+    RENEW = "claim a renewal: bind the Thing's next key to it; a renewal that is in the way is undone"
     TAKE_OVER_RENEWAL = "continue a renewal whose request died"
     ANSWER_RENEWAL = "return the certificate in the renewal"
-    UNDO_RENEWAL = "undo the renewal that is in the way, then decide again"
 
 
 def decide(applicant: Applicant, entries: Entries, now: float) -> Verdict:
@@ -247,12 +248,12 @@ def decide_renewal(applicant: Applicant, entries: Entries, now: float) -> Verdic
     if entries.key_superseded:
         raise KeyReusedError
     renewal = entries.renewal
-    if renewal is None:
+    if renewal is None or renewal.is_overdue(now):
         return Verdict.RENEW
-    if renewal.is_overdue(now):
-        return Verdict.UNDO_RENEWAL
-    if renewal.replaces_key or not _same_key(renewal, applicant):
-        raise RenewalInProgressError
+    if renewal.replaces_key:
+        raise RenewalInProgressError(reason="replacement")
+    if not _same_key(renewal, applicant):
+        raise RenewalInProgressError(reason="renewal")
     if renewal.certificate is not None:
         return Verdict.ANSWER_RENEWAL
     return _take_over_renewal(renewal, now)
@@ -299,7 +300,7 @@ def check_invite(applicant: Applicant, entries: Entries, now: float) -> None:
 
 def _decide_replacement(applicant: Applicant, entries: Entries, now: float) -> Verdict:
     """Decide about a request with another key than the Thing's: an invite may replace the key, see `fleet replace`."""
-    renewal = entries.renewal
+    claim, renewal = entries.claim, entries.renewal
     is_own = renewal is not None and _same_key(renewal, applicant) and _same_invite(renewal, applicant)
     if renewal is not None and renewal.replaces_key and is_own:
         return _take_over_renewal(renewal, now)
@@ -309,10 +310,10 @@ def _decide_replacement(applicant: Applicant, entries: Entries, now: float) -> V
         raise KeyReusedError
     if entries.key_shareable:
         raise KeyEnrolledError
-    if renewal is None:
-        return Verdict.RENEW
-    is_under_work = renewal.certificate is None and renewal.lease_ends > now
-    return Verdict.WAIT if is_under_work else Verdict.UNDO_RENEWAL
+    if claim is not None and claim.certificate is None:  # a renewal would create no Thing
+        return Verdict.WAIT if claim.lease_ends > now else Verdict.RECLAIM
+    is_under_work = renewal is not None and renewal.certificate is None and renewal.lease_ends > now
+    return Verdict.WAIT if is_under_work else Verdict.RENEW
 
 
 def _take_over_renewal(renewal: Claim, now: float) -> Verdict:
@@ -334,7 +335,9 @@ def _belongs_to_another_thing(applicant: Applicant, entries: Entries) -> bool:
         return False
     # The key must be marked as well: anyone can send a device's CSR again, and could otherwise turn a key that was
     # bound with an invite, or through /v1, into a shared one.
-    if applicant.shareable_key and entries.key_shareable:
+    # And a key whose one Thing has replaced it is out of use for good.
+    is_in_use = entries.key_shared or not entries.key_superseded
+    if applicant.shareable_key and entries.key_shareable and is_in_use:
         return False
     # If the Thing's claim was undone, the key now belongs to the Things that shared it.
     return entries.key_thing != applicant.thing or entries.claim is None

@@ -99,10 +99,7 @@ class KeyNotCurrentError(ConflictError):
     """The proof's key is not the one that its Thing has now: it was replaced, or its renewal is not committed yet."""
 
     code = "key-not-current"
-    detail = (
-        "This key was replaced, or the renewal that brings it is not committed yet. If this device did not renew, "
-        "somebody else has used its key: tell the operator."
-    )
+    detail = "The Thing has another key now, or the renewal that this key is for is not committed yet."
 
 
 class KeyReusedError(ConflictError):
@@ -113,13 +110,13 @@ class KeyReusedError(ConflictError):
 
 
 class RenewalInProgressError(ConflictError):
-    """Another key's renewal of the Thing is pending."""
+    """Another key's renewal of the Thing is pending.
+
+    `facts` says under `reason` whether it is the device's own ``renewal`` or a ``replacement`` by an invite.
+    """
 
     code = "renewal-in-progress"
-    detail = (
-        "A renewal of this Thing with another key is in progress; it ends within an hour. If this device did not begin "
-        "it, somebody else has its key: tell the operator."
-    )
+    detail = "A renewal of this Thing with another key is in progress."
 
 
 class RenewalUnknownError(ConflictError):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hmac import compare_digest
-from typing import Any
+from typing import Any, Literal
 
 from enrollment_backend import log, proof
 from enrollment_backend.claims import Claim
@@ -23,20 +23,26 @@ class Keyholder:
         spki_sha256: SHA-256 of the key's SubjectPublicKeyInfo, in hexadecimal.
         claim: the claim of the Thing that the key is, or was, bound to.
         renewal: the Thing's renewal; None if there is none.
-        superseded: whether the Thing had the key, and has another one since.
+        superseded_by: what gave the Thing another key since it had this one: a renewal by the key itself, or a
+            replacement by an operator's invite; None if the Thing has not had the key, or has it now.
         fields: the JSON object in the proof.
     """
 
     spki_sha256: str
     claim: Claim
     renewal: Claim | None
-    superseded: bool
+    superseded_by: Literal["renewal", "replacement"] | None
     fields: dict[str, Any]
 
     @property
     def is_current(self) -> bool:
         """Whether the key is the one that the Thing has now."""
         return compare_digest(self.claim.spki_sha256, self.spki_sha256)
+
+    def read_again(self, ledger: Ledger) -> Keyholder:
+        """Return the same with what the ledger has now."""
+        key, claim, renewal = ledger.find_holder(self.claim.thing, self.spki_sha256)
+        return replace(self, claim=claim or self.claim, renewal=renewal, superseded_by=_superseded_by(key))
 
 
 def authenticate(body: bytes, url: str, ledger: Ledger) -> Keyholder:
@@ -52,23 +58,31 @@ def authenticate(body: bytes, url: str, ledger: Ledger) -> Keyholder:
         ProofInvalidError: the ledger does not know the key or it is one that several Things have, or the signature is
             not the key's.
         ProofReplayedError: the proof was used before.
+        ConditionFailedError: transactions keep writing what the ledger has about the key.
         RequestRefusedError: what it signs is not a JSON object.
         AwsError: see `aws.call`.
 
     Does not check whether the key is still its Thing's, or whether the Thing is revoked.
     """
     proven = proof.read(body, url, ledger.now())
-    key = ledger.find_key(proven.spki_sha256)
-    if key is None or "shared" in key:
+    found = ledger.find_key(proven.spki_sha256)
+    if found is None:
         raise ProofInvalidError(reason="key-unknown")
-    claim, renewal = ledger.find_claims(key["thing"])
-    spki = _public_key(proven.spki_sha256, key, claim, renewal)
+    # Of one moment: in the middle of a commit, the key could seem to be neither the Thing's nor its renewal's.
+    key, claim, renewal = ledger.find_holder(found["thing"], proven.spki_sha256)
+    spki = None if key is None or "shared" in key else _public_key(proven.spki_sha256, key, claim, renewal)
     if claim is None or spki is None:
         raise ProofInvalidError(reason="key-unknown")
     proven.check_signature(spki)
     log.note(thing=claim.thing, spkiSha256=proven.spki_sha256)
     proof.use_once(ledger.table, proven, ledger.now())
-    return Keyholder(proven.spki_sha256, claim, renewal, "superseded" in key, proven.fields())
+    return Keyholder(proven.spki_sha256, claim, renewal, _superseded_by(key), proven.fields())
+
+
+def _superseded_by(key: Item | None) -> Literal["renewal", "replacement"] | None:
+    if key is None or "superseded" not in key:
+        return None
+    return "replacement" if "replaced" in key else "renewal"
 
 
 def _public_key(spki_sha256: str, key: Item, *claims: Claim | None) -> bytes | None:

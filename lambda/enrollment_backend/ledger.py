@@ -8,8 +8,9 @@
                                       when it is undone
     key          SHA-256 of the SPKI  the Thing that the key is, or was, bound to; `shareable` if other Things may have
                                       it too, `shared` once another one has had it; `superseded` once its Thing has
-                                      another one; `public_key`, the SPKI, if its claim has no certificate any more;
-                                      deleted only when a claim is undone, and never if it is shared
+                                      another one, and then `replaced` if that came with an invite; `public_key`, the
+                                      SPKI, if its claim has no certificate any more; deleted only when a claim is
+                                      undone, and never if it is shared
     certificate  AWS IoT's id         the Thing and the key that it was issued for; for one that the sweep found, only
                                       that it is revoked, and `kept` if AWS IoT does not let it go; never deleted
     removal      AWS IoT's id         a `claims.Removal`; deleted when AWS IoT has the certificate no more
@@ -41,11 +42,12 @@ from enrollment_backend.items import (
     removal_from_item,
 )
 from enrollment_backend.succession import Transaction
-from enrollment_backend.table import Item, Position, Selection, Table, Write
+from enrollment_backend.table import Item, Key, Position, Selection, Table, Write
 
 _LISTS = ("sweep", "lists")
 _PAGE_SIZE = 1000
 _MAX_COMPLETED = 100  # claims in one go: they take some seconds
+_PAUSES = (0.1, 0.2, 0.4)  # seconds, until a transaction that is writing the same items has ended
 
 _NEW = "attribute_not_exists(#id)"
 _UNLISTED = "attribute_exists(#claimed) AND attribute_not_exists(#created)"
@@ -116,15 +118,19 @@ class Ledger:
         """
         return self._carry_out(succession.switch(claim, renewal, certificate, int(self.now())))
 
-    def undo(self, renewal: Claim) -> Sequence[Removal]:
+    def undo(self, claim: Claim, renewal: Claim) -> Sequence[Removal]:
         """Undo a renewal, so that the Thing's key stays the one that it has; otherwise as `commit`."""
-        return self._carry_out(succession.undo(renewal, int(self.now())))
+        return self._carry_out(succession.undo(claim, renewal, int(self.now())))
+
+    def forget_renewal(self, renewal: Claim) -> None:
+        """Delete the item of a renewal that is over; otherwise as `commit`."""
+        self._carry_out(succession.forget(renewal))
 
     def retire(self, claim: Claim, renewal: Claim | None, *, delete_thing: bool) -> Sequence[Removal]:
         """Record that a Thing's device gave up its key, and undo its renewal; otherwise as `commit`."""
         now = int(self.now())
-        undone = Transaction(()) if renewal is None else succession.undo(renewal, now)
-        return self._carry_out(succession.retire(claim, now, delete_thing=delete_thing) + undone)
+        ended = succession.end_renewal(claim, renewal, now)
+        return self._carry_out(succession.retire(claim, now, delete_thing=delete_thing) + ended)
 
     def record_as_attached(self, claim: Claim) -> None:
         """Record that a claim's certificate is attached, unless the claim has changed in the meantime."""
@@ -154,7 +160,7 @@ class Ledger:
         if self.try_write(Write(claim.key, released, _UNRECORDED, {"lease": claim.lease})):
             return spare is None
         current = self.find_claim(claim.thing, claim.kind)
-        if current is None and claim.replaces_key:  # it was recorded, and the response was lost
+        if current is None:  # perhaps a renewal that was recorded and became the Thing's, and the response was lost
             current = self.find_claim(claim.thing)
         if current is not None and current.lease == released["lease"]:  # it was written, and the response was lost
             return spare is None
@@ -182,17 +188,32 @@ class Ledger:
         return claim_from_item(item) if item is not None else None
 
     def find_claims(self, thing: str) -> tuple[Claim | None, Claim | None]:
-        """Return a Thing's claim and its renewal."""
-        found = self.table.get([("thing", thing), ("renewal", thing)])
-        claim, renewal = (
-            claim_from_item(found[kind, thing]) if (kind, thing) in found else None for kind in ("thing", "renewal")
-        )
-        return claim, renewal
+        """Return a Thing's claim and its renewal, as they were at one moment."""
+        return _claims_in(self.snapshot(("thing", thing), ("renewal", thing)), thing)
 
     def find_key(self, spki_sha256: str) -> Item | None:
         """Return a key's item."""
         key = ("key", spki_sha256)
         return self.table.get([key]).get(key)
+
+    def find_holder(self, thing: str, spki_sha256: str) -> tuple[Item | None, Claim | None, Claim | None]:
+        """Return a key's item, and the claim and the renewal of its Thing, as they were at one moment."""
+        key = ("key", spki_sha256)
+        found = self.snapshot(key, ("thing", thing), ("renewal", thing))
+        return found.get(key), *_claims_in(found, thing)
+
+    def snapshot(self, *keys: Key) -> dict[Key, Item]:
+        """Read items as `Table.snapshot` does; while a transaction is writing them, wait for it.
+
+        Raises:
+            ConditionFailedError: that takes too long. Nothing is known about the items.
+        """
+        for pause in _PAUSES:
+            try:
+                return self.table.snapshot(*keys)
+            except ConditionFailedError:
+                self.sleep(pause)
+        return self.table.snapshot(*keys)
 
     def renewing(self) -> set[str]:
         """Return the names of the Things that have a renewal, as the index has them."""
@@ -220,6 +241,8 @@ class Ledger:
     def revoke(self, claim: Claim, renewal: Claim | None) -> Sequence[Removal]:
         """Record that a Thing and its certificate are revoked; an enrollment or a renewal in progress then fails.
 
+        Of a Thing that is revoked already, only the renewal ends.
+
         The Thing's certificate is only to be deactivated, so that the operator can look at it; that of its renewal is
         to be removed.
 
@@ -227,21 +250,23 @@ class Ledger:
             What is to be removed from AWS IoT now.
 
         Raises:
-            ConditionFailedError: the claim has changed in the meantime.
+            ConditionFailedError: the claim or its renewal has changed in the meantime.
         """
+        if claim.revoked_at is not None:
+            return self.undo(claim, renewal) if renewal is not None else ()
         now = int(self.now())
+        ended = succession.end_renewal(claim, renewal, now)
         revoked = {"revoked": now, "lease": uuid.uuid4().hex, "lease_ends": 0}
-        undone = Transaction(()) if renewal is None else succession.undo(renewal, now)
         if claim.certificate is None:
             return self._carry_out(
-                Transaction((Write(claim.key, revoked, _UNRECORDED, {"lease": claim.lease}),)) + undone
+                Transaction((Write(claim.key, revoked, _UNRECORDED, {"lease": claim.lease}),)) + ended
             )
         certificate = ("certificate", claim.certificate.certificate_id)
         writes = (
             Write(claim.key, revoked, _LEASE_IS, {"lease": claim.lease}),
             Write(certificate, {"revoked": now}, "attribute_exists(#id)", {}),
         )
-        return self._carry_out(Transaction(writes) + undone)
+        return self._carry_out(Transaction(writes) + ended)
 
     def allows_existing_thing(self, claim: Claim) -> bool:
         """Whether a Thing that was not created for this claim may be used: it was before, or the invite allows it."""
@@ -306,3 +331,10 @@ class Ledger:
         except ConditionFailedError:
             return False
         return True
+
+
+def _claims_in(found: dict[Key, Item], thing: str) -> tuple[Claim | None, Claim | None]:
+    claim, renewal = (
+        claim_from_item(found[kind, thing]) if (kind, thing) in found else None for kind in ("thing", "renewal")
+    )
+    return claim, renewal

@@ -13,7 +13,7 @@ A renewal that is not committed within an hour is undone. Uses neither HTTP nor 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from enrollment_backend import log
@@ -80,8 +80,9 @@ class Lifecycle:
             log.note(nextSpkiSha256=applicant.spki_sha256)
             obtained = self.issuing.obtain(lambda: binding.claim_renewal(applicant, holder.claim), csr)
         except (KeyNotCurrentError, RenewalInProgressError) as error:
-            if holder.superseded or isinstance(error, RenewalInProgressError):
-                log.error("renewal-contended", code=error.code)  # somebody else may have a copy of the key
+            # Somebody else may have a copy of the key, unless it was the operator who had it replaced.
+            if "renewal" in {holder.superseded_by, error.facts.get("reason")}:
+                log.error("renewal-contended", code=error.code)
             raise
         log.note(
             renewal="repeated" if obtained.repeated else "issued", certificateId=obtained.certificate.certificate_id
@@ -140,7 +141,7 @@ class Lifecycle:
             raise ThingRevokedError
         if holder.is_current:
             return None
-        if holder.superseded:
+        if holder.superseded_by is not None:
             raise KeyNotCurrentError
         if renewal is None or renewal.spki_sha256 != holder.spki_sha256 or renewal.certificate is None:
             raise RenewalUnknownError
@@ -161,17 +162,14 @@ class Lifecycle:
         """Carry a transaction out; if the ledger has changed since it was read, read it again.
 
         Raises:
-            ConditionFailedError: it keeps changing.
+            ConditionFailedError: it keeps changing; nothing was written.
         """
         ledger = self.binding().ledger
         for _ in range(_ATTEMPTS - 1):
             try:
                 return write(holder)
             except ConditionFailedError:
-                claim, renewal = ledger.find_claims(holder.claim.thing)
-                key = ledger.find_key(holder.spki_sha256)
-                superseded = key is not None and "superseded" in key
-                holder = replace(holder, claim=claim or holder.claim, renewal=renewal, superseded=superseded)
+                holder = holder.read_again(ledger)
         return write(holder)
 
 

@@ -8,8 +8,13 @@ from typing import Literal
 
 from enrollment_backend import invites, log
 from enrollment_backend.adoption import Adoption
-from enrollment_backend.claims import Removal
-from enrollment_backend.errors import ExistingThingsNotAllowedError, InviteUnknownError, ThingUnknownError
+from enrollment_backend.claims import Claim, Removal
+from enrollment_backend.errors import (
+    ConditionFailedError,
+    ExistingThingsNotAllowedError,
+    InviteUnknownError,
+    ThingUnknownError,
+)
 from enrollment_backend.inspection import Found
 from enrollment_backend.invites import Invite
 from enrollment_backend.issuer import Issuer
@@ -24,10 +29,11 @@ from enrollment_backend.items import (
 )
 from enrollment_backend.ledger import Ledger
 from enrollment_backend.recovery import unrecorded_certificates
-from enrollment_backend.table import Item, Position, Write
+from enrollment_backend.table import Item, Key, Position, Write
 
 _DAY = 24 * 3600  # seconds
 _RETENTION_SECONDS = 90 * _DAY  # of an invite, after it has expired
+_ATTEMPTS = 3  # at a transaction, before the operator is told to come back
 
 
 @dataclass(frozen=True)
@@ -138,7 +144,9 @@ class Operator:
         """Return a page of invites, the newest first, and the position after which the next starts; None at the end."""
         selected = selection(INVITE_STATUSES, page.status, page.prefix, self.now())
         items, position = self.ledger.table.page("invite", selected, page.after, page.size)
-        return [invite_from_item(item) for item in items], position
+        # The index does not have this; an invite that replaces a key has one use.
+        details = self.ledger.table.get([_key(item) for item in items if item["uses"] == 1], "replaces_key")
+        return [invite_from_item(item | details.get(_key(item), {})) for item in items], position
 
     def revoke_invite(self, invite_id: str, caller: str) -> None:
         """Revoke an invite. Nobody can use it any more, not even a device that enrolled with it and asks again.
@@ -198,11 +206,9 @@ class Operator:
 
         Raises:
             ThingUnknownError: the ledger has no Thing with this name.
+            ConditionFailedError: the Thing keeps changing; it is not revoked.
         """
-        claim, renewal = self.ledger.find_claims(name)
-        if claim is None:
-            raise ThingUnknownError
-        removals = self.ledger.revoke(claim, renewal) if claim.revoked_at is None else ()
+        claim, renewal, removals = self._record_as_revoked(name)
         log.note(caller=caller, thing=name)
         for one in (claim, renewal):
             if one is None:
@@ -217,14 +223,28 @@ class Operator:
         attached = self.adoption.others(name, claim.certificate.certificate_id if claim.certificate else None)
         return self.adoption.switch_off(attached) if others == "deactivate" else attached
 
+    def _record_as_revoked(self, name: str) -> tuple[Claim, Claim | None, Sequence[Removal]]:
+        """Revoke a Thing in the ledger; if that has changed since it was read, read it again."""
+        attempts_left = _ATTEMPTS
+        while True:
+            claim, renewal = self.ledger.find_claims(name)
+            if claim is None:
+                raise ThingUnknownError
+            attempts_left -= 1
+            try:
+                return claim, renewal, self.ledger.revoke(claim, renewal)
+            except ConditionFailedError:
+                if not attempts_left:
+                    raise
+
     def _with_details(self, items: Sequence[Item]) -> list[Item]:
         """Return the index's items of Things with what the index does not have, but an entry needs."""
-        keys = [(item["kind"], item["id"]) for item in items if "certificate_id" in item]
+        keys = [_key(item) for item in items if "certificate_id" in item]
         details = self.ledger.table.get(keys, "key_type", "renewed")
         of_earlier_versions = [key for key, detail in details.items() if "key_type" not in detail]
         for key, item in self.ledger.table.get(of_earlier_versions, "certificate_pem").items():
             details[key] |= item
-        return [item | details.get((item["kind"], item["id"]), {}) for item in items]
+        return [item | details.get(_key(item), {}) for item in items]
 
     def _entries(self, items: Iterable[Item], renewing: Container[str]) -> list[ThingEntry]:
         """Return the entries of Things, of which those in `renewing` have a renewal."""
@@ -256,3 +276,7 @@ class Operator:
             ek_sha256=request.ek_sha256,
         )
         return CreatedInvite(code, invite, thing_status)
+
+
+def _key(item: Item) -> Key:
+    return item["kind"], item["id"]

@@ -336,6 +336,7 @@ def _invite(invite: Invite, now: float) -> dict[str, Any]:
         "createdBy": invite.created_by,
         "status": invite_status(invite, now),
         "existingThing": invite.existing_thing,
+        "replacesKey": invite.replaces_key,
         **fingerprint,
     }
 

@@ -30,7 +30,7 @@ class ProofInvalidError(ProofRefusedError):
     """
 
     code = "proof-invalid"
-    detail = "The proof is not signed by the key of a device that is enrolled here."
+    detail = "The request is not signed by a key that this API has enrolled."
 
 
 class ProofReplayedError(ProofRefusedError):

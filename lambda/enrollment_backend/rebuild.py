@@ -8,7 +8,8 @@ A Thing may have two active certificates, the newer one of a renewal that is not
 so that its device can go on with either key.
 
 No entry that exists is changed, except that an enrollment that had just begun is completed, and that a Thing whose
-certificate is gone gets the newer one that it has: the ledger was restored to a moment before a renewal.
+certificate is gone gets the newer one that it has: the ledger was restored to a moment before a renewal, or before it
+was committed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from enrollment_backend.claims import Certificate, Claim
 from enrollment_backend.errors import AwsRefusedError, ConditionFailedError, FieldInvalidError
 from enrollment_backend.inspection import Described, Found, Inspection
 from enrollment_backend.items import certificate_to_values, claim_from_item, claim_to_item
+from enrollment_backend.late_commits import committed_certificate
 from enrollment_backend.ledger import Ledger
+from enrollment_backend.succession import switch
 from enrollment_backend.table import Item, Write
 
 _WITH_POLICY = "p:"  # what a marker begins with; AWS IoT's own marker follows
@@ -32,6 +35,7 @@ _PAGE_SIZE = 25  # certificates; a missing one costs up to five calls
 _MAX_PAGES = 20  # in one request, where no certificate is missing
 _CONCURRENTLY = 3  # certificates at a time: AWS IoT allows ten calls per second of some operations
 _NEW = "attribute_not_exists(#id)"
+_LEASE_IS = "#lease = :lease"
 
 Reason = Literal["key-unknown", "not-attached", "several-things", "thing-existed", "other-key", "other-certificate"]
 
@@ -42,7 +46,7 @@ class Restored:
 
     Attributes:
         thing: the Thing's name.
-        certificate_id: the certificate that was missing.
+        certificate_id: the certificate that was missing, or that was the Thing's only as a renewal.
         status: what the Thing is with it: ``issued``, or ``revoked`` if the certificate is not active.
     """
 
@@ -85,7 +89,7 @@ class Rebuilt:
 
 @dataclass
 class _Entry:
-    """What there is about a missing certificate, and the writes that restore it."""
+    """What there is about a certificate, and the writes that restore what is missing."""
 
     outcome: Restored | Left
     writes: list[Write] = field(default_factory=list)
@@ -127,18 +131,18 @@ class Rebuilder:
         position = "" if marker is None else marker.removeprefix(_WITH_POLICY)
         examined = 0
         missing: list[str] = []
+        renewals: list[Claim] = []
         for _ in range(_MAX_PAGES):
             ids, position = self._page(position)
             examined += len(ids)
-            recorded = self.ledger.certificate_validity(ids)
-            missing = [certificate_id for certificate_id in ids if certificate_id not in recorded]
-            if missing or not position:
+            missing, renewals = self._compare(ids)
+            if missing or renewals or not position:
                 break
-        outcomes: list[Restored | Left] = []
-        for start in range(0, len(missing), _CONCURRENTLY):
-            part = missing[start : start + _CONCURRENTLY]
-            entries = self.concurrently(*(partial(self._entry, one, adopt=adopt) for one in part))
-            outcomes += [self._carry_out(entry, look_only=look_only) for entry in entries if entry is not None]
+        # First the commits, since a missing certificate may be that of the renewal after it.
+        looks: list[Callable[[], _Entry | None]] = [partial(self._late_commit, renewal) for renewal in renewals]
+        outcomes = self._restore(looks, look_only=look_only)
+        looks = [partial(self._entry, certificate_id, adopt=adopt) for certificate_id in missing]
+        outcomes += self._restore(looks, look_only=look_only)
         return Rebuilt(
             examined=examined,
             restored=[one for one in outcomes if isinstance(one, Restored)],
@@ -153,6 +157,34 @@ class Rebuilder:
             if not position:
                 raise
             raise FieldInvalidError("next") from error
+
+    def _compare(self, ids: list[str]) -> tuple[list[str], list[Claim]]:
+        """Return which of some certificates are missing, and the renewals that the others were issued for."""
+        recorded = self.ledger.table.get(("certificate", certificate_id) for certificate_id in ids)
+        missing = [certificate_id for certificate_id in ids if ("certificate", certificate_id) not in recorded]
+        things = {item["thing"] for item in recorded.values() if "thing" in item and "revoked" not in item}
+        renewals = self.ledger.table.get(("renewal", thing) for thing in things)
+        return missing, [claim_from_item(item) for item in renewals.values() if item.get("certificate_id") in ids]
+
+    def _restore(self, looks: list[Callable[[], _Entry | None]], *, look_only: bool) -> list[Restored | Left]:
+        """Find out what is missing, some at a time, and restore it."""
+        outcomes: list[Restored | Left] = []
+        for start in range(0, len(looks), _CONCURRENTLY):
+            entries = self.concurrently(*looks[start : start + _CONCURRENTLY])
+            outcomes += [self._carry_out(entry, look_only=look_only) for entry in entries if entry is not None]
+        return outcomes
+
+    def _late_commit(self, renewal: Claim) -> _Entry | None:
+        """Return what commits a renewal that was committed after the restored moment; None if it was not."""
+        claim = self.ledger.find_claim(renewal.thing)
+        if claim is None or claim.spki_sha256 == renewal.spki_sha256:
+            return None
+        certificate = committed_certificate(claim, renewal, self.inspection)
+        if certificate is None:
+            return None
+        # As of when the certificate was issued: one that is missing, and newer, is that of a later renewal.
+        committed = switch(claim, renewal, certificate, renewal.enrolled or int(self.now()))
+        return _Entry(Restored(claim.thing, certificate.certificate_id, "issued"), list(committed.writes))
 
     def _carry_out(self, entry: _Entry, *, look_only: bool) -> Restored | Left:
         if isinstance(entry.outcome, Left) or look_only:
@@ -226,8 +258,13 @@ class Rebuilder:
             return [_completion(claim_from_item(entry), certificate, claim.claimed)]
         if not _is_followed_by(entry, claim.claimed):
             return None
-        is_pending = any(found.certificate_id == entry["certificate_id"] for found in self._active(claim.thing))
-        return [_new(renewal)] if is_pending else _succession(entry, claim, certificate, now)
+        still_active = {found.certificate_id for found in self._active(claim.thing)}
+        if entry["certificate_id"] not in still_active:
+            return _succession(entry, claim, certificate, now)
+        earlier = self.ledger.find_claim(claim.thing, "renewal")
+        if earlier is None or earlier.certificate is None or earlier.certificate.certificate_id in still_active:
+            return [_new(renewal)]
+        return [Write(renewal.key, claim_to_item(renewal), _LEASE_IS, {"lease": earlier.lease}, replace=True)]
 
     def _writes_for_first(self, claim: Claim, renewal: Claim, *, active: bool) -> list[Write]:
         """Return the same for a Thing that the ledger does not have."""

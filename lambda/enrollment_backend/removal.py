@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from enrollment_backend import log
-from enrollment_backend.claims import Removal
+from enrollment_backend.claims import Claim, Removal
 from enrollment_backend.errors import AwsError, AwsRefusedError, ConditionFailedError
+from enrollment_backend.inspection import Inspection
 from enrollment_backend.issuer import Issuer
+from enrollment_backend.late_commits import committed_certificate
 from enrollment_backend.ledger import Ledger
 
 _PAUSES = (0.2, 0.4, 0.8)  # seconds, until AWS IoT knows everywhere what was detached a moment ago
@@ -36,10 +38,12 @@ class Remover:
     Args:
         ledger: the ledger.
         issuer: AWS IoT.
+        inspection: AWS IoT, for looking.
     """
 
     ledger: Ledger
     issuer: Issuer
+    inspection: Inspection
 
     def remove_now(self, removals: Sequence[Removal]) -> None:
         """Carry removals out as far as that is possible now; the rest is left to `catch_up`."""
@@ -50,7 +54,9 @@ class Remover:
                 log.info("removal-postponed", certificateId=removal.certificate_id, **error.facts)
 
     def catch_up(self, attempt: Attempt) -> None:
-        """Undo the renewals that were not committed in time, and carry out all removals that are left.
+        """Carry out all removals that are left, and undo the renewals that were not committed in time.
+
+        The lists come from the index, which may not have the newest items yet: the next run finds these.
 
         Args:
             attempt: makes the calls to AWS.
@@ -58,13 +64,44 @@ class Remover:
         Raises:
             AwsError: the ledger cannot be read.
         """
+        # First the removals: a certificate that a commit has revoked is then gone, as `committed_certificate` expects.
+        self._remove_all(attempt("Query", lambda: list(self.ledger.removals())), attempt)
         for renewal in attempt("Query", lambda: list(self.ledger.overdue_renewals())):
             try:
-                self.ledger.undo(renewal)
+                removals = self._settle(renewal, attempt)
             except ConditionFailedError:
                 continue  # it is being committed, or was undone
-            log.error("renewal-undone", thing=renewal.thing, spkiSha256=renewal.spki_sha256)
-        for removal in attempt("Query", lambda: list(self.ledger.removals())):
+            except AwsRefusedError as error:
+                log.error("renewal-not-settled", thing=renewal.thing, **error.facts)
+                continue
+            self._remove_all(removals, attempt)
+
+    def _settle(self, renewal: Claim, attempt: Attempt) -> Sequence[Removal]:
+        """End an overdue renewal: undo it, unless it was committed and the table has been restored since.
+
+        Returns:
+            What is to be removed from AWS IoT.
+        """
+        key, claim, _ = attempt("TransactGetItems", lambda: self.ledger.find_holder(renewal.thing, renewal.spki_sha256))
+        if claim is None:  # the table has lost it; undoing would cut the device off
+            log.error("renewal-without-thing", thing=renewal.thing)
+            return ()
+        if claim.spki_sha256 == renewal.spki_sha256 or (key is not None and "superseded" in key):
+            self.ledger.forget_renewal(renewal)  # its key is, or was, the Thing's: only its item has come back
+            log.info("renewal-forgotten", thing=renewal.thing)
+            return ()
+        facts = {"thing": renewal.thing, "spkiSha256": renewal.spki_sha256}
+        committed = attempt("DescribeCertificate", lambda: committed_certificate(claim, renewal, self.inspection))
+        if committed is not None:
+            removals = self.ledger.commit(claim, renewal, committed)
+            log.error("renewal-committed-late", certificateId=committed.certificate_id, **facts)
+            return removals
+        removals = self.ledger.undo(claim, renewal)
+        log.error("renewal-undone", **facts)
+        return removals
+
+    def _remove_all(self, removals: Sequence[Removal], attempt: Attempt) -> None:
+        for removal in removals:
             try:
                 self._remove(removal, attempt)
             except AwsRefusedError as error:
@@ -94,12 +131,14 @@ class Remover:
     def _postpone(self, removal: Removal, error: AwsRefusedError) -> None:
         """Leave a removal that AWS IoT refuses to the next run; after a day, leave it at that."""
         facts = {"certificateId": removal.certificate_id, "ofThing": removal.thing, **error.facts}
-        if error.facts["operation"] == "UpdateCertificate":
+        operation = error.facts["operation"]
+        if operation == "UpdateCertificate":
             log.error("certificate-left-active", **facts)
         elif self.ledger.now() < removal.created + _GIVEN_UP_AFTER:
             log.info("removal-postponed", **facts)
-        else:
-            log.error("certificate-not-deleted", **facts)  # it is inactive
+        else:  # the certificate is inactive; where only the Thing is left, the certificate is gone
+            of_certificate = operation in {"DetachThingPrincipal", "DeleteCertificate"}
+            log.error("certificate-not-deleted" if of_certificate else "thing-not-deleted", **facts)
             self.ledger.forget_removal(removal)
 
     def _repeatedly(self, operation: str, make: Callable[[], T], /) -> T:

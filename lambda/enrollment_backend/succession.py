@@ -9,16 +9,19 @@ from __future__ import annotations
 import base64
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from enrollment_backend.claims import Certificate, Claim, Removal
 from enrollment_backend.invites import invite_id
-from enrollment_backend.items import certificate_to_values, removal_to_item
+from enrollment_backend.items import certificate_to_values, claim_to_item, removal_to_item
 from enrollment_backend.public_keys import spki_of
 from enrollment_backend.table import Write
 
-_LEASE_IS = "#lease = :lease"
+_NEW = "attribute_not_exists(#id)"
 _EXISTS = "attribute_exists(#id)"
+_LEASE_IS = "#lease = :lease"
+_IS_VALID = f"{_LEASE_IS} AND attribute_not_exists(#revoked)"
+_MAY_RETURN = "#thing = :thing AND attribute_not_exists(#shareable) AND attribute_not_exists(#superseded)"
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,52 @@ class Transaction:
 
     def __add__(self, other: Transaction) -> Transaction:
         return Transaction((*self.writes, *other.writes), (*self.removals, *other.removals))
+
+
+def begin(claim: Claim, renewal: Claim, in_the_way: Claim | None, now: int, *, key_is_known: bool) -> Transaction:
+    """Give a Thing a renewal. One that is in the way is undone at the same time, so that no other can get in between.
+
+    Args:
+        claim: the Thing's claim; it has a certificate.
+        renewal: the new renewal.
+        in_the_way: the renewal that the Thing has, which may be one with the same key; None if it has none.
+        now: the time, in seconds since the epoch.
+        key_is_known: whether the ledger has the new renewal's key.
+    """
+    unchanged = Write(claim.key, {"spki_sha256": claim.spki_sha256}, _IS_VALID, {"lease": claim.lease})
+    if in_the_way is None:
+        added = Write(renewal.key, claim_to_item(renewal), _NEW, {}, replace=True)
+        return Transaction((unchanged, added, key_of(renewal, is_known=key_is_known)))
+    added = Write(renewal.key, claim_to_item(renewal), _LEASE_IS, {"lease": in_the_way.lease}, replace=True)
+    key, kept = key_of(renewal, is_known=key_is_known), _kept_key(claim, in_the_way)
+    if in_the_way.spki_sha256 == renewal.spki_sha256:  # a transaction writes an item only once
+        key, kept = replace(key, values={**key.values, **_public_key(in_the_way.certificate)}), []
+    return Transaction((unchanged, added, key, *kept)) + _given_back(claim, in_the_way, now)
+
+
+def reclaim(current: Claim, claim: Claim, renewal: Claim | None, now: int, *, key_is_known: bool) -> Transaction:
+    """Give a Thing that is revoked, or was never enrolled, to another key; a revoked key can never come back.
+
+    Args:
+        current: the Thing's claim.
+        claim: the new claim.
+        renewal: the Thing's renewal; None if it has none.
+        now: the time, in seconds since the epoch.
+        key_is_known: whether the ledger has the new claim's key.
+    """
+    replaced = Write(claim.key, claim_to_item(claim), _LEASE_IS, {"lease": current.lease}, replace=True)
+    writes = [replaced, key_of(claim, is_known=key_is_known)]
+    if current.revoked_at is not None:
+        writes.append(Write(("key", current.spki_sha256), {"superseded": now, "replaced": True}, _EXISTS, {}))
+    return Transaction(writes) + end_renewal(current, renewal, now)
+
+
+def key_of(claim: Claim, *, is_known: bool) -> Write:
+    """Bind a claim's key to its Thing: a new key, or one that has been bound to this Thing without becoming its own."""
+    key, thing = ("key", claim.spki_sha256), {"thing": claim.thing}
+    if is_known:
+        return Write(key, thing, _MAY_RETURN, thing)
+    return Write(key, thing | {"shareable": claim.shareable_key or None}, _NEW, {}, replace=True)
 
 
 def switch(claim: Claim, renewal: Claim, certificate: Certificate, now: int) -> Transaction:
@@ -56,34 +105,63 @@ def switch(claim: Claim, renewal: Claim, certificate: Certificate, now: int) -> 
         "attached": None,
         **_ended(),
     }
-    old_key = {"superseded": now, **_public_key(claim.certificate)}
+    old_key = {"superseded": now, "replaced": renewal.replaces_key or None, **_public_key(claim.certificate)}
     writes = (
-        Write(claim.key, thing, f"{_LEASE_IS} AND attribute_not_exists(#revoked)", {"lease": claim.lease}),
+        Write(claim.key, thing, _IS_VALID, {"lease": claim.lease}),
         Write(renewal.key, {}, _LEASE_IS, {"lease": renewal.lease}, delete=True),
         Write(("key", claim.spki_sha256), old_key, _EXISTS, {}),
     )
     return Transaction(writes) + _removal(claim, now)
 
 
-def undo(renewal: Claim, now: int) -> Transaction:
-    """Undo a renewal: its certificate goes, and the invite that it used, if there is one, gets its use back.
+def undo(claim: Claim, renewal: Claim, now: int) -> Transaction:
+    """Undo a Thing's renewal: its certificate goes, and the invite that it used, if there is one, gets its use back.
 
     Its key stays bound to the Thing: a certificate for it that got lost is found by that.
     """
-    writes = [Write(renewal.key, {}, _LEASE_IS, {"lease": renewal.lease}, delete=True)]
-    if public_key := _public_key(renewal.certificate):
-        writes.append(Write(("key", renewal.spki_sha256), public_key, _EXISTS, {}))
-    if renewal.code_sha256 is not None:
-        invite = ("invite", invite_id(renewal.code_sha256))
-        writes.append(Write(invite, {}, _EXISTS, {}, add={"uses_left": 1}))
-    return Transaction(writes) + _removal(renewal, now)
+    return forget(renewal) + Transaction(_kept_key(claim, renewal)) + _given_back(claim, renewal, now)
+
+
+def forget(renewal: Claim) -> Transaction:
+    """Delete the item of a renewal that is over."""
+    return Transaction((Write(renewal.key, {}, _LEASE_IS, {"lease": renewal.lease}, delete=True),))
+
+
+def end_renewal(claim: Claim, renewal: Claim | None, now: int) -> Transaction:
+    """Undo a Thing's renewal; if it had none when it was read, make sure that it has none yet.
+
+    For every transaction that takes the Thing away from the key that a renewal may have come from: the renewal would
+    outlive it, and could be committed later.
+    """
+    if renewal is not None:
+        return undo(claim, renewal, now)
+    return Transaction((Write(("renewal", claim.thing), {}, _NEW, {}, delete=True),))
 
 
 def retire(claim: Claim, now: int, *, delete_thing: bool) -> Transaction:
     """Record that a Thing's device gave up its key: its certificate goes, and the Thing itself if that is wanted."""
     thing = {"revoked": now, "retired": True, **_ended()}
-    writes = [Write(claim.key, thing, f"{_LEASE_IS} AND attribute_not_exists(#revoked)", {"lease": claim.lease})]
+    writes = [Write(claim.key, thing, _IS_VALID, {"lease": claim.lease})]
     return Transaction(writes) + _removal(claim, now, claim.claim_id if delete_thing else None)
+
+
+def _kept_key(claim: Claim, renewal: Claim) -> list[Write]:
+    """Keep what a proof of an undone renewal's key is checked with, unless the Thing's claim has it."""
+    public_key = _public_key(renewal.certificate) if claim.spki_sha256 != renewal.spki_sha256 else {}
+    return [Write(("key", renewal.spki_sha256), public_key, _EXISTS, {})] if public_key else []
+
+
+def _given_back(claim: Claim, renewal: Claim, now: int) -> Transaction:
+    """Remove an undone renewal's certificate, and give the invite its use back.
+
+    Nothing if the Thing has the renewal's key: it was committed, and is here only because the table was restored.
+    """
+    if claim.spki_sha256 == renewal.spki_sha256:
+        return Transaction(())
+    if renewal.code_sha256 is None:
+        return _removal(renewal, now)
+    invite = Write(("invite", invite_id(renewal.code_sha256)), {}, _EXISTS, {}, add={"uses_left": 1})
+    return Transaction((invite,)) + _removal(renewal, now)
 
 
 def _removal(claim: Claim, now: int, delete_thing_of: str | None = None) -> Transaction:

@@ -158,7 +158,8 @@ def _cpu_milliseconds(event: dict[str, Any], *, key: ec.EllipticCurvePrivateKey 
         hashed = hashlib.sha256(_spki(key)).hexdigest()
         held = Certificate(_certificate_of(key), "1" * 64, "arn")
         aws.ledger.find_key.return_value = {"thing": _THING}
-        aws.ledger.find_claims.return_value = (Claim(_THING, "", hashed, None, "", 0, 0, certificate=held), None)
+        claim = Claim(_THING, "", hashed, None, "", 0, 0, certificate=held)
+        aws.ledger.find_holder.return_value = ({"thing": _THING}, claim, None)
     issuing = Issuing(
         ledger=lambda: aws,
         issuer=lambda: aws,

@@ -1,6 +1,7 @@
 """``hsm-enroll init`` as a whole, on SoftHSM and with a local cloud, against the shell pipeline that does the same.
 
-The connections of both, to the API and to the broker, go through a proxy that delays them as a network would.
+The connections of both, to the API and to the broker, go through a proxy that delays them as a network would. ``renew``
+is measured against ``init`` on the same device, without the proxy: a renewal is signed for the API's own URL.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class _Device(NamedTuple):
     environment: dict[str, str]
     folders: Iterator[Path]
 
-    def renewed(self) -> dict[str, str]:
+    def new_run(self) -> dict[str, str]:
         """Return what a run is told."""
         self.hsm.restore()
         folder = next(self.folders)
@@ -69,8 +70,9 @@ def measure() -> None:
         folders = (runs / f"bench-{number}" for number in count())
         cloud = detach(cloud_folder, timeout=60)
         try:
+            ports = urlsplit(cloud.api_url).port or 443, cloud.mqtt_port
+            _show_renewal(_Device(hsm, {**hsm.environment, **_told(hsm, cloud, *ports)}, folders))
             for round_trip, limit in _LIMITS.items():
-                ports = urlsplit(cloud.api_url).port or 443, cloud.mqtt_port
                 with slow_network.running(round_trip, *ports) as (api, mqtt):
                     device = _Device(hsm, {**hsm.environment, **_told(hsm, cloud, api, mqtt)}, folders)
                     _show_time(device, f"{round_trip} ms away, {limit}")
@@ -98,18 +100,31 @@ def _show_time(device: _Device, conditions: str) -> None:
     pipelines: list[float] = []
 
     def init() -> float:
-        seconds, output = run([*COMMAND, "init", "--json"], device.renewed())
+        seconds, output = run([*COMMAND, "init", "--json"], device.new_run())
         steps = {step["name"]: step["seconds"] for step in json.loads(output)["steps"]}
         phases.append({"init": seconds, **steps, "before and after": seconds - sum(steps.values())})
         return seconds
 
     def pipeline() -> float:
-        pipelines.append(process_seconds(["sh", "-c", _PIPELINE], device.renewed()))
+        pipelines.append(process_seconds(["sh", "-c", _PIPELINE], device.new_run()))
         return pipelines[-1]
 
     show(f"init / shell pipeline, {conditions}", ratios(init, pipeline, _RUNS))
     medians = {name: [run[name] for run in phases[1:]] for name in phases[0]} | {"pipeline": pipelines[1:]}
     print("  medians in ms: " + ", ".join(f"{name} {_milliseconds(figures)}" for name, figures in medians.items()))
+
+
+def _show_renewal(device: _Device) -> None:
+    def once() -> tuple[float, float]:
+        """Return the seconds of an enrollment, and of the same device's renewal after it."""
+        environment = device.new_run()
+        init, renewal = (process_seconds([*COMMAND, name, "--json"], environment) for name in ("init", "renew"))
+        return init, renewal
+
+    pairs = [once() for _ in range(_RUNS + 1)][1:]
+    show("renew / init on the same device, at most 1.3", [renewal / init for init, renewal in pairs])
+    inits, renewals = zip(*pairs, strict=True)
+    print(f"  medians in ms: init {_milliseconds(inits)}, renew {_milliseconds(renewals)}")
 
 
 def _milliseconds(seconds: Sequence[float]) -> int:
@@ -120,5 +135,5 @@ def _show_memory(device: _Device) -> None:
     """Show each side's peak; a run of its own, which does not count for time."""
     commands = {"init and its worker": [*COMMAND, "init", "--json"], "shell pipeline": ["sh", "-c", _PIPELINE]}
     for name, command in commands.items():
-        peaks = [peak_megabytes(command, device.renewed()) for _ in range(_MEMORY_RUNS)]
+        peaks = [peak_megabytes(command, device.new_run()) for _ in range(_MEMORY_RUNS)]
         show(f"peak memory of {name}, sum of Pss, MB", peaks)

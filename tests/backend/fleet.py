@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -180,6 +180,11 @@ def item(kind: str, name: str) -> dict[str, Any]:
 def _spki_sha256(certificate_pem: str) -> str:
     key = x509.load_pem_x509_certificate(certificate_pem.encode("ascii")).public_key()
     return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+
+def between(steps: Sequence[str]) -> list[tuple[str, str]]:
+    """Return when something may come in the middle of a request's steps: before each of them, and after the last."""
+    return [*(("before", step) for step in steps), ("after", steps[-1])]
 
 
 # --- what can go wrong ------------------------------------------------------------------------------------------------

@@ -70,6 +70,8 @@ ledgers = st.builds(
     claim=st.none() | claims,
     key_thing=st.none() | THINGS,
     key_shareable=st.booleans(),
+    key_shared=st.booleans(),
+    key_superseded=st.booleans(),
 )
 
 
@@ -113,11 +115,17 @@ def test_only_the_key_of_a_claim_gets_anything_out_of_it(applicant: Applicant, e
 
 @given(applicants, ledgers)
 def test_a_key_is_shared_only_where_both_sides_allow_it(applicant: Applicant, entries: Entries) -> None:
-    """S14: a Thing without a claim gets a key that is known only if the key, and the way it is asked for, permit it."""
+    """S14: a Thing without a claim gets a key that is known only if the key, and the way it is asked for, permit it.
+
+    And its only Thing has not given the key up since.
+    """
     if outcome(applicant, entries) is Verdict.SHARE:
         assert (applicant.shareable_key, entries.key_shareable, entries.claim) == (True, True, None)
+        assert entries.key_shared or not entries.key_superseded
     known = entries.claim is None and entries.key_thing is not None and invalid_reason(applicant, entries) is None
-    if known and not (applicant.shareable_key and entries.key_shareable):
+    if known and not (
+        applicant.shareable_key and entries.key_shareable and (entries.key_shared or not entries.key_superseded)
+    ):
         assert isinstance(outcome(applicant, entries), KeyEnrolledError | AttestationRequiredError)
 
 

@@ -115,6 +115,7 @@ def test_a_replacement_is_answered_and_listed_like_an_invite(backend: Deployment
     assert int(item["expires"]) == int(item["created"]) + 60
     (listed,) = [one for one in backend.operate("GET", "invites").json["invites"] if one["id"] == made["id"]]
     assert (listed["ekSha256"], listed["existingThing"], listed["createdBy"]) == ("0f" * 32, False, OPERATOR)
+    assert listed["replacesKey"] is True
 
 
 @pytest.mark.parametrize(
@@ -167,6 +168,7 @@ def test_an_invite_is_listed_as_it_was_made(backend: Deployment, invite: dict[st
     (listed,) = backend.operate("GET", "invites").json["invites"]
     uses = invite.get("uses", 1)
     expected = {"existingThing": False, **invite} | {"uses": uses, "usesLeft": uses, "status": "open"}
+    expected |= {"replacesKey": False}
     expected |= {"createdBy": OPERATOR, "id": made["id"], "expires": made["expires"]}
     expected.pop("ttlSeconds", None)
     created = listed.pop("created")
@@ -290,7 +292,7 @@ def test_what_is_not_there_is_404(
 ) -> None:
     """404 with a code of its own; nothing is written."""
     assert_problem(backend.operate(method, path, **query), 404, code)
-    assert set(backend.calls) <= {"BatchGetItem"}
+    assert set(backend.calls) <= {"BatchGetItem", "TransactGetItems"}
 
 
 NO_LISTS = [

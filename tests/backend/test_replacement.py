@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from tests.backend.fleet import Device, going_wrong, iot, item, throttled
+from tests.backend.fleet import LEASE, Device, going_wrong, iot, item, killed, throttled
 from tests.backend.test_sweep import by_route, scheduled
 from tests.support.csr_factory import THING
-from tests.support.deployment import Answer, Deployment, assert_problem
+from tests.support.deployment import Answer, Death, Deployment, assert_problem
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
 HOUR = 3600
@@ -110,6 +110,16 @@ def test_a_revoked_thing_gets_new_hardware_with_it_too(backend: Deployment, devi
     assert device.usable() == []
 
 
+def test_a_revoked_key_never_comes_back(backend: Deployment, device: Device) -> None:
+    """Neither with an invite that replaces the key of the Thing's new hardware, nor as that one's next key."""
+    backend.operate("DELETE", "fleet", thing=THING)
+    again = replace(device.successor(), code=backend.invite(THING))
+    assert again.enroll().status == 201
+    assert_problem(replace(device, code=backend.replacement(THING)).enroll(), 409, "key-reused")
+    assert_problem(again.renew(device), 409, "key-reused")
+    assert device.usable() == []
+
+
 def test_the_enrollment_of_hardware_that_never_got_a_certificate_is_replaced(backend: Deployment) -> None:
     """The first board died in the middle of its enrollment: what may have been issued for it can do nothing."""
     first = Device(backend, THING)
@@ -119,6 +129,39 @@ def test_the_enrollment_of_hardware_that_never_got_a_certificate_is_replaced(bac
     assert successor.enroll().status == 201
     successor.assert_alone()
     assert_problem(first.enroll(), 409, "thing-enrolled")
+
+
+def test_hardware_that_died_before_its_thing_was_created_is_replaced(backend: Deployment) -> None:
+    """The new hardware is enrolled as if it were the first, once the first one's request is certainly dead."""
+    first = Device(backend, THING, backend.invite(THING))
+    with going_wrong(first, killed("before", "CreateThing 1")), pytest.raises(Death):
+        first.enroll()
+    claim_id = item("thing", THING)["claim_id"]
+    successor = replacement(first)
+    answer = successor.enroll()
+    if answer.status == 503:  # after some seconds of waiting
+        backend.clock.ahead += LEASE
+        answer = successor.enroll()
+    successor.assert_enrolled(answer)
+    assert item("thing", THING)["claim_id"] == claim_id
+    assert_problem(first.enroll(), 401, "invite-invalid")
+    for refused in (first.recover(), first.commit(), first.retire(), first.renew(first.successor())):
+        assert_problem(refused, 401, "proof-invalid")
+    assert_problem(Device(backend, "another", key=first.key).enroll(), 409, "key-enrolled")
+
+
+def test_hardware_whose_replacement_died_as_well_may_come_back(backend: Deployment) -> None:
+    """With an invite of its own: neither key was ever the Thing's."""
+    first = Device(backend, THING)
+    with going_wrong(first, throttled("CreateCertificateFromCsr 1")):
+        first.enroll()
+    second = replacement(first)
+    with going_wrong(second, throttled("CreateCertificateFromCsr 1")):
+        assert second.enroll().status == 429
+    back = replace(first, code=backend.replacement(THING))
+    assert back.enroll().status == 201
+    back.assert_alone()
+    assert_problem(second.enroll(), 401, "invite-invalid")
 
 
 def test_a_replacement_that_nobody_finished_is_undone_and_may_begin_anew(backend: Deployment, device: Device) -> None:
@@ -188,6 +231,15 @@ def test_a_things_shared_key_stays_with_the_other_things(backend: Deployment) ->
     assert len(first.usable()) == 2
     attached = [arn for arn, thing in iot().principal_things if thing == THING]
     assert attached == [successor.certificates()[0].arn]
+
+
+def test_a_shareable_key_whose_only_thing_replaced_it_is_out_of_use(backend: Deployment) -> None:
+    """S14: the key on hardware that was replaced enrolls no other Thing, though the article's client may share keys."""
+    first = Device(backend, THING, article=True)
+    assert first.enroll().status == 200
+    assert Device(backend, THING, backend.replacement(THING)).enroll().status == 201
+    assert_problem(replace(first, thing="second").enroll(), 409, "key-enrolled")
+    assert item("thing", "second") == {}
 
 
 def test_the_sweep_finds_nothing_after_a_replacement(backend: Deployment, device: Device) -> None:

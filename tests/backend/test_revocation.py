@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.backend.fleet import LEASE, Device, Hook, going_wrong, iot, item, killed, lost, lost_once, throttled
+from tests.backend.fleet import LEASE, Device, Hook, between, going_wrong, iot, item, killed, lost, lost_once, throttled
 from tests.backend.test_ledger_faults import STEPS
 from tests.support.csr_factory import THING
 from tests.support.deployment import Death, Deployment, assert_problem
@@ -59,8 +59,7 @@ def test_a_revocation_that_failed_can_be_sent_again(backend: Deployment, fault: 
     assert device.usable() == []
 
 
-@pytest.mark.parametrize("phase", ["before", "after"])
-@pytest.mark.parametrize("step", STEPS[1:])  # without a code, there is none to look up
+@pytest.mark.parametrize(("phase", "step"), between(STEPS[1:]))  # without a code, there is none to look up
 def test_a_revocation_in_the_middle_of_an_enrollment_leaves_nothing_usable(
     backend: Deployment, phase: str, step: str
 ) -> None:

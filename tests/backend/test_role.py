@@ -318,9 +318,12 @@ def test_the_role_allows_nothing_that_is_not_used() -> None:
     assert {action for action, _ in at_work.used} | OF_THE_RUNTIME == granted()
 
 
-@pytest.mark.parametrize("action", sorted(granted() - OF_THE_RUNTIME))
-def test_each_allowed_action_is_needed(action: str) -> None:
-    """Without it, the backend is denied it."""
+@pytest.mark.parametrize(
+    "action",
+    ["iot:CreateThing", "iot:AttachPolicy", "iot:ListTargetsForPolicy", "iot:ListCertificates", "dynamodb:PutItem"],
+)
+def test_an_action_that_is_not_allowed_is_denied(action: str) -> None:
+    """Without it, the backend is denied it: the role is what allows what the others see used, with each resource."""
     with role(without=action) as at_work:
         # The schedule's failure is Lambda's to report.
         try:

@@ -7,7 +7,7 @@ from itertools import chain, combinations, count
 
 import pytest
 
-from tests.backend.fleet import LEASE, Device, Hook, forget_turns, going_wrong, item, killed_with
+from tests.backend.fleet import LEASE, Device, Hook, forget_everything, forget_turns, going_wrong, item, killed_with
 from tests.backend.test_ledger_faults import FAULTS
 from tests.backend.test_shared_keys import (
     FIRST_RUN,
@@ -25,7 +25,7 @@ _numbers = count()
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Deployment]:
-    """One deployment for all cases: each has Things and a key of its own."""
+    """One deployment for all cases: each begins with an empty ledger."""
     with deployed() as deployment, without_pauses():
         yield deployment
 
@@ -40,7 +40,7 @@ def backend(shared: Deployment) -> Deployment:
 def device_for(backend: Deployment, which: str) -> Device:
     """Return a first run, or a second one with a key that an enrolled Thing has."""
     number = next(_numbers)
-    forget_turns()
+    forget_everything()
     device = run(backend, f"faulty-{number}")
     if which == "second":
         earlier = run(backend, f"earlier-{number}", device)

@@ -16,6 +16,7 @@ from tests.backend.fleet import (
     LEASE,
     Device,
     Hook,
+    between,
     failing,
     going_wrong,
     iot,
@@ -302,8 +303,7 @@ def test_a_lost_certificate_of_a_shareable_key_is_left_to_the_sweep(backend: Dep
 
 
 @pytest.mark.parametrize("what", ["retried", "revoked"])
-@pytest.mark.parametrize("phase", ["before", "after"])
-@pytest.mark.parametrize("step", list(chain(*SECOND_RUN))[4:])
+@pytest.mark.parametrize(("phase", "step"), between(list(chain(*SECOND_RUN))[4:]))
 def test_another_things_certificate_is_not_touched_while_it_is_issued(
     backend: Deployment, what: str, phase: str, step: str
 ) -> None:

@@ -143,7 +143,7 @@ def test_s21_a_revoked_certificate_that_is_active_is_disabled(backend: Deploymen
     """S21: the ledger says revoked, AWS IoT was never told."""
     device = Device(backend, THING)
     device.enroll()
-    with going_wrong(device, killed_with({"BatchGetItem 1", "TransactWriteItems 1"})), pytest.raises(Death):
+    with going_wrong(device, killed_with({"TransactGetItems 1", "TransactWriteItems 1"})), pytest.raises(Death):
         backend.operate("DELETE", "fleet", thing=THING)
     assert len(device.usable()) == 1
     backend.clock.ahead = HOUR + 1

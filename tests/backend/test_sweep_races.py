@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.backend.fleet import LEASE, Device, going_wrong, iot, item, killed
+from tests.backend.fleet import LEASE, Device, between, going_wrong, iot, item, killed
 from tests.backend.test_sweep import HOUR, by_route
 from tests.support.csr_factory import THING
 from tests.support.deployment import Answer, Death, Deployment, assert_problem
@@ -49,8 +49,7 @@ OF_THE_RETURN = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("phase", ["before", "after"])
-@pytest.mark.parametrize("step", OF_THE_SWEEP)
+@pytest.mark.parametrize(("phase", "step"), between(OF_THE_SWEEP))
 def test_s21_a_device_may_come_back_during_the_sweep(backend: Deployment, step: str, phase: str) -> None:
     """S21, S17: before its certificate is entered as revoked, it keeps it; from then on it gets another one."""
     device, orphan = killed_before_the_record(backend)
@@ -71,8 +70,7 @@ def test_s21_a_device_may_come_back_during_the_sweep(backend: Deployment, step: 
     assert_at_rest(device, answer, orphan)
 
 
-@pytest.mark.parametrize("phase", ["before", "after"])
-@pytest.mark.parametrize("step", OF_THE_RETURN)
+@pytest.mark.parametrize(("phase", "step"), between(OF_THE_RETURN))
 def test_s21_a_sweep_may_come_while_a_device_comes_back(backend: Deployment, step: str, phase: str) -> None:
     """S21, S17: the other way round; where the sweep wins, the device may be told to come again."""
     device, orphan = killed_before_the_record(backend)

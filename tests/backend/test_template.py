@@ -19,7 +19,6 @@ from unittest import mock
 import boto3
 import pytest
 from botocore.session import Session
-from moto import mock_aws
 
 from hsm_enroll.iot.device_topics import DeviceTopics
 from hsm_enroll.iot_policy import CLIENT_ID, IS_ATTACHED, MAX_DOCUMENT_CHARACTERS, THING_NAME, Policy, allows
@@ -28,6 +27,8 @@ from hsm_enroll.operator.device_policy import loose_grants
 from tests.support.csr_factory import THING as GATEWAY
 from tests.support.csr_factory import pem_of, request
 from tests.support.deployment import ENVIRONMENT, LAMBDA, REGION, deployed, load_handler
+from tests.support.pages import code, page
+from tests.support.quick_aws import quick_aws
 from tests.support.stack import TEMPLATE, UNKNOWN_TO_MOTO, deploy, template
 
 ARN = f"arn:aws:iot:{REGION}:123456789012"
@@ -43,7 +44,7 @@ pytestmark = pytest.mark.filterwarnings(UNKNOWN_TO_MOTO)
 @pytest.fixture
 def account() -> Iterator[None]:
     """An empty account."""
-    with mock.patch.dict(os.environ, ENVIRONMENT, clear=True), mock_aws():
+    with mock.patch.dict(os.environ, ENVIRONMENT, clear=True), quick_aws():
         yield
 
 
@@ -184,7 +185,7 @@ FOREIGN_FILTERS = [
 @pytest.fixture(scope="module")
 def device_policy() -> Policy:
     """The device policy, as a stack of its own deploys it."""
-    with mock.patch.dict(os.environ, ENVIRONMENT, clear=True), mock_aws():
+    with mock.patch.dict(os.environ, ENVIRONMENT, clear=True), quick_aws():
         return Policy.parse(policy_document(deploy()["PolicyName"]))
 
 
@@ -590,6 +591,16 @@ def test_the_counted_log_lines_are_lines_that_the_function_writes() -> None:
     assert counted >= {"orphan-disabled", "orphan-left-active", "certificate-left-active", "sweep-stopped"}
     assert counted >= {"renewal-undone", "renewal-contended"}
     assert [event for event in counted if f'log.error("{event}"' not in source] == []
+
+
+def test_the_operators_page_names_every_alarm_and_every_error_of_the_log() -> None:
+    """An operator who gets a message, or finds a line of the level ERROR, can look up what it means."""
+    source = "".join(file.read_text("utf-8") for file in (LAMBDA / "enrollment_backend").glob("*.py"))
+    events = {
+        event for found in re.findall(r"log\.error\(([^,]+),", source) for event in re.findall('"([^"]+)"', found)
+    }
+    named = set(code(page("docs/operator.md").prose))
+    assert events | resources("AWS::CloudWatch::Alarm").keys() <= named
 
 
 def test_the_dashboard_shows_what_an_operator_asks_first() -> None:

@@ -45,7 +45,10 @@ _NOT_TYPED = {
         "hsm-enroll backend deploy --alarm-email on-call@example.com --tag team=factory --tag cost-center=4711\n",
     ),
     # these change the machine
-    ("docs/technician.md", "systemctl daemon-reload\nsystemctl enable --now hsm-enroll-renew.timer\n"),
+    (
+        "docs/technician.md",
+        "systemctl daemon-reload\nsystemctl enable --now hsm-enroll-renew.timer hsm-enroll-renewed.path\n",
+    ),
     ("docs/technician.md", "timedatectl set-ntp true\n"),
     # tests/operator/api/test_operator_revoke.py does the same
     (
@@ -165,7 +168,7 @@ def _shown_after(begun: str, shown: str, home: str) -> Callable[[str], bool]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_block_is_of_a_kind_that_a_test_knows(page: Page) -> None:
     """No block escapes: what is typed is ``console``, what is not is known by name."""
-    assert {block.language for block in page.blocks} <= {"console", "python", "sh", "text", "toml"}
+    assert {block.language for block in page.blocks} <= {"console", "ini", "python", "sh", "text", "toml"}
     assert {(page.name, block.text) for block in page.blocks_of("sh")} == {
         (name, text) for name, text in _NOT_TYPED if name == page.name
     }

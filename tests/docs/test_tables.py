@@ -6,11 +6,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from configparser import ConfigParser
 from functools import cache
 
 from hsm_enroll.errors import HsmEnrollError
 from hsm_enroll.settings import Settings
-from tests.support.pages import README, ROOT, code, page
+from tests.support.pages import README, ROOT, Block, code, page
 
 _NOT_DUE, _TERMINATED = 4, 143
 _HELP_ROW = re.compile(r"^  (?P<name>[a-z]+)  +\S", re.MULTILINE)
@@ -45,11 +46,25 @@ def test_a_technician_is_told_what_to_do_about_each_exit_code() -> None:
     assert sorted(map(int, rows)) == sorted(int(status) for status, *_ in README.table("exit"))
 
 
-def test_a_unit_of_systemd_runs_a_command_with_its_options() -> None:
-    """What the service for renewals executes is in the command's help."""
-    executed = re.findall(r"^Exec\w+=\S+/hsm-enroll (\w+)(?: (\S+))?$", page("docs/technician.md").text, re.MULTILINE)
-    assert executed == [("renew", "--check"), ("renew", "")]
-    assert "  --check " in _help("renew")
+def test_the_units_of_systemd_renew_the_key_and_have_the_new_one_used() -> None:
+    """A timer runs ``renew --if-due``, whose failure is the service's; a new identity restarts what uses it."""
+    renew, timer, path, restart = map(_unit, page("docs/technician.md").blocks_of("ini"))
+    assert dict(renew["Service"]) == {"Type": "oneshot", "ExecStart": "/opt/hsm-enroll/bin/hsm-enroll renew --if-due"}
+    assert "  --if-due " in _help("renew")
+    assert dict(timer["Timer"]) == {"OnCalendar": "daily", "RandomizedDelaySec": "12h", "Persistent": "true"}
+    assert dict(path["Path"]) == {"PathChanged": "/var/lib/hsm-enroll/identity.json"}
+    assert dict(restart["Service"]) == {
+        "Type": "oneshot",
+        "ExecStart": "/usr/bin/systemctl try-restart gateway.service",
+    }
+    assert (timer["Install"]["WantedBy"], path["Install"]["WantedBy"]) == ("timers.target", "multi-user.target")
+
+
+def _unit(block: Block) -> ConfigParser:
+    unit = ConfigParser(interpolation=None, delimiters="=")
+    unit.optionxform = str  # type: ignore[assignment,method-assign]  # names keep their case
+    unit.read_string(block.text)
+    return unit
 
 
 def test_the_variables_are_those_that_the_program_reads() -> None:

@@ -7,7 +7,8 @@ import re
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,10 +26,14 @@ _TIME_LIMIT = 60
 Observe = Callable[[str], Observer]
 
 
-def _started(device: Device, program: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, program], env=device.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+@contextmanager
+def _started(device: Device, program: Path) -> Iterator[subprocess.Popen[str]]:
+    command, pipe = [sys.executable, str(program)], subprocess.PIPE
+    with subprocess.Popen(command, env=device.environment, stdout=pipe, stderr=pipe, text=True) as running:
+        try:
+            yield running
+        finally:
+            running.kill()  # a test that fails would wait for it without end
 
 
 def test_the_packages_own_example_enrolls_publishes_and_receives(

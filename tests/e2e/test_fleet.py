@@ -161,7 +161,7 @@ def test_sweep_disables_what_the_ledger_does_not_know(near_cloud: Cloud, tmp_pat
 
     known_key = gateway.json("csr", "--key", document["key"]["uri"], "--subject", f"CN={thing}")["csr"]
     other_key = SoftwareDevice("stray", tmp_path / "stray").csr
-    young, *orphans = (stray(known_key)["certificateId"] for _ in range(120))
+    young, *orphans = (stray(known_key)["certificateId"] for _ in range(60))
     with_our_policy, foreign = stray(other_key), stray(other_key)["certificateId"]
     iot.attach_policy(policyName=near_cloud.output("PolicyName"), target=with_our_policy["certificateArn"])
     orphans.append(with_our_policy["certificateId"])

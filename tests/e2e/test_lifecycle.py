@@ -73,11 +73,15 @@ def test_a_device_is_renewed_recovered_and_retired(
     assert (recovered["recovered"], recovered["otherKeys"]) == (True, 0)
     assert recovered["certificate"] == third["certificate"]
     assert _assert_whole(device, cloud, thing) == third
+    device.extra["HSM_ENROLL_THING"] = "another"  # says nothing about a device that has an identity
     again = device.json("recover")
+    del device.extra["HSM_ENROLL_THING"]
+    error = device.error("recover", "--thing", "another")
+    assert (error["exitStatus"], f"of {thing}, but not of another" in error["message"]) == (14, True)
     assert (again["recovered"], again["steps"], again["certificate"]) == (False, [], third["certificate"])
 
     retired = device.json("retire", "--yes")
-    assert (retired["retired"], retired["thingName"]) == (True, thing)
+    assert (retired["retired"], retired["thingName"], retired["otherKeys"]) == (True, thing, 0)
     assert device.key_ids() == []
     assert third["certificate"]["id"] not in cloud.certificates()
     assert sorted(file.name for file in device.home.iterdir()) == ["lock", "pin", "token.json"]
@@ -113,14 +117,14 @@ def test_a_renewal_that_the_broker_interrupts_is_finished_later(device: Device, 
     assert (error["exitStatus"], error["code"]) == (40, "mqtt-unreachable")
     assert error["message"].startswith("the new certificate could not be used, and the old one stays in use: ")
     del device.extra["HSM_ENROLL_MQTT_PORT"]
-    assert device.json("renew", "--check")["due"] is True
+    assert device.run("renew", "--check").stdout == "a renewal is due: an earlier one is not finished\n"
     pending = {"what": "renewal", "thingName": thing, "keyType": "ec-p256", "token": "gateway"}
     shown = device.json("status")
     assert (shown["pending"], shown["certificate"]) == (pending, first["certificate"])
-    assert "a renewal is not finished" in device.run("doctor").stdout
+    assert f"a renewal of {thing} is not finished (new ec-p256 key in token 'gateway')" in device.run("doctor").stdout
+    assert f"\nUnfinished   a renewal of {thing} (new ec-p256 key in token 'gateway')\n" in device.run("status").stdout
     assert device.run("publish", f"certtest/{thing}", "as ever").returncode == 0
     assert device.json("token", "prune", "--yes")["destroyed"] == []
-    assert device.refused("init", "--new-key", "--thing", thing) == (2, "usage")
     skipped = [step["name"] for step in device.json("renew", "--if-due")["steps"] if step["skipped"]]
     assert skipped == ["key", "csr"]
     _assert_whole(device, cloud, thing)
@@ -251,6 +255,23 @@ def test_what_waits_outlasts_a_lost_identity(device: Device, cloud: Cloud, thing
     assert "In the outbox 1 message waits (" in told
     assert told.endswith("To send what is there: hsm-enroll forward")
     assert device.json("status")["outbox"]["messages"] == 1
+
+
+def test_a_device_whose_token_is_gone_can_be_retired_by_a_person(device: Device, thing: str) -> None:
+    """Only a person's word does it, and not ``--yes``, as the token may be unplugged; then the operator has to act."""
+    device.json("init", "--thing", thing, "--no-publish")
+    device.softhsm.tokens.rename(device.folder / "unplugged")
+    device.softhsm.tokens.mkdir()
+    error = device.error("retire", "--yes")
+    assert (error["exitStatus"], "on a terminal" in error["hint"]) == (11, True)
+    for answer, status in (("n", 11), ("y", 34)):
+        with Screen(device, "retire", "--yes") as screen:
+            screen.expect("leave the key in the token? [y/N] ")
+            screen.type(f"{answer}\n")
+            assert screen.end() == status
+        assert (device.home / "identity.json").exists() is (status == 11)
+    assert f"hsm-enroll fleet revoke {thing}" in screen.text
+    assert all(len(line) <= 80 for line in screen.text.splitlines())
 
 
 def test_a_program_renews_with_the_library(device: Device, cloud: Cloud, thing: str) -> None:

@@ -26,7 +26,7 @@ def test_d10_a_whole_life_killed_at_each_step(cloud: Cloud, fresh_device: Device
     assert [len(reference.points) > 35 for reference in references.values()] == [True] * 4
     lives = kill_matrix.plan(references, kill_matrix.END_OF_STEP, 1)
     assert [len([1 for life in lives if command in life]) for command in COMMANDS] == [7, 9, 4, 5]
-    matrix = kill_matrix.explore(cloud, devices, lives, 2)
+    matrix = kill_matrix.explore(cloud, (Life(cloud, device) for device in devices), lives, 2)
     assert matrix.findings == []
 
 

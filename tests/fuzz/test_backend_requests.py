@@ -171,7 +171,7 @@ def test_s1_a_good_body_changed_at_any_byte_is_refused(backend: Deployment, data
     assert_refused(backend, backend.post_bytes("/v1/certificates", bytes(body)))
 
 
-@settings(FUZZ, max_examples=3000)
+@settings(FUZZ, max_examples=2000)
 @given(data=st.data(), original=st.sampled_from(FORMS))
 def test_s4_s5_a_changed_csr_is_refused_or_the_same_request(
     backend: Deployment, data: st.DataObject, original: bytes
@@ -273,7 +273,7 @@ def assert_no_powers(extension: x509.Extension) -> None:
         assert extension["critical"].native is False
 
 
-@settings(FUZZ, max_examples=1500)
+@settings(FUZZ, max_examples=1000)
 @given(data=st.data(), original=st.sampled_from(INFORMATION), any_subject=st.booleans())
 def test_s4_s9_s10_a_changed_and_signed_again_csr_says_what_it_said(
     data: st.DataObject, original: bytes, any_subject: bool
@@ -291,7 +291,7 @@ def test_s4_s9_s10_a_changed_and_signed_again_csr_says_what_it_said(
         return
 
 
-@settings(FUZZ, max_examples=1500)
+@settings(FUZZ, max_examples=1000)
 @given(extensions=st.lists(EXTENSIONS, max_size=3), attributes=st.lists(OTHER_ATTRIBUTES, max_size=2))
 def test_s9_no_attributes_give_a_device_a_cas_powers(extensions: list[bytes], attributes: list[bytes]) -> None:
     """S9: of extensions and attributes that nearly are in order, whatever is taken is harmless to another reader."""
@@ -384,7 +384,7 @@ def test_s10_arbitrary_names_are_refused(backend: Deployment, name: str) -> None
     assert_refused(backend, backend.enroll(pem(make.forged(common_name=core.UTF8String(name))), THING))
 
 
-@settings(FUZZ, max_examples=1500)
+@settings(FUZZ, max_examples=1000)
 @given(data=st.data(), original=st.sampled_from(TEXTS))
 def test_s4_a_changed_pem_is_refused_or_the_same_request(
     backend: Deployment, data: st.DataObject, original: str

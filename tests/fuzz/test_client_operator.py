@@ -46,6 +46,7 @@ _SAMPLES: dict[str, dict[str, Any]] = {
         "status": "used",
         "existingThing": False,
         "ekSha256": _SHA256,
+        "replacesKey": False,
     },
     "thing_record": {
         "thing": "gateway-1",

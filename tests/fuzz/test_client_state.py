@@ -85,7 +85,7 @@ def test_any_bytes_are_a_document_or_an_error_of_ours(file: Path, content: bytes
     assert document is not None
 
 
-@_RUN
+@settings(_RUN, max_examples=40)
 @pytest.mark.parametrize("name", _STORED)
 @given(data=st.data())
 def test_members_that_nobody_knows_are_kept(file: Path, name: str, data: st.DataObject) -> None:

@@ -6,13 +6,10 @@ import io
 import os
 import zipfile
 from collections.abc import Iterator
-from functools import cache
 from typing import Any
 from unittest import mock
 
 import pytest
-from botocore.loaders import JSONFileLoader
-from moto import mock_aws
 from moto.apigateway.models import RestAPI, apigateway_backends
 from moto.cloudformation.models import ChangeSet
 from moto.dynamodb.models.table import Table
@@ -20,6 +17,7 @@ from moto.iot.models import FakePolicy
 
 from hsm_enroll.local.fidelity import apply_change_set, policy_in_json, update_policy, update_table
 from hsm_enroll.operator import package, stack
+from tests.support.quick_aws import quick_aws
 
 REGION = "eu-central-1"
 ACCOUNT_ID = "123456789012"  # moto's
@@ -44,14 +42,12 @@ def aws_environment() -> Iterator[None]:
 @pytest.fixture
 def account(aws_environment: None) -> Iterator[None]:  # noqa: ARG001 - the environment comes first
     """An account that holds nothing."""
-    # Each session reads AWS's API models anew; that would take most of the tests' time.
-    models = mock.patch.object(JSONFileLoader, "load_file", lambda _, path: _model(path))
     updated = mock.patch.object(FakePolicy, "update_from_cloudformation_json", update_policy)
     shown = mock.patch.object(FakePolicy, "to_get_dict", policy_in_json(FakePolicy.to_get_dict))
     protected = mock.patch.object(Table, "update_from_cloudformation_json", update_table)
     applied = mock.patch.object(ChangeSet, "apply", apply_change_set)
     imported = mock.patch.object(RestAPI, "create_from_cloudformation_json", with_body)
-    with models, updated, shown, protected, applied, imported, mock_aws():
+    with updated, shown, protected, applied, imported, quick_aws():
         yield
 
 
@@ -80,11 +76,3 @@ def code(content: bytes = b"def lambda_handler(event, context): ...") -> bytes:
     with zipfile.ZipFile(archive, "w") as opened:
         opened.writestr(zipfile.ZipInfo("handler.py"), content)
     return archive.getvalue()
-
-
-_load_file = JSONFileLoader.load_file
-
-
-@cache
-def _model(path: str) -> Any:
-    return _load_file(JSONFileLoader(), path)

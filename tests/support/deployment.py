@@ -24,19 +24,18 @@ from botocore import handlers
 from botocore.awsrequest import AWSResponse
 from botocore.compat import HTTPHeaders
 from botocore.config import Config
-from botocore.loaders import JSONFileLoader
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
-from moto import mock_aws
 from moto.cloudformation.models import Stack
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.core.botocore_stubber import BotocoreStubber
 from moto.iot.models import iot_backends
 
 from hsm_enroll.local.fidelity import faithful
+from tests.support.quick_aws import quick_aws
 
 LAMBDA = Path(__file__).parents[2] / "lambda"
 REGION = "eu-central-1"
@@ -203,8 +202,7 @@ class Deployment:
 
     def items(self, kind: str) -> dict[str, dict[str, Any]]:
         """Return the ledger's items of a kind by their ids, with DynamoDB's types taken off."""
-        client = boto3.client("dynamodb", region_name=REGION, config=Config(user_agent_extra=_OBSERVER))
-        found = client.scan(TableName=TABLE)["Items"]
+        found = _observer("dynamodb").scan(TableName=TABLE)["Items"]
         plain = [{name: next(iter(value.values())) for name, value in item.items()} for item in found]
         return {str(item["id"]): item for item in plain if item["kind"] == kind}
 
@@ -222,8 +220,8 @@ class Deployment:
 
     @property
     def iot(self) -> Any:
-        """A client of one's own, to look at what was left in the cloud."""
-        return boto3.client("iot", region_name=REGION, config=Config(user_agent_extra=_OBSERVER))
+        """The tests' own client, to look at what was left in the cloud."""
+        return _observer("iot")
 
     def certificates(self) -> list[str]:
         """Return the status of every certificate there is."""
@@ -275,7 +273,7 @@ def deployed(
     """
     variables = {name: value for name, value in {**ENVIRONMENT, **(environment or {})}.items() if value is not None}
     log, clock = io.StringIO(), Clock()
-    with mock.patch.dict(os.environ, variables, clear=True), mock_aws(), _logging_to(log), _models_kept():
+    with mock.patch.dict(os.environ, variables, clear=True), quick_aws(), _logging_to(log):
         iot_backends[DEFAULT_ACCOUNT_ID][REGION].create_policy(POLICY, {})
         _create_table()
         deployment = Deployment(handler=load_handler(), log=log, clock=clock)
@@ -295,7 +293,15 @@ def without_pauses() -> AbstractContextManager[object]:
 
 def _create_table() -> None:
     keys: Any = {name: _ledger()[name] for name in ("AttributeDefinitions", "KeySchema", "GlobalSecondaryIndexes")}
-    boto3.client("dynamodb", region_name=REGION).create_table(TableName=TABLE, BillingMode="PAY_PER_REQUEST", **keys)
+    _observer("dynamodb").create_table(TableName=TABLE, BillingMode="PAY_PER_REQUEST", **keys)
+
+
+@cache
+def _observer(service: Any) -> Any:
+    """Return the tests' own client: one for all deployments, since making one takes longer than most tests."""
+    return boto3.session.Session("testing", "testing").client(
+        service, region_name=REGION, config=Config(user_agent_extra=_OBSERVER)
+    )
 
 
 @cache
@@ -310,19 +316,6 @@ def load_handler() -> Any:
     """Import the handler as a cold start does: with nothing cached in it."""
     handler = importlib.import_module("handler")
     return importlib.reload(handler)
-
-
-def _models_kept() -> AbstractContextManager[object]:
-    # A cold start reads AWS's API models anew; doing that for each test would take most of the tests' time.
-    return mock.patch.object(JSONFileLoader, "load_file", lambda _, path: _model(path))
-
-
-_load_file = JSONFileLoader.load_file
-
-
-@cache
-def _model(path: str) -> Any:
-    return _load_file(JSONFileLoader(), path)
 
 
 def _logging_to(log: io.StringIO) -> AbstractContextManager[object]:

@@ -10,7 +10,7 @@ from itertools import zip_longest
 from queue import SimpleQueue
 from threading import Lock
 
-from tests.support.devices import Cloud, Device
+from tests.support.devices import Cloud
 from tests.support.killed_life import COMMANDS, RANDOM, Kill, Life, Reference, TokenLostError
 
 END_OF_STEP = "after step "
@@ -57,8 +57,8 @@ def plan(references: dict[str, Reference], points: str, times: int) -> list[dict
 
 def explore(
     cloud: Cloud,
-    devices: Iterator[Device],
-    lives: list[dict[str, Kill]],
+    lives: Iterator[Life],
+    kills: list[dict[str, Kill]],
     jobs: int,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Matrix:
@@ -66,23 +66,23 @@ def explore(
 
     Args:
         cloud: one that is open to everybody.
-        devices: each has a token without keys; some are used up.
-        lives: what :func:`plan` returned.
+        lives: of devices that have a token without keys; some are used up.
+        kills: what :func:`plan` returned.
         jobs: how many devices live at once.
         tell: is told of each finding at once.
     """
-    matrix = Matrix({(command, kill.point): [] for life in lives for command, kill in life.items()})
+    matrix = Matrix({(command, kill.point): [] for life in kills for command, kill in life.items()})
     lock = Lock()
     before = _active(cloud, set())
     free: SimpleQueue[Life] = SimpleQueue()
 
     def begin() -> Life:
         with lock:
-            return Life(cloud, next(devices))
+            return next(lives)
 
-    def live(kills: dict[str, Kill]) -> None:
+    def live(killed: dict[str, Kill]) -> None:
         life = free.get()
-        for command, kill in kills.items():
+        for command, kill in killed.items():
             if not _goes_on(life, command, kill, matrix, tell):
                 life = begin()
         free.put(life)
@@ -91,9 +91,10 @@ def explore(
         free.put(begin())
     with ThreadPoolExecutor(jobs) as pool:
         # Raises what one of them raised.
-        list(pool.map(live, lives))
-    while not free.empty():
-        free.get().end()
+        list(pool.map(live, kills))
+        # While the threads live: a TPM that one of them powered ends with it.
+        while not free.empty():
+            free.get().end()
     if left := _active(cloud, matrix.given_up) - before:
         matrix.wrong[COMMANDS[-1], "all of them"] = [f"{left} certificates are left in the cloud"]
     return matrix
@@ -101,16 +102,15 @@ def explore(
 
 def _goes_on(life: Life, command: str, kill: Kill, matrix: Matrix, tell: Callable[[str], None]) -> bool:
     """Kill a command, write down what is found, and return whether the device can go on."""
-    when = f"{kill.point}, {kill.seconds:.3f} s" if kill.point == RANDOM else kill.point
     try:
         wrong = life.killed(command, kill)
     except TokenLostError:
-        matrix.notes.append(f"{command}, {when}: SoftHSM was killed in C_Login and lost its token")
+        matrix.notes.append(f"{command}, {kill}: SoftHSM was killed in C_Login and lost its token")
     else:
         if not wrong:
             return True
         matrix.wrong[command, kill.point].append(wrong)
-        tell(f"{command}, {when}: {wrong}")
+        tell(f"{command}, {kill}: {wrong}")
     matrix.given_up.add(life.thing)
     return False
 

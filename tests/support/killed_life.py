@@ -43,6 +43,9 @@ class Kill:
     point: str
     seconds: float = 0.0
 
+    def __str__(self) -> str:
+        return f"{self.point}, {self.seconds:.3f} s" if self.point == RANDOM else self.point
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -83,10 +86,10 @@ class Life:
         """Live once without a kill, and return what each command does."""
         found = {}
         for command in COMMANDS:
-            self._prepare(command)
+            self.prepare(command)
             trace = self._device.folder / f"trace-{command}"
             begin = time.monotonic()
-            self._run(_KILLABLE, command, KILL_TRACE=str(trace))
+            self.run(command, _KILLABLE, KILL_TRACE=str(trace))
             seconds = time.monotonic() - begin
             wrong = self._wrong_after(command)
             if wrong:
@@ -100,33 +103,44 @@ class Life:
         Raises:
             TokenLostError: SoftHSM lost its token.
         """
-        self._prepare(command)
-        status = self._killed(command, kill)
-        if kill.point != RANDOM and status != -signal.SIGKILL:
-            return f"the fault point was not reached: exit {status}"
+        self.prepare(command)
+        if wrong := self.interrupt(command, kill):
+            return wrong
         if self._has_lost_token():
             raise TokenLostError
-        again = self._run(_PLAIN, command)
+        return self.repeat(command)
+
+    def repeat(self, command: str) -> str:
+        """Run an interrupted command again, and return what is wrong then; empty if nothing is."""
+        again = self.run(command)
         # A retirement that was killed at its very end leaves nothing to retire.
         done = (0, _NOT_ENROLLED_STATUS) if command == "retire" else (0,)
         if again.returncode not in done:
             return f"run again, it exits with {again.returncode}: {again.stderr.strip()[-400:]}"
         return self._wrong_after(command)
 
+    def interrupt(self, command: str, kill: Kill) -> str:
+        """Kill a command, and return what is wrong with that; empty if nothing is."""
+        status = self._killed(command, kill)
+        if kill.point != RANDOM and status != -signal.SIGKILL:
+            return f"the fault point was not reached: exit {status}"
+        return ""
+
     def end(self) -> None:
         """Retire the device if it is enrolled."""
         if self._is_enrolled:
-            self._run(_PLAIN, "retire")
+            self.run("retire")
             self._is_enrolled = False
 
-    def _prepare(self, command: str) -> None:
+    def prepare(self, command: str) -> None:
+        """Have the device be as a command is to find it."""
         if command == "init":
             self.end()
             self.thing = f"killed-{os.getpid()}-{next(_things)}"
             return
         if not self._is_enrolled:
-            self._prepare("init")
-            self._run(_PLAIN, "init")
+            self.prepare("init")
+            self.run("init")
             if wrong := self._wrong_after("init"):
                 raise RuntimeError(f"init without a kill: {wrong}")
         if command == "recover":
@@ -137,7 +151,10 @@ class Life:
         options = {"init": ["--thing", self.thing], "retire": ["--yes"]}
         return [command, *options.get(command, [])]
 
-    def _run(self, program: tuple[str, ...], command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, command: str, program: tuple[str, ...] = _PLAIN, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
         return subprocess.run(
             [*program, *self._arguments(command)], env=self._device.environment | environment,
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS, check=False,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from functools import cache
 from typing import Any
 
 import boto3
@@ -16,6 +18,11 @@ UNKNOWN_TO_MOTO = "ignore:Tried to parse .* not supported:UserWarning"
 
 def template() -> dict[str, Any]:
     """Return the template, CloudFormation's short forms written as its long ones."""
+    return copy.deepcopy(_parsed())
+
+
+@cache
+def _parsed() -> dict[str, Any]:
     parsed: dict[str, Any] = Stack.parse_template(TEMPLATE.read_text("utf-8"))
     return parsed
 

@@ -13,8 +13,8 @@ import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -130,9 +130,19 @@ def provided(home: Path) -> Iterator[Tpm2]:
 
 
 @contextmanager
-def powered(home: Path) -> Iterator[Tpm2]:
-    """Power a TPM that was provided in this folder before; inside the block it is served by a resource manager."""
-    with _powered(home) as port, _bus(home) as address, _resource_managed(home, port, address) as connection:
+def powered(home: Path, through: Callable[[int], AbstractContextManager[int]] = nullcontext) -> Iterator[Tpm2]:
+    """Power a TPM that was provided in this folder before; inside the block it is served by a resource manager.
+
+    Args:
+        home: the TPM's folder.
+        through: takes the TPM's port and gives the one on which the resource manager is to reach it.
+    """
+    with (
+        _powered(home) as port,
+        through(port) as reached,
+        _bus(home) as address,
+        _resource_managed(home, reached, address) as connection,
+    ):
         yield Tpm2(home, connection)
 
 

@@ -21,6 +21,7 @@ from hsm_enroll.backend_api.proofs import COMMIT, RECOVERIES, RENEWALS, RETIREME
 from hsm_enroll.device.ports import Clock, OwnPorts, Ports
 from hsm_enroll.errors import (
     BackendRefusedError,
+    BackendUnreachableError,
     HsmEnrollError,
     KeyMissingError,
     MqttRefusedError,
@@ -110,6 +111,7 @@ class World:
         has_token: whether there is a token already; if not, one may be created.
         said: what whoever watches is told, in order.
         answer: what the API answers instead of what it has issued; None is that.
+        may_have_acted: whether the API may have carried out a request that a key signed, see ``ports.ProofTaker``.
         outage: the error that a request which a key signs ends with, before it reaches the API; None is none.
         ledger: what the API knows.
         remains: how many objects a killed generation has left, as the token says; None if it cannot tell.
@@ -129,6 +131,7 @@ class World:
     refusal: str = ""
     lifetime: timedelta = 3650 * _DAY
     answer: Issued | None = None
+    may_have_acted: bool = False
     outage: HsmEnrollError | None = None
     remains: int | None = 0
     invite: Terms | HsmEnrollError | None = None
@@ -141,7 +144,6 @@ class World:
     open_at_request: bool | None = None
     calls: list[str] = field(default_factory=list)
     dies_at: tuple[int | str, bool] | None = None
-    _issued: dict[bytes, Issued] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self._certificate)
@@ -203,7 +205,8 @@ class World:
 
     def public_key(self, token: TokenName, *, label: str, key_id: bytes) -> bytes:
         """Show a public key without a login."""
-        assert token == self.token.name
+        if token != self.token.name:
+            raise TokenNotFoundError("no such token")
         return self._found(label, key_id).public_key_info
 
     @contextmanager
@@ -295,7 +298,9 @@ class World:
     def _proof(self, prove: Prove, path: str) -> str:
         proof = prove(self.base_url + path, b"{}")
         if self.outage is not None:
+            self.may_have_acted |= isinstance(self.outage, BackendUnreachableError)
             raise self.outage
+        self.may_have_acted = True
         return proof
 
     def enroll(self, csr: str, thing_name: str, meanwhile: Callable[[], None] | None) -> Issued:
@@ -335,6 +340,7 @@ class World:
 
     def _client_at(self, api: str) -> World:
         assert api == self.base_url
+        self.may_have_acted = False
         return self._client()
 
     def prepare(self) -> None:
@@ -365,10 +371,11 @@ class World:
         return self.answer or issued
 
     def _certificate(self, key: bytes, thing_name: str) -> Issued:
-        if key not in self._issued:
+        issued = self.ledger.certificates
+        if key not in issued:
             certificate = certificate_for(key, thing_name, self.lifetime)
-            self._issued[key] = Issued(certificate, "0a" * 32, thing_name, "localhost", 8883, attested=False)
-        return self._issued[key]
+            issued[key] = Issued(certificate, "0a" * 32, thing_name, "localhost", 8883, attested=False)
+        return issued[key]
 
     def _call(self, name: str, effect: Callable[[], _T]) -> _T:
         self.calls.append(name)

@@ -41,13 +41,15 @@ class Ledger:
     """What the API knows, and how it answers.
 
     Attributes:
-        issue: returns the certificate for a key and a Thing, the same one each time.
+        issue: returns the certificate for a key and a Thing, the same one each time while it is in `certificates`.
+        certificates: those that were issued and not undone, by key.
         things: by name.
         active: the keys whose certificates are active.
         proofs: the proofs that were accepted, by their unique ids.
     """
 
     issue: Callable[[bytes, str], Issued]
+    certificates: dict[bytes, Issued] = field(default_factory=dict)
     things: dict[str, Thing] = field(default_factory=dict)
     active: set[bytes] = field(default_factory=set)
     proofs: set[str] = field(default_factory=set)
@@ -87,6 +89,7 @@ class Ledger:
         if pending is not None:
             thing.undone.add(pending)
             self.active.discard(pending)
+            self.certificates.pop(pending, None)
 
     def recover(self, proof: str, url: str) -> Issued:
         """Return the certificate of a current key."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hsm_enroll import softhsm as softhsm_files
-from hsm_enroll.errors import ModuleUnusableError, TokenNotFoundError
+from hsm_enroll.errors import ModuleUnusableError, PinWrongError, TokenNotFoundError
 from hsm_enroll.token import diagnosis, inventory, selection
 from hsm_enroll.token.reports import TokenReport
 from hsm_enroll.token.tokens import Tokens
@@ -138,6 +138,13 @@ def test_a_failure_without_a_fault_stays_what_it_was(softhsm: SoftHsmUnderTest) 
         with pytest.raises(ModuleUnusableError) as caught, diagnosis.explained(module):
             raise failed
         assert caught.value is failed
+
+
+def test_a_wrong_pin_stays_one(softhsm: SoftHsmUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SoftHSM reports a wrong PIN only where the PIN is wrong, so nothing else is blamed."""
+    monkeypatch.setenv("SOFTHSM2_CONF", "")
+    with pytest.raises(PinWrongError), diagnosis.explained(softhsm.module):
+        raise PinWrongError("token 'gateway' refused the PIN")
 
 
 class _ReadOnly:

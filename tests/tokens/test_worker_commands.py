@@ -175,11 +175,10 @@ def _names(faulty: FaultyDevice) -> list[str]:
     return faulty.key_ids()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-def test_d20_init_is_interrupted_while_an_rsa_key_is_made(faulty: FaultyDevice, number: signal.Signals) -> None:
-    """D20: Ctrl-C or SIGTERM while SoftHSM looks for an RSA-4096 key's primes is answered at once; init resumes."""
+def test_d20_init_is_interrupted_while_an_rsa_key_is_made(faulty: FaultyDevice) -> None:
+    """D20: Ctrl-C while SoftHSM looks for an RSA-4096 key's primes is answered at once; init resumes."""
     faulty.module.plan("C_GenerateKeyPair 1 tell 0")
-    _interrupt(faulty, (*_INIT, "--key-type", "rsa-4096"), "C_GenerateKeyPair", "begins", number)
+    _interrupt(faulty, (*_INIT, "--key-type", "rsa-4096"), "C_GenerateKeyPair", "begins", signal.SIGINT)
     begun = faulty.journalled_id()
     assert faulty.init("--key-type", "rsa-4096").returncode == 0
     assert faulty.key_ids() == [begun]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from hsm_enroll.backend_api.client import Issued
 from hsm_enroll.backend_api.proofs import ProofClient
 from hsm_enroll.errors import (
+    ApiTlsError,
     BackendRefusedError,
     BackendUnreachableError,
     HsmEnrollError,
@@ -127,9 +130,9 @@ def test_a_refusal_is_final_and_says_when_it_was(
 @pytest.mark.parametrize(
     ("code", "hint"),
     [
-        ("key-not-current", "tell the operator"),
+        ("key-not-current", "hsm-enroll fleet replace THING"),
         ("renewal-in-progress", "within an hour"),
-        ("proof-invalid", "ask the operator for an invite"),
+        ("proof-invalid", "hsm-enroll fleet replace THING"),
         ("thing-revoked", "hsm-enroll init --new-key INVITE"),
     ],
 )
@@ -139,6 +142,51 @@ def test_a_refusal_says_what_to_do(authority: Authority, code: str, hint: str) -
     with https_server(authority, problem) as server, pytest.raises(BackendRefusedError) as raised:
         _client(server, authority).commit(_Prover())
     assert hint in raised.value.hint
+
+
+_PROBLEM = "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    ("answers", "may_have_acted"),
+    [
+        ([response("401 Unauthorized", '{"code": "clock-skew"}', content_type=_PROBLEM)], False),
+        ([response("429 Too Many Requests", '{"message": "Too Many Requests"}')], False),
+        ([response("429 Too Many Requests", '{"code": "throttled"}', content_type=_PROBLEM)], True),
+        ([response("500 Internal Server Error", '{"code": "internal"}', content_type=_PROBLEM)], True),
+        ([b"", response("401 Unauthorized", '{"code": "clock-skew"}', content_type=_PROBLEM)], True),
+        ([_DONE], True),
+    ],
+    ids=["refused", "API Gateway is busy", "AWS is busy", "failed", "refused after a lost answer", "done"],
+)
+def test_it_is_known_whether_the_api_may_have_acted(
+    authority: Authority, answers: list[bytes], may_have_acted: bool
+) -> None:
+    """Nothing was done if each try was refused at once; a lost answer or a failure half-way leaves a doubt."""
+    with https_server(authority, *answers) as server:
+        waits = Waits()
+        client = ProofClient(server.url, ca_file=authority.certificate, wait=1, sleep=waits.append, clock=waits.clock)
+        with suppress(HsmEnrollError):
+            client.retire(_Prover())
+    assert client.may_have_acted is may_have_acted
+
+
+def test_a_request_that_never_left_is_no_act(authority: Authority) -> None:
+    """Without a connection nothing can have been done."""
+    client = ProofClient("https://localhost:9", ca_file=authority.certificate, wait=0)
+    with pytest.raises(BackendUnreachableError):
+        client.retire(_Prover())
+    assert not client.may_have_acted
+
+
+def test_a_certificate_that_has_expired_keeps_a_request_from_leaving(tmp_path: Path) -> None:
+    """The server is asked nothing before its certificate is checked."""
+    authority = Authority(tmp_path / "another time", now=datetime.now(UTC) - timedelta(days=3650))
+    with https_server(authority, _DONE) as server:
+        client = ProofClient(server.url, ca_file=authority.certificate, wait=0)
+        with pytest.raises(ApiTlsError):
+            client.retire(_Prover())
+    assert not client.may_have_acted
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "x" * 129])

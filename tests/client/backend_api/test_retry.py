@@ -160,31 +160,36 @@ def test_an_operators_waits_have_full_jitter_on_top_of_what_is_asked() -> None:
 
 @pytest.mark.usefixtures("most_unlucky")
 @pytest.mark.parametrize(
-    ("policy", "ending"),
+    ("policy", "endings"),
     [
-        (Limits(tries=3, statuses={429}), ""),
-        (Patience(900), ", for up to 15 min"),
-        (Patience(math.inf), ", until it succeeds"),
+        (Limits(tries=3, statuses={429}), (", up to 2 more times", ", for the last time")),
+        (Patience(900), (", for up to 15 min", ", up to 3 more times")),
+        (Patience(900, outlasts_network=True), (", for up to 15 min", ", for up to 15 min")),
+        (Patience(math.inf, outlasts_network=True), (", until it succeeds", ", until it succeeds")),
     ],
-    ids=["operator", "15 minutes", "unlimited"],
+    ids=["operator", "15 minutes", "15 minutes asked for", "unlimited"],
 )
-def test_each_wait_is_told_with_its_reason(policy: Policy, ending: str) -> None:
+def test_each_wait_is_told_with_its_reason(policy: Policy, endings: tuple[str, str]) -> None:
     """D16: before each wait it says why, when the next try is and how long it goes on; an end needs no wait."""
     told: list[str] = []
     waits = Waits()
     send, _ = _sender(_answer(429, "2"), _NOT_SENT, _answer(400))
     retried(send, policy, waits.append, told.append, waits.clock)
     assert told == [
-        f"https://api.example is busy (status 429); trying again in 2 s{ending}",
-        f"no connection; trying again in 1 s{ending}",
+        f"https://api.example is busy (status 429); trying again in 2 s{endings[0]}",
+        f"no connection; trying again in 1 s{endings[1]}",
     ]
 
 
 def test_a_wait_of_less_than_a_second_has_no_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    """D16: nobody needs to know that the next try is 0.0 s away."""
+    """D16: nobody needs to know that the next try is 0.0 s away, nor to read the same line again."""
     monkeypatch.setattr("random.uniform", lambda low, _: low)
     told: list[str] = []
     waits = Waits()
-    send, _ = _sender(_NOT_SENT, _answer(400))
-    retried(send, Limits(tries=2, statuses=set()), waits.append, told.append, waits.clock)
-    assert told == ["no connection; trying again"]
+    send, _ = _sender(_answer(503), _answer(503), _NOT_SENT, _NOT_SENT, _answer(400))
+    retried(send, Patience(900), waits.append, told.append, waits.clock)
+    assert told == [
+        "https://api.example is busy (status 503); trying again, for up to 15 min",
+        "no connection; trying again, up to 3 more times",
+        "no connection; trying again, up to 2 more times",
+    ]

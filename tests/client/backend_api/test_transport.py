@@ -82,6 +82,8 @@ def test_d14_a_certificate_that_is_untimely_points_at_the_clock(tmp_path: Path, 
     with https_server(authority, _LAST) as server, pytest.raises(ApiTlsError) as raised:
         _transport(server.url, authority).exchange("GET", "/")
     assert f"{why}, if this machine's clock is right, which says {now.year}-" in raised.value.message
+    assert raised.value.untimely
+    assert raised.value.hint.startswith("Check this machine's clock")
 
 
 def test_no_cookie_is_kept(authority: Authority) -> None:

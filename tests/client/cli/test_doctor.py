@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hsm_enroll.errors import NotEnrolledError
 from tests.support.devices import Device
 from tests.support.screen import Screen
 
@@ -54,7 +55,7 @@ def test_quiet_leaves_what_failed(gateway: Device) -> None:
     assert quiet.returncode == 1
     assert quiet.stdout.splitlines() == [
         "failed   mqtt.login: there is no certificate to connect with",
-        f"{_INDENT}Run: hsm-enroll init INVITE",
+        f"{_INDENT}{NotEnrolledError.default_hint}",
     ]
     assert (gateway.run("doctor", "--quiet").stdout, quiet.stderr) == ("", "")
 
@@ -75,7 +76,7 @@ def test_findings_and_hints_hang(gateway: Device, columns: int) -> None:
 def test_a_login_that_is_not_possible_is_a_failed_check(gateway: Device) -> None:
     """On a device that is not enrolled ``--login`` fails with the way out; without it, that is only a warning."""
     [asked] = [check for check in gateway.json("doctor", "--login", status=1)["checks"] if check["id"] == "mqtt.login"]
-    assert (asked["status"], asked["hint"]) == ("failed", "Run: hsm-enroll init INVITE")
+    assert (asked["status"], asked["hint"]) == ("failed", NotEnrolledError.default_hint)
     [unasked] = [check for check in gateway.json("doctor")["checks"] if check["id"] == "mqtt.login"]
     assert (unasked["status"], unasked["hint"]) == ("skipped", "")
 

@@ -17,6 +17,7 @@ from hsm_enroll.errors import (
     BackendUnreachableError,
     ClockError,
     HsmEnrollError,
+    KeyAmbiguousError,
     KeyMissingError,
     StateTooNewError,
     UsageError,
@@ -25,7 +26,7 @@ from hsm_enroll.key import KeyType
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.store.journal import Attempt
 from hsm_enroll.store.renewal import Renewal
-from hsm_enroll.store.retirement import Retirement
+from hsm_enroll.store.retirement import KeyName, Retirement
 from tests.support.world import TOKEN, PowerCut, World
 
 _STEPS = ["token", "certificate", "store"]
@@ -41,9 +42,17 @@ def world(tmp_path: Path) -> World:
     return world
 
 
-def _recover(world: World, folder: Path) -> Outcome:
+def _recover(world: World, folder: Path, thing: str | None = None) -> Outcome:
+    def wanted(stored: Identity | None) -> str | None:
+        return thing or (stored.thing_name if stored else None)
+
     ports = world.own_ports()
-    return recover(folder, ports, lambda: lambda: world.token, lambda: world.base_url, world.progress)
+    return recover(folder, ports, lambda: lambda: world.token, lambda _: world.base_url, wanted, world.progress)
+
+
+def _enroll_another(world: World, folder: Path) -> Identity:
+    """Enroll another Thing with a key in the same token, from a state folder of its own."""
+    return enroll(Request("gateway-18"), folder, world.ports()).identity
 
 
 def test_a_lost_state_folder_comes_back(world: World, tmp_path: Path) -> None:
@@ -56,10 +65,70 @@ def test_a_lost_state_folder_comes_back(world: World, tmp_path: Path) -> None:
 
 
 def test_a_valid_identity_is_left_as_it_is(world: World, tmp_path: Path) -> None:
-    """No server is contacted, and nobody logs in."""
+    """The API has the same one, so nothing is changed; what an unfinished enrollment left of its own stays."""
+    attempt = Attempt.begin(TOKEN, KeyType.EC_P256, new_key=True)
+    attempt.save(tmp_path)
+    before = {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("*.*")}
     outcome = _recover(world, tmp_path)
     assert (outcome.identity, outcome.was_there, outcome.steps) == (Identity.load(tmp_path), True, ())
-    assert (world.contacts, world.logins) == (0, 0)
+    assert {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("*.*")} == before
+    assert (world.contacts, world.logins) == (1, 1)
+
+
+def test_the_identity_in_place_says_which_api(world: World, tmp_path: Path) -> None:
+    """It is known even if the token has its key no more; a damaged one says nothing."""
+    asked: list[Identity | None] = []
+
+    def api(stored: Identity | None) -> str:
+        asked.append(stored)
+        return world.base_url
+
+    old = Identity.load(tmp_path)
+    new = renew(tmp_path, world.own_ports(), world).identity
+    for stored in (old, None):
+        if stored is not None:
+            stored.save(tmp_path)
+        else:
+            (tmp_path / "identity.json").write_text("{")
+        outcome = recover(tmp_path, world.own_ports(), lambda: lambda: world.token, api, lambda _: None)
+        assert outcome.identity == new
+    assert asked == [old, None]
+
+
+def test_a_device_does_not_become_another_thing(world: World, tmp_path: Path) -> None:
+    """Its own Thing is revoked, and the token has another one's key: that is an error which names both, and the way."""
+    _enroll_another(world, tmp_path / "another")
+    before = Identity.load(tmp_path)
+    world.ledger.revoke("gateway-17")
+    for token in (world.token, world.token._replace(name=world.token.name._replace(serial="unplugged before"))):
+        world.token = token
+        with pytest.raises(BackendRefusedError, match=r"gateway-18, but not of gateway-17: .*revoked") as raised:
+            _recover(world, tmp_path)
+        assert raised.value.problem_code == "thing-revoked"
+        assert "recover --thing gateway-18" in raised.value.hint
+        assert Identity.load(tmp_path) == before
+    assert _recover(world, tmp_path, "gateway-18").identity.thing_name == "gateway-18"
+
+
+def test_a_token_with_another_things_key_alone_is_the_wrong_one(world: World, tmp_path: Path) -> None:
+    """The Thing that was named, or was in place, has no key there: nothing is stored."""
+    with pytest.raises(KeyMissingError, match="current key of gateway-17, but not of gateway-19") as raised:
+        _recover(world, tmp_path / "new", "gateway-19")
+    assert "recover --thing gateway-17" in raised.value.hint
+    assert not (tmp_path / "new" / "identity.json").exists()
+
+
+def test_of_several_things_somebody_has_to_name_one(world: World, tmp_path: Path) -> None:
+    """Nothing says which of them the device was; the other's key is in use, and no surplus."""
+    _enroll_another(world, tmp_path / "another")
+    with pytest.raises(KeyAmbiguousError, match="the keys of 2 Things: gateway-17, gateway-18") as raised:
+        _recover(world, tmp_path / "new")
+    assert raised.value.hint == "Say which of them this device is: hsm-enroll recover --thing NAME"
+    assert not (tmp_path / "new" / "identity.json").exists()
+    for name, other in (("gateway-17", "gateway-18"), ("gateway-18", "gateway-17")):
+        outcome = _recover(world, tmp_path / name, name)
+        assert outcome.identity.thing_name == name
+        assert (outcome.other_keys, outcome.other_things) == (0, (other,))
 
 
 def test_of_several_keys_the_enrolled_one_wins(world: World, tmp_path: Path) -> None:
@@ -95,10 +164,20 @@ def test_a_revoked_device_is_told(world: World, tmp_path: Path) -> None:
 
 
 def test_a_token_without_keys_has_nothing_to_recover(tmp_path: Path) -> None:
-    """The API is not asked then, and the hint names the way that is left."""
+    """The API is not asked then, which no step says either, and the hint names the way that is left."""
+    world = World()
     with pytest.raises(KeyMissingError, match="no key that hsm-enroll generated") as raised:
-        _recover(World(), tmp_path)
-    assert "hsm-enroll init --new-key INVITE" in raised.value.hint
+        _recover(world, tmp_path)
+    assert "begin certificate" not in world.calls
+    assert raised.value.hint.endswith("then run: hsm-enroll init INVITE")
+
+
+def test_a_token_without_keys_beside_an_identity_needs_a_new_key(world: World, tmp_path: Path) -> None:
+    """Without ``--new-key`` init would look for the key that the identity names."""
+    world.keys.clear()
+    with pytest.raises(KeyMissingError, match="no key that hsm-enroll generated") as raised:
+        _recover(world, tmp_path)
+    assert raised.value.hint.endswith("then run: hsm-enroll init --new-key INVITE")
 
 
 def test_a_damaged_identity_is_replaced(world: World, tmp_path: Path) -> None:
@@ -116,6 +195,63 @@ def test_an_identity_from_an_old_backup_is_replaced(world: World, tmp_path: Path
     old = Identity.load(tmp_path)
     new = renew(tmp_path, world.own_ports(), world).identity
     old.save(tmp_path)
+    assert _recover(world, tmp_path).identity == new
+
+
+def test_an_old_identity_whose_key_is_still_there_is_replaced_too(world: World, tmp_path: Path) -> None:
+    """Cut off before the old key was destroyed, and then restored: the token has both, and the API says which."""
+    old = Identity.load(tmp_path)
+    world.dies_at = ("begin cleanup", False)
+    with pytest.raises(PowerCut):
+        renew(tmp_path, world.own_ports(), world, None, world.progress)
+    world.dies_at = None
+    new = Identity.load(tmp_path)
+    (tmp_path / "renewal.json").unlink()
+    old.save(tmp_path)
+    outcome = _recover(world, tmp_path)
+    assert (outcome.identity, outcome.was_there, outcome.other_keys) == (new, False, 1)
+    assert Identity.load(tmp_path) == new
+
+
+def test_an_identity_that_the_api_does_not_know_any_more_stays(world: World, tmp_path: Path) -> None:
+    """Another board has the Thing: nothing better is there to store, and the hint says what the operator can do."""
+    before = Identity.load(tmp_path)
+    thing = world.ledger.things["gateway-17"]
+    thing.old.add(thing.current)
+    thing.current = b"of the new board"
+    with pytest.raises(BackendRefusedError) as raised:
+        _recover(world, tmp_path)
+    assert raised.value.problem_code == "key-not-current"
+    assert "hsm-enroll fleet replace THING" in raised.value.hint
+    assert Identity.load(tmp_path) == before
+
+
+@pytest.mark.parametrize("has_identity", [False, True])
+def test_damaged_journals_are_in_nobodys_way(world: World, tmp_path: Path, has_identity: bool) -> None:
+    """D12: they go once the API has said which key is the device's, and that is told; before that they stay."""
+    identity = Identity.load(tmp_path)
+    if not has_identity:
+        (tmp_path / "identity.json").unlink()
+    names = ("journal.json", "renewal.json")
+    for name in names:
+        (tmp_path / name).write_text('{"version": 1, "tok')
+    world.outage = BackendUnreachableError("no answer")
+    with pytest.raises(BackendUnreachableError):
+        _recover(world, tmp_path)
+    assert all((tmp_path / name).exists() for name in names)
+    world.outage = None
+    assert _recover(world, tmp_path).was_there is has_identity
+    assert not any((tmp_path / name).exists() for name in names)
+    assert [name for name in names for said in world.said if said.startswith("warning:") and name in said] == [*names]
+    assert pending(tmp_path, identity) is None
+
+
+def test_an_identity_whose_token_is_gone_gives_way_to_another_tokens(world: World, tmp_path: Path) -> None:
+    """The device was enrolled again with another token after the backup was made."""
+    backup = Identity.load(tmp_path)
+    world.token = world.token._replace(name=world.token.name._replace(serial="another"))
+    new = enroll(Request("gateway-17", new_key=True), tmp_path, world.ports()).identity
+    backup.save(tmp_path)
     assert _recover(world, tmp_path).identity == new
 
 
@@ -180,7 +316,7 @@ def test_an_api_that_cannot_say_is_not_asked_for_the_next_key(
 
 def test_a_device_that_is_being_retired_is_not_recovered(world: World, tmp_path: Path) -> None:
     """Its identity is about to go: only ``retire`` goes on."""
-    Retirement("gateway-17", world.base_url, TOKEN, KeyType.EC_P256, ()).save(tmp_path)
+    Retirement("gateway-17", world.base_url, TOKEN, KeyType.EC_P256, (KeyName("a", b"a"),)).save(tmp_path)
     with pytest.raises(UsageError, match="the retirement of this device is not finished"):
         _recover(world, tmp_path)
 

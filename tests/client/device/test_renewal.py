@@ -11,6 +11,7 @@ import pytest
 from cryptography import x509
 
 from hsm_enroll.backend_api.client import Issued
+from hsm_enroll.backend_api.proofs import Prove
 from hsm_enroll.device import renewal_plan
 from hsm_enroll.device.enrollment import enroll
 from hsm_enroll.device.pending import What, pending
@@ -37,7 +38,7 @@ from hsm_enroll.store import files
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.store.journal import Attempt
 from hsm_enroll.store.renewal import Renewal
-from hsm_enroll.store.retirement import Retirement
+from hsm_enroll.store.retirement import KeyName, Retirement
 from tests.support.identities import TOKEN, identity
 from tests.support.world import FakeKey, PowerCut, World
 
@@ -75,6 +76,7 @@ def _assert_whole(world: World, folder: Path) -> None:
     assert (stored.key_label, stored.key_id) == (key.label, key.id)
     assert world.ledger.active == {key.public_key_info}
     assert world.ledger.things[stored.thing_name].current == key.public_key_info
+    assert stored.certificate_pem == world.ledger.certificates[key.public_key_info].certificate_pem
     assert Renewal.load(folder) is None
     assert pending(folder, stored) is None
 
@@ -175,6 +177,55 @@ def test_a_renewal_that_the_api_has_undone_begins_again(world: World, tmp_path: 
     _assert_whole(world, tmp_path)
 
 
+@pytest.mark.parametrize("has_effect", [False, True], ids=["before", "after"])
+def test_a_renewal_that_begins_again_keeps_what_was_proven(world: World, tmp_path: Path, has_effect: bool) -> None:
+    """Cut off while the certificate is issued again, the next run still knows that the new key may be current."""
+    _die_at(world, tmp_path, "commit")
+    world.ledger.undo("gateway-17")
+    _die_at(world, tmp_path, "renew", has_effect=has_effect)
+    left = Renewal.load(tmp_path)
+    assert left is not None
+    assert left.identity is not None
+    _renew(world, tmp_path)
+    _assert_whole(world, tmp_path)
+
+
+def test_a_commit_that_arrives_late_makes_the_new_key_the_current_one(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The API knows of no renewal, then refuses the old key: the new one is committed once more before it goes."""
+    _die_at(world, tmp_path, "commit")
+    _answer_before_carrying_out(world, monkeypatch, 1)
+    _renew(world, tmp_path)
+    _assert_whole(world, tmp_path)
+
+
+def _answer_before_carrying_out(world: World, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """Have the API say that there is no renewal, each time as if a commit came after that."""
+    commit = world.commit
+    answers = [BackendRefusedError("unknown", problem_code="renewal-unknown") for _ in range(times)]
+
+    def late(prove: Prove) -> None:
+        commit(prove)
+        if answers:
+            raise answers.pop()
+
+    monkeypatch.setattr(world, "commit", late)
+
+
+def test_a_new_key_that_is_refused_once_more_goes(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither key is the current one: the device is as before, and hears first of all that a third key is."""
+    old = Identity.load(tmp_path)
+    _die_at(world, tmp_path, "commit")
+    _answer_before_carrying_out(world, monkeypatch, 2)
+    with pytest.raises(BackendRefusedError, match="key-not-current"):
+        _renew(world, tmp_path)
+    assert list(world.keys) == [(old.key_label, old.key_id)]
+    assert Renewal.load(tmp_path) is None
+
+
 @pytest.mark.parametrize("code", ["key-not-current", "thing-revoked", "proof-invalid", "csr-malformed", "key-reused"])
 def test_a_refused_renewal_leaves_nothing(world: World, tmp_path: Path, code: str) -> None:
     """S19: what will not pass is told, and the device is as it was: one key, no journal."""
@@ -208,7 +259,9 @@ def test_what_may_pass_keeps_the_new_key(world: World, tmp_path: Path, error: Hs
             _renew(world, tmp_path)
     assert len(world.keys) == 2
     world.outage = None
+    world.said.clear()
     assert _skipped(_renew(world, tmp_path)) == ["key", "csr"]
+    assert world.said[0] == "- resuming the renewal that was not finished"
     _assert_whole(world, tmp_path)
 
 
@@ -260,6 +313,7 @@ def test_d8_without_the_old_key_none_is_made(world: World, tmp_path: Path) -> No
     with pytest.raises(KeyMissingError):
         _renew(world, tmp_path)
     assert world.keys == {}
+    assert Renewal.load(tmp_path) is None
     world.generate(KeyType.EC_P256, label=name[0], key_id=name[1])
     with pytest.raises(KeyMissingError, match="does not match the certificate"):
         _renew(world, tmp_path)
@@ -357,7 +411,7 @@ def test_a_device_without_an_identity_has_nothing_to_renew(tmp_path: Path) -> No
 
 def test_a_device_that_is_being_retired_is_not_renewed(world: World, tmp_path: Path) -> None:
     """Its identity is about to go: only ``retire`` goes on."""
-    Retirement("gateway-17", world.base_url, TOKEN, KeyType.EC_P256, ()).save(tmp_path)
+    Retirement("gateway-17", world.base_url, TOKEN, KeyType.EC_P256, (KeyName("a", b"a"),)).save(tmp_path)
     with pytest.raises(UsageError, match="the retirement of this device is not finished"):
         _renew(world, tmp_path)
     with pytest.raises(UsageError, match="the retirement of this device is not finished"):
@@ -371,14 +425,61 @@ def test_d13_a_second_run_does_not_wait(world: World, tmp_path: Path) -> None:
     assert world.calls == []
 
 
+@pytest.mark.parametrize("has_journal", [True, False])
+def test_an_unfinished_replacement_is_to_be_finished(world: World, tmp_path: Path, has_journal: bool) -> None:
+    """The answer to ``init --new-key`` was lost: the device itself took the key's place, and nobody else did."""
+    old = Identity.load(tmp_path).certificate.public_key.dump()
+    world.dies_at = ("enroll", True)
+    with pytest.raises(PowerCut):
+        enroll(Request("gateway-17", new_key=True), tmp_path, world.ports())
+    world.dies_at = None
+    world.ledger.things["gateway-17"].old.add(old)
+    if not has_journal:
+        (tmp_path / "journal.json").unlink()
+    with pytest.raises(BackendRefusedError, match="key-not-current") as raised:
+        _renew(world, tmp_path)
+    assert ("same invite: hsm-enroll init --new-key INVITE" in raised.value.hint) is has_journal
+
+
 def test_an_unfinished_renewal_keeps_init_from_replacing_the_key(world: World, tmp_path: Path) -> None:
     """``init`` finds the device enrolled as ever, and leaves another new key to ``renew``."""
-    _die_at(world, tmp_path, "publish")
+    _die_at(world, tmp_path, "commit")
     assert enroll(Request(None), tmp_path, world.ports()).already_enrolled
     with pytest.raises(UsageError, match="a renewal of this device's identity is not finished"):
         enroll(Request("gateway-17", new_key=True), tmp_path, world.ports())
     _renew(world, tmp_path)
     _assert_whole(world, tmp_path)
+
+
+def test_a_proven_renewal_is_finished_without_the_old_key(world: World, tmp_path: Path) -> None:
+    """Only the new key signs the commit, so the old one may be gone from the token."""
+    old = Identity.load(tmp_path)
+    _die_at(world, tmp_path, "commit")
+    del world.keys[old.key_label, old.key_id]
+    _renew(world, tmp_path)
+    _assert_whole(world, tmp_path)
+
+
+def test_a_renewal_that_cannot_go_on_without_the_old_key_is_given_up(world: World, tmp_path: Path) -> None:
+    """It was undone, and nothing is left to ask with: the new key goes, and ``init --new-key`` is free to enroll."""
+    old = Identity.load(tmp_path)
+    _die_at(world, tmp_path, "commit")
+    world.ledger.undo("gateway-17")
+    del world.keys[old.key_label, old.key_id]
+    with pytest.raises(KeyMissingError):
+        _renew(world, tmp_path)
+    assert (world.keys, Renewal.load(tmp_path)) == ({}, None)
+    enroll(Request("gateway-17", new_key=True), tmp_path, world.ports())
+
+
+def test_a_renewal_whose_key_was_never_used_gives_way_to_another_key(world: World, tmp_path: Path) -> None:
+    """The old key is gone, and the new one cannot be current: ``init --new-key`` enrolls, and the renewal is over."""
+    old = Identity.load(tmp_path)
+    _die_at(world, tmp_path, "publish")
+    del world.keys[old.key_label, old.key_id]
+    new = enroll(Request("gateway-17", new_key=True), tmp_path, world.ports()).identity
+    assert Renewal.load(tmp_path) is None
+    assert pending(tmp_path, new) is None
 
 
 def test_a_renewal_whose_token_is_gone_is_in_nobodys_way(world: World, tmp_path: Path) -> None:
@@ -445,8 +546,10 @@ def test_what_a_run_does_follows_from_what_is_stored(present: Identity, renewal:
     ],
 )
 def test_what_follows_a_refused_request(code: str, after: After) -> None:
-    """Only a refusal of the Thing, of a key or of the request itself is final."""
-    assert renewal_plan.after_request(code) is after
+    """Only a refusal of the Thing, of a key or of the request itself is final, unless the new key may be current."""
+    assert renewal_plan.after_request(code, may_be_current=False) is after
+    committed = After.COMMIT_AGAIN if code == "key-not-current" else after
+    assert renewal_plan.after_request(code, may_be_current=True) is committed
 
 
 @pytest.mark.parametrize(

@@ -27,10 +27,13 @@ from hsm_enroll.errors import (
     ClockError,
     HsmEnrollError,
     InterruptedRunError,
+    KeyMissingError,
     NotEnrolledError,
     RetiredLocallyError,
+    StateCorruptError,
     StateError,
     ThrottledError,
+    TokenNotFoundError,
     UnexpectedResponseError,
     UsageError,
 )
@@ -41,7 +44,7 @@ from hsm_enroll.store.identity import Identity
 from hsm_enroll.store.journal import Attempt
 from hsm_enroll.store.outbox import NewMessage, Outbox, OutboxLimits
 from hsm_enroll.store.renewal import Renewal
-from hsm_enroll.store.retirement import Retirement
+from hsm_enroll.store.retirement import KeyName, Retirement
 from tests.support.world import TOKEN, PowerCut, World
 
 _STEPS = ["token", "cloud", "destroy", "forget"]
@@ -65,7 +68,11 @@ def _agree(_: Retirement, __: int | None) -> None:
 
 
 def _retire(world: World, folder: Path) -> Outcome:
-    return retire(folder, world.own_ports(), _agree, world.progress)
+    return retire(folder, world.own_ports(), _agree, _insist, world.progress)
+
+
+def _insist(error: TokenNotFoundError) -> None:
+    raise error
 
 
 def _assert_gone(world: World, folder: Path) -> None:
@@ -103,7 +110,7 @@ def test_who_says_no_keeps_everything(world: World, tmp_path: Path) -> None:
         raise InterruptedRunError("nothing was changed", declined=True)
 
     with pytest.raises(InterruptedRunError):
-        retire(tmp_path, world.own_ports(), decline)
+        retire(tmp_path, world.own_ports(), decline, _insist)
     assert (asked, world.calls, len(world.keys)) == (["gateway-17"], [], 1)
     assert Retirement.load(tmp_path) is None
 
@@ -115,7 +122,7 @@ def _queue(folder: Path, *payloads: bytes) -> None:
 
 def _retire_telling(world: World, folder: Path) -> tuple[Outcome, list[int | None]]:
     told: list[int | None] = []
-    outcome = retire(folder, world.own_ports(), lambda _, messages: told.append(messages))
+    outcome = retire(folder, world.own_ports(), lambda _, messages: told.append(messages), _insist)
     return outcome, told
 
 
@@ -152,7 +159,7 @@ def test_a_forwarder_that_runs_has_to_be_stopped_first(world: World, tmp_path: P
     """Nobody is asked and nothing is done while messages are being sent; the forwarder's files go in the end."""
     ForwardReport().save(tmp_path)
     with forwarder.running(tmp_path), pytest.raises(BusyError, match="hsm-enroll forward is running"):
-        retire(tmp_path, world.own_ports(), lambda *_: pytest.fail("asked"))
+        retire(tmp_path, world.own_ports(), lambda *_: pytest.fail("asked"), _insist)
     assert (world.calls, len(world.keys)) == ([], 1)
     _retire(world, tmp_path)
     _assert_gone(world, tmp_path)
@@ -230,7 +237,6 @@ def test_d10_power_may_go_between_any_two_files(tmp_path: Path, monkeypatch: pyt
     "error",
     [
         BackendUnreachableError("no answer"),
-        ThrottledError("busy"),
         UnexpectedResponseError("a portal"),
         ApiTlsError("not trusted"),
         BackendRefusedError("refused", problem_code="proof-invalid"),
@@ -240,12 +246,87 @@ def test_d10_power_may_go_between_any_two_files(tmp_path: Path, monkeypatch: pyt
 def test_without_the_cloud_the_device_does_its_own_half(world: World, tmp_path: Path, error: HsmEnrollError) -> None:
     """Key and state go all the same; the error names what the operator has to run, and has its own status."""
     world.outage = error
-    with pytest.raises(RetiredLocallyError, match="the certificate of gateway-17 is still active there") as raised:
+    with pytest.raises(RetiredLocallyError, match="the cloud may not have been told, and the certificate") as raised:
         _retire(world, tmp_path)
     assert raised.value.exit_status == 34
     assert raised.value.hint == "Ask the operator to run: hsm-enroll fleet revoke gateway-17"
     _assert_gone(world, tmp_path)
     assert len(world.ledger.active) == 1
+
+
+def test_a_device_without_an_identity_is_not_told_to_enroll(tmp_path: Path) -> None:
+    """Whoever retires a device a second time hears that there is nothing to retire."""
+    with pytest.raises(NotEnrolledError, match="there is nothing to retire: this device is not enrolled: ") as caught:
+        _retire(World(), tmp_path)
+    assert caught.value.hint == "If only the state folder was lost, run hsm-enroll recover first."
+
+
+def test_keys_that_the_state_folder_does_not_name_are_counted(world: World, tmp_path: Path) -> None:
+    """They may be another state folder's, so they stay, and the person is told."""
+    world.generate(KeyType.EC_P256, label="another", key_id=b"another")
+    assert _retire(world, tmp_path).other_keys == 1
+    assert [label for label, _ in world.keys] == ["another"]
+
+
+@pytest.mark.parametrize("error", [ThrottledError("busy"), BackendUnreachableError("failed", answered=True)])
+def test_a_busy_api_is_asked_again_before_anything_is_destroyed(
+    world: World, tmp_path: Path, error: HsmEnrollError
+) -> None:
+    """D16: an API that answers with 429 or 5xx is there: the error keeps its status, and the next run retires."""
+    world.outage = error
+    with pytest.raises(type(error), match="this device still has its key") as raised:
+        _retire(world, tmp_path)
+    assert "run the same command again" in raised.value.hint
+    assert (len(world.keys), "destroy" in world.calls) == (1, False)
+    world.outage = None
+    _retire(world, tmp_path)
+    _assert_gone(world, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "error", [ThrottledError("busy"), ClockError("off"), ApiTlsError("has expired", untimely=True)]
+)
+def test_a_refused_retirement_leaves_the_device_as_it_was(world: World, tmp_path: Path, error: HsmEnrollError) -> None:
+    """If the API certainly did nothing there is no journal: the device can renew, and is asked about anew.
+
+    A clock that is off by more than the API's certificate's lifetime looks like an API that is not trusted.
+    """
+    world.outage = error
+    with pytest.raises(type(error)):
+        _retire(world, tmp_path)
+    assert len(world.keys) == 1
+    assert Retirement.load(tmp_path) is None
+    world.outage = None
+    renew(tmp_path, world.own_ports(), world)
+
+
+def test_a_retirement_that_the_api_may_have_carried_out_stays(world: World, tmp_path: Path) -> None:
+    """After a failure of the API, or an earlier run that was cut off, its journal is kept: the device may be out."""
+    world.outage = BackendUnreachableError("failed", answered=True)
+    for error in (world.outage, ThrottledError("busy")):
+        world.outage = error
+        with pytest.raises(type(error)):
+            _retire(world, tmp_path)
+        assert Retirement.load(tmp_path) is not None
+
+
+@pytest.mark.parametrize("is_told", [False, True])
+def test_a_token_that_is_gone_can_be_given_up(world: World, tmp_path: Path, is_told: bool) -> None:
+    """Nothing happens without the person's word; with it the identity goes, and the operator acts if it is needed."""
+    if is_told:
+        world.dies_at = ("begin destroy", False)
+        with pytest.raises(PowerCut):
+            _retire(world, tmp_path)
+    other = World(token=world.token._replace(name=world.token.name._replace(serial="another")))
+    with pytest.raises(TokenNotFoundError):
+        _retire(other, tmp_path)
+    assert Identity.load(tmp_path).thing_name == "gateway-17"
+    if is_told:
+        assert not retire(tmp_path, other.own_ports(), _agree, lambda _: None).has_destroyed
+    else:
+        with pytest.raises(RetiredLocallyError, match="may not have been told"):
+            retire(tmp_path, other.own_ports(), _agree, lambda _: None)
+    _assert_gone(other, tmp_path)
 
 
 def test_a_wrong_clock_is_set_first(world: World, tmp_path: Path) -> None:
@@ -274,6 +355,42 @@ def test_d8_a_token_that_has_lost_the_key_can_prove_nothing(world: World, tmp_pa
     _assert_gone(world, tmp_path)
 
 
+def test_an_identity_of_an_old_backup_is_recovered_first(world: World, tmp_path: Path) -> None:
+    """The token has the newer key, which would outlive the device's retirement: nothing is done before."""
+    old = Identity.load(tmp_path)
+    renew(tmp_path, world.own_ports(), world)
+    old.save(tmp_path)
+    with pytest.raises(KeyMissingError, match="does not have the key of gateway-17's identity") as raised:
+        _retire(world, tmp_path)
+    assert raised.value.hint.startswith("Run hsm-enroll recover first")
+    assert (len(world.keys), Retirement.load(tmp_path)) == (1, None)
+    find, api = lambda: lambda: world.token, lambda _: world.base_url
+    recover(tmp_path, world.own_ports(), find, api, lambda _: "gateway-17")
+    _retire(world, tmp_path)
+    _assert_gone(world, tmp_path)
+    assert world.ledger.active == set()
+
+
+@pytest.mark.parametrize("differs", ["thing", "token", "key"])
+def test_a_journal_about_another_identity_is_damaged(world: World, tmp_path: Path, differs: str) -> None:
+    """It was edited, or came from another device: neither of the two is retired, and the way out is named."""
+    present = Identity.load(tmp_path)
+    Retirement(
+        "someone" if differs == "thing" else present.thing_name,
+        present.api,
+        present.token._replace(serial="another") if differs == "token" else present.token,
+        present.key_type,
+        (KeyName("a", b"a") if differs == "key" else KeyName(present.key_label, present.key_id),),
+        is_told=True,
+    ).save(tmp_path)
+    with pytest.raises(
+        StateCorruptError, match=r"retirement\.json is damaged: .* not about the identity in place"
+    ) as raised:
+        _retire(world, tmp_path)
+    assert raised.value.hint.startswith("Move the file away, then run hsm-enroll retire again")
+    assert (Identity.load(tmp_path), len(world.keys)) == (present, 1)
+
+
 @pytest.mark.parametrize("call", ["publish", "begin store", "begin cleanup"])
 def test_an_unfinished_renewal_is_retired_with_its_keys(world: World, tmp_path: Path, call: str) -> None:
     """Whichever of the two keys is current proves it, and both are destroyed."""
@@ -293,6 +410,40 @@ def test_the_key_of_an_unfinished_replacement_goes_too(world: World, tmp_path: P
     attempt.save(tmp_path)
     world.generate(KeyType.EC_P384, label=attempt.key_label, key_id=attempt.key_id)
     _retire(world, tmp_path)
+    _assert_gone(world, tmp_path)
+
+
+@pytest.mark.parametrize("thing", ["gateway-17", "gateway-18"])
+def test_a_key_that_was_enrolled_without_the_device_knowing_is_retired(
+    world: World, tmp_path: Path, thing: str
+) -> None:
+    """The answer to ``init --new-key`` was lost: its key is the current one, of this Thing or of another one."""
+    world.dies_at = ("enroll", True)
+    with pytest.raises(PowerCut):
+        enroll(Request(thing, new_key=True), tmp_path, world.ports())
+    world.dies_at = None
+    if thing == "gateway-17":
+        # The invite was one that replaces the key.
+        old = Identity.load(tmp_path).certificate.public_key.dump()
+        world.ledger.things[thing].old.add(old)
+        world.ledger.active.discard(old)
+    _retire(world, tmp_path)
+    assert world.ledger.active == set()
+    _assert_gone(world, tmp_path)
+
+
+def test_a_replaced_device_with_an_unfinished_enrollment_is_told_so_too(world: World, tmp_path: Path) -> None:
+    """Neither key is the Thing's: the operator is not sent to revoke its successor."""
+    world.dies_at = ("enroll", False)
+    with pytest.raises(PowerCut):
+        enroll(Request("gateway-17", new_key=True), tmp_path, world.ports())
+    world.dies_at = None
+    thing = world.ledger.things["gateway-17"]
+    thing.old.add(thing.current)
+    thing.current = b"of the new board"
+    with pytest.raises(RetiredLocallyError, match="it has another key"):
+        _retire(world, tmp_path)
+    assert not thing.is_revoked
     _assert_gone(world, tmp_path)
 
 
@@ -341,7 +492,8 @@ def _run(what: str, world: World, folder: Path) -> None:
     elif what == "undone":
         world.ledger.undo("gateway-17")
     elif what == "recover":
-        recover(folder, world.own_ports(), lambda: lambda: world.token, lambda: world.base_url, world.progress)
+        find, api, thing = lambda: lambda: world.token, lambda _: world.base_url, lambda _: "gateway-17"
+        recover(folder, world.own_ports(), find, api, thing, world.progress)
     elif what == "retire":
         _retire(world, folder)
     else:

@@ -76,6 +76,10 @@ def test_a_retirement_is_read_as_it_was_written(tmp_path: Path, is_told: bool) -
         ("retirement.json", "enrolled_keys", [{"label": "a"}]),
         ("retirement.json", "enrolled_keys", [{"label": "a", "id": "x"}]),
         ("retirement.json", "other_keys", None),
+        # What contradicts itself: the one key would be destroyed as the old one; nobody could be told without a key.
+        pytest.param("renewal.json", "old_key_id", _RENEWAL.key_id.hex(), id="renewal.json-same_key_id"),
+        pytest.param("renewal.json", "old_key_label", _RENEWAL.key_label, id="renewal.json-same_key_label"),
+        ("retirement.json", "enrolled_keys", []),
     ],
 )  # fmt: skip
 def test_an_invalid_member_is_damage(tmp_path: Path, name: str, member: str, value: object) -> None:
@@ -85,8 +89,9 @@ def test_an_invalid_member_is_damage(tmp_path: Path, name: str, member: str, val
             written.save(tmp_path)
             document = json.loads((tmp_path / name).read_text())
             (tmp_path / name).write_text(json.dumps({**document, member: value}))
-            with pytest.raises(StateCorruptError, match=name):
+            with pytest.raises(StateCorruptError, match=name) as raised:
                 load(tmp_path)
+            assert ("recover" if file == "renewal.json" else "run hsm-enroll retire again") in raised.value.hint
 
 
 @pytest.mark.parametrize(("name", "written", "load"), _ALL)

@@ -133,7 +133,7 @@ class Backend:
     def _create_replacement(self, request: Received) -> Reply:
         if request.body["thing"] not in self.things:
             return problem(404, "thing-unknown")
-        return self._created([{**request.body, "uses": 1}])
+        return self._created([{**request.body, "uses": 1, "replacesKey": True}])
 
     def _created(self, requested: list[dict[str, Any]]) -> Reply:
         made = []
@@ -149,6 +149,7 @@ class Backend:
                 "createdBy": "arn:aws:iam::123456789012:user/operator",
                 "status": "open",
                 "existingThing": asked.get("existingThing", False),
+                "replacesKey": asked.get("replacesKey", False),
                 **({"ekSha256": asked["ekSha256"]} if "ekSha256" in asked else {}),
             }
             status = self.things.get(asked["thing"], {}).get("status")

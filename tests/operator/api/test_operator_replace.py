@@ -37,6 +37,18 @@ def test_it_has_the_document_of_an_invite(run: Run, backend: Backend) -> None:
     }
 
 
+def test_the_list_tells_it_from_an_invite_for_a_new_thing(run: Run, backend: Backend) -> None:
+    """A note behind the name, and replacesKey in JSON."""
+    backend.add_thing("gateway-17")
+    run("fleet", "replace", "gateway-17")
+    run("invite", "create", "--thing", "gateway-18")
+    _, replacement, other = run("invite", "list").out.splitlines()
+    assert replacement.endswith("  gateway-17  (replaces its key)")
+    assert other.endswith("  gateway-18")
+    listed = run("invite", "list", "--json").document["invites"]
+    assert [one["replacesKey"] for one in listed] == [True, False]
+
+
 def test_of_a_revoked_thing_it_says_so(run: Run, backend: Backend) -> None:
     """It has no key that works, so none is retired: the invite enrolls it again."""
     backend.add_thing("gateway-17", "revoked")
