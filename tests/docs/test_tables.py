@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import cache
 
 from hsm_enroll.errors import HsmEnrollError
+from hsm_enroll.service import units
 from hsm_enroll.settings import Settings
 from tests.support.pages import README, ROOT, code, page
 
@@ -46,10 +47,13 @@ def test_a_technician_is_told_what_to_do_about_each_exit_code() -> None:
 
 
 def test_a_unit_of_systemd_runs_a_command_with_its_options() -> None:
-    """What the service for renewals executes is in the command's help."""
-    executed = re.findall(r"^Exec\w+=\S+/hsm-enroll (\w+)(?: (\S+))?$", page("docs/technician.md").text, re.MULTILINE)
-    assert executed == [("renew", "--check"), ("renew", "")]
-    assert "  --check " in _help("renew")
+    """What the units and the technician's drop-in execute is in the command's help."""
+    shown = [page("docs/technician.md").text, *map(units.packaged, units.UNITS)]
+    pattern = re.compile(r"^Exec\w+=\S+/hsm-enroll (\w+)(?: (\S+))?$", re.MULTILINE)
+    executed = [run for text in shown for run in pattern.findall(text)]
+    assert executed == [("renew", "--check"), ("forward", ""), ("renew", "--if-due")]
+    for name, option in executed:
+        assert f"  {option}" in _help(name)
 
 
 def test_the_variables_are_those_that_the_program_reads() -> None:
