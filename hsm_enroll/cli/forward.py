@@ -46,18 +46,18 @@ def forward(invocation: Invocation, *, metrics_file: Path | None) -> None:
     for file in outbox.state(settings.state).damaged_files:
         invocation.terminal.warn(f"the outbox was damaged, and messages may be lost; what is left of it: {file}")
     connect = partial(wiring.line, settings, wiring.unattended(settings), invocation.at_pin_pad)
-    manager = Manager(os.environ)
-    forwarding = Forwarding(
-        settings, connect, shown, metrics_file, observe=lambda report: manager.progress(_status(report))
-    )
+    with Manager(os.environ) as manager:
+        forwarding = Forwarding(
+            settings, connect, shown, metrics_file, observe=lambda report: manager.progress(_status(report))
+        )
 
-    def end() -> None:
-        manager.stopping()
-        forwarding.stop()
+        def end() -> None:
+            manager.stopping()
+            forwarding.stop()
 
-    with signals.stopping(end) as stop:
-        invocation.terminal.say(f"connecting to {shown.broker}, until Ctrl-C")
-        shown.end(forwarding.run())
+        with signals.stopping(end) as stop:
+            invocation.terminal.say(f"connecting to {shown.broker}, until Ctrl-C")
+            shown.end(forwarding.run())
     raise click.exceptions.Exit(stop.status or 0)
 
 

@@ -64,6 +64,8 @@ class _Line:
     def __init__(self, world: _World, used: Identity, on_event: Callable[[ConnectionEvent], None]) -> None:
         self.used = used
         self.is_closed = False
+        self.hangs = False
+        self.is_asked, self.goes_on = threading.Event(), threading.Event()
         self.error: HsmEnrollError | None = None
         self._current: _Link | None = _Link(world.received)
         self._on_event = on_event
@@ -71,6 +73,9 @@ class _Line:
 
     def link(self) -> _Link | None:
         """Return the link, or end."""
+        if self.hangs:
+            self.is_asked.set()
+            self.goes_on.wait(_TIME_LIMIT)
         if self.error is not None:
             raise self.error
         return self._current
@@ -103,6 +108,7 @@ class _World:
         self.received: list[bytes] = []
         self.lines: list[_Line] = []
         self.events: list[Event] = []
+        self.reports: list[forwarder.ForwardReport] = []
         self.totals: Totals | None = None
         self.error: HsmEnrollError | None = None
         self._changed = threading.Condition()
@@ -110,7 +116,9 @@ class _World:
 
     def new(self, metrics_file: Path | None = None) -> Forwarding:
         """Return a forwarder of this folder, and have it be the one that is run."""
-        self.forwarding = Forwarding(Settings(state=self.folder), self._connect, self._tell, metrics_file)
+        self.forwarding = Forwarding(
+            Settings(state=self.folder), self._connect, self._tell, metrics_file, self._observe
+        )
         return self.forwarding
 
     @contextmanager
@@ -130,6 +138,11 @@ class _World:
         """Queue messages."""
         with Outbox.open(self.folder, _LIMITS) as outbox:
             outbox.add(*[NewMessage(topic, payload) for payload in payloads])
+
+    def _observe(self, report: forwarder.ForwardReport) -> None:
+        with self._changed:
+            self.reports.append(report)
+            self._changed.notify_all()
 
     def renew(self, new: Identity) -> None:
         """Store another identity."""
@@ -236,6 +249,23 @@ def test_what_a_person_has_to_look_at_ends_it(world: _World) -> None:
     assert report is not None
     assert report.last_error is not None
     assert report.last_error.code == "mqtt-taken-over"
+
+
+def test_progress_is_the_progress_of_what_sends(world: _World) -> None:
+    """Each report to the service manager comes from the loop: while that hangs, no other thread stands in for it."""
+    with world.running():
+        world.wait_for(lambda: bool(world.reports))
+        line = world.lines[0]
+        line.hangs = True
+        world.add("a", b"wakes it")
+        assert line.is_asked.wait(_TIME_LIMIT)
+        reports = len(world.reports)
+        line.lose()
+        world.wait_for(lambda: Happening.LOST in [event.what for event in world.events])
+        assert len(world.reports) == reports
+        line.hangs = False
+        line.goes_on.set()
+        world.wait_for(lambda: len(world.reports) > reports)
 
 
 def test_who_is_not_enrolled_any_more_ends(world: _World) -> None:
