@@ -451,7 +451,7 @@ class ServiceError(HsmEnrollError):
     """The services of systemd cannot be installed, removed or looked at."""
 
     code = "service-failed"
-    default_hint = "systemctl status and journalctl say more."
+    default_hint = "Run systemctl status and journalctl, which say more."
 
 
 class LocalCloudError(HsmEnrollError):
