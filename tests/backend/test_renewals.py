@@ -100,6 +100,17 @@ def test_the_ledger_has_switched_before_the_old_certificate_is_touched(backend: 
     assert seen == [True]
 
 
+def test_only_the_next_key_commits(device: Device) -> None:
+    """A commit by the key that the Thing has changes nothing; that by the next one does."""
+    successor = device.successor()
+    device.renew(successor)
+    assert device.commit().status == 204
+    assert item("thing", THING)["spki_sha256"] == device.spki_sha256
+    assert (len(device.usable()), len(successor.usable())) == (1, 1)
+    assert successor.commit().status == 204
+    successor.assert_alone()
+
+
 def test_a_repeated_renewal_gets_the_same_answer_and_a_repeated_commit_too(device: Device) -> None:
     """200 with the same certificate, 204 and 204: an answer may have been lost."""
     successor = device.successor()
@@ -384,7 +395,7 @@ def test_a_renewal_is_undone_after_an_hour(backend: Deployment, device: Device) 
 def test_a_commit_after_an_hour_comes_too_late_even_if_nothing_was_undone_yet(
     backend: Deployment, device: Device
 ) -> None:
-    """The hour counts, not the schedule; another renewal undoes what is in its way."""
+    """S19: a renewal that has expired is one, whatever the schedule; another renewal undoes what is in its way."""
     successor, again = device.successor(), device.successor()
     device.renew(successor)
     backend.clock.ahead += HOUR + 1

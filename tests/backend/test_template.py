@@ -394,10 +394,12 @@ def test_the_burst_is_not_above_the_concurrency() -> None:
 @pytest.mark.usefixtures("account")
 def test_the_function_is_given_its_settings() -> None:
     """Each parameter that the function works by is one of its variables; metrics have the stack's own namespace."""
-    outputs = deploy(CertificateRate="40", SweepLimit="7", AllowExistingThings="yes", RenewalDays="90")
+    outputs = deploy(
+        CertificateRate="40", SweepLimit="7", AllowExistingThings="yes", RenewalDays="90", DeleteThingOnRetirement="yes"
+    )
     given = variables_of(outputs["FunctionName"])
     assert (given["CERTIFICATE_RATE"], given["SWEEP_LIMIT"], given["ALLOW_EXISTING_THINGS"]) == ("40", "7", "yes")
-    assert (given["RENEWAL_DAYS"], given["DELETE_THING_ON_RETIREMENT"]) == ("90", "no")
+    assert (given["RENEWAL_DAYS"], given["DELETE_THING_ON_RETIREMENT"]) == ("90", "yes")
     assert given["METRICS_NAMESPACE"] == "hsm-enroll/backend"
     sweeps = variables_of(outputs["SweepFunctionName"])
     assert (sweeps["SWEEP_LIMIT"], sweeps["METRICS_NAMESPACE"]) == ("7", "hsm-enroll/backend")
@@ -569,6 +571,10 @@ def test_what_somebody_has_to_look_into_is_an_alarm() -> None:
         ("RenewalsContended",),
     }
     for alarm in alarms.values():
+        limit = (alarm["Statistic"], alarm["Threshold"], alarm["ComparisonOperator"], alarm["EvaluationPeriods"])
+        assert limit == ("Sum", 0, "GreaterThanThreshold", 1)
+        own = {"Fn::Sub": "hsm-enroll/${AWS::StackName}"}
+        assert alarm["Namespace"] in ("AWS/Lambda", "AWS/ApiGateway", own)
         assert alarm["TreatMissingData"] == "notBreaching"
         assert "ActionsEnabled" not in alarm
         assert alarm["AlarmActions"] == [

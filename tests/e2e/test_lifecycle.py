@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -128,6 +129,26 @@ def test_a_renewal_that_the_broker_interrupts_is_finished_later(device: Device, 
     skipped = [step["name"] for step in device.json("renew", "--if-due")["steps"] if step["skipped"]]
     assert skipped == ["key", "csr"]
     _assert_whole(device, cloud, thing)
+
+
+def test_the_new_certificate_is_what_the_message_is_sent_with(device: Device, cloud: Cloud, thing: str) -> None:
+    """If AWS IoT does not accept the new one, the renewal ends there, and the old one stays in use."""
+    device.json("init", "--thing", thing, "--no-publish")
+    first = device.json("status")["certificate"]["id"]
+    killed = subprocess.run(
+        [sys.executable, "-m", "tests.support.kill_points", "renew"],
+        env={**device.environment, "KILL_AT": "after step certificate"},
+        check=False,
+        start_new_session=True,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    iot = cloud.aws("iot")
+    for principal in iot.list_thing_principals(thingName=thing)["principals"]:
+        if not principal.endswith(first):
+            iot.update_certificate(certificateId=principal.rsplit("/", 1)[1], newStatus="INACTIVE")
+    assert device.error("renew")["exitStatus"] == 40
+    assert device.json("status")["certificate"]["id"] == first
+    assert device.run("publish", f"certtest/{thing}", "as ever").returncode == 0
 
 
 def test_s19_a_revoked_device_gets_nothing_more(

@@ -100,6 +100,7 @@ class World:
         keys: the token's keys, by label and id.
         requests: the CSRs that reached the API, in order.
         messages: the Things whose messages reached the broker, with one for each message.
+        message_keys: CKA_ID of the key with which each of them was sent.
         logins: how often somebody logged in.
         contacts: how often the API was asked for.
         refusal: the problem code that the API answers with; "" issues.
@@ -126,6 +127,7 @@ class World:
     keys: dict[tuple[str, bytes], FakeKey] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
+    message_keys: list[bytes] = field(default_factory=list)
     logins: int = 0
     contacts: int = 0
     refusal: str = ""
@@ -354,7 +356,11 @@ class World:
         refusal = self.broker[0] if len(self.broker) == 1 else self.broker.pop(0)
         if refusal is not None:
             raise refusal
-        self._call("publish", lambda: self.messages.append(identity.thing_name))
+        self._call("publish", lambda: self._publish(identity))
+
+    def _publish(self, identity: Identity) -> None:
+        self.messages.append(identity.thing_name)
+        self.message_keys.append(identity.key_id)
 
     def _found(self, label: str, key_id: bytes) -> FakeKey:
         if (label, key_id) not in self.keys:

@@ -17,7 +17,7 @@ from hsm_enroll.device.enrollment import enroll
 from hsm_enroll.device.pending import What, pending
 from hsm_enroll.device.plan import Request
 from hsm_enroll.device.renewal import Outcome, renew
-from hsm_enroll.device.renewal_due import due_at
+from hsm_enroll.device.renewal_due import due, due_at
 from hsm_enroll.device.renewal_plan import After, Task
 from hsm_enroll.errors import (
     BackendRefusedError,
@@ -34,6 +34,7 @@ from hsm_enroll.errors import (
     UsageError,
 )
 from hsm_enroll.key import KeyType
+from hsm_enroll.settings import Settings
 from hsm_enroll.store import files
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.store.journal import Attempt
@@ -88,6 +89,7 @@ def test_a_renewal_takes_eight_steps(world: World, tmp_path: Path) -> None:
     assert [step.name for step in outcome.steps] == _STEPS
     assert _skipped(outcome) == []
     assert (world.logins, world.messages) == (1, ["gateway-17"])
+    assert world.message_keys[-1] == outcome.identity.key_id
     [csr] = world.requests
     assert x509.load_pem_x509_csr(csr.encode()).subject.rfc4514_string() == "CN=gateway-17"
     assert outcome.identity.key_id != old.key_id
@@ -585,3 +587,11 @@ _BEGIN, _END = _OLD.certificate.not_valid_before, _OLD.certificate.not_valid_aft
 def test_a_renewal_is_due_at_an_age_or_late_in_the_lifetime(days: int, share: float, expected: datetime) -> None:
     """Whichever comes first; 0 days is never by age."""
     assert due_at(_OLD, after_days=days, at_lifetime_share=share) == expected
+
+
+@pytest.mark.parametrize(("days", "is_now"), [(6999, False), (7001, True)])
+def test_a_renewal_is_due_at_the_age_that_the_configuration_says(tmp_path: Path, days: int, is_now: bool) -> None:
+    """AWS IoT's certificates live so long that it is this setting that counts."""
+    configured = Settings(state=tmp_path, renew_after_days=7000, renew_at_lifetime_share=1.0)
+    found = due(_OLD, configured, _BEGIN + timedelta(days=days))
+    assert (found.is_now, found.at) == (is_now, _BEGIN + timedelta(days=7000))
