@@ -1,4 +1,4 @@
-"""A few of what ``scripts/kill-matrix`` does: SIGKILL at the end of each step and at random times, then once more."""
+"""A few of what ``scripts/kill-matrix`` does: SIGKILL after steps, in some effects and at random times, then again."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
-from tests.support import kill_matrix
+from tests.support import kill_matrix, tpm2
 from tests.support.devices import Cloud, Device
 from tests.support.kill_matrix import Matrix
 from tests.support.killed_life import COMMANDS, RANDOM, Kill, Life, Reference
+from tests.support.tpm_device import TpmDevice
 
 
 def _devices(cloud: Cloud, fresh_device: Device, folder: Path) -> Iterator[Device]:
@@ -20,7 +21,7 @@ def _devices(cloud: Cloud, fresh_device: Device, folder: Path) -> Iterator[Devic
 
 
 def test_d10_a_whole_life_killed_at_each_step(cloud: Cloud, fresh_device: Device, tmp_path: Path) -> None:
-    """D10: init, renew, recover and retire, killed at any moment and run again, leave one key and one certificate."""
+    """D10: each command, killed after a step or at a random time and run again, leaves one key and one certificate."""
     devices = _devices(cloud, fresh_device, tmp_path)
     references = Life(cloud, next(devices)).references()
     assert [len(reference.points) > 35 for reference in references.values()] == [True] * 4
@@ -28,6 +29,36 @@ def test_d10_a_whole_life_killed_at_each_step(cloud: Cloud, fresh_device: Device
     assert [len([1 for life in lives if command in life]) for command in COMMANDS] == [7, 9, 4, 5]
     matrix = kill_matrix.explore(cloud, (Life(cloud, device) for device in devices), lives, 2)
     assert matrix.findings == []
+
+
+def test_d10_a_life_killed_in_effects(cloud: Cloud, device: Device) -> None:
+    """D10: killed with half a key made or destroyed, or a request under way, each command is run again to its end."""
+    kills = {
+        "init": "in token generate",
+        "renew": "in POST /v1/renewals/commit",
+        "recover": "in POST /v1/recoveries",
+        "retire": "in token destroy",
+    }
+    assert _wrong(cloud, device, kills) == {}
+
+
+def test_d10_a_life_with_a_tpm_killed(cloud: Cloud, tmp_path: Path) -> None:
+    """D10: so it is with a TPM, killed with a new key, in a commit, and with half a key destroyed."""
+    kills = {"init": "after step key", "renew": "in POST /v1/renewals/commit", "retire": "in token destroy"}
+    with tpm2.provided(tmp_path) as tpm:
+        device = TpmDevice(tmp_path / "device", cloud.environment, tpm=tpm)
+        device.create_token()
+        assert _wrong(cloud, device, kills) == {}
+
+
+def _wrong(cloud: Cloud, device: Device, kills: dict[str, str]) -> dict[str, str]:
+    """Live one life with a kill in each command, and return what is wrong after the first that is not as it must be."""
+    before, life = cloud.certificates(), Life(cloud, device)
+    for command, point in kills.items():
+        if wrong := life.killed(command, Kill(point)):
+            return {command: wrong}
+    left = cloud.certificates().keys() - before.keys()
+    return {"all": f"{len(left)} certificates are left in the cloud"} if left else {}
 
 
 def test_the_table_fits_a_terminal_and_says_what_is_wrong() -> None:

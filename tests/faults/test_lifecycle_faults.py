@@ -1,4 +1,4 @@
-"""Renewing and retiring with a disk that fails, an API that is away, and answers that are lost: D10, D16, D20."""
+"""Renew, recover and retire with a failing disk, no API, lost answers and signals: D10, D16, D20."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count
+from itertools import count, product
 from typing import Any
 
 import pytest
@@ -18,8 +18,29 @@ from tests.support import documents
 from tests.support.devices import Cloud, Device
 from tests.support.failing_calls import failing
 
-_ARGUMENTS = {"renew": ("renew",), "retire": ("retire", "--yes")}
+_ARGUMENTS = {"renew": ("renew",), "recover": ("recover",), "retire": ("retire", "--yes")}
 _BARE = ["lock", "pin", "token.json"]
+# Runs the command in this process, whose group gets the signal once a step has had its effect, but is not over.
+_INTERRUPTED = """
+import os, sys
+from contextlib import contextmanager
+from hsm_enroll.__main__ import main
+from hsm_enroll.device.steps import Steps
+
+name, number = sys.argv[1], int(sys.argv[2])
+step = Steps.step
+
+@contextmanager
+def interrupted(self, running):
+    with step(self, running):
+        yield
+        if running == name:
+            os.killpg(0, number)
+
+Steps.step = interrupted
+sys.argv = ["hsm-enroll", *sys.argv[3:]]
+main()
+"""
 
 
 @pytest.fixture
@@ -37,6 +58,17 @@ def _principals(cloud: Cloud, thing: str) -> list[str]:
 def _identity(device: Device) -> dict[str, Any]:
     written: dict[str, Any] = json.loads((device.home / "identity.json").read_text())
     return written
+
+
+def _files(device: Device) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in device.home.iterdir()}
+
+
+def _prepare(command: str, device: Device) -> None:
+    """Have the device be as a command finds it."""
+    if command == "recover":
+        for name in ("identity.json", "certificate.pem"):
+            (device.home / name).unlink(missing_ok=True)
 
 
 def _assert_done(command: str, device: Device, cloud: Cloud, thing: str) -> None:
@@ -66,43 +98,43 @@ def _with(device: Device, environment: dict[str, str]) -> Iterator[None]:
     [
         pytest.param("renew", errno.ENOSPC, id="renew, full"),
         pytest.param("renew", errno.EIO, id="renew, broken"),
+        pytest.param("recover", errno.ENOSPC, id="recover, full"),
         pytest.param("retire", errno.EROFS, id="retire, read-only"),
     ],
 )
 def test_a_disk_that_takes_nothing_costs_nothing(
     command: str, number: int, enrolled: Device, cloud: Cloud, thing: str
 ) -> None:
-    """D10: on a full, read-only or broken disk it is exit 50, and key, certificate and identity are as before."""
-    before = _identity(enrolled)
+    """D10: on a full, read-only or broken disk it is exit 50, and what there is of key and identity is as before."""
+    identity = _identity(enrolled)
+    _prepare(command, enrolled)
+    before = _files(enrolled)
     for fault in (failing(fsync=number), failing(open=f"+{number}:.tmp"), failing(write=number)):
         with _with(enrolled, fault):
             error = enrolled.error(*_ARGUMENTS[command])
         assert (error["exitStatus"], error["code"]) == (50, "state-unusable")
-    assert _identity(enrolled) == before
-    assert enrolled.key_ids() == [before["key_id"]]
-    _assert_done("", enrolled, cloud, thing)
+    assert _files(enrolled) == before
+    assert enrolled.key_ids() == [identity["key_id"]]
+    assert cloud.certificates()[identity["certificate_id"]] == "ACTIVE"
+    assert _principals(cloud, thing) == [identity["certificate_id"]]
     assert enrolled.run(*_ARGUMENTS[command]).returncode == 0
     _assert_done(command, enrolled, cloud, thing)
 
 
-@pytest.mark.parametrize("command", ["renew", "retire"])
-@pytest.mark.parametrize("call", ["write", "fsync", "rename"])
+@pytest.mark.parametrize(
+    ("command", "call"), [*product(("renew", "retire"), ("write", "fsync", "rename")), ("recover", "write")]
+)
 def test_the_nth_write_fails(command: str, call: str, enrolled: Device, cloud: Cloud, thing: str) -> None:
     """D10: EIO at the n-th write, fsync or rename is an error, and the next run goes on until all is done."""
-    failures = 0
-    for number in count(1):
-        with _with(enrolled, failing(**{call: f"{errno.EIO}:{number}"})):
-            run = enrolled.run(*_ARGUMENTS[command], "--json")
-        assert "Traceback" not in run.stderr
-        document = documents.read(_ARGUMENTS[command], run.stdout)
-        if run.returncode == 0:
-            break
-        if document["error"]["code"] == "not-enrolled":
-            break  # the last file was removed, and only that could not be made durable
-        failures += 1
-        assert document["error"]["code"] in {"state-unusable", "token-refused"}, document
-    assert failures >= {"renew": 3, "retire": 1}[command]
+    failures = _failures(enrolled, call, command, *_ARGUMENTS[command][1:])
+    assert failures >= {"renew": 3, "recover": 2, "retire": 1}[command]
     _assert_done(command, enrolled, cloud, thing)
+
+
+def test_the_nth_write_of_an_enrollment_fails(device: Device, cloud: Cloud, thing: str) -> None:
+    """D10: EIO at the n-th write of init is an error, and the next run goes on until the device is enrolled."""
+    assert _failures(device, "write", "init", "--thing", thing, "--no-publish") >= 3
+    _assert_done("init", device, cloud, thing)
 
 
 def test_the_api_is_away_at_each_step_of_a_renewal(enrolled: Device, cloud: Cloud, thing: str) -> None:
@@ -121,18 +153,69 @@ def test_the_api_is_away_at_each_step_of_a_renewal(enrolled: Device, cloud: Clou
     _assert_done("renew", enrolled, cloud, thing)
 
 
+@pytest.mark.parametrize(
+    ("command", "step", "number"),
+    [
+        ("renew", "key", signal.SIGINT),
+        ("renew", "commit", signal.SIGINT),
+        ("recover", "certificate", signal.SIGTERM),
+        ("retire", "destroy", signal.SIGTERM),
+        ("retire", "destroy", signal.SIGINT),
+    ],
+)
+def test_a_signal_after_the_effect_of_a_step(
+    command: str, step: str, number: signal.Signals, enrolled: Device, cloud: Cloud, thing: str
+) -> None:
+    """D20: Ctrl-C or SIGTERM before a step's effect is noted is exit 130 or 143, and the next run finishes."""
+    _prepare(command, enrolled)
+    run = subprocess.run(
+        [sys.executable, "-c", _INTERRUPTED, step, str(int(number)), *_ARGUMENTS[command]],
+        env=enrolled.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+        start_new_session=True,
+    )  # fmt: skip
+    assert (run.returncode, run.stdout) == (128 + number, "")
+    assert "failed\n" in run.stderr
+    assert "Traceback" not in run.stderr
+    again = enrolled.run(*_ARGUMENTS[command])
+    assert again.returncode == 0, again.stderr
+    _assert_done(command, enrolled, cloud, thing)
+
+
 def test_every_answer_is_lost_once(enrolled: Device, cloud: Cloud, thing: str) -> None:
     """D16: each request that was carried out although its answer was lost is sent again, and has no other effect."""
-    for command, points in (("renew", ("before step certificate", "before step commit")), ("retire", (None,))):
-        for point in points:
-            if point is not None:
-                _killed(enrolled, point)
-            _lose_next_answer(cloud)
-            if point == "before step certificate":
-                _killed(enrolled, "after step certificate")
+    for command, route, statuses in (
+        ("renew", "/v1/renewals", [201, 200]),
+        ("renew", "/v1/renewals/commit", [204, 204]),
+        ("recover", "/v1/recoveries", [200, 200]),
+        ("retire", "/v1/retirements", [204, 204]),
+    ):
+        _prepare(command, enrolled)
+        if route == "/v1/renewals/commit":
+            _killed(enrolled, "before step commit")
+        faults, handled = len(cloud.log("gateway")), len(cloud.log("handler"))
+        _lose_next_answer(cloud)
         run = enrolled.run(*_ARGUMENTS[command])
         assert run.returncode == 0, run.stderr
+        assert cloud.log("gateway")[faults:].count("fault on request: lost") == 1
+        entries = [json.loads(line) for line in cloud.log("handler")[handled:].splitlines()]
+        assert [entry["status"] for entry in entries if entry.get("route") == route] == statuses
         _assert_done(command, enrolled, cloud, thing)
+
+
+def _failures(device: Device, call: str, command: str, *options: str) -> int:
+    """Run a command with EIO at its first call of a kind, its second, and so on until it succeeds; count failures."""
+    for number in count(1):
+        _prepare(command, device)
+        with _with(device, failing(**{call: f"{errno.EIO}:{number}"})):
+            run = device.run(command, *options, "--json")
+        assert "Traceback" not in run.stderr
+        if run.returncode == 0:
+            return number - 1
+        code = documents.read((command, *options), run.stdout)["error"]["code"]
+        if code == "not-enrolled":
+            return number - 1  # the last file was removed, and only that could not be made durable
+        assert code in {"state-unusable", "token-refused"}, run.stdout
+    raise AssertionError
 
 
 def _killed(device: Device, point: str) -> None:
