@@ -153,11 +153,11 @@ class Database:
         self._lock.close()
 
     def _disconnect(self) -> None:
-        if self._connection is not None:
+        # Before it is closed: a signal handler may raise an exception right after that.
+        connection, self._connection, self._ready = self._connection, None, False
+        if connection is not None:
             with suppress(sqlite3.Error):
-                self._connection.close()
-            self._connection = None
-        self._ready = False
+                connection.close()
 
     def _transaction(self, operation: Callable[[sqlite3.Connection], Result], *, writing: bool) -> Result:
         connection = self._connected()

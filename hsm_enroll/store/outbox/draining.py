@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from hsm_enroll.errors import StateError
 from hsm_enroll.store.outbox import age, removal, rows, totals
+from hsm_enroll.store.outbox.damage import DamagedError
 from hsm_enroll.store.outbox.database import Database
 from hsm_enroll.store.outbox.reserve import Reserve
 from hsm_enroll.store.outbox.values import OutboxLimits, QueuedMessage
@@ -17,7 +18,10 @@ from hsm_enroll.store.outbox.values import OutboxLimits, QueuedMessage
 Result = TypeVar("Result")
 
 _NEXT = f"SELECT {rows.MEMBERS} FROM messages WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608 - constants
-_ANY = "SELECT 1 FROM messages LIMIT 1"
+# A wrong key in an inner page of the tree, which has no checksum, leads SQLite's search astray. These go there from the
+# other side: from the end, or a step back from what was found.
+_LAST = "SELECT id FROM messages ORDER BY id DESC LIMIT 1"
+_BEFORE = "SELECT id FROM messages WHERE id < ? ORDER BY id DESC LIMIT 1"
 _SET_ASIDE = f"""
     INSERT INTO refused ({rows.MEMBERS}, reason, refused_wall)
     SELECT {rows.MEMBERS}, ?, ? FROM messages WHERE id = ?
@@ -71,10 +75,15 @@ class Drainer:
     def _read(self, after: int, count: int, connection: sqlite3.Connection) -> list[QueuedMessage]:
         self._follow()
         at = age.now()
-        found = connection.execute(_NEXT, (after - self._offset, count)).fetchall()
-        if not found and connection.execute(_ANY).fetchone() is None:
+        after -= self._offset
+        found = connection.execute(_NEXT, (after, count)).fetchall()
+        skipped = connection.execute(_BEFORE, found[0][:1]) if found else connection.execute(_LAST)
+        last = skipped.fetchone()
+        if last is None and not found:
             totals.check_empty(totals.load(connection))
-        messages = rows.messages(found, at, self._offset)
+        if last is not None and last[0] > after:
+            raise DamagedError(f"the search for what follows message {after} misses message {last[0]}")
+        messages = rows.messages(found, after, at, self._offset)
         self._largest = max([self._largest, *(message.id for message in messages)])
         return messages
 

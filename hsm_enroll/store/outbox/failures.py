@@ -32,13 +32,9 @@ def translated(
             its schema. Later it would be a mistake of this program, for which no file must be set aside.
     """
     code = getattr(error, "sqlite_errorcode", None)
-    # Python cannot decode a text of the database, or what SQLite says about it.
-    if (
-        isinstance(error, UnicodeDecodeError)
-        or code is None
-        or code & _PRIMARY in _DAMAGE
-        or (of_file and code == sqlite3.SQLITE_ERROR)
-    ):
+    if isinstance(error, UnicodeDecodeError) or code is None:
+        return DamagedError(str(error)) if _is_undecodable(error) else StateError(f"{file} cannot be used: {error}")
+    if code & _PRIMARY in _DAMAGE or (of_file and code == sqlite3.SQLITE_ERROR):
         return DamagedError(str(error))
     # The index of the log could not be made larger.
     if code & _PRIMARY == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE:
@@ -46,3 +42,13 @@ def translated(
     reason = _REASONS.get(code & _PRIMARY, f"{error} ({error.sqlite_errorname})").format(patience=patience)
     busy = code & _PRIMARY == sqlite3.SQLITE_BUSY
     return StateError(f"{file} cannot be used: {reason}", hint=_BUSY_HINT if busy else None)
+
+
+def _is_undecodable(error: Exception) -> bool:
+    """Whether Python cannot decode a text of the database, or what SQLite says about it.
+
+    Python's other errors without a code, such as for a closed connection, are about how it is used.
+    """
+    return isinstance(error, UnicodeDecodeError) or (
+        isinstance(error, sqlite3.OperationalError) and str(error).startswith("Could not decode")
+    )

@@ -42,18 +42,19 @@ def row(message_id: int, new: Members) -> tuple[Any, ...]:
     return (message_id, _checksum(message_id, new), *new)
 
 
-def messages(found: Sequence[Sequence[Any]], at: Moment, offset: int) -> list[QueuedMessage]:
+def messages(found: Sequence[Sequence[Any]], after: int, at: Moment, offset: int) -> list[QueuedMessage]:
     """Return the messages of rows.
 
     Args:
         found: rows in the order of their ids.
+        after: an id that is less than theirs.
         at: the time.
         offset: what to add to their ids.
 
     Raises:
         DamagedError: they are not as they were written.
     """
-    ids = [message_id for message_id, *_ in found]
+    ids = [after, *(message_id for message_id, *_ in found)]
     if any(later <= earlier for earlier, later in pairwise(ids)):
         raise DamagedError("its messages are not in order")
     return [_message(*row, at=at, offset=offset) for row in found]

@@ -11,13 +11,16 @@ from collections.abc import Callable
 from contextlib import closing
 from functools import cache
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hsm_enroll.errors import StateError, StateTooNewError
-from hsm_enroll.store.outbox import NewMessage, Outbox, OutboxLimits, QueuedMessage, WhenFull
+from hsm_enroll.store.outbox import NewMessage, Outbox, OutboxLimits, QueuedMessage, WhenFull, age
+from hsm_enroll.store.outbox.database import Database
 from tests.client.conftest import RunPython
 
 _LIMITS = OutboxLimits(max_bytes=2**26)
@@ -36,8 +39,9 @@ def _filled(folder: Path) -> Path:
 
 @cache
 def _content() -> bytes:
-    """Return the bytes of an outbox with many messages."""
-    with tempfile.TemporaryDirectory() as folder:
+    """Return the bytes of an outbox with many messages: always the same ones, so that a failure can be repeated."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as clock:
+        clock.setattr(age, "now", lambda: age.Moment(1.8e9 + 0.5, 100.5, "00000000-0000-4000-8000-000000000000"))
         return _filled(Path(folder)).read_bytes()
 
 
@@ -139,6 +143,37 @@ def test_rows_that_sqlite_does_not_miss(tmp_path: Path, content: bytes, damage: 
     taken, aside = _use(tmp_path)
     assert len(taken) == len(set(taken))
     assert len(aside) == 1
+
+
+def _keys(content: bytes) -> list[int]:
+    """Return where the inner page of the messages' tree has the second byte of its keys (fileformat2 §1.6)."""
+    page = next(start for start in range(_PAGE, len(content), _PAGE) if content[start] == 0x05)
+    cells = range(page + 12, page + 12 + 2 * int.from_bytes(content[page + 3 : page + 5]), 2)
+    return [page + int.from_bytes(content[cell : cell + 2]) + 5 for cell in cells]
+
+
+@pytest.mark.parametrize("which", range(0, 21, 2))
+def test_keys_that_lead_astray(tmp_path: Path, content: bytes, which: int) -> None:
+    """Where a wrong key makes SQLite skip messages, or not find those to be removed, none comes late or twice."""
+    for place, new in ((-1, b"\0\0"), (-1, b"\x7f"), (0, b"\0")):
+        folder = tmp_path / f"{place}{new.hex()}"
+        folder.mkdir(mode=0o700)
+        (folder / "outbox.db").write_bytes(_overwrite(content, _keys(content)[which] + place, new))
+        taken, aside = _use(folder)
+        assert taken == _expected()[: len(taken)]
+        assert aside or taken == _expected()
+
+
+def test_what_somebody_else_removed(tmp_path: Path) -> None:
+    """Messages that are not there any more, in the middle too, are no sign of damage."""
+    file = _filled(tmp_path)
+    with Outbox.open(tmp_path, _LIMITS) as one, Outbox.open(tmp_path, _LIMITS) as other:
+        ids = [message.id for message in one.next(0, 300)]
+        other.remove(ids[100:200])
+        one.remove(ids[50:])
+        assert [message.id for message in other.next(0, 51)] == [*ids[:50], ids[-1] + 1]
+        assert other.state().damaged_files == ()
+        assert file.exists()
 
 
 def test_it_is_kept_byte_for_byte(tmp_path: Path) -> None:
@@ -344,6 +379,46 @@ def test_a_newer_version_takes_over(tmp_path: Path) -> None:
         (tmp_path / "new").replace(file)
         with pytest.raises(StateTooNewError):
             outbox.add(NewMessage("t", b"1"))
+
+
+def test_an_exception_right_after_the_connection_was_closed(tmp_path: Path) -> None:
+    """A signal handler that raises one there costs the operation, but not the database, which is sound."""
+
+    def interrupt(_frame: FrameType, event: str, function: Any) -> None:
+        is_closed = event == "c_return" and function.__name__ == "close"
+        if is_closed and isinstance(function.__self__, sqlite3.Connection):
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    _filled(tmp_path)
+    database = Database(tmp_path)
+    database.run(lambda _: None, writing=False)
+    sys.setprofile(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            database.run(lambda connection: connection.execute("SELECT nothing"), writing=False)
+    finally:
+        sys.setprofile(None)
+    rows = database.run(lambda connection: connection.execute("SELECT id FROM messages").fetchall(), writing=False)
+    database.close()
+    assert len(rows) == len(_TEXTS) + 1
+    assert list(tmp_path.glob("*damaged*")) == []
+
+
+def test_a_mistake_in_the_use_of_a_connection(tmp_path: Path) -> None:
+    """SQLite's module for Python gives its own errors no code either; they say nothing about the file."""
+
+    def close(connection: sqlite3.Connection) -> None:
+        connection.close()
+        connection.execute("SELECT 1")
+
+    _filled(tmp_path)
+    database = Database(tmp_path)
+    with pytest.raises(StateError, match="cannot be used: Cannot operate on a closed database"):
+        database.run(close, writing=False)
+    assert database.run(lambda connection: connection.execute("SELECT 1").fetchone(), writing=False) == (1,)
+    database.close()
+    assert list(tmp_path.glob("*damaged*")) == []
 
 
 @pytest.mark.parametrize("kind", ["folder", "fifo"])
