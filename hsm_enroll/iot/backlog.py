@@ -77,10 +77,12 @@ class Backlog:
         self._read: deque[Read] = deque()
         self._count = _FIRST_COUNT
         self._skipped: int | None = None
-        # Each message's id, and the reason if it is to be set aside; and those that are being removed.
+        # Each message's id, and the reason if it is to be set aside; those that are being removed; and those of them
+        # that have not been so far.
         self._done: dict[int, str | None] = {}
         self._done_since = 0.0
         self._leaving: dict[int, str | None] = {}
+        self._unremoved: dict[int, str | None] = {}
         self._removal: Future[None] | None = None
         self._retry_at = 0.0
 
@@ -135,7 +137,8 @@ class Backlog:
     def remove(self) -> None:
         """Begin to remove what is done with; ``interrupt`` tells of the end."""
         self._leaving, self._done = self._done, {}
-        self._removal = self._execute(partial(_remove, self._outbox, self._leaving))
+        self._unremoved = dict(self._leaving)
+        self._removal = self._execute(partial(_remove, self._outbox, self._unremoved))
         self._removal.add_done_callback(lambda _: self._outbox.interrupt())
 
     def settle(self, now: float) -> None:
@@ -143,7 +146,9 @@ class Backlog:
         if self._removal is None or not self._removal.done():
             return
         removal, self._removal = self._removal, None
-        self._done = {**self._leaving, **self._done}
+        # They may have been read once more before they were removed.
+        self._read = deque(read for read in self._read if read.message.id not in self._leaving)
+        self._done = {**self._unremoved, **self._done}
         self._leaving = {}
         try:
             removal.result()

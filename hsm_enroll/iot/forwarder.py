@@ -230,6 +230,7 @@ class Forwarder:
         in_flight = self._window.clear()
         if in_flight:
             self.backlog.rewind(min(message.id for message in in_flight))
+        self.backlog.go_back()  # a message may have waited for one behind it that was in flight
         return in_flight
 
     def _blame(self, message: InFlight, reason: str | None, now: float) -> None:
@@ -238,14 +239,11 @@ class Forwarder:
         Between two messages that are set aside for it, at least one other is acknowledged: otherwise it may be the
         broker that accepts nothing.
         """
-        refused = self._refusals.refuse(
-            message.id, message.topic, reason or "", now, ends_link=True, is_final=self._may_set_aside
-        )
-        if refused:
+        if self._refusals.refuse(message, reason or "", now, ends_link=True, is_final=self._may_set_aside):
             self._may_set_aside = False
             self._set_aside(message, f"the broker ended the connection ({reason or 'no reason given'})", now)
         else:
-            self._hold(message.id, now)
+            self._hold(message)
 
     def _check_silence(self, now: float) -> None:
         silent_at = self._window.silent_at(self._timeout)
@@ -286,10 +284,10 @@ class Forwarder:
     def _refused(self, message: InFlight, reason: str, now: float) -> None:
         if reason in PASSING:
             self._pace.pause(now + _PAUSE_SECONDS)
-        if self._refusals.refuse(message.id, message.topic, reason, now):
+        if self._refusals.refuse(message, reason, now):
             self._set_aside(message, reason, now)
         else:
-            self._hold(message.id, now)
+            self._hold(message)
 
     def _set_aside(self, message: InFlight, reason: str, now: float) -> None:
         self.totals.set_aside += 1
@@ -297,9 +295,11 @@ class Forwarder:
         self.backlog.go_back()
         self._on_set_aside(message.topic, reason)
 
-    def _hold(self, message_id: int, now: float) -> None:
-        self.backlog.come_back_for(message_id)
-        self._hold_ends = self._refusals.next_at(now)
+    def _hold(self, message: InFlight) -> None:
+        self.backlog.come_back_for(message.id)
+        # A late answer may come after the end: then the topic is tried at once.
+        ends = self._refusals.held_until(message.topic)
+        self._hold_ends = ends if self._hold_ends is None else min(ends, self._hold_ends)
 
     # Sending.
 

@@ -6,6 +6,10 @@ The order of a topic's messages is kept, so the first one that is refused holds 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hsm_enroll.iot.window import InFlight
 
 TRIES = 3
 """So often a message is tried before it is set aside."""
@@ -34,6 +38,7 @@ class _Topic:
     Attributes:
         message_id: the first message that was refused; None once it was set aside.
         tries: how often it was refused.
+        refused_at: when it was refused last.
         until: when it may be tried again.
         is_condemned: whether a message was set aside already: one more refusal is enough for the next one.
         ends_links: whether the refusal was the end of the connection, so that it has to be sent alone.
@@ -41,6 +46,7 @@ class _Topic:
 
     message_id: int | None = None
     tries: int = 0
+    refused_at: float = 0.0
     until: float = 0.0
     is_condemned: bool = False
     ends_links: bool = False
@@ -53,23 +59,23 @@ class Refusals:
         self._topics: dict[str, _Topic] = {}
 
     def refuse(
-        self, message_id: int, topic: str, reason: str, now: float, *, ends_link: bool = False, is_final: bool = True
+        self, message: InFlight, reason: str, now: float, *, ends_link: bool = False, is_final: bool = True
     ) -> bool:
         """Note a refusal, and return whether the message is to be set aside; if not, its topic waits.
 
         Args:
-            message_id: the message.
-            topic: its topic.
+            message: the message.
             reason: name of the reason code (MQTT 5.0 §2.4), or awscrt's name for an error.
             now: the time.
             ends_link: whether the refusal was the end of the connection.
             is_final: whether it may be set aside now.
         """
-        state = self._topics.setdefault(topic, _Topic())
-        if state.message_id is not None and message_id > state.message_id:
+        state = self._topics.setdefault(message.topic, _Topic())
+        if state.message_id is not None and message.id > state.message_id and message.sent_at <= state.refused_at:
             return False  # it was in flight behind the one that waits, and waits behind it
-        if state.message_id != message_id:
-            state.message_id, state.tries = message_id, 0
+        if state.message_id != message.id:  # one that was sent later has taken the place of one that is gone
+            state.message_id, state.tries = message.id, 0
+        state.refused_at = now
         state.ends_links = state.ends_links or ends_link
         state.tries += 1
         enough = reason in _LASTING or state.is_condemned or state.tries >= TRIES
@@ -98,6 +104,10 @@ class Refusals:
         """Whether the topic has to wait."""
         state = self._topics.get(topic)
         return state is not None and now < state.until
+
+    def held_until(self, topic: str) -> float:
+        """Return when the topic may be tried again, which may be past."""
+        return self._topics[topic].until
 
     def next_at(self, now: float) -> float | None:
         """Return when the next topic may be tried again; None if none waits."""

@@ -98,8 +98,9 @@ class SimulatedOutbox:
     def set_aside(self, message_id: int, reason: str) -> None:
         """Set a message aside."""
         self._check("set_aside")
-        message, _ = self.messages.pop(message_id)
-        self.aside[message.payload] = reason
+        if message_id in self.messages:
+            message, _ = self.messages.pop(message_id)
+            self.aside[message.payload] = reason
 
     def wait(self, timeout: float) -> None:
         """Let time pass."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
 
@@ -211,6 +211,91 @@ def test_a_full_quota_slows_every_topic_down(simulation: Simulation) -> None:
     assert simulation.outbox.messages == {}
 
 
+@pytest.mark.parametrize("verdict", ["NOT_AUTHORIZED", "QUOTA_EXCEEDED"])
+def test_a_topic_whose_refused_message_expires_goes_on_in_order(simulation: Simulation, verdict: str) -> None:
+    """The message after it takes its place: it is tried again, and before what was added later."""
+    simulation.outbox.add("a", b"expires", 3.0)
+    payloads = simulation.add("a", 3)
+    simulation.broker.script = lambda _: verdict if simulation.clock.now < 1010.0 else ""
+    simulation.clock.after(20.0, lambda: payloads.extend(simulation.add("a", 2, first=3)))
+    simulation.run(200.0)
+    assert [payload for _, payload in simulation.broker.received] == payloads
+    assert simulation.outbox.messages == {}
+
+
+@pytest.mark.parametrize("verdict", ["NOT_AUTHORIZED", "close"])
+def test_what_follows_a_refused_message_that_expires_is_set_aside(simulation: Simulation, verdict: str) -> None:
+    """Its tries are counted, so that the topic does not wait, or end connections, for ever."""
+    seen = iter([True])
+
+    def script(message: QueuedMessage) -> str:
+        if message.topic == "a" and next(seen, False):
+            simulation.clock.after(4.0, partial(simulation.outbox.messages.pop, message.id))
+        return verdict if message.topic == "a" else ""
+
+    simulation.add("a", 1)
+    following = simulation.add("a", 1, first=1)
+    for second in range(10, 900, 10):
+        simulation.clock.after(second, partial(simulation.add, "b", 1, second))
+    simulation.broker.script = script
+    simulation.run(1000.0)
+    assert list(simulation.outbox.aside) == following
+    assert simulation.outbox.messages == {}
+    assert simulation.broker.links_lost < 10
+
+
+def test_a_late_refusal_from_a_topic_whose_wait_is_over_has_it_tried_again(simulation: Simulation) -> None:
+    """A refused message waits for those in flight behind it, and is sent when the last of them is answered."""
+    payloads = simulation.add("a", 3)
+    verdicts = iter(["NOT_AUTHORIZED"] * 3)
+    simulation.broker.script = _slowing(simulation.broker, verdicts, after=2)
+    simulation.clock.after(12.0, lambda: payloads.extend(simulation.add("a", 2, first=3)))
+    simulation.run(60.0)
+    assert [payload for _, payload in simulation.broker.received] == payloads
+    assert simulation.outbox.messages == {}
+
+
+def test_a_wait_that_ends_as_another_begins_is_not_forgotten(simulation: Simulation) -> None:
+    """A topic is tried again in its order, although another one is refused at the moment at which its wait ends."""
+    payloads = simulation.add("a", 1)
+    simulation.clock.after(5.0, partial(simulation.add, "b", 1))
+    simulation.clock.after(5.0, lambda: payloads.extend(simulation.add("a", 1, first=1)))
+    refused = set[str]()
+
+    def script(message: QueuedMessage) -> str:
+        is_new = message.topic not in refused
+        refused.add(message.topic)
+        return "NOT_AUTHORIZED" if is_new else ""
+
+    simulation.broker.script = script
+    simulation.run(60.0)
+    assert simulation.broker.payloads("a") == payloads
+    a_again = [at for at, payload in simulation.broker.sent if payload == payloads[0]][1]
+    assert a_again < 1006.0
+
+
+def test_a_loss_while_a_refused_message_waits_keeps_the_order(simulation: Simulation) -> None:
+    """The next link gets the refused message before those that were in flight behind it."""
+    payloads = simulation.add("a", 3)
+    verdicts = iter(["NOT_AUTHORIZED"] * 3)
+    simulation.broker.script = _slowing(simulation.broker, verdicts, after=2)
+    simulation.clock.after(6.0, simulation.broker.cut)
+    simulation.run(60.0)
+    assert [payload for _, payload in simulation.broker.received] == payloads
+    assert simulation.outbox.messages == {}
+
+
+def _slowing(broker: SimulatedBroker, verdicts: Iterator[str], after: int) -> Callable[[QueuedMessage], str]:
+    """The next verdict, or an acknowledgement; the one after so many takes seven seconds."""
+    numbers = itertools.count()
+
+    def answer(_: QueuedMessage) -> str:
+        broker.one_way = 7.0 if next(numbers) == after else 0.01
+        return next(verdicts, "")
+
+    return answer
+
+
 @pytest.mark.parametrize("reason", ["TOPIC_NAME_INVALID", "PAYLOAD_FORMAT_INVALID"])
 def test_what_will_never_be_accepted_is_set_aside_at_once(simulation: Simulation, reason: str) -> None:
     """The same message would get the same answer."""
@@ -282,6 +367,30 @@ def test_what_cannot_be_removed_is_not_sent_when_a_topic_is_tried_again(simulati
     simulation.broker.script = lambda message: next(answers, "") if message.topic == "late" else ""
     simulation.run(60.0)
     assert len(simulation.broker.received) == 31
+    assert simulation.outbox.messages == {}
+
+
+def test_what_is_removed_after_it_was_read_again_is_not_sent_again(simulation: Simulation) -> None:
+    """D11: going back reads what is acknowledged again; it is still not sent if it is removed before its turn."""
+    simulation.add("late", 1)
+    simulation.add("later", 1)
+    simulation.add("a", 20)
+    simulation.outbox.failing = {"remove"}
+    simulation.clock.after(10.0, simulation.outbox.failing.clear)
+    broker = simulation.broker
+    broker.receive_maximum = 1
+    broker.connect()
+    late = iter(["NOT_AUTHORIZED"])
+    later = iter(["NOT_AUTHORIZED"])
+
+    def script(message: QueuedMessage) -> str:
+        verdict = next({"late": late, "later": later}.get(message.topic, iter(())), "")
+        broker.one_way = 10.0 if message.topic == "late" and not verdict else 0.01
+        return verdict
+
+    broker.script = script
+    simulation.run(60.0)
+    assert len(broker.received) == 22
     assert simulation.outbox.messages == {}
 
 
@@ -423,3 +532,57 @@ def test_whatever_happens_nothing_is_lost_and_the_order_is_kept(seed: int) -> No
         assert broker.payloads(topic) == payloads
     assert simulation.outbox.messages == {}
     assert len(broker.received) - 200 <= 64 * broker.links_lost
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_is_refused_or_expires_the_others_arrive_in_order(seed: int) -> None:
+    """D21: after refusals, expiries, losses and very slow answers nothing is left, and all else has come in order."""
+    chance = random.Random(seed)
+    simulation = Simulation(rate=chance.choice([0.0, 20.0]))
+    broker, outbox = simulation.broker, simulation.outbox
+    broker.receive_maximum = chance.choice([1, 5, 100])
+    broker.script = _capricious(simulation, chance)
+    topics: dict[str, list[bytes]] = {f"t{number}": [] for number in range(3)}
+    expiring = set[bytes]()
+
+    def add(topic: str) -> None:
+        payload = f"{topic} {len(topics[topic])}".encode()
+        topics[topic].append(payload)
+        expires_in = chance.choice([None, None, chance.uniform(1.0, 60.0)])
+        if expires_in is not None:
+            expiring.add(payload)
+        outbox.add(topic, payload, expires_in)
+
+    for topic, number in itertools.product(topics, range(40)):
+        simulation.clock.after(0.0 if number < 20 else chance.uniform(0.0, 100.0), partial(add, topic))
+    for _ in range(5):
+        simulation.clock.after(chance.uniform(0.0, 100.0), partial(broker.cut, chance.choice([None, "SERVER_BUSY"])))
+    simulation.run(2000.0)
+    assert outbox.messages == {}
+    for topic, payloads in topics.items():
+        arrived = broker.payloads(topic)
+        assert arrived == sorted(arrived, key=payloads.index)
+        assert set(payloads) - set(arrived) <= expiring | set(outbox.aside)
+
+
+def _capricious(simulation: Simulation, chance: random.Random) -> Callable[[QueuedMessage], str | None]:
+    """Refusals, losses and slow answers for five minutes; but what is behind a refused message is refused as well.
+
+    A broker that accepted it would break the order by itself.
+    """
+    refused: dict[str, set[int]] = {}
+
+    def script(message: QueuedMessage) -> str | None:
+        before = refused.setdefault(message.topic, set())
+        simulation.broker.one_way = chance.choice([*[chance.uniform(0.001, 0.2)] * 20, chance.uniform(5.0, 8.0)])
+        is_over = simulation.clock.now > 1300.0
+        is_behind = any(each < message.id and each in simulation.outbox.messages for each in before)
+        if is_behind or (not is_over and chance.random() < (0.5 if message.id in before else 0.04)):
+            before.add(message.id)
+            return chance.choice(["NOT_AUTHORIZED", "QUOTA_EXCEEDED"])
+        if not is_over and chance.random() < 0.01:
+            return chance.choice(["close", "dead"])
+        before.discard(message.id)
+        return ""
+
+    return script
