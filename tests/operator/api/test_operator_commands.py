@@ -344,8 +344,8 @@ def test_a_thing_is_shown(run: Run, backend: Backend) -> None:
 @pytest.mark.parametrize(
     ("since", "shown"),
     [
-        ({"seconds": 59}, "0m"),
-        ({"minutes": 59, "seconds": 30}, "59m"),
+        ({"seconds": 10}, "0m"),
+        ({"minutes": 59, "seconds": 10}, "59m"),
         ({"minutes": 61}, "1h"),
         ({"hours": 47, "minutes": 59}, "47h"),
         ({"hours": 48, "minutes": 1}, "2d"),
