@@ -9,6 +9,8 @@ SECURITY.md promises. All other modules belong to the ``hsm-enroll`` command and
 - :class:`Identity` is the result: the Thing, its certificate, and which key in which token belongs to it.
 - :func:`connect` opens a :class:`Connection`, which publishes messages and receives each :class:`Message` of a
   :class:`Subscription` over MQTT 5. With ``reconnect=True`` it outlasts outages.
+- :class:`Publisher` hands over messages that must not be lost: they are on the disk when ``publish`` returns, and
+  ``hsm-enroll forward`` sends them, with their :class:`Properties`, once there is a connection.
 - :mod:`hsm_enroll.aio` is the same connection for programs that use asyncio.
 - :class:`HsmEnrollError` is the base of all errors. Each class has a stable ``code``; each error says what happened and
   what to do next.
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
         MqttTakenOverError,
         MqttUnreachableError,
         NotEnrolledError,
+        OutboxFullError,
         OutputError,
         PackageError,
         PinExposedError,
@@ -72,6 +75,7 @@ if TYPE_CHECKING:
         PinMissingError,
         PinWrongError,
         RetiredLocallyError,
+        ServiceError,
         StateCorruptError,
         StateError,
         StateTooNewError,
@@ -89,8 +93,10 @@ if TYPE_CHECKING:
     from hsm_enroll.iot.target import Will
     from hsm_enroll.key import TokenName
     from hsm_enroll.library import connect, enroll, renew
+    from hsm_enroll.publisher import Publisher
     from hsm_enroll.secret import Secret
     from hsm_enroll.store.identity import Identity
+    from hsm_enroll.store.outbox import Properties
 
 __all__ = [
     "ApiTlsError",
@@ -120,6 +126,7 @@ __all__ = [
     "MqttTakenOverError",
     "MqttUnreachableError",
     "NotEnrolledError",
+    "OutboxFullError",
     "OutputError",
     "PackageError",
     "PinExposedError",
@@ -127,8 +134,11 @@ __all__ = [
     "PinLockedError",
     "PinMissingError",
     "PinWrongError",
+    "Properties",
+    "Publisher",
     "RetiredLocallyError",
     "Secret",
+    "ServiceError",
     "StateCorruptError",
     "StateError",
     "StateTooNewError",
@@ -154,6 +164,8 @@ _HOMES = {
     "ConnectionState": "hsm_enroll.iot.keeper",
     "Identity": "hsm_enroll.store.identity",
     "Message": "hsm_enroll.iot.inbox",
+    "Properties": "hsm_enroll.store.outbox",
+    "Publisher": "hsm_enroll.publisher",
     "Secret": "hsm_enroll.secret",
     "Subscription": "hsm_enroll.iot.subscription",
     "TokenName": "hsm_enroll.key",

@@ -33,11 +33,11 @@ import sys  # noqa: E402
 from hsm_enroll import machine  # noqa: E402
 
 _TOKEN_COMMANDS = {
-    *("init", "status", "doctor", "tokens", "token", "csr", "publish", "subscribe"),
+    *("init", "status", "doctor", "tokens", "token", "csr", "publish", "subscribe", "forward"),
     *("renew", "recover", "retire"),
 }
-# Mostly there is nothing to do, and no token to use.
-_WITHOUT_TOKEN = {"--if-due", "--check"}
+# Mostly there is nothing to do, or nothing to do with a token.
+_WITHOUT_TOKEN = {"--if-due", "--check", "--queue"}
 
 
 def main() -> None:

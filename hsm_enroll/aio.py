@@ -33,7 +33,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, overload
 
 from hsm_enroll.errors import MqttError
-from hsm_enroll.iot import patience
 
 if TYPE_CHECKING:
     from hsm_enroll.iot import Fallbacks, Keeper, Message, OnConnection, QoS, Will
@@ -114,15 +113,13 @@ class Connection:
         *,
         qos: QoS = 1,
         retain: bool = False,
-        timeout: float = patience.ACKNOWLEDGE_SECONDS,
+        timeout: float | None = None,
     ) -> None:
         """Publish one message; see :meth:`hsm_enroll.Connection.publish`. Many may be under way at once."""
         exchange = self._keeper.exchange
         await _finish(exchange, exchange.publish(topic, payload, qos, retain=retain), timeout)
 
-    async def subscribe(
-        self, topic: str, *, qos: QoS = 1, timeout: float = patience.ACKNOWLEDGE_SECONDS
-    ) -> Subscription:
+    async def subscribe(self, topic: str, *, qos: QoS = 1, timeout: float | None = None) -> Subscription:
         """Subscribe; see :meth:`hsm_enroll.Connection.subscribe`."""
         exchange = self._keeper.exchange
         stream, request = exchange.subscribe(topic, qos)
@@ -179,7 +176,7 @@ class Subscription:
             raise MqttError(f"the subscription to {self.topic!r} has ended", hint="Subscribe again.")
         return message
 
-    async def unsubscribe(self, *, timeout: float = patience.ACKNOWLEDGE_SECONDS) -> None:
+    async def unsubscribe(self, *, timeout: float | None = None) -> None:
         """Unsubscribe; see :meth:`hsm_enroll.Subscription.unsubscribe`."""
         await _finish(self._exchange, self._exchange.unsubscribe(self._stream), timeout)
 
@@ -205,7 +202,8 @@ class Subscription:
             await self._changed.wait()
 
 
-async def _finish(exchange: Exchange, request: Request, timeout: float) -> None:
+async def _finish(exchange: Exchange, request: Request, timeout: float | None) -> None:
+    timeout = exchange.seconds_for(timeout)
     try:
         async with asyncio.timeout(timeout):
             await asyncio.wrap_future(request.outcome)

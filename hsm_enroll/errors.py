@@ -326,7 +326,13 @@ class RetiredLocallyError(HsmEnrollError):
 
 
 class MqttError(HsmEnrollError):
-    """The MQTT connection failed, and the broker gave no reason."""
+    """The MQTT connection failed, and the broker gave no reason.
+
+    Attributes:
+        reason: name of the broker's reason code (MQTT 5.0 §2.4), if it gave one.
+    """
+
+    reason: str | None = None
 
     code = "mqtt-failed"
     exit_status = 40
@@ -393,6 +399,18 @@ class StateCorruptError(HsmEnrollError):
     default_hint = "Restore the file from a backup, or move it away and run hsm-enroll init again."
 
 
+class OutboxFullError(HsmEnrollError):
+    """The outbox has no room for the message, which was not queued."""
+
+    code = "outbox-full"
+    exit_status = 50
+    retryable = True
+    default_hint = (
+        "Messages leave the outbox when they are delivered: check with hsm-enroll status that hsm-enroll forward is "
+        "running and connected. HSM_ENROLL_OUTBOX_BYTES sets how much fits."
+    )
+
+
 class BusyError(HsmEnrollError):
     """Another run holds the state folder's lock."""
 
@@ -427,6 +445,13 @@ class MachineLimitError(HsmEnrollError):
     exit_status = 50
     retryable = True
     default_hint = "Stop other programs, then run the same command again."
+
+
+class ServiceError(HsmEnrollError):
+    """The services of systemd cannot be installed, removed or looked at."""
+
+    code = "service-failed"
+    default_hint = "Run systemctl status and journalctl, which say more."
 
 
 class LocalCloudError(HsmEnrollError):

@@ -123,7 +123,8 @@ def connect(
     """Connect to the MQTT broker as the Thing, with this device's configuration and environment.
 
     Prints nothing and does not prompt for a PIN; if the token has its own PIN pad, waits until the PIN is typed there.
-    If ``tls`` is ``auto`` and TLS 1.3 failed, the connection's ``tls_fallback`` says why.
+    If ``tls`` is ``auto`` and TLS 1.3 failed, the connection's ``tls_fallback`` says why. The settings
+    ``connect_timeout`` and ``operation_timeout`` say how long the broker is waited for.
 
     A process that has connected, even once, must not be forked: in the child no connection works, neither this one
     nor a new one. With multiprocessing, use the start method ``spawn``.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +22,11 @@ _ENVIRONMENT_PREFIX = "HSM_ENROLL_"
 _NUMBERS: dict[str, set[type]] = {
     "mqtt_port": {int},
     "mqtt_keep_alive": {int},
+    "connect_timeout": {int, float},
+    "operation_timeout": {int, float},
+    "outbox_bytes": {int},
+    "outbox_max_age": {int, float},
+    "draining_rate": {int, float},
     "renew_after_days": {int},
     "renew_at_lifetime_share": {int, float},
 }
@@ -32,6 +37,13 @@ class Tls(StrEnum):
 
     V1_2 = "1.2"
     AUTO = "auto"
+
+
+class WhenFull(StrEnum):
+    """What an outbox does with a new message that it has no room for: refuse it, or make room for it."""
+
+    REFUSE = "refuse"
+    DROP_OLDEST = "drop-oldest"
 
 
 class Settings(NamedTuple):
@@ -47,7 +59,13 @@ class Settings(NamedTuple):
         mqtt_endpoint: host name of the broker, overriding the API's.
         mqtt_port: TCP port of the broker, overriding the API's.
         mqtt_keep_alive: seconds of silence after which an MQTT connection asks whether the broker is still there.
+        connect_timeout: seconds until a broker has accepted a connection, for all attempts of one command together.
+        operation_timeout: seconds until a broker has acknowledged a message or a subscription.
         tls: which TLS versions an MQTT connection offers.
+        outbox_bytes: how much the outbox holds, in bytes.
+        outbox_max_age: age in seconds at which messages in the outbox expire; 0 is never.
+        outbox_when_full: what the outbox does with a new message that it has no room for.
+        draining_rate: how many messages of the outbox are sent a second, at most; 0 is without a limit.
         pin_file: file with the PIN, mode 0600.
         key_type: type of a new key.
         subject: subject of the CSR without the CN, an RFC 4514 string.
@@ -65,7 +83,14 @@ class Settings(NamedTuple):
     mqtt_port: int | None = None
     # NATs and cellular networks drop idle connections after a few minutes.
     mqtt_keep_alive: int = 60
+    connect_timeout: float = 20.0
+    operation_timeout: float = 20.0
     tls: Tls = Tls.V1_2
+    outbox_bytes: int = 64 * 1024 * 1024
+    outbox_max_age: float = 0.0
+    outbox_when_full: WhenFull = WhenFull.REFUSE
+    # AWS IoT Core endpoints and quotas, "Publish requests per second per connection".
+    draining_rate: float = 100.0
     pin_file: Path | None = None
     key_type: KeyType = DEFAULT_KEY_TYPE
     subject: str | None = None
@@ -95,6 +120,27 @@ def _keep_alive(text: str) -> int:
     return seconds
 
 
+def _within(lowest: int, highest: int, what: str, hint: str) -> Callable[[str], float]:
+    """Return a reader of numbers between two limits."""
+
+    def read(text: str) -> float:
+        number = float(text)
+        if not lowest <= number <= highest:
+            raise UsageError(f"invalid value {text!r}; must be {lowest} to {highest} {what}", hint=hint)
+        return number
+
+    return read
+
+
+def _outbox_bytes(text: str) -> int:
+    size = int(text)
+    # A few of the largest messages, and what SQLite itself needs; a number of mebibytes is not meant as bytes.
+    if not 1024**2 <= size <= 1024**4:
+        hint = "Leave it out for 67108864 (64 MiB); 1048576 is the least."
+        raise UsageError(f"invalid value {text!r}; must be 1048576 to 1099511627776 bytes", hint=hint)
+    return size
+
+
 def _days(text: str) -> int:
     days = int(text)
     if not 0 <= days <= 36500:
@@ -118,7 +164,13 @@ _READERS = {
     "mqtt_endpoint": str,
     "mqtt_port": _port,
     "mqtt_keep_alive": _keep_alive,
+    "connect_timeout": _within(1, 600, "seconds", "Leave it out for 20."),
+    "operation_timeout": _within(1, 600, "seconds", "Leave it out for 20."),
     "tls": Tls,
+    "outbox_bytes": _outbox_bytes,
+    "outbox_max_age": _within(0, 315360000, "seconds", "Leave it out for no limit."),
+    "outbox_when_full": WhenFull,
+    "draining_rate": _within(0, 100000, "messages a second", "Leave it out for 100; 0 is without a limit."),
     "pin_file": _path,
     "key_type": KeyType,
     "subject": str,
@@ -158,7 +210,7 @@ def _read(source: str, text: str, read: Any) -> Any:
     except UsageError as error:
         raise UsageError(f"{source}: {error.message}", hint=error.hint) from error
     except ValueError as error:
-        choices = f"; must be one of {', '.join(read)}" if read in {KeyType, Tls} else ""
+        choices = f"; must be one of {', '.join(read)}" if read in {KeyType, Tls, WhenFull} else ""
         hint = None if source.startswith("--") else f"Correct {source}."
         raise UsageError(f"{source}: invalid value {text!r}{choices}", hint=hint) from error
 

@@ -29,6 +29,8 @@ _COMMANDS = {
     "csr": ("csr", "Print a certificate request that is signed in the token."),
     "publish": ("mqtt", "Publish one message."),
     "subscribe": ("mqtt", "Print the messages on a topic."),
+    "forward": ("forward", "Send what is in the outbox, and stay connected."),
+    "service": ("service", "Install, show or remove the services that forward and renew."),
     "renew": ("renew", "Replace this device's key and certificate by new ones."),
     "recover": ("recover", "Get this device's identity back, by the key in its token."),
     "retire": ("retire", "Give this device's identity up, in the cloud and on this device."),
@@ -37,6 +39,8 @@ _COMMANDS = {
     "fleet": ("fleet", "List, show, revoke and replace Things; disable orphaned certificates."),
     "local": ("local", "Run a cloud on this machine, for demos, tests and offline work."),
 }
+# Commands that print several JSON documents, each on a line.
+_STREAMING = {"subscribe", "forward"}
 # How long a reader that has stopped may hold up the end after a signal.
 _FLUSH_SECONDS = 1.0
 _CLICKS_NARROWEST = 52
@@ -134,7 +138,7 @@ def run(arguments: list[str]) -> int:
     # Set before click parses the options, so that with --json an error in them is printed as JSON too.
     terminal = Terminal(
         as_json="--json" in arguments,
-        streaming="subscribe" in arguments[:1],
+        streaming=not _STREAMING.isdisjoint(arguments[:1]),
         quiet="--quiet" in arguments,
         verbose=not {"-v", "--verbose"}.isdisjoint(arguments),
     )

@@ -1,4 +1,4 @@
-"""The JSON document of ``init`` and ``status``, and its text for a terminal."""
+"""The JSON documents of ``init`` and ``status``, and their texts for a terminal."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from hsm_enroll.device.outbox import what_waits, what_was_lost
 from hsm_enroll.device.pending import Pending
 from hsm_enroll.iot.device_topics import DeviceTopics
+from hsm_enroll.store.forwarder import ForwarderState
 from hsm_enroll.store.identity import Identity, certificate_file
+from hsm_enroll.store.outbox import OutboxState
 from hsm_enroll.x509.certificate import subject_text
 
 
@@ -69,6 +72,48 @@ def pending_document(pending: Pending | None) -> dict[str, Any] | None:
         "keyType": pending.key_type.value,
         "token": pending.token_label,
     }
+
+
+def outbox_document(outbox: OutboxState | None) -> dict[str, Any] | None:
+    """Return what ``status`` prints of the outbox; None if it cannot be read."""
+    if outbox is None:
+        return None
+    return {
+        "messages": outbox.messages,
+        "bytes": outbox.bytes,
+        "oldestAge": None if outbox.oldest_age is None else round(outbox.oldest_age, 3),
+        "refused": outbox.refused,
+        "dropped": outbox.dropped,
+        "expired": outbox.expired,
+        "damagedFiles": [str(file) for file in outbox.damaged_files],
+    }
+
+
+def forward_document(forwarder: ForwarderState) -> dict[str, Any]:
+    """Return what ``status`` prints of ``hsm-enroll forward``."""
+    report = forwarder.report
+    error = report.last_error
+    return {
+        "running": forwarder.is_running,
+        "connected": report.connected_since is not None,
+        "connectedSince": None if report.connected_since is None else instant(report.connected_since),
+        "rate": report.rate,
+        "lastError": None if error is None else {"code": error.code, "message": error.message, "at": instant(error.at)},
+    }
+
+
+def outbox_text(outbox: OutboxState | None, forwarder: ForwarderState) -> str:
+    """Return the rows about outbox and forwarder; "" on a device that does not use them."""
+    if outbox is None or not (outbox.messages or what_was_lost(outbox) or forwarder.is_running):
+        return ""
+    error = forwarder.report.last_error
+    rows = {
+        "Outbox": what_waits(outbox),
+        "": what_was_lost(outbox),
+        "Forward": forwarder.text,
+        " ": f"last error at {error.at.astimezone(UTC):%Y-%m-%d %H:%M} UTC: {error.message}" if error else "",
+    }
+    return "\n".join(f"{name:<12} {value}" for name, value in rows.items() if value)
 
 
 def identity_text(document: dict[str, Any]) -> str:

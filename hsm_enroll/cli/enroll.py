@@ -224,7 +224,7 @@ class _Hello(NamedTuple):
         keep_stdout()
         payload = json.dumps({"message": "hello", "thingName": identity.thing_name}).encode("utf-8")
         with (
-            waiting.for_broker(self.invocation, identity),
+            waiting.for_broker(self.invocation, identity, self.invocation.settings.connect_timeout),
             wiring.connect(identity, pin, self.invocation.settings, purpose="init") as connection,
         ):
             connection.publish(DeviceTopics.of(identity.thing_name).hello, payload)

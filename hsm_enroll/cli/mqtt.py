@@ -1,12 +1,14 @@
 """``hsm-enroll publish`` and ``hsm-enroll subscribe``.
 
 In their process only awscrt loads the PKCS#11 module, and it checks nothing, so a worker examines the token first.
+``publish --queue`` only writes to the disk: it uses neither token nor network.
 """
 
 from __future__ import annotations
 
 import base64
 import sys
+from contextlib import AbstractContextManager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from hsm_enroll.cli.terminal import Terminal, keep_stdout, visible
 from hsm_enroll.device import wiring
 from hsm_enroll.errors import InterruptedRunError
 from hsm_enroll.iot import limits
+from hsm_enroll.store import forwarder
 from hsm_enroll.store.identity import Identity
 
 if TYPE_CHECKING:
@@ -27,23 +30,49 @@ if TYPE_CHECKING:
 @command("publish", example="hsm-enroll publish device/gateway-17/temperature 21.5")
 @click.argument("topic")
 @click.argument("message", required=False)
-def publish(invocation: Invocation, *, topic: str, message: str | None) -> None:
+@click.option(
+    "--queue", is_flag=True, help="Put it into the outbox, from which hsm-enroll forward sends it, and return."
+)
+def publish(invocation: Invocation, *, topic: str, message: str | None, queue: bool) -> None:
     """Publish one message with QoS 1, and wait until the broker has it. Without MESSAGE, it is read from stdin.
 
-    A message has at most 128 KiB. Other programs on this device can stay connected. hsm-enroll status shows the
-    device's topics.
+    With --queue, it is on this device's disk when the command returns, and is not lost if there is no network. A
+    message has at most 128 KiB. Other programs on this device can stay connected. hsm-enroll status shows the device's
+    topics, and what is in the outbox.
     """
     payload = _typed(invocation.terminal) if message is None else message.encode("utf-8")
     limits.check_message(topic, payload)
+    if queue:
+        _queue(invocation, topic, payload)
+        return
     try:
         identity = Identity.load(invocation.settings.state)
-        with _connected(invocation, identity, "publish") as connection, waiting.for_broker(invocation, identity):
+        with _connected(invocation, identity, "publish") as connection, _acknowledging(invocation, identity):
             connection.publish(topic, payload)
     except KeyboardInterrupt as error:
         hint = "Run the same command again. If the broker has the message already, it arrives twice."
         raise InterruptedRunError("interrupted", hint=hint) from error
-    text = f"published {len(payload)} {'byte' if len(payload) == 1 else 'bytes'} to {topic}"
+    text = f"published {_size(payload)} to {topic}"
     invocation.terminal.result({"published": {"topic": topic, "bytes": len(payload)}}, text, done=text)
+
+
+def _queue(invocation: Invocation, topic: str, payload: bytes) -> None:
+    from hsm_enroll.publisher import Publisher
+
+    try:
+        with Publisher(Identity.load(invocation.settings.state)) as publisher:
+            publisher.publish(topic, payload)
+    except KeyboardInterrupt as error:
+        hint = "Run the same command again. If the message is in the outbox already, it arrives twice."
+        raise InterruptedRunError("interrupted", hint=hint) from error
+    text = f"queued {_size(payload)} for {topic}"
+    invocation.terminal.result({"queued": {"topic": topic, "bytes": len(payload)}}, text, done=text)
+    if not forwarder.is_running(invocation.settings.state):
+        invocation.terminal.say("It waits in the outbox: hsm-enroll forward is not running.")
+
+
+def _size(payload: bytes) -> str:
+    return f"{len(payload)} {'byte' if len(payload) == 1 else 'bytes'}"
 
 
 def _typed(terminal: Terminal) -> bytes:
@@ -69,7 +98,7 @@ def subscribe(invocation: Invocation, *, topic: str, count: int | None, raw: boo
     limits.check_filter(topic)
     identity = Identity.load(invocation.settings.state)
     with _connected(invocation, identity, "subscribe") as connection:
-        with waiting.for_broker(invocation, identity):
+        with _acknowledging(invocation, identity):
             messages = connection.subscribe(topic)
         terminal.say(f"subscribed to {topic}")
         try:
@@ -102,8 +131,12 @@ def _connected(invocation: Invocation, identity: Identity, purpose: str) -> Conn
     pin = wiring.credentials(identity, invocation.pin, invocation.at_pin_pad)
     keep_stdout()
     doing = f"connecting to {settings.mqtt_endpoint or identity.mqtt_endpoint}"
-    with invocation.terminal.step(doing), waiting.for_broker(invocation, identity):
+    with invocation.terminal.step(doing), waiting.for_broker(invocation, identity, settings.connect_timeout):
         connection = wiring.connect(identity, pin, settings, purpose=purpose)
     for warning in connection.fallbacks.warnings:
         invocation.terminal.warn(warning)
     return connection
+
+
+def _acknowledging(invocation: Invocation, identity: Identity) -> AbstractContextManager[None]:
+    return waiting.for_broker(invocation, identity, invocation.settings.operation_timeout)

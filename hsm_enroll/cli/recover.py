@@ -10,8 +10,8 @@ import click
 
 from hsm_enroll.cli.documents import identity_document, identity_text, other_keys_text
 from hsm_enroll.cli.invocation import Invocation, command, token_options
-from hsm_enroll.device import device_token, recovery, wiring
-from hsm_enroll.errors import UsageError
+from hsm_enroll.device import device_token, outbox, recovery, wiring
+from hsm_enroll.errors import HsmEnrollError, UsageError
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.token.tokens import Tokens
 
@@ -76,3 +76,14 @@ def recover(invocation: Invocation) -> None:
         invocation.terminal.warn(f"the token also has the current key of {names}, which token prune would destroy")
     elif outcome.other_keys:
         invocation.terminal.say(f"\n{other_keys_text(outcome.other_keys)}")
+    _say_what_waits(invocation)
+
+
+def _say_what_waits(invocation: Invocation) -> None:
+    try:
+        held = outbox.state(invocation.settings.state)
+    except HsmEnrollError as error:
+        invocation.terminal.warn(f"{error.message}. {error.hint}")
+        return
+    if held.messages:
+        invocation.terminal.say(f"\nIn the outbox {outbox.what_waits(held)}. To send what is there: hsm-enroll forward")

@@ -118,7 +118,7 @@ class _RoundTrip(NamedTuple):
         keep_stdout()
         settings = self.invocation.settings
         with (
-            waiting.for_broker(self.invocation, identity),
+            waiting.for_broker(self.invocation, identity, self.invocation.settings.connect_timeout),
             wiring.connect(identity, pin, settings, purpose=round_trip.PURPOSE) as connection,
         ):
             round_trip.make(connection, identity.thing_name)

@@ -30,9 +30,10 @@ def retire(invocation: Invocation, *, yes: bool) -> None:
     """Take this device out of service, in the cloud and here.
 
     The certificate is deactivated and deleted, the key is destroyed in the token, and the state folder's identity is
-    removed. The token and its PIN stay. If the API cannot be reached, the device does its own half, says what the
-    operator has to do, and exits with 34. After an interruption, run the same command again: it resumes. If the token
-    is gone, it asks whether to remove the identity without it, even with --yes.
+    removed, with the messages that are still in the outbox. The token and its PIN stay. If the API cannot be reached,
+    the device does its own half, says what the operator has to do, and exits with 34. After an interruption, run the
+    same command again: it resumes. If the token is gone, it asks whether to remove the identity without it, even with
+    --yes.
     """
     terminal, settings = invocation.terminal, invocation.settings
 
@@ -50,6 +51,7 @@ def retire(invocation: Invocation, *, yes: bool) -> None:
         "thingName": retired.thing_name,
         "token": str(retired.token.uri),
         "otherKeys": outcome.other_keys,
+        "lostMessages": outcome.lost_messages,
         "steps": [asdict(step) for step in outcome.steps],
     }
     terminal.say("")
@@ -62,8 +64,11 @@ def retire(invocation: Invocation, *, yes: bool) -> None:
     terminal.result(document, text, done=done)
 
 
-def _agree(terminal: Terminal, begun: Retirement, *, yes: bool) -> None:
+def _agree(terminal: Terminal, begun: Retirement, messages: int | None, *, yes: bool) -> None:
+    lost = _lost(messages)
     if yes:
+        if lost:
+            terminal.warn(lost)
         return
     if terminal.as_json or not has_person():
         raise UsageError(
@@ -71,8 +76,20 @@ def _agree(terminal: Terminal, begun: Retirement, *, yes: bool) -> None:
             hint="Pass --yes to retire the device without a prompt.",
         )
     what = f"its certificate and its key in token {begun.token.label!r} are deleted for good"
-    if not confirm(f"This retires {begun.thing_name}: {what}.\n\nRetire this device for good?"):
+    question = f"This retires {begun.thing_name}: {what}."
+    if lost:
+        question += f" Also, {lost}. To have them sent first, answer no, and run: hsm-enroll forward"
+    if not confirm(f"{question}\n\nRetire this device for good?"):
         raise InterruptedRunError("nothing was changed", declined=True)
+
+
+def _lost(messages: int | None) -> str:
+    """Return what is lost with the outbox; "" if it is empty."""
+    if messages is None:
+        return "the outbox cannot be read, and the messages in it are lost"
+    if messages == 1:
+        return "1 message that waits in the outbox is lost"
+    return f"{messages} messages that wait in the outbox are lost" if messages else ""
 
 
 def _give_up(terminal: Terminal, error: TokenNotFoundError) -> None:

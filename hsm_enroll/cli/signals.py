@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
@@ -28,6 +28,42 @@ def raised() -> Iterator[None]:
     finally:
         for number in handlers:
             signal.signal(number, before[number])
+
+
+class Stop:
+    """The signal that has stopped a command that runs until then.
+
+    Attributes:
+        status: the exit status that belongs to it; None if there was none.
+    """
+
+    status: int | None = None
+
+
+@contextmanager
+def stopping(stop: Callable[[], None]) -> Iterator[Stop]:
+    """Inside a block of :func:`raised`, have the first Ctrl-C or SIGTERM call a function; a second one raises.
+
+    Args:
+        stop: lets the block end soon, in order; called in a signal handler.
+    """
+    told = Stop()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - signal's signature
+        told.status = 128 + number
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        stop()
+
+    try:
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, handle)
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - signal's signature

@@ -6,12 +6,22 @@ from pathlib import Path
 
 import click
 
-from hsm_enroll.cli.documents import identity_document, identity_text, pending_document
+from hsm_enroll.cli.documents import (
+    forward_document,
+    identity_document,
+    identity_text,
+    outbox_document,
+    outbox_text,
+    pending_document,
+)
 from hsm_enroll.cli.invocation import Invocation, command
 from hsm_enroll.cli.terminal import Terminal
+from hsm_enroll.device import outbox
 from hsm_enroll.device.pending import Pending, pending
 from hsm_enroll.errors import HsmEnrollError, NotEnrolledError
+from hsm_enroll.store.forwarder import ForwarderState, ForwardReport
 from hsm_enroll.store.identity import Identity
+from hsm_enroll.store.outbox import OutboxState
 from hsm_enroll.token.tokens import Tokens
 
 
@@ -19,7 +29,8 @@ from hsm_enroll.token.tokens import Tokens
 def status(invocation: Invocation) -> None:
     """Show this device's identity, and what init did not finish; exit 3 if it is not enrolled.
 
-    It reads the token's public key and requires no PIN, so monitoring can run it often. If the token cannot be used, it
+    Also how many messages wait in the outbox, and whether hsm-enroll forward is running and connected. It reads the
+    token's public key and requires no PIN, so monitoring can run it often. If the token cannot be used, it
     shows the identity and then the error, with the error's exit status. The topics are those of the
     built-in policy; an operator's own policy may differ.
     """
@@ -33,7 +44,9 @@ def status(invocation: Invocation) -> None:
     matches, problem = _look(identity)
     document = identity_document(identity, folder, matches_certificate=matches)
     document["pending"] = pending_document(unfinished)
-    text = identity_text(document)
+    held, forwarder = _outbox(invocation)
+    document |= {"outbox": outbox_document(held), "forward": forward_document(forwarder)}
+    text = "\n".join(filter(None, [identity_text(document), outbox_text(held, forwarder)]))
     if unfinished is not None:
         text += f"\n{'Unfinished':<12} {unfinished.subject}\n{'':<12} {unfinished.advice}"
     if problem is not None and invocation.terminal.as_json:
@@ -63,6 +76,19 @@ def _pending(folder: Path, identity: Identity, terminal: Terminal) -> Pending | 
     except HsmEnrollError as error:
         terminal.warn(f"{error.message}. {error.hint}")
         return None
+
+
+def _outbox(invocation: Invocation) -> tuple[OutboxState | None, ForwarderState]:
+    """Return what is in the outbox and how the forwarder is; what cannot be read does not hide the identity."""
+    held, forwarder = None, ForwarderState(is_running=False, report=ForwardReport())
+    try:
+        held = outbox.state(invocation.settings.state)
+        forwarder = ForwarderState.load(invocation.settings.state)
+    except HsmEnrollError as error:
+        invocation.terminal.warn(f"{error.message}. {error.hint}")
+    for file in () if held is None else held.damaged_files:
+        invocation.terminal.warn(f"the outbox was damaged, and messages may be lost; what is left of it: {file}")
+    return held, forwarder
 
 
 def _say_pending(error: NotEnrolledError, unfinished: Pending | None) -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hsm_enroll.device import clock, proving
+from hsm_enroll.device.outbox import state
 from hsm_enroll.device.steps import Progress, Step, Steps
 from hsm_enroll.errors import (
     ApiTlsError,
     BackendRefusedError,
     BackendUnreachableError,
+    BusyError,
     HsmEnrollError,
     KeyMissingError,
     NotEnrolledError,
@@ -22,7 +24,7 @@ from hsm_enroll.errors import (
     TokenNotFoundError,
     UnexpectedResponseError,
 )
-from hsm_enroll.store import files, identity, journal, renewal, retirement
+from hsm_enroll.store import files, forwarder, identity, journal, outbox, renewal, retirement
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.store.journal import Attempt
 from hsm_enroll.store.renewal import Renewal
@@ -51,11 +53,13 @@ class Outcome:
         retirement: what was retired.
         steps: ``token``, ``cloud``, ``destroy`` and ``forget``, in this order.
         other_keys: how many keys of this program the token still has; 0 if the token is gone.
+        lost_messages: how many messages were in the outbox; None if it could not be read.
     """
 
     retirement: Retirement
     steps: tuple[Step, ...]
     other_keys: int
+    lost_messages: int | None
 
     @property
     def has_destroyed(self) -> bool:
@@ -66,21 +70,22 @@ class Outcome:
 def retire(
     folder: Path,
     ports: OwnPorts,
-    agree: Callable[[Retirement], None],
+    agree: Callable[[Retirement, int | None], None],
     give_up: Callable[[TokenNotFoundError], None],
     progress: Progress = lambda _: nullcontext(),
 ) -> Outcome:
-    """Have the Thing retired, destroy the keys, and remove the identity; the PIN and ``token.json`` stay.
+    """Have the Thing retired, destroy the keys, and remove identity and outbox; the PIN and ``token.json`` stay.
 
     Args:
         folder: the state folder, which is locked during the run.
         ports: access to token and API.
-        agree: called before anything is done, unless an earlier run has begun; raises to prevent it.
+        agree: called before anything is done, unless an earlier run has begun, with what is retired and with how many
+            messages are in the outbox, None if it cannot be read; raises to prevent it.
         give_up: called if the token is not there; raises, unless it is gone for good and only the identity is removed.
         progress: called with each step's name; returns a context manager that is entered while the step runs.
 
     Raises:
-        BusyError: another run has locked the folder.
+        BusyError: another run has locked the folder, or the forwarder is running.
         NotEnrolledError: there is no identity to retire.
         ClockError: this machine's clock is wrong; nothing was destroyed.
         ApiTlsError: the API's certificate has expired or is not valid yet, by this machine's clock; nothing was
@@ -91,43 +96,58 @@ def retire(
         ThrottledError, BackendUnreachableError: the API is busy or fails; nothing was destroyed.
         HsmEnrollError: the token cannot be used, or a file not removed; the next run resumes.
     """
-    other_keys = 0
     with files.locked(folder):
-        under_way = _under_way(folder)
-        is_new = under_way is None
-        if under_way is None:
-            under_way = _begun(folder)
-            agree(under_way)
+        resumed = _under_way(folder)
+        under_way = resumed or _begun(folder)
+        if forwarder.is_running(folder):  # it would lose its certificate in the middle
+            raise BusyError("hsm-enroll forward is running", hint="Stop it, then run the same command again.")
+        messages = _queued(folder)
+        if resumed is None:
+            agree(under_way, messages)
         clock.check(ports.clock.now())
         steps = Steps(progress)
-        reports = ports.tokens.start_listing([under_way.token.module])
-        try:
-            with steps.step("token"):
-                token = selection.enrolled(under_way.token, reports)
-        except TokenNotFoundError as error:
-            give_up(error)
-            under_way.save(folder)
-            refusal: HsmEnrollError | None = None if under_way.is_told else error
-            for step in ("token", "cloud", "destroy"):
-                steps.skip(step)
-        else:
-            with ports.tokens.session(token, ports.pin, ports.at_pin_pad, writable=True) as session:
-                if is_new:
-                    _check_keys(under_way, session)
-                under_way.save(folder)
-                under_way, refusal = _told(under_way, session, folder, ports, steps, is_new=is_new)
-                with steps.step("destroy"):
-                    for key in (*under_way.enrolled_keys, *under_way.other_keys):
-                        session.destroy(label=key.label, key_id=key.id)
-                    other_keys = len(session.own_keys())
+        under_way, refusal, other_keys = _ended(under_way, folder, ports, give_up, steps, is_new=resumed is None)
         with steps.step("forget"):
             identity.remove(folder)
             renewal.close(folder)
             journal.close(folder)
+            outbox.remove(folder)
+            forwarder.remove(folder)
             retirement.close(folder)
         if refusal is not None:
             raise _retired_locally(under_way, refusal) from refusal
-        return Outcome(under_way, tuple(steps.done), other_keys)
+        return Outcome(under_way, tuple(steps.done), other_keys, messages)
+
+
+def _ended(
+    under_way: Retirement,
+    folder: Path,
+    ports: OwnPorts,
+    give_up: Callable[[TokenNotFoundError], None],
+    steps: Steps,
+    *,
+    is_new: bool,
+) -> tuple[Retirement, HsmEnrollError | None, int]:
+    """Tell the API and destroy the keys; return the error if it was not told, and how many other keys are left."""
+    reports = ports.tokens.start_listing([under_way.token.module])
+    try:
+        with steps.step("token"):
+            token = selection.enrolled(under_way.token, reports)
+    except TokenNotFoundError as error:
+        give_up(error)
+        under_way.save(folder)
+        for step in ("token", "cloud", "destroy"):
+            steps.skip(step)
+        return under_way, None if under_way.is_told else error, 0
+    with ports.tokens.session(token, ports.pin, ports.at_pin_pad, writable=True) as session:
+        if is_new:
+            _check_keys(under_way, session)
+        under_way.save(folder)
+        under_way, refusal = _told(under_way, session, folder, ports, steps, is_new=is_new)
+        with steps.step("destroy"):
+            for key in (*under_way.enrolled_keys, *under_way.other_keys):
+                session.destroy(label=key.label, key_id=key.id)
+            return under_way, refusal, len(session.own_keys())
 
 
 def _under_way(folder: Path) -> Retirement | None:
@@ -173,6 +193,14 @@ def _begun(folder: Path) -> Retirement:
         enrolled_keys=enrolled,
         other_keys=tuple(key for key in dict.fromkeys(others) if key not in enrolled),
     )
+
+
+def _queued(folder: Path) -> int | None:
+    """Return how many messages are lost; what is wrong with the outbox does not keep a device in service."""
+    try:
+        return state(folder).messages
+    except HsmEnrollError:
+        return None
 
 
 def _identity(folder: Path) -> Identity:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hsm_enroll.backend_api.invite import Invite
 from hsm_enroll.device import device_token, pin
 from hsm_enroll.device.ports import Audience, Nobody, OwnPorts, Ports
-from hsm_enroll.errors import ModuleMissingError, MqttRefusedError, PinWrongError, TokenNotFoundError, UsageError
+from hsm_enroll.errors import (
+    HsmEnrollError,
+    ModuleMissingError,
+    MqttRefusedError,
+    PinWrongError,
+    TokenNotFoundError,
+    UsageError,
+)
 from hsm_enroll.key import TokenName
 from hsm_enroll.secret import Secret
 from hsm_enroll.settings import Settings, Tls
@@ -26,7 +36,8 @@ from hsm_enroll.uri import Pkcs11Uri
 if TYPE_CHECKING:
     from hsm_enroll.backend_api.client import EnrollmentClient
     from hsm_enroll.backend_api.proofs import ProofClient
-    from hsm_enroll.iot import Connection, Keeper, OnConnection, Will
+    from hsm_enroll.iot import Connection, ConnectionEvent, Keeper, OnConnection, Will
+    from hsm_enroll.iot.line import KeptLine
 
 _DEFAULT_LABEL = "hsm-enroll"
 
@@ -127,17 +138,22 @@ def keep(
     will: Will | None = None,
     reconnects: bool = False,
     on_connection: OnConnection | None = None,
+    in_background: bool = False,
+    paced: bool = True,
+    owns_module: bool = False,
 ) -> Keeper:
     """Connect to the broker that the settings, or else the identity, specify, and keep the connection.
 
     Args:
         identity: the device's identity.
         login: returns what ``login.credentials`` returned for the token; called before each login.
-        resolved: the resolved settings: trust anchor, endpoint, port, TLS versions and keep-alive.
+        resolved: the resolved settings: trust anchor, endpoint, port, TLS versions, keep-alive and timeouts.
         purpose: use a client id of its own, ``<thing>/<purpose>-<random>``; None uses the Thing's name.
         will: what the broker publishes if the connection is lost.
         reconnects: whether to connect again after a loss.
         on_connection: is told of each change.
+        in_background: return at once; all errors go to ``on_connection``.
+        paced, owns_module: see ``iot.Target``.
 
     Raises:
         HsmEnrollError: as ``hsm_enroll.iot.keep``.
@@ -152,6 +168,10 @@ def keep(
         port=resolved.mqtt_port,
         tls13=resolved.tls is Tls.AUTO,
         keep_alive=resolved.mqtt_keep_alive,
+        connect_timeout=resolved.connect_timeout,
+        operation_timeout=resolved.operation_timeout,
+        paced=paced,
+        owns_module=owns_module,
         will=will,
     )
     secrets: list[Secret | None] = [None]
@@ -160,16 +180,82 @@ def keep(
         secrets[0] = login()
         return secrets[0]
 
+    def explain(error: HsmEnrollError) -> HsmEnrollError:
+        return _explained(error, identity, resolved, secrets[0])
+
+    def tell(event: ConnectionEvent) -> None:
+        if on_connection is not None:
+            on_connection(event if event.error is None else replace(event, error=explain(event.error)))
+
+    try:
+        return iot.keep(
+            target,
+            noted,
+            reconnects=reconnects,
+            on_connection=tell if in_background else on_connection,
+            in_background=in_background,
+        )
+    except HsmEnrollError as error:
+        explained = explain(error)
+        if explained is error:
+            raise
+        raise explained from error
+
+
+def line(
+    resolved: Settings,
+    pin_source: Callable[[TokenName], Secret],
+    at_pin_pad: Callable[[TokenName], None],
+    identity: Identity,
+    on_event: Callable[[ConnectionEvent], None],
+) -> KeptLine:
+    """Return the forwarder's line to the broker, which has its first link some time later.
+
+    Args:
+        resolved: as for :func:`keep`.
+        pin_source: returns the token's PIN; called before each login.
+        at_pin_pad: called with the token that is waiting for its PIN at its own keypad.
+        identity: whom to connect as; the client id is the Thing's name.
+        on_event: is told of each change of the connection, on a thread of its own.
+    """
+    from hsm_enroll.iot.line import KeptLine
+
+    made = KeptLine(on_event)
+    made.use(
+        keep(
+            identity,
+            lambda: credentials(identity, pin_source, at_pin_pad),
+            resolved,
+            reconnects=True,
+            on_connection=made.event,
+            in_background=True,
+            paced=False,  # the forwarder does it
+            owns_module=True,
+        )
+    )
+    return made
+
+
+def _explained(error: HsmEnrollError, identity: Identity, resolved: Settings, secret: Secret | None) -> HsmEnrollError:
+    """Return an error of the connection with what can be found out about it."""
     try:
         with diagnosis.explained(identity.token.module):
-            return iot.keep(target, noted, reconnects=reconnects, on_connection=on_connection)
-    except PinWrongError as error:
-        raise wrong_pin(error, identity.token, origin_of(secrets[0])) from error
-    except MqttRefusedError as error:
-        if Renewal.load(resolved.state) is not None:
+            raise error
+    except PinWrongError as wrong:
+        return wrong_pin(wrong, identity.token, origin_of(secret))
+    except MqttRefusedError as refused:
+        if _is_renewing(resolved.state):
             # The API may have made the new key the current one.
-            error.hint = "A renewal of this device's identity is not finished. Finish it: hsm-enroll renew"
-        raise
+            refused.hint = "A renewal of this device's identity is not finished. Finish it: hsm-enroll renew"
+        return refused
+    except HsmEnrollError as explained:
+        return explained
+
+
+def _is_renewing(folder: Path) -> bool:
+    with suppress(HsmEnrollError):  # what is wrong with the journal is not what is wrong with the connection
+        return Renewal.load(folder) is not None
+    return False
 
 
 def unattended(resolved: Settings) -> Callable[[TokenName], Secret]:

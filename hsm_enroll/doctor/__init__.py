@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hsm_enroll.doctor import checks_login, checks_online, checks_state, checks_token, checks_tpm
+from hsm_enroll.doctor import checks_login, checks_online, checks_outbox, checks_state, checks_token, checks_tpm
 from hsm_enroll.doctor.checks_login import Login
 from hsm_enroll.doctor.patient import Check, Finding, Machine, Patient, Status
 
@@ -27,6 +27,8 @@ _OFFLINE: tuple[Check, ...] = (
     checks_state.certificate_dates,
     checks_token.key,
     checks_token.key_origin,
+    checks_outbox.outbox,
+    checks_outbox.forward,
 )
 _ONLINE: tuple[Check, ...] = (
     checks_online.dns,

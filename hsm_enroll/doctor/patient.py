@@ -8,14 +8,16 @@ from enum import StrEnum
 from functools import cached_property, partial
 from pathlib import Path
 
-from hsm_enroll.device import device_token, pin
+from hsm_enroll.device import device_token, outbox, pin
 from hsm_enroll.doctor import api, network
 from hsm_enroll.doctor.api import ApiAnswer
 from hsm_enroll.errors import HsmEnrollError, TokenNotFoundError
 from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.secret import Secret
 from hsm_enroll.settings import Settings, Tls
+from hsm_enroll.store.forwarder import ForwarderState
 from hsm_enroll.store.identity import Identity
+from hsm_enroll.store.outbox import OutboxState
 from hsm_enroll.token import diagnosis, discovery
 from hsm_enroll.token.login import Pin
 from hsm_enroll.token.reports import TokenReport
@@ -89,6 +91,22 @@ class Patient:
         """The identity in the state folder, or the error that says why there is none."""
         try:
             return Identity.load(self.settings.state)
+        except HsmEnrollError as error:
+            return error
+
+    @cached_property
+    def outbox(self) -> OutboxState | HsmEnrollError:
+        """What the outbox holds, or the error that says why that cannot be known."""
+        try:
+            return outbox.state(self.settings.state)
+        except HsmEnrollError as error:
+            return error
+
+    @cached_property
+    def forwarder(self) -> ForwarderState | HsmEnrollError:
+        """How the forwarder is, or the error that says why that cannot be known."""
+        try:
+            return ForwarderState.load(self.settings.state)
         except HsmEnrollError as error:
             return error
 

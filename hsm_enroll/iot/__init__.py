@@ -13,13 +13,10 @@ if TYPE_CHECKING:
     from hsm_enroll.iot.fallbacks import Fallbacks
     from hsm_enroll.iot.inbox import Message
     from hsm_enroll.iot.keeper import ConnectionEvent, ConnectionState, Keeper, OnConnection
-    from hsm_enroll.iot.patience import ACKNOWLEDGE_SECONDS, CONNECT_SECONDS
     from hsm_enroll.iot.subscription import Subscription
     from hsm_enroll.iot.target import QoS, Target, Will
 
 __all__ = [
-    "ACKNOWLEDGE_SECONDS",
-    "CONNECT_SECONDS",
     "Connection",
     "ConnectionEvent",
     "ConnectionState",
@@ -35,8 +32,6 @@ __all__ = [
 ]
 
 _HOMES = {
-    "ACKNOWLEDGE_SECONDS": "patience",
-    "CONNECT_SECONDS": "patience",
     "Connection": "connection",
     "ConnectionEvent": "keeper",
     "ConnectionState": "keeper",

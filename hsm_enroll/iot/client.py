@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from awscrt import io, mqtt5
 
@@ -13,6 +14,9 @@ from hsm_enroll.iot import failures, shared_port
 from hsm_enroll.iot.target import QoS, Target, Will
 from hsm_enroll.secret import Secret
 from hsm_enroll.x509 import trust_anchors
+
+if TYPE_CHECKING:
+    from hsm_enroll.store.outbox import Properties
 
 _QOS = {0: mqtt5.QoS.AT_MOST_ONCE, 1: mqtt5.QoS.AT_LEAST_ONCE}
 
@@ -55,8 +59,13 @@ def tls_context(target: Target, pin: Secret | None) -> Any:
 
 def _logged_in(target: Target, pin: Secret | None, trusted: bytes | None) -> Any:
     try:
-        # DEFAULT accepts a module that is initialized already, and does not finalize it while others here use it.
-        library = io.Pkcs11Lib(file=str(target.module), behavior=io.Pkcs11Lib.InitializeFinalizeBehavior.DEFAULT)
+        # DEFAULT accepts a module that is initialized already, and does not finalize it; STRICT does the opposite.
+        behavior = io.Pkcs11Lib.InitializeFinalizeBehavior
+        if target.owns_module:
+            gc.collect()  # an earlier context may be garbage that refers to itself
+        library = io.Pkcs11Lib(
+            file=str(target.module), behavior=behavior.STRICT if target.owns_module else behavior.DEFAULT
+        )
     except RuntimeError as error:
         raise failures.of_module(error, target) from error
     try:
@@ -82,9 +91,25 @@ def build(target: Target, context: Any, callbacks: Callbacks, timeout: float) ->
     return mqtt5.Client(_options(target, context, callbacks, int(timeout * 1000)))
 
 
-def publish_packet(topic: str, payload: bytes, qos: QoS, *, retain: bool) -> Any:
-    """Return a PUBLISH (MQTT 5.0 §3.3)."""
-    return mqtt5.PublishPacket(topic=topic, payload=payload, qos=_QOS[qos], retain=retain)
+def publish_packet(
+    topic: str,
+    payload: bytes,
+    qos: QoS,
+    *,
+    retain: bool,
+    expiry: int | None = None,
+    properties: Properties | None = None,
+) -> Any:
+    """Return a PUBLISH (MQTT 5.0 §3.3); the expiry is in seconds (§3.3.2.3.3)."""
+    packet = mqtt5.PublishPacket(
+        topic=topic, payload=payload, qos=_QOS[qos], retain=retain, message_expiry_interval_sec=expiry
+    )
+    if properties is not None:
+        packet.content_type = properties.content_type
+        packet.response_topic = properties.response_topic
+        packet.correlation_data_bytes = properties.correlation_data
+        packet.user_properties = [mqtt5.UserProperty(name, value) for name, value in properties.user_properties]
+    return packet
 
 
 def subscribe_packet(topic_filter: str, qos: QoS) -> Any:
@@ -125,6 +150,7 @@ def _tls(target: Target, library: Any, pin: Secret | None, trusted: bytes | None
 def _options(target: Target, context: Any, callbacks: Callbacks, timeout_ms: int) -> Any:
     socket_options = io.SocketOptions()
     socket_options.connect_timeout_ms = timeout_ms
+    control = mqtt5.ExtendedValidationAndFlowControlOptions
     return mqtt5.ClientOptions(
         host_name=target.endpoint,
         port=target.port,
@@ -134,9 +160,7 @@ def _options(target: Target, context: Any, callbacks: Callbacks, timeout_ms: int
             client_id=target.client_id, keep_alive_interval_sec=target.keep_alive, will=_will(target.will)
         ),
         session_behavior=mqtt5.ClientSessionBehaviorType.CLEAN,
-        extended_validation_and_flow_control_options=(
-            mqtt5.ExtendedValidationAndFlowControlOptions.AWS_IOT_CORE_DEFAULTS
-        ),
+        extended_validation_and_flow_control_options=control.AWS_IOT_CORE_DEFAULTS if target.paced else control.NONE,
         offline_queue_behavior=mqtt5.ClientOperationQueueBehaviorType.FAIL_ALL_ON_DISCONNECT,
         connack_timeout_ms=timeout_ms,
         on_lifecycle_event_connection_success_fn=callbacks.on_connected,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Self
 from hsm_enroll.iot.fallbacks import Fallbacks
 from hsm_enroll.iot.keeper import Keeper, OnConnection
 from hsm_enroll.iot.opening import Credentials
-from hsm_enroll.iot.patience import ACKNOWLEDGE_SECONDS, CONNECT_SECONDS
 from hsm_enroll.iot.subscription import Subscription
 from hsm_enroll.iot.target import QoS, Target
 
@@ -22,14 +21,14 @@ def keep(
     *,
     reconnects: bool = False,
     on_connection: OnConnection | None = None,
-    timeout: float = CONNECT_SECONDS,
+    in_background: bool = False,
 ) -> Keeper:
     """Connect to a target with the key in the token (MQTT 5.0 §3.1; TLS 1.2 or later), and keep the connection.
 
     A broker ends a connection when another client connects with the same client id (§3.1.4). The client id is the
     Thing's name; with a purpose, it is one that no other connection has.
 
-    The PIN is tried once. The connection is tried once too, with two exceptions, all within the timeout:
+    The PIN is tried once. The connection is tried once too, with two exceptions, all within the target's timeout:
 
     - If TLS 1.3 was offered and the handshake failed, the next attempt offers only TLS 1.2.
     - If the connection's own client id was refused, or the broker closed the connection twice without a CONNACK, the
@@ -49,7 +48,7 @@ def keep(
         credentials: called before each login.
         reconnects: whether to connect again after a loss, with a new login if the token has lost the last one.
         on_connection: is told of each change.
-        timeout: seconds until the CONNACK, for all attempts together.
+        in_background: return at once, and try until there is a connection; all errors go to ``on_connection``.
 
     Raises:
         UsageError: the CA file cannot be used.
@@ -61,7 +60,10 @@ def keep(
         MqttError: any other failure.
     """
     keeper = Keeper(target, credentials, reconnects=reconnects, on_connection=on_connection)
-    keeper.open(timeout)
+    if in_background:
+        keeper.start()
+    else:
+        keeper.open()
     return keeper
 
 
@@ -121,7 +123,7 @@ class Connection:
         *,
         qos: QoS = 1,
         retain: bool = False,
-        timeout: float = ACKNOWLEDGE_SECONDS,
+        timeout: float | None = None,
     ) -> None:
         """Publish one message and wait for its PUBACK (MQTT 5.0 §4.3.2); with QoS 0, until it has been sent (§4.3.1).
 
@@ -135,7 +137,7 @@ class Connection:
             qos: 1 delivers it at least once; 0 at most once, and nobody says whether.
             retain: have the broker keep it for later subscribers; AWS IoT requires iot:RetainPublish for that, which
                 the backend's built-in policy does not allow.
-            timeout: seconds until the PUBACK.
+            timeout: seconds until the PUBACK; None is the setting ``operation_timeout``, 20 by default.
 
         Raises:
             UsageError: the topic is invalid, or the message too large.
@@ -147,7 +149,7 @@ class Connection:
         exchange = self._keeper.exchange
         exchange.finish(exchange.publish(topic, payload, qos, retain=retain), timeout)
 
-    def subscribe(self, topic: str, *, qos: QoS = 1, timeout: float = ACKNOWLEDGE_SECONDS) -> Subscription:
+    def subscribe(self, topic: str, *, qos: QoS = 1, timeout: float | None = None) -> Subscription:
         """Subscribe, wait for the SUBACK, and return the messages (MQTT 5.0 §3.8).
 
         Subscriptions of one connection should not overlap: a broker may send a message once for each of its filters
@@ -156,7 +158,7 @@ class Connection:
         Args:
             topic: a topic filter; see ``limits.check_filter``.
             qos: 1 receives each message at least once; 0 at most once.
-            timeout: seconds until the SUBACK.
+            timeout: seconds until the SUBACK; None as for :meth:`publish`.
 
         Raises:
             UsageError, MqttRefusedError, MqttTakenOverError, MqttUnreachableError, MqttError: as :meth:`publish`.

@@ -60,6 +60,12 @@ class Exchange:
         self._end: HsmEnrollError | None = None
 
     @property
+    def link(self) -> Link | None:
+        """The link in use; None if there is none at the moment."""
+        with self._lock:
+            return None if self._link is None or self._link.ended.done() else self._link
+
+    @property
     def awscrt_client(self) -> Any:
         """The ``awscrt.mqtt5.Client`` of the current link.
 
@@ -142,16 +148,21 @@ class Exchange:
                 self._send(request, link)
         return request
 
-    def finish(self, request: Request, timeout: float) -> None:
-        """Wait until a request is done, and raise its error, if it has one; the timeout is in seconds.
+    def seconds_for(self, timeout: float | None) -> float:
+        """Return for how many seconds a request is waited for: as long as its caller says, or else as the target."""
+        return self._target.operation_timeout if timeout is None else timeout
+
+    def finish(self, request: Request, timeout: float | None) -> None:
+        """Wait until a request is done, and raise its error, if it has one; the timeout as for :meth:`seconds_for`.
 
         Raises:
             MqttUnreachableError: it was not answered in time.
             HsmEnrollError: see :class:`Request`.
         """
-        wait([request.outcome], timeout)
+        seconds = self.seconds_for(timeout)
+        wait([request.outcome], seconds)
         if not request.outcome.done():
-            raise self.unanswered(request, timeout)
+            raise self.unanswered(request, seconds)
         request.outcome.result()
 
     def unanswered(self, request: Request, timeout: float) -> MqttUnreachableError:

@@ -206,6 +206,8 @@ def of_connecting(error: BaseException, reason: str | None, target: Target) -> H
 
 def of_lost(error: BaseException, reason: str | None, target: Target) -> HsmEnrollError:
     """Translate the end of an open connection; ``reason`` names the reason code of the server's DISCONNECT, if any."""
+    if isinstance(error, HsmEnrollError):  # this side has ended it, see Link.abandon
+        return again(error)
     if isinstance(error, UnreadablePacketError):
         return MqttError(
             f"{target.broker} sent a packet that is not valid MQTT 5 ({error}); the connection was ended",
@@ -241,16 +243,20 @@ def of_low_qos(target: Target) -> HsmEnrollError:
 def of_acknowledgement(reason: str, what: str, target: Target) -> HsmEnrollError:
     """Translate a reason code of 0x80 or more in a PUBACK or SUBACK (MQTT 5.0 §3.4.2.1, §3.9.3)."""
     if reason == "NOT_AUTHORIZED":
-        return MqttRefusedError(
+        refused = MqttRefusedError(
             f"{target.broker} refused {what}: it is not allowed (NOT_AUTHORIZED)",
             hint=DeviceTopics.of(target.thing_name).hint,
         )
+        refused.reason = reason
+        return refused
     return _of_reason(reason, f"{target.broker} refused {what}")
 
 
-def _of_reason(reason: str, event: str) -> HsmEnrollError:
+def _of_reason(reason: str, event: str) -> MqttError:
+    error = MqttError(f"{event} ({reason})")
     if reason == "SESSION_TAKEN_OVER":
-        return MqttTakenOverError(f"{event}: another client has connected with the same client id")
-    if reason in _NOT_ALLOWED:
-        return MqttRefusedError(f"{event} ({reason})")
-    return MqttError(f"{event} ({reason})")
+        error = MqttTakenOverError(f"{event}: another client has connected with the same client id")
+    elif reason in _NOT_ALLOWED:
+        error = MqttRefusedError(f"{event} ({reason})")
+    error.reason = reason
+    return error

@@ -25,7 +25,6 @@ from hsm_enroll.iot.exchange import Exchange
 from hsm_enroll.iot.fallbacks import Fallbacks
 from hsm_enroll.iot.link import Link
 from hsm_enroll.iot.opening import Credentials, Opener
-from hsm_enroll.iot.patience import ACKNOWLEDGE_SECONDS, CONNECT_SECONDS
 from hsm_enroll.iot.target import Target
 
 _FIRST_DELAY_SECONDS = 1.0
@@ -81,10 +80,11 @@ class Keeper:
         self, target: Target, credentials: Credentials, *, reconnects: bool, on_connection: OnConnection | None
     ) -> None:
         self.exchange = Exchange(target, reconnects=reconnects)
+        self._target = target
         self._reconnects = reconnects
         self._on_connection = on_connection
         self._opener = Opener(target, credentials, self.exchange.deliver)
-        self._link: Link
+        self._link: Link | None = None
         self._failures = 0
         self._closing = threading.Event()
         self._events: SimpleQueue[ConnectionEvent | None] = SimpleQueue()
@@ -95,14 +95,17 @@ class Keeper:
         """What the connection asked for, was refused, and goes without."""
         return self._opener.fallbacks
 
-    def open(self, timeout: float) -> None:
+    def open(self) -> None:
         """Connect for the first time; see ``Opener.open``.
 
         Raises:
             HsmEnrollError: there is no connection, and no other one is tried.
         """
-        self._link = self._opener.open(timeout)
-        self.exchange.use(self._link, timeout)
+        self._use_another_link()
+        self.start()
+
+    def start(self) -> None:
+        """Connect without waiting for it, and until it succeeds, as after a loss."""
         self._threads.append(threading.Thread(target=self._run, name="hsm-enroll connection", daemon=True))
         if self._on_connection is not None:
             telling = partial(self._tell_all, self._on_connection)
@@ -130,6 +133,8 @@ class Keeper:
             raise
 
     def _keep(self) -> None:
+        if self._link is None and not self._reconnected():
+            return
         self._tell(ConnectionState.CONNECTED)
         while (error := self._loss()) is not None:
             if not self._may_reconnect(error):
@@ -143,6 +148,8 @@ class Keeper:
 
     def _loss(self) -> HsmEnrollError | None:
         """Wait for the end of the link, and return why it ended; None if this side closed the connection."""
+        if self._link is None:
+            return None
         began = time.monotonic()
         wait([self._link.ended])
         if time.monotonic() - began >= _STABLE_SECONDS:
@@ -154,8 +161,7 @@ class Keeper:
         while not self._closing.wait(full_jitter(self._failures)):
             self._failures += 1
             try:
-                self._link = self._opener.open(CONNECT_SECONDS)
-                self.exchange.use(self._link, ACKNOWLEDGE_SECONDS)
+                self._use_another_link()
             except HsmEnrollError as error:
                 self._opener.drop()
                 if self._closing.is_set():
@@ -168,6 +174,10 @@ class Keeper:
             else:
                 return True
         return False
+
+    def _use_another_link(self) -> None:
+        self._link = self._opener.open(self._target.connect_timeout)
+        self.exchange.use(self._link, self._target.operation_timeout)
 
     def _may_reconnect(self, error: HsmEnrollError) -> bool:
         """Whether to try again: not where that would try a wrong PIN again, or fight with another program."""

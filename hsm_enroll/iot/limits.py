@@ -6,12 +6,19 @@ The limits are those of "AWS IoT Core endpoints and quotas", message broker and 
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from hsm_enroll.errors import UsageError
+
+if TYPE_CHECKING:
+    from hsm_enroll.store.outbox import Properties
 
 LARGEST_PAYLOAD = 128 * 1024  # bytes
 _LONGEST_TOPIC = 256  # bytes
 _MOST_SLASHES = 7
+# MQTT 5.0 §1.5.4 and §1.5.6: strings and binary data have a length of two bytes; §1.5.3: an expiry has four.
+_LONGEST_PROPERTY = 0xFFFF  # bytes
+_LONGEST_EXPIRY_SECONDS = 0xFFFFFFFF
 _QOS = (0, 1)
 # Length and slashes of these do not count: Basic Ingest, and the name of a shared subscription (MQTT 5.0 §4.8.2).
 _UNCOUNTED = re.compile(r"\$aws/rules/[^/]*/|\$share/[^/]*/")
@@ -41,6 +48,54 @@ def check_message(topic: str, payload: bytes, qos: int = 1) -> None:
             f"the message is larger than {LARGEST_PAYLOAD // 1024} KiB, which AWS IoT does not accept",
             hint="Split it into several messages.",
         )
+
+
+def check_expiry(expires_after: float | None) -> None:
+    """Check after how many seconds a message expires (MQTT 5.0 §3.3.2.3.3); None is never.
+
+    Raises:
+        UsageError: it is not above 0, or too large.
+    """
+    if expires_after is not None and not 0 < expires_after <= _LONGEST_EXPIRY_SECONDS:
+        raise UsageError(
+            f"a message cannot expire after {expires_after} s",
+            hint=f"Give more than 0 and at most {_LONGEST_EXPIRY_SECONDS} seconds, or leave it out for no expiry.",
+        )
+
+
+def check_properties(properties: Properties) -> None:
+    """Check the properties of a message. Does *not* check AWS IoT's quotas for their sizes.
+
+    Args:
+        properties: text is UTF-8 without NUL (MQTT 5.0 §1.5.4) and, as the correlation data, has up to 65,535 bytes;
+            the response topic is a topic, see :func:`check_message`.
+
+    Raises:
+        UsageError: MQTT or AWS IoT does not accept them.
+    """
+    texts = {"content type": properties.content_type}
+    for name, value in properties.user_properties:
+        texts |= {f"name of the user property {name!r:.32}": name, f"value of the user property {name!r:.32}": value}
+    for what, text in texts.items():
+        if text is not None and (why := _fault_of_text(text)):
+            raise UsageError(f"the {what} is not valid: {why}", hint="MQTT 5.0 §1.5.4 says what text may be.")
+    if properties.response_topic is not None:
+        check_message(properties.response_topic, b"")
+    if len(properties.correlation_data or b"") > _LONGEST_PROPERTY:
+        raise UsageError(
+            f"the correlation data has more than {_LONGEST_PROPERTY} bytes, which MQTT does not allow",
+            hint="Use a short id, and put what is larger into the message.",
+        )
+
+
+def _fault_of_text(text: str) -> str | None:
+    try:
+        size = len(text.encode("utf-8"))
+    except UnicodeEncodeError:
+        return "it is not UTF-8"
+    if "\0" in text:
+        return "it contains a NUL character"
+    return f"it has {size} bytes, and MQTT allows {_LONGEST_PROPERTY}" if size > _LONGEST_PROPERTY else None
 
 
 def check_filter(topic_filter: str) -> None:

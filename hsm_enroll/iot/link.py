@@ -57,6 +57,7 @@ class Link:
         self.ended: Future[Ending | None] = Future()
         self._opened: Future[Ending | None] = Future()
         self._accepts_qos_0_only = False
+        self._receive_maximum = 0
         self._starting = threading.Lock()
         self._stopped = threading.Event()
         self._on_message = on_message
@@ -82,6 +83,11 @@ class Link:
     def accepts_qos_0_only(self) -> bool:
         """Whether the broker accepts nothing above QoS 0 (MQTT 5.0 §3.2.2.3.4)."""
         return self._accepts_qos_0_only
+
+    @property
+    def receive_maximum(self) -> int:
+        """How many messages of QoS 1 may be unacknowledged (MQTT 5.0 §3.2.2.3.3); awscrt sends more only after that."""
+        return self._receive_maximum
 
     @property
     def awscrt_client(self) -> Any:
@@ -160,6 +166,10 @@ class Link:
         if was_open:
             self._stopped.wait(_CLOSE_SECONDS)
 
+    def abandon(self, error: HsmEnrollError) -> None:
+        """End the connection, which does not work any more, because of an error of this side's."""
+        self._end(Ending(error, None))
+
     def end_unreadable(self, error: UnreadablePacketError) -> None:
         """End the connection because of a packet that awscrt cannot read."""
         self._end(Ending(error, None))
@@ -191,6 +201,7 @@ class Link:
 
     def _on_connected(self, data: Any) -> None:
         self._accepts_qos_0_only = data.negotiated_settings.maximum_qos == 0
+        self._receive_maximum = data.negotiated_settings.receive_maximum_from_server
         settle(self._opened, None)
 
     def _on_connection_failure(self, data: Any) -> None:

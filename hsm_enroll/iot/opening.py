@@ -68,6 +68,8 @@ class Opener:
                 link.open(left)
             except BaseException as error:
                 link.close()
+                if self._is_closed:  # while it was logging in
+                    self._context = None
                 if not self._may_differ(error, link) or time.monotonic() >= deadline:
                     raise
             else:
@@ -115,8 +117,9 @@ class Opener:
         if target.offers_tls13 and (failure := failures.of_tls13(*ended)):
             self._target = replace(target, offers_tls13=False)
             self.fallbacks = self.fallbacks._replace(tls=failure)
-            # Made while the other context keeps the token logged in, so that the PIN is not tried again.
-            self._context = client.tls_context(self._target, self._pin)
+            # Made while the other context keeps the token logged in, so that the PIN is not tried again. Only a module
+            # that is finalized with its context has to be logged in to anew.
+            self._context = None if target.owns_module else client.tls_context(self._target, self._pin)
             return True
         if target.client_id == target.thing_name or not (failure := failures.of_client_id(*ended)):
             return False

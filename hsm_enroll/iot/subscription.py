@@ -10,7 +10,6 @@ from typing import Self, overload
 from hsm_enroll.errors import MqttError
 from hsm_enroll.iot.exchange import Exchange
 from hsm_enroll.iot.inbox import Message, Stream
-from hsm_enroll.iot.patience import ACKNOWLEDGE_SECONDS
 
 
 class Subscription(Iterator[Message]):
@@ -61,14 +60,14 @@ class Subscription(Iterator[Message]):
             raise MqttError(f"the subscription to {self.topic!r} has ended", hint="Subscribe again.")
         return message
 
-    def unsubscribe(self, *, timeout: float = ACKNOWLEDGE_SECONDS) -> None:
+    def unsubscribe(self, *, timeout: float | None = None) -> None:
         """Unsubscribe and wait for the UNSUBACK (MQTT 5.0 §3.10); messages that came before can still be taken.
 
         Does nothing at the broker if another subscription of this connection has the same filter, or if there is no
         connection: the broker then has no subscription.
 
         Args:
-            timeout: seconds until the UNSUBACK.
+            timeout: seconds until the UNSUBACK; None as for :meth:`Connection.publish`.
 
         Raises:
             MqttUnreachableError: no UNSUBACK arrived in time.

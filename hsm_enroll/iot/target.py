@@ -59,6 +59,11 @@ class Target:
         offers_tls13: whether to offer TLS 1.3 as well as 1.2.
         keep_alive: seconds without a packet after which the broker is asked whether it is still there (MQTT 5.0
             §3.1.2.10); if it does not answer within half that time or 30 s, the connection ends.
+        connect_timeout: seconds until the CONNACK, for all attempts of one connection together.
+        operation_timeout: seconds until the PUBACK, SUBACK or UNSUBACK of one request, if its caller does not say.
+        paced: whether awscrt keeps to AWS IoT's quotas for what a connection sends: 100 messages and 512 KiB a second.
+        owns_module: whether nothing else in this process uses the module. It is then finalized with the TLS context,
+            and initialized anew for the next one, without which some modules do not find a token that was gone.
         will: what the broker publishes if the connection ends without a DISCONNECT.
         token_manufacturer: CK_TOKEN_INFO.manufacturerID, which tells how to log in; see ``softhsm.login``.
     """
@@ -74,6 +79,10 @@ class Target:
     ca_file: Path | None
     offers_tls13: bool = False
     keep_alive: int = 60
+    connect_timeout: float = 20.0
+    operation_timeout: float = 20.0
+    paced: bool = True
+    owns_module: bool = False
     will: Will | None = None
     token_manufacturer: str = ""
 
@@ -88,6 +97,10 @@ class Target:
         port: int | None = None,
         tls13: bool = False,
         keep_alive: int = 60,
+        connect_timeout: float = 20.0,
+        operation_timeout: float = 20.0,
+        paced: bool = True,
+        owns_module: bool = False,
         will: Will | None = None,
     ) -> Target:
         """Return the target for an identity; an endpoint or port that is not None overrides the identity's.
@@ -108,6 +121,10 @@ class Target:
             ca_file=ca_file,
             offers_tls13=tls13 and not identity.key_type.is_rsa,
             keep_alive=keep_alive,
+            connect_timeout=connect_timeout,
+            operation_timeout=operation_timeout,
+            paced=paced,
+            owns_module=owns_module,
             will=will,
             token_manufacturer=identity.token.manufacturer,
         )

@@ -36,24 +36,62 @@ def locked(folder: Path) -> Iterator[None]:
         BusyError: another process holds the lock; this does not wait for it.
         StateError: the folder cannot be created, written to or locked, or belongs to another user.
     """
-    descriptor = _open_lock(folder)
+    with claimed(folder, _LOCK_FILE, f"another hsm-enroll process is using {folder}"):
+        _sweep(folder)
+        yield
+
+
+@contextmanager
+def claimed(folder: Path, name: str, busy: str) -> Iterator[None]:
+    """Create the folder (mode 0700) if it is missing, and hold a lock in it.
+
+    Args:
+        folder: the state folder.
+        name: the lock's file.
+        busy: the message of the error if another process holds it.
+
+    Raises:
+        BusyError, StateError: as :func:`locked`.
+    """
+    descriptor = _open_lock(folder, name)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise BusyError(f"another hsm-enroll process is using {folder}") from error
+            raise BusyError(busy) from error
         except OSError as error:
             # Without a lock, two runs at once could each generate a key.
             raise StateError(
                 f"the state folder {folder} cannot be locked: {error.strerror}", hint=_LOCK_HINT
             ) from error
-        _sweep(folder)
         yield
     finally:
         os.close(descriptor)
 
 
-def _open_lock(folder: Path) -> int:
+def is_claimed(folder: Path, name: str) -> bool:
+    """Whether another process holds a lock in the folder; False if that cannot be known."""
+    try:
+        descriptor = os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def own(folder: Path) -> None:
+    """Create the state folder (mode 0700) if it is missing, and close it to other users if it is this program's own.
+
+    Raises:
+        StateError: it cannot be created or used, or belongs to another user.
+    """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         owner = folder.stat().st_uid
@@ -65,11 +103,18 @@ def _open_lock(folder: Path) -> int:
         # The folder holds secrets; one that somebody created by hand is often 0755.
         if folder.stat().st_mode & 0o077:
             _close_to_others(folder)
-        return os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except FileExistsError as error:
         raise StateError(
             f"the state folder {folder} is a file, or a link to nothing", hint="Name a folder in HSM_ENROLL_HOME."
         ) from error
+    except OSError as error:
+        raise StateError(f"the state folder {folder} cannot be used: {error.strerror}") from error
+
+
+def _open_lock(folder: Path, name: str) -> int:
+    own(folder)
+    try:
+        return os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise StateError(f"the state folder {folder} cannot be used: {error.strerror}") from error
 
@@ -116,7 +161,7 @@ def write(file: Path, content: str | Callable[[], str], *, mode: int = 0o600) ->
             os.fsync(descriptor)
         Path(temporary).replace(file)
         temporary = None
-        _sync_folder(file.parent)
+        sync_folder(file.parent)
     except OSError as error:
         raise StateError(f"{file} cannot be written: {error.strerror}") from error
     except UnicodeEncodeError:
@@ -136,7 +181,7 @@ def remove(file: Path) -> None:
     """
     try:
         file.unlink(missing_ok=True)
-        _sync_folder(file.parent)
+        sync_folder(file.parent)
     except OSError as error:
         raise StateError(f"{file} cannot be removed: {error.strerror}") from error
 
@@ -183,7 +228,12 @@ def _check_regular(file: Path, status: os.stat_result) -> None:
         )
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Flush a folder to the disk: which files it has, under which names.
+
+    Raises:
+        OSError: it cannot be flushed.
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

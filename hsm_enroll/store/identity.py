@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hsm_enroll import settings
-from hsm_enroll.errors import ForeignCertificateError, NotEnrolledError, StateCorruptError
+from hsm_enroll.errors import ForeignCertificateError, NotEnrolledError, StateCorruptError, StateError
 from hsm_enroll.forms import is_host, is_port
 from hsm_enroll.key import KeyOrigin, KeyType, TokenName
 from hsm_enroll.store import documents, files, token_name
@@ -176,6 +176,24 @@ class Identity:
 def certificate_file(folder: Path) -> Path:
     """Return the path of the certificate's copy for other programs."""
     return folder / _CERTIFICATE_FILE
+
+
+def identity_file(folder: Path) -> Path:
+    """Return the path of the identity; every change replaces the file."""
+    return folder / _FILE
+
+
+def exists(folder: Path) -> bool:
+    """Whether the folder holds an identity; does *not* check whether it can be used.
+
+    Raises:
+        StateError: the folder cannot be read.
+    """
+    file = identity_file(folder)
+    try:
+        return file.exists()
+    except OSError as error:
+        raise StateError(f"{file} cannot be read: {error.strerror}") from error
 
 
 def remove(folder: Path) -> None:

@@ -14,6 +14,7 @@ from hsm_enroll.errors import BackendRefusedError, HsmEnrollError, NotEnrolledEr
 # The contract, written once: code → exit status, and whether the same request may succeed later by itself.
 _CONTRACT = {
     "unexpected": (1, False),
+    "service-failed": (1, False),
     "local-cloud": (1, False),
     "aws-failed": (1, False),
     "package-failed": (1, False),
@@ -46,6 +47,7 @@ _CONTRACT = {
     "mqtt-refused": (40, True),
     "mqtt-taken-over": (40, True),
     "machine-limit": (50, True),
+    "outbox-full": (50, True),
     "state-unusable": (50, False),
     "state-corrupt": (50, False),
     "busy": (51, True),

@@ -15,7 +15,7 @@ import pytest
 from hsm_enroll import settings
 from hsm_enroll.errors import UsageError
 from hsm_enroll.key import KeyType
-from hsm_enroll.settings import Settings, Tls
+from hsm_enroll.settings import Settings, Tls, WhenFull
 from hsm_enroll.uri import Pkcs11Uri
 from tests.support.nobody import as_nobody
 
@@ -43,7 +43,17 @@ _KEYS = {
     "mqtt_endpoint": _TEXTS,
     "mqtt_port": _Key(("443", "8883", "65535"), (443, 8883, 65535), None),
     "mqtt_keep_alive": _Key(("30", "90", "1200"), (30, 90, 1200), 60),
+    "connect_timeout": _Key(("1", "2.5", "600"), (1.0, 2.5, 600.0), 20.0),
+    "operation_timeout": _Key(("600", "5", "1"), (600.0, 5.0, 1.0), 20.0),
     "tls": _Key(("auto", "1.2", "auto"), (Tls.AUTO, Tls.V1_2, Tls.AUTO), Tls.V1_2),
+    "outbox_bytes": _Key(("1048576", "2000000", "1099511627776"), (1024**2, 2_000_000, 1024**4), 64 * 1024**2),
+    "outbox_max_age": _Key(("0", "3600", "0.5"), (0.0, 3600.0, 0.5), 0.0),
+    "outbox_when_full": _Key(
+        ("drop-oldest", "refuse", "drop-oldest"),
+        (WhenFull.DROP_OLDEST, WhenFull.REFUSE, WhenFull.DROP_OLDEST),
+        WhenFull.REFUSE,
+    ),
+    "draining_rate": _Key(("0", "2", "0.5"), (0.0, 2.0, 0.5), 100.0),
     "pin_file": _PATHS,
     "key_type": _Key(
         ("rsa-2048", "rsa-4096", "ec-p384"), (KeyType.RSA_2048, KeyType.RSA_4096, KeyType.EC_P384), KeyType.EC_P256
@@ -127,9 +137,19 @@ def test_keys_do_not_disturb_each_other(home: Path) -> None:
 
 def test_a_number_may_be_one_in_the_file(home: Path) -> None:
     """TOML has integers and floats, and a port is an integer."""
-    _configure(home, "mqtt_port = 8883\nmqtt_keep_alive = 45\nrenew_after_days = 90\nrenew_at_lifetime_share = 0.5")
-    assert (_load(home).mqtt_port, _load(home).mqtt_keep_alive) == (8883, 45)
-    assert (_load(home).renew_after_days, _load(home).renew_at_lifetime_share) == (90, 0.5)
+    numbers = {
+        "mqtt_port": 8883,
+        "mqtt_keep_alive": 45,
+        "connect_timeout": 10,
+        "operation_timeout": 2.5,
+        "outbox_bytes": 2_000_000,
+        "outbox_max_age": 86400,
+        "draining_rate": 0.5,
+        "renew_after_days": 90,
+        "renew_at_lifetime_share": 0.5,
+    }
+    _configure(home, "\n".join(f"{key} = {number}" for key, number in numbers.items()))
+    assert {key: getattr(_load(home), key) for key in numbers} == numbers
 
 
 def test_a_byte_order_mark_may_come_first(home: Path) -> None:
@@ -155,6 +175,22 @@ _WRONG = [
     ("mqtt_keep_alive", "29"),
     ("mqtt_keep_alive", "1201"),
     ("mqtt_keep_alive", "often"),
+    ("connect_timeout", "0"),
+    ("connect_timeout", "601"),
+    ("operation_timeout", "0.9"),
+    ("operation_timeout", "inf"),
+    ("operation_timeout", "5s"),
+    ("outbox_bytes", "1048575"),
+    ("outbox_bytes", "1099511627777"),
+    ("outbox_bytes", "64M"),
+    ("outbox_bytes", "-1"),
+    ("outbox_max_age", "-1"),
+    ("outbox_max_age", "nan"),
+    ("outbox_max_age", "315360001"),
+    ("outbox_when_full", "drop-newest"),
+    ("draining_rate", "-1"),
+    ("draining_rate", "100001"),
+    ("draining_rate", "fast"),
     ("tls", "1.3"),
     ("tls", "AUTO"),
     ("key_type", "dsa"),
@@ -187,7 +223,14 @@ def test_a_wrong_value_is_not_seen_behind_a_right_one(home: Path) -> None:
     assert _load(home, {"HSM_ENROLL_MQTT_PORT": "no"}, {"mqtt_port": "443"}).mqtt_port == 443
 
 
-@pytest.mark.parametrize(("key", "text", "kind"), [("key_type", "p256", KeyType), ("tls", "1.3", Tls)])
+@pytest.mark.parametrize(
+    ("key", "text", "kind"),
+    [
+        ("key_type", "p256", KeyType),
+        ("tls", "1.3", Tls),
+        ("outbox_when_full", "drop", WhenFull),
+    ],
+)
 def test_a_wrong_word_lists_the_right_ones(home: Path, key: str, text: str, kind: type[StrEnum]) -> None:
     """Whoever mistypes a value of which there are few is told which there are."""
     with pytest.raises(UsageError) as caught:

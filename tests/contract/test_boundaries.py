@@ -165,6 +165,7 @@ def test_the_two_sides_share_no_code() -> None:
         (["renew", "--if-due"], {"boto3", "awscrt", "rich", "requests", "pkcs11", "cryptography", "moto"}),
         (["renew", "--check"], {"boto3", "awscrt", "rich", "requests", "pkcs11", "cryptography", "moto"}),
         (["publish", "--help"], {"boto3", "rich", "requests", "moto"}),
+        (["publish", "--queue", "a/b", "x"], {"boto3", "awscrt", "rich", "requests", "pkcs11", "cryptography", "moto"}),
     ],
 )
 def test_a_command_imports_only_what_it_uses(

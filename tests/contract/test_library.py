@@ -12,8 +12,8 @@ import hsm_enroll
 from hsm_enroll import aio, errors
 
 _KEPT = {
-    "Connection", "ConnectionEvent", "ConnectionState", "Identity", "Message", "Secret", "Subscription", "TokenName",
-    "Will", "__version__", "connect", "enroll", "renew",
+    "Connection", "ConnectionEvent", "ConnectionState", "Identity", "Message", "Properties", "Publisher", "Secret",
+    "Subscription", "TokenName", "Will", "__version__", "connect", "enroll", "renew",
 }  # fmt: skip
 
 

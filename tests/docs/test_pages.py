@@ -44,10 +44,22 @@ _NOT_TYPED = {
         "docs/operator.md",
         "hsm-enroll backend deploy --alarm-email on-call@example.com --tag team=factory --tag cost-center=4711\n",
     ),
-    # these change the machine
+    # these change the machine, or need one that systemd has started; tests/e2e/test_service.py runs the commands
+    ("docs/technician.md", "systemctl daemon-reload\nsystemctl enable --now hsm-enroll-renewed.path\n"),
+    ("docs/technician.md", "sudo /opt/hsm-enroll/bin/hsm-enroll service install\n"),
     (
         "docs/technician.md",
-        "systemctl daemon-reload\nsystemctl enable --now hsm-enroll-renew.timer hsm-enroll-renewed.path\n",
+        (
+            "mkdir -p /etc/credstore.encrypted\nsystemd-creds encrypt --name=hsm-enroll.pin /var/lib/hsm-enroll/pin "
+            "/etc/credstore.encrypted/hsm-enroll.pin\nsystemctl restart hsm-enroll-forward.service\n"
+        ),
+    ),
+    (
+        "docs/technician.md",
+        (
+            "hsm-enroll service status\njournalctl --unit hsm-enroll-forward.service\n"
+            "sudo hsm-enroll service uninstall\n"
+        ),
     ),
     ("docs/technician.md", "timedatectl set-ntp true\n"),
     # tests/operator/api/test_operator_revoke.py does the same

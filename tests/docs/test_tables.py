@@ -10,6 +10,7 @@ from configparser import ConfigParser
 from functools import cache
 
 from hsm_enroll.errors import HsmEnrollError
+from hsm_enroll.service import units
 from hsm_enroll.settings import Settings
 from tests.support.pages import README, ROOT, Block, code, page
 
@@ -46,18 +47,24 @@ def test_a_technician_is_told_what_to_do_about_each_exit_code() -> None:
     assert sorted(map(int, rows)) == sorted(int(status) for status, *_ in README.table("exit"))
 
 
-def test_the_units_of_systemd_renew_the_key_and_have_the_new_one_used() -> None:
-    """A timer runs ``renew --if-due``, whose failure is the service's; a new identity restarts what uses it."""
-    renew, timer, path, restart = map(_unit, page("docs/technician.md").blocks_of("ini"))
-    assert dict(renew["Service"]) == {"Type": "oneshot", "ExecStart": "/opt/hsm-enroll/bin/hsm-enroll renew --if-due"}
-    assert "  --if-due " in _help("renew")
-    assert dict(timer["Timer"]) == {"OnCalendar": "daily", "RandomizedDelaySec": "12h", "Persistent": "true"}
+def test_a_unit_of_systemd_runs_a_command_with_its_options() -> None:
+    """What the units execute is in the command's help."""
+    pattern = re.compile(r"^Exec\w+=\S+/hsm-enroll (\w+)(?: (\S+))?$", re.MULTILINE)
+    executed = [run for text in map(units.packaged, units.UNITS) for run in pattern.findall(text)]
+    assert executed == [("forward", ""), ("renew", "--if-due")]
+    for name, option in executed:
+        assert f"  {option}" in _help(name)
+
+
+def test_the_units_of_the_page_have_a_new_identity_used() -> None:
+    """A new identity restarts what uses it."""
+    path, restart = map(_unit, page("docs/technician.md").blocks_of("ini"))
     assert dict(path["Path"]) == {"PathChanged": "/var/lib/hsm-enroll/identity.json"}
     assert dict(restart["Service"]) == {
         "Type": "oneshot",
         "ExecStart": "/usr/bin/systemctl try-restart gateway.service",
     }
-    assert (timer["Install"]["WantedBy"], path["Install"]["WantedBy"]) == ("timers.target", "multi-user.target")
+    assert path["Install"]["WantedBy"] == "multi-user.target"
 
 
 def _unit(block: Block) -> ConfigParser:

@@ -246,6 +246,38 @@ def test_a_person_is_asked_before_a_device_retires(device: Device, thing: str) -
     assert f"{thing} is retired" in screen.text
 
 
+def test_whoever_retires_a_device_is_told_what_waits_in_the_outbox(device: Device, thing: str) -> None:
+    """The question counts the messages and says how to have them sent; with ``--yes`` a warning does; then they go."""
+    device.json("init", "--thing", thing, "--no-publish")
+    for number in range(2):
+        device.json("publish", "--queue", f"device/{thing}/x", str(number))
+    with Screen(device, "retire") as screen:
+        screen.expect("Retire this device for good? [y/N] ")
+        screen.type("n\n")
+        assert screen.end() == 130
+    told = " ".join(screen.text.split())
+    assert "2 messages that wait in the outbox are lost. To have them sent first, answer no, and run:" in told
+    assert device.json("status")["outbox"]["messages"] == 2
+    run = device.run("retire", "--yes", "--json")
+    assert run.returncode == 0
+    assert json.loads(run.stdout)["lostMessages"] == 2
+    assert "warning: 2 messages that wait in the outbox are lost" in run.stderr
+    assert not list(device.home.glob("outbox.db*"))
+
+
+def test_what_waits_outlasts_a_lost_identity(device: Device, cloud: Cloud, thing: str) -> None:
+    """``recover`` keeps the outbox, and says that messages wait."""
+    device.json("init", "--thing", thing, "--no-publish")
+    device.json("publish", "--queue", f"device/{thing}/x", "21.5")
+    _lose_state(device)
+    run = device.run("recover", "--api", cloud.document["apiUrl"])
+    assert run.returncode == 0, run.stderr
+    told = " ".join(run.stderr.split())
+    assert "In the outbox 1 message waits (" in told
+    assert told.endswith("To send what is there: hsm-enroll forward")
+    assert device.json("status")["outbox"]["messages"] == 1
+
+
 def test_a_device_whose_token_is_gone_can_be_retired_by_a_person(device: Device, thing: str) -> None:
     """Only a person's word does it, and not ``--yes``, as the token may be unplugged; then the operator has to act."""
     device.json("init", "--thing", thing, "--no-publish")

@@ -15,8 +15,8 @@ from referencing import Registry, Resource
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schema"
 SHARED, ERROR = "definitions", "error"
-STREAM = "subscribe"
-"""The command that writes a document a line, as many as there are."""
+STREAMS = {"subscribe", "forward"}
+"""The commands that write a document a line, as many as there are."""
 
 _formats = FormatChecker(formats=())
 
@@ -31,14 +31,14 @@ def read(arguments: Sequence[str], stdout: str) -> Any:
         stdout: all of it.
 
     Returns:
-        The document; of ``subscribe`` the list of them, or the error where that is all.
+        The document; of ``subscribe`` and ``forward`` the list of them, or the error where that is all.
     """
     name = schema_name(arguments)
-    written = [json.loads(text) for text in (stdout.splitlines() if name == STREAM else [stdout])]
+    written = [json.loads(text) for text in (stdout.splitlines() if name in STREAMS else [stdout])]
     for document in written:
         failed = isinstance(document, dict) and set(document) == {"error"}
         validator(ERROR if failed else name).validate(document)
-    return written if name == STREAM and not (len(written) == 1 and "error" in written[0]) else written[0]
+    return written if name in STREAMS and not (len(written) == 1 and "error" in written[0]) else written[0]
 
 
 def schema_name(arguments: Sequence[str]) -> str:

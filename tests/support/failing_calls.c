@@ -2,7 +2,7 @@
  *
  * The environment says which: FAIL_FORK=11 has fork and posix_spawn fail with errno 11, and so do FAIL_FLOCK,
  * FAIL_FSYNC, FAIL_RENAME and FAIL_PTHREAD_CREATE. FAIL_WRITE has each write to a regular file fail. FAIL_FSYNC=5:3 has
- * the third call in a process fail, and no other; so do FAIL_RENAME and FAIL_WRITE. FAIL_OPEN=5:NAME has each open of a file whose path ends in NAME fail, with a +
+ * the third call in a process fail, and no other; so do FAIL_RENAME, FAIL_WRITE, FAIL_FDATASYNC and FAIL_PWRITE. FAIL_OPEN=5:NAME has each open of a file whose path ends in NAME fail, with a +
  * before the number only those that may create or change it.
  */
 
@@ -89,6 +89,22 @@ int fsync(int descriptor)
     if ((errno = counted("FAIL_FSYNC", &calls)))
         return -1;
     return NEXT(fsync)(descriptor);
+}
+
+int fdatasync(int descriptor)
+{
+    static atomic_int calls;
+    if ((errno = counted("FAIL_FDATASYNC", &calls)))
+        return -1;
+    return NEXT(fdatasync)(descriptor);
+}
+
+ssize_t pwrite64(int descriptor, const void *content, size_t length, off64_t offset)
+{
+    static atomic_int calls;
+    if ((errno = counted("FAIL_PWRITE", &calls)))
+        return -1;
+    return NEXT(pwrite64)(descriptor, content, length, offset);
 }
 
 int rename(const char *from, const char *to)

@@ -35,12 +35,15 @@ from hsm_enroll import (
     MqttTakenOverError,
     MqttUnreachableError,
     NotEnrolledError,
+    OutboxFullError,
     PackageError,
     PinExposedError,
     PinFinalTryError,
     PinLockedError,
     PinMissingError,
     PinWrongError,
+    Properties,
+    Publisher,
     Secret,
     StateCorruptError,
     StateError,
@@ -191,6 +194,20 @@ def it_yields_messages(connection: Connection) -> None:
     assert_type(Message("device/gateway-17/x", b"21.5"), Message)
 
 
+def a_publisher_takes_bytes_and_returns_nothing(identity: Identity) -> None:
+    """It wants an Identity; a message is a topic and bytes, all else is given by name."""
+    with Publisher(identity) as publisher:
+        assert_type(publisher, Publisher)
+        assert_type(publisher.publish("device/gateway-17/x", b"21.5"), None)
+    publisher.publish("device/gateway-17/x", b"21.5", retain=True, expires_after=2.5)
+    publisher.publish("device/gateway-17/x", b"21.5", properties=Properties(user_properties=(("unit", "K"),)))
+    assert_type(publisher.close(), None)
+    Publisher()  # type: ignore[call-arg]
+    publisher.publish("device/gateway-17/x", "21.5")  # type: ignore[arg-type]
+    publisher.publish("device/gateway-17/x", b"21.5", True)  # type: ignore[call-arg]
+    Properties(user_properties={"unit": "K"})  # type: ignore[arg-type]
+
+
 async def the_same_is_awaited_with_asyncio(identity: Identity) -> None:
     """Connecting is a block; what waits is a coroutine; a subscription is an asynchronous iterator."""
     async with aio.connect(identity, pin=a_pin, reconnect=True) as connection:
@@ -258,9 +275,10 @@ def every_error_is_of_the_tree() -> tuple[type[HsmEnrollError], ...]:
     return (
         ApiTlsError, AwsError, BackendRefusedError, BackendUnreachableError, BusyError, ForeignCertificateError,
         InterruptedRunError, KeyAmbiguousError, KeyMissingError, KeyOriginError, LocalCloudError, ModuleMissingError,
-        ModuleUnusableError, MqttError, NotEnrolledError, PackageError, PinExposedError, PinFinalTryError,
-        PinLockedError, PinMissingError, PinWrongError, StateCorruptError, StateError, StateTooNewError, ThrottledError,
-        TokenAmbiguousError, TokenNotFoundError, TokenRefusedError, UnexpectedResponseError, UsageError,
+        ModuleUnusableError, MqttError, NotEnrolledError, OutboxFullError, PackageError, PinExposedError,
+        PinFinalTryError, PinLockedError, PinMissingError, PinWrongError, StateCorruptError, StateError,
+        StateTooNewError, ThrottledError, TokenAmbiguousError, TokenNotFoundError, TokenRefusedError,
+        UnexpectedResponseError, UsageError,
     )  # fmt: skip
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import tempfile
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import count
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hsm_enroll.device.enrollment import enroll
+from hsm_enroll.device.outbox import state
 from hsm_enroll.device.pending import What, pending
 from hsm_enroll.device.plan import Request
 from hsm_enroll.device.recovery import recover
@@ -21,6 +23,7 @@ from hsm_enroll.errors import (
     ApiTlsError,
     BackendRefusedError,
     BackendUnreachableError,
+    BusyError,
     ClockError,
     HsmEnrollError,
     InterruptedRunError,
@@ -35,9 +38,11 @@ from hsm_enroll.errors import (
     UsageError,
 )
 from hsm_enroll.key import KeyType
-from hsm_enroll.store import files
+from hsm_enroll.store import files, forwarder
+from hsm_enroll.store.forwarder import ForwardReport
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.store.journal import Attempt
+from hsm_enroll.store.outbox import NewMessage, Outbox, OutboxLimits
 from hsm_enroll.store.renewal import Renewal
 from hsm_enroll.store.retirement import KeyName, Retirement
 from tests.support.world import TOKEN, PowerCut, World
@@ -58,7 +63,7 @@ def _enrolled(folder: Path) -> World:
     return world
 
 
-def _agree(_: Retirement) -> None:
+def _agree(_: Retirement, __: int | None) -> None:
     pass
 
 
@@ -100,7 +105,7 @@ def test_who_says_no_keeps_everything(world: World, tmp_path: Path) -> None:
     """The question comes before anything is done, and names the Thing."""
     asked: list[str] = []
 
-    def decline(begun: Retirement) -> None:
+    def decline(begun: Retirement, _: int | None) -> None:
         asked.append(begun.thing_name)
         raise InterruptedRunError("nothing was changed", declined=True)
 
@@ -108,6 +113,56 @@ def test_who_says_no_keeps_everything(world: World, tmp_path: Path) -> None:
         retire(tmp_path, world.own_ports(), decline, _insist)
     assert (asked, world.calls, len(world.keys)) == (["gateway-17"], [], 1)
     assert Retirement.load(tmp_path) is None
+
+
+def _queue(folder: Path, *payloads: bytes) -> None:
+    with Outbox.open(folder, OutboxLimits(max_bytes=2**20)) as opened:
+        opened.add(*(NewMessage("device/gateway-17/x", payload) for payload in payloads))
+
+
+def _retire_telling(world: World, folder: Path) -> tuple[Outcome, list[int | None]]:
+    told: list[int | None] = []
+    outcome = retire(folder, world.own_ports(), lambda _, messages: told.append(messages), _insist)
+    return outcome, told
+
+
+def test_messages_that_were_not_sent_are_lost_and_counted(world: World, tmp_path: Path) -> None:
+    """Whoever is asked knows how many there are; the outbox goes with the identity, and a later one is empty."""
+    _queue(tmp_path, b"1", b"2", b"3")
+    outcome, told = _retire_telling(world, tmp_path)
+    assert (told, outcome.lost_messages) == ([3], 3)
+    # The lock stays: other processes may have opened it.
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["lock", "outbox.lock"]
+    assert state(tmp_path).messages == 0
+
+
+def test_what_is_wrong_with_the_outbox_does_not_keep_a_device_in_service(world: World, tmp_path: Path) -> None:
+    """An outbox of a newer version goes too, although nobody can say what is in it."""
+    _queue(tmp_path, b"1")
+    with closing(sqlite3.connect(tmp_path / "outbox.db")) as connection:
+        connection.execute("PRAGMA user_version = 2")
+    outcome, told = _retire_telling(world, tmp_path)
+    assert (told, outcome.lost_messages) == ([None], None)
+    assert not (tmp_path / "outbox.db").exists()
+
+
+def test_what_was_set_aside_as_damaged_stays(world: World, tmp_path: Path) -> None:
+    """A person may still want to look at it: retiring removes what works."""
+    damaged = tmp_path / "outbox.db.damaged-20261126T140211Z"
+    damaged.write_bytes(b"not a database")
+    _queue(tmp_path, b"1")
+    _retire(world, tmp_path)
+    assert damaged.exists()
+
+
+def test_a_forwarder_that_runs_has_to_be_stopped_first(world: World, tmp_path: Path) -> None:
+    """Nobody is asked and nothing is done while messages are being sent; the forwarder's files go in the end."""
+    ForwardReport().save(tmp_path)
+    with forwarder.running(tmp_path), pytest.raises(BusyError, match="hsm-enroll forward is running"):
+        retire(tmp_path, world.own_ports(), lambda *_: pytest.fail("asked"), _insist)
+    assert (world.calls, len(world.keys)) == ([], 1)
+    _retire(world, tmp_path)
+    _assert_gone(world, tmp_path)
 
 
 def test_a_replaced_device_does_not_have_its_successor_revoked(world: World, tmp_path: Path) -> None:

@@ -56,8 +56,9 @@ def connect(
         tls13=tls13,
         keep_alive=keep_alive,
         will=will,
+        connect_timeout=timeout,
     )
-    return Connection(keep(target, lambda: pin, reconnects=reconnects, on_connection=on_connection, timeout=timeout))
+    return Connection(keep(target, lambda: pin, reconnects=reconnects, on_connection=on_connection))
 
 
 def publish_apart(

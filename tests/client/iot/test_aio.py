@@ -169,13 +169,15 @@ def test_waiting_for_the_broker_has_a_time_limit(device: EnrolledDevice, authori
 
     context = scripted.tls(authority.issue_pair("server", ["localhost"]), authority.certificate)
     with scripted.serving(script, context) as port:
-        _run(device.at(port), _wait_in_vain)
+        _run(device.at(port).with_environment(HSM_ENROLL_OPERATION_TIMEOUT="1"), _wait_in_vain)
 
 
 async def _wait_in_vain(identity: Identity, topic: str) -> None:
     async with aio.connect(identity) as connection:
         with pytest.raises(MqttUnreachableError, match=r"did not acknowledge publishing to .* within 0\.2 s"):
             await connection.publish(topic, b"x", timeout=0.2)
+        with pytest.raises(MqttUnreachableError, match="within 1 s"):  # the setting
+            await connection.publish(topic, b"x")
         publishing = asyncio.create_task(connection.publish(topic, b"x"))
         receiving = asyncio.create_task((await connection.subscribe(topic)).receive())
         for task in (publishing, receiving):

@@ -72,15 +72,33 @@ def test_an_interrupted_publish_promises_nothing(reached: int, at_broker: AtBrok
 
 
 @pytest.mark.parametrize("arguments", [("publish", "a/b", "x"), ("subscribe", "a/b")], ids=" ".join)
+def test_how_long_a_broker_is_waited_for_is_a_setting(arguments: tuple[str, ...], at_broker: AtBroker) -> None:
+    """D15: HSM_ENROLL_CONNECT_TIMEOUT is for the CONNACK, HSM_ENROLL_OPERATION_TIMEOUT for what follows."""
+    accepts = False
+
+    def script(packet: Packet) -> bytes:
+        return scripted.connack(0) if packet.type == CONNECT and accepts else b""
+
+    device = at_broker(script).with_environment(HSM_ENROLL_CONNECT_TIMEOUT="1", HSM_ENROLL_OPERATION_TIMEOUT="1.5")
+    connecting = device.error(*arguments)
+    accepts = True
+    waiting = device.error(*arguments)
+    assert (connecting["code"], waiting["code"]) == ("mqtt-unreachable", "mqtt-unreachable")
+    assert connecting["message"].endswith("within 1 s")
+    assert waiting["message"].endswith("within 1.5 s")
+
+
+@pytest.mark.parametrize("arguments", [("publish", "a/b", "x"), ("subscribe", "a/b")], ids=" ".join)
 def test_a_broker_that_does_not_acknowledge_is_named(arguments: tuple[str, ...], at_broker: AtBroker) -> None:
     """D15: also once it is connected, a command says within seconds whom it is waiting for, and how long at most."""
     device = at_broker(lambda packet: scripted.connack(0) if packet.type == CONNECT else b"")
+    device = device.with_environment(HSM_ENROLL_OPERATION_TIMEOUT="40")
     with device.start(*arguments) as run:
         assert run.stderr is not None
         told = next((line for line in run.stderr if line.startswith("  waiting for")), "")
         run.send_signal(signal.SIGINT)
         run.communicate(timeout=_TIME_LIMIT)
-    assert re.fullmatch(r"  waiting for the broker at localhost:\d+, up to 20 s\n", told)
+    assert re.fullmatch(r"  waiting for the broker at localhost:\d+, up to 40 s\n", told)
 
 
 def test_a_topic_cannot_steer_the_terminal(at_broker: AtBroker) -> None:

@@ -1,0 +1,129 @@
+"""``hsm-enroll forward``: the long-running sender."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hsm_enroll.cli import signals
+from hsm_enroll.cli.documents import instant
+from hsm_enroll.cli.invocation import Invocation, command
+from hsm_enroll.cli.terminal import keep_stdout
+from hsm_enroll.device import outbox, wiring
+from hsm_enroll.device.forwarding import Event, Forwarding, Happening
+from hsm_enroll.errors import UsageError
+from hsm_enroll.iot.forwarder import Totals
+from hsm_enroll.service.notify import Manager
+from hsm_enroll.store.forwarder import ForwardReport
+from hsm_enroll.store.identity import Identity
+
+
+@command("forward", example="hsm-enroll forward --metrics-file /var/lib/prometheus/node-exporter/hsm-enroll.prom")
+@click.option(
+    "--metrics-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Keep metrics in this file, for Prometheus's textfile collector; its name ends in .prom.",
+)
+def forward(invocation: Invocation, *, metrics_file: Path | None) -> None:
+    """Send what is in the outbox, and stay connected, until Ctrl-C or SIGTERM. Start it as a service.
+
+    It connects as the Thing, and again whenever the connection is lost. publish --queue and the library's Publisher put
+    messages into the outbox, and hsm-enroll status shows how many wait. The PIN is never prompted for. With --json each
+    event is one line.
+    """
+    settings = invocation.settings
+    if metrics_file is not None and not metrics_file.parent.is_dir():
+        raise UsageError(f"there is no folder {metrics_file.parent}", hint="Name a file in a folder that exists.")
+    identity = Identity.load(settings.state)
+    shown = _Shown(invocation, identity)
+    keep_stdout()
+    for file in outbox.state(settings.state).damaged_files:
+        invocation.terminal.warn(f"the outbox was damaged, and messages may be lost; what is left of it: {file}")
+    connect = partial(wiring.line, settings, wiring.unattended(settings), invocation.at_pin_pad)
+    with Manager(os.environ) as manager:
+        forwarding = Forwarding(
+            settings, connect, shown, metrics_file, observe=lambda report: manager.progress(_status(report))
+        )
+
+        def end() -> None:
+            manager.stopping()
+            forwarding.stop()
+
+        with signals.stopping(end) as stop:
+            invocation.terminal.say(f"connecting to {shown.broker}, until Ctrl-C")
+            shown.end(forwarding.run())
+    raise click.exceptions.Exit(stop.status or 0)
+
+
+def _status(report: ForwardReport) -> str:
+    """Return what the service manager shows; without counts, which would have it tell everybody each second."""
+    if report.connected_since is not None:
+        return f"connected since {instant(report.connected_since)}"
+    return f"not connected: {report.last_error.message}" if report.last_error else "connecting"
+
+
+class _Shown:
+    """Shows what happens. The same failure of each attempt is shown once."""
+
+    def __init__(self, invocation: Invocation, identity: Identity) -> None:
+        settings = invocation.settings
+        self._terminal = invocation.terminal
+        self._thing = identity.thing_name
+        self._last: tuple[str, str | None] | None = None
+        host, port = settings.mqtt_endpoint or identity.mqtt_endpoint, settings.mqtt_port or identity.mqtt_port
+        self.broker = f"{host}:{port}"
+
+    def __call__(self, event: Event) -> None:
+        seen = event.what, event.error.message if event.error else event.topic
+        if seen == self._last and event.what in {Happening.FAILED, Happening.SET_ASIDE}:
+            return
+        self._last = seen
+        if self._terminal.as_json:
+            self._terminal.line(_document(event))
+        elif event.what in {Happening.SET_ASIDE, Happening.OUTBOX_FAILED}:
+            self._terminal.warn(self._text(event))
+        else:
+            self._terminal.say(self._text(event))
+
+    def end(self, totals: Totals) -> None:
+        """Show what was done, once it has ended."""
+        if self._terminal.as_json:
+            self._terminal.line(
+                {
+                    "event": "stopped",
+                    "at": instant(datetime.now(UTC)),
+                    "sent": totals.sent,
+                    "setAside": totals.set_aside,
+                }
+            )
+            return
+        count = f"{totals.sent} {'message' if totals.sent == 1 else 'messages'}"
+        aside = f", and set {totals.set_aside} aside" if totals.set_aside else ""
+        self._terminal.say(f"stopped; it has sent {count}{aside}")
+
+    def _text(self, event: Event) -> str:
+        error = event.error.message if event.error else ""
+        return {
+            Happening.CONNECTED: f"connected to {self.broker} as {self._thing}",
+            Happening.LOST: f"{error}; trying again",
+            Happening.FAILED: f"{error}; trying again",
+            Happening.RENEWED: "this device's identity was renewed: connecting with the new one",
+            Happening.SET_ASIDE: f"the broker does not accept messages for {event.topic} ({event.reason}): set aside",
+            Happening.OUTBOX_FAILED: f"{error}; trying again",
+            Happening.OUTBOX_WORKS: "the outbox can be used again",
+        }[event.what]
+
+
+def _document(event: Event) -> dict[str, Any]:
+    document: dict[str, Any] = {"event": str(event.what), "at": instant(datetime.now(UTC))}
+    if event.error is not None:
+        document["error"] = event.error.document
+    if event.topic is not None:
+        document |= {"topic": event.topic, "reason": event.reason}
+    return document

@@ -1,0 +1,119 @@
+"""``hsm-enroll service``: forward and the renewal as services of systemd."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hsm_enroll.cli.invocation import Invocation, command
+from hsm_enroll.device import pin
+from hsm_enroll.errors import HsmEnrollError, PinMissingError
+from hsm_enroll.service import fitting, installing, systemd, units
+from hsm_enroll.service.systemd import UnitState
+from hsm_enroll.store.identity import Identity
+
+_CREDENTIAL = Path("/etc/credstore.encrypted/hsm-enroll.pin")
+
+
+@click.group("service")
+def service() -> None:
+    """The services of systemd that send what is in the outbox, and renew this device's key when that is due."""
+
+
+@command("install", example="sudo hsm-enroll service install")
+def install(invocation: Invocation) -> None:
+    """Install, enable and start both services on this enrolled device; requires root.
+
+    They are hsm-enroll-forward.service, which runs hsm-enroll forward, and hsm-enroll-renew.timer, which runs
+    hsm-enroll renew --if-due once a day. They run as the owner of the state folder, with the settings that this command
+    finds in its environment. Run it again after an update of hsm-enroll or a change of these settings: it changes what
+    is different. The PIN is the one in /etc/credstore.encrypted/hsm-enroll.pin (see systemd-creds), or else in the file
+    that the configuration names, or in the state folder.
+    """
+    systemd.require()
+    settings, terminal = invocation.settings, invocation.terminal
+    identity = Identity.load(settings.state)
+    if not _has_pin(invocation, identity):
+        terminal.warn(
+            f"there is no PIN for the services, unless the token needs none: encrypt it with systemd-creds encrypt "
+            f"--name=hsm-enroll.pin - {_CREDENTIAL}, or set HSM_ENROLL_PIN_FILE. HSM_ENROLL_PIN is not handed to them."
+        )
+    installation = fitting.installation(settings.state, identity.token, os.environ)
+    written = installing.install(installation)
+    lines = [f"{'wrote' if each.is_changed else 'unchanged'}  {each.file}" for each in written]
+    lines += [f"started    {unit}" for unit in units.ENABLED]
+    lines.append(f"They run as {installation.user}, who owns {installation.state}.")
+    document = {
+        "files": [{"file": str(each.file), "changed": each.is_changed} for each in written],
+        "units": list(units.ENABLED),
+        "user": installation.user,
+    }
+    terminal.result(document, "\n".join(lines), done="the services are installed")
+
+
+@command("uninstall", example="sudo hsm-enroll service uninstall")
+def uninstall(invocation: Invocation) -> None:
+    """Stop both services, and remove the files that install has written; requires root.
+
+    The state folder stays, and messages in the outbox wait there.
+    """
+    systemd.require()
+    removed = installing.uninstall()
+    text = "\n".join(f"removed  {file}" for file in removed) or "the services were not installed"
+    invocation.terminal.result({"removed": [str(file) for file in removed]}, text, done="the services are removed")
+
+
+@command("status", example="hsm-enroll service status --json")
+def status(invocation: Invocation) -> None:
+    """Show how both services are; exit 1 unless forward is running and the timer is active."""
+    systemd.require_running()
+    states = systemd.states(units.UNITS)
+    is_running = all(each.state == "active" for each in states if each.unit in units.ENABLED)
+    document = {"running": is_running, "units": [_document(each) for each in states]}
+    invocation.terminal.result(document, "\n".join(map(_text, states)))
+    if not is_running:
+        if not all(each.installed for each in states):
+            invocation.terminal.say("Install the services: sudo hsm-enroll service install")
+        raise click.exceptions.Exit(HsmEnrollError.exit_status)
+
+
+def _has_pin(invocation: Invocation, identity: Identity) -> bool:
+    settings = invocation.settings
+    saved = partial(pin.saved_pin, settings.state, identity.token)
+    try:
+        return _CREDENTIAL.exists() or bool(pin.resolve(settings.pin_file, {}, saved_pin=saved, ask=None))
+    except PinMissingError:
+        return False
+
+
+def _document(state: UnitState) -> dict[str, Any]:
+    return {
+        "unit": state.unit,
+        "installed": state.installed,
+        "enabled": state.enabled,
+        "state": state.state,
+        "result": state.result,
+        "exitStatus": state.exit_status,
+        "status": state.status or None,
+    }
+
+
+def _text(state: UnitState) -> str:
+    if not state.installed:
+        return f"{state.unit}: not installed"
+    parts = [state.state]
+    if state.unit in units.ENABLED and not state.enabled:
+        parts.append("not enabled")
+    if state.result != "success":
+        parts.append(f"the last run failed: {state.result}")
+    if state.exit_status:
+        parts.append(f"exit status {state.exit_status}")
+    return f"{state.unit}: {', '.join(parts)}" + (f"; {state.status}" if state.status else "")
+
+
+for _command in (install, status, uninstall):
+    service.add_command(_command)

@@ -1,0 +1,103 @@
+"""The messages that were sent on a link and are not answered yet. Pure: the time comes in as an argument."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+# Enough to keep a connection busy that takes half a second for an answer, at AWS IoT's 100 messages a second.
+MOST_MESSAGES = 64
+# What AWS IoT takes from one connection in two seconds ("Throughput per second per connection"): on a slow network,
+# more would only wait longer for its answer.
+MOST_BYTES = 1024 * 1024
+
+
+class InFlight(NamedTuple):
+    """A message that was sent.
+
+    Attributes:
+        id: its id in the outbox.
+        topic: its topic.
+        size: its size in bytes.
+        sent_at: when it was sent, by the forwarder's clock.
+        number: how many were sent on this link before it.
+    """
+
+    id: int
+    topic: str
+    size: int
+    sent_at: float
+    number: int
+
+
+class Window:
+    """What is in flight on one link.
+
+    Attributes:
+        limit: how many messages may be in flight: what this side wants, or the broker's Receive Maximum if that is less
+            (MQTT 5.0 §3.2.2.3.3).
+    """
+
+    def __init__(self) -> None:
+        self.limit = MOST_MESSAGES
+        self._messages: dict[int, InFlight] = {}
+        self._topics: dict[str, int] = {}
+        self._bytes = 0
+        self._sent = 0
+        self._answered = -1
+        self._answered_at = 0.0
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def __contains__(self, message_id: int) -> bool:
+        return message_id in self._messages
+
+    def has_room(self, size: int) -> bool:
+        """Whether a message of that many bytes may be sent; a single one may always."""
+        if not self._messages:
+            return True
+        return len(self._messages) < self.limit and self._bytes + size <= MOST_BYTES
+
+    def has_topic(self, topic: str) -> bool:
+        """Whether a message with this topic is in flight."""
+        return topic in self._topics
+
+    def add(self, message_id: int, topic: str, size: int, now: float) -> None:
+        """Note that a message was sent."""
+        self._messages[message_id] = InFlight(message_id, topic, size, now, self._sent)
+        self._topics[topic] = self._topics.get(topic, 0) + 1
+        self._bytes += size
+        self._sent += 1
+
+    def answered(self, message_id: int, now: float) -> InFlight | None:
+        """Note that a message was answered, and return it; None if it was not in flight."""
+        message = self._messages.pop(message_id, None)
+        if message is None:
+            return None
+        self._bytes -= message.size
+        self._topics[message.topic] -= 1
+        if not self._topics[message.topic]:
+            del self._topics[message.topic]
+        self._answered = max(self._answered, message.number)
+        self._answered_at = now
+        return message
+
+    def clear(self) -> list[InFlight]:
+        """Forget the link, and return what was in flight, in the order in which it was sent."""
+        messages = list(self._messages.values())
+        self.__init__()  # type: ignore[misc]  # the next link begins like the first one
+        return messages
+
+    def silent_at(self, timeout: float) -> float | None:
+        """Return when the link counts as dead if there is no further answer; None if nothing is in flight.
+
+        A broker answers in the order of what it received (MQTT 5.0 §4.6). So a message is late if the broker has been
+        silent for the whole timeout since it was sent, or if a later one was answered: AWS IoT discards what exceeds
+        its quota, without an answer.
+        """
+        if not self._messages:
+            return None
+        oldest = next(iter(self._messages.values()))
+        if oldest.number < self._answered:
+            return oldest.sent_at + timeout
+        return max(oldest.sent_at, self._answered_at) + timeout

@@ -1,0 +1,87 @@
+"""How the process that drains learns of new messages: a datagram to a Unix socket in the state folder.
+
+Nothing depends on it but time: a datagram that nobody receives is lost, and whoever drains looks now and then anyway.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+from hsm_enroll.errors import StateError
+
+NAME = "outbox.wake"
+_MUCH = 4096
+
+
+class Wakeup:
+    """The socket, and for the process that drains also its end."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open what sends. A path to a socket has at most 107 bytes (unix(7)), so this goes through the open folder."""
+        self._path = folder / NAME
+        try:
+            self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise StateError(f"{folder} cannot be opened: {error.strerror}") from error
+        self._address = f"/proc/self/fd/{self._folder}/{NAME}"
+        self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._sender.setblocking(False)
+        self._receiver: socket.socket | None = None
+        self._interrupt: int | None = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def send(self) -> None:
+        """Say that there are new messages, if anybody listens. Does not block."""
+        with suppress(OSError):
+            self._sender.sendto(b"\0", self._address)
+
+    def wait(self, timeout: float) -> None:
+        """Wait for a datagram or an interrupt, for ``timeout`` seconds at most. The first call only begins to listen.
+
+        Raises:
+            StateError: the socket cannot be created.
+        """
+        if self._interrupt is None:
+            raise ValueError("the outbox is closed")
+        if self._receiver is None:
+            self._receiver = self._listen()
+            return
+        waiting = select.poll()
+        for descriptor in (self._receiver.fileno(), self._interrupt):
+            waiting.register(descriptor, select.POLLIN)
+        waiting.poll(max(0.0, timeout) * 1000)
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._interrupt)
+        with suppress(BlockingIOError):
+            while True:
+                self._receiver.recv(_MUCH)
+
+    def interrupt(self) -> None:
+        """End a wait, or the next one."""
+        if self._interrupt is not None:
+            with suppress(BlockingIOError):  # it has been interrupted very often already
+                os.eventfd_write(self._interrupt, 1)
+
+    def close(self) -> None:
+        """Close everything. The socket's name stays: it may be another process's by now."""
+        self._sender.close()
+        if self._receiver is not None:
+            self._receiver.close()
+        if self._interrupt is not None:
+            os.close(self._interrupt)
+            self._interrupt = None
+        os.close(self._folder)
+
+    def _listen(self) -> socket.socket:
+        receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            receiver.setblocking(False)
+            self._path.unlink(missing_ok=True)
+            receiver.bind(self._address)
+        except OSError as error:
+            receiver.close()
+            raise StateError(f"{self._path} cannot be created: {error.strerror}") from error
+        return receiver

@@ -1,0 +1,159 @@
+"""The outbox against bare sqlite3 with the same durability, and one that holds a million messages against others.
+
+A ratio of durable messages is of those per second, so more is better there; all others are of times or memory.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import IO, cast
+
+from benchmarks.measuring import ratios, show
+from hsm_enroll.store.outbox import NewMessage, Outbox, OutboxLimits
+
+_LIMITS = OutboxLimits(max_bytes=2**30)
+_PAYLOAD = b"21.5" * 16
+_EACH = 200
+_RUNS = 25
+_FEW, _MANY = 1_000, 1_000_000
+_AT_ONCE = 10_000
+
+# Each says when it is ready, begins when it is told to, and says when it is done.
+_OURS = """
+import sys
+from pathlib import Path
+from hsm_enroll.store.outbox import NewMessage, Outbox, OutboxLimits
+folder, each, payload = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3].encode()
+with Outbox.open(folder, OutboxLimits(max_bytes=2**30)) as outbox:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for _ in range(each):
+        outbox.add(NewMessage("plant/line3/temperature", payload))
+    print("done", flush=True)
+    sys.stdin.readline()
+"""
+_BARE = """
+import sqlite3, sys
+folder, each, payload = sys.argv[1], int(sys.argv[2]), sys.argv[3].encode()
+connection = sqlite3.connect(f"{folder}/bare.db", timeout=60, isolation_level=None)
+connection.execute("PRAGMA journal_mode = WAL")
+connection.execute("PRAGMA synchronous = FULL")
+columns = "id INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT, payload BLOB"
+connection.execute(f"CREATE TABLE IF NOT EXISTS messages ({columns})")
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(each):
+    connection.execute("INSERT INTO messages (topic, payload) VALUES (?, ?)", ("plant/line3/temperature", payload))
+print("done", flush=True)
+sys.stdin.readline()
+"""
+_START = """
+import sys, time
+from pathlib import Path
+from hsm_enroll.store.outbox import NewMessage, Outbox, OutboxLimits
+def start():
+    begin = time.perf_counter()
+    with Outbox.open(Path(sys.argv[1]), OutboxLimits(max_bytes=2**30)) as outbox:
+        outbox.state()
+        outbox.next(0, 1)
+        return time.perf_counter() - begin
+print(sorted(start() for _ in range(11))[5])
+"""
+# Takes a thousand from the beginning and adds as many, so that the number stays.
+_WORK = """
+import sys
+from pathlib import Path
+from hsm_enroll.store.outbox import NewMessage, Outbox, OutboxLimits
+with Outbox.open(Path(sys.argv[1]), OutboxLimits(max_bytes=2**30)) as outbox:
+    for _ in range(10):
+        taken = outbox.next(0, 100)
+        outbox.remove([message.id for message in taken])
+        outbox.add(*(NewMessage(message.topic, message.payload) for message in taken))
+        outbox.state()
+print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+"""
+
+
+def measure() -> None:
+    """Measure and print a line for each figure."""
+    with tempfile.TemporaryDirectory() as folder:
+        numbers = count()
+
+        def seconds(program: str, writers: int) -> float:
+            state = Path(folder, str(next(numbers)))
+            state.mkdir(mode=0o700)
+            return _writing_seconds(program, state, writers)
+
+        for writers in (1, 4):
+            bare, ours = partial(seconds, _BARE, writers), partial(seconds, _OURS, writers)
+            name = f"durable messages/s, writers: {writers} / bare sqlite3, at least 0.7"
+            show(name, ratios(bare, ours, _RUNS))
+        empty, few, many = (_filled(Path(folder, f"holds-{number}"), number) for number in (0, _FEW, _MANY))
+        show("start with a million queued / empty, at most 1.2", ratios(_start(many), _start(empty), _RUNS))
+        show("memory, a million queued / a thousand, at most 1.1", ratios(_work(many), _work(few), _RUNS // 3))
+        _show_draining(many)
+
+
+def _writing_seconds(program: str, folder: Path, writers: int) -> float:
+    """Return how long it takes several processes to write their messages, from the first to the last."""
+    command = [sys.executable, "-c", program, str(folder), str(_EACH), _PAYLOAD.decode()]
+    with ExitStack() as running:
+        processes = [
+            running.enter_context(
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+            )
+            for _ in range(writers)
+        ]
+        _await(processes, "ready")
+        begin = time.perf_counter()
+        _tell(processes)
+        _await(processes, "done")
+        seconds = time.perf_counter() - begin
+        _tell(processes)
+    return seconds
+
+
+def _await(processes: list[subprocess.Popen[str]], word: str) -> None:
+    for process in processes:
+        if cast(IO[str], process.stdout).readline() != f"{word}\n":
+            raise RuntimeError(f"a writer was not {word}")
+
+
+def _tell(processes: list[subprocess.Popen[str]]) -> None:
+    for process in processes:
+        cast(IO[str], process.stdin).write("\n")
+
+
+def _filled(folder: Path, number: int) -> Path:
+    with Outbox.open(folder, _LIMITS) as outbox:
+        for _ in range(0, number, _AT_ONCE):
+            outbox.add(*(NewMessage("plant/line3/temperature", _PAYLOAD) for _ in range(min(number, _AT_ONCE))))
+    return folder
+
+
+def _start(folder: Path) -> partial[float]:
+    return partial(_figure, _START, folder)
+
+
+def _work(folder: Path) -> partial[float]:
+    return partial(_figure, _WORK, folder)
+
+
+def _figure(program: str, folder: Path) -> float:
+    """Return the number that a program prints."""
+    return float(subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, check=True).stdout)
+
+
+def _show_draining(folder: Path) -> None:
+    begin = time.perf_counter()
+    with Outbox.open(folder, _LIMITS) as outbox:
+        for _ in range(100):
+            outbox.remove([message.id for message in outbox.next(0, 100)])
+    print(f"  drained by hundreds, messages/s: {10_000 / (time.perf_counter() - begin):.0f}")

@@ -1,0 +1,165 @@
+"""The forwarder's links on awscrt: what a broker's CONNACK says, what cannot be sent, and the end of a link."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from hsm_enroll.errors import HsmEnrollError, MqttUnreachableError
+from hsm_enroll.iot import ConnectionEvent, Target, keep
+from hsm_enroll.iot.line import KeptLine
+from hsm_enroll.store.identity import Identity
+from hsm_enroll.store.outbox import Properties, QueuedMessage
+from tests.client.iot.apart import apart
+from tests.support import scripted
+from tests.support.authority import Authority
+from tests.support.recording import recording
+from tests.support.scripted import CONNECT, PUBLISH, Packet
+from tests.support.softhsm import PIN
+
+_TIME_LIMIT = 30.0
+# MQTT 5.0 §3.2.2.3: Receive Maximum of 7, Maximum Packet Size of 1,000.
+_LIMITS = bytes((0x21, 0, 7, 0x27, 0, 0, 0x03, 0xE8))
+
+
+class _Watched:
+    """A line, with what it tells."""
+
+    def __init__(self, identity: Identity, ca_file: Path, port: int) -> None:
+        self.events: list[ConnectionEvent] = []
+        self._changed = threading.Condition()
+        self.line = KeptLine(self._note)
+        target = Target.of(identity, ca_file=ca_file, port=port, connect_timeout=2.0, paced=False, owns_module=True)
+        keeper = keep(target, lambda: PIN, reconnects=True, on_connection=self.line.event, in_background=True)
+        self.line.use(keeper)
+
+    def wait_for(self, state: str, count: int = 1) -> ConnectionEvent:
+        """Wait for an event."""
+        with self._changed:
+            there = self._changed.wait_for(
+                lambda: [str(e.state) for e in self.events].count(state) >= count, _TIME_LIMIT
+            )
+            assert there, self.events
+            return [event for event in self.events if str(event.state) == state][-1]
+
+    def _note(self, event: ConnectionEvent) -> None:
+        with self._changed:
+            self.events.append(event)
+            self._changed.notify_all()
+
+
+class _Answers:
+    """What becomes of messages."""
+
+    def __init__(self) -> None:
+        self.given: dict[int, str | None] = {}
+        self._changed = threading.Condition()
+
+    def __call__(self, message_id: int, reason: str | None) -> None:
+        with self._changed:
+            self.given[message_id] = reason
+            self._changed.notify_all()
+
+    def wait_for(self, message_id: int) -> str | None:
+        """Return the answer to a message."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: message_id in self.given, _TIME_LIMIT)
+            return self.given[message_id]
+
+
+def _message(message_id: int, payload: bytes) -> QueuedMessage:
+    return QueuedMessage(message_id, "a", payload, False, Properties(), None, 0.0, len(payload))
+
+
+def _connack(properties: bytes) -> bytes:
+    return bytes((0x20, 3 + len(properties), 0, 0, len(properties))) + properties
+
+
+def test_the_brokers_limits_are_known_and_kept(identity: Identity, authority: Authority) -> None:
+    """Receive Maximum is what the CONNACK says; a message that is too large for the broker is refused on this side."""
+
+    def script(packet: Packet) -> bytes:
+        if packet.type == CONNECT:
+            return _connack(_LIMITS)
+        return scripted.puback(packet) if packet.type == PUBLISH else b""
+
+    context = scripted.tls(authority.issue_pair("server", ["localhost"]), authority.certificate)
+    with scripted.serving(script, context) as port:
+        found = apart(_publish_large, identity, authority.certificate, port)
+    assert found == (7, None, "AWS_ERROR_MQTT5_PACKET_VALIDATION")
+
+
+def _publish_large(identity: Identity, ca_file: Path, port: int) -> tuple[int, str | None, str | None]:
+    watched, answers = _Watched(identity, ca_file, port), _Answers()
+    watched.wait_for("connected")
+    link = watched.line.link()
+    assert link is not None
+    for number, payload in enumerate([b"small", bytes(2000)]):
+        link.publish(_message(number, payload), None, answers)
+    given = answers.wait_for(0), answers.wait_for(1)
+    watched.line.close()
+    return link.receive_maximum, *given
+
+
+def test_a_broker_without_acknowledgements_is_no_line(identity: Identity, authority: Authority) -> None:
+    """A broker that accepts QoS 0 only cannot say that it has a message: that ends the forwarder."""
+    context = scripted.tls(authority.issue_pair("server", ["localhost"]), authority.certificate)
+    with scripted.serving(lambda _: scripted.connack_of_qos_0(), context) as port:
+        assert "accepts QoS 0 only" in apart(_connect_low, identity, authority.certificate, port)
+
+
+def _connect_low(identity: Identity, ca_file: Path, port: int) -> str:
+    watched = _Watched(identity, ca_file, port)
+    watched.wait_for("connected")
+    try:
+        watched.line.link()
+    except HsmEnrollError as error:
+        return error.message
+    finally:
+        watched.line.close()
+    return ""
+
+
+def test_an_abandoned_link_is_followed_by_another_one(identity: Identity, authority: Authority) -> None:
+    """The loss is told with the error with which it was abandoned; what was in flight gets no answer."""
+    context = scripted.tls(authority.issue_pair("server", ["localhost"]), authority.certificate)
+    with recording(context) as broker:
+        broker.is_deaf = True
+        assert apart(_abandon, identity, authority.certificate, broker.port) == ("too long", {}, True)
+
+
+def _abandon(identity: Identity, ca_file: Path, port: int) -> tuple[str, dict[int, str | None], bool]:
+    watched, answers = _Watched(identity, ca_file, port), _Answers()
+    watched.wait_for("connected")
+    first = watched.line.link()
+    assert first is not None
+    first.publish(_message(1, b"x"), None, answers)
+    first.abandon(MqttUnreachableError("too long"))
+    assert first.loss is not None
+    loss = watched.wait_for("lost").error
+    watched.wait_for("resumed")
+    second = watched.line.link()
+    watched.line.close()
+    return loss.message if loss else "", answers.given, second is not None and second is not first
+
+
+def test_connecting_in_the_background_goes_on_until_it_succeeds(identity: Identity, authority: Authority) -> None:
+    """Nothing is raised where the first attempt fails; the first connection is told as such."""
+    connects: list[Packet] = []
+
+    def script(packet: Packet) -> bytes | None:
+        if packet.type != CONNECT:
+            return b""
+        connects.append(packet)
+        return None if len(connects) == 1 else scripted.connack(0)
+
+    context = scripted.tls(authority.issue_pair("server", ["localhost"]), authority.certificate)
+    with scripted.serving(script, context) as port:
+        assert apart(_connect_late, identity, authority.certificate, port) == ["failed", "connected"]
+
+
+def _connect_late(identity: Identity, ca_file: Path, port: int) -> list[str]:
+    watched = _Watched(identity, ca_file, port)
+    watched.wait_for("connected")
+    watched.line.close()
+    return [str(event.state) for event in watched.events]

@@ -1,0 +1,119 @@
+"""``hsm-enroll forward`` with a real token, the real broker and the deployed policy."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hsm_enroll.store.outbox import NewMessage, Outbox, OutboxLimits, Properties
+from tests.support.devices import Cloud, Device, Observer, connection
+from tests.support.forwarders import RunningForwarder
+from tests.support.writers import payloads, writing
+
+_COUNT = 60
+
+
+@pytest.fixture
+def sender(device: Device, thing: str) -> Device:
+    """An enrolled device."""
+    device.extra["PYTHONPATH"] = str(Path(__file__).parents[2])
+    device.json("init", "--thing", thing)
+    return device
+
+
+def _queue(device: Device, topic: str, message: str) -> None:
+    run = device.run("publish", "--queue", topic, message)
+    assert run.returncode == 0, run.stderr
+
+
+def _values(metrics: Path) -> dict[str, float]:
+    lines = (line.split(" ") for line in metrics.read_text().splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, value in lines}
+
+
+def test_messages_are_delivered_through_a_renewal_and_past_a_refused_topic(
+    sender: Device, cloud: Cloud, thing: str, observe: Callable[[str], Observer], tmp_path: Path
+) -> None:
+    """D21: all arrives in order though the identity is renewed meanwhile; what the policy forbids is set aside."""
+    metrics = tmp_path / "hsm-enroll.prom"
+    topics = [f"device/{thing}/{name}" for name in "ab"]
+    observer = observe(f"device/{thing}/#")
+    _queue(sender, "elsewhere/no", "forbidden")
+    with RunningForwarder(sender, "--metrics-file", str(metrics)) as forwarder:
+        with writing(sender.environment, topics, _COUNT, pause=0.1):
+            forwarder.wait_for("connected")
+            sender.json("renew")
+            forwarder.wait_for("renewed")
+            forwarder.wait_for("connected", 2)
+        heard: dict[str, list[bytes]] = {topic: [] for topic in topics}
+        while sum(map(len, heard.values())) < 2 * _COUNT:
+            topic, payload = observer.message()
+            if payload.encode() not in heard[topic]:
+                heard[topic].append(payload.encode())
+        assert heard == dict.fromkeys(topics, payloads(_COUNT))
+
+        aside = forwarder.wait_for("set-aside")
+        assert (aside["topic"], aside["reason"]) == ("elsewhere/no", "NOT_AUTHORIZED")
+        shown = sender.json("status")
+        assert (shown["forward"]["running"], shown["forward"]["connected"]) == (True, True)
+        assert (shown["outbox"]["messages"], shown["outbox"]["refused"]) == (0, 1)
+        assert forwarder.stop(signal.SIGTERM) == 143
+        assert forwarder.events("stopped")[0]["sent"] >= 2 * _COUNT
+    values = _values(metrics)
+    assert values["hsm_enroll_forward_connected"] == 0
+    assert values["hsm_enroll_forward_sent_total"] >= 2 * _COUNT
+    assert values["hsm_enroll_outbox_messages"] == 0
+    assert values["hsm_enroll_outbox_refused_total"] == 1
+    assert metrics.stat().st_mode & 0o777 == 0o644
+    assert sender.json("status")["forward"]["running"] is False
+    assert cloud.log("mqtt").count("is not allowed: iot:Publish to 'elsewhere/no'") == 3
+
+
+def test_one_forwarder_runs_for_a_state_folder(sender: Device, thing: str) -> None:
+    """D13: a second one is refused, and retire is, while the first one runs."""
+    with RunningForwarder(sender) as forwarder:
+        forwarder.wait_for("connected")
+        error = sender.error("forward")
+        assert (error["exitStatus"], error["code"]) == (51, "busy")
+        assert "forward is running" in error["message"]
+        assert sender.refused("retire", "--yes") == (51, "busy")
+        # Its client id is the Thing's name, and another program's is its own.
+        assert sender.run("publish", f"device/{thing}/x", "x").returncode == 0
+        assert forwarder.stop(signal.SIGINT) == 130
+        assert forwarder.events("lost") == []
+
+
+def test_expiry_and_properties_arrive(sender: Device, cloud: Cloud, thing: str) -> None:
+    """What was queued with a message goes with it (MQTT 5.0 §3.3.2.3); what has expired is not sent."""
+    topic, answers = f"device/{thing}/x", f"device/{thing}/answers"
+    properties = Properties("text/plain", answers, b"id", (("unit", "°C"), ("place", "hall 3")))
+    with Outbox.open(sender.home, OutboxLimits(1024 * 1024)) as outbox:
+        outbox.add(
+            NewMessage(topic, b"late", expires_after=0.001),
+            NewMessage(topic, b"21.5", expires_after=3600.0, properties=properties),
+        )
+    command = ["mosquitto_sub", "-V", "5", "-q", "1", "-C", "1", "-t", topic, "-F", "%p|%E|%C|%R|%D|%P", "-d"]
+    with subprocess.Popen(
+        ["stdbuf", "-oL", *command, *connection(cloud.document)], stdout=subprocess.PIPE, text=True
+    ) as observer:
+        assert observer.stdout is not None
+        while not observer.stdout.readline().startswith("Subscribed"):
+            pass
+        with RunningForwarder(sender) as forwarder:
+            heard = [line for line in observer.stdout if "|" in line]
+            assert forwarder.stop(signal.SIGTERM) == 143
+    payload, expiry, *others = heard[0].rstrip("\n").split("|")
+    assert payload == "21.5"
+    assert 3500 < int(expiry) <= 3600
+    assert others == ["text/plain", answers, "id", "unit:°C place:hall 3"]
+    assert sender.json("status")["outbox"]["expired"] == 1
+
+
+def test_who_is_not_enrolled_has_nothing_to_send(device: Device) -> None:
+    """Exit 3; and a metrics file in a folder that does not exist is a mistake of the command line."""
+    assert device.refused("forward") == (3, "not-enrolled")
+    assert device.refused("forward", "--metrics-file", "/nowhere/x.prom") == (2, "usage")

@@ -1,0 +1,278 @@
+"""``hsm-enroll service`` where systemd records what it is told, and ``forward`` under a service manager."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hsm_enroll.errors import ServiceError
+from hsm_enroll.service import systemd
+from tests.support import documents
+from tests.support.devices import Device
+from tests.support.forwarders import RunningForwarder
+from tests.support.mounts import with_own_mounts
+from tests.support.nobody import as_nobody
+from tests.support.service_manager import ServiceManager
+
+_FORWARD, _TIMER = "hsm-enroll-forward.service", "hsm-enroll-renew.timer"
+_FILES = {
+    *(_FORWARD, "hsm-enroll-renew.service", _TIMER),
+    *(f"{_FORWARD}.d/hsm-enroll.conf", "hsm-enroll-renew.service.d/hsm-enroll.conf"),
+}
+_SYSTEMCTL = """#!/bin/sh
+shift
+echo "$*" >>"${0%/*}/../calls"
+[ "$1" != "$(cat "${0%/*}/../fails" 2>/dev/null)" ] || { echo "Access denied" >&2; exit 4; }
+[ "$1" != show ] || cat "${0%/*}/../shown"
+"""
+_SHOWN = """Result=success
+ExecMainStatus=0
+Id=hsm-enroll-forward.service
+LoadState=loaded
+ActiveState=active
+UnitFileState=enabled
+StatusText=connected since 2026-11-26T14:02:11Z = now
+
+Result=exit-code
+ExecMainStatus=30
+Id=hsm-enroll-renew.service
+LoadState=loaded
+ActiveState=failed
+UnitFileState=static
+
+Result=success
+Id=hsm-enroll-renew.timer
+LoadState=loaded
+ActiveState=active
+UnitFileState=enabled
+"""
+
+
+class _Machine:
+    """A machine with a folder of units, and a systemctl that writes its arguments down.
+
+    Attributes:
+        units: ``/etc/systemd/system``.
+        shown: what ``systemctl show`` prints.
+        fails: the verb with which systemctl fails.
+    """
+
+    def __init__(self, device: Device) -> None:
+        root = device.folder / "systemd"
+        self.units, self.shown, self.fails = root / "units", root / "shown", root / "fails"
+        self._device, self._calls, self._run, self._bin = device, root / "calls", root / "run", root / "bin"
+        for folder in (self.units, self._run / "systemd/system", self._bin):
+            folder.mkdir(parents=True)
+        (self._bin / "systemctl").write_text(_SYSTEMCTL)
+        (self._bin / "systemctl").chmod(0o755)
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run ``hsm-enroll service`` as this machine's root."""
+        mounting = 'mount --bind "$1" /etc/systemd/system && mount --bind "$2" /run && shift 2 && exec "$@"'
+        ours = [sys.executable, "-m", "hsm_enroll", "service", *command]
+        environment = self._device.environment
+        environment["PATH"] = f"{self._bin}:{environment['PATH']}"
+        return subprocess.run(
+            with_own_mounts("sh", "-c", mounting, "sh", str(self.units), str(self._run), *ours),
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+
+    def json(self, command: str, status: int = 0) -> dict[str, Any]:
+        """Run it with ``--json``, and return its document."""
+        done = self.run(command, "--json")
+        assert done.returncode == status, done.stdout + done.stderr
+        document: dict[str, Any] = documents.read(["service", command], done.stdout)
+        return document
+
+    def files(self) -> set[str]:
+        """Return the files in the folder of units."""
+        return {str(file.relative_to(self.units)) for file in self.units.rglob("*") if not file.is_dir()}
+
+    def calls(self) -> list[str]:
+        """Return what systemctl was asked since the last time."""
+        calls = self._calls.read_text().splitlines() if self._calls.exists() else []
+        self._calls.unlink(missing_ok=True)
+        return calls
+
+    def has_no_systemd(self) -> None:
+        """Be a machine that was not started by systemd."""
+        (self._run / "systemd/system").rmdir()
+
+
+@pytest.fixture
+def machine(sender: Device) -> _Machine:
+    """The machine of an enrolled device, without a service."""
+    return _Machine(sender)
+
+
+@pytest.fixture
+def sender(device: Device, thing: str) -> Device:
+    """An enrolled device."""
+    device.extra["PYTHONPATH"] = str(Path(__file__).parents[2])
+    device.json("init", "--thing", thing)
+    return device
+
+
+@pytest.fixture
+def manager() -> Iterator[ServiceManager]:
+    """A service manager."""
+    with ServiceManager() as running:
+        yield running
+
+
+def test_the_services_are_installed_for_this_device(machine: _Machine, sender: Device) -> None:
+    """The units run this hsm-enroll as the state folder's owner, with its settings and without a PIN from them."""
+    sender.extra["HSM_ENROLL_PIN"] = "not for a file"
+    document = machine.json("install")
+    assert document["units"] == [_FORWARD, _TIMER]
+    assert document["user"] == pwd.getpwuid(0).pw_name
+    assert {each["file"] for each in document["files"]} == {f"/etc/systemd/system/{name}" for name in _FILES}
+    assert machine.files() == _FILES
+    assert machine.calls() == ["daemon-reload", f"enable {_FORWARD} {_TIMER}", f"restart {_FORWARD} {_TIMER}"]
+    written = {name: (machine.units / name).read_text() for name in _FILES}
+    drop_in = written[f"{_FORWARD}.d/hsm-enroll.conf"].splitlines()
+    program = Path(sys.executable).with_name("hsm-enroll")
+    assert f'ExecStart="{program}" forward' in drop_in
+    assert f"ConditionPathExists={sender.home}/identity.json" in drop_in
+    assert f'Environment="HSM_ENROLL_HOME={sender.home}"' in drop_in
+    assert f'Environment="SOFTHSM2_CONF={sender.environment["SOFTHSM2_CONF"]}"' in drop_in
+    assert f'ReadWritePaths="{sender.softhsm.tokens}"' in drop_in
+    assert not any("not for a file" in text for text in written.values())
+    assert {(machine.units / name).stat().st_mode & 0o777 for name in _FILES} == {0o644}
+
+
+def test_installing_again_changes_what_is_different(machine: _Machine, sender: Device) -> None:
+    """The same again starts what does not run and no more; other settings are written, and started with."""
+    machine.json("install")
+    machine.calls()
+    assert not any(each["changed"] for each in machine.json("install")["files"])
+    assert machine.calls()[-1] == f"start {_FORWARD} {_TIMER}"
+    sender.extra["HSM_ENROLL_DRAINING_RATE"] = "10"
+    changed = {each["file"] for each in machine.json("install")["files"] if each["changed"]}
+    assert changed == {f"/etc/systemd/system/{name}" for name in _FILES if name.endswith(".conf")}
+    assert machine.calls()[-1] == f"restart {_FORWARD} {_TIMER}"
+
+
+def test_uninstalling_removes_what_was_installed(machine: _Machine) -> None:
+    """The files are gone, an administrator's own drop-in stays; with nothing to remove, nothing is done."""
+    machine.json("install")
+    own = machine.units / f"{_FORWARD}.d" / "override.conf"
+    own.write_text("[Service]\n")
+    machine.calls()
+    removed = machine.json("uninstall")["removed"]
+    assert set(removed) == {f"/etc/systemd/system/{name}" for name in _FILES}
+    assert list(machine.units.rglob("*")) == [own.parent, own]
+    assert machine.calls() == [f"disable --now {_FORWARD} {_TIMER}", "daemon-reload"]
+    assert machine.json("uninstall") == {"removed": []}
+    assert machine.calls() == []
+
+
+def test_another_units_file_is_not_replaced(machine: _Machine) -> None:
+    """A unit that somebody has written by hand stays as it is; nothing is installed beside it, nor removed."""
+    own = machine.units / _TIMER
+    own.write_text("[Timer]\nOnCalendar=weekly\n")
+    error = machine.json("install", status=1)["error"]
+    assert error["code"] == "service-failed"
+    assert f"/etc/systemd/system/{_TIMER}" in error["message"]
+    assert machine.json("uninstall") == {"removed": []}
+    assert (machine.files(), machine.calls()) == ({_TIMER}, [])
+
+
+def test_what_systemd_refuses_is_an_error(machine: _Machine) -> None:
+    """systemctl's own words are in the message, and the same command again goes on."""
+    machine.fails.write_text("enable")
+    error = machine.json("install", status=1)["error"]
+    assert error["message"] == f"systemctl enable {_FORWARD} {_TIMER} failed: Access denied"
+    machine.fails.unlink()
+    machine.json("install")
+    assert f"enable {_FORWARD} {_TIMER}" in machine.calls()
+
+
+def test_without_an_identity_there_is_nothing_to_serve(device: Device) -> None:
+    """Exit 3, and no file is written: with sudo the state folder is often another one."""
+    machine = _Machine(device)
+    assert machine.json("install", status=3)["error"]["code"] == "not-enrolled"
+    assert machine.files() == set()
+
+
+def test_a_service_without_a_pin_is_warned_of(machine: _Machine, sender: Device) -> None:
+    """A PIN in the environment is not written down; the user learns where to put it instead."""
+    sender.extra["HSM_ENROLL_PIN"] = sender.pin()
+    (sender.home / "pin").unlink()
+    done = machine.run("install")
+    assert done.returncode == 0
+    assert "there is no PIN for the services" in done.stderr
+    assert sender.extra["HSM_ENROLL_PIN"] not in done.stderr + done.stdout
+
+
+def test_status_shows_the_units(machine: _Machine) -> None:
+    """Exit 0 while forward runs and the timer is active, whatever the last renewal was; 1 otherwise."""
+    machine.shown.write_text(_SHOWN)
+    document = machine.json("status")
+    forward, renew, timer = document["units"]
+    assert document["running"] is True
+    assert (forward["enabled"], forward["state"]) == (True, "active")
+    assert forward["status"] == "connected since 2026-11-26T14:02:11Z = now"
+    assert (renew["state"], renew["result"], renew["exitStatus"]) == ("failed", "exit-code", 30)
+    assert (timer["exitStatus"], timer["status"]) == (None, None)
+    assert "hsm-enroll-renew.service: failed, the last run failed: exit-code" in machine.run("status").stdout
+    machine.shown.write_text(_SHOWN.replace("ActiveState=active", "ActiveState=inactive", 1))
+    assert machine.json("status", status=1)["running"] is False
+
+
+def test_units_that_systemd_does_not_know_are_not_installed(machine: _Machine) -> None:
+    """Before the installation status says so, and how to install them."""
+    machine.shown.write_text(f"Id={_FORWARD}\nLoadState=not-found\nActiveState=inactive\nResult=success\n")
+    assert {each["installed"] for each in machine.json("status", status=1)["units"]} == {False}
+    assert "hsm-enroll service install" in machine.run("status").stderr
+
+
+@pytest.mark.parametrize("command", ["install", "status", "uninstall"])
+def test_without_systemd_there_are_no_services(command: str, machine: _Machine) -> None:
+    """On a machine of another service manager the error says what that has to run."""
+    machine.has_no_systemd()
+    error = machine.json(command, status=1)["error"]
+    assert error["code"] == "service-failed"
+    assert "hsm-enroll forward" in error["hint"]
+    assert (machine.files(), machine.calls()) == (set(), [])
+
+
+def test_only_root_changes_services() -> None:
+    """Whoever else tries is told to use sudo."""
+    with as_nobody() if os.geteuid() == 0 else nullcontext(), pytest.raises(ServiceError) as raised:
+        systemd.require()
+    assert "sudo" in raised.value.hint
+
+
+def test_forward_tells_the_service_manager_how_it_is(sender: Device, manager: ServiceManager) -> None:
+    """It is ready, then connected, then again and again makes progress; SIGTERM has it say that it ends."""
+    sender.extra |= manager.environment
+    with RunningForwarder(sender) as forwarder:
+        assert manager.receive()[:2] == ["READY=1", "WATCHDOG=1"]
+        manager.wait_for("STATUS=connected since ")
+        manager.wait_for("WATCHDOG=1")
+        assert forwarder.stop(signal.SIGTERM) == 143
+        manager.wait_for("STOPPING=1")
+    assert manager.lines.count("READY=1") == 1
+
+
+def test_forward_is_ready_without_a_network(sender: Device, manager: ServiceManager) -> None:
+    """A gateway that boots without a network has a service that runs, and says why it is not connected."""
+    sender.extra |= {**manager.environment, "HSM_ENROLL_MQTT_PORT": "1"}
+    with RunningForwarder(sender) as forwarder:
+        assert manager.receive()[:2] == ["READY=1", "WATCHDOG=1"]
+        assert "localhost:1" in manager.wait_for("STATUS=not connected: ")
+        assert forwarder.stop(signal.SIGTERM) == 143
