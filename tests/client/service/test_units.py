@@ -150,7 +150,7 @@ def test_what_this_machine_has_replaces_what_a_package_has() -> None:
 
 @pytest.mark.parametrize(
     ("path", "home", "temporary"),
-    [("/home/you/state", "read-only", "yes"), ("/root/x", "read-only", "yes"), ("/tmp/x", "tmpfs", "no")],  # noqa: S108
+    [("/home/you/state", "read-only", "yes"), ("/run/user/7/x", "read-only", "yes"), ("/var/tmp/x", "tmpfs", "no")],  # noqa: S108
 )
 def test_what_a_service_needs_is_not_hidden_from_it(path: str, home: str, temporary: str) -> None:
     """Homes and temporary folders are hidden only if nothing that it uses is in them."""
