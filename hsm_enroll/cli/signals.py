@@ -17,17 +17,29 @@ def raised() -> Iterator[None]:
 
     Outside it, while modules are imported and when the command has ended, ``__main__`` has the process exit at once: an
     exception at such a moment is shown as a traceback.
+
+    What is raised may be replaced on its way: up to Python 3.11 a class's ``__set_name__``, which runs while a module
+    with an enumeration is imported, turns every exception into a RuntimeError. Here it is what it was again.
     """
-    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: _terminated}
-    before = {number: signal.getsignal(number) for number in handlers}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    interruptions: list[BaseException] = []
+
+    def handle(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - signal's signature
+        interruptions.append(KeyboardInterrupt() if number == signal.SIGINT else SystemExit(TERMINATED_STATUS))
+        raise interruptions[-1]
+
     try:
-        for number, handler in handlers.items():
-            if before[number] is not signal.SIG_IGN:
-                signal.signal(number, handler)
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, handle)
         yield
+    except Exception as error:
+        if interruptions:
+            raise interruptions[-1] from error
+        raise
     finally:
-        for number in handlers:
-            signal.signal(number, before[number])
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Stop:
@@ -64,7 +76,3 @@ def stopping(stop: Callable[[], None]) -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _terminated(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - signal's signature
-    raise SystemExit(TERMINATED_STATUS)

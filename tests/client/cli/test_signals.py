@@ -30,6 +30,27 @@ sys.argv = ["hsm-enroll", "status"]
 from hsm_enroll.__main__ import main
 main()
 """
+# The signal comes while a module that the command imports makes a class: the members of an
+# enumeration, as other descriptors, have a ``__set_name__``.
+_IN_A_CLASS = """
+import os, sys
+
+number = int(sys.argv[1])
+
+class Member:
+    def __set_name__(self, owner, name):
+        os.kill(os.getpid(), number)
+
+class Interruption:
+    def find_spec(self, name, path=None, target=None):
+        if name == "tomllib":
+            type("Made", (), {"member": Member()})
+
+sys.meta_path.insert(0, Interruption())
+sys.argv = ["hsm-enroll", "status"]
+from hsm_enroll.__main__ import main
+main()
+"""
 # Built-in modules are imported without asking the hook: here the signal comes when both handlers have been installed.
 _AT_THE_BEGINNING = """
 import _signal, os, sys
@@ -67,6 +88,14 @@ def test_the_handlers_stand_before_anything_is_imported(tmp_path: Path, number: 
 def test_a_signal_during_an_import_ends_the_command(tmp_path: Path, module: str, number: int, status: int) -> None:
     """D20: whatever is being imported, before the command runs or while it does, there is no traceback."""
     run = _run(tmp_path, _INTERRUPTED, module, str(int(number)))
+    assert (run.returncode, run.stdout) == (status, "")
+    assert run.stderr in {"", _TOLD}
+
+
+@pytest.mark.parametrize(("number", "status"), _STATUSES)
+def test_a_signal_while_a_class_is_made_ends_the_command(tmp_path: Path, number: int, status: int) -> None:
+    """D20: where Python wraps whatever a ``__set_name__`` raises, the exit status is the signal's nevertheless."""
+    run = _run(tmp_path, _IN_A_CLASS, str(int(number)))
     assert (run.returncode, run.stdout) == (status, "")
     assert run.stderr in {"", _TOLD}
 
