@@ -23,14 +23,6 @@ pytestmark = pytest.mark.usefixtures("no_waiting")
 HOUR = 3600
 
 
-@pytest.fixture
-def device(backend: Deployment) -> Device:
-    """An enrolled device."""
-    enrolled = Device(backend, THING)
-    assert enrolled.enroll().status == 201
-    return enrolled
-
-
 def moto_items(kind: str) -> dict[DynamoType, Any]:
     """Return moto's items of a kind, which a test may change."""
     items: dict[DynamoType, Any] = (

@@ -33,15 +33,6 @@ HOUR = 3600
 pytestmark = pytest.mark.usefixtures("no_waiting")
 
 
-@pytest.fixture
-def device(backend: Deployment) -> Device:
-    """An enrolled device."""
-    enrolled = Device(backend, THING)
-    assert enrolled.enroll().status == 201
-    backend.calls.clear()
-    return enrolled
-
-
 def events(backend: Deployment, name: str) -> list[dict[str, Any]]:
     """Return the lines of the log about an event."""
     return [line for line in backend.log_lines() if line["event"] == name]

@@ -15,14 +15,6 @@ pytestmark = pytest.mark.usefixtures("no_waiting")
 HOUR = 3600
 
 
-@pytest.fixture
-def device(backend: Deployment) -> Device:
-    """An enrolled device."""
-    enrolled = Device(backend, THING)
-    assert enrolled.enroll().status == 201
-    return enrolled
-
-
 def replacement(device: Device) -> Device:
     """Return new hardware for the same Thing, with an invite that replaces the key."""
     return replace(device.successor(), code=device.backend.replacement(device.thing))

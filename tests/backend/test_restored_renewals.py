@@ -23,14 +23,6 @@ SAVED = f"{TABLE}-restored"
 pytestmark = pytest.mark.usefixtures("no_waiting")
 
 
-@pytest.fixture
-def device(backend: Deployment) -> Device:
-    """An enrolled device."""
-    enrolled = Device(backend, THING)
-    assert enrolled.enroll().status == 201
-    return enrolled
-
-
 def pending(device: Device) -> Device:
     """Begin a renewal; return the device with its next key. Its certificate is a minute younger than the other."""
     successor = device.successor()

@@ -14,14 +14,6 @@ from tests.support.deployment import Deployment, assert_problem, deployed
 pytestmark = pytest.mark.usefixtures("no_waiting")
 
 
-@pytest.fixture
-def device(backend: Deployment) -> Device:
-    """An enrolled device."""
-    enrolled = Device(backend, THING)
-    assert enrolled.enroll().status == 201
-    return enrolled
-
-
 def things() -> set[str]:
     """Return the names of the Things in AWS IoT."""
     return {thing.thing_name for thing in iot().things.values()}
