@@ -480,6 +480,7 @@ class InterruptedRunError(HsmEnrollError):
 
     Attributes:
         declined: whether the user answered no to a question, so that nothing was begun.
+        signal: the signal that has stopped it, by which the process's exit status is 128 and more.
     """
 
     code = "interrupted"
@@ -490,3 +491,9 @@ class InterruptedRunError(HsmEnrollError):
     def __init__(self, message: str, *, hint: str | None = None, declined: bool = False) -> None:
         super().__init__(message, hint="" if declined else hint)
         self.declined = declined
+        self.signal = 2  # SIGINT; importing signal takes longer than all of this module
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """As for any error, with the exit status that belongs to the signal."""
+        return {**super().document, "exitStatus": 128 + self.signal}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -44,7 +46,7 @@ class Publisher:
                 f"this identity is {identity.thing_name}'s, and the outbox in {self._folder} is {own.thing_name}'s",
                 hint="Set HSM_ENROLL_HOME to the folder that the identity was loaded from.",
             )
-        self._outbox = Outbox.open(self._folder, outbox.limits(resolved))
+        self._outbox = Outbox.open(self._folder, outbox.limits(resolved), partial(_check_enrolled, self._folder))
         self._is_closed = False
 
     def publish(
@@ -86,8 +88,7 @@ class Publisher:
         properties = Properties() if properties is None else properties
         limits.check_properties(properties)
         message = NewMessage(topic, bytes(payload), retain, expires_after, properties)
-        if not stored.exists(self._folder):
-            raise NotEnrolledError(f"this device is not enrolled any more: {self._folder} holds no identity")
+        _check_enrolled(self._folder)
         self._outbox.add(message)
 
     def close(self) -> None:
@@ -102,3 +103,13 @@ class Publisher:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _check_enrolled(folder: Path) -> None:
+    """Refuse a folder without an identity: nobody would send what is in its outbox.
+
+    This is checked again when a new outbox is begun: ``retire`` removes the identity first, and then the outbox, which
+    must not come back with a message.
+    """
+    if not stored.exists(folder):
+        raise NotEnrolledError(f"this device is not enrolled any more: {folder} holds no identity")

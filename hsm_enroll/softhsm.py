@@ -14,7 +14,7 @@ import pwd
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -181,19 +181,19 @@ def way_back(folder: Path) -> str:
     )
 
 
-def tokens_folder() -> Path | None:
+def tokens_folder(environment: Mapping[str, str] = os.environ) -> Path | None:
     """Return SoftHSM's folder of tokens; None if no configuration that can be read names one that exists."""
-    folder = named_folder()
+    folder = named_folder(environment)
     # Unlike Path.is_dir, it never raises.
     return folder if folder is not None and os.path.isdir(folder) else None  # noqa: PTH112
 
 
-def named_folder() -> Path | None:
+def named_folder(environment: Mapping[str, str] = os.environ) -> Path | None:
     """Return the folder of tokens that SoftHSM uses, whether it exists or not; None if it has no configuration.
 
     It is the last one that the configuration names, or else the one that is built in.
     """
-    file = configuration()
+    file = configuration(environment)
     # SoftHSM reads nothing from a folder, and takes that for an empty configuration.
     if file is None or os.path.isdir(file):  # noqa: PTH112 - unlike Path.is_dir, it never raises
         return None if file is None else _DEFAULT_FOLDER
@@ -208,15 +208,15 @@ def named_folder() -> Path | None:
     return Path(named[-1]) if named else _DEFAULT_FOLDER
 
 
-def configuration() -> Path | None:
+def configuration(environment: Mapping[str, str] = os.environ) -> Path | None:
     """Return the file that SoftHSM reads (softhsm2.conf(5)), whether it exists or not; None if its name is empty.
 
     SoftHSM fails if ``SOFTHSM2_CONF`` is set, but empty.
     """
-    named = os.environ.get(VARIABLE)
+    named = environment.get(VARIABLE)
     if named is not None:
         return Path(named) if named else None
-    home = os.environ.get("HOME") or _home()
+    home = environment.get("HOME") or _home()
     own = Path(home) / _OWN_CONFIGURATION
     if home and os.access(own, os.R_OK):
         return own

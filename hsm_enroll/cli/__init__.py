@@ -94,8 +94,8 @@ def main() -> None:
         status = run(sys.argv[1:])
     except SystemExit as ended:
         status = ended.code
-    except KeyboardInterrupt:
-        status = InterruptedRunError.exit_status
+    except KeyboardInterrupt as interruption:
+        status = 128 + signals.of(interruption)
     _leave(status)
 
 
@@ -147,6 +147,8 @@ def run(arguments: list[str]) -> int:
         status = app.main(
             arguments, prog_name="hsm-enroll", standalone_mode=False, terminal_width=_help_width(columns(sys.stdout))
         )
+    except (InterruptedRunError, click.Abort, KeyboardInterrupt) as interruption:
+        return _interrupted(terminal, interruption)
     except HsmEnrollError as error:
         shown = machine.explained(error) or error
         terminal.error(shown)
@@ -161,9 +163,6 @@ def run(arguments: list[str]) -> int:
         # click writes the choices of an option on lines of their own.
         terminal.error(UsageError(" ".join(error.format_message().split()), hint=_usage_hint(error)))
         return UsageError.exit_status
-    except (click.Abort, KeyboardInterrupt):
-        terminal.error(InterruptedRunError("interrupted"))
-        return InterruptedRunError.exit_status
     except BrokenPipeError:
         # The reader has had enough, and knows it.
         return HsmEnrollError.exit_status
@@ -181,6 +180,13 @@ def run(arguments: list[str]) -> int:
         return unexpected.exit_status
     # click returns the status of an early exit (--help, or click.exceptions.Exit), otherwise the command's None.
     return status or 0
+
+
+def _interrupted(terminal: Terminal, interruption: BaseException) -> int:
+    shown = interruption if isinstance(interruption, InterruptedRunError) else InterruptedRunError("interrupted")
+    shown.signal = signals.of(interruption)
+    terminal.error(shown)
+    return 128 + shown.signal
 
 
 def _unwritten_help(error: Exception, arguments: list[str]) -> OutputError | None:

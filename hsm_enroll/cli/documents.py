@@ -93,11 +93,16 @@ def forward_document(forwarder: ForwarderState) -> dict[str, Any]:
     """Return what ``status`` prints of ``hsm-enroll forward``."""
     report = forwarder.report
     error = report.last_error
+    since = report.connected_since if forwarder.is_responding else None
     return {
         "running": forwarder.is_running,
-        "connected": report.connected_since is not None,
-        "connectedSince": None if report.connected_since is None else instant(report.connected_since),
+        "responding": forwarder.is_responding,
+        "connected": since is not None,
+        "connectedSince": None if since is None else instant(since),
         "rate": report.rate,
+        "repeated": report.repeated,
+        "received": report.received,
+        "unread": report.unread,
         "lastError": None if error is None else {"code": error.code, "message": error.message, "at": instant(error.at)},
     }
 

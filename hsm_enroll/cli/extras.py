@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from importlib.metadata import PackageNotFoundError, requires
+from importlib.metadata import PackageNotFoundError, distribution, requires
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,6 +13,12 @@ import hsm_enroll
 from hsm_enroll.errors import UsageError
 
 _PACKAGE = "hsm-enroll"
+# What scripts/package writes as the installer.
+_PACKAGER = "nfpm"
+_PACKAGED_HINT = (
+    "This hsm-enroll is a distribution's package, for gateways. Install the release's wheel with its extra {!r} in a "
+    "virtual environment."
+)
 # As metadata writes it: boto3>=1.40; extra == 'operator'
 _REQUIREMENT = re.compile(r"(?P<package>[^;]+);.*\bextra == ['\"](?P<extra>[a-z]+)['\"]")
 
@@ -27,8 +33,16 @@ def require(extra: str, *modules: str) -> None:
     if missing:
         raise UsageError(
             f"this command needs the Python packages of the extra {extra!r}; not installed: {', '.join(missing)}",
-            hint=f"Run: {install_command(extra)}",
+            hint=_PACKAGED_HINT.format(extra) if _is_packaged() else f"Run: {install_command(extra)}",
         )
+
+
+def _is_packaged() -> bool:
+    """Whether a distribution's package has installed this, which pip must not change."""
+    try:
+        return (distribution(_PACKAGE).read_text("INSTALLER") or "").strip() == _PACKAGER
+    except PackageNotFoundError:
+        return False
 
 
 def install_command(extra: str) -> str:

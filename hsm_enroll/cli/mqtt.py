@@ -6,18 +6,17 @@ In their process only awscrt loads the PKCS#11 module, and it checks nothing, so
 
 from __future__ import annotations
 
-import base64
 import sys
 from contextlib import AbstractContextManager
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from hsm_enroll.cli import waiting
+from hsm_enroll.cli import signals, waiting
 from hsm_enroll.cli.invocation import Invocation, command
 from hsm_enroll.cli.terminal import Terminal, keep_stdout, visible
-from hsm_enroll.device import wiring
+from hsm_enroll.device import message_line, wiring
 from hsm_enroll.errors import InterruptedRunError
 from hsm_enroll.iot import limits
 from hsm_enroll.store import forwarder
@@ -104,26 +103,19 @@ def subscribe(invocation: Invocation, *, topic: str, count: int | None, raw: boo
         try:
             for message in islice(messages, count):
                 _show(terminal, message, raw=raw, with_topic="+" in topic or "#" in topic)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interruption:
             # The usual end without --count.
-            raise click.exceptions.Exit(InterruptedRunError.exit_status) from None
+            raise click.exceptions.Exit(128 + signals.of(interruption)) from None
 
 
 def _show(terminal: Terminal, message: Message, *, raw: bool, with_topic: bool) -> None:
     if raw:
         terminal.data(message.payload)
     elif terminal.as_json:
-        terminal.line(_document(message))
+        terminal.data(message_line.of(message))
     else:
         text = visible(message.payload.decode("utf-8", "backslashreplace"))
         terminal.data(f"{visible(message.topic)} {text}\n" if with_topic else f"{text}\n")
-
-
-def _document(message: Message) -> dict[str, Any]:
-    try:
-        return {"topic": message.topic, "payload": message.payload.decode("utf-8")}
-    except UnicodeDecodeError:
-        return {"topic": message.topic, "payloadBase64": base64.b64encode(message.payload).decode("ascii")}
 
 
 def _connected(invocation: Invocation, identity: Identity, purpose: str) -> Connection:

@@ -11,6 +11,7 @@ import click
 from hsm_enroll.cli.documents import identity_document, identity_text, other_keys_text
 from hsm_enroll.cli.invocation import Invocation, command, token_options
 from hsm_enroll.device import device_token, outbox, recovery, wiring
+from hsm_enroll.device.recovery import Outcome
 from hsm_enroll.errors import HsmEnrollError, UsageError
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.token.tokens import Tokens
@@ -67,16 +68,25 @@ def recover(invocation: Invocation) -> None:
             f"To test its connection: hsm-enroll doctor --online --login\n\n{text}"
         )
     document |= {"recovered": not outcome.was_there, "otherKeys": outcome.other_keys}
-    document["otherThings"] = list(outcome.other_things)
+    document |= {"otherThings": list(outcome.other_things), "mayBeRenewing": outcome.may_be_renewing}
     document["steps"] = [asdict(step) for step in outcome.steps]
     invocation.terminal.say("")
     invocation.terminal.result(document, text, done=f"the identity of {outcome.identity.thing_name} is recovered")
+    _say_what_else_the_token_has(invocation, outcome)
+    _say_what_waits(invocation)
+
+
+def _say_what_else_the_token_has(invocation: Invocation, outcome: Outcome) -> None:
     if outcome.other_things:
         names = ", ".join(outcome.other_things)
         invocation.terminal.warn(f"the token also has the current key of {names}, which token prune would destroy")
     elif outcome.other_keys:
         invocation.terminal.say(f"\n{other_keys_text(outcome.other_keys)}")
-    _say_what_waits(invocation)
+    if outcome.may_be_renewing:
+        invocation.terminal.say(
+            "\nAnother key in the token may be that of a renewal that was lost with the state folder. If so, the API "
+            "refuses hsm-enroll renew until it has undone that renewal, within an hour."
+        )
 
 
 def _say_what_waits(invocation: Invocation) -> None:

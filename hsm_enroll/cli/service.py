@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import click
@@ -14,9 +12,8 @@ from hsm_enroll.device import pin
 from hsm_enroll.errors import HsmEnrollError, PinMissingError
 from hsm_enroll.service import fitting, installing, systemd, units
 from hsm_enroll.service.systemd import UnitState
+from hsm_enroll.service.units import Installation
 from hsm_enroll.store.identity import Identity
-
-_CREDENTIAL = Path("/etc/credstore.encrypted/hsm-enroll.pin")
 
 
 @click.group("service")
@@ -37,18 +34,21 @@ def install(invocation: Invocation) -> None:
     systemd.require()
     settings, terminal = invocation.settings, invocation.terminal
     identity = Identity.load(settings.state)
-    if not _has_pin(invocation, identity):
-        terminal.warn(
-            f"there is no PIN for the services, unless the token needs none: encrypt it with systemd-creds encrypt "
-            f"--name=hsm-enroll.pin - {_CREDENTIAL}, or set HSM_ENROLL_PIN_FILE. HSM_ENROLL_PIN is not handed to them."
-        )
     installation = fitting.installation(settings.state, identity.token, os.environ)
-    written = installing.install(installation)
-    lines = [f"{'wrote' if each.is_changed else 'unchanged'}  {each.file}" for each in written]
+    if not _has_pin(installation, identity):
+        terminal.warn(
+            "there is no PIN for the services, unless the token needs none: encrypt it with systemd-creds encrypt "
+            f"--name=hsm-enroll.pin - {pin.ENCRYPTED}, or set HSM_ENROLL_PIN_FILE. "
+            "HSM_ENROLL_PIN is not handed to them."
+        )
+    installed = installing.install(installation)
+    lines = [f"{'wrote' if each.is_changed else 'unchanged':9}  {each.file}" for each in installed.files]
+    lines += [f"removed    {file}" for file in installed.removed]
     lines += [f"started    {unit}" for unit in units.ENABLED]
     lines.append(f"They run as {installation.user}, who owns {installation.state}.")
     document = {
-        "files": [{"file": str(each.file), "changed": each.is_changed} for each in written],
+        "files": [{"file": str(each.file), "changed": each.is_changed} for each in installed.files],
+        "removed": [str(file) for file in installed.removed],
         "units": list(units.ENABLED),
         "user": installation.user,
     }
@@ -59,12 +59,17 @@ def install(invocation: Invocation) -> None:
 def uninstall(invocation: Invocation) -> None:
     """Stop both services, and remove the files that install has written; requires root.
 
-    The state folder stays, and messages in the outbox wait there.
+    The units of a Debian or RPM package stay, but are not started any more. The state folder stays, with the messages
+    in the outbox, and so does the PIN in /etc/credstore.encrypted, of which there may be no other copy.
     """
     systemd.require()
-    removed = installing.uninstall()
-    text = "\n".join(f"removed  {file}" for file in removed) or "the services were not installed"
-    invocation.terminal.result({"removed": [str(file) for file in removed]}, text, done="the services are removed")
+    gone = installing.uninstall()
+    lines = [f"stopped  {unit}" for unit in gone.disabled] + [f"removed  {file}" for file in gone.removed]
+    if pin.ENCRYPTED.exists():
+        lines.append(f"The PIN stays in {pin.ENCRYPTED}.")
+    document = {"disabled": gone.disabled, "removed": [str(file) for file in gone.removed]}
+    text = "\n".join(lines) or "the services were not installed"
+    invocation.terminal.result(document, text, done="the services are removed")
 
 
 @command("status", example="hsm-enroll service status --json")
@@ -76,16 +81,25 @@ def status(invocation: Invocation) -> None:
     document = {"running": is_running, "units": [_document(each) for each in states]}
     invocation.terminal.result(document, "\n".join(map(_text, states)))
     if not is_running:
-        if not all(each.installed for each in states):
-            invocation.terminal.say("Install the services: sudo hsm-enroll service install")
+        if not all(each.enabled for each in states if each.unit in units.ENABLED):
+            invocation.terminal.say("To install, enable and start the services: sudo hsm-enroll service install")
+        for each in states:
+            if each.unit in units.ENABLED and each.state == "failed":
+                invocation.terminal.say(f"Its log: journalctl --unit {each.unit}")
+                invocation.terminal.say(f"Once that is corrected: sudo systemctl restart {each.unit}")
         raise click.exceptions.Exit(HsmEnrollError.exit_status)
 
 
-def _has_pin(invocation: Invocation, identity: Identity) -> bool:
-    settings = invocation.settings
-    saved = partial(pin.saved_pin, settings.state, identity.token)
+def _has_pin(installation: Installation, identity: Identity) -> bool:
+    """Whether the services find a PIN, in the order in which they look for it.
+
+    Raises:
+        PinMissingError, PinExposedError, StateError: the file that they are configured with cannot be used.
+    """
+    if installation.pin_file is not None:
+        return bool(pin.read_file(installation.pin_file))
     try:
-        return _CREDENTIAL.exists() or bool(pin.resolve(settings.pin_file, {}, saved_pin=saved, ask=None))
+        return pin.ENCRYPTED.exists() or pin.saved_pin(installation.state, identity.token) is not None
     except PinMissingError:
         return False
 
@@ -93,7 +107,8 @@ def _has_pin(invocation: Invocation, identity: Identity) -> bool:
 def _document(state: UnitState) -> dict[str, Any]:
     return {
         "unit": state.unit,
-        "installed": state.installed,
+        "installed": state.is_installed,
+        "files": [str(file) for file in state.files],
         "enabled": state.enabled,
         "state": state.state,
         "result": state.result,
@@ -103,8 +118,8 @@ def _document(state: UnitState) -> dict[str, Any]:
 
 
 def _text(state: UnitState) -> str:
-    if not state.installed:
-        return f"{state.unit}: not installed"
+    if not state.is_installed:
+        return f"{state.unit}: {'not installed' if state.load == 'not-found' else state.load}"
     parts = [state.state]
     if state.unit in units.ENABLED and not state.enabled:
         parts.append("not enabled")

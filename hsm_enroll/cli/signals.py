@@ -8,7 +8,24 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
+from hsm_enroll.errors import InterruptedRunError
+
 TERMINATED_STATUS = 143
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM; what is done about Ctrl-C is done about it, too."""
+
+
+def of(error: BaseException | None) -> signal.Signals:
+    """Return the signal that an error comes from: SIGTERM, if that is among its causes, or else SIGINT."""
+    seen: set[int] = set()  # what is raised from its own effect, in `raised`, makes a circle
+    while error is not None and id(error) not in seen:
+        if isinstance(error, Terminated):
+            return signal.SIGTERM
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return signal.SIGINT
 
 
 @contextmanager
@@ -25,7 +42,7 @@ def raised() -> Iterator[None]:
     interruptions: list[BaseException] = []
 
     def handle(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001 - signal's signature
-        interruptions.append(KeyboardInterrupt() if number == signal.SIGINT else SystemExit(TERMINATED_STATUS))
+        interruptions.append(KeyboardInterrupt() if number == signal.SIGINT else Terminated())
         raise interruptions[-1]
 
     try:
@@ -33,6 +50,8 @@ def raised() -> Iterator[None]:
             if handler is not signal.SIG_IGN:
                 signal.signal(number, handle)
         yield
+    except InterruptedRunError:
+        raise  # it says what the interruption means there
     except Exception as error:
         if interruptions:
             raise interruptions[-1] from error

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import sys
 import threading
 import time
@@ -80,6 +81,15 @@ class Terminal(NamedTuple):
     def line(self, document: Any) -> None:
         """Write one JSON document of several as a line."""
         _write(json.dumps(document) + "\n")
+
+    def takes_a_line(self) -> bool:
+        """Whether a line, data with ``--json`` and otherwise progress, would be written at once.
+
+        It would not if it goes to a pipe that is full. A line longer than PIPE_BUF may have to wait all the same.
+        """
+        waiting = select.poll()
+        waiting.register((sys.stdout if self.as_json else sys.stderr).fileno(), select.POLLOUT)
+        return bool(waiting.poll(0))
 
     def data(self, content: str | bytes, *, done: str = "") -> None:
         """Write data to stdout unchanged, whatever the options are; ``done`` as for :meth:`result`."""

@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import os
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hsm_enroll.errors import StateError
+from hsm_enroll.errors import StateError, UsageError
 
 if TYPE_CHECKING:
     from hsm_enroll.store.forwarder import ForwardReport
     from hsm_enroll.store.outbox import OutboxState
+
+
+def check(file: Path) -> None:
+    """Check that there is a folder for the metrics file.
+
+    Raises:
+        UsageError: there is none, or this is not the name of a file.
+        StateError: it cannot be examined.
+    """
+    hint = "Name a file in a folder that exists."
+    try:
+        is_there = file.parent.is_dir()
+    except OSError as error:
+        raise StateError(f"{file.parent} cannot be examined: {error.strerror}", hint=hint) from error
+    if not file.name:
+        raise UsageError(f"{str(file)!r} is not the name of a file", hint=hint)
+    if not is_there:
+        raise UsageError(f"there is no folder {file.parent}", hint=hint)
 
 
 def text(report: ForwardReport, outbox: OutboxState) -> str:
@@ -21,8 +40,11 @@ def text(report: ForwardReport, outbox: OutboxState) -> str:
         ("forward_connected", "gauge", "Whether it is connected to the broker.", int(since is not None)),
         ("forward_connected_since_seconds", "gauge", "Start of the connection; 0 without one.", _seconds(since)),
         ("forward_sent_total", "counter", "Messages that the broker has acknowledged.", report.sent),
+        ("forward_repeated_total", "counter", "Messages sent again after a lost connection.", report.repeated),
         ("forward_rate", "gauge", "Messages a second that the broker has acknowledged lately.", round(report.rate, 3)),
         ("forward_last_error_seconds", "gauge", "Time of the last error; 0 without one.", _seconds(error and error.at)),
+        ("forward_received_total", "counter", "Messages that have arrived for local programs.", report.received),
+        ("forward_unread_total", "counter", "Those dropped since no program was connected.", report.unread),
         ("outbox_messages", "gauge", "Messages that wait.", outbox.messages),
         ("outbox_bytes", "gauge", "Their size.", outbox.bytes),
         ("outbox_oldest_age_seconds", "gauge", "Age of the oldest message that waits.", round(outbox.oldest_age or 0)),
@@ -41,16 +63,23 @@ def text(report: ForwardReport, outbox: OutboxState) -> str:
 def write(file: Path, content: str) -> None:
     """Replace the file in one rename; others may read it. Does *not* flush it to the disk.
 
+    The folder may be one to which other users write: nothing that they put there is written to.
+
     Raises:
         StateError: it cannot be written.
     """
     # The collector reads files that end in .prom.
-    temporary = file.with_name(f".{file.name}.tmp")
+    temporary = file.with_name(f".{file.name}.{secrets.token_hex(8)}.tmp")
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(content)
-        temporary.replace(file)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+                os.fchmod(descriptor, 0o644)  # whatever the umask is
+                stream.write(content)
+            temporary.replace(file)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise StateError(
             f"the metrics file {file} cannot be written: {error.strerror}", hint="Check its folder and the free space."

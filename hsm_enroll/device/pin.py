@@ -20,6 +20,8 @@ from hsm_enroll.store.pin_owner import PinOwner
 from hsm_enroll.token.login import Origin, Pin
 
 _CREDENTIAL = "hsm-enroll.pin"
+ENCRYPTED = Path("/etc/credstore.encrypted") / _CREDENTIAL
+"""Where systemd finds the PIN for the services, if it was encrypted for them (systemd-creds(1))."""
 _STATE_FILE = "pin"
 # 21 of these 31 characters are more than 100 bits; none is easily mistaken for another.
 _ALPHABET = "abcdefghjkmnpqrstuvwxyz23456789"
@@ -183,12 +185,21 @@ def saved_pin(folder: Path, token: TokenName) -> Pin | None:
     file = saved_pin_file(folder)
     text = f"the PIN that token create saved in {file}"
     if not os.path.lexists(file):
-        raise PinMissingError(f"{text} is gone: there is no such file", hint=_GONE_HINT)
+        raise PinMissingError(f"{text} is gone: there is no such file", hint=_gone_hint())
     saved = read_file(file, Origin(text))
     # Without a serial the token was not finished, and may not have this PIN; nor may it if the file was damaged.
     if not owner.token.serial or owner.is_refused or not _is_generated(saved):
         return saved
     return Pin(saved.reveal(), Origin(text, partial(_distrust, folder, owner)))
+
+
+def _gone_hint() -> str:
+    if not os.path.lexists(ENCRYPTED):
+        return _GONE_HINT
+    return (
+        f"The services have their PIN in {ENCRYPTED}. To see it, as root: systemd-creds decrypt --name={_CREDENTIAL} "
+        f"{ENCRYPTED} -"
+    )
 
 
 def _is_generated(pin: Secret) -> bool:

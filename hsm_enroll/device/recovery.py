@@ -58,6 +58,8 @@ class Outcome:
         was_there: whether the identity that the API has was in place, so that nothing was changed.
         other_keys: how many other keys of this program the token has that are not in use; 0 if the identity was there.
         other_things: the other Things whose current keys the token has; none if the identity was there.
+        may_be_renewing: whether another key of the Thing is in the token, and no journal says why: it is an old one, or
+            that of a renewal whose journal was lost, and which the API undoes after some time.
     """
 
     identity: Identity
@@ -65,6 +67,7 @@ class Outcome:
     was_there: bool
     other_keys: int = 0
     other_things: tuple[str, ...] = ()
+    may_be_renewing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,11 @@ class _Answers:
     @property
     def things(self) -> list[str]:
         return sorted({issued.thing_name for _, issued in self.current})
+
+    @property
+    def have_another_key(self) -> bool:
+        """Whether a key is a Thing's that has another one now, or not this one yet."""
+        return any(error.problem_code == "key-not-current" for error in self.refusals)
 
 
 def recover(
@@ -134,13 +142,21 @@ def recover(
         identity = obtaining.identity(issued, token.name, key, client.base_url)
         if present is not None and identity == present:
             present.save_copy(folder)
-            _readable_journals(folder, ports)
-            return Outcome(present, (), was_there=True)
+            is_lost = _readable_journals(folder, ports) is None and answers.have_another_key
+            return Outcome(present, (), was_there=True, may_be_renewing=is_lost)
         with steps.step("store"):
             identity.save(folder)
             others = len(keys) - len(answers.current) - _forget(folder, identity, ports)
         other_things = tuple(name for name in answers.things if name != identity.thing_name)
-        return Outcome(identity, tuple(steps.done), was_there=False, other_keys=others, other_things=other_things)
+        is_lost = answers.have_another_key and Renewal.load(folder) is None
+        return Outcome(
+            identity,
+            tuple(steps.done),
+            was_there=False,
+            other_keys=others,
+            other_things=other_things,
+            may_be_renewing=is_lost,
+        )
 
 
 def _stored(folder: Path) -> Identity | None:

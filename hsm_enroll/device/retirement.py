@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -96,11 +96,10 @@ def retire(
         ThrottledError, BackendUnreachableError: the API is busy or fails; nothing was destroyed.
         HsmEnrollError: the token cannot be used, or a file not removed; the next run resumes.
     """
-    with files.locked(folder):
+    with files.locked(folder), ExitStack() as stack:
         resumed = _under_way(folder)
         under_way = resumed or _begun(folder)
-        if forwarder.is_running(folder):  # it would lose its certificate in the middle
-            raise BusyError("hsm-enroll forward is running", hint="Stop it, then run the same command again.")
+        _keep_from_forwarding(folder, stack)
         messages = _queued(folder)
         if resumed is None:
             agree(under_way, messages)
@@ -148,6 +147,21 @@ def _ended(
             for key in (*under_way.enrolled_keys, *under_way.other_keys):
                 session.destroy(label=key.label, key_id=key.id)
             return under_way, refusal, len(session.own_keys())
+
+
+def _keep_from_forwarding(folder: Path, stack: ExitStack) -> None:
+    """Have no forwarder run meanwhile, which would lose its certificate, and none be started.
+
+    Raises:
+        BusyError: one is running.
+    """
+    try:
+        stack.enter_context(forwarder.running(folder))
+    except BusyError as error:
+        error.hint = (
+            "Stop it, then run the same command again. If it is the service, remove that: hsm-enroll service uninstall"
+        )
+        raise
 
 
 def _under_way(folder: Path) -> Retirement | None:

@@ -37,6 +37,8 @@ def forward(patient: Patient) -> Finding:
     if isinstance(found, HsmEnrollError):
         return Finding(name, Status.FAILED, found.message, found.hint)
     message = f"hsm-enroll forward is {found.text}"
+    if found.is_running and not found.is_responding:
+        return Finding(name, Status.WARNING, message, "Restart it. If it happens again, check the disk and the token.")
     if found.is_running and found.report.connected_since is None:
         error = found.report.last_error
         why = f": {error.message}" if error else ""
@@ -45,4 +47,8 @@ def forward(patient: Patient) -> Finding:
         return Finding(name, Status.OK, message)
     if isinstance(held, HsmEnrollError) or not held.messages:
         return Finding(name, Status.SKIPPED, message)
-    return Finding(name, Status.WARNING, f"{what_waits(held)}, and {message}", "Start it: hsm-enroll forward")
+    hint = (
+        "Start it (hsm-enroll forward), or have systemd run it: sudo hsm-enroll service install. If that is done, run: "
+        "hsm-enroll service status"
+    )
+    return Finding(name, Status.WARNING, f"{what_waits(held)}, and {message}", hint)

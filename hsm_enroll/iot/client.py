@@ -18,6 +18,8 @@ from hsm_enroll.x509 import trust_anchors
 if TYPE_CHECKING:
     from hsm_enroll.store.outbox import Properties
 
+# awscrt would give up a message after 60 s. We do that ourselves, and on a slow network wait up to 15 min for one.
+_ACK_SECONDS = 3600
 _QOS = {0: mqtt5.QoS.AT_MOST_ONCE, 1: mqtt5.QoS.AT_LEAST_ONCE}
 
 
@@ -163,6 +165,7 @@ def _options(target: Target, context: Any, callbacks: Callbacks, timeout_ms: int
         extended_validation_and_flow_control_options=control.AWS_IOT_CORE_DEFAULTS if target.paced else control.NONE,
         offline_queue_behavior=mqtt5.ClientOperationQueueBehaviorType.FAIL_ALL_ON_DISCONNECT,
         connack_timeout_ms=timeout_ms,
+        ack_timeout_sec=_ACK_SECONDS,
         on_lifecycle_event_connection_success_fn=callbacks.on_connected,
         on_lifecycle_event_connection_failure_fn=callbacks.on_connection_failure,
         on_lifecycle_event_disconnection_fn=callbacks.on_disconnection,

@@ -107,8 +107,13 @@ class Exchange:
             self._start(request)
         return request
 
-    def subscribe(self, topic_filter: str, qos: QoS) -> tuple[Stream, Request]:
+    def subscribe(self, topic_filter: str, qos: QoS, *, once: bool = False) -> tuple[Stream, Request]:
         """Subscribe; the stream has the messages once the request is done, and ends if it fails.
+
+        Args:
+            topic_filter: see ``limits.check_filter``.
+            qos: 0 or 1.
+            once: do not subscribe again on the next link; the caller unsubscribes when the link is lost.
 
         Raises:
             UsageError: see ``limits.check_filter``.
@@ -118,9 +123,10 @@ class Exchange:
         # Before the request: the first message may come together with the SUBACK.
         with self._changing:
             stream = self._inbox.add(topic_filter)
-            request = _subscribing(topic_filter, qos, may_repeat=True)
-            with self._lock:
-                self._subscribed[stream] = qos, request
+            request = _subscribing(topic_filter, qos, may_repeat=not once)
+            if not once:
+                with self._lock:
+                    self._subscribed[stream] = qos, request
             request.outcome.add_done_callback(partial(self._forget_failed, stream))
             self._start(request)
         return stream, request

@@ -13,62 +13,27 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from hsm_enroll.errors import HsmEnrollError, MqttError, MqttUnreachableError
+from hsm_enroll.errors import MqttError, MqttUnreachableError
 from hsm_enroll.iot.backlog import Backlog, Execute, Read, Source
+from hsm_enroll.iot.links import Ender
 from hsm_enroll.iot.pace import Pace
+from hsm_enroll.iot.patience import Patience
 from hsm_enroll.iot.refusals import PASSING, Refusals
+from hsm_enroll.iot.share import Share
+from hsm_enroll.iot.suspicion import SETTLE_SECONDS, Suspicion
 from hsm_enroll.iot.window import MOST_MESSAGES, InFlight, Window
 
 if TYPE_CHECKING:
+    from hsm_enroll.iot.links import Line, OpenLink
     from hsm_enroll.store.outbox import QueuedMessage
 
 _CHECK_SECONDS = 5.0  # between two looks at whether the identity has changed
 _SKIP_COUNT = 1000  # messages of topics that wait, after which answers are taken before more are skipped
 _PAUSE_SECONDS = 1.0  # after the broker has said that it is too much
-# Losses in a row without an acknowledgement, after which messages are sent one by one to find out which one it is.
-_SUSPICIOUS_LOSSES = 2
-# A link that has lasted so long without a message was not ended by what would have ended it anyway.
-_SETTLE_SECONDS = 1.0
-# The broker's own reasons for a DISCONNECT (MQTT 5.0 §3.14.2.1), which no message has caused.
-_BROKERS_REASONS = {
-    *("SERVER_SHUTTING_DOWN", "SERVER_BUSY", "KEEP_ALIVE_TIMEOUT", "SESSION_TAKEN_OVER", "USE_ANOTHER_SERVER"),
-    *("SERVER_MOVED", "ADMINISTRATIVE_ACTION", "CONNECTION_RATE_EXCEEDED", "MAXIMUM_CONNECT_TIME", "QUOTA_EXCEEDED"),
-    *("MESSAGE_RATE_TOO_HIGH", "RECEIVE_MAXIMUM_EXCEEDED", "NORMAL_DISCONNECTION"),
-}
-
-Answered = Callable[[int, str | None], None]
-"""Called on any thread with a message's id, and the name of the reason for a refusal; None is an acknowledgement."""
-
-
-class OpenLink(Protocol):
-    """A link: a connection from its CONNACK to its end."""
-
-    @property
-    def receive_maximum(self) -> int:
-        """How many messages may be in flight (MQTT 5.0 §3.2.2.3.3)."""
-
-    @property
-    def loss(self) -> HsmEnrollError | None:
-        """Why it has ended; None while it has not."""
-
-    def publish(self, message: QueuedMessage, expires_in: float | None, answered: Answered) -> None:
-        """Send a message with QoS 1; without an effect if the link has ended."""
-
-    def abandon(self, error: HsmEnrollError) -> None:
-        """End it: it does not work any more."""
-
-
-class Line(Protocol):
-    """What links come from, one after another."""
-
-    def link(self) -> OpenLink | None:
-        """Return the link in use, the same object each time; None if there is none at the moment.
-
-        Raises:
-            HsmEnrollError: there will be none any more.
-        """
+_HOLD_SECONDS = 0.1  # many topics whose wait ends are tried together
+_MOST_UNANSWERED = 10_000
 
 
 class Outcome(StrEnum):
@@ -89,11 +54,13 @@ class Totals:
     Attributes:
         sent: messages that were acknowledged.
         set_aside: messages that were set aside.
+        repeated: messages that were sent again since a link had ended before their answer came.
         rate: messages a second that were acknowledged, over the last ten seconds.
     """
 
     sent: int = 0
     set_aside: int = 0
+    repeated: int = 0
     rate: float = 0.0
 
 
@@ -103,11 +70,12 @@ class Forwarder:
     Args:
         outbox: what to drain.
         rate: messages a second at most; 0 is without a limit.
-        timeout: seconds without an acknowledgement after which a link counts as dead.
+        timeout: seconds without an acknowledgement after which a link counts as dead; more for a message that has
+            taken longer than that.
         on_set_aside: called by the thread that runs.
         observe: called by it after each change, but at most once a second, and at least every few seconds.
         clock: seconds since some moment; they never go back.
-        execute: runs what waits for the disk on another thread; None is a thread of its own.
+        execute: runs what uses the disk on another thread; None is a thread of its own.
 
     Attributes:
         totals: what has been done.
@@ -126,21 +94,22 @@ class Forwarder:
         execute: Execute | None = None,
     ) -> None:
         self.totals = Totals()
-        self.backlog = Backlog(outbox, execute or ThreadPoolExecutor(1, "hsm-enroll outbox").submit)
+        self.backlog = Backlog(outbox, execute or ThreadPoolExecutor(1, "hsm-enroll outbox").submit, clock)
         self._outbox = outbox
         self._timeout = timeout
         self._on_set_aside = on_set_aside
         self._observe = observe
         self._clock = clock
         self._pace = Pace(rate)
+        self._share = Share(rate)
+        self._patience = Patience(timeout)
         self._window = Window()
         self._refusals = Refusals()
+        self._suspicion = Suspicion()
+        self._unanswered: set[int] = set()
         self._link: OpenLink | None = None
         self._link_since = 0.0
-        self._abandoned: OpenLink | None = None
-        self._losses = 0
         self._is_alone = False
-        self._may_set_aside = True
         self._hold_ends: float | None = None
         self._samples: deque[tuple[float, int]] = deque(maxlen=11)
         self._check_at = 0.0
@@ -190,7 +159,7 @@ class Forwarder:
                 self._wait(now)
         finally:
             self._take_answers(self._clock())
-            self._forget_link()
+            self._forget_link(self._clock())
             self.backlog.close(self._clock())
             self._observe()
 
@@ -214,45 +183,42 @@ class Forwarder:
 
     def _lose(self, link: OpenLink, now: float) -> None:
         self._take_answers(now)  # what was acknowledged before the loss is not sent again
-        was_alone = self._is_alone
-        in_flight = self._forget_link()
+        was_alone, since = self._is_alone, self._link_since
+        in_flight = self._forget_link(now)
         self._check_at = now
         reason = link.loss.reason if isinstance(link.loss, MqttError) else None
-        was_abandoned, self._abandoned = link is self._abandoned, None
-        if not in_flight or was_abandoned or reason in _BROKERS_REASONS:
+        message = self._suspicion.lose(link.ender, reason, in_flight, was_alone=was_alone, link_since=since, now=now)
+        if message is None:
             return
-        self._losses += 1
-        if was_alone:
-            self._blame(in_flight[0], reason, now)
-
-    def _forget_link(self) -> list[InFlight]:
-        self._link, self._is_alone = None, False
-        in_flight = self._window.clear()
-        if in_flight:
-            self.backlog.rewind(min(message.id for message in in_flight))
-        self.backlog.go_back()  # a message may have waited for one behind it that was in flight
-        return in_flight
-
-    def _blame(self, message: InFlight, reason: str | None, now: float) -> None:
-        """Treat the end of the link as the refusal of the one message that was in flight.
-
-        Between two messages that are set aside for it, at least one other is acknowledged: otherwise it may be the
-        broker that accepts nothing.
-        """
-        if self._refusals.refuse(message, reason or "", now, ends_link=True, is_final=self._may_set_aside):
-            self._may_set_aside = False
+        if link.ender is Ender.CUT:
+            self._hold(message, self._refusals.suspect(message, now))
+            return
+        until = self._refusals.blame(message, reason, now, accepted=self.totals.sent)
+        if until is None:
             self._set_aside(message, f"the broker ended the connection ({reason or 'no reason given'})", now)
         else:
-            self._hold(message)
+            self._hold(message, until)
+
+    def _forget_link(self, now: float) -> list[InFlight]:
+        self._link, self._is_alone = None, False
+        in_flight = self._window.clear()
+        ids = {message.id for message in in_flight}
+        if ids:
+            self.backlog.rewind(min(ids))
+        self.backlog.go_back(now)  # a message may have waited for one behind it that was in flight
+        # Those that have expired since are never sent again.
+        self._unanswered = ids if len(self._unanswered) > _MOST_UNANSWERED else self._unanswered | ids
+        return in_flight
 
     def _check_silence(self, now: float) -> None:
-        silent_at = self._window.silent_at(self._timeout)
-        if silent_at is None or self._link is None:
+        oldest, silent_at = self._window.oldest, self._window.silent_at(self._patience.of)
+        if oldest is None or silent_at is None or self._link is None:
             return
         if now >= silent_at:
-            self._abandoned = self._link
-            error = MqttUnreachableError(f"the broker did not acknowledge a message within {self._timeout:g} s")
-            self._link.abandon(error)
+            seconds = self._patience.of(oldest.size)
+            longer = self._patience.lose(oldest.size)
+            what = f"the broker did not acknowledge a message within {seconds:g} s"
+            self._link.abandon(MqttUnreachableError(f"{what}; the next attempt has {longer:g} s"))
             silent_at = now
         self._wake_by(silent_at)
 
@@ -267,39 +233,46 @@ class Forwarder:
     def _take_answers(self, now: float) -> None:
         while self._answers:
             link, message_id, reason = self._answers.popleft()
-            message = self._window.answered(message_id, now) if link is self._link else None
+            answered = self._window.answered(message_id, now) if link is self._link else None
             # An acknowledgement counts even if the link was given up before it came.
             if reason is None:
-                self._acknowledged(message_id, message, now)
-            elif message is not None:
-                self._refused(message, reason, now)
+                self._acknowledged(message_id, now)
+            if answered is None:
+                continue
+            if reason is not None:
+                self._refused(answered.message, reason, now)
+                continue
+            self._patience.accept(answered.message.size, answered.seconds)
+            if self._refusals.accept(answered.message.topic):
+                self.backlog.want_back()
 
-    def _acknowledged(self, message_id: int, message: InFlight | None, now: float) -> None:
+    def _acknowledged(self, message_id: int, now: float) -> None:
         self.totals.sent += 1
-        self._losses, self._may_set_aside = 0, True
+        self._suspicion.accept()
         self.backlog.finish(message_id, None, now)
-        if message is not None and self._refusals.accept(message.topic):
-            self.backlog.go_back()
 
     def _refused(self, message: InFlight, reason: str, now: float) -> None:
         if reason in PASSING:
             self._pace.pause(now + _PAUSE_SECONDS)
-        if self._refusals.refuse(message, reason, now):
+        until = self._refusals.refuse(message, reason, now, accepted=self.totals.sent)
+        if until is None:
             self._set_aside(message, reason, now)
         else:
-            self._hold(message)
+            self._hold(message, until)
 
     def _set_aside(self, message: InFlight, reason: str, now: float) -> None:
         self.totals.set_aside += 1
         self.backlog.finish(message.id, reason, now)
-        self.backlog.go_back()
+        self.backlog.want_back()
         self._on_set_aside(message.topic, reason)
 
-    def _hold(self, message: InFlight) -> None:
-        self.backlog.come_back_for(message.id)
+    def _hold(self, message: InFlight, until: float) -> None:
+        self.backlog.come_back_for(message.id, message.topic)
         # A late answer may come after the end: then the topic is tried at once.
-        ends = self._refusals.held_until(message.topic)
-        self._hold_ends = ends if self._hold_ends is None else min(ends, self._hold_ends)
+        self._come_back_by(until)
+
+    def _come_back_by(self, until: float) -> None:
+        self._hold_ends = until if self._hold_ends is None else min(until, self._hold_ends)
 
     # Sending.
 
@@ -314,51 +287,73 @@ class Forwarder:
             self._wake_by(remove_at)
 
     def _send(self, now: float) -> None:
-        if self._hold_ends is not None and now >= self._hold_ends:
-            self.backlog.go_back()
-            self._hold_ends = self._refusals.next_at(now)
-        if self._hold_ends is not None:
-            self._wake_by(self._hold_ends)
+        self._go_back(now)
+        is_calm = self._refusals.are_none and not self._suspicion.is_strong and not self.backlog.has_skipped
         skipped = 0
         while self._link is not None and (read := self.backlog.next(now)) is not None:
             message = read.message
+            alone = not is_calm and self._has_to_be_alone(message.topic)
             if message.id in self._window:
-                self.backlog.take()
-            elif self._must_wait(message.topic, now):
+                self.backlog.pass_over()
+            elif not is_calm and self._must_wait(message.topic, now):
                 self.backlog.skip()
                 skipped += 1
                 if skipped == _SKIP_COUNT:
                     self._wake_by(now)
                     return
-            elif self._may_send(message, now):
-                self._publish(read, self._link, now)
+            elif self._may_send(message, now, alone=alone):
+                self._publish(read, self._link, now, alone=alone)
             else:
                 return
+        if self.backlog.is_at_end:
+            self._share.end(now)
+        self._wake_to_go_back()
+
+    def _go_back(self, now: float) -> None:
+        if self._hold_ends is not None and now >= self._hold_ends:
+            self.backlog.want_back()
+            next_at = self._refusals.next_at(now)
+            self._hold_ends = None if next_at is None else max(next_at, now + _HOLD_SECONDS)
+        if self._hold_ends is not None:
+            self._wake_by(self._hold_ends)
+        at = self.backlog.go_back_at()
+        if at is not None and now >= at:
+            self.backlog.go_back(now)
+
+    def _wake_to_go_back(self) -> None:
+        at = self.backlog.go_back_at()
+        if at is not None and self._link is not None:
+            self._wake_by(at)
 
     def _must_wait(self, topic: str, now: float) -> bool:
-        if self._refusals.is_held(topic, now):
+        if self.backlog.is_behind(topic) or self._refusals.is_held(topic, now):
             return True
-        return self._refusals.is_suspect(topic) and self._window.has_topic(topic)
+        if self._refusals.is_suspect(topic) and self._window.has_topic(topic):
+            return True
+        if not self._refusals.has(topic) or (next_at := self._share.next_at(now)) <= now:
+            return False
+        self._come_back_by(next_at)
+        return True
 
-    def _may_send(self, message: QueuedMessage, now: float) -> bool:
-        if self._has_to_be_alone(message.topic):
-            settled_at = self._link_since + _SETTLE_SECONDS
-            if now < settled_at:
+    def _may_send(self, message: QueuedMessage, now: float, *, alone: bool) -> bool:
+        if alone:
+            settled_at = self._link_since + SETTLE_SECONDS
+            if now < settled_at and (self._suspicion.has_to_settle or self._refusals.has_to_settle(message.topic)):
                 self._wake_by(settled_at)
                 return False
             if self._window:
                 return False
         if (self._is_alone and self._window) or not self._window.has_room(message.size):
             return False
-        if self._pace.take(now):
-            return True
-        self._wake_by(self._pace.next_at(now))
-        return False
+        next_at = self._pace.next_at(now)
+        if now < next_at:
+            self._wake_by(next_at)
+        return now >= next_at
 
     def _has_to_be_alone(self, topic: str) -> bool:
-        return self._losses >= _SUSPICIOUS_LOSSES or self._refusals.ends_links(topic)
+        return self._suspicion.is_strong or self._refusals.ends_links(topic)
 
-    def _publish(self, read: Read, link: OpenLink, now: float) -> None:
+    def _publish(self, read: Read, link: OpenLink, now: float, *, alone: bool) -> None:
         message, expires_in = read.message, read.message.expires_in
         if expires_in is not None:
             expires_in -= now - read.at
@@ -366,7 +361,12 @@ class Forwarder:
                 self.backlog.rewind(message.id)
                 return
         self.backlog.take()
-        self._is_alone = self._has_to_be_alone(message.topic)
+        self._pace.take(now)
+        self._share.take(now, is_refused=self._refusals.has(message.topic))
+        if message.id in self._unanswered:
+            self._unanswered.remove(message.id)
+            self.totals.repeated += 1
+        self._is_alone = alone
         self._window.add(message.id, message.topic, message.size, now)
         link.publish(message, expires_in, lambda message_id, reason: self._answered(link, message_id, reason))
 

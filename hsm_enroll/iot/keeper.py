@@ -86,6 +86,7 @@ class Keeper:
         self._opener = Opener(target, credentials, self.exchange.deliver)
         self._link: Link | None = None
         self._failures = 0
+        self._attempt_began: float | None = None
         self._closing = threading.Event()
         self._events: SimpleQueue[ConnectionEvent | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -94,6 +95,16 @@ class Keeper:
     def fallbacks(self) -> Fallbacks:
         """What the connection asked for, was refused, and goes without."""
         return self._opener.fallbacks
+
+    @property
+    def waiting_seconds(self) -> float:
+        """How long an attempt to connect, or to close an earlier link, has been going on; 0 if none is.
+
+        Connecting has its timeouts, and closing takes no time. But the token's module, which logs in and signs for
+        both, may never return.
+        """
+        began = self._attempt_began
+        return max(0.0 if began is None else time.monotonic() - began, self._opener.closing_seconds)
 
     def open(self) -> None:
         """Connect for the first time; see ``Opener.open``.
@@ -176,8 +187,12 @@ class Keeper:
         return False
 
     def _use_another_link(self) -> None:
-        self._link = self._opener.open(self._target.connect_timeout)
-        self.exchange.use(self._link, self._target.operation_timeout)
+        self._attempt_began = time.monotonic()
+        try:
+            self._link = self._opener.open(self._target.connect_timeout)
+            self.exchange.use(self._link, self._target.operation_timeout)
+        finally:
+            self._attempt_began = None
 
     def _may_reconnect(self, error: HsmEnrollError) -> bool:
         """Whether to try again: not where that would try a wrong PIN again, or fight with another program."""

@@ -11,15 +11,21 @@ from typing import TYPE_CHECKING, Any
 from hsm_enroll.errors import HsmEnrollError, MqttError
 from hsm_enroll.iot import client, failures
 from hsm_enroll.iot.keeper import ConnectionEvent, ConnectionState, Keeper
-from hsm_enroll.iot.link import Link
+from hsm_enroll.iot.link import Ending, Link
+from hsm_enroll.iot.links import Ender
 from hsm_enroll.store.outbox.values import Properties
 
 if TYPE_CHECKING:
-    from hsm_enroll.iot.forwarder import Answered
+    from hsm_enroll.iot.exchange import Exchange
+    from hsm_enroll.iot.links import Answered
     from hsm_enroll.store.outbox import QueuedMessage
 
 
 _NO_PROPERTIES = Properties()
+# A close_notify (RFC 8446 §6.1), which comes from the broker like all that TLS carries.
+_CLOSED = "AWS_ERROR_MQTT_UNEXPECTED_HANGUP"
+# A FIN or a reset: awscrt does not tell them apart, and neither need come from the broker.
+_CUT = "AWS_IO_SOCKET_CLOSED"
 
 
 class KeptLine:
@@ -44,6 +50,16 @@ class KeptLine:
     def use(self, keeper: Keeper) -> None:
         """Take the links from this keeper."""
         self._keeper = keeper
+
+    @property
+    def exchange(self) -> Exchange | None:
+        """The keeper's subscriptions; None while there is no keeper."""
+        return None if self._keeper is None else self._keeper.exchange
+
+    @property
+    def waiting_seconds(self) -> float:
+        """How long an attempt to connect has been going on; see ``Keeper.waiting_seconds``."""
+        return 0.0 if self._keeper is None else self._keeper.waiting_seconds
 
     def close(self) -> None:
         """Close the keeper, and forget it and its link, which would keep the token's session."""
@@ -94,6 +110,11 @@ class KeptLink:
         """Why it has ended; None while it has not."""
         return self._link.loss() if self._link.ended.done() else None
 
+    @property
+    def ender(self) -> Ender:
+        """Who has ended it, once it has ended."""
+        return _ender(self._link.ended.result() if self._link.ended.done() else None)
+
     def publish(self, message: QueuedMessage, expires_in: float | None, answered: Answered) -> None:
         """Send a message; without an effect if the link has ended."""
         packet = client.publish_packet(
@@ -114,6 +135,14 @@ class KeptLink:
     def abandon(self, error: HsmEnrollError) -> None:
         """End it: it does not work any more."""
         self._link.abandon(error)
+
+
+def _ender(ending: Ending | None) -> Ender:
+    if ending is None:
+        return Ender.OTHER
+    if ending.reason is not None or failures.name_of(ending.error) == _CLOSED:
+        return Ender.BROKER
+    return Ender.CUT if failures.name_of(ending.error) == _CUT else Ender.OTHER
 
 
 def _on_answer(message_id: int, answered: Answered, answer: Future[Any]) -> None:

@@ -60,6 +60,7 @@ class Link:
         self._receive_maximum = 0
         self._starting = threading.Lock()
         self._stopped = threading.Event()
+        self._ended_at: float | None = None
         self._on_message = on_message
         # Unanswered requests in the order they were sent.
         self._requests: dict[Future[Any], None] = {}
@@ -162,6 +163,7 @@ class Link:
             native, self._client = self._client, None
         if native is None:
             return
+        self._note_stop()
         native.stop(client.disconnect_packet())
         if was_open:
             self._stopped.wait(_CLOSE_SECONDS)
@@ -170,9 +172,19 @@ class Link:
         """End the connection, which does not work any more, because of an error of this side's."""
         self._end(Ending(error, None))
 
+    @property
+    def closing_seconds(self) -> float:
+        """How long awscrt has been closing it; 0 if it is open, or closed."""
+        since = self._ended_at
+        return 0.0 if since is None or self._stopped.is_set() else time.monotonic() - since
+
     def end_unreadable(self, error: UnreadablePacketError) -> None:
         """End the connection because of a packet that awscrt cannot read."""
         self._end(Ending(error, None))
+
+    def _note_stop(self) -> None:
+        if self._ended_at is None:
+            self._ended_at = time.monotonic()
 
     def _is_suspicious(self) -> bool:
         if not self._opened.done():
@@ -225,6 +237,7 @@ class Link:
     def _end(self, ending: Ending) -> None:
         native = self._client
         if native is not None:
+            self._note_stop()
             native.stop()
         settle(self._opened, ending)
         settle(self.ended, ending)

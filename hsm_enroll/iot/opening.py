@@ -39,6 +39,7 @@ class Opener:
         self._pin: Secret | None = None
         self._context: Any = None
         self._link: Link | None = None
+        self._ended: list[Link] = []
         self._is_closed = False
         self._was_open = False
         self._was_repeated = False
@@ -61,6 +62,7 @@ class Opener:
         deadline = time.monotonic() + timeout
         while True:
             left = deadline - time.monotonic()
+            self._remember()
             self._link = link = Link(self._target, self._logged_in(), left, self._on_message)
             try:
                 if self._is_closed:
@@ -81,11 +83,21 @@ class Opener:
         if self._link is not None:
             self._link.close()
 
+    @property
+    def closing_seconds(self) -> float:
+        """How long awscrt has been closing an earlier link; 0 if all are closed."""
+        return max((link.closing_seconds for link in self._ended), default=0.0)
+
     def close(self) -> None:
         """Close the last link and the token's session; no other link is opened."""
         self._is_closed = True
         self.drop()
         self._context = None
+
+    def _remember(self) -> None:
+        """Keep the last link in view until it is closed."""
+        links = self._ended if self._link is None else [*self._ended, self._link]
+        self._ended = [link for link in links if link.closing_seconds]
 
     def _logged_in(self) -> Any:
         """Return a TLS context whose login is not known to be lost."""

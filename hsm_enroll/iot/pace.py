@@ -1,15 +1,18 @@
-"""How fast the forwarder sends: a token bucket. Pure: the time comes in as an argument."""
+"""How fast the forwarder sends: a token bucket, and a count of the last second. Pure: the time is an argument."""
 
 from __future__ import annotations
 
-# A tenth of a second's worth: makes up for waking up late, and keeps any one second close to the rate.
+import math
+from collections import deque
+
+# A tenth of a second's worth at once makes up for waking up late.
 _BURST_SECONDS = 0.1
 # What the sum of many small numbers may show for one.
 _ONE = 1.0 - 1e-6
 
 
 class Pace:
-    """At most so many messages a second, over any longer time.
+    """At most so many messages in any one second, and over any longer time.
 
     Args:
         rate: messages a second; 0 is without a limit.
@@ -21,25 +24,27 @@ class Pace:
         self._tokens = self._most
         self._counted_at = 0.0
         self._paused_until = 0.0
+        self._taken: deque[float] = deque(maxlen=max(1, math.ceil(rate)))
 
-    def take(self, now: float) -> bool:
-        """Whether a message may be sent now; it counts as sent."""
-        if now < self._paused_until:
-            return False
-        if not self._rate:
-            return True
-        self._count(now)
-        if self._tokens < _ONE:
-            return False
-        self._tokens -= 1.0
-        return True
+    def is_open(self, now: float) -> bool:
+        """Whether a message may be sent now."""
+        return now >= self.next_at(now)
+
+    def take(self, now: float) -> None:
+        """Note that a message is sent."""
+        if self._rate:
+            self._count(now)
+            self._tokens -= 1.0
+            self._taken.append(now)
 
     def next_at(self, now: float) -> float:
         """Return when the next message may be sent."""
         if not self._rate:
             return max(now, self._paused_until)
         self._count(now)
-        return max(self._paused_until, now + max(0.0, 1.0 - self._tokens) / self._rate)
+        missing = 0.0 if self._tokens >= _ONE else 1.0 - self._tokens
+        is_full = len(self._taken) == self._taken.maxlen
+        return max(self._paused_until, now + missing / self._rate, self._taken[0] + 1.0 if is_full else now)
 
     def pause(self, until: float) -> None:
         """Send nothing until then: the broker has said that it is too much."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 # Enough to keep a connection busy that takes half a second for an answer, at AWS IoT's 100 messages a second.
@@ -27,6 +28,18 @@ class InFlight(NamedTuple):
     size: int
     sent_at: float
     number: int
+
+
+class Answered(NamedTuple):
+    """A message that was answered.
+
+    Attributes:
+        message: the message.
+        seconds: how long the broker had been silent while it was in flight.
+    """
+
+    message: InFlight
+    seconds: float
 
 
 class Window:
@@ -69,7 +82,7 @@ class Window:
         self._bytes += size
         self._sent += 1
 
-    def answered(self, message_id: int, now: float) -> InFlight | None:
+    def answered(self, message_id: int, now: float) -> Answered | None:
         """Note that a message was answered, and return it; None if it was not in flight."""
         message = self._messages.pop(message_id, None)
         if message is None:
@@ -78,9 +91,10 @@ class Window:
         self._topics[message.topic] -= 1
         if not self._topics[message.topic]:
             del self._topics[message.topic]
+        seconds = now - max(message.sent_at, self._answered_at)
         self._answered = max(self._answered, message.number)
         self._answered_at = now
-        return message
+        return Answered(message, seconds)
 
     def clear(self) -> list[InFlight]:
         """Forget the link, and return what was in flight, in the order in which it was sent."""
@@ -88,16 +102,24 @@ class Window:
         self.__init__()  # type: ignore[misc]  # the next link begins like the first one
         return messages
 
-    def silent_at(self, timeout: float) -> float | None:
+    @property
+    def oldest(self) -> InFlight | None:
+        """What was sent first; None if nothing is in flight."""
+        return next(iter(self._messages.values()), None)
+
+    def silent_at(self, patience: Callable[[int], float]) -> float | None:
         """Return when the link counts as dead if there is no further answer; None if nothing is in flight.
 
         A broker answers in the order of what it received (MQTT 5.0 §4.6). So a message is late if the broker has been
-        silent for the whole timeout since it was sent, or if a later one was answered: AWS IoT discards what exceeds
-        its quota, without an answer.
+        silent for too long since it was sent, or if a later one was answered: AWS IoT discards what exceeds its quota,
+        without an answer.
+
+        Args:
+            patience: returns how many seconds a message of a size may take.
         """
-        if not self._messages:
+        oldest = self.oldest
+        if oldest is None:
             return None
-        oldest = next(iter(self._messages.values()))
         if oldest.number < self._answered:
-            return oldest.sent_at + timeout
-        return max(oldest.sent_at, self._answered_at) + timeout
+            return oldest.sent_at + patience(oldest.size)
+        return max(oldest.sent_at, self._answered_at) + patience(oldest.size)

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import Self
 
 _VARIABLE = "NOTIFY_SOCKET"
+# systemd ignores a message of more than 4096 bytes altogether, READY=1 in it included.
+_LONGEST_STATUS = 1000  # bytes
 
 
 class Manager:
@@ -41,7 +43,7 @@ class Manager:
         """
         lines = ["WATCHDOG=1"] if self._is_ready else ["READY=1", "WATCHDOG=1"]
         if status != self._status:
-            lines.append("STATUS=" + " ".join(status.split()))  # another line would be another message
+            lines.append(f"STATUS={_line(status)}")
         if self._send(*lines):
             self._is_ready, self._status = True, status
 
@@ -57,3 +59,9 @@ class Manager:
         except OSError:
             return False
         return True
+
+
+def _line(text: str) -> str:
+    """Return a text as one line without control characters, which would be another message, and not too long."""
+    shown = "".join(character if character.isprintable() else " " for character in text)
+    return " ".join(shown.split()).encode("utf-8", "replace")[:_LONGEST_STATUS].decode("utf-8", "ignore")

@@ -13,8 +13,12 @@ from hsm_enroll.errors import ServiceError
 FOLDER = Path("/etc/systemd/system")
 """The administrator's units (systemd.unit(5))."""
 
+_PACKAGED = Path("/usr/lib/systemd/system")
 _RUNTIME = Path("/run/systemd/system")
-_PROPERTIES = ("Id", "LoadState", "ActiveState", "UnitFileState", "Result", "ExecMainStatus", "StatusText")
+_PROPERTIES = (
+    *("Id", "LoadState", "FragmentPath", "DropInPaths", "ActiveState", "UnitFileState"),
+    *("Result", "ExecMainStatus", "StatusText"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +27,8 @@ class UnitState:
 
     Attributes:
         unit: its name.
-        installed: whether systemd knows it.
+        load: systemd's LoadState: ``loaded``, ``not-found``, ``masked``, ``error``, …
+        files: its own file, and the drop-ins that change it.
         enabled: whether it is started at boot.
         state: systemd's ActiveState: ``active``, ``inactive``, ``failed``, ``activating``, …
         result: systemd's Result of the last run: ``success``, ``exit-code``, ``watchdog``, …
@@ -32,12 +37,23 @@ class UnitState:
     """
 
     unit: str
-    installed: bool
+    load: str
+    files: tuple[Path, ...]
     enabled: bool
     state: str
     result: str
     exit_status: int | None
     status: str
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether systemd can start it."""
+        return self.load == "loaded"
+
+
+def is_packaged(unit: str) -> bool:
+    """Whether a package of this machine's distribution brings a unit."""
+    return (_PACKAGED / unit).is_file()
 
 
 def require() -> None:
@@ -106,7 +122,8 @@ def _state(unit: str, shown: dict[str, str]) -> UnitState:
     status = shown.get("ExecMainStatus", "")
     return UnitState(
         unit,
-        installed=shown.get("LoadState") == "loaded",
+        load=shown.get("LoadState", "not-found"),
+        files=tuple(Path(file) for name in ("FragmentPath", "DropInPaths") for file in shown.get(name, "").split()),
         enabled=shown.get("UnitFileState") == "enabled",
         state=shown.get("ActiveState", "unknown"),
         result=shown.get("Result", "unknown"),

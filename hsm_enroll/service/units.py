@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+from hsm_enroll.service.words import literal, program, quoted
+from hsm_enroll.version import __version__
+
 FORWARD = "hsm-enroll-forward.service"
 RENEW = "hsm-enroll-renew.service"
 TIMER = "hsm-enroll-renew.timer"
 UNITS = (FORWARD, RENEW, TIMER)
 ENABLED = (FORWARD, TIMER)
 
-MARK = "# Part of hsm-enroll"
-"""What each of our files begins with."""
+MARK = "# Written by hsm-enroll service install"
+"""What each file begins with that an installation has written; a package's do not."""
 
 _DROP_IN = "hsm-enroll.conf"
 _COMMANDS = {FORWARD: "forward", RENEW: "renew --if-due"}
@@ -35,8 +38,9 @@ class Installation:
         user: whom the services run as.
         groups: the user's further groups, which exist.
         environment: what the services need of the environment; no secrets.
-        written: folders that they write to, the state folder included.
-        read: files and folders that they read, the Python interpreter included.
+        pin_file: the file with the PIN that the services are configured with; None if there is none.
+        written: folders that they write to, the state folder included; real ones, and links to them.
+        read: files and folders that they read, the Python interpreter included; real ones, and links to them.
     """
 
     executable: Path
@@ -44,21 +48,28 @@ class Installation:
     user: str
     groups: Sequence[str]
     environment: Mapping[str, str]
+    pin_file: Path | None
     written: Sequence[Path]
     read: Sequence[Path]
 
 
-def files(installation: Installation) -> dict[str, str]:
-    """Return the content of each file by its path in systemd's folder: the units, and the services' drop-ins."""
-    contents = {unit: packaged(unit) for unit in UNITS}
-    for unit, command in _COMMANDS.items():
-        contents[f"{unit}.d/{_DROP_IN}"] = _drop_in(installation, command)
-    return contents
+def drop_ins(installation: Installation) -> dict[str, str]:
+    """Return the content of each drop-in by its path in systemd's folder.
+
+    Raises:
+        ServiceError: a path or variable has characters that a unit cannot have.
+    """
+    return {_drop_in(unit): _fitted(installation, command) for unit, command in _COMMANDS.items()}
+
+
+def written(unit: str) -> str:
+    """Return the content of a unit that no package has brought."""
+    return f"{MARK}.\n{packaged(unit)}"
 
 
 def names() -> list[str]:
-    """Return the paths of all files in systemd's folder."""
-    return [*UNITS, *(f"{unit}.d/{_DROP_IN}" for unit in _COMMANDS)]
+    """Return the paths in systemd's folder of all files that an installation may have written."""
+    return [*UNITS, *map(_drop_in, _COMMANDS)]
 
 
 def packaged(name: str) -> str:
@@ -66,39 +77,38 @@ def packaged(name: str) -> str:
     return (resources.files(__package__) / "files" / name).read_text(encoding="utf-8")
 
 
-def _drop_in(installation: Installation, command: str) -> str:
+def _drop_in(unit: str) -> str:
+    return f"{unit}.d/{_DROP_IN}"
+
+
+def _fitted(installation: Installation, command: str) -> str:
     """Return a drop-in; a setting that is a list is emptied first (systemd.unit(5))."""
-    used = [installation.executable, installation.state, *installation.written, *installation.read]
+    variables = sorted(installation.environment.items())
+    used = [installation.executable, *installation.written, *installation.read]
+    pin_files = [] if installation.pin_file is None else [installation.pin_file]
     lines = [
-        f"{MARK}: written by hsm-enroll service install for this machine, and removed by service uninstall.",
+        # With the version, so that an update is a change, after which the services are started anew.
+        f"{MARK} {__version__} for this machine, and removed by hsm-enroll service uninstall.",
         "",
         "[Unit]",
         "ConditionPathExists=",
-        f"ConditionPathExists={_literal(installation.state / 'identity.json')}",
+        f"ConditionPathExists={literal(installation.state / 'identity.json')}",
+        # Not of what may come and go, such as a token: a service that requires it is stopped, and not started again.
+        *(f"RequiresMountsFor={quoted(path)}" for path in [installation.state, *pin_files]),
         "",
         "[Service]",
         "ExecStart=",
-        f"ExecStart={_quoted(str(installation.executable)).replace('$', '$$')} {command}",
-        f"User={_literal(installation.user)}",
+        f"ExecStart={program(installation.executable)} {command}",
+        f"User={literal(installation.user)}",
         "SupplementaryGroups=",
         *([f"SupplementaryGroups={' '.join(installation.groups)}"] if installation.groups else []),
         "ReadWritePaths=",
-        *(f"ReadWritePaths={_quoted(str(folder))}" for folder in installation.written),
-        *(f"Environment={_quoted(f'{name}={value}')}" for name, value in sorted(installation.environment.items())),
+        *(f"ReadWritePaths={quoted(folder)}" for folder in installation.written),
+        *(f"Environment={quoted(f'{name}={value}')}" for name, value in variables),
         *(setting for setting, hidden in _HIDING.items() if any(_is_below(path, hidden) for path in used)),
     ]
     return "\n".join(lines) + "\n"
 
 
 def _is_below(path: Path, folders: Sequence[str]) -> bool:
-    return any(each.is_relative_to(folder) for each in (path, path.resolve()) for folder in folders)
-
-
-def _literal(text: object) -> str:
-    """Return a text without the specifiers that systemd would replace (systemd.unit(5), "Specifiers")."""
-    return str(text).replace("%", "%%")
-
-
-def _quoted(text: str) -> str:
-    """Return a text as one word (systemd.syntax(7), "Quoting")."""
-    return '"' + _literal(text).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+    return any(path.is_relative_to(folder) for folder in folders)

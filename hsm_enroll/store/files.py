@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ _LOCK_FILE = "lock"
 _TEMPORARY = ".tmp"
 # What a state folder may contain before this program first uses it: a configuration, a local cloud.
 _MAY_COME_FIRST = {"config.toml", "local"}
+_LOOKING_SECONDS, _LOOKING_PAUSE = 5.0, 0.005
 _LOCK_HINT = (
     "Its file system does not support locks (flock), as NFS without a lock service: set HSM_ENROLL_HOME to a folder on "
     "a local disk."
@@ -56,7 +58,7 @@ def claimed(folder: Path, name: str, busy: str) -> Iterator[None]:
     descriptor = _open_lock(folder, name)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take(descriptor)
         except BlockingIOError as error:
             raise BusyError(busy) from error
         except OSError as error:
@@ -67,6 +69,28 @@ def claimed(folder: Path, name: str, busy: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _take(descriptor: int) -> None:
+    """Take a lock; wait only for those who look whether it is taken, see :func:`is_claimed`.
+
+    Raises:
+        BlockingIOError: another process holds it.
+        OSError: there are no locks.
+    """
+    deadline = time.monotonic() + _LOOKING_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+            # Whoever looks holds it, too, but shared and for a moment.
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            time.sleep(_LOOKING_PAUSE)
+        else:
+            return
 
 
 def is_claimed(folder: Path, name: str) -> bool:

@@ -6,21 +6,27 @@ cut nobody asks how the last forwarder was.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hsm_enroll.errors import StateError
+from hsm_enroll.errors import BusyError, StateError
 from hsm_enroll.store import documents, files
 
 _FORMAT = documents.Format()
 _FILE = "forward.json"
+_TEMPORARY_FILE = f".{_FILE}.tmp"
 _LOCK_FILE = "forward.lock"
+# A forwarder reports at least this often, whatever happens; not more often, since flash memory wears out.
+BEAT_SECONDS = 60.0
+_SILENT_SECONDS = 3 * BEAT_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +52,21 @@ class ForwardReport:
         connected_since: since when it has been connected, with a time zone; None if it is not connected.
         sent: how many messages the broker has acknowledged since it was started.
         rate: how many messages a second the broker has acknowledged lately.
+        repeated: how many messages were sent again, since the connection was lost before their acknowledgement.
         last_error: what went wrong last, since it was started; None if nothing.
+        received: how many messages have arrived for local programs since it was started.
+        unread: how many of these were dropped since no program was connected.
+        at: when it was saved, in seconds since this machine was started; None if it was not.
     """
 
     connected_since: datetime | None = None
     sent: int = 0
     rate: float = 0.0
     last_error: LastError | None = None
+    received: int = 0
+    unread: int = 0
+    repeated: int = 0
+    at: float | None = field(default=None, compare=False)
 
     @classmethod
     def load(cls, folder: Path) -> ForwardReport | None:
@@ -64,18 +78,22 @@ class ForwardReport:
         return _FORMAT.load(folder / _FILE, cls._from_members)
 
     def save(self, folder: Path) -> None:
-        """Replace the report; does *not* flush it to the disk.
+        """Replace the report, and note the time in it; does *not* flush it to the disk.
+
+        On a full disk, about which somebody may want to know, the last report is overwritten instead.
 
         Raises:
             StateError: it cannot be written; the old one is unchanged.
         """
         file = folder / _FILE
-        temporary = file.with_name(f".{_FILE}.tmp")
+        text = json.dumps({"version": _FORMAT.version, **self._to_members(), "at": _uptime()}).encode("ascii")
         try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-                json.dump({"version": _FORMAT.version, **self._to_members()}, stream)
-            temporary.replace(file)
+            try:
+                _replace(file, text)
+            except OSError as error:
+                if error.errno not in {errno.ENOSPC, errno.EDQUOT} or not file.exists():
+                    raise
+                _overwrite(file, text)
         except OSError as error:
             raise StateError(f"{file} cannot be written: {error.strerror}") from error
 
@@ -85,6 +103,9 @@ class ForwardReport:
             "connected_since": None if self.connected_since is None else _text(self.connected_since),
             "sent": self.sent,
             "rate": self.rate,
+            "received": self.received,
+            "unread": self.unread,
+            "repeated": self.repeated,
             "last_error": None
             if error is None
             else {"code": error.code, "message": error.message, "at": _text(error.at)},
@@ -92,13 +113,19 @@ class ForwardReport:
 
     @classmethod
     def _from_members(cls, document: dict[str, Any]) -> ForwardReport:
-        members = documents.members(document, {"sent": int, "rate": float})
+        counts = {"received": 0, "unread": 0, "repeated": 0}  # which came later
+        known = {"sent": int, "rate": float, **dict.fromkeys(counts, int)}
+        members = documents.members({**counts, **document}, known)
         since, error = document.get("connected_since"), document.get("last_error")
         return cls(
             connected_since=None if since is None else _time(since),
             sent=members["sent"],
             rate=members["rate"],
             last_error=None if error is None else _last_error(error),
+            received=members["received"],
+            unread=members["unread"],
+            repeated=members["repeated"],
+            at=None if document.get("at") is None else documents.members(document, {"at": float})["at"],
         )
 
 
@@ -126,10 +153,18 @@ class ForwarderState:
         return cls(is_running=True, report=ForwardReport.load(folder) or ForwardReport())
 
     @property
+    def is_responding(self) -> bool:
+        """Whether it runs and, as far as that is known, has reported lately: what it reports is of no use otherwise."""
+        at = self.report.at
+        return self.is_running and (at is None or _uptime() - at < _SILENT_SECONDS)
+
+    @property
     def text(self) -> str:
         """How it is, for a person; after "hsm-enroll forward is"."""
         if not self.is_running:
             return "not running"
+        if not self.is_responding:
+            return "running, but not responding"
         since = self.report.connected_since
         if since is None:
             return "running, but not connected"
@@ -144,7 +179,13 @@ def running(folder: Path) -> Iterator[None]:
         BusyError: another process is.
         StateError: the folder cannot be used.
     """
-    with files.claimed(folder, _LOCK_FILE, f"hsm-enroll forward is running with the state folder {folder}"):
+    with ExitStack() as stack:
+        try:
+            busy = f"hsm-enroll forward is running with the state folder {folder}"
+            stack.enter_context(files.claimed(folder, _LOCK_FILE, busy))
+        except BusyError as error:
+            error.hint = "One is enough for all programs of this device. It runs until it is stopped."
+            raise
         yield
 
 
@@ -159,8 +200,26 @@ def remove(folder: Path) -> None:
     Raises:
         StateError: it cannot be removed.
     """
-    for name in (_FILE, _LOCK_FILE):
+    for name in (_FILE, _TEMPORARY_FILE, _LOCK_FILE):
         files.remove(folder / name)
+
+
+def _replace(file: Path, text: bytes) -> None:
+    temporary = file.with_name(_TEMPORARY_FILE)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(text)
+    temporary.replace(file)
+
+
+def _overwrite(file: Path, text: bytes) -> None:
+    """Write into the blocks that a file has, in one call; what is left of them is blanks."""
+    with file.open("rb+", buffering=0) as stream:
+        stream.write(text.ljust(os.fstat(stream.fileno()).st_size))
+
+
+def _uptime() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)  # unlike the wall clock, nobody sets it
 
 
 def _text(moment: datetime) -> str:

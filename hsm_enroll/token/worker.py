@@ -324,8 +324,12 @@ def _be_child(descriptor: int) -> NoReturn:
 
 def _spawn(theirs: socket.socket) -> int:
     # -P: a file in the current directory must not replace one of our modules; PYTHONPATH is this process's sys.path.
-    command = [sys.executable, "-P", "-m", "hsm_enroll.token.serving", str(_DESCRIPTOR)]
+    # What a distribution's package runs without (-I, -S), its worker runs without too.
+    isolation = ["-P", "-S"] if sys.flags.no_site else ["-P"]
+    command = [sys.executable, *isolation, "-m", "hsm_enroll.token.serving", str(_DESCRIPTOR)]
     environment = {name: value for name, value in os.environ.items() if name != _PIN_VARIABLE}
+    if sys.flags.ignore_environment:
+        environment = {name: value for name, value in environment.items() if not name.startswith("PYTHON")}
     environment |= {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     streams = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(_DESCRIPTOR)]
     passed = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), _DESCRIPTOR)]

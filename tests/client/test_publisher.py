@@ -23,7 +23,7 @@ from hsm_enroll import (
     UsageError,
 )
 from hsm_enroll.store import identity as stored
-from hsm_enroll.store.outbox import Outbox, OutboxLimits, OutboxState, QueuedMessage
+from hsm_enroll.store.outbox import Outbox, OutboxLimits, OutboxState, QueuedMessage, age, exists, remove
 from tests.client.conftest import RunPython
 from tests.support.identities import identity
 
@@ -212,6 +212,23 @@ def test_a_device_without_an_identity_has_no_outbox(home: Path) -> None:
             publisher.publish(_TOPIC, b"x")
     with pytest.raises(NotEnrolledError):
         Publisher(own)
+
+
+def test_an_outbox_does_not_outlive_the_identity(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that is retired in the middle of a publish is not left with a new outbox, and the program is told."""
+    now = age.now
+
+    def retired() -> age.Moment:
+        stored.remove(home)
+        remove(home)
+        return now()
+
+    with Publisher(Identity.load()) as publisher:
+        publisher.publish(_TOPIC, b"x")
+        monkeypatch.setattr(age, "now", retired)  # it is read after the identity has been looked for
+        with pytest.raises(NotEnrolledError, match="not enrolled any more"):
+            publisher.publish(_TOPIC, b"y")
+    assert not exists(home)
 
 
 def test_another_things_identity_is_refused(tmp_path_factory: pytest.TempPathFactory) -> None:

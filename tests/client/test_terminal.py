@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
@@ -50,6 +53,23 @@ def test_lines_and_tabs_stay(capsys: pytest.CaptureFixture[str]) -> None:
     """The line ends and tabs of a result are its layout."""
     Terminal().result({}, "a\tb\nc")
     assert capsys.readouterr().out == "a\tb\nc\n"
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_full_pipe_takes_no_line(as_json: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever must not wait can know that before; a reader that has ended is not waited for either."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with os.fdopen(writer, "w") as stream:
+        monkeypatch.setattr(sys, "stdout" if as_json else "stderr", stream)
+        terminal = Terminal(as_json=as_json)
+        assert terminal.takes_a_line()
+        with suppress(BlockingIOError):
+            while True:
+                os.write(writer, bytes(4096))
+        assert not terminal.takes_a_line()
+        os.close(reader)
+        assert terminal.takes_a_line()
 
 
 def test_a_no_is_not_an_error(capsys: pytest.CaptureFixture[str]) -> None:

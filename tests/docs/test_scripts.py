@@ -12,8 +12,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,8 @@ from packaging.requirements import Requirement
 from hsm_enroll.version import __version__
 from tests.docs.shown import matches
 from tests.support.pages import README, ROOT
-from tests.support.processes import program, run
+from tests.support.processes import run
+from tests.support.releases import Releases, commit, git, released
 
 _TIME_LIMIT = 600
 _NOBODY = "65534"
@@ -150,7 +150,7 @@ def test_an_unknown_argument_is_refused_before_anything_is_installed(checkout: P
     _tools(checkout.parent, {})
     setup = _set_up(checkout, *arguments)
     assert setup.returncode == 2
-    assert setup.stderr == "usage: scripts/setup demo|demo-tpm|test [lowest|latest]\n"
+    assert setup.stderr == "usage: scripts/setup demo|demo-tpm|test|package [lowest|latest]\n"
 
 
 def test_the_lowest_versions_are_the_bounds_of_every_dependency() -> None:
@@ -219,54 +219,6 @@ def _set_up(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]
     return setup
 
 
-@pytest.fixture
-def new_release(tmp_path: Path) -> Callable[[str], Path]:
-    """Makes clones of one commit, whose changelog has a dated entry for the version, by their names."""
-    origin = tmp_path / "origin"
-    origin.mkdir()
-    for name in ("hsm_enroll", "lambda", "scripts"):
-        shutil.copytree(ROOT / name, origin / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in (".gitignore", "LICENSE", "README.md", "constraints.txt", "pyproject.toml"):
-        shutil.copy(ROOT / name, origin)
-    (origin / "CHANGELOG.md").write_text(f"# Changelog\n\n## [{__version__}] - 2026-01-31\n")
-    _git(origin, "init", "--quiet")
-    _commit(origin)
-
-    def clone(name: str) -> Path:
-        _git(tmp_path, "clone", "--quiet", str(origin), name)
-        (tmp_path / name / ".venv").symlink_to(sys.prefix)
-        return tmp_path / name
-
-    return clone
-
-
-def test_a_release_is_a_wheel_and_an_sdist_with_their_sums(new_release: Callable[[str], Path]) -> None:
-    """scripts/release builds both from the commit, the Lambda function's code in the wheel; SHA256SUMS is right."""
-    clone = new_release("clone")
-    (clone / "dist").mkdir()
-    (clone / "dist/hsm_enroll-0.0.1.tar.gz").touch()
-    assert _release(clone)[0] == 0
-    wheel, sdist = f"hsm_enroll-{__version__}-py3-none-any.whl", f"hsm_enroll-{__version__}.tar.gz"
-    assert {entry.name for entry in (clone / "dist").iterdir()} == {wheel, sdist, "SHA256SUMS"}
-    sums = (clone / "dist/SHA256SUMS").read_text().splitlines()
-    assert sums == [f"{_sha256(clone / 'dist' / name)}  {name}" for name in (wheel, sdist)]
-    assert "hsm_enroll/_lambda/handler.py" in zipfile.ZipFile(clone / "dist" / wheel).namelist()
-
-
-def test_a_release_has_the_same_bytes_wherever_it_is_built(new_release: Callable[[str], Path]) -> None:
-    """Two clones of a commit, with other times and modes of files and with leftovers, give the same SHA256SUMS."""
-    one, other = new_release("one"), new_release("other")
-    (other / "hsm_enroll/__pycache__").mkdir()
-    (other / "hsm_enroll/__pycache__/left.pyc").touch()
-    os.utime(other / "hsm_enroll/errors.py", (1, 1))
-    (other / "hsm_enroll/errors.py").chmod(0o600)
-    # A file that one's own git does not show.
-    (other / ".git/info/exclude").write_text("notes.py\n")
-    (other / "hsm_enroll/notes.py").touch()
-    assert [_release(clone)[0] for clone in (one, other)] == [0, 0]
-    assert (one / "dist/SHA256SUMS").read_text() == (other / "dist/SHA256SUMS").read_text()
-
-
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
@@ -277,20 +229,20 @@ def test_a_release_has_the_same_bytes_wherever_it_is_built(new_release: Callable
         ("an entry for another version", f"no dated entry for {__version__}"),
     ],
 )
-def test_what_is_no_release_is_not_built(new_release: Callable[[str], Path], fault: str, words: str) -> None:
+def test_what_is_no_release_is_not_built(tmp_path: Path, fault: str, words: str) -> None:
     """Uncommitted changes, a tagged version, and a changelog without the version and its date are refused."""
-    clone = new_release("clone")
+    clone = Releases(tmp_path).clone("clone")
     if fault == "a file that is not committed":
         (clone / "hsm_enroll/new.py").touch()
     elif fault == "a change that is not committed":
         (clone / "README.md").write_text("changed\n")
     elif fault == "a tag":
-        _git(clone, "tag", f"v{__version__}")
+        git(clone, "tag", f"v{__version__}")
     else:
         heading = f"[{__version__}] - unreleased" if "date" in fault else "[0.0.1] - 2026-01-31"
         (clone / "CHANGELOG.md").write_text(f"# Changelog\n\n## {heading}\n")
-        _commit(clone)
-    status, said = _release(clone)
+        commit(clone)
+    status, said = released(clone)
     assert status == 1
     assert words in said
     assert not (clone / "dist").exists()
@@ -298,25 +250,6 @@ def test_what_is_no_release_is_not_built(new_release: Callable[[str], Path], fau
 
 def _sha256(*files: Path) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-
-
-def _release(clone: Path) -> tuple[int, str]:
-    """Run scripts/release; return its exit status and its stderr."""
-    release = subprocess.run(
-        [clone / "scripts/release"],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_TIME_LIMIT, check=False,
-    )  # fmt: skip
-    return release.returncode, release.stderr
-
-
-def _commit(repository: Path) -> None:
-    _git(repository, "add", ".")
-    author = ["-c", "user.name=test", "-c", "user.email=test@example.com"]
-    _git(repository, *author, "commit", "--quiet", "--message", "a release")
-
-
-def _git(folder: Path, *arguments: str) -> None:
-    run([program("git", package="git"), "-C", str(folder), *arguments])
 
 
 def _script(file: Path, text: str) -> None:

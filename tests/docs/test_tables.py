@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from configparser import ConfigParser
 from functools import cache
+from pathlib import Path
 
 from hsm_enroll.errors import HsmEnrollError
 from hsm_enroll.service import units
@@ -58,7 +59,7 @@ def test_a_unit_of_systemd_runs_a_command_with_its_options() -> None:
 
 def test_the_units_of_the_page_have_a_new_identity_used() -> None:
     """A new identity restarts what uses it."""
-    path, restart = map(_unit, page("docs/technician.md").blocks_of("ini"))
+    _, path, restart = map(_unit, page("docs/technician.md").blocks_of("ini"))
     assert dict(path["Path"]) == {"PathChanged": "/var/lib/hsm-enroll/identity.json"}
     assert dict(restart["Service"]) == {
         "Type": "oneshot",
@@ -67,8 +68,17 @@ def test_the_units_of_the_page_have_a_new_identity_used() -> None:
     assert path["Install"]["WantedBy"] == "multi-user.target"
 
 
+def test_the_drop_in_of_the_page_has_metrics_written() -> None:
+    """forward may write to the folder of the file that it is told, by an option that it has."""
+    drop_in, *_ = map(_unit, page("docs/technician.md").blocks_of("ini"))
+    command, option, file = drop_in["Service"]["ExecStart"].rsplit(maxsplit=2)
+    assert f"ExecStart={command}\n" in units.packaged(units.FORWARD)
+    assert f"  {option} FILE" in _help("forward")
+    assert Path(file).parent == Path(drop_in["Service"]["ReadWritePaths"])
+
+
 def _unit(block: Block) -> ConfigParser:
-    unit = ConfigParser(interpolation=None, delimiters="=")
+    unit = ConfigParser(interpolation=None, delimiters="=", strict=False)  # a list is emptied first
     unit.optionxform = str  # type: ignore[assignment,method-assign]  # names keep their case
     unit.read_string(block.text)
     return unit
@@ -118,7 +128,7 @@ def test_each_option_in_the_command_table_is_the_commands_own() -> None:
 
 def test_the_packages_to_install_are_among_those_of_setup() -> None:
     """What the README has a technician install is what ``scripts/setup`` knows, so that the demo proves it enough."""
-    (line,) = re.findall(r"^apt-get install (.+)$", README.text, re.MULTILINE)
+    (line,) = re.findall(r"^apt-get install ([^./].+)$", README.text, re.MULTILINE)
     (known,) = re.findall(r"^packages=\((.+)\)$", (ROOT / "scripts/setup").read_text(), re.MULTILINE)
     assert set(line.split()) <= set(known.split())
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from tests.support.forwarders import RunningForwarder
 from tests.support.writers import payloads, writing
 
 _COUNT = 60
+_TIME_LIMIT = 90.0
 
 
 @pytest.fixture
@@ -85,6 +88,39 @@ def test_one_forwarder_runs_for_a_state_folder(sender: Device, thing: str) -> No
         assert sender.run("publish", f"device/{thing}/x", "x").returncode == 0
         assert forwarder.stop(signal.SIGINT) == 130
         assert forwarder.events("lost") == []
+
+
+@pytest.mark.parametrize("has_ended", [False, True])
+def test_a_reader_that_does_not_read_does_not_hold_it_up(
+    sender: Device, thing: str, observe: Callable[[str], Observer], has_ended: bool
+) -> None:
+    """D30: with its output's pipe full, or with nobody at its end, a message is sent, and it ends in order."""
+    topic = f"device/{thing}/x"
+    observer = observe(topic)
+    reader, writer = os.pipe()
+    if has_ended:
+        os.close(reader)
+    else:
+        _fill(writer)
+    with sender.start("forward", "--json", stdout=writer, stderr=writer) as process:
+        os.close(writer)
+        try:
+            _queue(sender, topic, "one")
+            assert observer.message()[1] == "one"
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(_TIME_LIMIT) == 143
+        finally:
+            process.kill()
+    if not has_ended:
+        os.close(reader)
+
+
+def _fill(writer: int) -> None:
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, bytes(4096))
+    os.set_blocking(writer, True)
 
 
 def test_expiry_and_properties_arrive(sender: Device, cloud: Cloud, thing: str) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from hsm_enroll.errors import ServiceError
-from hsm_enroll.service import systemd
+from hsm_enroll.service import systemd, units
+from hsm_enroll.version import __version__
 from tests.support import documents
 from tests.support.devices import Device
 from tests.support.forwarders import RunningForwarder
@@ -28,6 +29,7 @@ _FILES = {
     *(_FORWARD, "hsm-enroll-renew.service", _TIMER),
     *(f"{_FORWARD}.d/hsm-enroll.conf", "hsm-enroll-renew.service.d/hsm-enroll.conf"),
 }
+_DROP_INS = {name for name in _FILES if name.endswith(".conf")}
 _SYSTEMCTL = """#!/bin/sh
 shift
 echo "$*" >>"${0%/*}/../calls"
@@ -38,6 +40,8 @@ _SHOWN = """Result=success
 ExecMainStatus=0
 Id=hsm-enroll-forward.service
 LoadState=loaded
+FragmentPath=/usr/lib/systemd/system/hsm-enroll-forward.service
+DropInPaths=/etc/systemd/system/hsm-enroll-forward.service.d/hsm-enroll.conf /etc/systemd/system/x.d/y.conf
 ActiveState=active
 UnitFileState=enabled
 StatusText=connected since 2026-11-26T14:02:11Z = now
@@ -62,6 +66,8 @@ class _Machine:
 
     Attributes:
         units: ``/etc/systemd/system``.
+        packaged: ``/usr/lib/systemd/system``.
+        run_folder: ``/run``.
         shown: what ``systemctl show`` prints.
         fails: the verb with which systemctl fails.
     """
@@ -69,20 +75,23 @@ class _Machine:
     def __init__(self, device: Device) -> None:
         root = device.folder / "systemd"
         self.units, self.shown, self.fails = root / "units", root / "shown", root / "fails"
-        self._device, self._calls, self._run, self._bin = device, root / "calls", root / "run", root / "bin"
-        for folder in (self.units, self._run / "systemd/system", self._bin):
+        self.packaged, self.run_folder = root / "packaged", root / "run"
+        self._device, self._calls, self._bin = device, root / "calls", root / "bin"
+        for folder in (self.units, self.packaged, self.run_folder / "systemd/system", self._bin):
             folder.mkdir(parents=True)
         (self._bin / "systemctl").write_text(_SYSTEMCTL)
         (self._bin / "systemctl").chmod(0o755)
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run ``hsm-enroll service`` as this machine's root."""
-        mounting = 'mount --bind "$1" /etc/systemd/system && mount --bind "$2" /run && shift 2 && exec "$@"'
+        mounting = 'mount --bind "$1" /etc/systemd/system && mount --bind "$2" /usr/lib/systemd/system && '
+        mounting += 'mount --bind "$3" /run && shift 3 && exec "$@"'
         ours = [sys.executable, "-m", "hsm_enroll", "service", *command]
+        folders = self.units, self.packaged, self.run_folder
         environment = self._device.environment
         environment["PATH"] = f"{self._bin}:{environment['PATH']}"
         return subprocess.run(
-            with_own_mounts("sh", "-c", mounting, "sh", str(self.units), str(self._run), *ours),
+            with_own_mounts("sh", "-c", mounting, "sh", *map(str, folders), *ours),
             env=environment,
             capture_output=True,
             text=True,
@@ -109,7 +118,12 @@ class _Machine:
 
     def has_no_systemd(self) -> None:
         """Be a machine that was not started by systemd."""
-        (self._run / "systemd/system").rmdir()
+        (self.run_folder / "systemd/system").rmdir()
+
+    def has_a_package(self) -> None:
+        """Be a machine on which a package has brought the units."""
+        for unit in units.UNITS:
+            (self.packaged / unit).write_text(units.packaged(unit))
 
 
 @pytest.fixture
@@ -162,12 +176,83 @@ def test_installing_again_changes_what_is_different(machine: _Machine, sender: D
     assert machine.calls()[-1] == f"start {_FORWARD} {_TIMER}"
     sender.extra["HSM_ENROLL_DRAINING_RATE"] = "10"
     changed = {each["file"] for each in machine.json("install")["files"] if each["changed"]}
-    assert changed == {f"/etc/systemd/system/{name}" for name in _FILES if name.endswith(".conf")}
+    assert changed == {f"/etc/systemd/system/{name}" for name in _DROP_INS}
     assert machine.calls()[-1] == f"restart {_FORWARD} {_TIMER}"
 
 
+def test_another_version_is_started(machine: _Machine) -> None:
+    """After an update of hsm-enroll, installing again has the services run the new one."""
+    machine.json("install")
+    machine.calls()
+    drop_in = machine.units / f"{_FORWARD}.d/hsm-enroll.conf"
+    drop_in.write_text(drop_in.read_text().replace(__version__, "0.0.1", 1))
+    machine.json("install")
+    assert machine.calls()[-1] == f"restart {_FORWARD} {_TIMER}"
+
+
+@pytest.mark.parametrize("verb", ["daemon-reload", "enable", "restart"])
+def test_an_installation_that_was_interrupted_is_completed(verb: str, machine: _Machine) -> None:
+    """The files of an interrupted run are in place, but the services do not run with them: the next run starts them."""
+    machine.fails.write_text(verb)
+    machine.json("install", status=1)
+    machine.fails.unlink()
+    machine.calls()
+    assert not any(each["changed"] for each in machine.json("install")["files"])
+    assert machine.calls() == ["daemon-reload", f"enable {_FORWARD} {_TIMER}", f"restart {_FORWARD} {_TIMER}"]
+    assert list(machine.run_folder.iterdir()) == [machine.run_folder / "systemd"]
+
+
+def test_a_file_that_is_empty_is_written_again(machine: _Machine) -> None:
+    """A power cut during the installation may leave such a file, and one that was not finished."""
+    machine.json("install")
+    empty = machine.units / _TIMER
+    empty.write_text("")
+    (machine.units / f".{_TIMER}.new").write_text("[Tim")
+    [changed] = (each["file"] for each in machine.json("install")["files"] if each["changed"])
+    assert changed == f"/etc/systemd/system/{_TIMER}"
+    assert machine.files() == _FILES
+    (machine.units / f".{_TIMER}.new").write_text("[Tim")
+    machine.json("uninstall")
+    assert machine.files() == set()
+
+
+def test_a_packages_units_are_used(machine: _Machine) -> None:
+    """Beside a package only drop-ins are written; units of an earlier installation would hide its, and are removed."""
+    machine.json("install")
+    machine.has_a_package()
+    machine.calls()
+    document = machine.json("install")
+    assert {each["file"] for each in document["files"]} == {f"/etc/systemd/system/{name}" for name in _DROP_INS}
+    assert set(document["removed"]) == {f"/etc/systemd/system/{name}" for name in units.UNITS}
+    assert machine.files() == _DROP_INS
+    assert machine.calls() == ["daemon-reload", f"enable {_FORWARD} {_TIMER}", f"restart {_FORWARD} {_TIMER}"]
+    assert machine.json("install")["removed"] == []
+
+
+def test_a_packages_units_stay(machine: _Machine) -> None:
+    """Uninstalling stops and disables them, and removes the drop-ins; an administrator's own copy of a unit stays."""
+    machine.has_a_package()
+    own = machine.units / _FORWARD
+    own.write_text(units.packaged(_FORWARD))
+    machine.json("install")
+    machine.calls()
+    document = machine.json("uninstall")
+    assert set(document["removed"]) == {f"/etc/systemd/system/{name}" for name in _DROP_INS}
+    assert document["disabled"] == [_FORWARD, _TIMER]
+    assert machine.files() == {_FORWARD}
+    assert {file.name for file in machine.packaged.iterdir()} == set(units.UNITS)
+    assert machine.calls() == [f"disable --now {_FORWARD} {_TIMER}", "stop hsm-enroll-renew.service", "daemon-reload"]
+
+
+def test_a_pin_that_services_would_not_find_is_noticed(machine: _Machine, sender: Device) -> None:
+    """A PIN file that only config.toml names counts, and is not there: the services would fail with this error."""
+    (sender.home / "config.toml").write_text('pin_file = "/nonexistent/pin"\n')
+    assert machine.json("install", status=12)["error"]["code"] == "pin-missing"
+    assert machine.files() == set()
+
+
 def test_uninstalling_removes_what_was_installed(machine: _Machine) -> None:
-    """The files are gone, an administrator's own drop-in stays; with nothing to remove, nothing is done."""
+    """The files are gone, an administrator's own drop-in stays; a renewal that is running is stopped."""
     machine.json("install")
     own = machine.units / f"{_FORWARD}.d" / "override.conf"
     own.write_text("[Service]\n")
@@ -175,9 +260,9 @@ def test_uninstalling_removes_what_was_installed(machine: _Machine) -> None:
     removed = machine.json("uninstall")["removed"]
     assert set(removed) == {f"/etc/systemd/system/{name}" for name in _FILES}
     assert list(machine.units.rglob("*")) == [own.parent, own]
-    assert machine.calls() == [f"disable --now {_FORWARD} {_TIMER}", "daemon-reload"]
-    assert machine.json("uninstall") == {"removed": []}
-    assert machine.calls() == []
+    assert machine.calls() == [f"disable --now {_FORWARD} {_TIMER}", "stop hsm-enroll-renew.service", "daemon-reload"]
+    assert machine.json("uninstall") == {"removed": [], "disabled": []}
+    assert machine.calls() == ["daemon-reload"]
 
 
 def test_another_units_file_is_not_replaced(machine: _Machine) -> None:
@@ -187,8 +272,8 @@ def test_another_units_file_is_not_replaced(machine: _Machine) -> None:
     error = machine.json("install", status=1)["error"]
     assert error["code"] == "service-failed"
     assert f"/etc/systemd/system/{_TIMER}" in error["message"]
-    assert machine.json("uninstall") == {"removed": []}
-    assert (machine.files(), machine.calls()) == ({_TIMER}, [])
+    assert machine.json("uninstall") == {"removed": [], "disabled": []}
+    assert (machine.files(), machine.calls()) == ({_TIMER}, ["daemon-reload"])
 
 
 def test_what_systemd_refuses_is_an_error(machine: _Machine) -> None:
@@ -226,6 +311,11 @@ def test_status_shows_the_units(machine: _Machine) -> None:
     assert document["running"] is True
     assert (forward["enabled"], forward["state"]) == (True, "active")
     assert forward["status"] == "connected since 2026-11-26T14:02:11Z = now"
+    assert forward["files"] == [
+        f"/usr/lib/systemd/system/{_FORWARD}",
+        f"/etc/systemd/system/{_FORWARD}.d/hsm-enroll.conf",
+        "/etc/systemd/system/x.d/y.conf",
+    ]
     assert (renew["state"], renew["result"], renew["exitStatus"]) == ("failed", "exit-code", 30)
     assert (timer["exitStatus"], timer["status"]) == (None, None)
     assert "hsm-enroll-renew.service: failed, the last run failed: exit-code" in machine.run("status").stdout
@@ -233,11 +323,33 @@ def test_status_shows_the_units(machine: _Machine) -> None:
     assert machine.json("status", status=1)["running"] is False
 
 
+def test_status_says_how_to_go_on_after_a_failure(machine: _Machine) -> None:
+    """What is not started again by itself, as after a wrong PIN, has to be started again once that is corrected."""
+    machine.shown.write_text(_SHOWN.replace("ActiveState=active", "ActiveState=failed", 1))
+    told = machine.run("status").stderr
+    assert f"journalctl --unit {_FORWARD}\n" in told
+    assert f"sudo systemctl restart {_FORWARD}\n" in told
+    assert "renew" not in told
+
+
 def test_units_that_systemd_does_not_know_are_not_installed(machine: _Machine) -> None:
-    """Before the installation status says so, and how to install them."""
-    machine.shown.write_text(f"Id={_FORWARD}\nLoadState=not-found\nActiveState=inactive\nResult=success\n")
+    """Before the installation status says so, and how to install them; an administrator may have masked one."""
+    machine.shown.write_text(f"Id={_FORWARD}\nLoadState=masked\nActiveState=inactive\nResult=success\n")
     assert {each["installed"] for each in machine.json("status", status=1)["units"]} == {False}
-    assert "hsm-enroll service install" in machine.run("status").stderr
+    done = machine.run("status")
+    assert f"{_FORWARD}: masked\n" in done.stdout
+    assert f"{_TIMER}: not installed\n" in done.stdout
+    assert "hsm-enroll service install" in done.stderr
+
+
+def test_a_packages_units_that_are_not_enabled(machine: _Machine) -> None:
+    """A package's installation alone starts nothing: status says how to."""
+    shown = _SHOWN.replace("ActiveState=active", "ActiveState=inactive").replace("State=enabled", "State=disabled")
+    machine.shown.write_text(shown)
+    assert {each["installed"] for each in machine.json("status", status=1)["units"]} == {True}
+    done = machine.run("status")
+    assert f"{_TIMER}: inactive, not enabled\n" in done.stdout
+    assert "hsm-enroll service install" in done.stderr
 
 
 @pytest.mark.parametrize("command", ["install", "status", "uninstall"])

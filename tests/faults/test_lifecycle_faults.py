@@ -61,7 +61,8 @@ def _identity(device: Device) -> dict[str, Any]:
 
 
 def _files(device: Device) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in device.home.iterdir()}
+    """Return what is in the state folder, but for the lock with which retire keeps the forwarder from running."""
+    return {file.name: file.read_bytes() for file in device.home.iterdir() if file.name != "forward.lock"}
 
 
 def _prepare(command: str, device: Device) -> None:

@@ -42,12 +42,13 @@ class Pair:
 
 @dataclass
 class Authority:
-    """Issues certificates that are valid for a day around now; ``certificate`` is its trust anchor as a PEM file."""
+    """Issues certificates that are valid some days around now; ``certificate`` is its trust anchor as a PEM file."""
 
     folder: Path
     name: str = "development CA"
     key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
     now: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
+    days: int = 1
 
     def __post_init__(self) -> None:
         self.folder.mkdir()
@@ -102,8 +103,8 @@ class Authority:
             _name(common_name),
             public_key,
             x509.random_serial_number(),
-            self.now - _DAY + shift,
-            self.now + _DAY + shift,
+            self.now - _DAY * self.days + shift,
+            self.now + _DAY * self.days + shift,
         )
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
         return builder.add_extension(issuer, critical=False)

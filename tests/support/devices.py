@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,11 +74,13 @@ class Machine:
         folder: everything of it.
         cloud: the environment that points it at the local cloud.
         extra: more of the environment, from now on.
+        prefix: a command that runs another one, for every process.
     """
 
     folder: Path
     cloud: Mapping[str, str]
     extra: dict[str, str] = field(default_factory=dict)
+    prefix: Sequence[str] = field(default=(), kw_only=True)
 
     @property
     def home(self) -> Path:
@@ -99,7 +101,7 @@ class Machine:
     def run(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Run ``hsm-enroll`` to its end; with ``--json`` its document is checked against its schema."""
         run = subprocess.run(
-            [*_COMMAND, *arguments],
+            [*self.prefix, *_COMMAND, *arguments],
             env=self.environment,
             input=stdin,
             capture_output=True,
@@ -114,7 +116,7 @@ class Machine:
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         """Start ``hsm-enroll`` and return while it runs."""
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-        return subprocess.Popen([*_COMMAND, *arguments], env=self.environment, text=True, **pipes)
+        return subprocess.Popen([*self.prefix, *_COMMAND, *arguments], env=self.environment, text=True, **pipes)
 
     def json(self, *arguments: str, status: int = 0) -> dict[str, Any]:
         """Run with ``--json``, expect an exit status, and return the one document on stdout."""

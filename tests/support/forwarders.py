@@ -39,6 +39,11 @@ class RunningForwarder:
             if stream is not None:
                 stream.close()
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
     def wait_for(self, event: str, count: int = 1) -> dict[str, Any]:
         """Wait until an event has come a number of times, and return the last one."""
         with self._changed:

@@ -12,6 +12,12 @@ def with_own_mounts(*command: str) -> list[str]:
     return ["unshare", "--mount", *how, *command]
 
 
+def entering(process: int, *command: str) -> list[str]:
+    """Return the command that runs another one with the mounts of a process, which :func:`with_own_mounts` started."""
+    how = ["--root"] if _is_in_chroot() else ["--user", "--preserve-credentials"]
+    return ["nsenter", "--target", str(process), "--mount", *how, *command]
+
+
 def _is_in_chroot() -> bool:
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()
     return all(line.split()[4] != "/" for line in mounts)

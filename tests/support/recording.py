@@ -2,19 +2,56 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+import time
+from collections import deque
+from collections.abc import Iterator, Set
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
 
 from tests.support.scripted import CONNECT, PUBLISH
 
 _TIME_LIMIT = 60.0
 _PINGREQ, _DISCONNECT = 12, 14
 _CONNACK, _PINGRESP = bytes((0x20, 3, 0, 0, 0)), bytes((0xD0, 0))
-# MQTT 5.0 §3.1.2.8: in the connect flags of a CONNECT, "a clean start" is the only one that a device sets.
 _NOT_AUTHORIZED = 0x87
+_EXPIRY = 2  # MQTT 5.0 §3.3.2.3.3
+
+
+class End(StrEnum):
+    """How a connection has ended."""
+
+    CLOSED = "closed by the device"
+    FAILED = "connection lost"
+    VANISHED = "device killed"
+
+
+@dataclass
+class Session:
+    """A connection.
+
+    Attributes:
+        messages: topics and payloads of what came, in order.
+        acknowledged: how many of them, counted from the first, have been acknowledged.
+        end: how it has ended; None while it has not.
+    """
+
+    messages: list[tuple[str, bytes]] = field(default_factory=list)
+    acknowledged: int = 0
+    end: End | None = None
+
+
+class _Answer(NamedTuple):
+    """Packets to be sent, when they are due, and how many messages are acknowledged then."""
+
+    due: float
+    packets: bytes
+    acknowledged: int
 
 
 class RecordingBroker:
@@ -25,19 +62,27 @@ class RecordingBroker:
 
     Attributes:
         port: where it listens, while it does.
-        received: topics and payloads in the order in which they were accepted.
+        received: topics and payloads in the order in which they came, without those that were refused.
+        sessions: its connections, in order.
+        expiries: the seconds after which messages expire, of those that do.
         refused: the topics that it does not accept.
+        latency: seconds until it answers.
         is_deaf: whether it accepts connections, and does not answer messages.
         is_mute: whether it accepts connections, and says nothing at all, not even in the handshake.
     """
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self.received: list[tuple[str, bytes]] = []
+        self._different: set[tuple[str, bytes]] = set()
+        self.sessions: list[Session] = []
+        self.expiries: list[int] = []
         self.refused: set[str] = set()
+        self.latency = 0.0
         self.is_deaf = self.is_mute = False
         self._context = context
         self._changed = threading.Condition()
-        self._connections: dict[socket.socket, bool] = {}  # with whether it is frozen
+        self._connections: dict[socket.socket, Session] = {}
+        self._frozen: set[socket.socket] = set()
         self._over = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -59,6 +104,8 @@ class RecordingBroker:
         """End every connection."""
         with self._changed:
             connections, self._connections = self._connections, {}
+            for session in connections.values():
+                session.end = session.end or End.FAILED
         for connection in connections:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
@@ -66,13 +113,21 @@ class RecordingBroker:
     def freeze(self) -> None:
         """Neither read nor say anything on the connections that there are, as if their cable had been cut."""
         with self._changed:
-            self._connections = dict.fromkeys(self._connections, True)
+            self._frozen |= set(self._connections)
+            for session in self._connections.values():
+                session.end = End.FAILED
 
     def wait_for(self, count: int) -> None:
-        """Wait until that many different messages were accepted."""
+        """Wait until that many different messages have come."""
         with self._changed:
-            there = self._changed.wait_for(lambda: len(set(self.received)) >= count, _TIME_LIMIT)
-            assert there, f"{len(set(self.received))} of {count} messages have come"
+            there = self._changed.wait_for(lambda: len(self._different) >= count, _TIME_LIMIT)
+            assert there, f"{len(self._different)} of {count} messages have come"
+
+    def wait_for_all(self, messages: Set[tuple[str, bytes]]) -> None:
+        """Wait until these have come, given by topic and payload."""
+        with self._changed:
+            there = self._changed.wait_for(lambda: self._different >= messages, _TIME_LIMIT)
+            assert there, f"{len(messages - self._different)} of {len(messages)} messages have not come"
 
     def wait_for_a_connection(self) -> None:
         """Wait until somebody is connected."""
@@ -80,7 +135,7 @@ class RecordingBroker:
             assert self._changed.wait_for(lambda: self._connections, _TIME_LIMIT)
 
     def payloads(self, topic: str) -> list[bytes]:
-        """Return what was accepted on a topic, in order; of equal messages only the first."""
+        """Return what has come on a topic, in order; of equal messages only the first."""
         return list(dict.fromkeys(payload for each, payload in self.received if each == topic))
 
     def close(self) -> None:
@@ -101,41 +156,69 @@ class RecordingBroker:
                 self._over.wait(_TIME_LIMIT)
             return
         with suppress(OSError), connection, self._context.wrap_socket(connection, server_side=True) as stream:
+            session = Session()
             with self._changed:
-                self._connections[stream] = False
+                self._connections[stream] = session
+                self.sessions.append(session)
                 self._changed.notify_all()
-            self._speak(stream)
+            try:
+                self._speak(stream, session)
+            finally:
+                session.end = session.end or End.VANISHED
 
-    def _speak(self, stream: ssl.SSLSocket) -> None:
+    def _speak(self, stream: ssl.SSLSocket, session: Session) -> None:
         buffer = b""
-        while data := stream.recv(65536):
-            if self._connections.get(stream):
-                self._over.wait(_TIME_LIMIT)
-                return
+        answers: deque[_Answer] = deque()
+        while data := self._receive(stream, session, answers):
             buffer += data
-            answers = b""
+            packets = b""
             while packet := _first(buffer):
                 kind, flags, body, buffer = packet
                 if kind == _DISCONNECT:
+                    session.end = session.end or End.CLOSED
                     return
-                answers += self._answer(kind, flags, body)
-            stream.sendall(answers)
+                packets += self._answer(kind, flags, body, session)
+            answers.append(_Answer(time.monotonic() + self.latency, packets, len(session.messages)))
 
-    def _answer(self, kind: int, flags: int, body: bytes) -> bytes:
+    def _receive(self, stream: ssl.SSLSocket, session: Session, answers: deque[_Answer]) -> bytes:
+        """Wait for data, and send the answers meanwhile, each when it is due; return nothing at the end."""
+        while True:
+            while answers and answers[0].due <= time.monotonic():
+                answer = answers.popleft()
+                stream.sendall(answer.packets)
+                if session.end is None:
+                    session.acknowledged = answer.acknowledged
+            wait = max(0.0, answers[0].due - time.monotonic()) if answers else None
+            there = stream.pending() or select.select([stream], [], [], wait)[0]
+            if stream in self._frozen:
+                self._over.wait(_TIME_LIMIT)
+                return b""
+            if there:
+                return stream.recv(65536)
+
+    def _answer(self, kind: int, flags: int, body: bytes, session: Session) -> bytes:
         if kind == CONNECT:
             return _CONNACK
         if kind == _PINGREQ:
             return _PINGRESP
-        if kind != PUBLISH or self.is_deaf:
+        if kind != PUBLISH:
             return b""
         assert flags & 0b0110 == 0b0010, "QoS 1 is expected"
         length = int.from_bytes(body[:2])
         topic, number, rest = body[2 : 2 + length].decode(), body[2 + length : 4 + length], body[4 + length :]
         if topic in self.refused:
             return bytes((0x40, 4, *number, _NOT_AUTHORIZED, 0))
+        properties, payload = rest[1 : 1 + rest[0]], rest[1 + rest[0] :]  # the properties are shorter than 128 bytes
+        if properties[:1] == bytes((_EXPIRY,)):
+            self.expiries.append(int.from_bytes(properties[1:5]))
         with self._changed:
-            self.received.append((topic, rest[1 + rest[0] :]))  # its properties are shorter than 128 bytes
+            self.received.append((topic, payload))
+            self._different.add((topic, payload))
+            session.messages.append((topic, payload))
             self._changed.notify_all()
+        if self.is_deaf:
+            session.end = End.FAILED
+            return b""
         return bytes((0x40, 2, *number))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -46,6 +47,13 @@ _every_way = pytest.mark.parametrize(
 
 _PIN_VARIABLE = "HSM_ENROLL_PIN"
 _CKR_GENERAL_ERROR = 0x5
+# As the distributions' packages start: with the folders that they are given alone.
+_ISOLATED = """\
+import sys
+sys.path = sys.argv[4:]
+from tests.tokens import worker_programs
+worker_programs.main(*sys.argv[1:4])
+"""
 # What is to happen at once; on a busy machine it may take this long, in seconds.
 _AT_ONCE = 2.0
 
@@ -76,6 +84,18 @@ def test_only_a_process_that_may_forks(
     assert forked or softhsm.pin.reveal() not in told_of["environment"]
     assert softhsm.pin.reveal() not in told_of["answers"]
     assert told_of["blocked"] == 0
+
+
+def test_the_worker_of_an_isolated_process_is_isolated(
+    softhsm: SoftHsmUnderTest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where Python was started with -I and -S, a spawned worker knows the same packages, and no PYTHON variables."""
+    monkeypatch.setenv("PYTHONHOME", str(tmp_path))
+    isolated = [*command(SPAWNED, tasks.who_answers, softhsm.module), *filter(None, sys.path)]
+    isolated[1:4] = ["-IS", "-c", _ISOLATED]
+    told_of = json.loads(run(isolated).splitlines()[1])
+    assert told_of["answers"][1:3] == ["-P", "-S"]
+    assert "PYTHONHOME" not in told_of["environment"]
 
 
 @_every_way

@@ -15,20 +15,23 @@ class DamagedError(Exception):
     """The database is damaged. Never leaves this package: the database is set aside."""
 
 
-def set_aside(file: Path) -> None:
+def set_aside(file: Path) -> bool:
     """Rename the files of a database; nothing is deleted. The caller keeps all others from using it.
 
     The database comes first: a log without a database is set aside when a new one is made. Does *not* flush the
     folder to the disk.
 
+    Returns:
+        Whether there was anything to rename.
+
     Raises:
         OSError: a file cannot be renamed.
     """
     aside = _free_name(file)
-    for suffix in FILES:
-        part = file.with_name(f"{file.name}{suffix}")
-        if part.exists():
-            part.rename(aside.with_name(f"{aside.name}{suffix}"))
+    present = [suffix for suffix in FILES if file.with_name(f"{file.name}{suffix}").exists()]
+    for suffix in present:
+        file.with_name(f"{file.name}{suffix}").rename(aside.with_name(f"{aside.name}{suffix}"))
+    return bool(present)
 
 
 def damaged_files(file: Path) -> tuple[Path, ...]:

@@ -14,6 +14,7 @@ import os
 import sqlite3
 import stat
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -21,29 +22,38 @@ from typing import TypeVar
 
 from hsm_enroll.errors import StateCorruptError, StateError
 from hsm_enroll.store import files
-from hsm_enroll.store.outbox import damage, network, schema
+from hsm_enroll.store.outbox import damage, log, network, schema
 from hsm_enroll.store.outbox.damage import DamagedError
-from hsm_enroll.store.outbox.failures import translated
-from hsm_enroll.store.outbox.lock import Lock
+from hsm_enroll.store.outbox.failures import BUSY_HINT, is_busy, translated
+from hsm_enroll.store.outbox.forks import Hold
+from hsm_enroll.store.outbox.lock import Lock, pause
 from hsm_enroll.store.outbox.reserve import FullError, Reserve
 
 Result = TypeVar("Result")
 
 NAME = "outbox.db"
 PATIENCE = 10.0  # seconds
-# A log that grew beyond this, since a reader kept it or for a large transaction, is cut again.
-_LOG_BYTES = 4 * 1024 * 1024
-# When the log has this many pages they are moved to the database. It is less than SQLite's default of 1000, so that
-# there is room for them when the disk is full, see Reserve.
-_LOG_PAGES = 256
+# How long to wait for others so that the log can be moved, for each time that it has its usual size, and at most. It
+# grows where others are always in the middle of something, as on a slow disk.
+_LOG_PATIENCE, _MOST_LOG_PATIENCE = 0.05, 1.0  # seconds
+# How many rows to write until the log's size is looked at again. Linux notes the time of each write to a file at which
+# somebody has looked since the last one, and the disk has to write that, too.
+_LOOK_ROWS = 16
 # A disk with more bytes free than this is hardly full.
 _ROOM = 16 * 1024 * 1024
-# Missing, then damaged, then without room, then usable.
-_TRIES = 4
+# Missing, then damaged, then without room twice, then usable.
+_TRIES = 5
+_LINK_HINT = (
+    "Move the database back. To have it on another disk, put the whole state folder there, and leave a link to it."
+)
 
 
 class _MissingError(Exception):
     """There is no database."""
+
+
+class _BusyError(Exception):
+    """Others are writing to it."""
 
 
 class Database:
@@ -53,26 +63,29 @@ class Database:
         generation: changes whenever the database is another one than before, with other messages.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, may_begin: Callable[[], None] = lambda: None) -> None:
         """Prepare the connection; it is opened for the first transaction.
+
+        Args:
+            folder: the state folder.
+            may_begin: called before a new database is made, while nobody uses the outbox; raises to prevent it.
 
         Raises:
             StateError: the folder cannot be created, belongs to another user or is on a network file system.
         """
         files.own(folder)
         network.refuse(folder)
-        link = folder / NAME
-        self._file = link.resolve()  # somebody may have moved it to a larger disk and left a link
-        if link.is_symlink() and not self._file.exists():
-            raise StateError(
-                f"{link} is a link to a file that does not exist", hint="Mount what it leads to, or remove the link."
-            )
+        self._file = folder / NAME
+        self._log = log.file_of(self._file)
+        self._may_begin = may_begin
         self._lock = Lock(folder, PATIENCE)
         self._mutex = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._identity: tuple[int, int] | None = None
         self._ready = False
         self._closed = False
+        self._log_is_due = log.LIMIT  # when its file is larger than this
+        self._look_at = 0  # rows that this connection has written
         self.generation = 0
 
     @property
@@ -104,31 +117,15 @@ class Database:
         with self._mutex:
             if self._closed:
                 raise ValueError("the outbox is closed")
-            tries = _TRIES
-            while True:
-                try:
-                    with self._lock.shared():
-                        return self._transaction(operation, writing=writing)
-                except (_MissingError, DamagedError, FullError) as error:
-                    self._mend(error, reserve)
-                    tries -= 1
-                    if not tries:
-                        raise StateCorruptError(
-                            f"{self._file} is damaged again as soon as it is new: {error}"
-                        ) from error
+            result = self._run(operation, reserve, writing=writing)
+            if writing:
+                self._watch_log()
+            return result
 
     def checkpoint(self) -> None:
-        """Move what is in the log to the database, as far as nobody reads older pages; otherwise later.
-
-        Raises:
-            StateError: the disk is full or broken.
-        """
-        with self._mutex, self._lock.shared():
-            if self._connection is not None and self._find() == self._identity:
-                try:
-                    self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-                except sqlite3.Error as error:
-                    raise StateError(f"{self._file} cannot be written: {error}") from error
+        """Move what is in the log to the database, if that is possible now; otherwise later."""
+        with self._mutex:
+            self._move_log(at_least=0)
 
     def close(self) -> None:
         """Close the connection for good."""
@@ -136,21 +133,73 @@ class Database:
             self._closed = True
             self._let_go()
 
-    def before_fork(self) -> None:
+    def before_fork(self, hold: Hold) -> None:
         """Close the connection until it is used again: SQLite's locks belong to one process, and it would not know."""
-        self._mutex.acquire()
+        hold(self._mutex)
         self._let_go()
 
-    def after_fork(self) -> None:
-        """Open it again when it is used, in either process."""
-        self._mutex.release()
-
     def _let_go(self) -> None:
+        # The last one that closes it moves the log, for which it should have it alone. If others are in the middle of
+        # something, it is not the last.
+        if self._connection is not None:
+            with suppress(StateError), self._lock.alone(patience=0.0):
+                self._disconnect()
         if self._connection is not None:
             with suppress(StateError), self._lock.shared():
                 self._disconnect()
-            self._disconnect()
+        self._disconnect()
         self._lock.close()
+
+    def _run(
+        self, operation: Callable[[sqlite3.Connection], Result], reserve: Reserve | None, *, writing: bool
+    ) -> Result:
+        for _ in range(_TRIES):
+            try:
+                return self._patiently(operation, writing=writing)
+            except FullError as error:
+                failure: Exception = error
+                if reserve is None or not reserve.release():
+                    break
+            except (_MissingError, DamagedError) as error:
+                failure = error
+                self._replace(None if isinstance(error, _MissingError) else self._identity)
+        if isinstance(failure, FullError):
+            raise StateError(f"{self._file} cannot be written: {failure}", hint=failure.hint) from failure
+        raise StateCorruptError(f"{self._file} is damaged again as soon as it is new: {failure}") from failure
+
+    def _patiently(self, operation: Callable[[sqlite3.Connection], Result], *, writing: bool) -> Result:
+        """Run it, and wait for others that write; SQLite would keep our lock while it waits, and so hold up the log."""
+        begin = time.monotonic()
+        while True:
+            try:
+                with self._lock.shared():
+                    return self._transaction(operation, writing=writing)
+            except _BusyError as error:
+                waited = time.monotonic() - begin
+                if waited >= PATIENCE:
+                    raise StateError(
+                        f"{self._file} cannot be used: another process has kept it locked for {PATIENCE:.0f} s",
+                        hint=BUSY_HINT,
+                    ) from error
+                pause(waited)
+
+    def _watch_log(self) -> None:
+        if self._connection is not None and self._connection.total_changes >= self._look_at:
+            self._look_at = self._connection.total_changes + _LOOK_ROWS
+            self._move_log(at_least=self._log_is_due)
+
+    def _move_log(self, at_least: int) -> None:
+        """Move what is in the log, if it is large enough. What was committed stays so, whatever becomes of this."""
+        size = log.size(self._log)
+        if size <= log.LIMIT:
+            self._log_is_due = log.LIMIT
+        if self._connection is None or size <= at_least:
+            return
+        self._log_is_due = size + log.LIMIT // 4
+        patience = min(_LOG_PATIENCE * max(1, size // log.LIMIT), _MOST_LOG_PATIENCE)
+        with suppress(StateError, sqlite3.Error), self._lock.alone(patience):
+            if self._find() == self._identity and log.move(self._connection):
+                self._log_is_due = log.LIMIT
 
     def _disconnect(self) -> None:
         # Before it is closed: a signal handler may raise an exception right after that.
@@ -167,6 +216,8 @@ class Database:
             connection.execute("COMMIT")
         except (sqlite3.Error, UnicodeDecodeError) as error:
             self._roll_back(connection)
+            if is_busy(error):
+                raise _BusyError from error
             raise self._failure(error) from error
         except BaseException:
             self._roll_back(connection)
@@ -189,6 +240,7 @@ class Database:
             self._identity = identity
             self.generation += 1
         self._connection = self._connect()
+        self._look_at = 0
         try:
             self._prepare(self._connection)
             self._ready = True
@@ -203,11 +255,14 @@ class Database:
 
     def _find(self) -> tuple[int, int] | None:
         try:
-            status = self._file.stat()
+            status = self._file.lstat()
         except FileNotFoundError:
             return None
         except OSError as error:
             raise StateError(f"{self._file} cannot be used: {error.strerror}") from error
+        if stat.S_ISLNK(status.st_mode):
+            # SQLite would keep the log where the link leads to, and everything else would be here.
+            raise StateError(f"{self._file} cannot be used: it is a symbolic link", hint=_LINK_HINT)
         if not stat.S_ISREG(status.st_mode):
             raise StateError(f"{self._file} cannot be used: it is not a regular file", hint="Move it away.")
         return status.st_dev, status.st_ino
@@ -233,14 +288,15 @@ class Database:
             )
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA cell_size_check = ON")
-        connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}").fetchone()
-        connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}").fetchone()
+        log.prepare(connection)
         schema.check(connection, self._file)
+        connection.execute("PRAGMA busy_timeout = 0").fetchone()  # see _patiently
 
     def _failure(self, error: sqlite3.Error | UnicodeDecodeError, *, of_file: bool = False) -> Exception:
         """Return our error for one of SQLite's; leave the connection to a damaged file open until that is set aside."""
         failure = translated(error, self._file, PATIENCE, of_file=of_file)
-        if isinstance(failure, FullError) and self._has_room() and not self._is_sound():
+        is_suspect = isinstance(failure, FullError) and failure.may_be_damage
+        if is_suspect and self._has_room() and not self._is_sound():
             failure = DamagedError(str(error))
         if not isinstance(failure, DamagedError):
             self._disconnect()
@@ -259,18 +315,6 @@ class Database:
         except (sqlite3.Error, UnicodeDecodeError) as error:
             return not isinstance(translated(error, self._file, PATIENCE, of_file=True), DamagedError)
 
-    def _mend(self, error: Exception, reserve: Reserve | None) -> None:
-        """Do what makes another try worthwhile.
-
-        Raises:
-            StateError: nothing does.
-        """
-        if isinstance(error, FullError):
-            if reserve is None or not reserve.release():
-                raise StateError(f"{self._file} cannot be written: the disk is full") from error
-        else:
-            self._replace(None if isinstance(error, _MissingError) else self._identity)
-
     def _replace(self, seen: tuple[int, int] | None) -> None:
         """Set the database aside and make a new one, unless somebody else has.
 
@@ -279,11 +323,15 @@ class Database:
 
         Raises:
             StateError: the folder cannot be written to, or others do not let go of the database.
+            HsmEnrollError: what ``may_begin`` raises.
         """
         try:
             with self._lock.alone():
                 if self._find() == seen:
-                    damage.set_aside(self._file)
+                    self._may_begin()
+                    if damage.set_aside(self._file):
+                        # A power cut must not leave the new database with the old log.
+                        files.sync_folder(self._file.parent)
                     schema.create(self._file)
                     files.sync_folder(self._file.parent)
                 self._disconnect()  # not before: SQLite would move what is in the log, and remove the log

@@ -21,7 +21,6 @@ _NEXT = f"SELECT {rows.MEMBERS} FROM messages WHERE id > ? ORDER BY id LIMIT ?" 
 # A wrong key in an inner page of the tree, which has no checksum, leads SQLite's search astray. These go there from the
 # other side: from the end, or a step back from what was found.
 _LAST = "SELECT id FROM messages ORDER BY id DESC LIMIT 1"
-_BEFORE = "SELECT id FROM messages WHERE id < ? ORDER BY id DESC LIMIT 1"
 _SET_ASIDE = f"""
     INSERT INTO refused ({rows.MEMBERS}, reason, refused_wall)
     SELECT {rows.MEMBERS}, ?, ? FROM messages WHERE id = ?
@@ -48,8 +47,12 @@ class Drainer:
         messages: list[QueuedMessage] = []
         while (wanted := count - len(messages)) > 0:
             found = self._run(partial(self._read, after, wanted), writing=False)
-            expired = {message.id for message in found if self._has_expired(message)}
-            messages += [message for message in found if message.id not in expired]
+            expired = {
+                message.id
+                for message in found
+                if removal.has_expired(message.expires_in, message.age, self._limits.max_age)
+            }
+            messages += [message for message in found if message.id not in expired] if expired else found
             if expired:
                 self._run(partial(self._expire, expired, len(expired) == len(found)), writing=True)
             if len(found) < wanted:
@@ -62,8 +65,10 @@ class Drainer:
         if not ids or not self._run(partial(self._remove, ids), writing=True):
             return
         with suppress(StateError):  # they are removed; the rest can wait
-            if not self._database.run(_shrink, writing=True):
-                self._database.checkpoint()
+            # All of it: if the outbox has filled the disk, nothing can be added until there is room for the reserve.
+            while self._database.run(_shrink, writing=True):
+                pass
+            self._database.checkpoint()
 
     def set_aside(self, message_id: int, reason: str) -> None:
         """Keep a message where it no longer is in the way."""
@@ -77,18 +82,16 @@ class Drainer:
         at = age.now()
         after -= self._offset
         found = connection.execute(_NEXT, (after, count)).fetchall()
-        skipped = connection.execute(_BEFORE, found[0][:1]) if found else connection.execute(_LAST)
+        skipped = connection.execute(removal.BEFORE, found[0][:1]) if found else connection.execute(_LAST)
         last = skipped.fetchone()
         if last is None and not found:
             totals.check_empty(totals.load(connection))
         if last is not None and last[0] > after:
             raise DamagedError(f"the search for what follows message {after} misses message {last[0]}")
         messages = rows.messages(found, after, at, self._offset)
-        self._largest = max([self._largest, *(message.id for message in messages)])
+        if messages:
+            self._largest = max(self._largest, messages[-1].id)
         return messages
-
-    def _has_expired(self, message: QueuedMessage) -> bool:
-        return removal.has_expired(message.expires_in, message.age, self._limits.max_age)
 
     def _expire(self, ids: Collection[int], on: bool, connection: sqlite3.Connection) -> None:
         """Remove messages that have expired; where ``on`` says so, also those after them, many at a time."""

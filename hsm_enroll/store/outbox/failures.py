@@ -15,7 +15,9 @@ _REASONS = {
     sqlite3.SQLITE_READONLY: "it is read-only",
     sqlite3.SQLITE_BUSY: "another process has kept it locked for {patience:.0f} s",
 }
-_BUSY_HINT = "See which process uses it (fuser FILE), and whether that process is stopped or its disk hangs."
+BUSY_HINT = "See which process uses it (fuser FILE), and whether that process is stopped or its disk hangs."
+# SQLite has no code of its own for EDQUOT.
+_WRITE_HINT = "The disk is broken, or its owner's quota is used up (quota)."
 _PRIMARY = 0xFF
 
 
@@ -36,12 +38,19 @@ def translated(
         return DamagedError(str(error)) if _is_undecodable(error) else StateError(f"{file} cannot be used: {error}")
     if code & _PRIMARY in _DAMAGE or (of_file and code == sqlite3.SQLITE_ERROR):
         return DamagedError(str(error))
-    # The index of the log could not be made larger.
-    if code & _PRIMARY == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE:
-        return FullError(str(error))
+    if code & _PRIMARY == sqlite3.SQLITE_FULL:
+        return FullError("the disk is full", may_be_damage=True)
+    if code == sqlite3.SQLITE_IOERR_SHMSIZE:  # the index of the log could not be made larger
+        return FullError("the disk is full")
+    if code == sqlite3.SQLITE_IOERR_WRITE:
+        return FullError(f"{error} ({error.sqlite_errorname})", _WRITE_HINT)
     reason = _REASONS.get(code & _PRIMARY, f"{error} ({error.sqlite_errorname})").format(patience=patience)
-    busy = code & _PRIMARY == sqlite3.SQLITE_BUSY
-    return StateError(f"{file} cannot be used: {reason}", hint=_BUSY_HINT if busy else None)
+    return StateError(f"{file} cannot be used: {reason}", hint=BUSY_HINT if is_busy(error) else None)
+
+
+def is_busy(error: Exception) -> bool:
+    """Whether others have the database locked."""
+    return getattr(error, "sqlite_errorcode", 0) & _PRIMARY == sqlite3.SQLITE_BUSY
 
 
 def _is_undecodable(error: Exception) -> bool:

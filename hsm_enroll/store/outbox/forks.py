@@ -1,28 +1,46 @@
-"""Forks: what must be closed before one, and what each of the two processes begins with.
+"""Forks: what must be closed before one, and the locks that are held over it.
 
 Forks that do not run Python code in the child (subprocess) are not concerned.
+
+A signal handler may raise an exception anywhere in here, in particular at the very beginning of what is called after a
+fork, since handlers do not run during one. So everything is called twice, and goes on where it was. A lock is noted in
+the same call that takes it: handlers run between Python's instructions, but not within such a call.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from operator import methodcaller
 from typing import Protocol
 from weakref import WeakSet
+
+Hold = Callable[[threading.Lock], None]
+"""Takes a lock, unless it is held for this fork already; it is released in either process."""
 
 
 class ForksAlong(Protocol):
     """An object that has to be told of forks."""
 
-    def before_fork(self) -> None:
-        """Take all locks, so that no other thread holds one: in the child there are no other threads."""
+    def before_fork(self, hold: Hold) -> None:
+        """Hold all locks, since in the child there are no threads that could release them; close what cannot be shared.
 
-    def after_fork(self) -> None:
-        """Release the locks, in either process."""
+        Called again, whether it came to its end or not.
+        """
+
+
+class _Held(threading.local):
+    """The locks that this thread holds for a fork, which is also the child's only thread."""
+
+    def __init__(self) -> None:
+        self.locks: list[threading.Lock] = []
 
 
 _watched: WeakSet[ForksAlong] = WeakSet()
-_told: list[ForksAlong] = []
+_held = _Held()
 _forking = threading.Lock()
 
 
@@ -31,18 +49,21 @@ def watch(one: ForksAlong) -> None:
     _watched.add(one)
 
 
-def _before() -> None:
-    _forking.acquire()
-    _told.extend(_watched)
-    for one in _told:
-        one.before_fork()
+def _prepare() -> None:
+    _hold(_forking)
+    for one in list(_watched):
+        one.before_fork(_hold)
 
 
-def _after() -> None:
-    for one in _told:
-        one.after_fork()
-    _told.clear()
-    _forking.release()
+def _hold(lock: threading.Lock) -> None:
+    if lock not in _held.locks:
+        _held.locks.extend(filter(methodcaller("acquire"), [lock]))
 
 
-os.register_at_fork(before=_before, after_in_parent=_after, after_in_child=_after)
+def _release() -> None:
+    with suppress(IndexError):  # there are no more
+        deque(map(methodcaller("release"), iter(_held.locks.pop, None)), maxlen=0)
+
+
+for _ in range(2):
+    os.register_at_fork(before=_prepare, after_in_parent=_release, after_in_child=_release)

@@ -1,8 +1,9 @@
-"""Who may use the database, and who may replace it (flock).
+"""Who may use the database, and who may have it alone (flock).
 
 A transaction holds the lock shared. Who sets the database aside holds it alone, so that nobody writes to a file that is
-being moved. flock prefers nobody, and busy writers would keep that one out for ever: so there is a gate, the folder
-itself, which everybody passes and that one keeps closed.
+being moved; so does who moves what is in the log, see :mod:`hsm_enroll.store.outbox.log`. flock prefers nobody, and
+busy writers would keep that one out for ever: so there is a gate, the folder itself, which everybody passes and that
+one keeps closed.
 """
 
 from __future__ import annotations
@@ -17,11 +18,21 @@ from pathlib import Path
 from hsm_enroll.errors import StateError
 
 _LOCK_FILE = "outbox.lock"
-_PAUSE = 0.01  # seconds
+# Between two tries, in seconds. It grows with the time that was waited.
+_FIRST_PAUSE, _LAST_PAUSE = 0.0005, 0.02
 _HINT = (
     "Its file system does not support locks (flock), as NFS without a lock service: set HSM_ENROLL_HOME to a folder on "
     "a local disk."
 )
+
+
+def pause(waited: float) -> None:
+    """Wait a little for others.
+
+    Args:
+        waited: for how long they have been waited for already, in seconds.
+    """
+    time.sleep(min(_FIRST_PAUSE + waited / 4, _LAST_PAUSE))
 
 
 class Lock:
@@ -43,30 +54,39 @@ class Lock:
         """Use the database, as others may do at the same time."""
         gate, lock = self._opened()
         try:
-            self._take(gate, fcntl.LOCK_SH)
-            self._take(lock, fcntl.LOCK_SH)
+            deadline = time.monotonic() + self._patience
+            self._take(gate, fcntl.LOCK_SH, deadline)
+            self._take(lock, fcntl.LOCK_SH, deadline)
             fcntl.flock(gate, fcntl.LOCK_UN)
             yield
         finally:
             self._release()
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Replace the database, while nobody uses it."""
+    def alone(self, patience: float | None = None) -> Iterator[None]:
+        """Have the database while nobody uses it.
+
+        Args:
+            patience: how long to wait for those who use it, in seconds, while all others wait, too. If somebody else is
+                waiting for the same, this fails at once. None: wait for either, as long as usual.
+
+        Raises:
+            StateError: others do not let go of it.
+        """
         gate, lock = self._opened()
         try:
-            self._take(gate, fcntl.LOCK_EX)
-            self._take(lock, fcntl.LOCK_EX)
+            now = time.monotonic()
+            self._take(gate, fcntl.LOCK_EX, now + self._patience if patience is None else now)
+            self._take(lock, fcntl.LOCK_EX, now + (self._patience if patience is None else patience))
             yield
         finally:
             self._release()
 
     def close(self) -> None:
         """Close the files. What a fork inherits would be the same lock, not another one."""
-        if self._descriptors is not None:
-            for descriptor in self._descriptors:
-                os.close(descriptor)
-            self._descriptors = None
+        descriptors, self._descriptors = self._descriptors, None
+        for descriptor in descriptors or ():
+            os.close(descriptor)
 
     def _opened(self) -> tuple[int, int]:
         if self._descriptors is None:
@@ -83,18 +103,19 @@ class Lock:
             self._descriptors = gate, lock
         return self._descriptors
 
-    def _take(self, descriptor: int, kind: int) -> None:
-        deadline = time.monotonic() + self._patience
+    def _take(self, descriptor: int, kind: int, deadline: float) -> None:
+        begin = time.monotonic()
         while True:
             try:
                 fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                if time.monotonic() >= deadline:
+                now = time.monotonic()
+                if now >= deadline:
                     raise StateError(
                         f"another process has kept the outbox in {self._folder} locked for {self._patience:.0f} s",
                         hint="See which process uses it (fuser FILE), and whether that process is stopped.",
                     ) from error
-                time.sleep(_PAUSE)
+                pause(now - begin)
             except OSError as error:
                 raise StateError(f"{self._folder} cannot be locked: {error.strerror}", hint=_HINT) from error
             else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from weakref import finalize
@@ -24,7 +24,7 @@ _OLDEST = f"SELECT {rows.AGE_MEMBERS} FROM messages ORDER BY id LIMIT 1"  # noqa
 def exists(folder: Path) -> bool:
     """Whether there is an outbox in the folder, so that who only looks need not create one.
 
-    A link counts as one, also if the disk that it leads to is not mounted.
+    A link counts as one: it cannot be used, which somebody should learn.
     """
     return os.path.lexists(folder / database.NAME)
 
@@ -35,9 +35,9 @@ class Outbox:
     Use it in a ``with`` statement, or call ``close``. After a fork both processes may go on using it.
     """
 
-    def __init__(self, folder: Path, limits: OutboxLimits) -> None:
+    def __init__(self, folder: Path, limits: OutboxLimits, may_begin: Callable[[], None]) -> None:
         """Use :meth:`open` instead, which also sees whether the database can be used."""
-        self._database = Database(folder)
+        self._database = Database(folder, may_begin)
         self._reserve = Reserve(folder)
         self._writer = Writer(self._database, limits, self._reserve)
         self._drainer = Drainer(self._database, limits, self._reserve)
@@ -46,7 +46,7 @@ class Outbox:
         self._close = finalize(self, _close, self._writer, self._database, self._wakeup)
 
     @classmethod
-    def open(cls, folder: Path, limits: OutboxLimits) -> Outbox:
+    def open(cls, folder: Path, limits: OutboxLimits, may_begin: Callable[[], None] = lambda: None) -> Outbox:
         """Open the outbox, which is created if there is none.
 
         A damaged database is set aside and a new one is begun; :meth:`state` tells so.
@@ -54,12 +54,15 @@ class Outbox:
         Args:
             folder: the state folder; created (mode 0700) if it is missing.
             limits: how much it may hold; they concern what *this* object adds and takes.
+            may_begin: called whenever a new database is to be made, now or later, where nobody can remove the outbox;
+                raises to prevent it.
 
         Raises:
             StateTooNewError: a newer version of the program wrote it.
-            StateError: it cannot be opened: the owner, a full or read-only disk, a network file system.
+            StateError: it cannot be opened: the owner, a full or read-only disk, a network file system, a link.
+            HsmEnrollError: what ``may_begin`` raises.
         """
-        outbox = cls(folder, limits)
+        outbox = cls(folder, limits, may_begin)
         try:
             outbox._database.run(totals.load, writing=False, reserve=outbox._reserve)
         except BaseException:

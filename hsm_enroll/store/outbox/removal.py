@@ -3,55 +3,75 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Collection, Iterator
 
 from hsm_enroll.store.outbox import rows
 from hsm_enroll.store.outbox.age import Moment
 from hsm_enroll.store.outbox.damage import DamagedError
 from hsm_enroll.store.outbox.totals import Totals
 
-# At a time, so that memory does not grow with the number of messages.
-_MOST = 10_000
+# At a time, so that neither memory nor the time that others wait grows with the number of messages.
+_MOST = 5_000
 _STEP = 100
+_COUNT = """
+    SELECT count(*), count(*) FILTER (WHERE typeof(size) = 'integer' AND size BETWEEN 0 AND 0xFFFFFFFF), total(size)
+    FROM messages WHERE id BETWEEN ? AND ?
+"""
+_IDS = "SELECT id FROM messages WHERE id BETWEEN ? AND ?"
+_DELETE = "DELETE FROM messages WHERE id BETWEEN ? AND ?"
+# Where a wrong key in an inner page of the tree leads SQLite's search astray, these return what they were to leave out:
+# SQLite takes the first row that it finds for right.
+BEFORE = "SELECT id FROM messages WHERE id < ? ORDER BY id DESC LIMIT 1"
+_AFTER = "SELECT id FROM messages WHERE id > ? ORDER BY id LIMIT 1"
 
 
-def delete(connection: sqlite3.Connection, totals: Totals, ids: Iterable[int]) -> int:
+def delete(connection: sqlite3.Connection, totals: Totals, ids: Collection[int]) -> int:
     """Delete messages; return how many there were. The caller saves the totals.
 
     Raises:
         DamagedError: the search for a message misses it, or a size is damaged.
     """
     removed = 0
-    checked = False
-    for message_id in ids:
-        found = connection.execute("DELETE FROM messages WHERE id = ? RETURNING size", (message_id,)).fetchall()
-        for (size,) in found:
-            if type(size) is not int:
-                raise DamagedError(f"the size of message {message_id} is damaged")
-            removed += 1
-            totals.bytes -= size
-        if not found and not checked:
-            checked = _check_search(connection, message_id)
+    for first, last in _runs(ids):
+        found, sound, size = connection.execute(_COUNT, (first, last)).fetchone()
+        if sound != found:
+            raise DamagedError(f"the size of a message from {first} to {last} is damaged")
+        # Before anything is deleted here, which may put a wrong key right.
+        if found <= last - first:
+            _check_search(connection, first, last)
+        if connection.execute(_DELETE, (first, last)).rowcount != found:
+            raise DamagedError(f"messages from {first} to {last} cannot be found again")
+        removed += found
+        totals.bytes -= int(size)
     totals.messages -= removed
     return removed
 
 
-def _check_search(connection: sqlite3.Connection, missing: int) -> bool:
-    """Tell a message that somebody else has removed from one that SQLite's search misses.
+def _runs(ids: Collection[int]) -> Iterator[tuple[int, int]]:
+    """Return first and last of the ids that follow each other without a gap: most do."""
+    ordered = sorted(ids)
+    if not ordered:
+        return
+    first = last = ordered[0]
+    for message_id in ordered:
+        if message_id > last + 1:
+            yield first, last
+            first = message_id
+        last = message_id
+    yield first, last
 
-    The keys in the inner pages of the tree have no checksum, and with a wrong one a message would come again. All pages
-    are read for this, but hardly ever: those who make room remove the oldest messages. Must be called before the next
-    message is deleted, which may put the key right.
 
-    Returns:
-        Whether the pages have been read, and are sound.
+def _check_search(connection: sqlite3.Connection, first: int, last: int) -> None:
+    """Tell messages that somebody else has removed from those that SQLite's search misses.
+
+    The keys in the inner pages of the tree have no checksum, and with a wrong one a message would come again.
     """
-    oldest = connection.execute("SELECT id FROM messages ORDER BY id LIMIT 1").fetchone()
-    if oldest is None or missing < oldest[0]:
-        return False
-    if connection.execute("PRAGMA quick_check(messages)").fetchone() != ("ok",):
-        raise DamagedError(f"message {missing} cannot be found")
-    return True
+    present = {message_id for (message_id,) in connection.execute(_IDS, (first, last))}
+    for missing in set(range(first, last + 1)) - present:
+        before = connection.execute(BEFORE, (missing,)).fetchone()
+        after = connection.execute(_AFTER, (missing,)).fetchone()
+        if (before is not None and before[0] >= missing) or (after is not None and after[0] <= missing):
+            raise DamagedError(f"message {missing} cannot be found")
 
 
 def has_expired(expires_in: float | None, seconds: float, max_age: float | None) -> bool:
@@ -59,18 +79,25 @@ def has_expired(expires_in: float | None, seconds: float, max_age: float | None)
     return (expires_in is not None and expires_in <= 0) or (max_age is not None and seconds >= max_age)
 
 
-def expire(connection: sqlite3.Connection, totals: Totals, max_age: float | None, at: Moment) -> bool:
-    """Delete messages that have expired; return whether there may be more of them."""
-    which = "" if max_age is not None else "WHERE expires_after IS NOT NULL"
-    expired: list[int] = []
-    all_times = f"SELECT id, {rows.AGE_MEMBERS} FROM messages {which} ORDER BY id"  # noqa: S608 - constants
-    for message_id, *times in connection.execute(all_times):
-        if has_expired(*rows.seconds_old(at, *times), max_age):
-            expired.append(message_id)
-        if len(expired) == _MOST:
-            break
+def expire(connection: sqlite3.Connection, totals: Totals, max_age: float | None, at: Moment, after: int) -> int | None:
+    """Delete those of some messages that have expired.
+
+    Args:
+        connection, totals: as usual.
+        max_age: the largest age in seconds; None: there is none.
+        at: the time.
+        after: the id from which on to look.
+
+    Returns:
+        The id from which on to look the next time; None at the end.
+    """
+    some = f"SELECT id, {rows.AGE_MEMBERS} FROM messages WHERE id > ? ORDER BY id LIMIT {_MOST}"  # noqa: S608
+    seen = connection.execute(some, (after,)).fetchall()
+    expired = [
+        message_id for message_id, *times in seen if has_expired(*rows.seconds_old(at, *times), max_age)
+    ]  # fmt: skip
     totals.expired += delete(connection, totals, expired)
-    return len(expired) == _MOST
+    return seen[-1][0] if len(seen) == _MOST else None
 
 
 def expire_following(
@@ -87,27 +114,27 @@ def expire_following(
 
 
 def drop_oldest(connection: sqlite3.Connection, totals: Totals, most: int) -> None:
-    """Delete the oldest messages until the others have at most this many bytes.
+    """Delete the oldest messages until the others have at most this many bytes, or a great many are deleted.
 
     Raises:
         DamagedError: there are fewer messages than the totals say.
     """
-    while totals.bytes > most:
+    if totals.bytes > most:
         before = totals.bytes
-        for message_id, _ in _oldest(connection, "messages", totals.bytes - most):
-            totals.dropped += delete(connection, totals, [message_id])
+        chosen = _oldest(connection, "messages", totals.bytes - most)
+        totals.dropped += delete(connection, totals, [message_id for message_id, _ in chosen])
         _check_progress(before, totals.bytes)
 
 
 def drop_refused(connection: sqlite3.Connection, totals: Totals, most: int) -> None:
-    """Delete what was set aside, the oldest first, until the rest has at most this many bytes.
+    """Delete what was set aside, the oldest first, until the rest has at most this many bytes, or some are deleted.
 
     Raises:
         DamagedError: there is less than the totals say.
     """
-    while totals.refused_bytes > max(most, 0):
-        before = totals.refused_bytes
-        for message_id, size in _oldest(connection, "refused", totals.refused_bytes - max(most, 0)):
+    before, most = totals.refused_bytes, max(most, 0)
+    if before > most:
+        for message_id, size in _oldest(connection, "refused", before - most):
             _delete_refused(connection, totals, message_id, size)
         _check_progress(before, totals.refused_bytes)
 
@@ -133,7 +160,7 @@ def _delete_refused(connection: sqlite3.Connection, totals: Totals, message_id: 
 def _oldest(connection: sqlite3.Connection, table: str, needed: int) -> list[tuple[int, int]]:
     """Return ids and sizes of the oldest rows that make the room that is needed, or of a part of them."""
     chosen: list[tuple[int, int]] = []
-    for message_id, size in connection.execute(f"SELECT id, size FROM {table} ORDER BY id LIMIT {_STEP}"):  # noqa: S608
+    for message_id, size in connection.execute(f"SELECT id, size FROM {table} ORDER BY id LIMIT {_MOST}"):  # noqa: S608
         if needed <= 0:
             break
         chosen.append((message_id, size))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import struct
 import zlib
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 from hsm_enroll.store.outbox.age import Moment, age
@@ -15,6 +15,9 @@ from hsm_enroll.store.outbox.values import NewMessage, Properties, QueuedMessage
 
 # What a row takes beside topic, properties and payload, roughly; so an empty message counts too.
 _OVERHEAD = 100
+_NONE = Properties()
+_NUMBERS = struct.Struct("<qqqddd")
+_NEVER = float("nan")  # SQLite stores it as NULL, so that no expiry has this value
 AGE_MEMBERS = "expires_after, queued_wall, queued_running, queued_boot"
 MEMBERS = f"id, checksum, size, topic, retain, {AGE_MEMBERS}, properties, payload"
 # Without id and checksum.
@@ -39,7 +42,7 @@ def members(message: NewMessage, at: Moment) -> Members:
 
 def row(message_id: int, new: Members) -> tuple[Any, ...]:
     """Return the row of a new message."""
-    return (message_id, _checksum(message_id, new), *new)
+    return (message_id, _checksum(message_id, *new), *new)
 
 
 def messages(found: Sequence[Sequence[Any]], after: int, at: Moment, offset: int) -> list[QueuedMessage]:
@@ -54,27 +57,28 @@ def messages(found: Sequence[Sequence[Any]], after: int, at: Moment, offset: int
     Raises:
         DamagedError: they are not as they were written.
     """
-    ids = [after, *(message_id for message_id, *_ in found)]
-    if any(later <= earlier for earlier, later in pairwise(ids)):
-        raise DamagedError("its messages are not in order")
-    return [_message(*row, at=at, offset=offset) for row in found]
-
-
-def _message(message_id: int, checksum: int, *stored: Any, at: Moment, offset: int) -> QueuedMessage:
-    if checksum != _checksum(message_id, stored):
-        raise DamagedError(f"message {message_id} is damaged")
-    size, topic, retain, expires_after, wall, running, boot, properties, payload = stored
-    expires_in, seconds = seconds_old(at, expires_after, wall, running, boot)
-    return QueuedMessage(
-        id=message_id + offset,
-        topic=topic,
-        payload=payload,
-        retain=bool(retain),
-        properties=_properties(properties),
-        expires_in=expires_in,
-        age=seconds,
-        size=size,
-    )
+    read: list[QueuedMessage] = []
+    for message_id, checksum, size, topic, retain, expires_after, wall, running, boot, properties, payload in found:
+        members = (size, topic, retain, expires_after, wall, running, boot, properties, payload)
+        if message_id <= after:
+            raise DamagedError("its messages are not in order")
+        if checksum != _checksum(message_id, *members):
+            raise DamagedError(f"message {message_id} is damaged")
+        seconds = age(Moment(wall, running, boot), at)
+        read.append(
+            QueuedMessage(
+                message_id + offset,
+                topic,
+                payload,
+                retain == 1,
+                _NONE if properties is None else _properties(properties),
+                None if expires_after is None else expires_after - seconds,
+                seconds,
+                size,
+            )
+        )
+        after = message_id
+    return read
 
 
 def seconds_old(at: Moment, expires_after: Any, wall: Any, running: Any, boot: Any) -> tuple[float | None, float]:
@@ -83,21 +87,42 @@ def seconds_old(at: Moment, expires_after: Any, wall: Any, running: Any, boot: A
     Raises:
         DamagedError: they cannot be told.
     """
-    kinds = tuple(map(type, (wall, running, boot)))
+    kinds = (type(wall), type(running), type(boot))
     if kinds != (float, float, str) or type(expires_after) not in (float, type(None)):
         raise DamagedError("the time of a message is damaged")
     seconds = age(Moment(wall, running, boot), at)
     return None if expires_after is None else expires_after - seconds, seconds
 
 
-def _checksum(message_id: int, stored: Sequence[Any]) -> int:
-    *others, payload = stored
-    text = repr((message_id, others)).encode("utf-8", "backslashreplace")
-    return zlib.crc32(payload if isinstance(payload, bytes) else repr(payload).encode(), zlib.crc32(text))
+def _checksum(
+    message_id: int,
+    size: int,
+    topic: str,
+    retain: int,
+    expires_after: float | None,
+    wall: float,
+    running: float,
+    boot: str,
+    properties: str | None,
+    payload: bytes,
+) -> int:
+    """Return the CRC-32 of a row.
+
+    Raises:
+        DamagedError: its members are not of their types.
+    """
+    try:
+        numbers = _NUMBERS.pack(
+            message_id, size, retain, _NEVER if expires_after is None else expires_after, wall, running
+        )
+        texts = f"{topic}\0{boot}\0{properties}".encode("utf-8", "backslashreplace")
+        return zlib.crc32(payload, zlib.crc32(texts, zlib.crc32(numbers)))
+    except (struct.error, TypeError) as error:
+        raise DamagedError(f"message {message_id} is damaged: {error}") from error
 
 
 def _properties_text(properties: Properties) -> str | None:
-    if properties == Properties():
+    if properties == _NONE:
         return None
     correlation = properties.correlation_data
     return json.dumps(
@@ -110,9 +135,7 @@ def _properties_text(properties: Properties) -> str | None:
     )
 
 
-def _properties(text: str | None) -> Properties:
-    if text is None:
-        return Properties()
+def _properties(text: str) -> Properties:
     document = json.loads(text)
     correlation = document["correlation_data"]
     return Properties(

@@ -61,8 +61,8 @@ def create(file: Path) -> None:
     Raises:
         sqlite3.Error, OSError: it cannot be written.
     """
-    temporary = file.with_name(f"{file.name}.new")
-    _remove(temporary)
+    temporary, *_ = parts = temporary_files(file)
+    _remove(parts)
     try:
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         with closing(sqlite3.connect(temporary, isolation_level=None)) as connection:
@@ -80,12 +80,17 @@ def create(file: Path) -> None:
         temporary.replace(file)
     finally:
         with suppress(OSError):
-            _remove(temporary)
+            _remove(parts)
 
 
-def _remove(database: Path) -> None:
-    for suffix in (*FILES, "-journal"):
-        database.with_name(f"{database.name}{suffix}").unlink(missing_ok=True)
+def temporary_files(file: Path) -> list[Path]:
+    """Return what :func:`create` leaves behind if it is killed: a database, its log and the like."""
+    return [file.with_name(f"{file.name}.new{suffix}") for suffix in (*FILES, "-journal")]
+
+
+def _remove(parts: list[Path]) -> None:
+    for part in parts:
+        part.unlink(missing_ok=True)
 
 
 def check(connection: sqlite3.Connection, file: Path) -> None:
@@ -100,6 +105,8 @@ def check(connection: sqlite3.Connection, file: Path) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application == _APPLICATION and _VERSION < version <= _LAST_VERSION:
         raise StateTooNewError(f"{file} has format {version}; this program reads formats up to {_VERSION}")
-    tables = dict(connection.execute("SELECT name, sql FROM sqlite_schema").fetchall())
+    found = dict(connection.execute("SELECT name, sql FROM sqlite_schema").fetchall())
+    # There may be others: ANALYZE makes some, and so may whoever wants to look into it.
+    tables = {name: found.get(name) for name in _TABLES}
     if (application, version, tables) != (_APPLICATION, _VERSION, _TABLES):
         raise DamagedError("its layout is not that of an outbox")

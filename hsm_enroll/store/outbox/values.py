@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from hsm_enroll.settings import WhenFull
 
@@ -49,9 +50,8 @@ class NewMessage:
     properties: Properties = Properties()
 
 
-@dataclass(frozen=True, slots=True)
-class QueuedMessage:
-    """A message in the outbox.
+class QueuedMessage(NamedTuple):
+    """A message in the outbox. A named tuple, since thousands a second are made.
 
     Attributes:
         id: greater than that of every message queued before.
@@ -62,12 +62,16 @@ class QueuedMessage:
 
     id: int
     topic: str
-    payload: bytes = field(repr=False)
+    payload: bytes
     retain: bool
     properties: Properties
     expires_in: float | None
     age: float
     size: int
+
+    def __repr__(self) -> str:
+        """Leave out the payload, which may be secret."""
+        return f"QueuedMessage(id={self.id}, topic={self.topic!r}, size={self.size}, age={self.age})"
 
 
 @dataclass(frozen=True, slots=True)

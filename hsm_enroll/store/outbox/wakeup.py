@@ -15,6 +15,7 @@ from hsm_enroll.errors import StateError
 
 NAME = "outbox.wake"
 _MUCH = 4096
+_POLL_SECONDS = 1.0
 
 
 class Wakeup:
@@ -41,23 +42,28 @@ class Wakeup:
     def wait(self, timeout: float) -> None:
         """Wait for a datagram or an interrupt, for ``timeout`` seconds at most. The first call only begins to listen.
 
-        Raises:
-            StateError: the socket cannot be created.
+        If the socket cannot be created, nobody can tell of messages: then each wait takes a second at most, and tries
+        again.
         """
         if self._interrupt is None:
             raise ValueError("the outbox is closed")
         if self._receiver is None:
-            self._receiver = self._listen()
-            return
+            with suppress(OSError):
+                self._receiver = self._listen()
+                return
+            timeout = min(timeout, _POLL_SECONDS)
         waiting = select.poll()
-        for descriptor in (self._receiver.fileno(), self._interrupt):
-            waiting.register(descriptor, select.POLLIN)
-        waiting.poll(max(0.0, timeout) * 1000)
-        with suppress(BlockingIOError):
-            os.eventfd_read(self._interrupt)
-        with suppress(BlockingIOError):
-            while True:
-                self._receiver.recv(_MUCH)
+        waiting.register(self._interrupt, select.POLLIN)
+        if self._receiver is not None:
+            waiting.register(self._receiver.fileno(), select.POLLIN)
+        ready = [descriptor for descriptor, _ in waiting.poll(max(0.0, timeout) * 1000)]
+        if self._interrupt in ready:
+            with suppress(BlockingIOError):  # another thread may have read it
+                os.eventfd_read(self._interrupt)
+        if self._receiver is not None and self._receiver.fileno() in ready:
+            with suppress(BlockingIOError):
+                while True:
+                    self._receiver.recv(_MUCH)
 
     def interrupt(self) -> None:
         """End a wait, or the next one."""
@@ -81,7 +87,7 @@ class Wakeup:
             receiver.setblocking(False)
             self._path.unlink(missing_ok=True)
             receiver.bind(self._address)
-        except OSError as error:
+        except OSError:
             receiver.close()
-            raise StateError(f"{self._path} cannot be created: {error.strerror}") from error
+            raise
         return receiver

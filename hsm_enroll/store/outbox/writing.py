@@ -7,8 +7,10 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from enum import Enum
 from functools import partial
 from queue import Empty, SimpleQueue
+from typing import Literal
 
 from hsm_enroll.errors import MachineLimitError, OutboxFullError
 from hsm_enroll.settings import WhenFull
@@ -21,6 +23,15 @@ from hsm_enroll.store.outbox.values import NewMessage, OutboxLimits
 _INSERT = f"INSERT INTO messages ({rows.MEMBERS}) VALUES ({', '.join('?' * 11)})"  # noqa: S608 - constants
 # A full outbox is searched for what has expired at most this often, since all of it is read.
 _PAUSE = 60.0  # seconds
+
+
+class _Unfinished(Enum):
+    """There may be room once more has been removed, in another transaction: others must not wait for too long."""
+
+    UNFINISHED = "unfinished"
+
+
+_UNFINISHED = _Unfinished.UNFINISHED
 
 
 class _Call:
@@ -56,6 +67,7 @@ class Writer:
         self._reserve = reserve
         self._limits = limits
         self._searched = float("-inf")
+        self._search_after = 0
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._mutex = threading.Lock()
@@ -92,59 +104,62 @@ class Writer:
             self._closed = True
             self._stop()
 
-    def before_fork(self) -> None:
+    def before_fork(self, hold: forks.Hold) -> None:
         """Have both processes begin without a thread and without a connection. Those who add now wait for the end."""
-        self._mutex.acquire()
+        hold(self._mutex)
         self._stop()
-        self._database.before_fork()
-
-    def after_fork(self) -> None:
-        """Let both go on."""
-        self._database.after_fork()
-        self._mutex.release()
+        self._database.before_fork(hold)
 
     def _stop(self) -> None:
-        thread, self._thread = self._thread, None
-        if thread is not None and thread.is_alive():
+        if self._thread is not None and self._thread.is_alive():
             self._calls.put(None)
-            thread.join()
+            self._thread.join()
+        self._thread = None
 
     def _start(self) -> None:
         if self._thread is not None and self._thread.is_alive():
             return
-        self._thread = threading.Thread(target=self._work, name="outbox", daemon=True)
+        self._calls = SimpleQueue()  # the last thread may have left a None
+        self._thread = threading.Thread(target=self._work, args=(self._calls,), name="outbox", daemon=True)
         try:
             self._thread.start()
         except RuntimeError as error:
             raise MachineLimitError("cannot start a thread that writes to the outbox: too many threads") from error
 
-    def _work(self) -> None:
+    def _work(self, calls: SimpleQueue[_Call | None]) -> None:
         """Write what has gathered while the batch before was written, until None comes."""
-        while (call := self._calls.get()) is not None:
+        while (call := calls.get()) is not None:
             batch = [call]
             with suppress(Empty):
-                while (following := self._calls.get_nowait()) is not None:
+                while (following := calls.get_nowait()) is not None:
                     batch.append(following)
-                self._calls.put(None)  # for the next turn
+                calls.put(None)  # for the next turn
             self._write(batch)
 
     def _write(self, batch: Sequence[_Call]) -> None:
-        outcomes: Sequence[Exception | None]
-        try:
-            self._reserve.fill()
-            outcomes = self._database.run(partial(self._insert, batch), writing=True)
-        except Exception as error:  # noqa: BLE001 - raised by each caller
-            outcomes = [error for _ in batch]
-        for call, outcome in zip(batch, outcomes, strict=True):
-            call.finish(outcome)
+        while batch:
+            outcomes: Sequence[Exception | None]
+            try:
+                outcomes = self._database.run(partial(self._insert, batch), writing=True)
+            except Exception as error:  # noqa: BLE001 - raised by each caller
+                outcomes = [error for _ in batch]
+            for call, outcome in zip(batch, outcomes, strict=False):
+                call.finish(outcome)
+            batch = batch[len(outcomes) :]
 
     def _insert(self, batch: Sequence[_Call], connection: sqlite3.Connection) -> Sequence[Exception | None]:
-        """Insert each call's messages if they fit; return what there is to say to each."""
+        """Insert each call's messages if they fit; return what there is to say to each.
+
+        The last ones are left for another transaction if more has to be removed first than one should.
+        """
+        self._reserve.fill()
         now = totals.load(connection)
-        refusals: list[Exception | None] = []
+        outcomes: list[Exception | None] = []
         for call in batch:
             refusal = self._make_room(connection, now, call.size)
-            refusals.append(refusal)
+            if refusal is _UNFINISHED:
+                break
+            outcomes.append(refusal)
             if refusal is None:
                 numbered = [rows.row(number, new) for number, new in enumerate(call.members, now.last_id + 1)]
                 connection.executemany(_INSERT, numbered)
@@ -152,9 +167,11 @@ class Writer:
                 now.messages += len(numbered)
                 now.bytes += call.size
         totals.save(connection, now)
-        return refusals
+        return outcomes
 
-    def _make_room(self, connection: sqlite3.Connection, now: Totals, size: int) -> OutboxFullError | None:
+    def _make_room(
+        self, connection: sqlite3.Connection, now: Totals, size: int
+    ) -> OutboxFullError | Literal[_Unfinished.UNFINISHED] | None:
         """Remove what has expired, and what may be dropped; return an error if there is no room nevertheless."""
         most = self._limits.max_bytes - size
         if most < 0:
@@ -162,18 +179,24 @@ class Writer:
                 f"a message of {size} bytes does not fit into an outbox of {self._limits.max_bytes} bytes",
                 hint="HSM_ENROLL_OUTBOX_BYTES sets how much fits.",
             )
-        if now.bytes > most:
-            self._expire(connection, now)
+        if now.bytes > most and not self._expire(connection, now) and now.bytes > most:
+            return _UNFINISHED
         if now.bytes > most and self._limits.when_full is WhenFull.REFUSE:
             return OutboxFullError(
                 f"the outbox is full: {now.messages} messages with {now.bytes} of {self._limits.max_bytes} bytes"
             )
         removal.drop_oldest(connection, now, most)
+        if now.bytes > most:
+            return _UNFINISHED
         removal.drop_refused(connection, now, most - now.bytes)
         return None
 
-    def _expire(self, connection: sqlite3.Connection, now: Totals) -> None:
+    def _expire(self, connection: sqlite3.Connection, now: Totals) -> bool:
+        """Remove some of what has expired; return whether all messages have been looked at."""
         if time.monotonic() - self._searched < _PAUSE:
-            return
-        if not removal.expire(connection, now, self._limits.max_age, age.now()):
+            return True
+        following = removal.expire(connection, now, self._limits.max_age, age.now(), self._search_after)
+        self._search_after = following or 0
+        if following is None:
             self._searched = time.monotonic()
+        return following is None

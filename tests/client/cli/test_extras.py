@@ -54,3 +54,16 @@ def test_what_is_missing_is_named() -> None:
         require("operator", "click", "no_such_module")
     assert raised.value.hint == f"Run: {install_command('operator')}"
     require("operator", "click")
+
+
+def test_a_distributions_package_is_not_pips_to_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the metadata says that nfpm's package was installed, the hint is a virtual environment."""
+    metadata = tmp_path / "hsm_enroll-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: hsm-enroll\nVersion: 1\n")
+    (metadata / "INSTALLER").write_text("nfpm\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError) as raised:
+        require("local", "no_such_module")
+    assert raised.value.hint is not None
+    assert "with its extra 'local' in a virtual environment" in raised.value.hint

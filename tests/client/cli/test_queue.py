@@ -108,25 +108,33 @@ def test_status_shows_the_outbox_and_the_forwarder(device: Machine) -> None:
     assert shown["outbox"] == {"messages": 2, "refused": 1, "dropped": 0, "expired": 0, "damagedFiles": []}
     assert shown["forward"] == {
         "running": False,
+        "responding": False,
         "connected": False,
         "connectedSince": None,
         "rate": 0.0,
+        "repeated": 0,
+        "received": 0,
+        "unread": 0,
         "lastError": None,
     }
     rows = device.run("status").stdout.splitlines()[-3:]
     assert rows[0].startswith("Outbox       2 messages wait (")
     assert rows[1:] == ["             1 refused by the broker", "Forward      not running"]
 
-    report = ForwardReport(_AT, 17, 12.25, LastError("mqtt-failed", "lost", _AT))
+    report = ForwardReport(_AT, 17, 12.25, LastError("mqtt-failed", "lost", _AT), received=7, unread=3, repeated=5)
     with forwarder.running(device.home):
         report.save(device.home)
         shown = device.json("status", status=_TOKEN_MISSING)["forward"]
         rows = device.run("status").stdout.splitlines()[-2:]
     assert shown == {
         "running": True,
+        "responding": True,
         "connected": True,
         "connectedSince": "2026-11-26T14:02:11Z",
         "rate": 12.25,
+        "repeated": 5,
+        "received": 7,
+        "unread": 3,
         "lastError": {"code": "mqtt-failed", "message": "lost", "at": "2026-11-26T14:02:11Z"},
     }
     assert rows == [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ class Interruption:
             os.kill(os.getpid(), number)
 
 sys.meta_path.insert(0, Interruption())
-sys.argv = ["hsm-enroll", "status"]
+sys.argv = ["hsm-enroll", "status", *sys.argv[3:]]
 from hsm_enroll.__main__ import main
 main()
 """
@@ -70,7 +71,7 @@ import hsm_enroll.__main__
 
 def _run(folder: Path, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     machine = Machine(folder, {})
-    machine.home.mkdir()
+    machine.home.mkdir(parents=True)
     (machine.home / "config.toml").touch()
     command = [sys.executable, "-c", script, *arguments]
     return subprocess.run(command, env=machine.environment, capture_output=True, text=True, timeout=60, check=False)
@@ -90,6 +91,15 @@ def test_a_signal_during_an_import_ends_the_command(tmp_path: Path, module: str,
     run = _run(tmp_path, _INTERRUPTED, module, str(int(number)))
     assert (run.returncode, run.stdout) == (status, "")
     assert run.stderr in {"", _TOLD}
+
+
+@pytest.mark.parametrize(("number", "status"), _STATUSES)
+def test_both_signals_say_how_to_go_on(tmp_path: Path, number: int, status: int) -> None:
+    """D20: whoever ends a command while it runs, or finds that in a service's log, reads that it can be run again."""
+    assert _run(tmp_path / "1", _INTERRUPTED, "tomllib", str(int(number))).stderr == _TOLD
+    run = _run(tmp_path / "2", _INTERRUPTED, "tomllib", str(int(number)), "--json")
+    error = json.loads(run.stdout)["error"]
+    assert (error["code"], error["exitStatus"], run.returncode) == ("interrupted", status, status)
 
 
 @pytest.mark.parametrize(("number", "status"), _STATUSES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from hsm_enroll.device import metrics
 from hsm_enroll.device.forwarding import Event, Forwarding, Happening
+from hsm_enroll.device.relaying import Relay
 from hsm_enroll.errors import (
     BusyError,
     HsmEnrollError,
@@ -18,9 +21,12 @@ from hsm_enroll.errors import (
     MqttError,
     MqttTakenOverError,
     NotEnrolledError,
+    StateError,
+    UsageError,
 )
-from hsm_enroll.iot.forwarder import Answered, Totals
+from hsm_enroll.iot.forwarder import Totals
 from hsm_enroll.iot.keeper import ConnectionEvent, ConnectionState
+from hsm_enroll.iot.links import Answered, Ender
 from hsm_enroll.settings import Settings
 from hsm_enroll.store import forwarder
 from hsm_enroll.store import identity as stored
@@ -38,6 +44,7 @@ class _Link:
     """A link whose broker acknowledges at once, but for one topic that it refuses for good."""
 
     receive_maximum = 10
+    ender = Ender.CUT
 
     def __init__(self, received: list[bytes]) -> None:
         self.loss: HsmEnrollError | None = None
@@ -60,6 +67,9 @@ class _Link:
 
 class _Line:
     """A line of one identity, which is connected from the beginning."""
+
+    exchange = None
+    waiting_seconds = 0.0
 
     def __init__(self, world: _World, used: Identity, on_event: Callable[[ConnectionEvent], None]) -> None:
         self.used = used
@@ -88,6 +98,10 @@ class _Line:
         self._current = None
         self._on_event(ConnectionEvent(ConnectionState.LOST, loss))
 
+    def wake(self) -> None:
+        """Have it look."""
+        self._on_event(ConnectionEvent(ConnectionState.FAILED, MqttError("no broker")))
+
     def end(self, error: HsmEnrollError) -> None:
         """Have no link any more."""
         self.error = error
@@ -114,10 +128,10 @@ class _World:
         self._changed = threading.Condition()
         self.forwarding = self.new()
 
-    def new(self, metrics_file: Path | None = None) -> Forwarding:
+    def new(self, metrics_file: Path | None = None, relay: Relay | None = None) -> Forwarding:
         """Return a forwarder of this folder, and have it be the one that is run."""
         self.forwarding = Forwarding(
-            Settings(state=self.folder), self._connect, self._tell, metrics_file, self._observe
+            Settings(state=self.folder), self._connect, self._tell, metrics_file, self._observe, relay
         )
         return self.forwarding
 
@@ -229,6 +243,27 @@ def test_a_renewed_identity_is_taken_over(world: _World) -> None:
     assert world.happened(Happening.RENEWED)
 
 
+def test_a_token_that_does_not_answer_is_no_progress(world: _World) -> None:
+    """A login that hangs, on another thread, is told; and the service manager hears nothing until it is over."""
+    with world.running():
+        line = world.lines[0]
+        line.waiting_seconds = 1e9
+        line.lose()
+        world.wait_for(lambda: world.happened(Happening.FAILED))
+        reports = len(world.reports)
+        line.wake()
+        world.wait_for(lambda: _last_code(world) == "token-refused")
+        assert len(world.reports) == reports
+        line.waiting_seconds = 100.0
+        line.wake()
+        world.wait_for(lambda: len(world.reports) > reports)
+
+
+def _last_code(world: _World) -> str | None:
+    error = ForwarderState.load(world.folder).report.last_error
+    return error.code if error else None
+
+
 def test_what_fails_because_of_a_renewal_does_not_end_it(world: _World) -> None:
     """The old key may be gone before the new identity is seen: that is no reason to give up."""
     new = _another(world)
@@ -266,6 +301,18 @@ def test_progress_is_the_progress_of_what_sends(world: _World) -> None:
         line.hangs = False
         line.goes_on.set()
         world.wait_for(lambda: len(world.reports) > reports)
+
+
+def test_what_has_arrived_for_local_programs_is_reported(world: _World, tmp_path: Path) -> None:
+    """And how much of it nobody has read; the socket is there while it runs."""
+    relay = Relay(["a/#"], tmp_path / "messages.sock", 1.0)
+    relay.received, relay.unread = 7, 3
+    world.new(relay=relay)
+    with world.running():
+        assert (tmp_path / "messages.sock").is_socket()
+        world.wait_for(lambda: bool(world.reports))
+    assert (world.reports[-1].received, world.reports[-1].unread) == (7, 3)
+    assert not (tmp_path / "messages.sock").exists()
 
 
 def test_who_is_not_enrolled_any_more_ends(world: _World) -> None:
@@ -313,6 +360,7 @@ def test_metrics_are_kept_in_a_file(world: _World, tmp_path: Path) -> None:
         world.wait_for(lambda: len(world.received) == 3)
     (file,) = folder.iterdir()
     assert file.stat().st_mode & 0o777 == 0o644
+    assert "hsm_enroll_forward_repeated_total 0" in file.read_text().splitlines()
     lines = file.read_text().splitlines()
     assert "# TYPE hsm_enroll_forward_sent_total counter" in lines
     assert "hsm_enroll_forward_sent_total 3" in lines
@@ -320,6 +368,15 @@ def test_metrics_are_kept_in_a_file(world: _World, tmp_path: Path) -> None:
     assert "hsm_enroll_outbox_messages 0" in lines
     assert "hsm_enroll_outbox_refused_total 1" in lines
     assert all(line.startswith(("# HELP hsm_enroll_", "# TYPE hsm_enroll_", "hsm_enroll_")) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("file", "error"), [("", UsageError), ("/nowhere/x.prom", UsageError), (f"/{'x' * 300}/x.prom", StateError)]
+)
+def test_a_metrics_file_that_cannot_be_is_refused_at_once(file: str, error: type[Exception]) -> None:
+    """No name, no folder, a folder that cannot be examined: the forwarder does not begin."""
+    with pytest.raises(error):
+        metrics.check(Path(file))
 
 
 def test_metrics_that_cannot_be_written_do_not_end_it(world: _World, tmp_path: Path) -> None:
@@ -331,6 +388,37 @@ def test_metrics_that_cannot_be_written_do_not_end_it(world: _World, tmp_path: P
         world.wait_for(lambda: world.received == [b"1"])
     assert len([event for event in world.events if event.what is Happening.OUTBOX_FAILED]) == 1
     assert world.error is None
+
+
+def test_metrics_are_readable_under_a_strict_umask(world: _World, tmp_path: Path) -> None:
+    """The collector is another user; nothing that others have put into the folder is written to."""
+    folder, elsewhere = tmp_path / "metrics", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.write_text("kept")
+    file = folder / "x.prom"
+    file.symlink_to(elsewhere)
+    world.new(file)
+    before = os.umask(0o077)
+    try:
+        with world.running():
+            world.wait_for(lambda: not file.is_symlink())
+    finally:
+        os.umask(before)
+    assert file.stat().st_mode & 0o777 == 0o644
+    assert elsewhere.read_text() == "kept"
+    assert list(folder.iterdir()) == [file]
+
+
+def test_a_damaged_outbox_is_told(world: _World) -> None:
+    """D21: where what is left of it is, whether it was damaged before the start or while it runs."""
+    database = world.folder / "outbox.db"
+    database.write_bytes(b"not a database" * 100)
+    with world.running():
+        world.wait_for(lambda: world.happened(Happening.OUTBOX_DAMAGED))
+        damaged = [event.file for event in world.events if event.what is Happening.OUTBOX_DAMAGED]
+        assert damaged == list(world.folder.glob("outbox.db.damaged-*"))
+        world.add("a", b"1")
+        world.wait_for(lambda: world.received == [b"1"])
 
 
 def test_stopping_before_it_has_begun_is_heard(world: _World) -> None:

@@ -429,6 +429,21 @@ def test_the_place_of_a_made_pin_that_is_gone_is_a_persons(tmp_path: Path) -> No
     assert "HSM_ENROLL_PIN_FILE" in caught.value.hint
 
 
+def test_a_made_pin_that_only_the_services_have_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever has encrypted the PIN for the services and removed it, as the page says, is told how to see it again."""
+    encrypted = tmp_path / "hsm-enroll.pin"
+    monkeypatch.setattr(pin, "ENCRYPTED", encrypted)
+    pin.save_owner(tmp_path, _TOKEN)
+    with pytest.raises(PinMissingError) as before:
+        pin.saved_pin(tmp_path, _TOKEN)
+    encrypted.touch()
+    with pytest.raises(PinMissingError) as after:
+        pin.saved_pin(tmp_path, _TOKEN)
+    assert "the token's keys are lost" in before.value.hint
+    assert after.value.hint.endswith(f"systemd-creds decrypt --name=hsm-enroll.pin {encrypted} -")
+    assert "lost" not in after.value.hint
+
+
 def test_a_pin_knows_where_it_came_from(tmp_path: Path) -> None:
     """D1: each source names itself, so that a wrong PIN can be corrected there; only the saved one is certain."""
     pin.save_pin(tmp_path, pin.generate_pin())

@@ -60,6 +60,7 @@ def test_a_lost_state_folder_comes_back(world: World, tmp_path: Path) -> None:
     outcome = _recover(world, tmp_path / "new")
     assert outcome.identity == Identity.load(tmp_path) == Identity.load(tmp_path / "new")
     assert ([step.name for step in outcome.steps], outcome.was_there, outcome.other_keys) == (_STEPS, False, 0)
+    assert not outcome.may_be_renewing
     assert (world.logins, world.requests, len(world.keys)) == (1, [], 1)
     assert (tmp_path / "new" / "certificate.pem").read_text() == outcome.identity.certificate_pem
 
@@ -263,7 +264,8 @@ def test_a_renewal_survives_the_loss_of_the_identity(world: World, tmp_path: Pat
         renew(tmp_path, world.own_ports(), world, None, world.progress)
     world.dies_at = None
     (tmp_path / "identity.json").unlink()
-    assert _recover(world, tmp_path).other_keys == 0
+    outcome = _recover(world, tmp_path)
+    assert (outcome.other_keys, outcome.may_be_renewing) == (0, False)
     renew(tmp_path, world.own_ports(), world, None, world.progress)
     [key] = world.keys.values()
     assert world.ledger.active == {key.public_key_info} == {Identity.load(tmp_path).certificate.public_key.dump()}
@@ -271,13 +273,14 @@ def test_a_renewal_survives_the_loss_of_the_identity(world: World, tmp_path: Pat
 
 
 def test_a_renewal_that_is_lost_leaves_a_key(world: World, tmp_path: Path) -> None:
-    """Without its journal nothing names the new key: it is counted, and the API undoes its renewal."""
+    """Without its journal nothing names the new key: it is counted and told of, and the API undoes its renewal."""
     world.dies_at = ("publish", False)
     with pytest.raises(PowerCut):
         renew(tmp_path, world.own_ports(), world)
     world.dies_at = None
     outcome = _recover(world, tmp_path / "new")
-    assert (outcome.identity, outcome.other_keys) == (Identity.load(tmp_path), 1)
+    assert (outcome.identity, outcome.other_keys, outcome.may_be_renewing) == (Identity.load(tmp_path), 1, True)
+    assert _recover(world, tmp_path / "new").may_be_renewing  # also if the identity is in place
     with pytest.raises(BackendRefusedError, match="renewal-in-progress"):
         renew(tmp_path / "new", world.own_ports(), world)
     world.ledger.undo("gateway-17")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import tempfile
-from contextlib import closing, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from itertools import count
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hsm_enroll.device.enrollment import enroll
+from hsm_enroll.device.forwarding import Forwarding
 from hsm_enroll.device.outbox import state
 from hsm_enroll.device.pending import What, pending
 from hsm_enroll.device.plan import Request
@@ -38,11 +39,12 @@ from hsm_enroll.errors import (
     UsageError,
 )
 from hsm_enroll.key import KeyType
+from hsm_enroll.settings import Settings
 from hsm_enroll.store import files, forwarder
 from hsm_enroll.store.forwarder import ForwardReport
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.store.journal import Attempt
-from hsm_enroll.store.outbox import NewMessage, Outbox, OutboxLimits
+from hsm_enroll.store.outbox import NewMessage, Outbox, OutboxLimits, exists
 from hsm_enroll.store.renewal import Renewal
 from hsm_enroll.store.retirement import KeyName, Retirement
 from tests.support.world import TOKEN, PowerCut, World
@@ -163,6 +165,34 @@ def test_a_forwarder_that_runs_has_to_be_stopped_first(world: World, tmp_path: P
     assert (world.calls, len(world.keys)) == ([], 1)
     _retire(world, tmp_path)
     _assert_gone(world, tmp_path)
+
+
+def test_no_forwarder_is_started_meanwhile(world: World, tmp_path: Path) -> None:
+    """A service manager may start it again at any moment: from the question on, it finds the state folder busy."""
+
+    def agree(_: Retirement, __: int | None) -> None:
+        started.append(forwarder.is_running(tmp_path))
+
+    started: list[bool] = []
+    retire(tmp_path, world.own_ports(), agree, _insist)
+    assert started == [True]
+
+
+def test_a_forwarder_that_started_too_late_finds_no_identity(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device that is retired while a forwarder starts gets no new outbox, and no connection."""
+
+    def running_after_retirement(folder: Path) -> AbstractContextManager[None]:
+        monkeypatch.undo()
+        _retire(world, folder)
+        return forwarder.running(folder)
+
+    monkeypatch.setattr(forwarder, "running", running_after_retirement)
+    forwarding = Forwarding(Settings(state=tmp_path), lambda *_: pytest.fail("connected"), lambda _: None)
+    with pytest.raises(NotEnrolledError):
+        forwarding.run()
+    assert not exists(tmp_path)
 
 
 def test_a_replaced_device_does_not_have_its_successor_revoked(world: World, tmp_path: Path) -> None:

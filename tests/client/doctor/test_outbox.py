@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
@@ -58,7 +59,8 @@ def test_messages_that_nobody_sends_are_a_warning(tmp_path: Path) -> None:
     assert outbox.message.startswith("3 messages wait (")
     assert forward.status is Status.WARNING
     assert forward.message.endswith("and hsm-enroll forward is not running")
-    assert forward.hint == "Start it: hsm-enroll forward"
+    assert forward.hint.startswith("Start it (hsm-enroll forward)")
+    assert forward.hint.endswith("run: hsm-enroll service status")
 
 
 @pytest.mark.parametrize(
@@ -87,6 +89,18 @@ def test_a_forwarder_that_runs_should_be_connected(
     with _forwarding(tmp_path, report):
         _, forward = _findings(tmp_path)
     assert forward == Finding("forward", status, message, hint)
+
+
+def test_a_forwarder_that_hangs_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it reported last, that it is connected, is not believed."""
+    _queue(tmp_path, 1)
+    uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
+    with _forwarding(tmp_path, ForwardReport(_AT, 17, 12.0, None)):
+        monkeypatch.setattr(time, "clock_gettime", lambda _: uptime + 300.0)
+        _, forward = _findings(tmp_path)
+    assert forward.status is Status.WARNING
+    assert forward.message == "hsm-enroll forward is running, but not responding"
+    assert forward.hint.startswith("Restart it.")
 
 
 @pytest.mark.parametrize(("count", "status"), [(7, Status.OK), (8, Status.WARNING)])
@@ -133,7 +147,8 @@ def test_an_outbox_on_a_disk_that_is_not_mounted_is_a_failure(tmp_path: Path) ->
     (tmp_path / "outbox.db").symlink_to(tmp_path / "elsewhere" / "outbox.db")
     outbox, _ = _findings(tmp_path)
     assert outbox.status is Status.FAILED
-    assert "is a link to a file that does not exist" in outbox.message
+    assert outbox.message.endswith("cannot be used: it is a symbolic link")
+    assert "put the whole state folder there" in (outbox.hint or "")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")

@@ -7,17 +7,21 @@ import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from hsm_enroll.errors import HsmEnrollError, MqttError, StateError
-from hsm_enroll.iot.forwarder import Answered, Forwarder, Outcome
+from hsm_enroll.iot.forwarder import Forwarder, Outcome
+from hsm_enroll.iot.links import Answered, Ender
 from hsm_enroll.store.outbox import Properties, QueuedMessage
+
+T = TypeVar("T")
 
 _LONGEST = 7 * 86400.0
 
 Script = Callable[[QueuedMessage], str | None]
 """What the broker does with a message: "" acknowledges it, None ignores it, "dead" ignores all that comes over the link
-from now on, "close" and "close REASON" end the link, "last" acknowledges it and ends the link at the same moment, and
-anything else is the name of a reason code."""
+from now on, "close" and "close REASON" end the link, with a DISCONNECT if there is a reason, "cut" cuts the connection,
+"last" acknowledges the message and ends the link at the same moment, and anything else is the name of a reason code."""
 
 
 class SimulatedClock:
@@ -129,7 +133,7 @@ class SimulatedLink:
     def __init__(self, broker: SimulatedBroker) -> None:
         self.receive_maximum = broker.receive_maximum
         self.loss: HsmEnrollError | None = None
-        self.abandoned = False
+        self.ender = Ender.OTHER
         self._broker = broker
         self._in_flight: set[int] = set()
         self._is_dead = False
@@ -147,16 +151,16 @@ class SimulatedLink:
         self._arrives_at = max(self._arrives_at, self._broker.clock.now + self._broker.one_way)
         self._broker.clock.at(self._arrives_at, lambda: self._arrive(message, answered))
 
-    def end(self, reason: str | None = None) -> None:
-        """End it from the broker's side."""
+    def end(self, reason: str | None = None, ender: Ender = Ender.BROKER) -> None:
+        """End it from the other side."""
         if self.loss is None:
             loss = MqttError("the connection was lost")
             loss.reason = reason
+            self.ender = ender
             self._lose(loss)
 
     def abandon(self, error: HsmEnrollError) -> None:
         """End it from this side."""
-        self.abandoned = True
         self._lose(error)
 
     def _lose(self, loss: HsmEnrollError) -> None:
@@ -176,6 +180,9 @@ class SimulatedLink:
             broker.received.append((message.topic, message.payload))
             answered(message.id, None)
             self.end()
+            return
+        if verdict == "cut":
+            self.end(ender=Ender.CUT)
             return
         if verdict.startswith("close"):
             self.end(verdict.removeprefix("close").strip() or None)
@@ -233,9 +240,9 @@ class SimulatedBroker:
         self._wake()
 
     def cut(self, reason: str | None = None) -> None:
-        """End the link, if there is one; the reason is that of a DISCONNECT."""
+        """End the link, if there is one; the reason is that of a DISCONNECT, and None cuts the connection."""
         if self.current is not None:
-            self.current.end(reason)
+            self.current.end(reason, Ender.BROKER if reason else Ender.CUT)
 
     def give_up(self, error: HsmEnrollError) -> None:
         """Have no link any more."""
@@ -251,11 +258,10 @@ class SimulatedBroker:
             self.forwarder.wake()
 
 
-def _at_once(work: Callable[[], None]) -> Future[None]:
-    done: Future[None] = Future()
+def _at_once(work: Callable[[], T]) -> Future[T]:
+    done: Future[T] = Future()
     try:
-        work()
-        done.set_result(None)
+        done.set_result(work())
     except StateError as error:
         done.set_exception(error)
     return done

@@ -67,13 +67,13 @@ def test_large_messages_are_in_flight_one_mebibyte_at_a_time(simulation: Simulat
 
 
 def test_the_rate_is_kept_in_every_second(simulation: Simulation) -> None:
-    """At most the configured messages a second, and a tenth of that at once, and no fewer over time."""
+    """At most the configured messages in any one second, and hardly fewer over time."""
     simulation = Simulation(rate=100.0)
     simulation.add("a", 1000)
     simulation.run(60.0)
     times = [at for at, _ in simulation.broker.sent]
-    assert max(sum(1 for other in times if at <= other < at + 1.0) for at in times) <= 110
-    assert 9.5 <= times[-1] - times[0] <= 10.5
+    assert max(sum(1 for other in times if at <= other < at + 1.0) for at in times) == 100
+    assert 9.5 <= times[-1] - times[0] <= 10.1
 
 
 def test_what_was_in_flight_is_sent_again_in_order(simulation: Simulation) -> None:
@@ -89,6 +89,8 @@ def test_what_was_in_flight_is_sent_again_in_order(simulation: Simulation) -> No
     assert simulation.outbox.messages == {}
     assert broker.links_lost == 3
     assert 0 < len(broker.received) - 200 <= 3 * 64
+    # What was on its way to the broker when the link ended was sent twice, too, but arrived once.
+    assert len(broker.received) - 200 <= simulation.forwarder.totals.repeated == len(broker.sent) - 200
 
 
 def test_nothing_is_sent_while_there_is_no_link(simulation: Simulation) -> None:
@@ -312,6 +314,8 @@ def test_a_message_that_ends_the_connection_is_found_and_set_aside(simulation: S
     before = simulation.add("yes", 70)
     bad = simulation.add("no", 1)
     after = simulation.add("yes", 70, first=70)
+    for second in range(10, 300, 10):
+        simulation.clock.after(second, partial(simulation.add, "other", 1, second))
     simulation.broker.script = _refusing("no", verdict)
     simulation.run(300.0)
     assert simulation.broker.payloads("yes") == before + after
@@ -394,11 +398,12 @@ def test_what_is_removed_after_it_was_read_again_is_not_sent_again(simulation: S
     assert simulation.outbox.messages == {}
 
 
-def test_a_broker_that_accepts_nothing_costs_one_message_at_most(simulation: Simulation) -> None:
-    """A broker that closes the connection at whatever message is at fault itself: the messages stay."""
+@pytest.mark.parametrize("answer", ["close", "UNSPECIFIED_ERROR", "IMPLEMENTATION_SPECIFIC_ERROR"])
+def test_a_broker_that_accepts_nothing_costs_one_message_at_most(simulation: Simulation, answer: str) -> None:
+    """A broker that closes the connection at whatever message, or only says no, is at fault itself: they stay."""
     payloads = [payload for topic in "abcdefgh" for payload in simulation.add(topic, 5)]
     broken_until = simulation.clock.now + 7200.0
-    simulation.broker.script = lambda _: "close" if simulation.clock.now < broken_until else ""
+    simulation.broker.script = lambda _: answer if simulation.clock.now < broken_until else ""
     simulation.run(9000.0)
     assert len(simulation.outbox.aside) <= 1
     received = {payload for _, payload in simulation.broker.received}

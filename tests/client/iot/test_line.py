@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
+import struct
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from hsm_enroll.errors import HsmEnrollError, MqttUnreachableError
+from hsm_enroll.errors import HsmEnrollError, MqttError, MqttUnreachableError
 from hsm_enroll.iot import ConnectionEvent, Target, keep
 from hsm_enroll.iot.line import KeptLine
+from hsm_enroll.iot.links import Ender
+from hsm_enroll.secret import Secret
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.store.outbox import Properties, QueuedMessage
+from tests.client.iot import cryptoki
 from tests.client.iot.apart import apart
 from tests.support import scripted
 from tests.support.authority import Authority
@@ -25,12 +33,19 @@ _LIMITS = bytes((0x21, 0, 7, 0x27, 0, 0, 0x03, 0xE8))
 class _Watched:
     """A line, with what it tells."""
 
-    def __init__(self, identity: Identity, ca_file: Path, port: int) -> None:
+    def __init__(
+        self, identity: Identity, ca_file: Path, port: int, before_login: Callable[[], object] = lambda: None
+    ) -> None:
         self.events: list[ConnectionEvent] = []
         self._changed = threading.Condition()
         self.line = KeptLine(self._note)
         target = Target.of(identity, ca_file=ca_file, port=port, connect_timeout=2.0, paced=False, owns_module=True)
-        keeper = keep(target, lambda: PIN, reconnects=True, on_connection=self.line.event, in_background=True)
+
+        def login() -> Secret:
+            before_login()
+            return PIN
+
+        keeper = keep(target, login, reconnects=True, on_connection=self.line.event, in_background=True)
         self.line.use(keeper)
 
     def wait_for(self, state: str, count: int = 1) -> ConnectionEvent:
@@ -141,6 +156,110 @@ def _abandon(identity: Identity, ca_file: Path, port: int) -> tuple[str, dict[in
     second = watched.line.link()
     watched.line.close()
     return loss.message if loss else "", answers.given, second is not None and second is not first
+
+
+# Each in one process with the others: importing awscrt takes longer than all the rest.
+_ENDS = {
+    "disconnect": (Ender.BROKER, "NOT_AUTHORIZED"),
+    "close_notify": (Ender.BROKER, None),
+    "fin": (Ender.CUT, None),
+    "reset": (Ender.CUT, None),
+    "silence": (Ender.OTHER, None),
+}
+
+
+def test_who_has_ended_a_link_is_known(identity: Identity, authority: Authority) -> None:
+    """DISCONNECT and close_notify come from the broker; all else may come from the network, or from this side."""
+    context = scripted.tls(authority.issue_pair("server", ["localhost"]), authority.certificate)
+    with ExitStack() as servers:
+        ports = {how: servers.enter_context(_ending(context, how)) for how in _ENDS}
+        assert apart(_be_ended, identity, authority.certificate, ports) == _ENDS
+
+
+@contextmanager
+def _ending(context: ssl.SSLContext, how: str) -> Iterator[int]:
+    """A server that answers the first PUBLISH by ending the connection, and accepts no other one."""
+
+    def serve() -> None:
+        with listener.accept()[0] as plain, context.wrap_socket(plain, server_side=True) as connection:
+            connection.recv(65536)
+            connection.sendall(scripted.connack(0))
+            connection.recv(65536)
+            if how == "disconnect":
+                connection.sendall(scripted.disconnect(0x87))
+            if how == "reset":
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            if how == "close_notify":
+                connection.unwrap()
+            if how in {"disconnect", "silence"}:
+                connection.recv(65536)
+            if how == "fin":
+                connection.shutdown(socket.SHUT_RDWR)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving = threading.Thread(target=serve)
+        serving.start()
+        yield listener.getsockname()[1]
+        serving.join(_TIME_LIMIT)
+
+
+def _be_ended(identity: Identity, ca_file: Path, ports: dict[str, int]) -> dict[str, tuple[Ender, str | None]]:
+    found = {}
+    for how, port in ports.items():
+        watched = _Watched(identity, ca_file, port)
+        watched.wait_for("connected")
+        link = watched.line.link()
+        assert link is not None
+        link.publish(_message(1, b"x"), None, _Answers())
+        if how == "silence":
+            link.abandon(MqttUnreachableError("too long"))
+        watched.wait_for("lost")
+        loss = link.loss
+        watched.line.close()
+        found[how] = link.ender, loss.reason if isinstance(loss, MqttError) else None
+        del link  # it keeps the token's session
+    return found
+
+
+def test_a_login_that_hangs_is_known(identity: Identity, authority: Authority) -> None:
+    """How long an attempt has been going on; once it is over, there is none, and earlier links are closed."""
+    context = scripted.tls(authority.issue_pair("server", ["localhost"]), authority.certificate)
+    with recording(context) as broker:
+        assert apart(_hang, identity, authority.certificate, broker.port) == 0.0
+
+
+def _hang(identity: Identity, ca_file: Path, port: int) -> float:
+    goes_on = threading.Event()
+    watched = _Watched(identity, ca_file, port, lambda: goes_on.wait(_TIME_LIMIT))
+    while watched.line.waiting_seconds < 0.3:
+        threading.Event().wait(0.05)
+    goes_on.set()
+    watched.wait_for("connected")
+    link = watched.line.link()
+    assert link is not None
+    link.abandon(MqttUnreachableError("too long"))
+    watched.wait_for("resumed")
+    waiting = watched.line.waiting_seconds
+    watched.line.close()
+    return waiting
+
+
+def test_a_signature_that_hangs_is_known(identity: Identity, authority: Authority) -> None:
+    """awscrt gives up an attempt whose handshake hangs in the token, but its thread stays there: that is counted."""
+    context = scripted.tls(authority.issue_pair("server", ["localhost"]), authority.certificate)
+    with recording(context) as broker:
+        assert apart(_hang_in_signature, identity, authority.certificate, broker.port) > 1.0
+
+
+def _hang_in_signature(identity: Identity, ca_file: Path, port: int) -> float:
+    goes_on = threading.Event()
+    cryptoki.replace("C_Sign", lambda _original, _arguments: int(not goes_on.wait(_TIME_LIMIT)))
+    watched = _Watched(identity, ca_file, port)
+    watched.wait_for("failed", 2)
+    waiting = watched.line.waiting_seconds
+    goes_on.set()
+    watched.line.close()
+    return waiting
 
 
 def test_connecting_in_the_background_goes_on_until_it_succeeds(identity: Identity, authority: Authority) -> None:

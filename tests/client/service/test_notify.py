@@ -31,6 +31,16 @@ def test_a_status_is_one_line(tmp_path: Path) -> None:
         assert manager.receive() == ["READY=1", "WATCHDOG=1", "STATUS=not connected: no MAINPID=1"]
 
 
+def test_a_status_is_short_and_can_be_shown(tmp_path: Path) -> None:
+    """systemd drops a message of more than 4096 bytes, and then the service would never be ready."""
+    with ServiceManager(tmp_path / "socket") as manager, Manager(manager.environment) as told:
+        told.progress("\x1b[31m\0red\u2028" + "ü" * 5000 + "\udc80")
+        ready, alive, status = manager.receive()
+        assert (ready, alive) == ("READY=1", "WATCHDOG=1")
+        assert status.startswith("STATUS=[31m red üü")
+        assert len(status.encode()) <= 1007
+
+
 def test_what_could_not_be_told_is_told_again(tmp_path: Path) -> None:
     """A service manager that is not there, or has no room, is told later; the service does not wait for it."""
     with Manager({"NOTIFY_SOCKET": str(tmp_path / "socket")}) as told:

@@ -32,6 +32,9 @@ _QUEUED = Moment(_NOW, 5000.0, "a")
         pytest.param(_QUEUED, Moment(_NOW - 3600, 30.0, "b"), 30.0, id="restarted, set back"),
         pytest.param(_QUEUED, Moment(_NOW + 10, 30.0, "b"), 30.0, id="restarted, set back by seconds"),
         pytest.param(_QUEUED, Moment(_UNSET, 30.0, "b"), 30.0, id="restarted without a clock"),
+        pytest.param(_QUEUED, Moment(_NOW + 60, 5060.0, "b"), 60.0, id="in a container with a boot id of its own"),
+        pytest.param(_QUEUED, Moment(_UNSET, 5060.0, "b"), 60.0, id="in a container without a clock"),
+        pytest.param(_QUEUED, Moment(_NOW + 86_400, 6000.0, "b"), 86_400.0, id="restarted, and up for longer"),
         pytest.param(_QUEUED, Moment(_AFTER_ALL, 30.0, "b"), 30.0, id="restarted in the far future"),
         pytest.param(Moment(_UNSET, 50.0, "a"), Moment(_NOW, 30.0, "b"), 30.0, id="queued without a clock"),
         pytest.param(Moment(_AFTER_ALL, 50.0, "a"), Moment(_NOW, 30.0, "b"), 30.0, id="queued in the far future"),
@@ -39,7 +42,7 @@ _QUEUED = Moment(_NOW, 5000.0, "a")
     ],
 )
 def test_the_age_of_a_message(queued: Moment, at: Moment, seconds: float) -> None:
-    """Within a boot, what has run since; after it the wall clock, if it can be right; never less than this boot."""
+    """Within a boot, what has run since; after it the wall clock, if it can be right; never less than this boot, if it is one."""
     assert age.age(queued, at) == pytest.approx(seconds)
 
 

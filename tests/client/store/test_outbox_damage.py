@@ -164,6 +164,21 @@ def test_keys_that_lead_astray(tmp_path: Path, content: bytes, which: int) -> No
         assert aside or taken == _expected()
 
 
+@pytest.mark.parametrize("which", range(1, 21, 3))
+def test_keys_that_lead_a_removal_astray(tmp_path: Path, which: int) -> None:
+    """Where a wrong key makes SQLite miss a message that is to be removed, the message does not come again."""
+    content = _content()
+    for place, new in ((-1, b"\0\0"), (-1, b"\x7f"), (0, b"\0")):
+        folder = tmp_path / f"{place}{new.hex()}"
+        folder.mkdir(mode=0o700)
+        (folder / "outbox.db").write_bytes(_overwrite(content, _keys(content)[which] + place, new))
+        with Outbox.open(folder, _LIMITS) as outbox:
+            ids = [message.id for message in outbox.next(0, 1000)]
+            outbox.remove(ids[::2])
+            outbox.remove(ids[1::2])
+            assert outbox.next(0, 1000) == []
+
+
 def test_what_somebody_else_removed(tmp_path: Path) -> None:
     """Messages that are not there any more, in the middle too, are no sign of damage."""
     file = _filled(tmp_path)
@@ -367,6 +382,16 @@ def test_a_newer_version(tmp_path: Path) -> None:
         Outbox.open(tmp_path, _LIMITS)
     assert file.read_bytes() == content
     assert list(tmp_path.glob("*damaged*")) == []
+
+
+def test_tables_of_others(tmp_path: Path) -> None:
+    """What ANALYZE makes, or somebody who looks into the database, is no damage."""
+    file = _filled(tmp_path)
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("ANALYZE")
+        connection.execute("CREATE TABLE notes (text)")
+        connection.execute("CREATE INDEX by_topic ON messages (topic)")
+    assert _use(tmp_path) == (_expected(), ())
 
 
 def test_a_newer_version_takes_over(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ import json, os, sys
 from pathlib import Path
 from hsm_enroll.errors import StateError
 from hsm_enroll.store.outbox import NewMessage, Outbox, OutboxLimits
+from hsm_enroll.store.outbox.reserve import Reserve
 
 disk = Path(sys.argv[1])
 folder = disk / "state"
@@ -129,6 +130,40 @@ with opened() as outbox:
     message, added, damaged = _run(program, tmp_path, mounting=_ON_A_SMALL_DISK)
     assert message.endswith(("disk is full", "No space left on device"))
     assert (added, damaged) == ([[0, 1], None], 0)
+
+
+def test_who_adds_leaves_the_reserve_to_who_removes(tmp_path: Path) -> None:
+    """What was given up on a full disk is not taken back for new messages before there is clearly room."""
+    program = """
+reserve = folder / "outbox.reserve"
+with opened() as outbox, opened() as other:
+    add(outbox, 2000)
+    fill_disk()
+    given_up = Reserve(folder).release()
+    refused = [add(other, 1)[0], reserve.stat().st_size]
+    taken = drain(outbox)
+    (disk / "ballast").unlink()
+    print(json.dumps([given_up, refused, len(taken), add(other, 1)[0], reserve.stat().st_size > 0]))
+"""
+    given_up, refused, taken, added, is_back = _run(program, tmp_path, mounting=_ON_A_SMALL_DISK)
+    assert given_up
+    assert (refused, taken) == ([[], 0], 2000)
+    assert (added, is_back) == ([0], True)
+
+
+def test_a_quota(tmp_path: Path) -> None:
+    """SQLite says of a quota only that it could not write: the reserve is given up, and messages can be removed."""
+    program = """
+with opened() as outbox:
+    messages = outbox.next(0, 9)
+    for message in messages:
+        outbox.remove([message.id])
+    print(json.dumps([len(messages), outbox.state().messages, (folder / "outbox.reserve").stat().st_size]))
+"""
+    for time in range(1, 16, 2):
+        with Outbox.open(tmp_path / "state", _LIMITS) as outbox:
+            outbox.add(NewMessage("t", b"1"), NewMessage("t", b"2"), NewMessage("t", b"3"))
+        assert _run(program, tmp_path, environment=failing(pwrite=f"{errno.EDQUOT}:{time}")) == [3, 0, 0]
 
 
 _SOME_ERRORS = """

@@ -245,6 +245,60 @@ def test_a_signal_handler_that_raises(tmp_path: Path, run_python: RunPython, thr
     assert sorted(_numbers(taken, "thread")) == sorted([*range(300)] * threads)
 
 
+_INTERRUPTED_FORKS = """
+import os, signal, sys, threading
+from pathlib import Path
+from hsm_enroll.store.outbox import NewMessage, Outbox, OutboxLimits
+
+class Interruption(Exception):
+    pass
+
+def interrupt(*_):
+    raise Interruption
+
+def add():
+    while not stop.wait(0.002):
+        outbox.add(NewMessage("thread", b"x"))
+
+outbox = Outbox.open(Path(sys.argv[1]), OutboxLimits(max_bytes=2**26))
+stop = threading.Event()
+thread = threading.Thread(target=add)
+thread.start()
+signal.signal(signal.SIGALRM, interrupt)
+sys.unraisablehook = lambda _: None
+for number in range(60):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.00005 * (number % 15 + 1))
+        if not os.fork():
+            signal.signal(signal.SIGALRM, signal.SIG_IGN)
+            outbox.add(NewMessage("child", b"x"))
+            os._exit(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except Interruption:
+        pass
+    try:
+        while True:
+            _, status = os.wait()
+            assert status == 0, status
+    except ChildProcessError:
+        outbox.add(NewMessage("parent", b"x"))
+stop.set()
+thread.join()
+outbox.close()
+"""
+
+
+def test_a_signal_handler_that_raises_during_a_fork(tmp_path: Path, run_python: RunPython) -> None:
+    """However far the preparation for a fork has come, parent, child and other threads go on; nothing stays locked."""
+    process = run_python(_INTERRUPTED_FORKS, tmp_path)
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+    with Outbox.open(tmp_path, _LIMITS) as outbox:
+        taken = Counter(message.topic for message in _drain(outbox))
+    assert taken["parent"] == 60
+    assert taken["child"] > 30
+
+
 def test_two_that_drain(tmp_path: Path) -> None:
     """Where two drain at the same time, each message is taken by one or by both, and the totals stay right."""
     taken: Counter[str] = Counter()

@@ -1,0 +1,1 @@
+"""The package in a booted Debian 12: for ``scripts/test-package``, which builds it first."""

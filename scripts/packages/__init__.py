@@ -1,0 +1,1 @@
+"""Builds the packages of Linux distributions; scripts/package is its command."""
