@@ -42,7 +42,7 @@ _QUEUED = Moment(_NOW, 5000.0, "a")
     ],
 )
 def test_the_age_of_a_message(queued: Moment, at: Moment, seconds: float) -> None:
-    """Within a boot, what has run since; after it the wall clock, if it can be right; never less than this boot, if it is one."""
+    """Within a boot, what has run since; else the wall clock, if it can be right; never less than a boot has lasted."""
     assert age.age(queued, at) == pytest.approx(seconds)
 
 
