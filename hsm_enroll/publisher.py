@@ -52,7 +52,7 @@ class Publisher:
     def publish(
         self,
         topic: str,
-        payload: bytes,
+        payload: bytes | bytearray | memoryview,
         *,
         retain: bool = False,
         expires_after: float | None = None,
@@ -76,7 +76,7 @@ class Publisher:
             properties: what MQTT 5 sends along with it.
 
         Raises:
-            UsageError: topic, message, expiry or properties are invalid, or the publisher is closed.
+            UsageError: topic, message, expiry or properties are invalid or of another type, or the publisher is closed.
             NotEnrolledError: this device has been retired meanwhile.
             OutboxFullError: the outbox has reached ``outbox_bytes``, and ``outbox_when_full`` is ``refuse``.
             StateError: the disk is full, read-only or broken. The message may nevertheless be sent.
@@ -86,6 +86,8 @@ class Publisher:
         limits.check_message(topic, payload)
         limits.check_expiry(expires_after)
         properties = Properties() if properties is None else properties
+        if not isinstance(properties, Properties):
+            raise UsageError(f"the properties are {type(properties).__name__}", hint="Give hsm_enroll.Properties.")
         limits.check_properties(properties)
         message = NewMessage(topic, bytes(payload), retain, expires_after, properties)
         _check_enrolled(self._folder)

@@ -30,6 +30,7 @@ _COMMANDS = {
     "publish": ("mqtt", "Publish one message."),
     "subscribe": ("mqtt", "Print the messages on a topic."),
     "forward": ("forward", "Send what is in the outbox, and stay connected."),
+    "outbox": ("outbox", "List, send again or delete messages that the broker has refused."),
     "service": ("service", "Install, show or remove the services that forward and renew."),
     "renew": ("renew", "Replace this device's key and certificate by new ones."),
     "recover": ("recover", "Get this device's identity back, by the key in its token."),

@@ -83,6 +83,7 @@ def outbox_document(outbox: OutboxState | None) -> dict[str, Any] | None:
         "bytes": outbox.bytes,
         "oldestAge": None if outbox.oldest_age is None else round(outbox.oldest_age, 3),
         "refused": outbox.refused,
+        "refusedBytes": outbox.refused_bytes,
         "dropped": outbox.dropped,
         "expired": outbox.expired,
         "damagedFiles": [str(file) for file in outbox.damaged_files],
@@ -111,14 +112,23 @@ def outbox_text(outbox: OutboxState | None, forwarder: ForwarderState) -> str:
     """Return the rows about outbox and forwarder; "" on a device that does not use them."""
     if outbox is None or not (outbox.messages or what_was_lost(outbox) or forwarder.is_running):
         return ""
-    error = forwarder.report.last_error
     rows = {
         "Outbox": what_waits(outbox),
-        "": what_was_lost(outbox),
+        "": what_was_lost(outbox) + ("; see hsm-enroll outbox refused" if outbox.refused_bytes else ""),
         "Forward": forwarder.text,
-        " ": f"last error at {error.at.astimezone(UTC):%Y-%m-%d %H:%M} UTC: {error.message}" if error else "",
+        " ": _last_error_text(forwarder),
     }
     return "\n".join(f"{name:<12} {value}" for name, value in rows.items() if value)
+
+
+def _last_error_text(forwarder: ForwarderState) -> str:
+    error, since = forwarder.report.last_error, forwarder.report.connected_since
+    if error is None:
+        return ""
+    # A filter may be refused, or a disk full, while there is a connection.
+    is_over = forwarder.is_responding and since is not None and error.at < since
+    when = "before that, at" if is_over else "last error at"
+    return f"{when} {error.at.astimezone(UTC):%Y-%m-%d %H:%M} UTC: {error.message}"
 
 
 def identity_text(document: dict[str, Any]) -> str:

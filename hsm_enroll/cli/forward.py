@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -19,16 +20,22 @@ from hsm_enroll.cli.terminal import keep_stdout
 from hsm_enroll.device import metrics, wiring
 from hsm_enroll.device.forwarding import Event, Forwarding, Happening
 from hsm_enroll.device.relaying import Relay
-from hsm_enroll.errors import HsmEnrollError
+from hsm_enroll.errors import BusyError, HsmEnrollError
 from hsm_enroll.iot import limits
 from hsm_enroll.iot.forwarder import Totals
+from hsm_enroll.service import units
 from hsm_enroll.service.notify import Manager
 from hsm_enroll.store.forwarder import ForwardReport
 from hsm_enroll.store.identity import Identity
 
+_ONE_FORWARDER = (
+    "One process both sends and receives. If that is the service, add --subscribe and --socket to its command: "
+    f"sudo systemctl edit {units.FORWARD} (docs/integrator.md, Messages from others). "
+    f"Or stop it: sudo systemctl stop {units.FORWARD}"
+)
 _REPEATING = {Happening.FAILED, Happening.SET_ASIDE, Happening.READER_DROPPED}
 _WARNINGS = {
-    *(Happening.SET_ASIDE, Happening.OUTBOX_FAILED, Happening.OUTBOX_DAMAGED),
+    *(Happening.SET_ASIDE, Happening.OUTBOX_FAILED, Happening.OUTBOX_DAMAGED, Happening.REPORT_FAILED),
     *(Happening.NOT_SUBSCRIBED, Happening.READER_DROPPED),
 }
 
@@ -88,9 +95,19 @@ def forward(
             forwarding.stop()
 
         with signals.stopping(end) as stop:
-            invocation.terminal.say(f"connecting to {shown.broker}, until Ctrl-C")
-            shown.end(forwarding.run())
+            until = ", until Ctrl-C" if sys.stderr.isatty() else ""
+            invocation.terminal.say(f"connecting to {shown.broker}{until}")
+            shown.end(_run(forwarding, relay))
     raise click.exceptions.Exit(stop.status or 0)
+
+
+def _run(forwarding: Forwarding, relay: Relay | None) -> Totals:
+    try:
+        return forwarding.run()
+    except BusyError as error:
+        if relay is not None:
+            error.hint = _ONE_FORWARDER
+        raise
 
 
 def _relay(filters: Sequence[str], socket: Path | None, timeout: float) -> Relay | None:
@@ -158,6 +175,8 @@ class _Shown:
             Happening.SET_ASIDE: f"the broker does not accept messages for {event.topic} ({event.reason}): set aside",
             Happening.OUTBOX_FAILED: f"{error}; trying again",
             Happening.OUTBOX_WORKS: "the outbox can be used again",
+            Happening.REPORT_FAILED: f"{error}; messages are sent nevertheless",
+            Happening.REPORT_WORKS: "status and metrics are written again",
             Happening.OUTBOX_DAMAGED: f"the outbox was damaged, and messages may be lost; what is left: {event.file}",
             Happening.SUBSCRIBED: f"subscribed to {event.topic}",
             Happening.NOT_SUBSCRIBED: f"{error}; trying again",

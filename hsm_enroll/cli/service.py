@@ -46,6 +46,7 @@ def install(invocation: Invocation) -> None:
     lines += [f"removed    {file}" for file in installed.removed]
     lines += [f"started    {unit}" for unit in units.ENABLED]
     lines.append(f"They run as {installation.user}, who owns {installation.state}.")
+    lines.append("To see how they are: hsm-enroll service status")
     document = {
         "files": [{"file": str(each.file), "changed": each.is_changed} for each in installed.files],
         "removed": [str(file) for file in installed.removed],
@@ -65,10 +66,12 @@ def uninstall(invocation: Invocation) -> None:
     systemd.require()
     gone = installing.uninstall()
     lines = [f"stopped  {unit}" for unit in gone.disabled] + [f"removed  {file}" for file in gone.removed]
+    if not lines:
+        lines.append("the services were not installed")
     if pin.ENCRYPTED.exists():
         lines.append(f"The PIN stays in {pin.ENCRYPTED}.")
     document = {"disabled": gone.disabled, "removed": [str(file) for file in gone.removed]}
-    text = "\n".join(lines) or "the services were not installed"
+    text = "\n".join(lines)
     invocation.terminal.result(document, text, done="the services are removed")
 
 
@@ -123,11 +126,12 @@ def _text(state: UnitState) -> str:
     parts = [state.state]
     if state.unit in units.ENABLED and not state.enabled:
         parts.append("not enabled")
-    if state.result != "success":
-        parts.append(f"the last run failed: {state.result}")
-    if state.exit_status:
-        parts.append(f"exit status {state.exit_status}")
-    return f"{state.unit}: {', '.join(parts)}" + (f"; {state.status}" if state.status else "")
+    if state.failure:
+        parts.append(state.failure if state.state == "failed" else f"the last run failed: {state.failure}")
+    text = f"{state.unit}: {', '.join(parts)}"
+    if state.unit == units.RENEW and state.state == "inactive":
+        text += " (the timer starts it)"
+    return f"{text}; {state.status}" if state.status else text
 
 
 for _command in (install, status, uninstall):

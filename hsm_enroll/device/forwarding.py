@@ -60,6 +60,8 @@ class Happening(StrEnum):
         SET_ASIDE: the broker does not accept a message, which was set aside.
         OUTBOX_FAILED: the outbox cannot be read or written at the moment.
         OUTBOX_WORKS: it can again.
+        REPORT_FAILED: the report for ``status``, or the metrics file, cannot be written at the moment.
+        REPORT_WORKS: it can again.
         OUTBOX_DAMAGED: a damaged outbox was set aside, now or before the start, and a new one begun.
         SUBSCRIBED: messages of a topic filter come from now on.
         NOT_SUBSCRIBED: they do not; another attempt follows.
@@ -73,6 +75,8 @@ class Happening(StrEnum):
     SET_ASIDE = "set-aside"
     OUTBOX_FAILED = "outbox-failed"
     OUTBOX_WORKS = "outbox-works"
+    REPORT_FAILED = "report-failed"
+    REPORT_WORKS = "report-works"
     OUTBOX_DAMAGED = "outbox-damaged"
     SUBSCRIBED = "subscribed"
     NOT_SUBSCRIBED = "not-subscribed"
@@ -171,6 +175,7 @@ class Forwarding:
                 self._outbox.state,
                 self._metrics_file,
                 on_trouble=self._on_unwritable,
+                on_recovery=lambda: self._tell(Event(Happening.REPORT_WORKS)),
                 on_damage=lambda file: self._tell(Event(Happening.OUTBOX_DAMAGED, file=file)),
             )
             if self._stopping:  # before there was a forwarder
@@ -198,7 +203,7 @@ class Forwarding:
     def _forward(self, identity: Identity, forwarder: Forwarder) -> Outcome:
         """Send messages with one identity."""
         changed = partial(self._has_changed, identity)
-        self._line = line = self._connect(identity, self._on_connection)
+        self._line = line = self._connect(identity, partial(self._on_connection, changed))
         if self._relay is not None:
             self._relay.use(line)
         try:
@@ -214,18 +219,23 @@ class Forwarding:
             self._connected_since = None
             self._observe()
 
-    def _on_connection(self, event: ConnectionEvent) -> None:
+    def _on_connection(self, changed: Callable[[], bool], event: ConnectionEvent) -> None:
         """Take note of a change of the connection, on a thread of its own."""
         is_connected = event.state in {"connected", "resumed"}
         self._connected_since = datetime.now(UTC) if is_connected else None
-        if event.error is not None:
-            self._note(event.error)
-        if event.state != "ended":  # which ends the run with its error
-            self._tell(Event(Happening.CONNECTED if is_connected else Happening(str(event.state)), event.error))
+        # After a renewal the old key is gone: what fails with it is no news, and the forwarder sees why.
+        if event.state not in {"failed", "ended"} or not changed():
+            self._announce(event, is_connected=is_connected)
         if self._relay is not None:
             self._relay.wake()
         if self._forwarder is not None:
             self._forwarder.wake()
+
+    def _announce(self, event: ConnectionEvent, *, is_connected: bool) -> None:
+        if event.error is not None:
+            self._note(event.error)
+        if event.state != "ended":  # which ends the run with its error
+            self._tell(Event(Happening.CONNECTED if is_connected else Happening(str(event.state)), event.error))
 
     def _on_subscription(self, topic_filter: str, error: HsmEnrollError | None) -> None:
         what = Happening.SUBSCRIBED if error is None else Happening.NOT_SUBSCRIBED
@@ -272,7 +282,7 @@ class Forwarding:
     def _on_unwritable(self, error: StateError) -> None:
         """Tell that a report cannot be written. Messages are sent nevertheless."""
         self._note(error)
-        self._tell(Event(Happening.OUTBOX_FAILED, error))
+        self._tell(Event(Happening.REPORT_FAILED, error))
 
     def _disk_silence(self, forwarder: Forwarder) -> StateError | None:
         since = forwarder.backlog.busy_since

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,8 +68,9 @@ def write(file: Path, content: str) -> None:
         StateError: it cannot be written.
     """
     # The collector reads files that end in .prom.
-    temporary = file.with_name(f".{file.name}.{secrets.token_hex(8)}.tmp")
+    temporary = file.with_name(f".{file.name}.tmp")
     try:
+        temporary.unlink(missing_ok=True)  # of a process that was killed
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as stream:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hsm_enroll.store.outbox import Outbox, OutboxLimits, OutboxState, exists
+from hsm_enroll.store.outbox import Outbox, OutboxLimits, OutboxState, RefusedMessage, exists
 
 if TYPE_CHECKING:
     from hsm_enroll.settings import Settings
 
-_NOTHING = OutboxState(messages=0, bytes=0, oldest_age=None, refused=0, dropped=0, expired=0, damaged_files=())
+_NOTHING = OutboxState(
+    messages=0, bytes=0, oldest_age=None, refused=0, refused_bytes=0, dropped=0, expired=0, damaged_files=()
+)
+# The limits are for who adds and takes messages.
+_LOOKING = OutboxLimits(max_bytes=0)
 
 
 def limits(resolved: Settings) -> OutboxLimits:
@@ -28,9 +33,51 @@ def state(folder: Path) -> OutboxState:
     """
     if not exists(folder):
         return _NOTHING
-    # The limits are for who adds and takes messages.
-    with Outbox.open(folder, OutboxLimits(max_bytes=0)) as outbox:
+    with Outbox.open(folder, _LOOKING) as outbox:
         return outbox.state()
+
+
+def refused(folder: Path) -> list[RefusedMessage]:
+    """Return the messages that were set aside, since the broker refused them, in the order in which they were queued.
+
+    Raises:
+        StateError, StateTooNewError: there is an outbox, but it cannot be used.
+    """
+    if not exists(folder):
+        return []
+    with Outbox.open(folder, _LOOKING) as outbox:
+        return outbox.refused()
+
+
+def retry(folder: Path, topic: str | None) -> int:
+    """Queue messages that were set aside again, and have them sent; those that are set aside meanwhile are left alone.
+
+    Does *not* check that the broker accepts them now: it may refuse them again.
+
+    Args:
+        folder: the state folder.
+        topic: only those of this topic; None for all.
+
+    Returns:
+        How many were queued.
+
+    Raises:
+        StateError, StateTooNewError: the outbox cannot be used; what has not been queued is still set aside.
+    """
+    if not exists(folder):
+        return 0
+    with Outbox.open(folder, _LOOKING) as outbox:
+        return outbox.put_back([message for message in outbox.refused() if topic in {None, message.topic}])
+
+
+def discard(folder: Path, messages: Sequence[RefusedMessage]) -> int:
+    """Delete messages that were set aside; return how many were still there.
+
+    Raises:
+        StateError, StateTooNewError: the outbox cannot be used.
+    """
+    with Outbox.open(folder, _LOOKING) as outbox:
+        return outbox.discard(messages)
 
 
 def what_waits(found: OutboxState) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hsm_enroll.device.outbox import what_waits, what_was_lost
 from hsm_enroll.doctor.patient import Finding, Patient, Status
 from hsm_enroll.errors import HsmEnrollError
+from hsm_enroll.service.systemd import UnitState
 
 _NEARLY_FULL = 0.8
 
@@ -23,8 +24,8 @@ def outbox(patient: Patient) -> Finding:
     if share > _NEARLY_FULL:
         hint = "See the check forward. HSM_ENROLL_OUTBOX_BYTES sets how much fits."
         return Finding(name, Status.WARNING, f"the outbox is {share:.0%} full: {message}", hint)
-    if found.refused:
-        hint = "The device's policy may not allow their topics: ask the operator. docs/integrator.md says how to look."
+    if found.refused_bytes:
+        hint = "Look: hsm-enroll outbox refused. The device's policy may not allow their topics: ask the operator."
         return Finding(name, Status.WARNING, message, hint)
     if found.messages or lost:
         return Finding(name, Status.OK, message)
@@ -45,6 +46,9 @@ def forward(patient: Patient) -> Finding:
         return Finding(name, Status.WARNING, f"{message}{why}", "Run: hsm-enroll doctor --online --login")
     if found.is_running:
         return Finding(name, Status.OK, message)
+    service = patient.service
+    if service is not None and service.enabled and service.failure:  # also if nothing waits: soon something will
+        return _failed(service, name)
     if isinstance(held, HsmEnrollError) or not held.messages:
         return Finding(name, Status.SKIPPED, message)
     hint = (
@@ -52,3 +56,11 @@ def forward(patient: Patient) -> Finding:
         "hsm-enroll service status"
     )
     return Finding(name, Status.WARNING, f"{what_waits(held)}, and {message}", hint)
+
+
+def _failed(service: UnitState, name: str) -> Finding:
+    message, log = f"{service.unit} has failed: {service.failure}", f"Its log: journalctl --unit {service.unit}"
+    if service.state != "failed":
+        return Finding(name, Status.WARNING, f"{message}; systemd starts it again", log)
+    hint = f"{log}. Once that is corrected: sudo systemctl restart {service.unit}"
+    return Finding(name, Status.FAILED, message, hint)

@@ -66,6 +66,11 @@ def pin_source(patient: Patient) -> Finding:
         return Finding(name, Status.OK, f"{found.origin.text} is used; this check does not try it")
     if not patient.commands_prompt:
         return Finding(name, Status.FAILED, found.message, found.hint)
+    encrypted = patient.machine.encrypted_pin
+    if patient.service is not None and patient.service.enabled and os.path.lexists(encrypted):
+        how = f"sudo systemd-run --pipe --wait --property=LoadCredentialEncrypted={encrypted.name} hsm-enroll …"
+        message = f"the services use the PIN in {encrypted}; other commands prompt for it, or are run with it: {how}"
+        return Finding(name, Status.OK, message)
     message = f"{found.message}; commands prompt for it on a terminal, and without one exit with {found.exit_status}"
     return Finding(name, Status.WARNING, message, found.hint)
 

@@ -14,6 +14,8 @@ from hsm_enroll.doctor.api import ApiAnswer
 from hsm_enroll.errors import HsmEnrollError, TokenNotFoundError
 from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.secret import Secret
+from hsm_enroll.service import systemd, units
+from hsm_enroll.service.systemd import UnitState
 from hsm_enroll.settings import Settings, Tls
 from hsm_enroll.store.forwarder import ForwarderState
 from hsm_enroll.store.identity import Identity
@@ -55,19 +57,29 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The paths on a machine that concern its TPM.
+    """The paths on a machine that concern its TPM and its services.
 
     Attributes:
         tpm: the TPM's device behind the kernel's resource manager.
         bare_tpm: the TPM's device without a resource manager.
         tpm_store: tpm2-pkcs11's system-wide store.
         fapi_configuration: configuration of tpm2-tss's Feature API; ``TSS2_FAPICONF`` overrides it.
+        encrypted_pin: the services' PIN, encrypted.
     """
 
     tpm: Path = Path("/dev/tpmrm0")
     bare_tpm: Path = Path("/dev/tpm0")
     tpm_store: Path = Path("/etc/tpm2_pkcs11")
     fapi_configuration: Path = Path("/etc/tpm2-tss/fapi-config.json")
+    encrypted_pin: Path = pin.ENCRYPTED
+
+
+def forward_service() -> UnitState | None:
+    """Return how the service is that runs ``forward``; None if it cannot be known, or there is no systemd."""
+    try:
+        return systemd.states([units.FORWARD])[0] if systemd.is_running() else None
+    except HsmEnrollError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -79,12 +91,14 @@ class Patient:
         environment: normally ``os.environ``, which the module and the libraries read too.
         modules: gives access to the PKCS#11 modules.
         machine: where the TPM's files are.
+        look_at_service: see :func:`forward_service`.
     """
 
     settings: Settings
     environment: Mapping[str, str]
     modules: Tokens
     machine: Machine = field(default_factory=Machine)
+    look_at_service: Callable[[], UnitState | None] = forward_service
 
     @cached_property
     def identity(self) -> Identity | HsmEnrollError:
@@ -109,6 +123,11 @@ class Patient:
             return ForwarderState.load(self.settings.state)
         except HsmEnrollError as error:
             return error
+
+    @cached_property
+    def service(self) -> UnitState | None:
+        """How the service is that runs ``forward``; None if that cannot be known."""
+        return self.look_at_service()
 
     @cached_property
     def tokens(self) -> tuple[TokenReport, list[TokenReport]] | HsmEnrollError:

@@ -20,12 +20,10 @@ _REMOVE_COUNT = 500
 # Done with, but not removable, since the disk is full: nothing more is sent, so that memory does not fill, too.
 _MOST_UNREMOVED = 10_000
 _RETRY_SECONDS = 2.0
-# Messages are read in pages, of so many or so many bytes: what is in flight is answered meanwhile.
+# Messages are read in pages, of so many or so many bytes; the next one as soon as less than a page is left.
 _FIRST_COUNT = 32
 _MOST_COUNT = 256
 _PAGE_BYTES = 2 * 1024 * 1024
-# The next page is read when so few are left.
-_AHEAD = 128
 # What is skipped is returned to after a tenth as many others were sent, and not so often that this takes all the time.
 _SKIPS_PER_SENT = 10
 _SECONDS_PER_SKIP = 0.0002
@@ -142,7 +140,7 @@ class Backlog:
         while self._read or self._look(now):
             message_id = self._read[0].message.id
             if message_id not in self._done and message_id not in self._leaving:
-                if len(self._read) < _AHEAD and not self._is_at_end:
+                if len(self._read) < self._count and not self._is_at_end:
                     self._look(now)
                 return self._read[0]
             self.pass_over()

@@ -92,7 +92,7 @@ class Exchange:
             UsageError: see ``limits.check_message``.
         """
         limits.check_message(topic, payload, qos)
-        packet = client.publish_packet(topic, payload, qos, retain=retain)
+        packet = client.publish_packet(topic, bytes(payload), qos, retain=retain)
         request = Request(
             f"publishing to {topic!r}",
             lambda native: native.publish(packet),

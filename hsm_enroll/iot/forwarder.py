@@ -13,9 +13,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING
 
 from hsm_enroll.errors import MqttError, MqttUnreachableError
+from hsm_enroll.iot.answers import Answers
 from hsm_enroll.iot.backlog import Backlog, Execute, Read, Source
 from hsm_enroll.iot.links import Ender
 from hsm_enroll.iot.pace import Pace
@@ -116,8 +118,7 @@ class Forwarder:
         self._wake_at = 0.0
         self._stopping = False
         self._is_observed = False
-        self._is_waiting = False
-        self._answers: deque[tuple[OpenLink, int, str | None]] = deque()
+        self._answers = Answers(outbox)
 
     def stop(self) -> None:
         """Have the run end once what is in flight is acknowledged, or the timeout is over."""
@@ -125,8 +126,12 @@ class Forwarder:
         self._outbox.interrupt()
 
     def wake(self) -> None:
-        """Have it look at the link, there may be another one, or none any more; and observe that within a second."""
+        """Have it look at the link, there may be another one, or none any more; and observe that within a second.
+
+        It also asks whether the identity has changed.
+        """
         self._is_observed = False
+        self._check_at = 0.0
         self._outbox.interrupt()
 
     def run(self, line: Line, changed: Callable[[], bool]) -> Outcome:
@@ -134,7 +139,8 @@ class Forwarder:
 
         Args:
             line: the links.
-            changed: whether there is another identity than the line's; asked every few seconds and after a loss.
+            changed: whether there is another identity than the line's; asked every few seconds, after a loss, and when
+                it is woken up.
 
         Raises:
             HsmEnrollError: there will be no link any more, or the outbox cannot be used.
@@ -222,17 +228,11 @@ class Forwarder:
             silent_at = now
         self._wake_by(silent_at)
 
-    # Answers, on the link's threads and then on this one.
-
-    def _answered(self, link: OpenLink, message_id: int, reason: str | None) -> None:
-        self._answers.append((link, message_id, reason))
-        if self._is_waiting:
-            self._is_waiting = False
-            self._outbox.interrupt()
+    # Answers.
 
     def _take_answers(self, now: float) -> None:
         while self._answers:
-            link, message_id, reason = self._answers.popleft()
+            link, message_id, reason = self._answers.take()
             answered = self._window.answered(message_id, now) if link is self._link else None
             # An acknowledgement counts even if the link was given up before it came.
             if reason is None:
@@ -368,7 +368,7 @@ class Forwarder:
             self.totals.repeated += 1
         self._is_alone = alone
         self._window.add(message.id, message.topic, message.size, now)
-        link.publish(message, expires_in, lambda message_id, reason: self._answered(link, message_id, reason))
+        link.publish(message, expires_in, partial(self._answers.add, link))
 
     # Waiting.
 
@@ -386,7 +386,6 @@ class Forwarder:
             self._wake_by(self._samples[-1][0] + 1.0)
 
     def _wait(self, now: float) -> None:
-        self._is_waiting = True
-        if not self._answers:
-            self._outbox.wait(max(0.0, self._wake_at - now))
-        self._is_waiting = False
+        # Without room for more, nothing is lost by waiting until half of what is in flight is answered.
+        wanted = self._window.limit // 2 if self._window.is_full else 1
+        self._answers.wait(max(0.0, self._wake_at - now), wanted=wanted)

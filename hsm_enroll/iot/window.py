@@ -53,7 +53,6 @@ class Window:
     def __init__(self) -> None:
         self.limit = MOST_MESSAGES
         self._messages: dict[int, InFlight] = {}
-        self._topics: dict[str, int] = {}
         self._bytes = 0
         self._sent = 0
         self._answered = -1
@@ -65,20 +64,24 @@ class Window:
     def __contains__(self, message_id: int) -> bool:
         return message_id in self._messages
 
+    @property
+    def is_full(self) -> bool:
+        """Whether as many messages as may be are in flight."""
+        return len(self._messages) >= self.limit
+
     def has_room(self, size: int) -> bool:
         """Whether a message of that many bytes may be sent; a single one may always."""
         if not self._messages:
             return True
-        return len(self._messages) < self.limit and self._bytes + size <= MOST_BYTES
+        return not self.is_full and self._bytes + size <= MOST_BYTES
 
     def has_topic(self, topic: str) -> bool:
         """Whether a message with this topic is in flight."""
-        return topic in self._topics
+        return any(message.topic == topic for message in self._messages.values())
 
     def add(self, message_id: int, topic: str, size: int, now: float) -> None:
         """Note that a message was sent."""
         self._messages[message_id] = InFlight(message_id, topic, size, now, self._sent)
-        self._topics[topic] = self._topics.get(topic, 0) + 1
         self._bytes += size
         self._sent += 1
 
@@ -88,9 +91,6 @@ class Window:
         if message is None:
             return None
         self._bytes -= message.size
-        self._topics[message.topic] -= 1
-        if not self._topics[message.topic]:
-            del self._topics[message.topic]
         seconds = now - max(message.sent_at, self._answered_at)
         self._answered = max(self._answered, message.number)
         self._answered_at = now

@@ -51,7 +51,8 @@ def installation(state: Path, token: TokenName, environment: Mapping[str, str]) 
     variables = {name: value for name, value in environment.items() if value and name in _PATHS | _OTHERS}
     variables |= {name: str(Path(variables[name]).absolute()) for name in _PATHS & variables.keys()}
     theirs = {**variables, "HOME": owner.pw_dir}
-    files = _files(settings.load(theirs, {}))
+    configured = settings.load(theirs, {})
+    files = _files(configured)
     _check_pin_file(files.get("pin_file"), owner)
     executable = _executable()
     read = [
@@ -71,6 +72,7 @@ def installation(state: Path, token: TokenName, environment: Mapping[str, str]) 
         pin_file=files.get("pin_file"),
         written=_real([*folders, *(link for link in links if link.is_dir())]),
         read=_real([*read, *links]),
+        operation_timeout=configured.operation_timeout,
     )
 
 

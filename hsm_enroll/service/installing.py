@@ -17,6 +17,7 @@ from hsm_enroll.service.units import Installation
 
 # Whether files have changed that the running services do not know yet; gone after a reboot, when they do.
 _CHANGED = Path("/run/hsm-enroll-service-changed")
+_ENDED = {"inactive", "failed"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class Uninstalled:
 
     Attributes:
         removed: the files that were removed.
-        disabled: units that are stopped now, and are not started at boot.
+        disabled: units that were enabled or ran, and now are stopped, and not started at boot.
     """
 
     removed: list[Path]
@@ -78,7 +79,7 @@ def install(installation: Installation) -> Installed:
     systemd.control("daemon-reload")
     systemd.control("enable", *units.ENABLED)
     systemd.control("restart" if _CHANGED.exists() else "start", *units.ENABLED)
-    _CHANGED.unlink(missing_ok=True)
+    _unlink(_CHANGED)
     return Installed(written, hiding)
 
 
@@ -93,18 +94,20 @@ def uninstall() -> Uninstalled:
     """
     present = [unit for unit in units.UNITS if systemd.is_packaged(unit) or _is_ours(systemd.FOLDER / unit)]
     enabled = [unit for unit in units.ENABLED if unit in present]
+    used: list[str] = []
     if enabled:
+        used = [each.unit for each in systemd.states(enabled) if each.enabled or each.state not in _ENDED]
         systemd.control("disable", "--now", *enabled)
     if units.RENEW in present:
         systemd.control("stop", units.RENEW)
     ours = [file for name in units.names() if _is_ours(file := systemd.FOLDER / name)]
     for name in units.names():
-        _unfinished(systemd.FOLDER / name).unlink(missing_ok=True)
+        _unlink(_unfinished(systemd.FOLDER / name))
     for file in ours:
         _remove(file)
     systemd.control("daemon-reload")
-    _CHANGED.unlink(missing_ok=True)
-    return Uninstalled(ours, enabled)
+    _unlink(_CHANGED)
+    return Uninstalled(ours, used)
 
 
 def _is_ours(file: Path) -> bool:
@@ -151,10 +154,17 @@ def _note_change() -> None:
         raise ServiceError(f"{_CHANGED} cannot be written: {error.strerror}") from error
 
 
-def _remove(file: Path) -> None:
+def _unlink(file: Path) -> None:
     try:
-        file.unlink()
+        file.unlink(missing_ok=True)
+    except OSError as error:
+        raise ServiceError(f"{file} cannot be removed: {error.strerror}") from error
+
+
+def _remove(file: Path) -> None:
+    _unlink(file)
+    try:
         if file.parent != systemd.FOLDER and not any(file.parent.iterdir()):
             file.parent.rmdir()
     except OSError as error:
-        raise ServiceError(f"{file} cannot be removed: {error.strerror}") from error
+        raise ServiceError(f"{file.parent} cannot be removed: {error.strerror}") from error

@@ -32,7 +32,7 @@ class UnitState:
         enabled: whether it is started at boot.
         state: systemd's ActiveState: ``active``, ``inactive``, ``failed``, ``activating``, …
         result: systemd's Result of the last run: ``success``, ``exit-code``, ``watchdog``, …
-        exit_status: exit status of its last process; None for what is not a process.
+        exit_status: exit status of its last process, or the signal that ended it; None for what is not a process.
         status: what it says about itself; "" if nothing.
     """
 
@@ -49,6 +49,14 @@ class UnitState:
     def is_installed(self) -> bool:
         """Whether systemd can start it."""
         return self.load == "loaded"
+
+    @property
+    def failure(self) -> str:
+        """How its last run failed, such as "exit status 12" or "watchdog"; "" if it did not."""
+        if self.result == "success":
+            return ""
+        names = {"exit-code": "exit status", "signal": "signal"}
+        return f"{names[self.result]} {self.exit_status}" if self.result in names else self.result
 
 
 def is_packaged(unit: str) -> bool:
@@ -67,13 +75,18 @@ def require() -> None:
     require_running()
 
 
+def is_running() -> bool:
+    """Whether systemd runs here (sd_booted(3))."""
+    return _RUNTIME.is_dir()
+
+
 def require_running() -> None:
-    """Check that systemd runs here (sd_booted(3)).
+    """Check that systemd runs here.
 
     Raises:
         ServiceError: it does not.
     """
-    if not _RUNTIME.is_dir():
+    if not is_running():
         raise ServiceError(
             "this machine was not started by systemd, so it has no services of systemd",
             hint="Have this machine's own service manager run hsm-enroll forward, and hsm-enroll renew --if-due daily.",

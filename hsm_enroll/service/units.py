@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -21,6 +22,8 @@ MARK = "# Written by hsm-enroll service install"
 
 _DROP_IN = "hsm-enroll.conf"
 _COMMANDS = {FORWARD: "forward", RENEW: "renew --if-due"}
+# The package's TimeoutStopSec, and how much of it is for all but the acknowledgements: the connection, the disk.
+_STOP_SECONDS, _ENDING_SECONDS = 60, 40
 # Folders that the units hide, and the setting with which a service sees those that it needs.
 _HIDING = {
     "ProtectHome=read-only": ("/home", "/root", "/run/user"),
@@ -41,6 +44,7 @@ class Installation:
         pin_file: the file with the PIN that the services are configured with; None if there is none.
         written: folders that they write to, the state folder included; real ones, and links to them.
         read: files and folders that they read, the Python interpreter included; real ones, and links to them.
+        operation_timeout: seconds that ``forward`` may wait for acknowledgements before it ends.
     """
 
     executable: Path
@@ -51,6 +55,7 @@ class Installation:
     pin_file: Path | None
     written: Sequence[Path]
     read: Sequence[Path]
+    operation_timeout: float
 
 
 def drop_ins(installation: Installation) -> dict[str, str]:
@@ -59,7 +64,7 @@ def drop_ins(installation: Installation) -> dict[str, str]:
     Raises:
         ServiceError: a path or variable has characters that a unit cannot have.
     """
-    return {_drop_in(unit): _fitted(installation, command) for unit, command in _COMMANDS.items()}
+    return {_drop_in(unit): _fitted(installation, unit) for unit in _COMMANDS}
 
 
 def written(unit: str) -> str:
@@ -81,10 +86,11 @@ def _drop_in(unit: str) -> str:
     return f"{unit}.d/{_DROP_IN}"
 
 
-def _fitted(installation: Installation, command: str) -> str:
+def _fitted(installation: Installation, unit: str) -> str:
     """Return a drop-in; a setting that is a list is emptied first (systemd.unit(5))."""
     variables = sorted(installation.environment.items())
     used = [installation.executable, *installation.written, *installation.read]
+    stop_seconds = math.ceil(installation.operation_timeout) + _ENDING_SECONDS
     pin_files = [] if installation.pin_file is None else [installation.pin_file]
     lines = [
         # With the version, so that an update is a change, after which the services are started anew.
@@ -98,7 +104,8 @@ def _fitted(installation: Installation, command: str) -> str:
         "",
         "[Service]",
         "ExecStart=",
-        f"ExecStart={program(installation.executable)} {command}",
+        f"ExecStart={program(installation.executable)} {_COMMANDS[unit]}",
+        *([f"TimeoutStopSec={stop_seconds}"] if unit == FORWARD and stop_seconds > _STOP_SECONDS else []),
         f"User={literal(installation.user)}",
         "SupplementaryGroups=",
         *([f"SupplementaryGroups={' '.join(installation.groups)}"] if installation.groups else []),

@@ -223,7 +223,7 @@ def _uptime() -> float:
 
 
 def _text(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="seconds")
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds")  # an error and the next connection are told apart
 
 
 def _time(text: object) -> datetime:

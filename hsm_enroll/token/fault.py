@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import grp
+import os
 import pwd
+from pathlib import Path
 from typing import NamedTuple
 
 
@@ -17,6 +19,17 @@ class Fault(NamedTuple):
 
     message: str
     hint: str
+
+
+def barrier(path: Path) -> Path:
+    """Return the first folder above a path, or above where links lead, that is closed to this user; or the path."""
+    return next(filter(is_closed, reversed(Path(os.path.realpath(path)).parents)), path)
+
+
+def is_closed(folder: Path) -> bool:
+    """Whether a folder is closed to this user; False where there is none, as far as this user can see."""
+    exists = os.path.isdir(folder)  # noqa: PTH112 - unlike is_dir, it never raises
+    return exists and not os.access(folder, os.X_OK, effective_ids=True)
 
 
 def user_name(number: int) -> str:

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from hsm_enroll import softhsm
-from hsm_enroll.token.fault import Fault, group_name, user_name
+from hsm_enroll.token.fault import Fault, barrier, group_name, user_name
 
 MODULE_NAME = "libsofthsm2"
 """What the name of SoftHSM's module begins with."""
@@ -79,9 +79,9 @@ def _closed(what: str, path: Path, needed: int) -> Fault:
         path: the file or folder.
         needed: the rights that are needed on it, as ``os.access`` takes them.
     """
-    barrier = next((each for each in reversed(path.parents) if not os.access(each, os.X_OK, effective_ids=True)), path)
-    found = barrier.stat()
-    of_group = (needed if barrier == path else os.X_OK) << 3
+    closed = barrier(path)
+    found = closed.stat()
+    of_group = (needed if closed == path else os.X_OK) << 3
     owner, group = user_name(found.st_uid), group_name(found.st_gid)
     # To be in root's group is more than a device's software needs.
     is_for_members = found.st_gid != 0 and found.st_mode & of_group == of_group

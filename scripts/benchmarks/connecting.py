@@ -46,7 +46,7 @@ def _measure(round_trip: int, environment: dict[str, str]) -> None:
 
     for whose, meaning in _CONNECTIONS.items():
         pairs = ratios(partial(seconds, whose), partial(seconds, "sdk"), _RUNS)
-        show(f"{meaning} / SDK, {round_trip} ms, at most 1.2", pairs)
+        show(f"{meaning} / SDK, {round_trip} ms", pairs, at_most=1.2)
     show(
         f"process with connect() / SDK, {round_trip} ms",
         ratios(partial(whole, "library"), partial(whole, "sdk"), _RUNS),

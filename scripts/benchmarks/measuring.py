@@ -8,6 +8,9 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+missed: list[str] = []
+"""The names of the figures that have missed their limits; `scripts/bench` exits with 1 if there are any."""
+
 
 def ratios(ours: Callable[[], float], peer: Callable[[], float], runs: int) -> list[float]:
     """Time both in turn, so that a machine whose speed drifts treats them alike; the first pair warms up.
@@ -43,7 +46,22 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> tuple[float, 
     return seconds, process.stdout
 
 
-def show(name: str, figures: Sequence[float]) -> None:
-    """Print one figure: its median and its spread."""
+def show(name: str, figures: Sequence[float], *, at_least: float | None = None, at_most: float | None = None) -> None:
+    """Print one figure: its median and its spread, and whether the median keeps its limit, if it has one."""
     low, middle, high = min(figures), statistics.median(figures), max(figures)
-    print(f"{name:<60} median {middle:.2f}   {low:.2f} to {high:.2f}   {len(figures)} runs")
+    verdict = judged(name, middle, at_least=at_least, at_most=at_most)
+    print(f"{name:<60} median {middle:.2f}   {low:.2f} to {high:.2f}   {len(figures)} runs{verdict}")
+
+
+def judged(name: str, figure: float, *, at_least: float | None = None, at_most: float | None = None) -> str:
+    """Return what a line of output says about a figure's limit, if it has one, and note the name if it is missed."""
+    verdicts = []
+    for limit, words, is_met in (
+        (at_least, "at least", at_least is None or figure >= at_least),
+        (at_most, "at most", at_most is None or figure <= at_most),
+    ):
+        if limit is not None:
+            verdicts.append(f"   {words} {limit:g}: {'met' if is_met else 'MISSED'}")
+        if not is_met:
+            missed.append(name)
+    return "".join(verdicts)

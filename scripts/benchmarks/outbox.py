@@ -92,11 +92,11 @@ def measure() -> None:
 
         for writers in (1, 4):
             bare, ours = partial(seconds, _BARE, writers), partial(seconds, _OURS, writers)
-            name = f"durable messages/s, writers: {writers} / bare sqlite3, at least 0.7"
-            show(name, ratios(bare, ours, _RUNS))
+            name = f"durable messages/s, writers: {writers} / bare sqlite3"
+            show(name, ratios(bare, ours, _RUNS), at_least=0.7)
         empty, few, many = (_filled(Path(folder, f"holds-{number}"), number) for number in (0, _FEW, _MANY))
-        show("start with a million queued / empty, at most 1.2", ratios(_start(many), _start(empty), _RUNS))
-        show("memory, a million queued / a thousand, at most 1.1", ratios(_work(many), _work(few), _RUNS // 3))
+        show("start with a million queued / empty", ratios(_start(many), _start(empty), _RUNS), at_most=1.2)
+        show("memory, a million queued / a thousand", ratios(_work(many), _work(few), _RUNS // 3), at_most=1.1)
         _show_draining(many)
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks import one_device
+from benchmarks.measuring import judged
 from hsm_enroll.store.outbox import NewMessage, Outbox, OutboxLimits
 from tests.support.cable import Cable, cable
 
@@ -176,6 +177,8 @@ def _show(rounds: list[tuple[int, int]]) -> None:
     """Compare the rounds after the first tenth, which warm up, with the last tenth."""
     tenth = max(1, len(rounds) // 10)
     memory, descriptors = zip(*rounds, strict=True)
-    for what, figures in (("memory in kB, at most 1.1", memory), ("descriptors, at most 1", descriptors)):
+    for name, figures, limit in (("soak: memory in kB", memory, 1.1), ("soak: descriptors", descriptors, 1.0)):
         begin, end = statistics.median(figures[tenth : 2 * tenth]), statistics.median(figures[-tenth:])
-        print(f"soak: {what:<54} {begin:.0f} to {end:.0f}, ratio {end / begin:.3f}   {len(rounds)} rounds")
+        ratio = end / begin
+        verdict = judged(name, ratio, at_most=limit)
+        print(f"{name:<60} {begin:.0f} to {end:.0f}, ratio {ratio:.3f}   {len(rounds)} rounds{verdict}")

@@ -47,7 +47,7 @@ def machine(request: pytest.FixtureRequest, place: Path, packages: Packages) -> 
     system = place / "machine"
     debian.copy(debian.image(request.config.getoption("systems"), "bookworm"), system)
     packages.copy_to(system)
-    debian.fetch_dependencies(system, [packages.current])
+    debian.fetch_dependencies(system, [packages.current, "sudo"])
     running = Machine(system, cloud.MOUNTS)
     try:
         running.boot()

@@ -49,16 +49,27 @@ class Gateway:
         with (self._machine.root / "etc/hsm-enroll/config.toml").open("a") as file:
             file.write(f"{line}\n")
 
-    def enroll(self, invite: str) -> str:
-        """Make a token, enroll, install the services, encrypt the PIN for them as the page says, and return it."""
+    def enroll(self, invite: str) -> None:
+        """Make a token, enroll, and install the services, as root."""
         self.command("token", "create", "--label", "gateway")
         self.command("init", "-", given=invite)
         self.command("service", "install")
-        self._machine.run("sh", "-e", "-c", block("sh", "systemd-creds encrypt"))
+
+    def enroll_as_user(self, invite: str) -> None:
+        """Do the same as the package's user, as the page says."""
+        self._machine.answer("Invite", invite, "sh", "-e", "-c", block("sh", "sudo -u hsm-enroll"))
+
+    def encrypt_pin(self) -> str:
+        """Encrypt the PIN for the services as the page says, and return it; only they have it then."""
+        self.run_block("systemd-creds encrypt")
         pin = self._machine.run("cat", _PIN).strip()
         self._machine.run("rm", _PIN)
         self._machine.run("systemctl", "restart", FORWARD)
         return pin
+
+    def run_block(self, words: str) -> str:
+        """Run the one block of the technician's page that has these words, and return what it prints."""
+        return self._machine.run("sh", "-e", "-c", block("sh", words))
 
     @contextmanager
     def drop_in(self, unit: str, content: str) -> Iterator[None]:
@@ -80,9 +91,9 @@ class Gateway:
         """Return once the service is connected to the broker."""
         self._machine.wait_for("a connection", lambda: "connected since" in self.service("StatusText"))
 
-    def service(self, attribute: str) -> str:
-        """Return what systemd says of the service that sends."""
-        return self._machine.run("systemctl", "show", "--value", f"--property={attribute}", FORWARD).strip()
+    def service(self, attribute: str, unit: str = FORWARD) -> str:
+        """Return what systemd says of a service, by default the one that sends."""
+        return self._machine.run("systemctl", "show", "--value", f"--property={attribute}", unit).strip()
 
     def certificate(self) -> str:
         """Return the id of the certificate that this device has."""
@@ -98,15 +109,17 @@ class Writer:
         topic: their topic.
         count: how many; they begin with 0.
         pause: seconds between them.
+        user: who runs it.
 
     Attributes:
         topic: their topic.
         promised: how many calls have returned; their messages are the first ones.
     """
 
-    def __init__(self, machine: Machine, topic: str, count: int, pause: float = 0) -> None:
+    def __init__(self, machine: Machine, topic: str, count: int, pause: float = 0, user: str = "root") -> None:
         self.topic, self.promised = topic, 0
-        self._process = machine.start("python3", "-c", _PROGRAM, topic, str(count), str(pause))
+        program = ("python3", "-c", _PROGRAM, topic, str(count), str(pause))
+        self._process = machine.start("runuser", "-u", user, "--", *program)
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
@@ -122,7 +135,7 @@ class Writer:
                 self.promised += 1
 
 
-def block(language: str, words: str) -> str:
-    """Return the one block of the technician's page that has these words."""
-    (found,) = [each.text for each in page("docs/technician.md").blocks_of(language) if words in each.text]
+def block(language: str, words: str, name: str = "docs/technician.md") -> str:
+    """Return the one block of a page, the technician's by default, that has these words."""
+    (found,) = [each.text for each in page(name).blocks_of(language) if words in each.text]
     return found

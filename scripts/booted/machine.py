@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -77,6 +79,26 @@ class Machine:
         if done.returncode != 0:
             raise AssertionError(f"{' '.join(command)} exited with {done.returncode}:\n{done.stdout}{done.stderr}")
         return done.stdout
+
+    def answer(self, question: str, answer: str, *command: str) -> str:
+        """Run a command as root on a terminal, answer the one question that it asks, and return what it shows.
+
+        Raises:
+            AssertionError: it failed, or did not ask.
+        """
+        on_terminal = ("script", "--quiet", "--return", "--command", shlex.join(command), "/dev/null")
+        with subprocess.Popen(self._inside(*on_terminal), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            shown = b""
+            while question.encode() not in shown and (more := os.read(process.stdout.fileno(), 4096)):
+                shown += more
+            with suppress(BrokenPipeError):
+                process.stdin.write(f"{answer}\n".encode())
+                process.stdin.flush()
+            shown += process.stdout.read()
+        assert process.returncode == 0, shown.decode()
+        return shown.decode()
 
     def start(self, *command: str) -> subprocess.Popen[str]:
         """Start a command as root; its standard output is a pipe."""

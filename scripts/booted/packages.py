@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -50,9 +51,9 @@ class Packages:
         """Have apt install one of them."""
         machine.run(*_APT, "install", file)
 
-    def purge(self, machine: Machine) -> None:
-        """Have apt remove it with its settings and its state; what it depends on stays."""
-        machine.run(*_APT, "purge", self.name)
+    def purge(self, machine: Machine) -> str:
+        """Have apt remove it with its settings and its state, and return what is said; what it depends on stays."""
+        return machine.run("sh", "-c", f"{shlex.join(_APT)} purge {self.name} 2>&1")
 
     def copy_to(self, system: Path) -> None:
         """Copy both to the system of a machine."""

@@ -13,7 +13,7 @@ from booted.gateway import FORWARD, RENEW, TIMER, Gateway, Writer, block
 from booted.machine import Machine
 from booted.packages import Packages
 
-_THING = "gateway-1"
+_THING, _USERS_THING = "gateway-17", "gateway-18"  # the first one is that of the pages
 # What is not the package's: this test's own; what dpkg, apt and systemd write down or keep of all packages and units;
 # systemd's folder for encrypted credentials; and the token, which has tools of its own and may hold other keys.
 _OTHERS = {
@@ -29,6 +29,17 @@ OnActiveSec=1s
 RandomizedDelaySec=0
 AccuracySec=1s
 """
+# A program that uses the identity, for the units of the page.
+_PROGRAM = """\
+[Service]
+ExecStart=/usr/bin/sleep infinity
+"""
+_IMPATIENT = """\
+[Service]
+WatchdogSec=10s
+RestartSec=1
+"""
+_IDLE_MICROSECONDS = 15_000_000  # more than what the watchdog has patience for
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +81,43 @@ def test_an_enrolled_gateway_is_connected(
     assert untouched
     packages.install(machine, packages.before)
     gateway.trust(cloud.ca())
-    pin = gateway.enroll(cloud.operate("invite", "create", "--thing", _THING))
+    gateway.enroll(cloud.operate("invite", "create", "--thing", _THING))
+    pin = gateway.encrypt_pin()
     gateway.wait_until_connected()
     _deliver(machine, cloud, Writer(machine, f"device/{_THING}/first", 10))
     assert pin not in machine.run("journalctl", "--no-pager")
+
+
+def test_a_renewal_with_the_encrypted_pin_restarts_the_page_s_program(
+    machine: Machine, cloud: Cloud, gateway: Gateway
+) -> None:
+    """The page's command renews by hand with the PIN that only the services have, and its path unit notices that."""
+    folder, before = machine.root / "etc/systemd/system", gateway.certificate()
+    contents = {
+        "gateway.service": _PROGRAM,
+        "hsm-enroll-renewed.path": block("ini", "PathChanged="),
+        "hsm-enroll-renewed.service": block("ini", "try-restart gateway.service"),
+    }
+    for name, content in contents.items():
+        (folder / name).write_text(content)
+    gateway.run_block("enable --now hsm-enroll-renewed.path")
+    machine.run("systemctl", "start", "gateway.service")
+    program = gateway.service("MainPID", "gateway.service")
+    renewed, pin = gateway.run_block("systemd-run").rstrip("\n").rsplit("\n", 1)
+    assert f"Thing        {_THING}" in renewed
+    # With the PIN that was shown, a command finds the new key.
+    assert gateway.certificate() != before
+    machine.run("env", f"HSM_ENROLL_PIN={pin}", "hsm-enroll", "csr", "--subject", "CN=test")
+    machine.wait_for(
+        "the program's restart", lambda: gateway.service("MainPID", "gateway.service") not in {program, "0"}
+    )
+    machine.run("systemctl", "disable", "--quiet", "--now", "hsm-enroll-renewed.path")
+    machine.run("systemctl", "stop", "gateway.service")
+    for name in contents:
+        (folder / name).unlink()
+    machine.run("systemctl", "daemon-reload")
+    machine.wait_for("the end of the old one", lambda: before not in cloud.active_certificates(_THING))
+    _deliver(machine, cloud, Writer(machine, f"device/{_THING}/by-hand", 10))
 
 
 @pytest.mark.parametrize("unit", [FORWARD, RENEW])
@@ -98,6 +142,41 @@ def test_its_metrics_are_kept_as_the_page_says(machine: Machine, gateway: Gatewa
     with gateway.drop_in(FORWARD, block("ini", "--metrics-file")):
         machine.wait_for("metrics", lambda: list(folder.glob("*.prom")))
     shutil.rmtree(folder)
+
+
+def test_the_group_that_the_page_creates_may_read_messages(machine: Machine, gateway: Gateway) -> None:
+    """With the page's drop-in, its program receives a message as a member of the group, and not as another user."""
+    machine.run("groupadd", "--system", "gateway-programs")
+    topic, socket = f"device/{_THING}/commands/door", "/run/hsm-enroll/messages.sock"
+    reader = block("python", "# commands.py", "docs/integrator.md").replace("~/gateway/messages.sock", socket)
+    as_nobody = ("setpriv", "--reuid=nobody", "--regid=nogroup")
+    program = ("sh", "-c", 'exec python3 -c "$1" 2>&1', "sh", reader)
+    with gateway.drop_in(FORWARD, block("ini", socket, "docs/integrator.md")):
+        gateway.wait_until_connected()
+        stranger = machine.start(*as_nobody, "--clear-groups", *program)
+        member = machine.start(*as_nobody, "--groups=gateway-programs", *program)
+        assert member.stdout is not None
+        assert member.stdout.readline() == "reading\n"
+        for payload in ("open", "bye"):
+            machine.run("hsm-enroll", "publish", "--queue", topic, payload)
+        assert member.communicate()[0] == f"{topic} open\n{topic} bye\n"
+        assert "PermissionError" in stranger.communicate()[0]
+    machine.run("groupdel", "gateway-programs")
+
+
+def test_a_service_that_hangs_is_started_anew(machine: Machine, gateway: Gateway) -> None:
+    """The watchdog lets it be while it has nothing to do, and kills it when it does not go on."""
+    with gateway.drop_in(FORWARD, _IMPATIENT):
+        process, begun = gateway.service("MainPID"), int(gateway.service("ActiveEnterTimestampMonotonic"))
+        machine.wait_for(
+            "a sign of life after a while",
+            lambda: int(gateway.service("WatchdogTimestampMonotonic")) > begun + _IDLE_MICROSECONDS,
+        )
+        assert gateway.service("MainPID") == process
+        machine.run("systemctl", "kill", "--kill-whom=main", "--signal=STOP", FORWARD)
+        machine.wait_for("another process", lambda: gateway.service("MainPID") not in {process, "0"})
+        assert gateway.service("NRestarts") == "1"
+        gateway.wait_until_connected()
 
 
 def test_no_message_is_lost_by_a_power_cut(machine: Machine, cloud: Cloud, gateway: Gateway) -> None:
@@ -143,10 +222,35 @@ def test_the_timer_renews_and_the_service_takes_the_new_identity(
 
 def test_used_it_is_purged_without_a_trace(machine: Machine, packages: Packages, untouched: dict[str, str]) -> None:
     """After apt purge, the machine's files are what they were, with the state, the settings and the PIN gone."""
-    packages.purge(machine)
+    said = packages.purge(machine)
+    assert f"hsm-enroll fleet revoke {_THING}\n" in said
     assert _traces(machine, packages) == set()
     now = traces.files(machine.root, _OTHERS)
     assert {path for path in untouched.keys() | now.keys() if untouched.get(path) != now.get(path)} == set()
+
+
+def test_its_services_run_as_the_packages_user(
+    machine: Machine, packages: Packages, cloud: Cloud, gateway: Gateway
+) -> None:
+    """Enrolled as that user as the page says, the service sends what its programs hand over; it also renews by hand."""
+    packages.install(machine, "sudo")
+    packages.install(machine, packages.current)
+    gateway.trust(cloud.ca())
+    gateway.enroll_as_user(cloud.operate("invite", "create", "--thing", _USERS_THING, "--quiet").strip())
+    gateway.encrypt_pin()
+    gateway.wait_until_connected()
+    assert gateway.service("User") == packages.name
+    _deliver(machine, cloud, Writer(machine, f"device/{_USERS_THING}/first", 10, user=packages.name))
+    by_hand = block("sh", "systemd-run").replace("--property=", f"--property=User={packages.name} --property=", 1)
+    assert f"Thing        {_USERS_THING}\n" in machine.run("sh", "-e", "-c", by_hand)
+
+
+def test_a_user_that_owns_a_token_stays(machine: Machine, packages: Packages) -> None:
+    """apt purge removes all of the package's but this user, says so, and leaves the token its owner."""
+    tokens = "/var/lib/softhsm/tokens"
+    assert f"The user {packages.name} stays: it owns {tokens}/" in packages.purge(machine)
+    assert _traces(machine, packages) == {line for line in _accounts(machine) if packages.name in line}
+    assert packages.name in machine.run("find", tokens, "-mindepth", "1", "-printf", "%u\n").split()
 
 
 def _deliver(machine: Machine, cloud: Cloud, writer: Writer) -> None:
@@ -160,7 +264,12 @@ def _deliver(machine: Machine, cloud: Cloud, writer: Writer) -> None:
 def _traces(machine: Machine, packages: Packages) -> set[str]:
     """Return what is left with the package's name: files, folders, users, groups; but for the packages themselves."""
     words = {packages.name, packages.name.replace("-", "_")}
-    accounts = "\n".join((machine.root / "etc" / name).read_text() for name in ("passwd", "group"))
+    accounts = "\n".join(_accounts(machine))
     in_memory = machine.run("find", "/run", "-name", f"*{packages.name}*").split()
     on_disk = {path for path in traces.named(machine.root, words) if not path.startswith("srv/")}
     return on_disk | set(in_memory) | set(re.findall(rf".*{packages.name}.*", accounts))
+
+
+def _accounts(machine: Machine) -> list[str]:
+    """Return the lines of its users and groups."""
+    return [line for name in ("passwd", "group") for line in (machine.root / "etc" / name).read_text().splitlines()]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -100,6 +102,16 @@ def test_its_completions_are_right(unpacked: Unpacked) -> None:
         done = subprocess.run([shell, *options, "-c", script], capture_output=True, text=True, check=True)
         assert done.stderr == "", shell
         assert "hsm" in done.stdout, shell
+
+
+def test_fish_completes_commands(unpacked: Unpacked) -> None:
+    """Tab offers what the command itself would accept there."""
+    script = unpacked.root / "usr/share/fish/vendor_completions.d/hsm-enroll.fish"
+    press_tab = f'source {script}; complete -C "hsm-enroll in"'
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    command = ["fish", "--no-config", "-c", press_tab]
+    done = subprocess.run(command, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=True)
+    assert [line.split("\t")[0] for line in done.stdout.splitlines()] == ["init", "invite"]
 
 
 def test_its_copyright_names_all_that_it_carries(unpacked: Unpacked) -> None:

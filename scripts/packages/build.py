@@ -16,7 +16,8 @@ from packages import changelog, completions, libraries, pages, tools
 ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
 """Debian's names of the architectures that packages are built for, with the names that wheels have for them."""
 
-_GUIDES = ("technician.md", "tokens.md", "integrator.md")
+_GUIDES = ("docs/technician.md", "docs/tokens.md", "docs/integrator.md", "docs/json.md")
+_LINKED = ("README.md", "SECURITY.md", "docs/schema/*.json")
 _FORMATS = ("deb", "rpm")
 
 
@@ -62,9 +63,7 @@ def _prepare(root: Path, place: Path, epoch: int) -> None:
     (place / "units").mkdir()
     for file in (root / "hsm_enroll/service/files").iterdir():
         shutil.copy(file, place if file.suffix == ".sysusers" else place / "units")
-    (place / "doc").mkdir()
-    for guide in _GUIDES:
-        shutil.copy(root / "docs" / guide, place / "doc")
+    copy_documentation(root, place / "doc")
     shutil.copy(root / "CHANGELOG.md", place)
     history = changelog.for_debian((root / "CHANGELOG.md").read_text(), epoch)
     (place / "changelog.Debian.gz").write_bytes(gzip.compress(history.encode(), mtime=0))
@@ -74,6 +73,22 @@ def _prepare(root: Path, place: Path, epoch: int) -> None:
     (place / "completions").mkdir()
     for shell, script in completions.scripts().items():
         (place / "completions" / f"hsm-enroll.{shell}").write_text(script)
+
+
+def copy_documentation(root: Path, folder: Path) -> None:
+    """Copy what a gateway's users read, and what that links to, as it is in the checkout, so that its links lead there.
+
+    The README's links into the source, and to what only operators need, lead nowhere.
+
+    Args:
+        root: the checkout.
+        folder: where to; it does not exist yet.
+    """
+    for pattern in (*_GUIDES, *_LINKED):
+        for file in root.glob(pattern):
+            copy = folder / file.relative_to(root)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, copy)
 
 
 def _normalize(place: Path, epoch: int) -> None:

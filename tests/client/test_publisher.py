@@ -148,6 +148,22 @@ def _fork(run: Callable[[], object]) -> int:
         ({"properties": Properties(user_properties=(("unit", "x" * 65536),))}, "value of the user property 'unit'"),
         ({"properties": Properties(user_properties=(("a\0", "x"),))}, "name of the user property"),
         ({"properties": Properties(correlation_data=bytes(65536))}, "correlation data has more than 65535 bytes"),
+        ({"payload": [1, 2]}, "the message is not bytes but list"),
+        ({"payload": "21.5"}, "the message is not bytes but str"),
+        ({"payload": 5}, "the message is not bytes but int"),
+        ({"payload": memoryview(bytes(2**17 + 4)).cast("I")}, "larger than 128 KiB"),
+        ({"topic": b"a"}, "it is not text but bytes"),
+        ({"topic": None}, "it is not text but NoneType"),
+        ({"expires_after": "5"}, "cannot expire after '5' s"),
+        ({"properties": {"content_type": "a"}}, "the properties are dict"),
+        ({"properties": Properties(content_type=5)}, "content type is not valid: it is not text but int"),  # type: ignore[arg-type]
+        ({"properties": Properties(correlation_data="a")}, "correlation data is not bytes but str"),  # type: ignore[arg-type]
+        ({"properties": Properties(user_properties=(("a", 1),))}, "it is not text but int"),  # type: ignore[arg-type]
+        ({"properties": Properties(user_properties=(("a", None),))}, "value of the user property 'a' is not valid"),  # type: ignore[arg-type]
+        ({"properties": Properties(user_properties=("ab",))}, "'ab' is not a user property"),  # type: ignore[arg-type]
+        ({"properties": Properties(user_properties=None)}, "None is not a user property"),  # type: ignore[arg-type]
+        ({"properties": Properties(correlation_data=[])}, "correlation data is not bytes but list"),  # type: ignore[arg-type]
+        ({"properties": Properties(response_topic=5)}, "it is not text but int"),  # type: ignore[arg-type]
     ],
 )
 def test_what_mqtt_or_aws_iot_does_not_accept_is_not_queued(home: Path, arguments: dict[str, object], why: str) -> None:
@@ -155,6 +171,22 @@ def test_what_mqtt_or_aws_iot_does_not_accept_is_not_queued(home: Path, argument
     with Publisher(Identity.load()) as publisher, pytest.raises(UsageError, match=why):
         publisher.publish(**{"topic": _TOPIC, "payload": b"x", **arguments})  # type: ignore[arg-type]
     assert _held(home) == []
+
+
+@pytest.mark.parametrize(
+    ("payload", "content"),
+    [
+        (bytearray(b"21.5"), b"21.5"),
+        (memoryview(b"21.5")[1:], b"1.5"),
+        (memoryview(bytes(range(64)) * 2048).cast("I"), bytes(range(64)) * 2048),
+    ],
+    ids=["bytearray", "memoryview", "numbers"],
+)
+def test_a_payload_may_be_in_any_buffer_of_bytes(home: Path, payload: bytearray | memoryview, content: bytes) -> None:
+    """Its bytes are queued, however many items it has."""
+    with Publisher(Identity.load()) as publisher:
+        publisher.publish(_TOPIC, payload)
+    assert [message.payload for message in _held(home)] == [content]
 
 
 def test_the_largest_properties_are_accepted(home: Path) -> None:
@@ -189,6 +221,22 @@ def test_a_full_outbox_may_drop_the_oldest(home: Path, monkeypatch: pytest.Monke
             publisher.publish(_TOPIC, bytes([number]) * (128 * 1024 - 1000))
     assert [message.payload[0] for message in _held(home)] == list(range(12, 20))
     assert _state(home).dropped == 12
+
+
+def test_messages_that_are_too_old_make_room(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are older than outbox_max_age have expired, also for a publisher whose outbox is full."""
+    monkeypatch.setenv("HSM_ENROLL_OUTBOX_BYTES", str(1024**2))
+    monkeypatch.setenv("HSM_ENROLL_OUTBOX_MAX_AGE", "60")
+    start = age.now()
+    with Publisher(Identity.load()) as publisher:
+        for seconds, payload in ((0, b"old"), (30, b"newer")):
+            monkeypatch.setattr(age, "now", lambda at=start.running + seconds: start._replace(running=at))
+            for _ in range(4):
+                publisher.publish(_TOPIC, payload.ljust(128 * 1024 - 1000))
+        monkeypatch.setattr(age, "now", lambda: start._replace(running=start.running + 61))
+        publisher.publish(_TOPIC, b"newest".ljust(128 * 1024 - 1000))
+    assert [message.payload.strip() for message in _held(home)] == [b"newer"] * 4 + [b"newest"]
+    assert (_state(home).expired, _state(home).messages) == (4, 5)
 
 
 def test_the_program_may_change_its_working_directory(

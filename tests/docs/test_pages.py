@@ -48,9 +48,8 @@ _NOT_TYPED = {
         "docs/operator.md",
         "hsm-enroll backend deploy --alarm-email on-call@example.com --tag team=factory --tag cost-center=4711\n",
     ),
-    # these change the machine, or need one that systemd has started; tests/e2e/test_service.py runs the commands
+    # these need a machine that systemd has started; scripts/booted/test_life.py runs them as they stand
     ("docs/technician.md", "systemctl daemon-reload\nsystemctl enable --now hsm-enroll-renewed.path\n"),
-    ("docs/technician.md", "sudo /opt/hsm-enroll/bin/hsm-enroll service install\n"),
     (
         "docs/technician.md",
         (
@@ -73,6 +72,8 @@ _NOT_TYPED = {
             "systemd-creds decrypt --name=hsm-enroll.pin /etc/credstore.encrypted/hsm-enroll.pin -\n"
         ),
     ),
+    # so do these; there and in tests/e2e/test_service.py, the commands of hsm-enroll are run
+    ("docs/technician.md", "sudo /opt/hsm-enroll/bin/hsm-enroll service install\n"),
     (
         "docs/technician.md",
         (
@@ -80,7 +81,7 @@ _NOT_TYPED = {
             "sudo hsm-enroll service uninstall\n"
         ),
     ),
-    ("docs/technician.md", "timedatectl set-ntp true\n"),
+    ("docs/technician.md", "timedatectl set-ntp true\n"),  # changes the machine's clock; systemd's, and run nowhere
     # tests/operator/api/test_operator_revoke.py does the same
     (
         "docs/operator.md",

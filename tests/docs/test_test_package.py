@@ -1,4 +1,7 @@
-"""When scripts/test-package runs its tests: it is run with a pytest that only writes down that it was called."""
+"""When scripts/test-package runs its tests: it is run with a pytest that only writes down that it was called.
+
+And that CI runs it.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,20 @@ _STUBS = {
     ".venv/bin/python": """[ "$1" != -m ] || { echo "$*" >>"$HOME/calls"; exit "$(cat "$HOME/status")"; }""",
     "bin/id": "echo 0",
 }
+_SOURCES = (
+    "hsm_enroll/service/files/a.service",
+    "lambda/a.py",
+    "packaging/deb/postrm",
+    "scripts/booted/a.py",
+    "docs/a.md",
+    "tests/support/a.py",
+    "conftest.py",
+    "constraints.txt",
+    "pyproject.toml",
+    "CHANGELOG.md",
+    "LICENSE",
+    "README.md",
+)
 _UNCHANGED = "test-package: passed before with the same sources\n"
 
 
@@ -38,10 +55,11 @@ class _Checkout:
         git(home, "init", "--quiet", str(self._folder))
         commit(self._folder)
 
-    def change(self, text: str) -> None:
+    def change(self, text: str, source: str = "hsm_enroll/a.py") -> None:
         """Change a source."""
-        (self._folder / "hsm_enroll").mkdir(exist_ok=True)
-        (self._folder / "hsm_enroll/a.py").write_text(text)
+        file = self._folder / source
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
 
     def let_tests_exit_with(self, status: int) -> None:
         """Say with which status pytest ends from now on."""
@@ -85,6 +103,18 @@ def test_sources_that_have_passed_are_not_tested_again(checkout: _Checkout) -> N
     assert len(checkout.calls()) == 1
 
 
+def test_all_that_goes_into_a_package_or_its_test_is_a_source(checkout: _Checkout) -> None:
+    """Whichever of them is new or changed, it is tested again; what is in neither does not count."""
+    assert checkout.run("--if-changed").returncode == 0
+    for source in _SOURCES:
+        checkout.calls()
+        checkout.change("another", source)
+        assert checkout.run("--if-changed").returncode == 0
+        assert len(checkout.calls()) == 1, source
+    checkout.change("another", "tests/client/test_a.py")
+    assert checkout.run("--if-changed").stdout == _UNCHANGED
+
+
 @pytest.mark.parametrize(("arguments", "status"), [((), 1), (("-k", "life"), 0)])
 def test_only_a_whole_run_that_passes_counts(checkout: _Checkout, arguments: tuple[str, ...], status: int) -> None:
     """A run that fails, and says so by its exit status, and one of some tests, do not count as passed."""
@@ -94,6 +124,20 @@ def test_only_a_whole_run_that_passes_counts(checkout: _Checkout, arguments: tup
     checkout.let_tests_exit_with(0)
     assert checkout.run("--if-changed").stdout == ""
     assert len(checkout.calls()) == 1
+
+
+@pytest.mark.parametrize(("status", "called"), [(0, ["test", "test-package --if-changed"]), (1, ["test"])])
+def test_ci_runs_both_scripts(tmp_path: Path, status: int, called: list[str]) -> None:
+    """All tests, and then those of the packages, if what goes into them has changed; none after a failure."""
+    for name in ("test", "test-package"):
+        stub = tmp_path / "scripts" / name
+        stub.parent.mkdir(exist_ok=True)
+        stub.write_text(f'#!/bin/sh\necho "${{0##*/}}${{1:+ $1}}" >>calls\nexit {status}\n')
+        stub.chmod(0o755)
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci/run", tmp_path / ".ci")
+    assert subprocess.run([tmp_path / ".ci/run"], timeout=60, check=False).returncode == status
+    assert (tmp_path / "calls").read_text().splitlines() == called
 
 
 def test_it_leaves_nothing_but_its_systems(checkout: _Checkout) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from hsm_enroll.local.cloud import LocalCloud, Options
 from hsm_enroll.local.lambda_runtime import ACCOUNT_ID
 from tests.support.clients import SoftwareDevice
 from tests.support.devices import Cloud, Device, Operator, publish_as_observer
+from tests.support.forwarders import RunningForwarder
+from tests.support.processes import wait_until
 
 NewGateway = Callable[[str], Device]
 
@@ -65,6 +68,35 @@ def test_revoking_ends_the_open_connection_of_that_device_alone(
         assert staying.poll() is None
         publish_as_observer(invite_cloud.document, f"device/{names[1]}/in", "still here")
         assert (staying.communicate(timeout=60)[0], staying.returncode) == ("still here\n", 0)
+
+
+def test_a_device_that_is_revoked_while_it_forwards_goes_on_trying(
+    operator: Operator, gateway: Device, invite_cloud: Cloud, thing: str
+) -> None:
+    """D21: the forwarder says that it is refused, as status does, keeps what waits, and is back once that is undone."""
+    gateway.json("init", operator.invite(thing), "--thing", thing, "--no-publish")
+    certificate = gateway.json("status")["certificate"]["id"]
+    with RunningForwarder(gateway) as forwarder:
+        forwarder.wait_for("connected")
+        assert operator.json("fleet", "revoke", thing, "--yes")["revoked"] is True
+        assert forwarder.wait_for("failed")["error"]["code"] == "mqtt-refused"
+        assert gateway.run("publish", "--queue", f"device/{thing}/x", "waits").returncode == 0
+
+        def is_shown() -> bool:
+            shown = gateway.json("status")
+            forward, error = shown["forward"], shown["forward"]["lastError"] or {}
+            assert forward["running"]
+            return (forward["connected"], error.get("code"), shown["outbox"]["messages"]) == (False, "mqtt-refused", 1)
+
+        # It is written at most once a second.
+        wait_until(is_shown, "a report of the refusal", gateway.home / "forward.json")
+        assert forwarder.is_running
+        invite_cloud.aws("iot").update_certificate(certificateId=certificate, newStatus="ACTIVE")
+        forwarder.wait_for("connected", 2)
+        wait_until(
+            lambda: gateway.json("status")["outbox"]["messages"] == 0, "its message", gateway.home / "forward.json"
+        )
+        assert forwarder.stop(signal.SIGTERM) == 143
 
 
 def test_a_revoked_thing_is_told_apart(operator: Operator, revoked: Device, invite_cloud: Cloud, thing: str) -> None:

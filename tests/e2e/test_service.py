@@ -1,13 +1,12 @@
-"""``hsm-enroll service`` where systemd records what it is told, and ``forward`` under a service manager."""
+"""``hsm-enroll service`` where systemd records what it is told."""
 
 from __future__ import annotations
 
 import os
 import pwd
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,8 @@ from hsm_enroll.service import systemd, units
 from hsm_enroll.version import __version__
 from tests.support import documents
 from tests.support.devices import Device
-from tests.support.forwarders import RunningForwarder
 from tests.support.mounts import with_own_mounts
 from tests.support.nobody import as_nobody
-from tests.support.service_manager import ServiceManager
 
 _FORWARD, _TIMER = "hsm-enroll-forward.service", "hsm-enroll-renew.timer"
 _FILES = {
@@ -32,9 +29,9 @@ _FILES = {
 _DROP_INS = {name for name in _FILES if name.endswith(".conf")}
 _SYSTEMCTL = """#!/bin/sh
 shift
-echo "$*" >>"${0%/*}/../calls"
+[ "$1" = show ] || echo "$*" >>"${0%/*}/../calls"
 [ "$1" != "$(cat "${0%/*}/../fails" 2>/dev/null)" ] || { echo "Access denied" >&2; exit 4; }
-[ "$1" != show ] || cat "${0%/*}/../shown"
+[ "$1" != show ] || cat "${0%/*}/../shown" 2>/dev/null || true
 """
 _SHOWN = """Result=success
 ExecMainStatus=0
@@ -82,11 +79,11 @@ class _Machine:
         (self._bin / "systemctl").write_text(_SYSTEMCTL)
         (self._bin / "systemctl").chmod(0o755)
 
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run ``hsm-enroll service`` as this machine's root."""
+    def run(self, *command: str, of: Sequence[str] = ("service",)) -> subprocess.CompletedProcess[str]:
+        """Run ``hsm-enroll service``, or a command of another group, as this machine's root."""
         mounting = 'mount --bind "$1" /etc/systemd/system && mount --bind "$2" /usr/lib/systemd/system && '
         mounting += 'mount --bind "$3" /run && shift 3 && exec "$@"'
-        ours = [sys.executable, "-m", "hsm_enroll", "service", *command]
+        ours = [sys.executable, "-m", "hsm_enroll", *of, *command]
         folders = self.units, self.packaged, self.run_folder
         environment = self._device.environment
         environment["PATH"] = f"{self._bin}:{environment['PATH']}"
@@ -138,13 +135,6 @@ def sender(device: Device, thing: str) -> Device:
     device.extra["PYTHONPATH"] = str(Path(__file__).parents[2])
     device.json("init", "--thing", thing)
     return device
-
-
-@pytest.fixture
-def manager() -> Iterator[ServiceManager]:
-    """A service manager."""
-    with ServiceManager() as running:
-        yield running
 
 
 def test_the_services_are_installed_for_this_device(machine: _Machine, sender: Device) -> None:
@@ -236,12 +226,16 @@ def test_a_packages_units_stay(machine: _Machine) -> None:
     own.write_text(units.packaged(_FORWARD))
     machine.json("install")
     machine.calls()
+    machine.shown.write_text(_SHOWN)
     document = machine.json("uninstall")
     assert set(document["removed"]) == {f"/etc/systemd/system/{name}" for name in _DROP_INS}
     assert document["disabled"] == [_FORWARD, _TIMER]
     assert machine.files() == {_FORWARD}
     assert {file.name for file in machine.packaged.iterdir()} == set(units.UNITS)
     assert machine.calls() == [f"disable --now {_FORWARD} {_TIMER}", "stop hsm-enroll-renew.service", "daemon-reload"]
+    machine.shown.write_text(_SHOWN.replace("=active", "=inactive").replace("=enabled", "=disabled"))
+    assert machine.json("uninstall") == {"removed": [], "disabled": []}
+    assert machine.run("uninstall").stdout.startswith("the services were not installed")
 
 
 def test_a_pin_that_services_would_not_find_is_noticed(machine: _Machine, sender: Device) -> None:
@@ -253,7 +247,7 @@ def test_a_pin_that_services_would_not_find_is_noticed(machine: _Machine, sender
 
 def test_uninstalling_removes_what_was_installed(machine: _Machine) -> None:
     """The files are gone, an administrator's own drop-in stays; a renewal that is running is stopped."""
-    machine.json("install")
+    assert machine.run("install").stdout.endswith("\nTo see how they are: hsm-enroll service status\n")
     own = machine.units / f"{_FORWARD}.d" / "override.conf"
     own.write_text("[Service]\n")
     machine.calls()
@@ -263,6 +257,14 @@ def test_uninstalling_removes_what_was_installed(machine: _Machine) -> None:
     assert machine.calls() == [f"disable --now {_FORWARD} {_TIMER}", "stop hsm-enroll-renew.service", "daemon-reload"]
     assert machine.json("uninstall") == {"removed": [], "disabled": []}
     assert machine.calls() == ["daemon-reload"]
+
+
+def test_a_file_that_cannot_be_removed_is_an_error(machine: _Machine) -> None:
+    """D11: also of what an interrupted installation has left; the error names it."""
+    (machine.units / f".{_TIMER}.new").mkdir()
+    error = machine.json("uninstall", status=1)["error"]
+    assert error["code"] == "service-failed"
+    assert error["message"].startswith(f"/etc/systemd/system/.{_TIMER}.new cannot be removed: ")
 
 
 def test_another_units_file_is_not_replaced(machine: _Machine) -> None:
@@ -318,8 +320,8 @@ def test_status_shows_the_units(machine: _Machine) -> None:
     ]
     assert (renew["state"], renew["result"], renew["exitStatus"]) == ("failed", "exit-code", 30)
     assert (timer["exitStatus"], timer["status"]) == (None, None)
-    assert "hsm-enroll-renew.service: failed, the last run failed: exit-code" in machine.run("status").stdout
-    machine.shown.write_text(_SHOWN.replace("ActiveState=active", "ActiveState=inactive", 1))
+    assert "hsm-enroll-renew.service: failed, exit status 30\n" in machine.run("status").stdout
+    machine.shown.write_text(_SHOWN.replace("=active", "=inactive", 1))
     assert machine.json("status", status=1)["running"] is False
 
 
@@ -330,6 +332,18 @@ def test_status_says_how_to_go_on_after_a_failure(machine: _Machine) -> None:
     assert f"journalctl --unit {_FORWARD}\n" in told
     assert f"sudo systemctl restart {_FORWARD}\n" in told
     assert "renew" not in told
+
+
+def test_the_doctor_finds_a_service_that_has_failed(machine: _Machine) -> None:
+    """It asks systemd, so that a device whose outbox happens to be empty is not called healthy."""
+    machine.shown.write_text(
+        _SHOWN.replace("Result=success\nExecMainStatus=0", "Result=exit-code\nExecMainStatus=12", 1)
+    )
+    assert machine.run(of=["doctor"]).returncode == 0
+    machine.shown.write_text(machine.shown.read_text().replace("ActiveState=active", "ActiveState=failed", 1))
+    done = machine.run(of=["doctor"])
+    assert done.returncode == 1
+    assert f"failed   forward: {_FORWARD} has failed: exit status 12\n" in done.stdout
 
 
 def test_units_that_systemd_does_not_know_are_not_installed(machine: _Machine) -> None:
@@ -344,11 +358,12 @@ def test_units_that_systemd_does_not_know_are_not_installed(machine: _Machine) -
 
 def test_a_packages_units_that_are_not_enabled(machine: _Machine) -> None:
     """A package's installation alone starts nothing: status says how to."""
-    shown = _SHOWN.replace("ActiveState=active", "ActiveState=inactive").replace("State=enabled", "State=disabled")
-    machine.shown.write_text(shown)
+    shown = _SHOWN.replace("Result=exit-code\nExecMainStatus=30", "Result=success").replace("=failed", "=inactive")
+    machine.shown.write_text(shown.replace("=active", "=inactive").replace("=enabled", "=disabled"))
     assert {each["installed"] for each in machine.json("status", status=1)["units"]} == {True}
     done = machine.run("status")
     assert f"{_TIMER}: inactive, not enabled\n" in done.stdout
+    assert "hsm-enroll-renew.service: inactive (the timer starts it)\n" in done.stdout
     assert "hsm-enroll service install" in done.stderr
 
 
@@ -367,24 +382,3 @@ def test_only_root_changes_services() -> None:
     with as_nobody() if os.geteuid() == 0 else nullcontext(), pytest.raises(ServiceError) as raised:
         systemd.require()
     assert "sudo" in raised.value.hint
-
-
-def test_forward_tells_the_service_manager_how_it_is(sender: Device, manager: ServiceManager) -> None:
-    """It is ready, then connected, then again and again makes progress; SIGTERM has it say that it ends."""
-    sender.extra |= manager.environment
-    with RunningForwarder(sender) as forwarder:
-        assert manager.receive()[:2] == ["READY=1", "WATCHDOG=1"]
-        manager.wait_for("STATUS=connected since ")
-        manager.wait_for("WATCHDOG=1")
-        assert forwarder.stop(signal.SIGTERM) == 143
-        manager.wait_for("STOPPING=1")
-    assert manager.lines.count("READY=1") == 1
-
-
-def test_forward_is_ready_without_a_network(sender: Device, manager: ServiceManager) -> None:
-    """A gateway that boots without a network has a service that runs, and says why it is not connected."""
-    sender.extra |= {**manager.environment, "HSM_ENROLL_MQTT_PORT": "1"}
-    with RunningForwarder(sender) as forwarder:
-        assert manager.receive()[:2] == ["READY=1", "WATCHDOG=1"]
-        assert "localhost:1" in manager.wait_for("STATUS=not connected: ")
-        assert forwarder.stop(signal.SIGTERM) == 143

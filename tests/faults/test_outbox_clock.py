@@ -17,6 +17,7 @@ from tests.support.processes import wait_until
 from tests.support.writers import writing
 
 _EXPIRES_AFTER = 600  # seconds
+_LITTLE = 300  # this test takes far less, also on a busy machine, and a day is far more
 _DAY = timedelta(days=1)
 
 
@@ -47,7 +48,7 @@ def test_the_clock_is_set_while_messages_wait_and_while_they_are_sent(enrolled: 
                 writer.wait_for_tries(5)
             clock.set(offset)
             outbox = device.json("status")["outbox"]
-            assert (outbox["messages"] > 0, outbox["expired"], 0 <= outbox["oldestAge"] < 60) == (True, 0, True)
+            assert (outbox["messages"] > 0, outbox["expired"], 0 <= outbox["oldestAge"] < _LITTLE) == (True, 0, True)
         broker.start()
         forwarder.wait_for("connected")
         for offset in (_DAY, -_DAY):
@@ -62,7 +63,7 @@ def test_the_clock_is_set_while_messages_wait_and_while_they_are_sent(enrolled: 
             broker.wait_for_all(writer.messages)
         assert forwarder.stop(signal.SIGTERM) == 143
     enrolled.check(writers)
-    assert _EXPIRES_AFTER - 60 < min(broker.expiries) <= max(broker.expiries) <= _EXPIRES_AFTER
+    assert _EXPIRES_AFTER - _LITTLE < min(broker.expiries) <= max(broker.expiries) <= _EXPIRES_AFTER
 
 
 def test_what_expires_does_although_the_clock_was_set_back(enrolled: Gateway, clock: Clock) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from tests.support.duplicates import Repeated, explained
 from tests.support.forwarders import RunningForwarder
 from tests.support.gateways import TOPICS, Gateway, gateway
-from tests.support.outbox_ordeal import Ordeal
+from tests.support.outbox_ordeal import Durations, Ordeal, endure
 from tests.support.processes import wait_until
 from tests.support.recording import End, RecordingBroker, Session
 from tests.support.writers import writing
@@ -45,17 +46,33 @@ def test_forwarders_and_writers_that_are_killed_lose_nothing(enrolled: Gateway) 
     assert account.added <= account.delivered <= account.added + _KILLS
 
 
+def test_all_faults_one_after_another(tmp_path: Path) -> None:
+    """``scripts/kill-matrix --outbox`` with few messages and short outages: each fault happens, and nothing is lost."""
+    told: list[str] = []
+    account = endure(tmp_path, 200, Durations(pause=0.4, outage=0.5, stopped=0.5), told.append)
+    assert account.added == 200
+    assert account.added <= account.delivered <= account.added + account.refused + account.unclear
+    assert set(account.faults) == {
+        "broker stopped", "broker deaf", "broker mute", "connection half-open", "connection cut", "token away",
+        "disk full", "clock a day forward", "clock a day back", "forwarder killed", "writer killed",
+    }  # fmt: skip
+    assert len(told) == 5 + 5 * 6
+    assert re.search(r"^added +200$", account.text, re.MULTILINE)
+
+
 @pytest.mark.parametrize("fault", ["stopped", "frozen", "deaf", "mute"])
 def test_a_broker_that_fails_for_a_while_costs_nothing(enrolled: Gateway, fault: str) -> None:
     """D21: stopped, half-open, or accepting without an answer: the forwarder goes on by itself afterwards."""
-    device, broker = enrolled.device, enrolled.broker
+    # Another one than for messages.
+    device, broker = enrolled.device.with_environment(HSM_ENROLL_CONNECT_TIMEOUT="3"), enrolled.broker
     with RunningForwarder(device) as forwarder, writing(device.environment, TOPICS, 60, pause=0.05) as writers:
         forwarder.wait_for("connected")
         broker.wait_for(20)
         _begin(broker, fault)
         forwarder.wait_for("lost")
         if fault in {"mute", "stopped"}:
-            forwarder.wait_for("failed")
+            failed = forwarder.wait_for("failed")["error"]["message"]
+            assert fault == "stopped" or re.search(r"no broker answers at .* within (2\.\d|3) s", failed)
         if fault == "deaf":
             forwarder.wait_for("lost", 2)
         _end(broker, fault)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,17 @@ def test_bash_completes_commands_and_options(tmp_path: Path, words: list[str], e
         ["bash", "-c", _PRESS_TAB, "bash", script, command, *words], capture_output=True, text=True, check=True
     )
     assert (done.stdout.split(), done.stderr) == (expected, "")
+
+
+def test_zsh_is_offered_commands_with_what_they_do() -> None:
+    """What its script asks for, it gets: a type, a value and a description for each, on lines of their own."""
+    asked = {"_HSM_ENROLL_COMPLETE": "zsh_complete", "COMP_WORDS": "hsm-enroll in", "COMP_CWORD": "1"}
+    assert all(name in completions.scripts()["zsh"] for name in [*asked, "zsh_complete"])
+    command = str(Path(sys.executable).with_name("hsm-enroll"))
+    done = subprocess.run([command], env={**os.environ, **asked}, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert (lines[::3], lines[1::3], done.stderr) == (["plain"] * 2, ["init", "invite"], "")
+    assert all(len(description) > 10 for description in lines[2::3])
 
 
 def test_there_is_one_for_each_shell() -> None:

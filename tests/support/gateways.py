@@ -45,13 +45,15 @@ class Gateway:
         return replace(self, device=replace(device, prefix=disk.prefix))
 
     def check(self, writers: Sequence[Writer]) -> list[Repeated]:
-        """Check that everything has arrived in order, that nothing is left, and that each duplicate was in flight.
+        """Check that all has arrived in order from the Thing, nothing is left, and each duplicate was in flight.
 
         Returns:
             What arrived more than once.
         """
         for writer in writers:
             writer.check(self.broker.payloads(writer.topic))
+        # Some were killed before they had sent their CONNECT.
+        assert {session.client_id for session in self.broker.sessions} - {None} == {_THING}
         outbox = self.device.json("status")["outbox"]
         counts = [outbox[name] for name in ("messages", "bytes", "refused", "dropped", "expired", "damagedFiles")]
         assert counts == [0, 0, 0, 0, 0, []]

@@ -11,22 +11,38 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Self
+from pathlib import Path
+from typing import NamedTuple, Self
 
 from tests.support.clocks import Clock
 from tests.support.duplicates import Repeated, counted
 from tests.support.forwarders import RunningForwarder
-from tests.support.gateways import Gateway
+from tests.support.gateways import TOPICS, Gateway, gateway
 from tests.support.recording import RecordingBroker
-from tests.support.small_disk import SmallDisk
+from tests.support.small_disk import SmallDisk, small_disk
 from tests.support.softhsm import SoftHsm
-from tests.support.writers import Writer
+from tests.support.writers import Writer, writing
 
 Faults = Mapping[str, Callable[[], None]]
 
-# Longer than the forwarder waits for an answer, twice.
-_OUTAGE = 6.0  # seconds
 _DAY = timedelta(days=1)
+_LATENCY = 0.1  # of the broker, in seconds: something is in flight most of the time
+_SIZE = 4000  # bytes of a message
+_ROOM = "24m"
+
+
+class Durations(NamedTuple):
+    """How long it takes, in seconds.
+
+    Attributes:
+        pause: from one message of a program to its next.
+        outage: each fault but kills; the forwarder waits two seconds for an answer.
+        stopped: for which the broker is stopped.
+    """
+
+    pause: float
+    outage: float
+    stopped: float
 
 
 @dataclass(frozen=True)
@@ -116,6 +132,7 @@ class Ordeal:
         for writer in self._writers:
             writer.wait()
             self._gateway.broker.wait_for_all(writer.messages)
+        self._forwarder.wait_for("connected")  # it may have been started a moment ago
         assert self._forwarder.stop(signal.SIGTERM) == 128 + signal.SIGTERM
         repeated = self._gateway.check(self._writers)
         return Account(
@@ -144,18 +161,41 @@ class Ordeal:
             writer.start()
 
 
-def broker_faults(broker: RecordingBroker, *, stopped: float) -> Faults:
-    """Return what can happen to a broker.
+def endure(folder: Path, messages: int, durations: Durations, tell: Callable[[str], None]) -> Account:
+    """Have a gateway's outbox suffer each fault at least once, and more of them until all messages are written.
 
     Args:
-        broker: the broker.
-        stopped: seconds for which it is stopped.
+        folder: for all that is needed; empty.
+        messages: how many are written.
+        durations: how long it takes.
+        tell: is told before each fault.
+
+    Raises:
+        AssertionError: something is lost, out of order, or delivered twice without a reason.
     """
+    clock = Clock(folder / "clock")
+    with gateway(folder) as enrolled, small_disk(folder / "disk", enrolled.device.home, _ROOM) as disk:
+        enrolled.broker.latency = _LATENCY
+        cramped = enrolled.on(disk).with_environment(**clock.environment)
+        device, count = cramped.device, messages // len(TOPICS)
+        with (
+            writing(
+                device.environment, TOPICS, count, pause=durations.pause, size=_SIZE, prefix=device.prefix
+            ) as writers,
+            Ordeal(cramped, writers) as ordeal,
+        ):
+            rare = _broker_faults(cramped.broker, durations)
+            often = {**_machine_faults(cramped, disk, clock, durations.outage), **ordeal.kills}
+            ordeal.suffer_all(rare, often, tell)
+            return ordeal.end()
+
+
+def _broker_faults(broker: RecordingBroker, durations: Durations) -> Faults:
     return {
-        "broker stopped": partial(_stop, broker, stopped),
-        "broker deaf": partial(_deafen, broker),
-        "broker mute": partial(_mute, broker),
-        "connection half-open": partial(_freeze, broker),
+        "broker stopped": partial(_stop, broker, durations.stopped),
+        "broker deaf": partial(_deafen, broker, durations.outage),
+        "broker mute": partial(_mute, broker, durations.outage),
+        "connection half-open": partial(_freeze, broker, durations.outage),
         "connection cut": broker.cut,
     }
 
@@ -166,51 +206,52 @@ def _stop(broker: RecordingBroker, seconds: float) -> None:
     broker.start()
 
 
-def _deafen(broker: RecordingBroker) -> None:
+def _deafen(broker: RecordingBroker, seconds: float) -> None:
     broker.is_deaf = True
-    time.sleep(_OUTAGE)
+    time.sleep(seconds)
+    # Or what it has not answered would be sent again after what it answers from now on.
+    broker.cut()
     broker.is_deaf = False
 
 
-def _mute(broker: RecordingBroker) -> None:
+def _mute(broker: RecordingBroker, seconds: float) -> None:
     broker.is_mute = True
     broker.cut()
-    time.sleep(_OUTAGE)
+    time.sleep(seconds)
     broker.is_mute = False
 
 
-def _freeze(broker: RecordingBroker) -> None:
+def _freeze(broker: RecordingBroker, seconds: float) -> None:
     broker.freeze()
-    time.sleep(_OUTAGE)
+    time.sleep(seconds)
 
 
-def machine_faults(gateway: Gateway, disk: SmallDisk, clock: Clock) -> Faults:
-    """Return what can happen to the gateway's machine: its token, its disk and its clock."""
+def _machine_faults(enrolled: Gateway, disk: SmallDisk, clock: Clock, outage: float) -> Faults:
     return {
-        "token away": partial(_take_token, gateway.softhsm, gateway.broker),
-        "disk full": partial(_fill, disk),
-        "clock a day forward": partial(_set, clock, _DAY),
-        "clock a day back": partial(_set, clock, -_DAY),
+        "token away": partial(_take_token, enrolled.softhsm, enrolled.broker, outage),
+        "disk full": partial(_fill, disk, outage),
+        "clock a day forward": partial(_set, clock, _DAY, outage),
+        "clock a day back": partial(_set, clock, -_DAY, outage),
     }
 
 
-def _take_token(softhsm: SoftHsm, broker: RecordingBroker) -> None:
+def _take_token(softhsm: SoftHsm, broker: RecordingBroker, seconds: float) -> None:
     away = softhsm.folder / "away"
     softhsm.tokens.rename(away)
     softhsm.tokens.mkdir(mode=0o700)
     broker.cut()
-    time.sleep(_OUTAGE)
+    time.sleep(seconds)
     softhsm.tokens.rmdir()
     away.rename(softhsm.tokens)
 
 
-def _fill(disk: SmallDisk) -> None:
+def _fill(disk: SmallDisk, seconds: float) -> None:
     disk.fill()
-    time.sleep(_OUTAGE)
+    time.sleep(seconds)
     disk.free()
 
 
-def _set(clock: Clock, offset: timedelta) -> None:
+def _set(clock: Clock, offset: timedelta, seconds: float) -> None:
     clock.set(offset)
-    time.sleep(_OUTAGE)
+    time.sleep(seconds)
     clock.set(timedelta())

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
-from tests.support.scripted import CONNECT, PUBLISH
+from tests.support.scripted import CONNECT, PUBLISH, Packet, client_id
 
 _TIME_LIMIT = 60.0
 _PINGREQ, _DISCONNECT = 12, 14
@@ -39,11 +39,13 @@ class Session:
         messages: topics and payloads of what came, in order.
         acknowledged: how many of them, counted from the first, have been acknowledged.
         end: how it has ended; None while it has not.
+        client_id: that of its CONNECT; None before there is one.
     """
 
     messages: list[tuple[str, bytes]] = field(default_factory=list)
     acknowledged: int = 0
     end: End | None = None
+    client_id: str | None = None
 
 
 class _Answer(NamedTuple):
@@ -108,7 +110,8 @@ class RecordingBroker:
                 session.end = session.end or End.FAILED
         for connection in connections:
             with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+                # Not SSLSocket's: after that one, what is left to be read is not decrypted any more.
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
     def freeze(self) -> None:
         """Neither read nor say anything on the connections that there are, as if their cable had been cut."""
@@ -198,6 +201,7 @@ class RecordingBroker:
 
     def _answer(self, kind: int, flags: int, body: bytes, session: Session) -> bytes:
         if kind == CONNECT:
+            session.client_id = client_id(Packet(kind, body, flags))
             return _CONNACK
         if kind == _PINGREQ:
             return _PINGRESP

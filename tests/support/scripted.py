@@ -19,10 +19,11 @@ CONNECT, PUBLISH, SUBSCRIBE = 1, 3, 8
 
 
 class Packet(NamedTuple):
-    """A control packet: its type and what follows the remaining length (MQTT 5.0 §2.1)."""
+    """A control packet: its type, what follows the remaining length, and its flags (MQTT 5.0 §2.1)."""
 
     type: int
     body: bytes
+    flags: int
 
 
 # Gives the bytes to send back, or None to close the connection.
@@ -153,4 +154,4 @@ def _read(connection: socket.socket) -> Packet | None:
             if not part:
                 return None
             body += part
-    return Packet(head[0] >> 4, body)
+    return Packet(head[0] >> 4, body, head[0] & 15)

@@ -130,17 +130,20 @@ def provided(home: Path) -> Iterator[Tpm2]:
 
 
 @contextmanager
-def powered(home: Path, through: Callable[[int], AbstractContextManager[int]] = nullcontext) -> Iterator[Tpm2]:
+def powered(
+    home: Path, through: Callable[[int], AbstractContextManager[int]] = nullcontext, *, bus_address: str = ""
+) -> Iterator[Tpm2]:
     """Power a TPM that was provided in this folder before; inside the block it is served by a resource manager.
 
     Args:
         home: the TPM's folder.
         through: takes the TPM's port and gives the one on which the resource manager is to reach it.
+        bus_address: the D-Bus on which the resource manager is to be; by default one of its own.
     """
     with (
         _powered(home) as port,
         through(port) as reached,
-        _bus(home) as address,
+        nullcontext(bus_address) if bus_address else bus(home) as address,
         _resource_managed(home, reached, address) as connection,
     ):
         yield Tpm2(home, connection)
@@ -224,7 +227,8 @@ def _both_listen(port: int) -> bool:
 
 
 @contextmanager
-def _bus(home: Path) -> Iterator[str]:
+def bus(home: Path) -> Iterator[str]:
+    """Run a D-Bus, with its log in a folder, and give its address."""
     configuration = home / "bus.conf"
     configuration.write_text(
         '<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"\n'

@@ -69,12 +69,14 @@ class Supply:
 
     Attributes:
         home: the TPM's folder.
+        bus_address: the D-Bus of the resource manager, which does not end with the TPM.
         tpm: the TPM, as it is powered now.
         names: the commands that it received since the meter was set, without what was flushed before any other.
         is_cut: set as soon as its power was cut since then.
     """
 
     home: Path
+    bus_address: str
     tpm: Tpm2 = field(init=False)
     names: list[str] = field(init=False, default_factory=list)
     is_cut: threading.Event = field(init=False, default_factory=threading.Event)
@@ -83,7 +85,8 @@ class Supply:
 
     def on(self) -> None:
         """Power the TPM."""
-        self.tpm = self._powered.enter_context(tpm2.powered(self.home, self._metered))
+        powered = tpm2.powered(self.home, self._metered, bus_address=self.bus_address)
+        self.tpm = self._powered.enter_context(powered)
 
     def off(self) -> None:
         """Cut its power, if that has not happened yet."""
@@ -201,18 +204,26 @@ class PowerLife(Life):
 @contextmanager
 def power_life(cloud: Cloud, folder: Path) -> Iterator[PowerLife]:
     """Make a TPM and a device with a token in it; inside the block it lives."""
+    with powered_device(cloud, folder) as (device, supply):
+        yield PowerLife(cloud, device, supply)
+
+
+@contextmanager
+def powered_device(cloud: Cloud, folder: Path) -> Iterator[tuple[TpmDevice, Supply]]:
+    """Make a TPM and a device with a token in it; inside the block the TPM has power, or is given it again."""
     home = folder / "tpm"
     home.mkdir(parents=True)
     with tpm2.provided(home):
         pass
-    supply = Supply(home)
-    supply.on()
-    try:
-        device = TpmDevice(folder / "device", cloud.environment, tpm=supply.tpm)
-        device.create_token()
-        yield PowerLife(cloud, device, supply)
-    finally:
-        supply.off()
+    with tpm2.bus(home) as address:
+        supply = Supply(home, address)
+        supply.on()
+        try:
+            device = TpmDevice(folder / "device", cloud.environment, tpm=supply.tpm)
+            device.create_token()
+            yield device, supply
+        finally:
+            supply.off()
 
 
 @contextmanager

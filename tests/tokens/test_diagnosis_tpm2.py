@@ -155,6 +155,40 @@ def test_a_store_of_somebody_else_names_both_users(store: Path, modes: tuple[int
     assert found.hint.startswith("Run the command as root; or set TPM2_PKCS11_STORE")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("is_link", [False, True], ids=["folder", "link"])
+def test_what_is_below_a_closed_folder_is_told(is_link: bool) -> None:
+    """Device and store may be below a folder that this user may not enter, as HOME=/root in a service: it is named."""
+    with tempfile.TemporaryDirectory() as name, tempfile.TemporaryDirectory() as other:
+        closed, home = Path(name), Path(other, "home") if is_link else Path(name, "home")
+        (closed / "home").mkdir()
+        Path(other).chmod(0o755)
+        if is_link:
+            home.symlink_to(closed / "home")
+        with as_nobody():
+            device = of_tpm2.find({"TPM2_PKCS11_TCTI": f"device:{home}/tpm"})
+            environments = {"HOME": str(home)}, {"TPM2_PKCS11_STORE": str(home)}
+            stores = [
+                of_tpm2.find({**each, "TPM2_PKCS11_TCTI": "device:/dev/null"}, Path(other)) for each in environments
+            ]
+            stores += [of_tpm2.without_token(each, Path(other)) for each in environments]
+    assert device is not None
+    assert device.message == f"nobody has no permission to use the TPM ({home}/tpm): it may not enter {closed}"
+    for found in stores:
+        assert found is not None
+        assert found.message.startswith(f"nobody has no permission to enter {closed}, where tpm2-pkcs11's store {home}")
+        assert found.hint.startswith("Run the command as root; or set TPM2_PKCS11_STORE")
+
+
+def test_a_current_folder_that_is_gone_is_named_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where tpm2-pkcs11 would look in it, for want of HOME."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert f"in the current folder, {gone}" in of_tpm2.without_token({}, tmp_path).message
+
+
 @pytest.mark.parametrize("look", ["listed", "describe", "public_key", "enrolled"])
 def test_whatever_is_asked_of_the_module_the_damaged_store_is_named(tpm: Tpm2, store: Path, look: str) -> None:
     """No path to the module, as of ``tokens``, ``status``, ``publish`` and ``doctor``, says only "general failure"."""

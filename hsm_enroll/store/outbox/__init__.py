@@ -14,6 +14,7 @@ from hsm_enroll.store.outbox.values import (
     OutboxState,
     Properties,
     QueuedMessage,
+    RefusedMessage,
 )
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "OutboxState",
     "Properties",
     "QueuedMessage",
+    "RefusedMessage",
     "WhenFull",
     "exists",
     "remove",

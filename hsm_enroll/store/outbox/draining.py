@@ -64,11 +64,7 @@ class Drainer:
         """Remove messages that have been delivered, and give back what the file no longer needs."""
         if not ids or not self._run(partial(self._remove, ids), writing=True):
             return
-        with suppress(StateError):  # they are removed; the rest can wait
-            # All of it: if the outbox has filled the disk, nothing can be added until there is room for the reserve.
-            while self._database.run(_shrink, writing=True):
-                pass
-            self._database.checkpoint()
+        give_back(self._database)
 
     def set_aside(self, message_id: int, reason: str) -> None:
         """Keep a message where it no longer is in the way."""
@@ -107,7 +103,7 @@ class Drainer:
         now = totals.load(connection)
         removal.delete(connection, now, self._stored(ids))
         totals.save(connection, now)
-        return _has_much_to_spare(connection)
+        return has_much_to_spare(connection)
 
     def _set_aside(self, message_id: int, reason: str, connection: sqlite3.Connection) -> None:
         now = totals.load(connection)
@@ -134,15 +130,25 @@ class Drainer:
             self._offset = self._largest
 
 
+def give_back(database: Database) -> None:
+    """Give back what the file does not need, after something was removed. If that is not possible, it can wait."""
+    with suppress(StateError):
+        # All of it: if the outbox has filled the disk, nothing can be added until there is room for the reserve.
+        while database.run(_shrink, writing=True):
+            pass
+        database.checkpoint()
+
+
 def _shrink(connection: sqlite3.Connection) -> bool:
     """Give back some pages; return whether there are more. The file itself becomes smaller at the next checkpoint."""
     # SQLite frees a page for each row of the result, but sqlite3 fetches no rows that have no columns.
     for _ in range(_PAGES_AT_ONCE):
         connection.execute("PRAGMA incremental_vacuum(1)")
-    return _has_much_to_spare(connection)
+    return has_much_to_spare(connection)
 
 
-def _has_much_to_spare(connection: sqlite3.Connection) -> bool:
+def has_much_to_spare(connection: sqlite3.Connection) -> bool:
+    """Whether the file is much larger than it has to be."""
     (free,) = connection.execute("PRAGMA freelist_count").fetchone()
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     return bool(free > _FREE_PAGES and free > pages - free)

@@ -12,9 +12,10 @@ from weakref import finalize
 from hsm_enroll.store.outbox import age, damage, database, rows, totals
 from hsm_enroll.store.outbox.database import Database
 from hsm_enroll.store.outbox.draining import Drainer
+from hsm_enroll.store.outbox.refused import Shelf
 from hsm_enroll.store.outbox.reserve import Reserve
 from hsm_enroll.store.outbox.totals import Totals
-from hsm_enroll.store.outbox.values import NewMessage, OutboxLimits, OutboxState, QueuedMessage
+from hsm_enroll.store.outbox.values import NewMessage, OutboxLimits, OutboxState, QueuedMessage, RefusedMessage
 from hsm_enroll.store.outbox.wakeup import Wakeup
 from hsm_enroll.store.outbox.writing import Writer
 
@@ -41,6 +42,7 @@ class Outbox:
         self._reserve = Reserve(folder)
         self._writer = Writer(self._database, limits, self._reserve)
         self._drainer = Drainer(self._database, limits, self._reserve)
+        self._shelf = Shelf(self._database, self._reserve)
         self._wakeup = Wakeup(folder)
         # Closed with the lock held, also where nobody calls close(): see Database.
         self._close = finalize(self, _close, self._writer, self._database, self._wakeup)
@@ -111,6 +113,39 @@ class Outbox:
         """
         self._drainer.set_aside(message_id, reason)
 
+    def refused(self) -> list[RefusedMessage]:
+        """Return what was set aside and is still there, in the order in which it was queued.
+
+        Raises:
+            StateError: the database cannot be used.
+        """
+        return self._shelf.messages()
+
+    def put_back(self, messages: Sequence[RefusedMessage]) -> int:
+        """Queue messages that were set aside again, behind all others, with new ids; their age goes on.
+
+        They are moved some at a time. If that is interrupted, each message is in one place or the other. There is
+        always room: what was set aside and what is queued share the limit.
+
+        Args:
+            messages: in the order in which they are to be sent.
+
+        Returns:
+            How many were still there.
+
+        Raises:
+            StateError: the database cannot be written to; the messages that have not been moved are still set aside.
+        """
+        return self._shelf.put_back(messages, self._wakeup.send)
+
+    def discard(self, messages: Sequence[RefusedMessage]) -> int:
+        """Delete messages that were set aside, some at a time; return how many were still there.
+
+        Raises:
+            StateError: the database cannot be written to.
+        """
+        return self._shelf.delete(messages)
+
     def state(self) -> OutboxState:
         """Return what the outbox holds; does not take longer with more messages.
 
@@ -123,6 +158,7 @@ class Outbox:
             bytes=now.bytes,
             oldest_age=oldest_age,
             refused=now.refused,
+            refused_bytes=now.refused_bytes,
             dropped=now.dropped,
             expired=now.expired,
             damaged_files=damage.damaged_files(self._database.file),

@@ -135,7 +135,7 @@ def drop_refused(connection: sqlite3.Connection, totals: Totals, most: int) -> N
     before, most = totals.refused_bytes, max(most, 0)
     if before > most:
         for message_id, size in _oldest(connection, "refused", before - most):
-            _delete_refused(connection, totals, message_id, size)
+            delete_refused(connection, totals, message_id, size)
         _check_progress(before, totals.refused_bytes)
 
 
@@ -148,10 +148,15 @@ def expire_refused(connection: sqlite3.Connection, totals: Totals, max_age: floa
         _, seconds = rows.seconds_old(at, *times)
         if seconds < max_age:
             return
-        _delete_refused(connection, totals, message_id, size)
+        delete_refused(connection, totals, message_id, size)
 
 
-def _delete_refused(connection: sqlite3.Connection, totals: Totals, message_id: int, size: int) -> None:
+def delete_refused(connection: sqlite3.Connection, totals: Totals, message_id: int, size: int) -> None:
+    """Delete one message that was set aside and is there. The caller saves the totals.
+
+    Raises:
+        DamagedError: the search for it misses it.
+    """
     if connection.execute("DELETE FROM refused WHERE id = ?", (message_id,)).rowcount != 1:
         raise DamagedError(f"refused message {message_id} cannot be found")
     totals.refused_bytes -= size

@@ -74,6 +74,25 @@ class QueuedMessage(NamedTuple):
         return f"QueuedMessage(id={self.id}, topic={self.topic!r}, size={self.size}, age={self.age})"
 
 
+class RefusedMessage(NamedTuple):
+    """A message that the broker has refused, without its payload.
+
+    Attributes:
+        id: as that of the message while it was queued.
+        bytes: of the payload.
+        size: what counts for the limit, as :attr:`QueuedMessage.size`.
+        at: when it was set aside, in seconds since 1970; 0 if the clock was not known to be right.
+        reason: name of the reason code (MQTT 5.0 §2.4), or awscrt's name for an error.
+    """
+
+    id: int
+    topic: str
+    bytes: int
+    size: int
+    at: float
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class OutboxState:
     """What the outbox holds, and what has happened to messages that were not delivered.
@@ -83,6 +102,7 @@ class OutboxState:
         bytes: their sizes together.
         oldest_age: of the oldest one, in seconds; None if there is none.
         refused: how many were ever set aside because the broker refused them.
+        refused_bytes: the sizes of those that are still there.
         dropped: how many were ever removed to make room for newer ones.
         expired: how many were ever removed because of their age.
         damaged_files: databases that were damaged and therefore set aside, oldest first.
@@ -92,6 +112,7 @@ class OutboxState:
     bytes: int
     oldest_age: float | None
     refused: int
+    refused_bytes: int
     dropped: int
     expired: int
     damaged_files: tuple[Path, ...]

@@ -18,6 +18,19 @@ _MUCH = 4096
 _POLL_SECONDS = 1.0
 
 
+class _Event:
+    """An eventfd, which is closed once nobody uses it any more: a number that is free again may be another file's.
+
+    A lock would not do: a signal handler may interrupt a wait, and a fork would keep the lock.
+    """
+
+    def __init__(self) -> None:
+        self.descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
 class Wakeup:
     """The socket, and for the process that drains also its end."""
 
@@ -32,7 +45,7 @@ class Wakeup:
         self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._sender.setblocking(False)
         self._receiver: socket.socket | None = None
-        self._interrupt: int | None = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._interrupt: _Event | None = _Event()
 
     def send(self) -> None:
         """Say that there are new messages, if anybody listens. Does not block."""
@@ -45,7 +58,8 @@ class Wakeup:
         If the socket cannot be created, nobody can tell of messages: then each wait takes a second at most, and tries
         again.
         """
-        if self._interrupt is None:
+        interrupt = self._interrupt
+        if interrupt is None:
             raise ValueError("the outbox is closed")
         if self._receiver is None:
             with suppress(OSError):
@@ -53,32 +67,31 @@ class Wakeup:
                 return
             timeout = min(timeout, _POLL_SECONDS)
         waiting = select.poll()
-        waiting.register(self._interrupt, select.POLLIN)
+        waiting.register(interrupt.descriptor, select.POLLIN)
         if self._receiver is not None:
             waiting.register(self._receiver.fileno(), select.POLLIN)
         ready = [descriptor for descriptor, _ in waiting.poll(max(0.0, timeout) * 1000)]
-        if self._interrupt in ready:
+        if interrupt.descriptor in ready:
             with suppress(BlockingIOError):  # another thread may have read it
-                os.eventfd_read(self._interrupt)
+                os.eventfd_read(interrupt.descriptor)
         if self._receiver is not None and self._receiver.fileno() in ready:
             with suppress(BlockingIOError):
                 while True:
                     self._receiver.recv(_MUCH)
 
     def interrupt(self) -> None:
-        """End a wait, or the next one."""
-        if self._interrupt is not None:
+        """End a wait, or the next one. Another thread may close this meanwhile."""
+        interrupt = self._interrupt
+        if interrupt is not None:
             with suppress(BlockingIOError):  # it has been interrupted very often already
-                os.eventfd_write(self._interrupt, 1)
+                os.eventfd_write(interrupt.descriptor, 1)
 
     def close(self) -> None:
         """Close everything. The socket's name stays: it may be another process's by now."""
         self._sender.close()
         if self._receiver is not None:
             self._receiver.close()
-        if self._interrupt is not None:
-            os.close(self._interrupt)
-            self._interrupt = None
+        self._interrupt = None
         os.close(self._folder)
 
     def _listen(self) -> socket.socket:

@@ -20,7 +20,7 @@ from hsm_enroll.store.outbox.reserve import Reserve
 from hsm_enroll.store.outbox.totals import Totals
 from hsm_enroll.store.outbox.values import NewMessage, OutboxLimits
 
-_INSERT = f"INSERT INTO messages ({rows.MEMBERS}) VALUES ({', '.join('?' * 11)})"  # noqa: S608 - constants
+INSERT = f"INSERT INTO messages ({rows.MEMBERS}) VALUES ({', '.join('?' * 11)})"  # noqa: S608 - constants
 # A full outbox is searched for what has expired at most this often, since all of it is read.
 _PAUSE = 60.0  # seconds
 
@@ -162,7 +162,7 @@ class Writer:
             outcomes.append(refusal)
             if refusal is None:
                 numbered = [rows.row(number, new) for number, new in enumerate(call.members, now.last_id + 1)]
-                connection.executemany(_INSERT, numbered)
+                connection.executemany(INSERT, numbered)
                 now.last_id += len(numbered)
                 now.messages += len(numbered)
                 now.bytes += call.size

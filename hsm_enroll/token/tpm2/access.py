@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from hsm_enroll.token.fault import Fault, group_name, user_name
+from hsm_enroll.token.fault import Fault, barrier, group_name, user_name
 from hsm_enroll.token.tpm2 import dbus, tools
 
 # Which TPM, as a TCTI (TCG TSS 2.0 TPM Command Transmission Interface); without it, the first that responds.
@@ -90,10 +90,7 @@ def device_fault(device: Path, bare: Path | None) -> Fault | None:
     except FileNotFoundError:
         return _without_device(device, bare)
     except PermissionError:
-        return Fault(
-            f"{user_name(os.geteuid())} has no permission to use the TPM ({device})",
-            _GROUP_HINT.format(group=group_name(device.stat().st_gid)),
-        )
+        return _closed(device)
     except OSError as error:
         return Fault(f"the TPM cannot be used ({device}): {error.strerror}", "See the kernel's messages: dmesg")
     return None
@@ -120,6 +117,15 @@ def abrmd_fault(environment: Mapping[str, str]) -> Fault | None:
         message = f"{user_name(os.geteuid())} has no permission to use tpm2-abrmd on the {name} bus"
         return Fault(message, _GROUP_HINT.format(group="tss"))
     return Fault(f"the TPM's resource manager tpm2-abrmd is not running on the {name} bus", _START_HINT)
+
+
+def _closed(device: Path) -> Fault:
+    closed = barrier(device)
+    found = closed.stat()
+    message = f"{user_name(os.geteuid())} has no permission to use the TPM ({device})"
+    if closed == device:
+        return Fault(message, _GROUP_HINT.format(group=group_name(found.st_gid)))
+    return Fault(f"{message}: it may not enter {closed}", f"Run the command as {user_name(found.st_uid)}.")
 
 
 def _without_device(device: Path, bare: Path | None) -> Fault:

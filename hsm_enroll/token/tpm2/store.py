@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from hsm_enroll.token.fault import Fault, user_name
+from hsm_enroll.token.fault import Fault, barrier, is_closed, user_name
 
 VARIABLE = "TPM2_PKCS11_STORE"
 SYSTEM = Path("etc/tpm2_pkcs11")
@@ -58,9 +58,8 @@ def existing(environment: Mapping[str, str], system: Path) -> Path | None:
 
 
 def in_place(environment: Mapping[str, str], system: Path) -> Path | None:
-    """Return the folder of the existing store, or else of one that may have a store but is closed to this user."""
-    places = folders(environment, system)
-    closed = (folder for folder in places if folder.is_dir() and not os.access(folder, os.X_OK, effective_ids=True))
+    """Return the folder of the existing store, or else one that may have a store but is closed to this user."""
+    closed = (folder for folder in folders(environment, system) if is_closed(barrier(folder)))
     return existing(environment, system) or next(closed, None)
 
 
@@ -79,9 +78,10 @@ def without_token(environment: Mapping[str, str], system: Path) -> Fault:
     if folder is not None:
         return Fault(f"tpm2-pkcs11's store {folder} contains no token", hint)
     if not environment.get("HOME") and VARIABLE not in environment:
-        message = f"HOME is not set, so tpm2-pkcs11 looked for its store in the current folder, {Path.cwd()}"
+        here = Path("/proc/self/cwd").readlink()  # unlike Path.cwd(), it need not exist any more
+        message = f"HOME is not set, so tpm2-pkcs11 looked for its store in the current folder, {here}"
         return Fault(message, f"Set HOME, or set {VARIABLE} to the store's folder.")
-    return _missing(environment, system)
+    return fault(environment, system) or _missing(environment, system)
 
 
 def read(folder: Path, question: str) -> list[tuple[Any, ...]]:
@@ -138,8 +138,11 @@ def _read_only(folder: Path) -> Fault:
 
 
 def _closed(folder: Path, what: str) -> Fault:
-    owner = user_name(folder.stat().st_uid)
-    message = f"{user_name(os.geteuid())} has no permission to {what} tpm2-pkcs11's store {folder}, which is {owner}'s"
+    closed, user = barrier(folder), user_name(os.geteuid())
+    owner = user_name(closed.stat().st_uid)
+    message = f"{user} has no permission to {what} tpm2-pkcs11's store {folder}, which is {owner}'s"
+    if closed != folder:
+        message = f"{user} has no permission to enter {closed}, where tpm2-pkcs11's store {folder} may be"
     hint = (
         f"Run the command as {owner}; or set {VARIABLE} to a folder of this user's own, and create a token there: "
         f"{_CREATE}"

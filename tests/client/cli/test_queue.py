@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from hsm_enroll.cli import documents
 from hsm_enroll.store import forwarder
 from hsm_enroll.store.forwarder import ForwardReport, LastError
 from hsm_enroll.store.outbox import NewMessage, Outbox, OutboxLimits
@@ -105,6 +106,8 @@ def test_status_shows_the_outbox_and_the_forwarder(device: Machine) -> None:
     assert 0 < age < 300
     size = shown["outbox"].pop("bytes")
     assert size > 2 * len(_TOPIC)
+    kept = shown["outbox"].pop("refusedBytes")
+    assert 2 * kept == size
     assert shown["outbox"] == {"messages": 2, "refused": 1, "dropped": 0, "expired": 0, "damagedFiles": []}
     assert shown["forward"] == {
         "running": False,
@@ -119,7 +122,10 @@ def test_status_shows_the_outbox_and_the_forwarder(device: Machine) -> None:
     }
     rows = device.run("status").stdout.splitlines()[-3:]
     assert rows[0].startswith("Outbox       2 messages wait (")
-    assert rows[1:] == ["             1 refused by the broker", "Forward      not running"]
+    assert rows[1:] == [
+        "             1 refused by the broker; see hsm-enroll outbox refused",
+        "Forward      not running",
+    ]
 
     report = ForwardReport(_AT, 17, 12.25, LastError("mqtt-failed", "lost", _AT), received=7, unread=3, repeated=5)
     with forwarder.running(device.home):
@@ -141,6 +147,29 @@ def test_status_shows_the_outbox_and_the_forwarder(device: Machine) -> None:
         "Forward      connected since 2026-11-26 14:02 UTC, 12 messages a second",
         "             last error at 2026-11-26 14:02 UTC: lost",
     ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "is_connected", "said"),
+    [
+        (-0.2, True, "before that, at 2026-11-26 14:02 UTC: lost"),
+        (0.2, True, "last error at 2026-11-26 14:02 UTC: lost"),
+        (-0.2, False, "last error at 2026-11-26 14:02 UTC: lost"),
+    ],
+    ids=["before", "since", "unconnected"],
+)
+def test_status_tells_errors_of_the_connection_from_earlier_ones(
+    tmp_path: Path, seconds: float, is_connected: bool, said: str
+) -> None:
+    """What went wrong before there was a connection again is not shown as if it were still so."""
+    since = _AT + timedelta(seconds=0.5)
+    error = LastError("mqtt-failed", "lost", since + timedelta(seconds=seconds))
+    with forwarder.running(tmp_path):
+        ForwardReport(connected_since=since if is_connected else None, last_error=error).save(tmp_path)
+        state = forwarder.ForwarderState.load(tmp_path)
+    with Outbox.open(tmp_path, _LIMITS) as outbox:
+        text = documents.outbox_text(outbox.state(), state)
+    assert text.splitlines()[-1].strip() == said
 
 
 def test_status_of_a_device_that_does_not_queue_is_as_before(device: Machine) -> None:

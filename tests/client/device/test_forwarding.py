@@ -32,7 +32,7 @@ from hsm_enroll.store import forwarder
 from hsm_enroll.store import identity as stored
 from hsm_enroll.store.forwarder import ForwarderState
 from hsm_enroll.store.identity import Identity
-from hsm_enroll.store.outbox import NewMessage, Outbox, OutboxLimits, QueuedMessage
+from hsm_enroll.store.outbox import NewMessage, Outbox, OutboxLimits, QueuedMessage, age
 from tests.support.identities import identity
 from tests.support.self_signed import pem, self_signed
 
@@ -41,14 +41,14 @@ _LIMITS = OutboxLimits(1024 * 1024)
 
 
 class _Link:
-    """A link whose broker acknowledges at once, but for one topic that it refuses for good."""
+    """A link whose broker acknowledges at once, but for two topics: it refuses one, and does not answer the other."""
 
     receive_maximum = 10
     ender = Ender.CUT
 
-    def __init__(self, received: list[bytes]) -> None:
+    def __init__(self, received: list[bytes], abandoned: list[HsmEnrollError]) -> None:
         self.loss: HsmEnrollError | None = None
-        self._received = received
+        self._received, self._abandoned = received, abandoned
 
     def publish(self, message: QueuedMessage, _expires_in: float | None, answered: Answered) -> None:
         """Accept or refuse a message."""
@@ -56,13 +56,14 @@ class _Link:
             return
         if message.topic == "no":
             answered(message.id, "TOPIC_NAME_INVALID")
-        else:
+        elif message.topic != "silence":
             self._received.append(message.payload)
             answered(message.id, None)
 
     def abandon(self, error: HsmEnrollError) -> None:
         """End."""
         self.loss = error
+        self._abandoned.append(error)
 
 
 class _Line:
@@ -77,7 +78,7 @@ class _Line:
         self.hangs = False
         self.is_asked, self.goes_on = threading.Event(), threading.Event()
         self.error: HsmEnrollError | None = None
-        self._current: _Link | None = _Link(world.received)
+        self._current: _Link | None = _Link(world.received, world.abandoned)
         self._on_event = on_event
         on_event(ConnectionEvent(ConnectionState.CONNECTED))
 
@@ -120,6 +121,7 @@ class _World:
         self.identity = identity(thing_name="gateway-17", certificate_pem=pem(self_signed()))
         self.identity.save(folder)
         self.received: list[bytes] = []
+        self.abandoned: list[HsmEnrollError] = []
         self.lines: list[_Line] = []
         self.events: list[Event] = []
         self.reports: list[forwarder.ForwardReport] = []
@@ -128,11 +130,12 @@ class _World:
         self._changed = threading.Condition()
         self.forwarding = self.new()
 
-    def new(self, metrics_file: Path | None = None, relay: Relay | None = None) -> Forwarding:
+    def new(
+        self, metrics_file: Path | None = None, relay: Relay | None = None, settings: Settings | None = None
+    ) -> Forwarding:
         """Return a forwarder of this folder, and have it be the one that is run."""
-        self.forwarding = Forwarding(
-            Settings(state=self.folder), self._connect, self._tell, metrics_file, self._observe, relay
-        )
+        resolved = Settings(state=self.folder) if settings is None else settings
+        self.forwarding = Forwarding(resolved, self._connect, self._tell, metrics_file, self._observe, relay)
         return self.forwarding
 
     @contextmanager
@@ -264,14 +267,21 @@ def _last_code(world: _World) -> str | None:
     return error.code if error else None
 
 
-def test_what_fails_because_of_a_renewal_does_not_end_it(world: _World) -> None:
-    """The old key may be gone before the new identity is seen: that is no reason to give up."""
+@pytest.mark.parametrize(
+    "fail", [lambda line: line.end(KeyMissingError("no key")), lambda line: line.wake()], ids=["ended", "failed"]
+)
+def test_what_fails_because_of_a_renewal_is_no_error(world: _World, fail: Callable[[_Line], None]) -> None:
+    """The old key may be gone before the new identity is seen: it is taken over, and nothing is told of a failure."""
     new = _another(world)
     with world.running():
         world.renew(new)
-        world.lines[0].end(KeyMissingError("no key"))
+        fail(world.lines[0])
         world.wait_for(lambda: len(world.lines) == 2)
     assert world.error is None
+    assert [event.what for event in world.events] == [Happening.CONNECTED, Happening.RENEWED, Happening.CONNECTED]
+    report = forwarder.ForwardReport.load(world.folder)
+    assert report is not None
+    assert report.last_error is None
 
 
 def test_what_a_person_has_to_look_at_ends_it(world: _World) -> None:
@@ -337,22 +347,61 @@ def test_there_is_one_for_a_state_folder(world: _World, tmp_path: Path) -> None:
     assert world.error is None
 
 
+def test_messages_are_sent_at_the_draining_rate(world: _World) -> None:
+    """The setting draining_rate: at one message in 1,000 s, the second one waits."""
+    world.new(settings=Settings(state=world.folder, draining_rate=0.001))
+    world.add("a", b"1", b"2")
+    with world.running():
+        world.wait_for(lambda: bool(world.received))
+    assert world.received == [b"1"]
+
+
+def test_a_silent_link_is_given_up_after_the_operation_timeout(world: _World) -> None:
+    """The setting operation_timeout: without an acknowledgement for a second, the link is abandoned, and says why."""
+    world.new(settings=Settings(state=world.folder, operation_timeout=1.0))
+    world.add("silence", b"1")
+    with world.running():
+        world.wait_for(lambda: bool(world.abandoned))
+    assert "did not acknowledge a message within 1 s" in world.abandoned[0].message
+
+
+def test_what_is_too_old_is_not_sent(world: _World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The setting outbox_max_age: what has waited for longer expires, and is counted as such."""
+    world.new(settings=Settings(state=world.folder, outbox_max_age=60.0))
+    now = age.now()
+    with monkeypatch.context() as patch:
+        patch.setattr(age, "now", lambda: now._replace(running=now.running - 61))
+        world.add("a", b"old")
+    world.add("a", b"new")
+    with world.running():
+        world.wait_for(lambda: bool(world.received))
+    assert world.received == [b"new"]
+    with Outbox.open(world.folder, _LIMITS) as outbox:
+        assert (outbox.state().messages, outbox.state().expired) == (0, 1)
+
+
 def test_a_message_that_is_set_aside_is_told(world: _World) -> None:
-    """With its topic and the broker's reason."""
+    """With its topic and the broker's reason, with which it is kept, too."""
     world.add("no", b"1")
     world.add("a", b"2")
     with world.running():
         world.wait_for(lambda: world.happened(Happening.SET_ASIDE))
         world.wait_for(lambda: world.received == [b"2"])
     assert Event(Happening.SET_ASIDE, topic="no", reason="TOPIC_NAME_INVALID") in world.events
+    with Outbox.open(world.folder, _LIMITS) as outbox:
+        assert [(each.topic, each.bytes, each.reason) for each in outbox.refused()] == [("no", 1, "TOPIC_NAME_INVALID")]
     assert world.totals is not None
     assert world.totals.set_aside == 1
 
 
 def test_metrics_are_kept_in_a_file(world: _World, tmp_path: Path) -> None:
-    """Prometheus's text format, readable by others, with what waits and what was sent; no other file is left."""
+    """Prometheus's text format, readable by others, with what waits and what was sent; no other file is left.
+
+    Not even that of a process that was killed while it wrote.
+    """
     folder = tmp_path / "metrics"
     folder.mkdir()
+    (folder / ".hsm-enroll.prom.tmp").write_text("half")
     world.add("a", b"1", b"2", b"3")
     world.add("no", b"4")
     world.new(folder / "hsm-enroll.prom")
@@ -380,13 +429,17 @@ def test_a_metrics_file_that_cannot_be_is_refused_at_once(file: str, error: type
 
 
 def test_metrics_that_cannot_be_written_do_not_end_it(world: _World, tmp_path: Path) -> None:
-    """D30: it is told once, and messages are sent nevertheless."""
-    world.new(tmp_path / "nowhere" / "x.prom")
+    """D30: it is told once, and when they can be written again; messages are sent nevertheless."""
+    folder = tmp_path / "unmounted"
+    world.new(folder / "x.prom")
     with world.running():
-        world.wait_for(lambda: world.happened(Happening.OUTBOX_FAILED))
+        world.wait_for(lambda: world.happened(Happening.REPORT_FAILED))
         world.add("a", b"1")
         world.wait_for(lambda: world.received == [b"1"])
-    assert len([event for event in world.events if event.what is Happening.OUTBOX_FAILED]) == 1
+        folder.mkdir()
+        world.wait_for(lambda: world.happened(Happening.REPORT_WORKS))
+    assert len([event for event in world.events if event.what is Happening.REPORT_FAILED]) == 1
+    assert not world.happened(Happening.OUTBOX_FAILED)
     assert world.error is None
 
 
@@ -396,7 +449,8 @@ def test_metrics_are_readable_under_a_strict_umask(world: _World, tmp_path: Path
     folder.mkdir()
     elsewhere.write_text("kept")
     file = folder / "x.prom"
-    file.symlink_to(elsewhere)
+    for link in (file, folder / ".x.prom.tmp"):
+        link.symlink_to(elsewhere)
     world.new(file)
     before = os.umask(0o077)
     try:

@@ -13,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from hsm_enroll.device.outbox import retry
 from hsm_enroll.doctor import Finding, Patient, Status, checks_outbox
+from hsm_enroll.service.systemd import UnitState
+from hsm_enroll.service.units import FORWARD
 from hsm_enroll.settings import Settings
 from hsm_enroll.store import forwarder
 from hsm_enroll.store.forwarder import ForwardReport, LastError
@@ -25,8 +28,9 @@ _AT = datetime(2026, 11, 26, 14, 2, 11, tzinfo=UTC)
 _ERROR = LastError("mqtt-unreachable", "no broker answers", _AT)
 
 
-def _findings(folder: Path) -> tuple[Finding, Finding]:
-    patient = Patient(Settings(state=folder, outbox_bytes=2**20), {}, Tokens())
+def _findings(folder: Path, service: UnitState | None = None) -> tuple[Finding, Finding]:
+    settings = Settings(state=folder, outbox_bytes=2**20)
+    patient = Patient(settings, {}, Tokens(), look_at_service=lambda: service)
     return checks_outbox.outbox(patient), checks_outbox.forward(patient)
 
 
@@ -91,6 +95,27 @@ def test_a_forwarder_that_runs_should_be_connected(
     assert forward == Finding("forward", status, message, hint)
 
 
+@pytest.mark.parametrize(
+    ("state", "result", "enabled", "status", "message"),
+    [
+        ("failed", "exit-code", True, Status.FAILED, f"{FORWARD} has failed: exit status 12"),
+        ("failed", "watchdog", True, Status.FAILED, f"{FORWARD} has failed: watchdog"),
+        ("activating", "exit-code", True, Status.WARNING, "has failed: exit status 12; systemd starts it again"),
+        ("failed", "exit-code", False, Status.SKIPPED, "hsm-enroll forward is not running"),
+        ("inactive", "success", True, Status.SKIPPED, "hsm-enroll forward is not running"),
+    ],
+)
+def test_a_service_that_has_failed_is_a_failure(
+    tmp_path: Path, state: str, result: str, enabled: bool, status: Status, message: str
+) -> None:
+    """Nobody starts it again, so it is one with an empty outbox, too; one that is not enabled is not missed."""
+    service = UnitState(FORWARD, "loaded", (), enabled, state, result, 12, "")
+    _, forward = _findings(tmp_path, service)
+    assert forward.status is status
+    assert forward.message.endswith(message)
+    assert (f"sudo systemctl restart {FORWARD}" in forward.hint) is (status is Status.FAILED)
+
+
 def test_a_forwarder_that_hangs_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it reported last, that it is connected, is not believed."""
     _queue(tmp_path, 1)
@@ -119,6 +144,9 @@ def test_refused_messages_are_a_warning(tmp_path: Path) -> None:
     assert outbox.status is Status.WARNING
     assert outbox.message.startswith("1 message waits (")
     assert outbox.message.endswith("; 2 refused by the broker")
+    assert outbox.hint.startswith("Look: hsm-enroll outbox refused.")
+    retry(tmp_path, None)
+    assert _findings(tmp_path)[0].status is Status.OK
 
 
 def test_a_damaged_outbox_is_a_warning(tmp_path: Path) -> None:

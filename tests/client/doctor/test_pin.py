@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from hsm_enroll import settings
+from hsm_enroll.doctor import Machine, Patient, Status, checks_state
+from hsm_enroll.service.systemd import UnitState
+from hsm_enroll.service.units import FORWARD
 from hsm_enroll.token import discovery
+from hsm_enroll.token.tokens import Tokens
 from tests.support.devices import Device
 from tests.support.processes import program, run
 
@@ -81,6 +87,26 @@ def test_the_doctor_and_the_commands_agree(device: Device, arrange: Callable[[De
     assert error["exitStatus"] == 12
     prompt = "; commands prompt for it on a terminal, and without one exit with 12" if status == "warning" else ""
     assert (found["message"], found["hint"]) == (error["message"] + prompt, error["hint"])
+
+
+@pytest.mark.parametrize(("is_enabled", "status"), [(True, Status.OK), (False, Status.WARNING)])
+def test_an_encrypted_pin_is_enough_for_the_services(
+    device: Device, monkeypatch: pytest.MonkeyPatch, is_enabled: bool, status: Status
+) -> None:
+    """Nothing is wrong with a PIN that only the services have; the check says how a command is run with it."""
+    _never_saved(device)
+    encrypted = device.folder / "hsm-enroll.pin"
+    encrypted.touch()
+    service = UnitState(FORWARD, "loaded", (), is_enabled, "active", "success", 0, "")
+    for name, value in device.environment.items():
+        monkeypatch.setenv(name, value)
+    with Tokens() as tokens:
+        patient = Patient(
+            settings.load(os.environ, {}), os.environ, tokens, Machine(encrypted_pin=encrypted), lambda: service
+        )
+        found = checks_state.pin_source(patient)
+    assert found.status is status
+    assert ("LoadCredentialEncrypted=hsm-enroll.pin hsm-enroll" in found.message) is is_enabled
 
 
 def test_a_softhsm_token_without_a_user_pin_is_not_healthy(tmp_path: Path) -> None:

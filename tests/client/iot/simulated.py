@@ -79,6 +79,7 @@ class SimulatedOutbox:
         size = len(payload) + 100
         message = QueuedMessage(self._last, topic, payload, False, Properties(), expires_in, 0.0, size)
         self.messages[self._last] = message, self._clock.now
+        self.interrupt()
 
     def next(self, after: int, count: int) -> list[QueuedMessage]:
         """Return the next messages."""
@@ -107,9 +108,10 @@ class SimulatedOutbox:
             self.aside[message.payload] = reason
 
     def wait(self, timeout: float) -> None:
-        """Let time pass."""
-        if not self._interrupted:
-            self._clock.advance(timeout)
+        """Let time pass, until there is a message or an interrupt."""
+        until = self._clock.now + timeout
+        while not self._interrupted and self._clock.now < until:
+            self._clock.advance(until - self._clock.now)
         self._interrupted = False
 
     def interrupt(self) -> None:

@@ -222,3 +222,33 @@ def test_closing_waits_for_the_disk(world: _World) -> None:
     world.backlog.close(world.clock.now)
     assert list(world.outbox.messages) == [2, 3]
     assert world.thread.is_idle
+
+
+def test_a_page_is_read_while_another_one_is_left() -> None:
+    """What is sent does not have to wait for the disk: a page is read while another one is left."""
+    world = _World()
+    for number in range(1000):
+        world.outbox.add("a", str(number).encode())
+    world.next()
+    for _ in range(2):
+        world.thread.work()
+        world.next()
+    assert world.outbox.reads == 32 + 256
+    assert world.thread.is_idle
+    for _ in range(33):
+        assert world.next() is not None
+        world.backlog.take()
+    assert world.next() is not None
+    assert not world.thread.is_idle
+
+
+def test_large_messages_are_not_read_far_ahead() -> None:
+    """A page has 2 MiB at most, and there are two in memory, after a first one that has 32 messages of any size."""
+    world = _World()
+    for _ in range(100):
+        world.outbox.add("a", bytes(128 * 1024))
+    world.next()
+    while not world.thread.is_idle:
+        world.thread.work()
+        world.next()
+    assert world.outbox.reads == 32

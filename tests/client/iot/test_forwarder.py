@@ -57,6 +57,21 @@ def test_no_more_is_in_flight_than_the_broker_takes(receive_maximum: int, most: 
     assert simulation.outbox.messages == {}
 
 
+def test_many_answers_are_taken_at_once(simulation: Simulation) -> None:
+    """While no more may be in flight, many are sent at a time, and not one message for each answer."""
+    broker = simulation.broker
+
+    def answer_apart(_: QueuedMessage) -> str:
+        broker.one_way += 0.00001
+        return ""
+
+    broker.script = answer_apart
+    simulation.add("a", 64 + 10 * 32)
+    simulation.run(30.0)
+    assert simulation.outbox.messages == {}
+    assert len({at for at, _ in broker.sent}) < len(broker.sent) / 8
+
+
 def test_large_messages_are_in_flight_one_mebibyte_at_a_time(simulation: Simulation) -> None:
     """On a slow network more would only make the last one wait until it counts as lost."""
     for number in range(40):
@@ -74,6 +89,17 @@ def test_the_rate_is_kept_in_every_second(simulation: Simulation) -> None:
     times = [at for at, _ in simulation.broker.sent]
     assert max(sum(1 for other in times if at <= other < at + 1.0) for at in times) == 100
     assert 9.5 <= times[-1] - times[0] <= 10.1
+
+
+def test_the_rate_is_told() -> None:
+    """The totals say how many messages a second were acknowledged lately; none, when nothing has come for a while."""
+    simulation = Simulation(rate=50.0)
+    simulation.add("a", 1000)
+    told: list[float] = []
+    for seconds in (5.0, 15.0, 35.0):
+        simulation.clock.after(seconds, lambda: told.append(simulation.forwarder.totals.rate))
+    simulation.run(40.0)
+    assert told == pytest.approx([50.0, 50.0, 0.0], rel=0.05)
 
 
 def test_what_was_in_flight_is_sent_again_in_order(simulation: Simulation) -> None:
@@ -463,6 +489,13 @@ def test_another_identity_takes_over_without_a_loss_or_a_duplicate(simulation: S
     simulation.broker.connect()
     simulation.run(60.0)
     assert [payload for _, payload in simulation.broker.received] == payloads
+
+
+def test_another_identity_is_noticed_at_once_when_an_attempt_fails(simulation: Simulation) -> None:
+    """Who wakes it need not wait for the next of the regular looks."""
+    simulation.clock.after(1.5, simulation.forwarder.wake)
+    assert simulation.forwarder.run(simulation.broker, lambda: simulation.clock.now > 1001.0) is Outcome.CHANGED
+    assert simulation.clock.now == 1001.5
 
 
 def test_whoever_cannot_connect_any_more_ends_with_the_error(simulation: Simulation) -> None:

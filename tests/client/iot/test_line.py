@@ -34,12 +34,26 @@ class _Watched:
     """A line, with what it tells."""
 
     def __init__(
-        self, identity: Identity, ca_file: Path, port: int, before_login: Callable[[], object] = lambda: None
+        self,
+        identity: Identity,
+        ca_file: Path,
+        port: int,
+        before_login: Callable[[], object] = lambda: None,
+        *,
+        keep_alive: int = 60,
     ) -> None:
         self.events: list[ConnectionEvent] = []
         self._changed = threading.Condition()
         self.line = KeptLine(self._note)
-        target = Target.of(identity, ca_file=ca_file, port=port, connect_timeout=2.0, paced=False, owns_module=True)
+        target = Target.of(
+            identity,
+            ca_file=ca_file,
+            port=port,
+            keep_alive=keep_alive,
+            connect_timeout=2.0,
+            paced=False,
+            owns_module=True,
+        )
 
         def login() -> Secret:
             before_login()
@@ -82,8 +96,8 @@ class _Answers:
             return self.given[message_id]
 
 
-def _message(message_id: int, payload: bytes) -> QueuedMessage:
-    return QueuedMessage(message_id, "a", payload, False, Properties(), None, 0.0, len(payload))
+def _message(message_id: int, payload: bytes, *, retain: bool = False) -> QueuedMessage:
+    return QueuedMessage(message_id, "a", payload, retain, Properties(), None, 0.0, len(payload))
 
 
 def _connack(properties: bytes) -> bytes:
@@ -114,6 +128,48 @@ def _publish_large(identity: Identity, ca_file: Path, port: int) -> tuple[int, s
     given = answers.wait_for(0), answers.wait_for(1)
     watched.line.close()
     return link.receive_maximum, *given
+
+
+def test_what_is_to_be_retained_is_marked(identity: Identity, authority: Authority) -> None:
+    """The RETAIN flag (MQTT 5.0 §3.3.1.3) is that of each message."""
+    retained: list[bool] = []
+
+    def script(packet: Packet) -> bytes:
+        if packet.type == PUBLISH:
+            retained.append(bool(packet.flags & 1))
+            return scripted.puback(packet)
+        return scripted.connack(0) if packet.type == CONNECT else b""
+
+    context = scripted.tls(authority.issue_pair("server", ["localhost"]), authority.certificate)
+    with scripted.serving(script, context) as port:
+        apart(_publish_retained, identity, authority.certificate, port)
+    assert retained == [False, True, False]
+
+
+def _publish_retained(identity: Identity, ca_file: Path, port: int) -> None:
+    watched, answers = _Watched(identity, ca_file, port), _Answers()
+    watched.wait_for("connected")
+    link = watched.line.link()
+    assert link is not None
+    for number, retain in enumerate([False, True, False]):
+        link.publish(_message(number, b"x", retain=retain), None, answers)
+        answers.wait_for(number)
+    watched.line.close()
+
+
+def test_a_dead_link_is_noticed_though_nothing_is_sent(identity: Identity, authority: Authority) -> None:
+    """A half-open connection that is idle is lost after one and a half keep-alives, and another one is made."""
+    context = scripted.tls(authority.issue_pair("server", ["localhost"]), authority.certificate)
+    with scripted.serving(lambda packet: scripted.connack(0) if packet.type == CONNECT else b"", context) as port:
+        assert "AWS_ERROR_MQTT5_PING_RESPONSE" in apart(_be_idle, identity, authority.certificate, port)
+
+
+def _be_idle(identity: Identity, ca_file: Path, port: int) -> str:
+    watched = _Watched(identity, ca_file, port, keep_alive=2)
+    loss = watched.wait_for("lost").error
+    watched.wait_for("resumed")
+    watched.line.close()
+    return loss.message if loss else ""
 
 
 def test_a_broker_without_acknowledgements_is_no_line(identity: Identity, authority: Authority) -> None:

@@ -8,13 +8,21 @@ import threading
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from hsm_enroll.errors import MqttError, MqttTakenOverError, MqttUnreachableError, PinWrongError
-from hsm_enroll.iot import Connection, ConnectionEvent, ConnectionState, Fallbacks, Target, keep
+from hsm_enroll.errors import (
+    HsmEnrollError,
+    MqttError,
+    MqttTakenOverError,
+    MqttUnreachableError,
+    PinWrongError,
+    TokenRefusedError,
+)
+from hsm_enroll.iot import Connection, ConnectionEvent, ConnectionState, Fallbacks, Target, keep, keeper
 from hsm_enroll.iot.exchange import Exchange
 from hsm_enroll.iot.inbox import CAPACITY, Message
 from hsm_enroll.iot.keeper import full_jitter
@@ -460,6 +468,26 @@ def test_the_delay_is_anything_up_to_a_growing_limit(failures: int, limit: float
     assert all(0.0 <= delay <= limit for delay in delays)
     assert min(delays) < limit / 10
     assert max(delays) > limit * 9 / 10
+
+
+def test_each_attempt_waits_longer_than_the_one_before(identity: Identity, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The delay grows with the number of failures so far, from the first attempt on."""
+    failures: list[int] = []
+
+    def delay(count: int) -> float:
+        failures.append(count)
+        return 0.0
+
+    monkeypatch.setattr(keeper, "full_jitter", delay)
+    errors: Iterator[HsmEnrollError] = iter([TokenRefusedError("busy")] * 3 + [PinWrongError("the PIN is wrong")])
+
+    def login() -> NoReturn:
+        raise next(errors)
+
+    events = Events()
+    with closing(keep(Target.of(identity), login, reconnects=True, on_connection=events, in_background=True)):
+        events.wait_for(ConnectionState.ENDED)
+    assert (events.states, failures) == (["failed"] * 3 + ["ended"], [0, 1, 2, 3])
 
 
 @contextmanager

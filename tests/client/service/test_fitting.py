@@ -34,6 +34,14 @@ def test_the_configuration_counts_as_the_environment_does(tmp_path: Path) -> Non
     assert installation.user == pwd.getpwuid(os.geteuid()).pw_name
 
 
+def test_how_long_an_acknowledgement_may_take_is_known(tmp_path: Path) -> None:
+    """It is the services' own setting, from config.toml as from the environment."""
+    assert _fitted(tmp_path).operation_timeout == 20.0
+    (tmp_path / "config.toml").write_text("operation_timeout = 300\n")
+    assert _fitted(tmp_path).operation_timeout == 300.0
+    assert _fitted(tmp_path, HSM_ENROLL_OPERATION_TIMEOUT="90").operation_timeout == 90.0
+
+
 def test_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Services start in another folder: one in the environment is completed, one in config.toml is refused."""
     monkeypatch.chdir(tmp_path)

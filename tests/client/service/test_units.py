@@ -65,6 +65,7 @@ def _installation(
     state: Path = Path("/var/lib/hsm-enroll"),
     environment: Mapping[str, str] | None = None,
     pin_file: Path | None = None,
+    operation_timeout: float = 20.0,
 ) -> Installation:
     return Installation(
         executable=executable,
@@ -75,6 +76,7 @@ def _installation(
         pin_file=pin_file,
         written=[state],
         read=[executable],
+        operation_timeout=operation_timeout,
     )
 
 
@@ -117,6 +119,14 @@ def _as_systemd_reads_them(folder: Path, unit: str) -> str:
     command = ["/lib/systemd/systemd", "--user", "--test", f"--unit={unit}"]
     shown: str = subprocess.check_output(command, env=environment, text=True, timeout=60, **who)
     return shown
+
+
+@pytest.mark.parametrize(("operation_timeout", "stop"), [(1.0, "60"), (20.0, "60"), (20.5, "61"), (600.0, "640")])
+def test_forward_is_given_the_time_that_it_may_need_to_end(operation_timeout: float, stop: str) -> None:
+    """systemd waits for the acknowledgements as long as forward does, and does not kill it before."""
+    installed = _installation(operation_timeout=operation_timeout)
+    assert _installed(FORWARD, installed)["TimeoutStopSec"][-1] == stop
+    assert "TimeoutStopSec" not in _drop_in(RENEW, installed)
 
 
 def test_systemd_understands_the_units(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from pathlib import Path
 from hsm_enroll.store.outbox import NewMessage, Outbox, OutboxLimits
 folder, topic, first = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 with Outbox.open(folder, OutboxLimits(max_bytes=2**26)) as outbox:
-    for number in range(first, first + 2500):
+    for number in range(first, first + 10_000):
         outbox.add(NewMessage(topic, str(number).encode()))
         print(number, flush=True)
 """
@@ -47,12 +48,16 @@ def _numbers(messages: list[QueuedMessage], topic: str) -> list[int]:
 
 def _said(process: subprocess.Popen[str]) -> list[int]:
     """Return the numbers that a writer said, without one that it did not say to the end."""
+    return list(_saying(process))
+
+
+def _saying(process: subprocess.Popen[str]) -> Iterator[int]:
     assert process.stdout is not None
-    return [int(line) for line in process.stdout if line.endswith("\n")]
+    return (int(line) for line in process.stdout if line.endswith("\n"))
 
 
 def _listen(process: subprocess.Popen[str], said: list[int]) -> threading.Thread:
-    thread = threading.Thread(target=lambda: said.extend(_said(process)))
+    thread = threading.Thread(target=lambda: said.extend(_saying(process)))
     thread.start()
     return thread
 
@@ -68,19 +73,25 @@ def test_writers_are_killed_at_random_times(tmp_path: Path, run_python: RunPytho
         for first in range(0, 40_000, 10_000):
             writers = {topic: run_python(_WRITER, tmp_path, topic, first) for topic in said}
             listening = [_listen(process, said[topic]) for topic, process in writers.items()]
-            for process in random.sample(list(writers.values()), k=4):
-                until = time.monotonic() + random.uniform(0.1, 0.6)
+            for topic, process in random.sample(list(writers.items()), k=4):
+                while process.poll() is None and not any(number >= first for number in said[topic]):
+                    taken += _take(outbox)
+                until = time.monotonic() + random.uniform(0.0, 0.3)
                 while time.monotonic() < until:
                     taken += _take(outbox)
                 process.kill()
+                assert process.wait() == -signal.SIGKILL  # it was still writing
             for thread in listening:
                 thread.join()
+            for numbers in said.values():
+                added = [number for number in numbers if number >= first]
+                assert added == list(range(first, first + len(added)))
+                assert added
         taken += _drain(outbox)
         assert outbox.state().messages == 0
         assert outbox.state().damaged_files == ()
     for topic, numbers in said.items():
         found = _numbers(taken, topic)
-        assert numbers
         assert found == sorted(set(found))
         assert set(numbers) <= set(found)
         assert len(found) <= len(numbers) + 4  # one for each time it was killed
@@ -344,7 +355,7 @@ def test_many_short_programs(tmp_path: Path, run_python: RunPython) -> None:
 def test_nobody_closes_it(tmp_path: Path, run_python: RunPython) -> None:
     """A program that ends without closing the outbox leaves it as one that does: no log to recover."""
     program = _WRITER.replace("with Outbox", "if outbox := Outbox").replace(") as outbox:", "):")
-    process = run_python(program.replace("2500", "3"), tmp_path, "t", 0)
+    process = run_python(program.replace("10_000", "3"), tmp_path, "t", 0)
     assert _said(process) == [0, 1, 2]
     assert process.wait() == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["outbox.db", "outbox.lock", "outbox.reserve"]
