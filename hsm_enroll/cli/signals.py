@@ -53,12 +53,19 @@ def raised() -> Iterator[None]:
     except InterruptedRunError:
         raise  # it says what the interruption means there
     except Exception as error:
-        if interruptions:
-            raise interruptions[-1] from error
+        if (interruption := _cause(error)) in interruptions:
+            raise interruption from None
         raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return the error that was first in a chain of causes."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 class Stop:

@@ -15,13 +15,15 @@ FORWARD = "hsm-enroll-forward.service"
 RENEW = "hsm-enroll-renew.service"
 TIMER = "hsm-enroll-renew.timer"
 _PIN = "/var/lib/hsm-enroll/pin"
+# They may wait an hour: less than the machine has mostly run when the container on it starts, whose boots are not the
+# machine's.
 _PROGRAM = """\
 import sys, time
 sys.path.insert(0, "/usr/lib/hsm-enroll")
 from hsm_enroll import Identity, Publisher
 with Publisher(Identity.load()) as publisher:
     for number in range(int(sys.argv[2])):
-        publisher.publish(sys.argv[1], str(number).encode())
+        publisher.publish(sys.argv[1], str(number).encode(), expires_after=3600)
         print(number, flush=True)
         time.sleep(float(sys.argv[3]))
 """
