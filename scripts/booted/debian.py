@@ -13,7 +13,6 @@ from pathlib import Path
 # systemd, and what the tests' own cloud needs besides Python. Python is not here: the package has to bring it.
 _PACKAGES = ("systemd", "systemd-sysv", "dbus", "ca-certificates", "mosquitto", "mosquitto-clients")
 _HOST = "gateway"
-_MIRROR = "http://deb.debian.org/debian"
 _SOURCES = Path("/etc/apt")
 _MIRROR_LINE = re.compile(r"^(?:URIs:|deb (?:\[[^]]*\] )?) *(http\S*/debian/?)(?: |$)", re.MULTILINE)
 
@@ -72,7 +71,7 @@ def _mirror() -> str:
     for file in sorted([*_SOURCES.glob("sources.list"), *_SOURCES.glob("sources.list.d/*")]):
         if found := _MIRROR_LINE.search(file.read_text(encoding="utf-8")):
             return found[1]
-    return _MIRROR
+    raise RuntimeError(f"{_SOURCES} names no mirror of Debian, which debootstrap needs")
 
 
 def _checked(*command: str) -> str:
