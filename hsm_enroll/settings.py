@@ -68,6 +68,7 @@ class Settings(NamedTuple):
         draining_rate: how many messages of the outbox are sent a second, at most; 0 is without a limit.
         pin_file: file with the PIN, mode 0600.
         key_type: type of a new key.
+        tpm_ak: handle of a persistent attestation key in the TPM; None is a key that the TPM derives each time.
         subject: subject of the CSR without the CN, an RFC 4514 string.
         renew_after_days: age of the certificate in days at which its renewal is due; 0 is never.
         renew_at_lifetime_share: share of the certificate's lifetime at which its renewal is due, above 0 and up to 1.
@@ -93,6 +94,7 @@ class Settings(NamedTuple):
     draining_rate: float = 100.0
     pin_file: Path | None = None
     key_type: KeyType = DEFAULT_KEY_TYPE
+    tpm_ak: int | None = None
     subject: str | None = None
     # AWS IoT's certificates are valid until the end of 2049: it is mostly the age that counts.
     renew_after_days: int = 365
@@ -141,6 +143,15 @@ def _outbox_bytes(text: str) -> int:
     return size
 
 
+def _persistent_handle(text: str) -> int:
+    handle = int(text, 16)
+    # TPM 2.0 Library Part 2, "TPM_HC (Handle Value Constants)", PERSISTENT_FIRST and PERSISTENT_LAST.
+    if not 0x81000000 <= handle <= 0x81FFFFFF:
+        hint = "Leave it out for an attestation key of its own."
+        raise UsageError(f"invalid value {text!r}; must be a handle from 0x81000000 to 0x81ffffff", hint=hint)
+    return handle
+
+
 def _days(text: str) -> int:
     days = int(text)
     if not 0 <= days <= 36500:
@@ -173,6 +184,7 @@ _READERS = {
     "draining_rate": _within(0, 100000, "messages a second", "Leave it out for 100; 0 is without a limit."),
     "pin_file": _path,
     "key_type": KeyType,
+    "tpm_ak": _persistent_handle,
     "subject": str,
     "renew_after_days": _days,
     "renew_at_lifetime_share": _share,

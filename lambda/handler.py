@@ -24,8 +24,9 @@ from typing import Any
 
 import cryptography.hazmat.backends.openssl.backend  # noqa: F401 - for the signature of a request
 
-from enrollment_backend import device_api, http, log, operator_api
+from enrollment_backend import device_api, http, log, operator_api, tpm_api
 from enrollment_backend.adoption import Adoption
+from enrollment_backend.attesting import Attesting
 from enrollment_backend.aws import concurrently, connect
 from enrollment_backend.binding import Binding
 from enrollment_backend.claims import Removal
@@ -33,6 +34,7 @@ from enrollment_backend.errors import ConfigurationError
 from enrollment_backend.inspection import Inspection
 from enrollment_backend.issuer import Issuer
 from enrollment_backend.issuing import Issuing
+from enrollment_backend.known_tpms import KnownTpms
 from enrollment_backend.ledger import Ledger
 from enrollment_backend.lifecycle import Lifecycle
 from enrollment_backend.operator import Operator
@@ -41,7 +43,7 @@ from enrollment_backend.recovery import unrecorded_certificates
 from enrollment_backend.removal import Remover
 from enrollment_backend.rest_event import as_http_event
 from enrollment_backend.scheduled_sweep import OutOfTimeError, Patience, ScheduledSweep
-from enrollment_backend.service import EnrollmentService
+from enrollment_backend.service import OPEN, EnrollmentService
 from enrollment_backend.settings import Settings
 from enrollment_backend.sweep import Sweeper
 from enrollment_backend.table import Table
@@ -118,16 +120,32 @@ def _routes() -> http.Routes:
         now=time.time,
         sleep=time.sleep,
     )
-    service = EnrollmentService(
-        auth_mode=settings.auth_mode,
-        binding=_binding,
-        issuing=issuing,
+    attesting = Attesting(
+        is_open=settings.auth_mode == OPEN,
+        ledger=_ledger,
+        authorities=lambda: _known_tpms().authorities(),
         now=time.time,
     )
-    lifecycle = Lifecycle(_binding, issuing, _remove, settings.delete_thing_on_retirement)
+    service = EnrollmentService(
+        auth_mode=settings.auth_mode,
+        attestation=settings.attestation,
+        binding=_binding,
+        issuing=issuing,
+        attesting=attesting,
+        now=time.time,
+    )
+    lifecycle = Lifecycle(
+        binding=_binding,
+        issuing=issuing,
+        remove=_remove,
+        delete_things=settings.delete_thing_on_retirement,
+        attestation=settings.attestation,
+        attesting=attesting,
+    )
     return {
-        **device_api.routes(service.enroll, service.show_invite, lifecycle),
+        **device_api.routes(service, lifecycle),
         **operator_api.routes(_operator, _sweeper, _rebuilder, time.time),
+        **tpm_api.routes(_known_tpms),
     }
 
 
@@ -185,6 +203,11 @@ def _operator() -> Operator:
     return Operator(
         _ledger(), _issuer(), _adoption(), _remove, time.time, settings.allow_existing_things, settings.renewal_days
     )
+
+
+@cache
+def _known_tpms() -> KnownTpms:
+    return KnownTpms(_ledger().table, time.time)
 
 
 @cache

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,46 @@ from tests.support.fault_device import FaultyDevice, faulty_device
 # No test is timed: what takes long on a busy machine is no failure.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+TESTS = Path(__file__).parent
+
+# scripts/test gives whole files to its workers, in this order: what takes longest is not what is left at the end.
+LONGEST_FILES = (
+    "docs/test_pages.py",
+    "faults/test_outbox_faults.py",
+    "e2e/test_forward.py",
+    "e2e/test_lifecycle.py",
+    "faults/test_kill_matrix.py",
+    "e2e/test_tpm.py",
+    "e2e/test_attestation.py",
+    "faults/test_lifecycle_faults.py",
+    "faults/test_silence.py",
+    "faults/test_outbox_clock.py",
+    "docs/test_attestation.py",
+    "client/device/test_enrollment.py",
+    "faults/test_softhsm.py",
+    "docs/test_scripts.py",
+    "tokens/test_worker.py",
+    "faults/test_token_isolation.py",
+    "e2e/test_power_cuts.py",
+    "client/device/test_retirement.py",
+    "e2e/test_invites.py",
+    "backend/test_turns.py",
+    "e2e/test_relaying.py",
+    "client/iot/test_reconnecting.py",
+    "testing/test_plugin.py",
+    "client/iot/test_line.py",
+    "client/iot/test_tls.py",
+    "faults/test_tpm_power.py",
+    "faults/test_tpm_power_forward.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort files by how long they take, or else, as pytest-xdist does by itself, by how many tests they have."""
+    counts = Counter(item.path for item in items)
+    ranks = {TESTS / file: rank for rank, file in enumerate(LONGEST_FILES)}
+    items.sort(key=lambda item: (ranks.get(item.path, len(ranks)), -counts[item.path], item.path))
 
 
 @contextmanager

@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Unpack
 
-from hsm_enroll.backend_api import forms
-from hsm_enroll.backend_api.answer import Answer, document, printable, refusal, unexpected
+from hsm_enroll.backend_api import attestation, forms
+from hsm_enroll.backend_api.answer import JSON, Answer, document, printable, refusal, unexpected
+from hsm_enroll.backend_api.attestation import ATTESTATIONS, Challenge, Evidence, Policy, Presented
 from hsm_enroll.backend_api.hints import hint
-from hsm_enroll.backend_api.patient_client import Options, PatientClient
+from hsm_enroll.backend_api.patient_client import Options, PatientClient, refuse_earlier_release
 from hsm_enroll.backend_api.transport import Outgoing
 from hsm_enroll.secret import Secret
 
@@ -45,12 +46,12 @@ class Terms:
     Attributes:
         thing: the Thing it is for, or a prefix of Thing names followed by ``*``.
         is_used_up: whether no use is left; the device that used it may come back with it.
-        needs_attestation: whether a TPM has to attest the key, which this version cannot do.
+        attestation: whether a TPM has to attest the key.
     """
 
     thing: str
     is_used_up: bool = False
-    needs_attestation: bool = False
+    attestation: Policy = Policy.OFF
 
 
 class EnrollmentClient(PatientClient):
@@ -72,7 +73,13 @@ class EnrollmentClient(PatientClient):
         super().__init__(base_url, authorize, **options)
         self.has_invite = code is not None
 
-    def enroll(self, csr: str, thing_name: str, meanwhile: Callable[[], None] | None = None) -> Issued:
+    def enroll(
+        self,
+        csr: str,
+        thing_name: str,
+        meanwhile: Callable[[], None] | None = None,
+        evidence: Evidence | None = None,
+    ) -> Issued:
         """Ask for a certificate (``POST /v1/certificates``).
 
         The same request is sent again while the API is busy (429, 500, 502, 503, 504) or does not answer, as `Patience`
@@ -84,17 +91,37 @@ class EnrollmentClient(PatientClient):
             csr: PEM.
             thing_name: name of the Thing.
             meanwhile: called, in a thread of its own, when the request has been sent; again when it is repeated.
+            evidence: proves that a TPM holds the request's key; None sends none.
 
         Raises:
             BackendUnreachableError, ThrottledError: try later.
             BackendRefusedError: with the API's own reason.
             UnexpectedResponseError, ApiTlsError: something other than the API answered.
         """
-        content = json.dumps({"csr": csr, "thingName": thing_name}).encode("utf-8")
-        answer = self.exchange("POST", CERTIFICATES, lambda: content, meanwhile)
+
+        def content() -> bytes:
+            proof = {} if evidence is None else {"evidence": evidence.members}
+            return json.dumps({"csr": csr, "thingName": thing_name, **proof}).encode("utf-8")
+
+        answer = self.exchange("POST", CERTIFICATES, content, meanwhile)
         if answer.status not in {200, 201}:
             raise refusal(answer, hint)
         return issued(answer, thing_name)
+
+    def attest(self, tpm: Presented, thing_name: str | None) -> Challenge:
+        """Ask for a challenge for a TPM (``POST /v1/attestations``); repeated as by `enroll`.
+
+        Args:
+            tpm: how the TPM presents itself.
+            thing_name: the Thing to be; None leaves that to the invite, or to the operator's list of TPMs.
+
+        Raises:
+            HsmEnrollError: as :meth:`enroll`.
+        """
+        content = json.dumps(attestation.request(tpm, thing_name)).encode("utf-8")
+        answer = self.exchange("POST", ATTESTATIONS, lambda: content)
+        refuse_earlier_release(answer, ATTESTATIONS)
+        return attestation.challenge(answer, thing_name)
 
     def terms(self) -> Terms | None:
         """Return what the invite says (``GET /v1/invite``), before anything is created; repeated as by `enroll`.
@@ -112,7 +139,7 @@ class EnrollmentClient(PatientClient):
             return None
         answer = self.exchange("GET", INVITE)
         # API Gateway's own answer where a backend of an earlier release is deployed.
-        if answer.status == 404 and answer.media_type == "application/json":
+        if answer.status == 404 and answer.media_type == JSON:
             return None
         if answer.status != 200:
             raise refusal(answer, hint)
@@ -120,8 +147,7 @@ class EnrollmentClient(PatientClient):
         thing, uses_left = members.get("thing"), members.get("usesLeft")
         if not isinstance(thing, str) or not _THING_PATTERN.fullmatch(thing) or type(uses_left) is not int:
             raise unexpected(answer.url, _WRONG_MEMBER)
-        needs_attestation = members.get("attestation") == "require"
-        return Terms(thing, is_used_up=uses_left < 1, needs_attestation=needs_attestation)
+        return Terms(thing, is_used_up=uses_left < 1, attestation=attestation.policy(members))
 
 
 def issued(answer: Answer, thing_name: str | None) -> Issued:

@@ -32,7 +32,7 @@ def started(call: Callable[[], T]) -> Future[T]:
     def run() -> None:
         try:
             future.set_result(call())
-        except Exception as error:  # noqa: BLE001 - raised again in the caller's thread
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
             future.set_exception(error)
 
     thread = threading.Thread(target=run, name="hsm-enroll-call", daemon=True)

@@ -9,7 +9,8 @@ _HINTS = {
     "invite-required": "Give the invite: hsm-enroll init INVITE. If you have none, ask the operator for one.",
     "invite-invalid": "Ask the operator for a new invite: this one is used, has expired, or is for another Thing.",
     "attestation-required": (
-        "This version cannot attest its key. Ask the operator for an invite that is not bound to a TPM."
+        "The key has to be in a TPM 2.0, in a token of tpm2-pkcs11, and hsm-enroll needs its extra tpm; see what "
+        "hsm-enroll doctor says about it."
     ),
     "thing-enrolled": (
         "If this device is to take that Thing's place, ask the operator to run hsm-enroll fleet replace THING; then "
@@ -38,6 +39,52 @@ _HINTS = {
     "proof-invalid": (
         "Check that it is the right API. If it is, ask the operator for an invite (hsm-enroll fleet replace THING, if "
         "this device was enrolled here before), then run: hsm-enroll init --new-key INVITE."
+    ),
+}
+
+_LIST_TPM = (
+    "Send the operator what hsm-enroll tpm info --json prints: with it, hsm-enroll fleet import-ek lists this TPM."
+)
+_SUSPECT = "Run the same command again. If it is refused again, tell the operator: what this TPM says does not add up."
+_AGAIN = "Run the same command again: it starts a new attestation."
+_OTHER_KEY = "Make a new key, in the token of this device's TPM: hsm-enroll init --new-key INVITE"
+_OTHER_AK = "Remove the setting tpm_ak, or name a restricted signing key of this TPM with it."
+_VENDOR = (
+    "Send the operator what hsm-enroll tpm info --json prints. They can trust the TPM's vendor (hsm-enroll fleet ek-ca "
+    "add), or name this TPM in an invite (hsm-enroll invite create --ek-sha256) or in their list (hsm-enroll fleet "
+    "import-ek)."
+)
+_HINTS |= {
+    "attestation-expired": _AGAIN,
+    "attestation-unknown": _AGAIN,
+    "attestation-used": _AGAIN,
+    "attestation-other-thing": _AGAIN,
+    "attestation-secret-wrong": _SUSPECT,
+    "attestation-signature-wrong": _SUSPECT,
+    "attestation-statement-wrong": _SUSPECT,
+    "attestation-other-request": _SUSPECT,
+    "attestation-other-object": _SUSPECT,
+    "attestation-other-key": _SUSPECT,
+    "attestation-malformed": _SUSPECT,
+    "attestation-algorithm": _OTHER_AK,
+    "ak-not-restricted": _OTHER_AK,
+    "ak-unsuitable": _OTHER_AK,
+    "key-duplicable": _OTHER_KEY,
+    "key-imported": _OTHER_KEY,
+    "key-restricted": _OTHER_KEY,
+    "ek-unknown": f"{_LIST_TPM} Or ask for an invite: hsm-enroll init INVITE. An open API only needs --thing NAME.",
+    "ek-untrusted": _VENDOR,
+    "ek-expired": _VENDOR,
+    "ek-unsuitable": _VENDOR,
+    "ek-key-mismatch": _VENDOR,
+    "ek-certificate-malformed": _VENDOR,
+    "ek-mismatch": (
+        "Check the invite, and the Thing's name. If this board was replaced, ask the operator to run hsm-enroll fleet "
+        "replace THING; hsm-enroll tpm info shows which TPM this is."
+    ),
+    "tpm-enrolled": (
+        "Check the Thing's name. If this TPM is to become another Thing, ask the operator to revoke the one that it "
+        "is, or for an invite that may use it again (hsm-enroll invite create --reuse-tpm)."
     ),
 }
 

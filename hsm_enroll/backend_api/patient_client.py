@@ -8,21 +8,25 @@ from concurrent.futures import Future, wait
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import NamedTuple, TypedDict, Unpack
 
 from hsm_enroll.backend_api.answer import JSON, Answer, document, printable, refusal, unexpected
+from hsm_enroll.backend_api.attestation import Policy, policy
 from hsm_enroll.backend_api.deadline import TRY_SECONDS, started
 from hsm_enroll.backend_api.hints import hint
 from hsm_enroll.backend_api.patience import DEFAULT_WAIT_SECONDS, Patience
 from hsm_enroll.backend_api.retry import retried
 from hsm_enroll.backend_api.transport import Authorize, Transport
 from hsm_enroll.backend_api.url import checked_url
-from hsm_enroll.errors import ApiTlsError, BackendUnreachableError, HsmEnrollError
+from hsm_enroll.errors import ApiTlsError, BackendUnreachableError, HsmEnrollError, UnexpectedResponseError
 
 HEALTH = "/v1/health"
 
 _OPENING_SECONDS = 5.0
 _LARGEST_ANSWER_BYTES = 64 * 1024
+_EARLIER_RELEASE_HINT = (
+    "The backend may be of an earlier release: ask the operator to update it. Else check the API's address."
+)
 _HOW_TO_STOP = "To stop, press Ctrl-C; the same command then resumes where it stopped."
 
 
@@ -46,6 +50,18 @@ class Options(TypedDict, total=False):
     sleep: Callable[[float], None]
     clock: Callable[[], float]
     tell: Callable[[str], None]
+
+
+class Health(NamedTuple):
+    """What a backend says about itself.
+
+    Attributes:
+        version: its version.
+        attestation: whether TPMs have to attest keys, unless an invite says otherwise.
+    """
+
+    version: str
+    attestation: Policy
 
 
 class PatientClient:
@@ -72,7 +88,7 @@ class PatientClient:
             deadline=options.get("deadline", TRY_SECONDS),
             largest_answer=_LARGEST_ANSWER_BYTES,
         )
-        self._opened: Future[None] | None = None
+        self._opened: Future[Policy] | None = None
         self._left = DEFAULT_WAIT_SECONDS if limit is None else limit
         self._outlasts_network = limit is not None
         self._sleep = options.get("sleep", time.sleep)
@@ -94,6 +110,16 @@ class PatientClient:
         """Open the connection, and have the Lambda function started, on another thread."""
         self._opened = started(self._open)
 
+    def policy(self) -> Policy:
+        """Return whether the deployment wants attestations, as it said when the connection was opened.
+
+        If it did not say, that is ``off``: it may yet refuse a request for that reason.
+        """
+        if self._opened is None:
+            return Policy.OFF
+        wait([self._opened], _OPENING_SECONDS)
+        return self._opened.result() if self._opened.done() else Policy.OFF
+
     def clock(self) -> datetime | None:
         """Return what the API's clock shows, to the second; None if its answer has no valid date (RFC 9110 §6.6.1).
 
@@ -105,8 +131,8 @@ class PatientClient:
             raise refusal(answer, hint)
         return answer.date
 
-    def health(self) -> str:
-        """Return the backend's version (``GET /v1/health``); one try.
+    def health(self) -> Health:
+        """Return what the backend says about itself (``GET /v1/health``); one try.
 
         Raises:
             HsmEnrollError: the API does not answer.
@@ -114,10 +140,11 @@ class PatientClient:
         answer = self._transport.exchange("GET", HEALTH)
         if answer.status != 200:
             raise refusal(answer, hint)
-        version = document(answer).get("version")
+        members = document(answer)
+        version = members.get("version")
         if not isinstance(version, str):
             raise unexpected(answer.url, "no version in it")
-        return printable(version)
+        return Health(printable(version), policy(members))
 
     def exchange(
         self,
@@ -184,10 +211,21 @@ class PatientClient:
         self._tell(why if self._has_waited else f"{why}. {_HOW_TO_STOP}")
         self._has_waited = True
 
-    def _open(self) -> None:
+    def _open(self) -> Policy:
         # If this fails, so does the request that follows, and that one says why.
         with suppress(HsmEnrollError):
-            self.health()
+            return self.health().attestation
+        return Policy.OFF
+
+
+def refuse_earlier_release(answer: Answer, path: str) -> None:
+    """Check that an answer is not API Gateway's own, to a path that the backend does not have.
+
+    Raises:
+        UnexpectedResponseError: it is.
+    """
+    if answer.status == 404 and answer.media_type == JSON:
+        raise UnexpectedResponseError(f"{answer.url} has no {path}", hint=_EARLIER_RELEASE_HINT)
 
 
 def _tell_nobody(_: str) -> None:

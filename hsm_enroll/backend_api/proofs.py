@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from hsm_enroll.backend_api.answer import JSON, Answer, refusal
+from hsm_enroll.backend_api import attestation
+from hsm_enroll.backend_api.answer import Answer, refusal
+from hsm_enroll.backend_api.attestation import ATTESTATIONS, Challenge, Evidence, Presented
 from hsm_enroll.backend_api.client import Issued, issued
 from hsm_enroll.backend_api.hints import hint
-from hsm_enroll.backend_api.patient_client import PatientClient
-from hsm_enroll.errors import UnexpectedResponseError
+from hsm_enroll.backend_api.patient_client import PatientClient, refuse_earlier_release
 from hsm_enroll.x509.jws import MEDIA_TYPE
 
 RENEWALS = "/v1/renewals"
 COMMIT = "/v1/renewals/commit"
 RECOVERIES = "/v1/recoveries"
 RETIREMENTS = "/v1/retirements"
-
-_EARLIER_RELEASE_HINT = (
-    "The backend may be of an earlier release: ask the operator to update it. Else check the API's address."
-)
 
 Prove = Callable[[str, bytes], str]
 """Returns a new proof, see ``jws.build``, for a URL and a payload; called for each try, since a proof counts once."""
@@ -32,7 +30,28 @@ class ProofClient(PatientClient):
     the first time.
     """
 
-    def renew(self, csr: str, thing_name: str, prove: Prove, meanwhile: Callable[[], None] | None = None) -> Issued:
+    def attest(self, tpm: Presented, thing_name: str, prove: Prove) -> Challenge:
+        """Ask for a challenge for the TPM that is to hold the Thing's next key (``POST /v1/attestations``).
+
+        Args:
+            tpm: how the TPM presents itself.
+            thing_name: name of the Thing.
+            prove: signs with the current key.
+
+        Raises:
+            HsmEnrollError: as for :meth:`renew`.
+        """
+        answer = self._proven(ATTESTATIONS, lambda: attestation.request(tpm), prove)
+        return attestation.challenge(answer, thing_name)
+
+    def renew(
+        self,
+        csr: str,
+        thing_name: str,
+        prove: Prove,
+        meanwhile: Callable[[], None] | None = None,
+        evidence: Evidence | None = None,
+    ) -> Issued:
         """Ask for a certificate for another key (``POST /v1/renewals``); it is pending until :meth:`commit`.
 
         Args:
@@ -40,11 +59,16 @@ class ProofClient(PatientClient):
             thing_name: name of the Thing.
             prove: signs with the current key.
             meanwhile: as for :meth:`PatientClient.exchange`.
+            evidence: proves that a TPM holds the new key; None sends none.
 
         Raises:
             HsmEnrollError: as for ``EnrollmentClient.enroll``.
         """
-        answer = self._proven(RENEWALS, {"csr": csr}, prove, meanwhile)
+
+        def payload() -> dict[str, Any]:
+            return {"csr": csr, **({} if evidence is None else {"evidence": evidence.members})}
+
+        answer = self._proven(RENEWALS, payload, prove, meanwhile)
         if answer.status not in {200, 201}:
             raise refusal(answer, hint)
         return issued(answer, thing_name)
@@ -69,7 +93,7 @@ class ProofClient(PatientClient):
         Raises:
             HsmEnrollError: as for :meth:`renew`.
         """
-        answer = self._proven(RECOVERIES, {}, prove)
+        answer = self._proven(RECOVERIES, dict, prove)
         if answer.status != 200:
             raise refusal(answer, hint)
         return issued(answer, None)
@@ -86,20 +110,20 @@ class ProofClient(PatientClient):
         self._done(RETIREMENTS, prove)
 
     def _done(self, path: str, prove: Prove) -> None:
-        answer = self._proven(path, {}, prove)
+        answer = self._proven(path, dict, prove)
         if answer.status != 204:
             raise refusal(answer, hint)
 
     def _proven(
-        self, path: str, payload: dict[str, str], prove: Prove, meanwhile: Callable[[], None] | None = None
+        self,
+        path: str,
+        payload: Callable[[], Mapping[str, Any]],
+        prove: Prove,
+        meanwhile: Callable[[], None] | None = None,
     ) -> Answer:
-        content = json.dumps(payload).encode("utf-8")
-
         def proof() -> bytes:
-            return prove(self.base_url + path, content).encode("ascii")
+            return prove(self.base_url + path, json.dumps(payload()).encode("utf-8")).encode("ascii")
 
         answer = self.exchange("POST", path, proof, meanwhile, MEDIA_TYPE)
-        if answer.status == 404 and answer.media_type == JSON:
-            # API Gateway's own answer.
-            raise UnexpectedResponseError(f"{answer.url} has no {path}", hint=_EARLIER_RELEASE_HINT)
+        refuse_earlier_release(answer, path)
         return answer

@@ -26,6 +26,7 @@ _COMMANDS = {
     "doctor": ("doctor", "Check this device, and say how to fix what is wrong."),
     "tokens": ("tokens", "List PKCS#11 modules, tokens and keys."),
     "token": ("tokens", "Create a token, or destroy the keys in it that are not in use."),
+    "tpm": ("tpm", "Show this machine's TPM, and the keys by which the backend can recognise it."),
     "csr": ("csr", "Print a certificate request that is signed in the token."),
     "publish": ("mqtt", "Publish one message."),
     "subscribe": ("mqtt", "Print the messages on a topic."),

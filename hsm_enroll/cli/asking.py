@@ -6,10 +6,12 @@ from pathlib import Path
 
 from hsm_enroll.backend_api.invite import Invite, parse
 from hsm_enroll.cli.terminal import ask, ask_secret
+from hsm_enroll.device import pin
 from hsm_enroll.errors import NotEnrolledError, UsageError
 from hsm_enroll.settings import Settings
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.store.journal import Attempt
+from hsm_enroll.token.tpm2 import attestation
 
 
 def invite() -> Invite:
@@ -24,7 +26,7 @@ def invite() -> Invite:
 def invite_or_thing(settings: Settings, *, new_key: bool) -> tuple[Invite | None, str | None]:
     """Prompt for the invite where only an API is configured, or else for the Thing's name: the API may be open.
 
-    A run that has nothing to enroll needs neither, and one that resumes has the name.
+    A run that has nothing to enroll needs neither, one that resumes has the name, and a TPM may stand in for both.
 
     Args:
         settings: the resolved settings.
@@ -39,6 +41,8 @@ def invite_or_thing(settings: Settings, *, new_key: bool) -> tuple[Invite | None
     is_enrolled = _is_enrolled(settings.state)
     if settings.api_url is None or settings.thing is not None or (is_enrolled and not new_key):
         return None, settings.thing
+    if _has_tpm(settings):
+        return None, None
     if typed := _typed("Invite (input is hidden; press Enter if you have none): "):
         return parse(typed), None
     attempt = Attempt.load(settings.state)
@@ -52,6 +56,14 @@ def _is_enrolled(state: Path) -> bool:
     except NotEnrolledError:
         return False
     return True
+
+
+def _has_tpm(settings: Settings) -> bool:
+    """Whether the token that ``token create`` created, and that nothing overrides, is in a TPM that can attest keys."""
+    if settings.token is not None or settings.module is not None:
+        return False
+    owner = pin.load_owner(settings.state)
+    return owner is not None and attestation.is_possible(owner) is None
 
 
 def _typed(prompt: str) -> str:

@@ -71,6 +71,7 @@ def _tags(_context: click.Context, _parameter: click.Parameter, values: tuple[st
 
 
 _PARAMETERS = {
+    "attestation": "Attestation",
     "existing_things": "AllowExistingThings",
     "edge": "Edge",
     "certificate_rate": "CertificateRate",
@@ -173,6 +174,12 @@ _OPTIONS = (
         default=None,
         help="Limit the requests of each address, by AWS WAF in front of a REST API. Either way the API gets another "
         "address.",
+    ),
+    click.option(
+        "--attestation",
+        type=click.Choice(["off", "prefer", "require"]),
+        help="Whether devices have to prove that their keys are in TPMs: off (default) leaves that to invites, prefer "
+        "asks for it and accepts other tokens, require refuses these.",
     ),
     click.option(
         "--existing-things/--no-existing-things",

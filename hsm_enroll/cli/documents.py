@@ -143,11 +143,12 @@ def identity_text(document: dict[str, Any]) -> str:
         "": f"valid until {certificate['notAfter'][:10]}, in {certificate['file']}",
         "Key": f"{key['type']}, {origin}",
         " ": key["uri"],
+        "Attested": "the API has proof that the key is in a TPM" if document["attested"] else "",
         "MQTT": f"{mqtt['endpoint']}:{mqtt['port']}",
         "Topics": f"{topics['own']}, {topics['hello']}",
         "  ": f"{topics['shadow']}, {topics['jobs']}",
     }
-    return "\n".join(f"{name:<12} {value}" for name, value in rows.items())
+    return "\n".join(f"{name:<12} {value}" for name, value in rows.items() if value)
 
 
 def other_keys_text(count: int) -> str:

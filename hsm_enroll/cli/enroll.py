@@ -35,9 +35,11 @@ from hsm_enroll.token.tokens import Tokens
 _DOING = {
     "token": "looking for the token",
     "invite": "checking the invite",
+    "thing": "asking the API which Thing this TPM is",
     "create-token": "creating a token",
     "key": "generating the key in the token",
     "csr": "signing the certificate request",
+    "attestation": "having the TPM certify the key",
     "certificate": "requesting a certificate from the API",
     "store": "checking and storing the certificate",
     "message": "publishing the first message",

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from hsm_enroll.cli import listing
+from hsm_enroll.cli.chips import forget_ek, import_ek, list_ek
+from hsm_enroll.cli.ek_ca import ek_ca
 from hsm_enroll.cli.invocation import Invocation, command
 from hsm_enroll.cli.listing import Selection, Shape, list_options
 from hsm_enroll.cli.operator_client import Target, api_options, minute, operator_client, some, table_of
@@ -27,36 +29,49 @@ if TYPE_CHECKING:
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _MOST_FAILURES = 3  # in a row
+_LONGEST_NAME = 4  # of a manufacturer, in TCG's registry
 _HOUR, _DAY = 60, 24 * 60  # minutes
 _AGAIN_HINT = "Run the same command again: revoking a Thing again changes nothing."
 
 
 @click.group("fleet")
 def fleet() -> None:
-    """List, revoke and replace enrolled Things, and compare the ledger with AWS IoT's certificates."""
+    """List, revoke and replace enrolled Things, say which TPMs are which, and compare the ledger with AWS IoT."""
 
 
 @command("list", example="hsm-enroll fleet list --status issued --prefix line3- --limit 20")
 @list_options("claimed", "issued", "revoked")
+@click.option(
+    "--attested", type=click.Choice(["yes", "no"]), help="Only those proven to have their key in a TPM, or not."
+)
 @api_options
-def list_(invocation: Invocation, *, selection: Selection, target: Target) -> None:
+def list_(invocation: Invocation, *, selection: Selection, attested: str | None, target: Target) -> None:
     """List the Things, the last one claimed first. Times are in UTC.
 
     A Thing is claimed when its enrollment begins, issued when it has its certificate, and revoked when you revoked it
     or its device was retired. AGE is that of its certificate. RENEWAL is due above the deployment's limit, and pending
-    while a new key does not count yet.
+    while a new key does not count yet. TPM is the manufacturer of the TPM that has proven to hold the key.
     """
     client = operator_client(invocation, target)
-    shape = Shape("Thing", "no Thing is enrolled", _HEADER, partial(_line, datetime.now(UTC)))
-    listing.show(invocation.terminal, selection, ThingRecord, client.list_things, shape)
+    nothing = "no Thing is enrolled" if attested is None else "no Thing matches"
+    shape = Shape("Thing", nothing, _HEADER, partial(_line, datetime.now(UTC)))
+    listing.show(invocation.terminal, selection, ThingRecord, partial(client.list_things, attested=attested), shape)
 
 
-# The name comes last and in full, so that it can be copied; 44 characters of it fit into 80 columns.
-_HEADER = f"{'STATUS':<7}  {'KEY':<8}  {'AGE':>5}  {'RENEWAL':<7}  THING"
+# The name comes last and in full, so that it can be copied; 38 characters of it fit into 80 columns.
+_HEADER = f"{'STATUS':<7}  {'KEY':<8}  {'TPM':<4}  {'AGE':>5}  {'RENEWAL':<7}  THING"
 
 
 def _line(now: datetime, one: ThingRecord) -> str:
-    return f"{one.status:<7}  {one.key_type or '-':<8}  {_age(now, one):>5}  {_renewal(one):<7}  {one.thing}"
+    known = f"{one.status:<7}  {one.key_type or '-':<8}  {_tpm(one):<4}  {_age(now, one):>5}"
+    return f"{known}  {_renewal(one):<7}  {one.thing}"
+
+
+def _tpm(one: ThingRecord) -> str:
+    """Return the manufacturer of a Thing's TPM; "yes" if it has no short name, and "-" if there is no TPM."""
+    if not one.attested:
+        return "-"
+    return one.tpm_manufacturer if one.tpm_manufacturer and len(one.tpm_manufacturer) <= _LONGEST_NAME else "yes"
 
 
 def _age(now: datetime, one: ThingRecord) -> str:
@@ -84,6 +99,7 @@ def show(invocation: Invocation, *, thing_name: str, target: Target) -> None:
         "Certificate": one.certificate_id or "-",
         "Key": one.key_type or "-",
         "SPKI SHA-256": one.spki_sha256,
+        "Attested": "-" if one.attested is None else "yes" if one.attested else "no",
         "Invite": one.invite_id or "-",
         "Claimed": minute(one.claimed),
         "Enrolled": minute(one.enrolled),
@@ -92,6 +108,10 @@ def show(invocation: Invocation, *, thing_name: str, target: Target) -> None:
         "Renewal": _renewal(one),
         "Revoked": minute(one.revoked),
     }
+    if one.attested:
+        rows["TPM"] = f"{one.tpm_manufacturer or 'manufacturer unknown'}, firmware {one.tpm_firmware or 'unknown'}"
+        rows["EK"] = one.ek_sha256 or "-"
+        rows["EK cert"] = one.ek_certificate_sha256 or "-"
     others = [found for found in shown.certificates or () if found.certificate_id != one.certificate_id]
     if others:
         rows["Other certs"] = ", ".join(f"{found.certificate_id} ({_state(found)})" for found in others)
@@ -258,5 +278,5 @@ def _report(invocation: Invocation, found: list[ThingRecord], outcomes: list[_Ou
     raise click.exceptions.Exit(failures[0][1].exit_status)
 
 
-for _command in (list_, show, revoke, replace, sweep, rebuild):
+for _command in (list_, show, revoke, replace, import_ek, list_ek, forget_ek, ek_ca, sweep, rebuild):
     fleet.add_command(_command)

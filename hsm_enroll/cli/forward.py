@@ -172,7 +172,10 @@ class _Shown:
             Happening.LOST: f"{error}; trying again",
             Happening.FAILED: f"{error}; trying again",
             Happening.RENEWED: "this device's identity was renewed: connecting with the new one",
-            Happening.SET_ASIDE: f"the broker does not accept messages for {event.topic} ({event.reason}): set aside",
+            Happening.SET_ASIDE: (
+                f"the broker does not accept messages for {event.topic} ({event.reason}): set aside; "
+                "hsm-enroll outbox refused lists them"
+            ),
             Happening.OUTBOX_FAILED: f"{error}; trying again",
             Happening.OUTBOX_WORKS: "the outbox can be used again",
             Happening.REPORT_FAILED: f"{error}; messages are sent nevertheless",

@@ -9,6 +9,7 @@ import io
 import os
 import shlex
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,21 @@ from hsm_enroll.store import files
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
+def tpm_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add ``--require-tpm``, ``--ek-sha256`` and ``--reuse-tpm``."""
+    for option in (
+        click.option("--reuse-tpm", is_flag=True, help="The TPM may be another Thing's already."),
+        click.option(
+            "--ek-sha256",
+            metavar="HEX",
+            help="The same, only for the TPM whose endorsement key, or its certificate, has this SHA-256.",
+        ),
+        click.option("--require-tpm", is_flag=True, help="Only for keys that a TPM proves to hold."),
+    ):
+        function = option(function)
+    return function
+
+
 @click.group("invite")
 def invite() -> None:
     """Create, list and revoke invites: the right to enroll, given to a technician as one URL."""
@@ -46,7 +62,7 @@ def invite() -> None:
 @click.option("--thing", "name", metavar="NAME", help="The Thing's name; if it ends in *, a prefix of names.")
 @click.option("--uses", type=int, metavar="COUNT", help="How many Things of a prefix may be enrolled; default 1.")
 @click.option("--ttl", metavar="TIME", help="How long it is valid, such as 30m, 24h (default) or 7d.")
-@click.option("--ek-sha256", metavar="HEX", help="Only for the TPM whose endorsement key certificate has this SHA-256.")
+@tpm_options
 @click.option("--existing-thing", is_flag=True, help="The Thing may exist in AWS IoT already.")
 @click.option(
     "--deactivate-existing",
@@ -69,9 +85,9 @@ def create(
 ) -> None:
     """Create an invite for a Thing, or one for each row of a table.
 
-    The table is CSV with a header: thing and, if needed, uses, ttl, ek_sha256, existing_thing, deactivate_existing. The
-    output has the additional columns invite, id and expires. Rows that have an invite are left alone: to finish a run
-    that stopped, give its output as the input.
+    The table is CSV with a header: thing and, if needed, uses, ttl, require_tpm, ek_sha256, reuse_tpm, existing_thing,
+    deactivate_existing. The output has the additional columns invite, id and expires. Rows that have an invite are left
+    alone: to finish a run that stopped, give its output as the input.
     """
     if (name is None) == (source is None):
         raise click.UsageError("give either --thing or --from")
@@ -92,13 +108,11 @@ def _create_one(
     *,
     uses: int | None,
     ttl: str | None,
-    ek_sha256: str | None,
-    existing_thing: bool,
-    deactivate_existing: bool,
     qr: bool,
+    **asked_more: Any,
 ) -> None:
     seconds = DEFAULT_TTL_SECONDS if ttl is None else ttl_seconds(ttl)
-    asked = NewInvite(name, 1 if uses is None else uses, seconds, ek_sha256, existing_thing, deactivate_existing)
+    asked = NewInvite(name, 1 if uses is None else uses, seconds, **asked_more)
     made = create_and_show(invocation, asked, target, qr=qr)
     _warn_of_enrolled(invocation, {name: made.thing_status}, target)
 
@@ -251,7 +265,9 @@ def list_(invocation: Invocation, *, selection: Selection, target: Target) -> No
 
 def _line(one: InviteRecord) -> str:
     uses = f"{one.uses - one.uses_left}/{one.uses}"
-    note = "  (replaces its key)" if one.replaces_key else ""
+    notes = ["replaces its key"] if one.replaces_key else []
+    notes += ["one TPM"] if one.ek_sha256 else ["needs a TPM"] if one.require_tpm else []
+    note = f"  ({', '.join(notes)})" if notes else ""
     return f"{one.id}  {one.status:<7}  {uses:<5}  {minute(one.expires)}  {one.thing}{note}"
 
 

@@ -16,8 +16,9 @@ from hsm_enroll.cli.operator_client import counted, telling
 from hsm_enroll.cli.terminal import Terminal
 from hsm_enroll.operator import names, records
 from hsm_enroll.operator.records import InviteRecord, ThingRecord
+from hsm_enroll.operator.tpm_records import EkRecord
 
-Record = TypeVar("Record", InviteRecord, ThingRecord)
+Record = TypeVar("Record", InviteRecord, ThingRecord, EkRecord)
 
 
 class Selection(NamedTuple):
@@ -37,17 +38,21 @@ class Selection(NamedTuple):
 
 
 def list_options(*statuses: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Add ``--status``, ``--prefix``, ``--limit`` and ``--csv``; the function is given a ``selection``."""
+    """Add ``--status``, ``--prefix``, ``--limit`` and ``--csv``; the function is given a ``selection``.
+
+    Args:
+        statuses: those that the entries can have; if there are none, there is no ``--status``.
+    """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         @wraps(function)
         def run(
             invocation: Invocation,
             *,
-            status: str | None,
             prefix: str | None,
             limit: int | None,
             as_csv: bool,
+            status: str | None = None,
             **rest: Any,
         ) -> None:
             if as_csv and invocation.terminal.as_json:
@@ -60,9 +65,10 @@ def list_options(*statuses: str) -> Callable[[Callable[..., None]], Callable[...
             click.option("--csv", "as_csv", is_flag=True, help="Print a table in CSV, with all columns."),
             click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the newest N."),
             click.option("--prefix", metavar="TEXT", help="Only those whose Thing's name begins with this."),
-            click.option("--status", type=click.Choice(statuses), help="Only those with this status."),
         ):
             run = option(run)
+        if statuses:
+            run = click.option("--status", type=click.Choice(statuses), help="Only those with this status.")(run)
         return run
 
     return decorate
@@ -72,7 +78,7 @@ class Shape(NamedTuple):
     """How one kind of entry is shown to people.
 
     Attributes:
-        what: one entry in words: ``"Thing"``.
+        what: one entry in words: ``"Thing"``. In lower case, with an s, it is the member of the document.
         nothing: the sentence for an empty list.
         header: of the table.
         line: returns an entry's line of the table.

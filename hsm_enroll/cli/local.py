@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hsm_enroll.cli import extras
+from hsm_enroll import extras
 from hsm_enroll.cli.invocation import Invocation, command
 
 if TYPE_CHECKING:
@@ -39,12 +39,18 @@ def local() -> None:
     help="Who may enroll: whoever holds an invite, created with hsm-enroll invite create, or anyone, which is the "
     "default.",
 )
+@click.option(
+    "--attestation",
+    type=click.Choice(["off", "prefer", "require"]),
+    help="Whether devices have to prove that their keys are in TPMs: off (default) leaves that to invites, prefer asks "
+    "for it and accepts other tokens, require refuses these.",
+)
 @click.option("--detach", is_flag=True, help="Run in the background; stop it with hsm-enroll local down.")
 @click.option(
     "--keep",
     is_flag=True,
-    help="Keep devices, invites, everything else in AWS, the ports, and --auth in the cloud's folder when the cloud "
-    "stops, and start with what the last cloud with --keep left there.",
+    help="Keep devices, invites, everything else in AWS, the ports, --auth and --attestation in the cloud's folder "
+    "when the cloud stops, and start with what the last cloud with --keep left there.",
 )
 @click.option(
     "--api-port", type=_PORT, metavar="PORT", help="Port of the enrollment API; default: a free one, as for the others."
@@ -56,6 +62,7 @@ def up(
     *,
     home: Path | None,
     auth: str | None,
+    attestation: str | None,
     detach: bool,
     keep: bool,
     api_port: int | None,
@@ -66,7 +73,7 @@ def up(
     from hsm_enroll.local import cloud
 
     folder = home or cloud.default_home()
-    options = cloud.Options(auth, cloud.Ports(api_port or 0, mqtt_port or 0, aws_port or 0), keep)
+    options = cloud.Options(auth, cloud.Ports(api_port or 0, mqtt_port or 0, aws_port or 0), keep, attestation)
     if detach:
         with invocation.terminal.step("starting the local cloud"):
             endpoints = cloud.detach(folder, _DETACHED_START_SECONDS, options)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from hsm_enroll.cli import extras
+from hsm_enroll import extras
 from hsm_enroll.cli.invocation import Invocation
 from hsm_enroll.cli.terminal import Terminal
 from hsm_enroll.errors import UsageError
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from botocore.session import Session
 
     from hsm_enroll.operator.api import OperatorClient
+    from hsm_enroll.operator.signed_api import SignedApi
+    from hsm_enroll.operator.tpms import TpmClient
 
 DEFAULT_STACK = "hsm-enroll"
 
@@ -29,6 +31,7 @@ _MOST_SHOWN = 5  # of a list, in a question or a message
 _LARGEST_TABLE_BYTES = 32 * 1024 * 1024
 
 T = TypeVar("T")
+Client = TypeVar("Client", bound="SignedApi")
 
 
 class Target(NamedTuple):
@@ -104,8 +107,20 @@ def operator_client(invocation: Invocation, target: Target) -> OperatorClient:
         UsageError: ``--api`` and ``--stack`` are both given, there is no such stack, profile or region, or there are no
             AWS credentials.
     """
-    from hsm_enroll.operator import endpoint
     from hsm_enroll.operator.api import OperatorClient
+
+    return _client(OperatorClient, invocation, target)
+
+
+def tpm_client(invocation: Invocation, target: Target) -> TpmClient:
+    """Return the same for what concerns TPMs."""
+    from hsm_enroll.operator.tpms import TpmClient
+
+    return _client(TpmClient, invocation, target)
+
+
+def _client(kind: type[Client], invocation: Invocation, target: Target) -> Client:
+    from hsm_enroll.operator import endpoint
 
     if target.stack is not None and target.api_url:
         raise click.UsageError("give --api or --stack, not both")
@@ -114,7 +129,7 @@ def operator_client(invocation: Invocation, target: Target) -> OperatorClient:
     if target.stack is not None or api_url is None:
         api_url = endpoint.find_api_url(session, target.stack or DEFAULT_STACK)
     terminal = invocation.terminal
-    return OperatorClient(
+    return kind(
         api_url,
         invocation.settings.ca_file,
         session,

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 import click
 
 from hsm_enroll.cli.documents import identity_document, identity_text, other_keys_text
 from hsm_enroll.cli.invocation import Invocation, command, token_options
-from hsm_enroll.device import device_token, outbox, recovery, wiring
+from hsm_enroll.device import device_token, enrollment, outbox, recovery, wiring
+from hsm_enroll.device.plan import Request
 from hsm_enroll.device.recovery import Outcome
 from hsm_enroll.errors import HsmEnrollError, UsageError
 from hsm_enroll.store.identity import Identity
+from hsm_enroll.token import login
 from hsm_enroll.token.tokens import Tokens
 
 _DOING = {
     "token": "looking for the token",
     "certificate": "asking the API which key is enrolled",
     "store": "checking and storing the certificate",
+}
+_ENROLLING = {
+    **_DOING,
+    "thing": "asking the API which Thing this TPM is",
+    "key": "generating the key in the token",
+    "csr": "signing the certificate request",
+    "attestation": "having the TPM certify the key",
+    "certificate": "requesting a certificate from the API",
 }
 
 
@@ -36,6 +46,9 @@ def recover(invocation: Invocation) -> None:
     signed with the key, and the API returns the same certificate, Thing and endpoint: nothing is issued, and no invite
     is needed. Each key in the token that hsm-enroll generated is tried. If the identity in place is the one that the
     API has, nothing is changed. The device stays the Thing that it was: only --thing makes it another one.
+
+    If the token has no such key any more, but is in a TPM that the API knows, the same Thing gets a new key and
+    certificate.
     """
     settings = invocation.settings
     named = click.get_current_context().params["thing"]
@@ -56,10 +69,21 @@ def recover(invocation: Invocation) -> None:
         # Only a person changes what is in place: the environment and config.toml may be older than it.
         return named or (stored.thing_name if stored else settings.thing)
 
+    def by_tpm(stored: Identity | None) -> enrollment.Outcome:
+        new_key = stored is not None
+        request = Request(thing(stored), settings.key_type, settings.subject, new_key=new_key, by_tpm=True)
+        at_api = settings._replace(api_url=api(stored))
+        ports = wiring.ports(at_api, tokens, None, pin, audience=invocation.terminal)
+        ports = replace(ports, at_pin_pad=invocation.at_pin_pad)
+        return enrollment.enroll(
+            request, settings.state, ports, lambda step: invocation.terminal.step(_ENROLLING[step])
+        )
+
+    pin = login.once(invocation.pin)
     with Tokens() as tokens:
-        ports = wiring.own_ports(settings, tokens, invocation.pin, invocation.at_pin_pad, invocation.terminal)
+        ports = wiring.own_ports(settings, tokens, pin, invocation.at_pin_pad, invocation.terminal)
         find = partial(device_token.start_finding, settings, tokens)
-        outcome = recovery.recover(settings.state, ports, find, api, thing, progress)
+        outcome = recovery.recover(settings.state, ports, find, api, thing, by_tpm, progress)
     document = identity_document(outcome.identity, settings.state, matches_certificate=True)
     text = identity_text(document)
     if outcome.was_there:
@@ -67,7 +91,7 @@ def recover(invocation: Invocation) -> None:
             "This device is already enrolled, with the certificate that the API has; nothing was changed.\n"
             f"To test its connection: hsm-enroll doctor --online --login\n\n{text}"
         )
-    document |= {"recovered": not outcome.was_there, "otherKeys": outcome.other_keys}
+    document |= {"recovered": not outcome.was_there, "issued": outcome.was_issued, "otherKeys": outcome.other_keys}
     document |= {"otherThings": list(outcome.other_things), "mayBeRenewing": outcome.may_be_renewing}
     document["steps"] = [asdict(step) for step in outcome.steps]
     invocation.terminal.say("")

@@ -27,8 +27,10 @@ NOT_DUE_STATUS = 4
 
 _DOING = {
     "token": "looking for the token",
+    "challenge": "answering the API's challenge to the TPM",
     "key": "generating a new key in the token",
     "csr": "signing the certificate request",
+    "attestation": "having the TPM certify the key",
     "certificate": "requesting a certificate from the API",
     "message": "sending and receiving a message with the new key",
     "commit": "making the new key the current one",

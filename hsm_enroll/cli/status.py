@@ -23,6 +23,7 @@ from hsm_enroll.store.forwarder import ForwarderState, ForwardReport
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.store.outbox import OutboxState
 from hsm_enroll.token.tokens import Tokens
+from hsm_enroll.token.tpm2 import attestation
 
 
 @command("status", example="hsm-enroll status --json")
@@ -46,7 +47,7 @@ def status(invocation: Invocation) -> None:
     document["pending"] = pending_document(unfinished)
     held, forwarder = _outbox(invocation)
     document |= {"outbox": outbox_document(held), "forward": forward_document(forwarder)}
-    text = "\n".join(filter(None, [identity_text(document), outbox_text(held, forwarder)]))
+    text = "\n".join(filter(None, [identity_text(document), _unattested(identity), outbox_text(held, forwarder)]))
     if unfinished is not None:
         text += f"\n{'Unfinished':<12} {unfinished.subject}\n{'':<12} {unfinished.advice}"
     if problem is not None and invocation.terminal.as_json:
@@ -57,6 +58,15 @@ def status(invocation: Invocation) -> None:
         raise problem
     if not matches:
         invocation.terminal.warn("the token's key does not match the certificate. Run: hsm-enroll doctor")
+
+
+def _unattested(identity: Identity) -> str:
+    """Return why the API has no proof that the key is in a TPM; "" if it has one."""
+    if identity.attested:
+        return ""
+    obstacle = attestation.is_possible(identity.token)
+    why = "the API did not ask for proof that the key is in a TPM" if obstacle is None else obstacle.message
+    return f"{'Attested':<12} no: {why}"
 
 
 def _look(identity: Identity) -> tuple[bool | None, HsmEnrollError | None]:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hsm_enroll.backend_api.attestation import Policy
 from hsm_enroll.backend_api.deadline import started
 from hsm_enroll.device import first_message, obtaining, plan, preparation
+from hsm_enroll.device.attesting import Proof
 from hsm_enroll.device.pending import refuse_while_retiring
 from hsm_enroll.device.plan import Obtain, Request, SendMessage
 from hsm_enroll.device.steps import Progress, Step, Steps
@@ -30,6 +33,7 @@ from hsm_enroll.store.renewal import Renewal
 from hsm_enroll.token import login, selection
 
 if TYPE_CHECKING:
+    from hsm_enroll.backend_api.attestation import Challenge, Evidence, Presented
     from hsm_enroll.backend_api.client import Issued, Terms
     from hsm_enroll.device.ports import CertificateSource, Message, Ports, TokenKey, TokenSession
     from hsm_enroll.token.reports import TokenReport
@@ -41,8 +45,9 @@ class Outcome:
 
     Attributes:
         identity: the device's identity.
-        steps: ``token``, ``invite``, ``create-token`` if it was created, ``key``, ``csr``, ``certificate``, ``store``
-            and ``message``, in this order; only ``message`` if the certificate was already stored.
+        steps: ``token``, ``invite``, ``thing`` if the TPM says which Thing it is, ``create-token`` if it was created,
+            ``key``, ``csr``, ``attestation`` if a TPM attests the key, ``certificate``, ``store`` and ``message``, in
+            this order; only ``message`` if the certificate was already stored.
         already_enrolled: whether the device was already enrolled; then no server was contacted.
     """
 
@@ -102,19 +107,22 @@ def _obtain(to_do: Obtain, request: Request, folder: Path, ports: Ports, steps: 
     if found is not None:
         plan.refuse_unfinished_renewal(to_do.replaces, under_renewal, found.name)
     invite = preparation.terms(asked, to_do, client, ports, steps)
-    thing_name = plan.thing_for(_named(to_do, invite), invite)
-    subject = csr.subject(thing_name, request.subject)
-    token = found or preparation.created_token(key_type, ports, steps)
-    attempt = plan.attempt_with(token.name, request, to_do.under_way)
-    # Before the key exists, so that a later run can find it; and before the login, in case the folder is not writable.
-    attempt.save(folder)
-    pin = login.once(ports.pin)
-    with ports.tokens.session(token, pin, ports.at_pin_pad, writable=True) as session:
-        key = _key(attempt, request, session, folder, steps)
-        attempt = obtaining.requested(replace(attempt, is_spent=False), key, subject, folder, steps)
-    # The worker logs out and ends while the API processes the request.
-    ports.tokens.dismiss()
-    issued = _issued(attempt, thing_name, client, folder, ports, steps)
+    named = _named(to_do, invite)
+    with Proof(ports.tpm, None if found is None else found.name, ports.audience) as proof:
+        by_tpm = request.by_tpm or (not client.has_invite and named.thing_name is None)
+        thing_name = _thing_of_tpm(named, client, proof, steps) if by_tpm else _thing(named, invite, client, proof)
+        subject = csr.subject(thing_name, request.subject)
+        token = found or preparation.created_token(key_type, ports, steps)
+        attempt = plan.attempt_with(token.name, request, to_do.under_way)
+        # Before the key exists, so that a later run can find it; and before the login, in case the folder is read-only.
+        attempt.save(folder)
+        ports = replace(ports, pin=login.once(ports.pin))
+        with ports.tokens.session(token, ports.pin, ports.at_pin_pad, writable=True) as session:
+            key = _key(attempt, request, session, folder, steps)
+            attempt = obtaining.requested(replace(attempt, is_spent=False), key, subject, folder, steps)
+        # The worker logs out and ends while the API processes the request.
+        ports.tokens.dismiss()
+        issued = _issued(attempt, thing_name, client, proof, token, folder, ports, steps)
     with steps.step("store"):
         obtaining.check_issued(issued, key, ports.clock.now())
         identity = obtaining.identity(issued, token.name, key, client.base_url)
@@ -124,7 +132,28 @@ def _obtain(to_do: Obtain, request: Request, folder: Path, ports: Ports, steps: 
             renewal.close(folder)
     if to_do.replaces is not None and to_do.replaces.thing_name != thing_name:
         _tell_of_other_thing(to_do.replaces.thing_name, ports)
-    return _finish(identity, token, folder, replace(ports, pin=pin), steps, is_fresh=True)
+    return _finish(identity, token, folder, ports, steps, is_fresh=True)
+
+
+def _thing_of_tpm(to_do: Obtain, client: CertificateSource, proof: Proof, steps: Steps) -> str:
+    """Return the Thing that the TPM is, as the API says: the TPM is the invite."""
+    if proof.obstacle is not None:
+        raise plan.no_thing(proof.obstacle.message)
+    proof.start(Policy.REQUIRE, partial(_challenge, client, to_do.thing_name))
+    with steps.step("thing"):
+        return plan.thing_of_tpm(proof.thing_name())
+
+
+def _thing(to_do: Obtain, invite: Terms | None, client: CertificateSource, proof: Proof) -> str:
+    """Return the Thing to be; and start to prove that its key will be in a TPM, if that is wanted."""
+    thing_name = plan.thing_for(to_do, invite)
+    policy = client.policy() if invite is None else invite.attestation
+    proof.start(policy, partial(_challenge, client, thing_name))
+    return thing_name
+
+
+def _challenge(client: CertificateSource, thing_name: str | None, tpm: Presented) -> Challenge:
+    return client.attest(tpm, thing_name)
 
 
 def _named(to_do: Obtain, invite: Terms | None) -> Obtain:
@@ -137,13 +166,31 @@ def _named(to_do: Obtain, invite: Terms | None) -> Obtain:
 
 
 def _issued(
-    attempt: Attempt, thing_name: str, client: CertificateSource, folder: Path, ports: Ports, steps: Steps
+    attempt: Attempt,
+    thing_name: str,
+    client: CertificateSource,
+    proof: Proof,
+    token: TokenReport,
+    folder: Path,
+    ports: Ports,
+    steps: Steps,
 ) -> Issued:
-    """Send the attempt's request."""
+    """Send the attempt's request, with evidence if there is any."""
     meanwhile = ports.message.prepare if ports.message else None
+
+    def certify() -> Evidence | None:
+        return proof.evidence(attempt, ports.pin(token.name) if token.login_required else None)
+
+    def send(evidence: Evidence | None) -> Issued:
+        return client.enroll(attempt.csr or "", thing_name, meanwhile, evidence)
+
+    evidence = None
+    if proof.is_started:
+        with steps.step("attestation"):
+            evidence = certify()
     with steps.step("certificate"), preparation.waiting_for(client, ports):
         try:
-            return client.enroll(attempt.csr or "", thing_name, meanwhile)
+            return proof.sent(send, evidence, partial(_challenge, client, thing_name), certify)
         except BackendRefusedError as error:
             if plan.is_spent_after(error.problem_code):
                 replace(attempt, is_spent=True).save(folder)

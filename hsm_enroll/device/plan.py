@@ -67,6 +67,7 @@ class Request:
         key_type: type of a new key; an unfinished enrollment keeps its own unless another one is asked for explicitly.
         subject: RFC 4514 string that is added to ``CN=<thing>`` in the CSR's subject.
         new_key: enroll with a new key; the current one stays in the token.
+        by_tpm: whether the TPM proves which Thing this is, in place of an invite.
         said: what was asked for explicitly.
     """
 
@@ -75,6 +76,7 @@ class Request:
     subject: str | None = None
     new_key: bool = False
     said: Said = Said()
+    by_tpm: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,16 +245,13 @@ def thing_for(plan: Obtain, terms: Terms | None) -> str:
         terms: what the invite says; None if that is not known.
 
     Raises:
-        BackendRefusedError: the invite is for another Thing, needs attestation, or another device has used it.
+        BackendRefusedError: the invite is for another Thing, or another device has used it.
         UsageError: neither gives a valid name.
     """
     requested = plan.thing_name
     if terms is None:
         if requested is None:
-            raise UsageError(
-                "no Thing name given",
-                hint="Give the invite, which names its Thing: hsm-enroll init INVITE. Without one, give --thing NAME.",
-            )
+            raise no_thing()
         return requested
     _check_terms(plan, terms)
     prefix = terms.thing.removesuffix("*")
@@ -269,13 +268,34 @@ def thing_for(plan: Obtain, terms: Terms | None) -> str:
     return requested
 
 
+def thing_of_tpm(name: str | None) -> str:
+    """Return the Thing that the operator has listed this device's TPM for.
+
+    Args:
+        name: what the API says; None if nothing.
+
+    Raises:
+        UsageError: that is not a valid name, or there is none.
+    """
+    if name is None:
+        raise no_thing()
+    return _valid(name)
+
+
+def no_thing(obstacle: str = "") -> UsageError:
+    """Return the error for a request that nothing names the Thing of.
+
+    Args:
+        obstacle: why a TPM, which the operator may have listed for a Thing, cannot; "" if there is no such reason.
+    """
+    hint = "Give the invite, which names its Thing: hsm-enroll init INVITE. Without one, give --thing NAME."
+    return UsageError(
+        "no Thing name given",
+        hint=f"{hint} A TPM that the operator has listed is enough, but {obstacle}." if obstacle else hint,
+    )
+
+
 def _check_terms(plan: Obtain, terms: Terms) -> None:
-    if terms.needs_attestation:
-        raise BackendRefusedError(
-            "this invite is for one TPM, which has to attest the key, and this version cannot do that",
-            problem_code="attestation-required",
-            hint="Ask the operator for an invite that is not bound to a TPM.",
-        )
     # A device whose request may have been carried out comes back with the invite that it used.
     if terms.is_used_up and (plan.under_way is None or plan.under_way.csr is None):
         raise _refused("this invite was used already", "Ask the operator for a new invite.")

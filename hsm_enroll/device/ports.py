@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from hsm_enroll.backend_api.attestation import Certified, Challenge, Evidence, Policy, Presented
     from hsm_enroll.backend_api.client import Issued, Terms
     from hsm_enroll.backend_api.proofs import Prove
     from hsm_enroll.key import KeyOrigin, KeyType, TokenName
     from hsm_enroll.secret import Secret
     from hsm_enroll.store.identity import Identity
+    from hsm_enroll.token.fault import Fault
     from hsm_enroll.token.login import PinSource
     from hsm_enroll.token.reports import OwnKey, TokenReport
 
@@ -93,6 +95,31 @@ class TokenAccess(Protocol):
         """Start shutting the modules down, without waiting; none of them can be used any more."""
 
 
+class Attestor(Protocol):
+    """This machine's TPM, which proves what keys it holds; see ``token.tpm2.attestation``."""
+
+    def endorsement(self, rank: int) -> Presented:
+        """Present the TPM by its endorsement key of a rank; the preferred one has rank 0."""
+
+    def activate(self, credential_blob: bytes, encrypted_secret: bytes) -> bytes:
+        """Decrypt the secret of a challenge to the endorsement key that was presented last."""
+
+    def certify(
+        self, token: TokenName, *, key_label: str, key_id: bytes, pin: Secret | None, qualifying_data: bytes
+    ) -> Certified:
+        """Have the TPM state what a token's key is; `pin` is the token's user PIN, if it has one."""
+
+
+class Tpm(Protocol):
+    """What can prove that a key is in a TPM."""
+
+    def obstacle(self, token: TokenName) -> Fault | None:
+        """Return why the keys of a token cannot be attested; None if they can, as far as can be seen at once."""
+
+    def attestor(self) -> AbstractContextManager[Attestor]:
+        """Start what talks to the TPM; leaving the block ends it, whatever it is doing."""
+
+
 class Message(Protocol):
     """Sends the message that shows that a new certificate works."""
 
@@ -120,7 +147,15 @@ class CertificateSource(Protocol):
     def clock(self) -> datetime | None:
         """Return what the API's clock shows; None if it does not say."""
 
-    def enroll(self, csr: str, thing_name: str, meanwhile: Callable[[], None] | None) -> Issued:
+    def policy(self) -> Policy:
+        """Return whether the deployment wants attestations; ``off`` if it has not said so yet."""
+
+    def attest(self, tpm: Presented, thing_name: str | None) -> Challenge:
+        """Return a challenge for a TPM."""
+
+    def enroll(
+        self, csr: str, thing_name: str, meanwhile: Callable[[], None] | None, evidence: Evidence | None
+    ) -> Issued:
         """Return the certificate for a request, the same one each time; call ``meanwhile`` once it has been sent."""
 
 
@@ -138,7 +173,20 @@ class ProofTaker(Protocol):
     def start_opening(self) -> None:
         """Open the connection on another thread."""
 
-    def renew(self, csr: str, thing_name: str, prove: Prove, meanwhile: Callable[[], None] | None) -> Issued:
+    def policy(self) -> Policy:
+        """Return whether the deployment wants attestations; ``off`` if it has not said so yet."""
+
+    def attest(self, tpm: Presented, thing_name: str, prove: Prove) -> Challenge:
+        """Return a challenge for a TPM."""
+
+    def renew(
+        self,
+        csr: str,
+        thing_name: str,
+        prove: Prove,
+        meanwhile: Callable[[], None] | None,
+        evidence: Evidence | None,
+    ) -> Issued:
         """Return the certificate for another key, the same one each time; call ``meanwhile`` once it has been sent."""
 
     def commit(self, prove: Prove) -> None:
@@ -205,6 +253,7 @@ class Ports:
         pin: returns a token's PIN; called at most once.
         client: returns the client of the enrollment API; called only if one is needed, before anything is created.
         message: sends the first message; None sends none.
+        tpm: proves that a key is in a TPM.
         at_pin_pad: called with the token that is waiting for its PIN at its own keypad.
         create_token: creates a token if there is none; None creates none.
         audience: whoever watches the run.
@@ -216,6 +265,7 @@ class Ports:
     pin: PinSource
     client: Callable[[], CertificateSource]
     message: Message | None
+    tpm: Tpm
     at_pin_pad: Callable[[TokenName], None] = lambda _: None
     create_token: Callable[[], TokenReport] | None = None
     audience: Audience = field(default_factory=Nobody)
@@ -230,6 +280,7 @@ class OwnPorts:
         tokens: this machine's tokens.
         pin: returns a token's PIN; called at most once.
         client: returns the client of the enrollment API at a base URL.
+        tpm: proves that a key is in a TPM.
         at_pin_pad: called with the token that is waiting for its PIN at its own keypad.
         audience: whoever watches the run.
         clock: this machine's clock.
@@ -238,6 +289,7 @@ class OwnPorts:
     tokens: TokenAccess
     pin: PinSource
     client: Callable[[str], ProofTaker]
+    tpm: Tpm
     at_pin_pad: Callable[[TokenName], None] = lambda _: None
     audience: Audience = field(default_factory=Nobody)
     clock: Clock = field(default_factory=Clock)

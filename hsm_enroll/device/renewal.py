@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hsm_enroll.backend_api.attestation import Policy
 from hsm_enroll.device import clock, first_message, obtaining, proving, renewal_plan
+from hsm_enroll.device.attesting import Proof
 from hsm_enroll.device.pending import refuse_while_retiring
 from hsm_enroll.device.renewal_plan import After, Task
 from hsm_enroll.device.steps import Progress, Step, Steps
@@ -24,6 +27,7 @@ from hsm_enroll.store.renewal import Renewal
 from hsm_enroll.token import login, selection
 
 if TYPE_CHECKING:
+    from hsm_enroll.backend_api.attestation import Challenge, Evidence, Presented
     from hsm_enroll.backend_api.client import Issued
     from hsm_enroll.device.ports import Message, OwnPorts, ProofTaker, TokenKey, TokenSession
     from hsm_enroll.token.reports import TokenReport
@@ -43,8 +47,9 @@ class Outcome:
 
     Attributes:
         identity: the device's identity, with the new key.
-        steps: ``token``, ``key``, ``csr``, ``certificate``, ``message``, ``commit``, ``store`` and ``cleanup``, in this
-            order; only ``token`` and ``cleanup`` if an earlier run had stored the new identity.
+        steps: ``token``, ``challenge`` if a TPM is to attest the key, ``key``, ``csr``, ``attestation`` if it does,
+            ``certificate``, ``message``, ``commit``, ``store`` and ``cleanup``, in this order; only ``token`` and
+            ``cleanup`` if an earlier run had stored the new identity.
     """
 
     identity: Identity
@@ -64,6 +69,7 @@ class _Run:
     client: ProofTaker
     token: TokenReport
     session: TokenSession
+    proof: Proof
 
 
 def renew(
@@ -114,8 +120,11 @@ def renew(
             under_way.save(folder)
         ports = replace(ports, pin=login.once(ports.pin))
         # Open to the end, since each request to the API has to be signed anew, and the old key goes last.
-        with ports.tokens.session(token, ports.pin, ports.at_pin_pad, writable=True) as session:
-            run = _Run(old, subject, folder, ports, message, steps, client, token, session)
+        with (
+            Proof(ports.tpm, token.name, ports.audience, is_certain=old.attested) as proof,
+            ports.tokens.session(token, ports.pin, ports.at_pin_pad, writable=True) as session,
+        ):
+            run = _Run(old, subject, folder, ports, message, steps, client, token, session, proof)
             try:
                 new = old if task is Task.CLEAN_UP else _renewed(run, under_way)
             except BackendRefusedError as error:
@@ -128,6 +137,7 @@ def renew(
 
 def _renewed(run: _Run, under_way: Renewal) -> Identity:
     """Obtain the new certificate, make it the current one, and store it."""
+    _start_proof(run, under_way)
     key = _key(run, under_way)
     new = None
     if _is_proven(under_way, key):
@@ -156,6 +166,36 @@ def _renewed(run: _Run, under_way: Renewal) -> Identity:
             new = _identity(run, key, issued)
         new.save(run.folder)
     return new
+
+
+def _start_proof(run: _Run, under_way: Renewal) -> None:
+    """Have the TPM answer a challenge, if the next key has to be attested, or may be; before that key is made."""
+    if under_way.identity is not None:
+        return
+    policy = Policy.REQUIRE if run.old.attested else run.client.policy()
+    try:
+        run.proof.start(policy, partial(_challenge, run))
+        if run.proof.is_started:
+            with run.steps.step("challenge"):
+                # Here, and not beside the key's generation: the old key signs the request, in the same session.
+                run.proof.wait()
+    except HsmEnrollError as error:
+        if _ends_renewal(error) or obtaining.has_none(under_way, run.session):
+            _take_back(run, under_way)
+        raise
+
+
+def _ends_renewal(error: HsmEnrollError) -> bool:
+    """Whether an error means that the old key can ask for nothing any more."""
+    if isinstance(error, BackendRefusedError):
+        return renewal_plan.after_request(error.problem_code, may_be_current=False) is After.TAKE_BACK
+    return isinstance(error, KeyMissingError)
+
+
+def _challenge(run: _Run, tpm: Presented) -> Challenge:
+    prove = proving.prover(run.session, run.ports, label=run.old.key_label, key_id=run.old.key_id)
+    with proving.asking(run.client, run.ports):
+        return run.client.attest(tpm, run.old.thing_name, prove)
 
 
 def _is_being_replaced(folder: Path, old: Identity) -> bool:
@@ -226,10 +266,21 @@ def _check_old_key(run: _Run) -> None:
 
 def _issued(run: _Run, under_way: Renewal, key: TokenKey) -> Issued:
     prove = proving.prover(run.session, run.ports, label=run.old.key_label, key_id=run.old.key_id)
+
+    def certify() -> Evidence | None:
+        return run.proof.evidence(under_way, run.ports.pin(run.token.name) if run.token.login_required else None)
+
+    def send(evidence: Evidence | None) -> Issued:
+        with proving.asking(run.client, run.ports):
+            return run.client.renew(under_way.csr or "", run.old.thing_name, prove, run.message.prepare, evidence)
+
+    evidence = None
+    if run.proof.is_started:
+        with run.steps.step("attestation"):
+            evidence = certify()
     with run.steps.step("certificate"):
         try:
-            with proving.asking(run.client, run.ports):
-                issued = run.client.renew(under_way.csr or "", run.old.thing_name, prove, run.message.prepare)
+            issued = run.proof.sent(send, evidence, partial(_challenge, run), certify)
         except BackendRefusedError as error:
             after = renewal_plan.after_request(error.problem_code, may_be_current=_is_proven(under_way, key))
             if after is After.TAKE_BACK:

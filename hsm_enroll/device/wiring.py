@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from hsm_enroll.backend_api.invite import Invite
 from hsm_enroll.device import device_token, pin
@@ -31,6 +31,7 @@ from hsm_enroll.token import diagnosis, login, selection
 from hsm_enroll.token.login import origin_of, wrong_pin
 from hsm_enroll.token.reports import TokenKind, TokenReport
 from hsm_enroll.token.tokens import Tokens
+from hsm_enroll.token.tpm2 import attestation
 from hsm_enroll.uri import Pkcs11Uri
 
 if TYPE_CHECKING:
@@ -38,8 +39,33 @@ if TYPE_CHECKING:
     from hsm_enroll.backend_api.proofs import ProofClient
     from hsm_enroll.iot import Connection, ConnectionEvent, Keeper, OnConnection, Will
     from hsm_enroll.iot.line import KeptLine
+    from hsm_enroll.token.fault import Fault
+    from hsm_enroll.token.tpm2.attestation.attestor import Attestor
 
 _DEFAULT_LABEL = "hsm-enroll"
+
+
+class OwnTpm(NamedTuple):
+    """This machine's TPM, as tpm2-pkcs11 uses it.
+
+    Attributes:
+        attestation_key: handle of a persistent attestation key; None is one that the TPM derives each time.
+    """
+
+    attestation_key: int | None = None
+
+    def obstacle(self, token: TokenName) -> Fault | None:
+        """Return why the keys of a token cannot be attested; None if they can, as far as can be seen at once."""
+        return attestation.is_possible(token)
+
+    @contextmanager
+    def attestor(self) -> Iterator[Attestor]:
+        """Start the process that talks to the TPM; leaving the block ends it."""
+        from hsm_enroll.token.tpm2.attestation.attestor import Attestor
+
+        with Attestor(self.attestation_key) as made:
+            made.start()
+            yield made
 
 
 def ports(
@@ -75,6 +101,7 @@ def ports(
         start_finding=lambda: _start_finding(resolved, tokens),
         pin=pin_source,
         message=None,
+        tpm=OwnTpm(resolved.tpm_ak),
         create_token=(lambda: _created(resolved, tokens, new_token_pin)) if create_token else None,
         audience=audience,
     )
@@ -95,7 +122,7 @@ def own_ports(
 
         return ProofClient(api, ca_file=resolved.ca_file, tell=lambda text: audience.say(f"  {text}"))
 
-    return OwnPorts(tokens, pin_source, client, at_pin_pad, audience)
+    return OwnPorts(tokens, pin_source, client, OwnTpm(resolved.tpm_ak), at_pin_pad, audience)
 
 
 def credentials(

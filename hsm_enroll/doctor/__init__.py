@@ -27,6 +27,7 @@ _OFFLINE: tuple[Check, ...] = (
     checks_state.certificate_dates,
     checks_token.key,
     checks_token.key_origin,
+    checks_token.key_attested,
     checks_outbox.outbox,
     checks_outbox.forward,
 )

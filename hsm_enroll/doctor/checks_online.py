@@ -59,10 +59,10 @@ def _reached(patient: Patient) -> Finding:
         return Finding(name, Status.SKIPPED, "see online.api-tls")
     try:
         with closing(EnrollmentClient(url, ca_file=patient.settings.ca_file)) as client:
-            version = client.health()
+            health = client.health()
     except HsmEnrollError as error:
         return Finding(name, Status.FAILED, error.message, advice(error, patient.api_answer))
-    return Finding(name, Status.OK, f"{url} answers, version {version}")
+    return Finding(name, Status.OK, f"{url} answers, version {health.version}")
 
 
 def api_tls(patient: Patient) -> Finding:

@@ -10,7 +10,7 @@ from hsm_enroll.doctor.patient import Finding, Patient, Status
 from hsm_enroll.errors import HsmEnrollError, KeyMissingError, PinLockedError, TokenRefusedError
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.token import diagnosis, softhsm_access
-from hsm_enroll.token.tpm2 import is_tpm2, lockout
+from hsm_enroll.token.tpm2 import attestation, is_tpm2, lockout
 from hsm_enroll.uri import Pkcs11Uri
 
 # tpm2-pkcs11's changelog: 1.3.1 fixes a double free, 1.4.0 memory corruption in C_DestroyObject.
@@ -144,6 +144,23 @@ def key_origin(patient: Patient) -> Finding:
         hint = "Run: hsm-enroll init --new-key INVITE"
         return Finding(name, Status.FAILED, "the key was not generated in its token, or can leave it", hint)
     return Finding(name, Status.OK, "the key was generated in its token and cannot leave it")
+
+
+def key_attested(patient: Patient) -> Finding:
+    """Whether the API has proof that the key is in a TPM, and if so, whether its renewal can bring the same."""
+    name, identity = "key.attested", patient.identity
+    if isinstance(identity, HsmEnrollError):
+        return Finding(name, Status.SKIPPED, "no key to check")
+    obstacle = attestation.is_possible(identity.token)
+    if identity.attested and obstacle is not None:
+        message = f"the API has proof that the key is in a TPM, but its renewal will be refused: {obstacle.message}"
+        return Finding(name, Status.WARNING, message, obstacle.hint)
+    if identity.attested:
+        return Finding(name, Status.OK, "the API has proof that the key is in a TPM")
+    if obstacle is None:
+        return Finding(name, Status.OK, "the API has no proof that the key is in a TPM; it can get one by a renewal")
+    hint = obstacle.hint if is_tpm2(identity.token) else ""
+    return Finding(name, Status.SKIPPED, f"the key cannot be attested: {obstacle.message}", hint)
 
 
 def _tokens_with_our_label(patient: Patient) -> int:

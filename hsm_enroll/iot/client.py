@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import gc
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from awscrt import io, mqtt5
@@ -34,19 +35,18 @@ class Callbacks:
     on_message: Callable[[Any], None]
 
 
-def tls_context(target: Target, pin: Secret | None) -> Any:
-    """Load the module, log in to the token (PKCS#11 v2.40 §5.6, C_Login, once) and find the key.
+class Login:
+    """A login to the token, for any number of clients, one after another, and the thread that they run on.
 
-    The login lasts as long as the context. If the token loses it, for example because the token was taken out, no
-    connection with this context succeeds any more: awscrt does not log in again. Then a new context is needed.
+    Making one loads the module, logs in (PKCS#11 v2.40 §5.6, C_Login, once) and finds the key.
+
+    If the token loses the login, for example because the token was taken out, no connection with it succeeds any more:
+    awscrt does not log in again. Then a new one is needed.
 
     Args:
         target: which key, certificate and trust anchors to use.
         pin: the token's user PIN; None if it is typed at the token itself (CKF_PROTECTED_AUTHENTICATION_PATH); empty if
             the token needs no login.
-
-    Returns:
-        An awscrt.io.ClientTlsContext, for any number of clients.
 
     Raises:
         UsageError: the CA file cannot be used.
@@ -54,17 +54,34 @@ def tls_context(target: Target, pin: Secret | None) -> Any:
         TokenRefusedError: the module or the token.
         MqttError: any other failure, with awscrt's name for it.
     """
-    trusted = trust_anchors.pem(target.ca_file)
-    with softhsm.login(target.token_manufacturer):
-        return _logged_in(target, pin, trusted)
+
+    def __init__(self, target: Target, pin: Secret | None) -> None:
+        trusted = trust_anchors.pem(target.ca_file)
+        with softhsm.login(target.token_manufacturer):
+            self.context: Any = _logged_in(target, pin, trusted)
+        loop = io.EventLoopGroup(1)
+        self.bootstrap: Any = io.ClientBootstrap(loop, _resolver())
+        self._has_ended: threading.Event = loop.shutdown_event
+
+    def end(self) -> None:
+        """Give it up, without waiting: it ends when no client uses it any more."""
+        self.context = self.bootstrap = None
+
+    def wait(self, seconds: float) -> None:
+        """Wait until it has ended: awscrt has closed its session, and its thread does not use the module any more."""
+        self._has_ended.wait(seconds)
+
+
+@cache
+def _resolver() -> Any:
+    """Return one for the whole process: a name server that does not answer would keep a login from ending."""
+    return io.DefaultHostResolver(io.EventLoopGroup(1))
 
 
 def _logged_in(target: Target, pin: Secret | None, trusted: bytes | None) -> Any:
     try:
         # DEFAULT accepts a module that is initialized already, and does not finalize it; STRICT does the opposite.
         behavior = io.Pkcs11Lib.InitializeFinalizeBehavior
-        if target.owns_module:
-            gc.collect()  # an earlier context may be garbage that refers to itself
         library = io.Pkcs11Lib(
             file=str(target.module), behavior=behavior.STRICT if target.owns_module else behavior.DEFAULT
         )
@@ -76,21 +93,21 @@ def _logged_in(target: Target, pin: Secret | None, trusted: bytes | None) -> Any
         raise failures.of_token(error, target) from error
 
 
-def build(target: Target, context: Any, callbacks: Callbacks, timeout: float) -> Any:
+def build(target: Target, login: Login, callbacks: Callbacks, timeout: float) -> Any:
     """Build a client. Sends nothing yet.
 
     The session is clean (MQTT 5.0 §3.1.2.4): neither side keeps anything after the connection ends.
 
     Args:
         target: which broker to connect to.
-        context: from :func:`tls_context`.
+        login: has not ended.
         callbacks: what to call.
         timeout: seconds for the TCP connection, and again for the CONNACK.
 
     Returns:
         An awscrt.mqtt5.Client that has not been started.
     """
-    return mqtt5.Client(_options(target, context, callbacks, int(timeout * 1000)))
+    return mqtt5.Client(_options(target, login, callbacks, int(timeout * 1000)))
 
 
 def publish_packet(
@@ -149,7 +166,7 @@ def _tls(target: Target, library: Any, pin: Secret | None, trusted: bytes | None
     return options
 
 
-def _options(target: Target, context: Any, callbacks: Callbacks, timeout_ms: int) -> Any:
+def _options(target: Target, login: Login, callbacks: Callbacks, timeout_ms: int) -> Any:
     socket_options = io.SocketOptions()
     socket_options.connect_timeout_ms = timeout_ms
     control = mqtt5.ExtendedValidationAndFlowControlOptions
@@ -157,7 +174,8 @@ def _options(target: Target, context: Any, callbacks: Callbacks, timeout_ms: int
         host_name=target.endpoint,
         port=target.port,
         socket_options=socket_options,
-        tls_ctx=context,
+        bootstrap=login.bootstrap,
+        tls_ctx=login.context,
         connect_options=mqtt5.ConnectPacket(
             client_id=target.client_id, keep_alive_interval_sec=target.keep_alive, will=_will(target.will)
         ),

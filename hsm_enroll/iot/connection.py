@@ -100,7 +100,7 @@ class Connection:
         """The ``awscrt.mqtt5.Client`` of this connection, for libraries that take one, such as ``awsiot.iotshadow``.
 
         It belongs to this connection: do not start or stop it, and do not use it after the connection has ended. After
-        each reconnection there is another one.
+        each reconnection there is another one. The token's session stays open as long as a program keeps one of them.
 
         Raises:
             MqttError: the connection has ended, or there is none at the moment; its kind says why.
@@ -169,5 +169,8 @@ class Connection:
         return Subscription(exchange, stream)
 
     def close(self) -> None:
-        """Send DISCONNECT and close the connection and the token's session. Calling it again has no effect."""
+        """Send DISCONNECT and close the connection and the token's session. Calling it again has no effect.
+
+        Then this connection does not use the token's module any more, unless an attempt to connect was interrupted.
+        """
         self._keeper.close()

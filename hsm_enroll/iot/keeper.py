@@ -112,7 +112,11 @@ class Keeper:
         Raises:
             HsmEnrollError: there is no connection, and no other one is tried.
         """
-        self._use_another_link()
+        try:
+            self._use_another_link()
+        except BaseException:
+            self.close()
+            raise
         self.start()
 
     def start(self) -> None:
@@ -133,6 +137,7 @@ class Keeper:
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(_CLOSE_SECONDS)
+        self._opener.wait_for_end(_CLOSE_SECONDS)
 
     def _run(self) -> None:
         try:

@@ -62,10 +62,10 @@ class KeptLine:
         return 0.0 if self._keeper is None else self._keeper.waiting_seconds
 
     def close(self) -> None:
-        """Close the keeper, and forget it and its link, which would keep the token's session."""
+        """Close the keeper, and forget it."""
         if self._keeper is not None:
             self._keeper.close()
-        self._keeper = self._link = None
+        self._keeper = None
 
     def link(self) -> KeptLink | None:
         """Return the link in use, the same object each time; None if there is none at the moment.
@@ -76,16 +76,12 @@ class KeptLine:
         if self._end is not None:
             raise failures.again(self._end)
         link = None if self._keeper is None else self._keeper.exchange.link
-        if link is None:
-            self._link = None  # it would keep the token's session
+        if link is None or link.ended.done():
             return None
         if self._link is None or not self._link.is_of(link):
             if link.accepts_qos_0_only:
                 raise failures.of_low_qos(link.target)
-            try:
-                self._link = KeptLink(link)
-            except MqttError:  # it has just ended
-                return None
+            self._link = KeptLink(link)
         return self._link
 
 
@@ -94,7 +90,6 @@ class KeptLink:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._client: Any = link.awscrt_client
 
     def is_of(self, link: Link) -> bool:
         """Whether this is the same link."""
@@ -126,7 +121,9 @@ class KeptLink:
             properties=message.properties if message.properties != _NO_PROPERTIES else None,
         )
         try:
-            answer = self._client.publish(packet)
+            answer = self._link.awscrt_client.publish(packet)
+        except MqttError:
+            return
         except RuntimeError as error:
             answered(message.id, failures.name_of(error))
         else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError, wait
 from contextlib import suppress
@@ -43,7 +44,7 @@ class Link:
 
     Args:
         target: which broker, as which client.
-        context: from ``client.tls_context``.
+        login: to the token.
         timeout: seconds for the TCP connection, and again for the CONNACK.
         on_message: called with each message, on awscrt's thread; must not wait.
 
@@ -52,7 +53,9 @@ class Link:
         ended: done once the connection has ended; its result is None if this side closed it.
     """
 
-    def __init__(self, target: Target, context: Any, timeout: float, on_message: Callable[[Message], None]) -> None:
+    def __init__(
+        self, target: Target, login: client.Login, timeout: float, on_message: Callable[[Message], None]
+    ) -> None:
         self.target = target
         self.ended: Future[Ending | None] = Future()
         self._opened: Future[Ending | None] = Future()
@@ -71,7 +74,8 @@ class Link:
             on_stopped=lambda _: self._stopped.set(),
             on_message=self._on_publish,
         )
-        self._client: Any = client.build(target, context, callbacks, timeout)
+        self._client: Any = client.build(target, login, callbacks, timeout)
+        self._held = weakref.ref(self._client)
         self.ended.add_done_callback(lambda _: self._fail_requests())
         unreadable.watch(self)
 
@@ -97,9 +101,10 @@ class Link:
         Raises:
             MqttError: the connection has ended.
         """
-        if self.ended.done():
+        native = self._client
+        if native is None or self.ended.done():
             raise self.loss()
-        return self._client
+        return native
 
     def open(self, timeout: float) -> None:
         """Connect, and wait for the CONNACK.
@@ -156,7 +161,7 @@ class Link:
 
     def close(self) -> None:
         """Send DISCONNECT and close the connection, or give up opening it. Calling it again has no effect."""
-        was_open = self._opened.done() and self._opened.result() is None
+        is_being_tried = not self._opened.done()
         settle(self.ended, None)
         settle(self._opened, Ending(ConnectionAbortedError("closed"), None))
         with self._starting:
@@ -165,7 +170,7 @@ class Link:
             return
         self._note_stop()
         native.stop(client.disconnect_packet())
-        if was_open:
+        if not is_being_tried:
             self._stopped.wait(_CLOSE_SECONDS)
 
     def abandon(self, error: HsmEnrollError) -> None:
@@ -177,6 +182,11 @@ class Link:
         """How long awscrt has been closing it; 0 if it is open, or closed."""
         since = self._ended_at
         return 0.0 if since is None or self._stopped.is_set() else time.monotonic() - since
+
+    @property
+    def is_released(self) -> bool:
+        """Whether awscrt has closed it, and no program has kept its client."""
+        return self._stopped.is_set() and self._held() is None
 
     def end_unreadable(self, error: UnreadablePacketError) -> None:
         """End the connection because of a packet that awscrt cannot read."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from hsm_enroll.errors import HsmEnrollError, MqttError, MqttNotTrustedError
 from hsm_enroll.iot import client, failures
@@ -15,8 +15,10 @@ from hsm_enroll.iot.link import Link
 from hsm_enroll.iot.target import Target
 from hsm_enroll.secret import Secret
 
+_END_SECONDS = 3.0  # for awscrt to end a login: it closes a session, which takes milliseconds
+
 Credentials = Callable[[], Secret | None]
-"""Returns what to log in to the token with; see ``client.tls_context``."""
+"""Returns what to log in to the token with; see ``client.Login``."""
 
 
 class Opener:
@@ -37,7 +39,8 @@ class Opener:
         self._credentials = credentials
         self._on_message = on_message
         self._pin: Secret | None = None
-        self._context: Any = None
+        self._login: client.Login | None = None
+        self._last_login: client.Login | None = None
         self._link: Link | None = None
         self._ended: list[Link] = []
         self._is_closed = False
@@ -71,7 +74,7 @@ class Opener:
             except BaseException as error:
                 link.close()
                 if self._is_closed:  # while it was logging in
-                    self._context = None
+                    self._end_login()
                 if not self._may_differ(error, link) or time.monotonic() >= deadline:
                     raise
             else:
@@ -89,28 +92,47 @@ class Opener:
         return max((link.closing_seconds for link in self._ended), default=0.0)
 
     def close(self) -> None:
-        """Close the last link and the token's session; no other link is opened."""
+        """Close the last link and give up the login; no other link is opened."""
         self._is_closed = True
         self.drop()
-        self._context = None
+        self._end_login()
+
+    def wait_for_end(self, seconds: float) -> None:
+        """Wait until awscrt has ended the last login that was given up, unless it is known to take long.
+
+        After a failed handshake awscrt may wait half a minute before it closes the connection, and a program may have
+        kept the connection's client.
+        """
+        links = self._ended if self._link is None else [*self._ended, self._link]
+        if self._last_login is not None and all(link.is_released for link in links):
+            self._last_login.wait(seconds)
+
+    def _end_login(self) -> None:
+        login, self._login = self._login, None
+        if login is not None:
+            login.end()
+            self._last_login = login
 
     def _remember(self) -> None:
         """Keep the last link in view until it is closed."""
         links = self._ended if self._link is None else [*self._ended, self._link]
         self._ended = [link for link in links if link.closing_seconds]
 
-    def _logged_in(self) -> Any:
-        """Return a TLS context whose login is not known to be lost."""
-        context = self._context
-        if context is None:
+    def _logged_in(self) -> client.Login:
+        """Return a login that is not known to be lost."""
+        login = self._login
+        if login is None:
             self._pin = self._credentials()
-            context = self._context = client.tls_context(self._target, self._pin)
-        return context
+            if self._target.owns_module:  # it is initialized again only after it was finalized
+                gc.collect()  # an earlier client may be garbage that refers to itself
+                self.wait_for_end(_END_SECONDS)
+            login = self._login = client.Login(self._target, self._pin)
+        return login
 
     def _may_differ(self, error: BaseException, link: Link) -> bool:
         """Whether another attempt may succeed after this error, and if so, prepare it."""
         if isinstance(error, HsmEnrollError) and not isinstance(error, MqttError):
-            self._context = None
+            self._end_login()
         if self._was_open or not isinstance(error, MqttError) or isinstance(error, MqttNotTrustedError):
             return False
         return self._give_in(link)
@@ -129,9 +151,11 @@ class Opener:
         if target.offers_tls13 and (failure := failures.of_tls13(*ended)):
             self._target = replace(target, offers_tls13=False)
             self.fallbacks = self.fallbacks._replace(tls=failure)
-            # Made while the other context keeps the token logged in, so that the PIN is not tried again. Only a module
-            # that is finalized with its context has to be logged in to anew.
-            self._context = None if target.owns_module else client.tls_context(self._target, self._pin)
+            # Made while the other login keeps the token logged in, so that the PIN is not tried again. Only a module
+            # that is finalized with its login has to be logged in to anew.
+            login = None if target.owns_module else client.Login(self._target, self._pin)
+            self._end_login()
+            self._login = login
             return True
         if target.client_id == target.thing_name or not (failure := failures.of_client_id(*ended)):
             return False

@@ -164,7 +164,10 @@ class LocalCloud:
         apis = AwsApis()
         stack.enter_context(aws_server(apis, listeners["aws"], log_file(stack, home.logs / "aws.log")))
         os.environ["AWS_ENDPOINT_URL"] = endpoints.aws_endpoint_url
-        deployed = deploy(self._function / "template.yaml", {"MqttEndpoint": MQTT_ENDPOINT}, self._options.auth)
+        parameters = {"MqttEndpoint": MQTT_ENDPOINT}
+        if self._options.attestation is not None:
+            parameters["Attestation"] = self._options.attestation
+        deployed = deploy(self._function / "template.yaml", parameters, self._options.auth)
         apis.after_change = Admission(gate, iot_backend(), home.observer_certificate.read_bytes(), mqtt_log).synchronise
         apis.after_change()
 

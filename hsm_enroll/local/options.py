@@ -35,6 +35,8 @@ class Options:
     Attributes:
         auth: who may enroll: ``invite`` is whoever holds an invite, ``open`` is anyone; None is what a kept cloud had,
             else ``open``.
+        attestation: whether keys have to be proven to be in a TPM: ``off``, ``prefer`` or ``require``; None is what a
+            kept cloud had, else ``off``.
         ports: where it listens.
         keep: whether it starts with what an earlier cloud with this option left in the same home, and leaves its own
             state there: AWS's resources with the ledger, and the ports.
@@ -43,6 +45,7 @@ class Options:
     auth: str | None = None
     ports: Ports = ANY_PORTS
     keep: bool = False
+    attestation: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as a JSON document."""
@@ -51,7 +54,7 @@ class Options:
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Options:
         """Return the options in a document from `to_json`."""
-        return cls(document["auth"], Ports(*document["ports"]), document["keep"])
+        return cls(document["auth"], Ports(*document["ports"]), document["keep"], document["attestation"])
 
 
 DEFAULTS = Options()

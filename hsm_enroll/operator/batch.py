@@ -25,7 +25,7 @@ from hsm_enroll.operator.invites import (
 from hsm_enroll.operator.records import CreatedInvite, instant
 from hsm_enroll.secret import Secret
 
-_ASKED = ("thing", "uses", "ttl", "ek_sha256", "existing_thing", "deactivate_existing")
+_ASKED = ("thing", "uses", "ttl", "ek_sha256", "existing_thing", "deactivate_existing", "require_tpm", "reuse_tpm")
 _MADE = ("invite", "id", "expires")
 _FLAGS = {"": False, "false": False, "no": False, "0": False, "true": True, "yes": True, "1": True}
 _NUMBER = re.compile(r"[0-9]{1,10}")
@@ -109,8 +109,8 @@ def read(content: bytes) -> Batch:
 
     Args:
         content: CSV in UTF-8, with or without a byte order mark, lines ended by LF or CRLF. Its header has ``thing``,
-            and may have ``uses``, ``ttl``, ``ek_sha256``, ``existing_thing``, ``deactivate_existing``; ``invite``,
-            ``id`` and ``expires`` of an earlier run. An empty cell means the default.
+            and may have ``uses``, ``ttl``, ``ek_sha256``, ``existing_thing``, ``deactivate_existing``, ``require_tpm``,
+            ``reuse_tpm``; ``invite``, ``id`` and ``expires`` of an earlier run. An empty cell means the default.
 
     Raises:
         UsageError: the header or a row is invalid. The message gives the line number and quotes no cell, since a cell
@@ -193,6 +193,8 @@ def _row(header: tuple[str, ...], cells: list[str]) -> Row:
         ek_sha256=written.get("ek_sha256") or None,
         existing_thing=_flag(written, "existing_thing"),
         deactivate_existing=_flag(written, "deactivate_existing"),
+        require_tpm=_flag(written, "require_tpm"),
+        reuse_tpm=_flag(written, "reuse_tpm"),
     )
     return Row(written, requested, made)
 

@@ -25,6 +25,8 @@ class Status:
         account_id: its account.
         state: CloudFormation's name for its state; None if there is no such stack.
         auth: who may enroll, or None.
+        attestation: whether keys have to be proven to be in a TPM: ``off``, ``prefer`` or ``require``; None if there is
+            no such stack, or one of an earlier version.
         device_policy: whether the devices have the template's policy or the operator's own; None if there is no such
             stack.
         outputs: ApiUrl, PolicyName, TableName, FunctionName, as far as they exist.
@@ -45,6 +47,7 @@ class Status:
     version: str | None = None
     changed: datetime | None = None
     drift: Drift | None = None
+    attestation: str | None = None
 
     @property
     def deployed(self) -> bool:
@@ -60,6 +63,7 @@ class Status:
             "deployed": self.deployed,
             "state": self.state,
             "auth": self.auth,
+            "attestation": self.attestation,
             "apiUrl": self.outputs.get("ApiUrl"),
             "policyName": self.outputs.get("PolicyName"),
             "devicePolicy": self.device_policy,

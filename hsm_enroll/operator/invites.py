@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from hsm_enroll.errors import UsageError
+from hsm_enroll.operator import fingerprints
 
 MOST_IN_A_REQUEST = 100
 LARGEST_BODY_BYTES = 16 * 1024  # of any request to the API
@@ -17,7 +18,6 @@ DEFAULT_TTL_SECONDS = 24 * 3600
 # A Thing's name is its certificate's CN, of at most 64 characters (RFC 5280, upper bound ub-common-name).
 _THING = re.compile(r"[a-zA-Z0-9:_-]{1,64}|[a-zA-Z0-9:_-]{0,63}\*")
 _NAME = re.compile(r"[a-zA-Z0-9:_-]{1,64}")
-_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _ID = re.compile(r"[0-9a-f]{16}")
 _TTL = re.compile(r"([0-9]{1,9})([mhd])")
 _UNIT_SECONDS = {"m": 60, "h": 3600, "d": 86400}
@@ -34,8 +34,10 @@ class NewInvite:
         thing: a Thing's name ``[a-zA-Z0-9:_-]{1,64}``, or a prefix of names followed by ``*``.
         uses: how many Things may be enrolled with it, 1 to 1,000,000; more than 1 only for a prefix.
         ttl_seconds: how long it is valid, one minute to 365 days.
-        ek_sha256: SHA-256 of the endorsement key certificate of the one TPM that it is for, in hexadecimal; None is any
-            device.
+        ek_sha256: SHA-256 of the endorsement key of the one TPM that it is for (a DER SubjectPublicKeyInfo), or of that
+            key's DER certificate, in hexadecimal, perhaps with colons; None is any device.
+        require_tpm: whether the key has to be proven to be in a TPM, which ``ek_sha256`` implies.
+        reuse_tpm: whether that TPM may be another Thing's already.
         existing_thing: whether it may take over a Thing that exists in AWS IoT and is unknown to the backend.
         deactivate_existing: whether the certificates that such a Thing had before are then made inactive.
 
@@ -49,6 +51,8 @@ class NewInvite:
     ek_sha256: str | None = None
     existing_thing: bool = False
     deactivate_existing: bool = False
+    require_tpm: bool = False
+    reuse_tpm: bool = False
 
     def __post_init__(self) -> None:
         if not _THING.fullmatch(self.thing):
@@ -67,14 +71,12 @@ class NewInvite:
             raise UsageError(
                 "deactivate_existing needs existing_thing", hint="A Thing that does not exist has no certificates."
             )
-        if self.ek_sha256 is not None and not _SHA256.fullmatch(self.ek_sha256):
-            raise UsageError("ek_sha256 is not a SHA-256", hint="Give 64 hexadecimal digits, without colons.")
+        _tpm_members(self)
 
     def to_json(self) -> dict[str, Any]:
         """Return an item of the request's ``invites``."""
         members: dict[str, Any] = {"thing": self.thing, "uses": self.uses, "ttlSeconds": self.ttl_seconds}
-        if self.ek_sha256 is not None:
-            members["ekSha256"] = self.ek_sha256.lower()
+        members |= _tpm_members(self)
         if self.existing_thing:
             members["existingThing"] = True
         if self.deactivate_existing:
@@ -89,6 +91,7 @@ class NewReplacement:
     Args:
         thing: the Thing's name ``[a-zA-Z0-9:_-]{1,64}``.
         ttl_seconds: how long it is valid, one minute to 365 days.
+        ek_sha256, require_tpm, reuse_tpm: as in `NewInvite`.
 
     Raises:
         UsageError: a value is invalid; the message does not repeat it.
@@ -96,6 +99,9 @@ class NewReplacement:
 
     thing: str
     ttl_seconds: int = DEFAULT_TTL_SECONDS
+    ek_sha256: str | None = None
+    require_tpm: bool = False
+    reuse_tpm: bool = False
     uses: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
@@ -105,10 +111,23 @@ class NewReplacement:
                 hint="Give the name of one Thing, 1 to 64 of the characters a-z A-Z 0-9 : _ -, without a *.",
             )
         _check_ttl(self.ttl_seconds)
+        _tpm_members(self)
 
     def body(self) -> bytes:
         """Return the body of the request."""
-        return _compact({"thing": self.thing, "ttlSeconds": self.ttl_seconds})
+        return _compact({"thing": self.thing, "ttlSeconds": self.ttl_seconds, **_tpm_members(self)})
+
+
+def _tpm_members(invite: NewInvite | NewReplacement) -> dict[str, Any]:
+    """Return what an invite says about TPMs, as members of the request; raise a UsageError if that is invalid."""
+    members: dict[str, Any] = {}
+    if invite.ek_sha256 is not None:
+        members["ekSha256"] = fingerprints.sha256(invite.ek_sha256, "ek_sha256")
+    if invite.require_tpm:
+        members["requireTpm"] = True
+    if invite.reuse_tpm:
+        members["reuseTpm"] = True
+    return members
 
 
 def _check_ttl(seconds: int) -> None:

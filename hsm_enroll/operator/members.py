@@ -83,4 +83,5 @@ def moment(value: object) -> datetime:
 SHA256 = text("[0-9a-f]{64}")
 THING = text("[a-zA-Z0-9:_-]{1,128}")
 WORD = text("[a-z-]{1,20}")
+ARN = text("[!-~]{1,2048}")
 TOKEN = text(f"[!-~]{{1,{_LONGEST_TOKEN}}}")

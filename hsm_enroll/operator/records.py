@@ -14,6 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from hsm_enroll.operator.members import (
+    ARN,
     SHA256,
     THING,
     WORD,
@@ -66,9 +67,13 @@ class InviteRecord:
     Attributes:
         status: ``open``, ``used``, ``expired`` or ``revoked``; a later backend may have more.
         created_by: ARN of the AWS identity that made it.
-        ek_sha256: SHA-256 of the endorsement key certificate of the TPM that it is bound to, in hexadecimal, or None.
-        replaces_key: whether it replaces the key that its Thing has; None if the backend, of an earlier version, does
-            not say.
+        ek_sha256: SHA-256 of the endorsement key of the one TPM that it is for, or of that key's certificate, in
+            hexadecimal; None is any device.
+        replaces_key: whether it replaces the key that its Thing has.
+        require_tpm: whether the key has to be proven to be in a TPM, also because of ``ek_sha256``.
+        reuse_tpm: whether the TPM may be another Thing's already.
+
+    The last three are None if the backend is of an earlier version, which does not say.
     """
 
     id: str
@@ -82,6 +87,8 @@ class InviteRecord:
     existing_thing: bool
     ek_sha256: str | None
     replaces_key: bool | None
+    require_tpm: bool | None
+    reuse_tpm: bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +107,13 @@ class ThingRecord:
         renewed: when its key was last renewed or replaced, or None.
         renewal_due: whether its certificate is older than the deployment's limit.
         renewal_pending: whether a new key is being enrolled that does not count yet.
+        attested: whether its key was proven to be in a TPM.
+        ek_sha256: who that TPM is: SHA-256 of its endorsement key's DER SubjectPublicKeyInfo, in hexadecimal.
+        ek_certificate_sha256: SHA-256 of that key's DER certificate, in hexadecimal; None if there was none.
+        tpm_manufacturer: as the certificate says, such as ``IFX``, or None.
+        tpm_firmware: the version of the TPM's firmware, or None.
 
-    The last four are None if the backend is of an earlier version, which does not say.
+    All but the first eight are None if the backend is of an earlier version, which does not say.
     """
 
     thing: str
@@ -116,6 +128,11 @@ class ThingRecord:
     renewed: datetime | None
     renewal_due: bool | None
     renewal_pending: bool | None
+    attested: bool | None
+    ek_sha256: str | None
+    ek_certificate_sha256: str | None
+    tpm_manufacturer: str | None
+    tpm_firmware: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +173,12 @@ def to_json(record: DataclassInstance) -> dict[str, Any]:
     return {name: instant(value) if isinstance(value, datetime) else value for name, value in _members(record)}
 
 
-def to_row(record: InviteRecord | ThingRecord) -> list[str]:
+def to_row(record: DataclassInstance) -> list[str]:
     """Return a record as a row of a table, its columns those of `columns`; an empty text stands for what is missing."""
     return [_cell(getattr(record, name)) for name in columns(type(record))]
 
 
-def columns(kind: type[InviteRecord | ThingRecord]) -> list[str]:
+def columns(kind: type[DataclassInstance]) -> list[str]:
     """Return the columns of a table of records, named as in the table of ``invite create --from``."""
     return [field.name for field in fields(kind)]
 
@@ -189,11 +206,13 @@ def invite_record(value: object) -> InviteRecord:
         uses_left=required(members, "usesLeft", count),
         expires=required(members, "expires", moment),
         created=required(members, "created", moment),
-        created_by=required(members, "createdBy", _ARN),
+        created_by=required(members, "createdBy", ARN),
         status=required(members, "status", WORD),
         existing_thing=required(members, "existingThing", flag),
         ek_sha256=optional(members, "ekSha256", SHA256),
         replaces_key=optional(members, "replacesKey", flag),
+        require_tpm=optional(members, "requireTpm", flag),
+        reuse_tpm=optional(members, "reuseTpm", flag),
     )
 
 
@@ -213,6 +232,11 @@ def thing_record(value: object) -> ThingRecord:
         renewed=optional(members, "renewed", moment),
         renewal_due=optional(members, "renewalDue", flag),
         renewal_pending=optional(members, "renewalPending", flag),
+        attested=optional(members, "attested", flag),
+        ek_sha256=optional(members, "ekSha256", SHA256),
+        ek_certificate_sha256=optional(members, "ekCertificateSha256", SHA256),
+        tpm_manufacturer=optional(members, "tpmManufacturer", _TPM_TEXT),
+        tpm_firmware=optional(members, "tpmFirmware", _TPM_TEXT),
     )
 
 
@@ -261,8 +285,8 @@ def _attached(value: object) -> AttachedCertificate:
 
 _ID = text("[0-9a-f]{16}")
 _PATTERN = text(r"[a-zA-Z0-9:_-]{1,128}|[a-zA-Z0-9:_-]{0,127}\*")
-_ARN = text("[!-~]{1,2048}")
 _KEY_TYPE = text("[a-z0-9-]{1,20}")
+_TPM_TEXT = text("[ -~]{1,100}")
 
 
 def _code(value: object) -> Secret:

@@ -16,6 +16,9 @@ _FORBIDDEN_HINT = (
 _UNKNOWN_HINTS = {
     "thing-unknown": "hsm-enroll fleet list shows the Things that exist.",
     "invite-unknown": "hsm-enroll invite list shows the invites that exist.",
+    "ek-not-listed": "hsm-enroll fleet list-ek shows what is listed.",
+    "ek-ca-unknown": "hsm-enroll fleet ek-ca list shows the CAs that are trusted.",
+    "ek-ca-invalid": "Give the certificate of the vendor's root, or of an intermediate CA, not that of a TPM.",
     "existing-things-not-allowed": "hsm-enroll backend deploy --existing-things allows it.",
     "sweep-stopped": "hsm-enroll fleet rebuild restores entries that the ledger has lost.",
 }

@@ -5,120 +5,63 @@ Only this module and those that it calls load a PKCS#11 module; ``worker`` is th
 
 from __future__ import annotations
 
-import math
-import os
-import signal
 import socket
-import sys
-import traceback
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from hsm_enroll import machine, softhsm
-from hsm_enroll.errors import HsmEnrollError, TokenRefusedError
+from hsm_enroll import softhsm
 from hsm_enroll.key import KeyType, TokenName
-from hsm_enroll.secret import Secret, keep_out_of_core_dumps
-from hsm_enroll.token import frames, inventory, keypair, leftovers, modules, provision, pruning, public_key, session
+from hsm_enroll.secret import Secret
+from hsm_enroll.token import inventory, keypair, leftovers, modules, provision, pruning, public_key, served, session
 from hsm_enroll.token.keypair import KeyPair
 from hsm_enroll.token.reports import TokenKind
-
-_PIN_VARIABLE = "HSM_ENROLL_PIN"
-# Added to a request's time limit, which the other process enforces unless it was killed.
-_ALARM_SECONDS = 2
-_GOODBYE_SECONDS = 5
+from hsm_enroll.token.served import Server
 
 
 def serve(descriptor: int) -> None:
     """Serve requests from a socket until it is closed, then shut the module down (C_Finalize)."""
-    _reset_signals()
-    keep_out_of_core_dumps()
-    # The module's code will run here: it does not need the PIN in the environment, and its output goes nowhere.
-    os.environ.pop(_PIN_VARIABLE, None)
-    null_device = os.open(os.devnull, os.O_RDWR)
-    for stream in range(3):
-        os.dup2(null_device, stream)
-    with socket.socket(fileno=descriptor) as connection:
-        _Server(connection).run()
+    served.serve(descriptor, _Server)
 
 
-def _reset_signals() -> None:
-    """Remove the caller's signal handlers, and unblock the signals, all of which the caller has blocked."""
-    for number in signal.valid_signals():
-        if callable(signal.getsignal(number)):
-            signal.signal(number, signal.SIG_DFL)
-    for number in (signal.SIGCHLD, signal.SIGALRM):
-        signal.signal(number, signal.SIG_DFL)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # Ctrl-C reaches both processes; the other one handles it, and ends this one.
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-
-class _Server:
+class _Server(Server):
     """The module, its one session with a token, and the key that was last found or generated in that session."""
 
+    operations: ClassVar[dict[str, str]] = {
+        "describe": "_describe",
+        "tokens": "_tokens",
+        "public key": "_public_key",
+        "open": "_open_session",
+        "generate": "_generate",
+        "find": "_find",
+        "is there": "_is_there",
+        "destroy": "_destroy",
+        "leftovers": "_leftovers",
+        "clear": "_clear",
+        "own keys": "_own_keys",
+        "prune": "_prune",
+        "sign": "_sign",
+        "close": "_close_session",
+        "create token": "_create_token",
+        "complete token": "_complete_token",
+    }
+
     def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._module: Path | None = None
+        super().__init__(connection)
         self._open = ExitStack()
         self._session: Any = None
         self._name: Any = None
         self._key: KeyPair | None = None
-        self._operations: dict[str, Callable[..., Any]] = {
-            "describe": self._describe,
-            "tokens": self._tokens,
-            "public key": self._public_key,
-            "open": self._open_session,
-            "generate": self._generate,
-            "find": self._find,
-            "is there": self._is_there,
-            "destroy": self._destroy,
-            "leftovers": self._leftovers,
-            "clear": self._clear,
-            "own keys": self._own_keys,
-            "prune": self._prune,
-            "sign": self._sign,
-            "close": self._close,
-            "create token": self._create_token,
-            "complete token": self._complete_token,
-        }
 
-    def run(self) -> None:
-        """Serve requests until the other side closes the socket."""
-        while (request := frames.receive(self._connection)) is not None:
-            self._module = Path(request["module"])
-            # If the other process has been killed, nothing else ends a module that hangs.
-            signal.alarm(math.ceil(request["limit"]) + _ALARM_SECONDS)
-            response = self._response(request)
-            signal.alarm(0)
-            try:
-                frames.send(self._connection, response)
-            except OSError:
-                break
-        signal.alarm(_GOODBYE_SECONDS)
+    def close(self) -> None:
+        """Close the session, and shut the module down (C_Finalize)."""
         self._open.close()
-        if self._module is not None:
-            modules.shut_down(self._module)
-
-    def _response(self, request: dict[str, Any]) -> dict[str, Any]:
-        try:
-            return {"result": self._operations[request["operation"]](**request.pop("arguments"))}
-        except HsmEnrollError as error:
-            of_key_type = isinstance(error, TokenRefusedError) and error.of_key_type
-            return {"error": error.document, "ofKeyType": of_key_type, "trace": traceback.format_exc()}
-        except Exception as error:  # noqa: BLE001 - the top of this process: the worker survives unforeseen errors
-            unexpected = machine.explained(error) or HsmEnrollError(
-                f"unexpected error: {type(error).__name__}",
-                hint="Run the command again with --verbose, and report the output.",
-            )
-            return {"error": unexpected.document, "ofKeyType": False, "trace": traceback.format_exc()}
+        if self._subject:
+            modules.shut_down(self._path)
 
     @property
     def _path(self) -> Path:
-        assert self._module is not None  # noqa: S101 - every request names it
-        return self._module
+        return Path(self._subject)
 
     def _describe(self) -> list[Any]:
         library = modules.load(self._path)
@@ -184,7 +127,7 @@ class _Server:
     def _complete_token(self, token: list[str], so_pin: str, user_pin: str) -> None:
         provision.complete_token(self._token(token), so_pin=Secret(so_pin), user_pin=Secret(user_pin))
 
-    def _close(self) -> None:
+    def _close_session(self) -> None:
         self._open.close()
 
     def _select(self, key: KeyPair) -> dict[str, Any]:
@@ -202,7 +145,4 @@ class _Server:
 
 
 if __name__ == "__main__":
-    _descriptor = int(sys.argv[1])
-    os.closerange(_descriptor + 1, os.sysconf("SC_OPEN_MAX"))
-    serve(_descriptor)
-    os._exit(0)  # skips the module's destructors, which may crash
+    served.serve_alone(serve)

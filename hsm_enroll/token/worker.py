@@ -1,57 +1,45 @@
 """Run a PKCS#11 module in a process of its own, since the module's code may hang, crash, or end its process.
 
-A worker loads one module, once, and serves a whole command: list tokens, log in, generate a key, sign, destroy. It is a
-fork where that is safe, since an interpreter takes longer to start than a token takes to respond. A fork copies one
-thread, and the state of every lock and of every module; so a process with other threads, or with a library that loads
-modules, starts ``python -m hsm_enroll.token.serving`` instead.
-
+A worker loads one module, once, and serves a whole command: list tokens, log in, generate a key, sign, destroy.
 Requests and responses go over a socket pair, see ``frames``; the two processes share nothing else.
 """
 
 from __future__ import annotations
 
-import fcntl
-import gc
 import os
 import signal
 import socket
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, NoReturn, Self
+from typing import Any, Self
 
 from hsm_enroll import machine
 from hsm_enroll.errors import HsmEnrollError, ModuleMissingError, ModuleUnusableError, TokenRefusedError
-from hsm_enroll.token import frames
+from hsm_enroll.token import child, frames
+from hsm_enroll.token.child import Child, Job
 
-_WHAT = "a process for the PKCS#11 module"
 # C_Initialize of a TPM's module communicates with the chip: seconds on real hardware, never half a minute.
 TIME_LIMIT_SECONDS = 30.0
 
-_PIN_VARIABLE = "HSM_ENROLL_PIN"
 _UNRESPONSIVE = "does not respond"
 _KILLED = "was loaded by a process that was killed"
 _KILLED_HINT = "The system kills processes if memory runs out; if so, stop other programs, then run the command again."
 _UNRESPONSIVE_HINT = "Check that its device is connected and not in use by another program."
-# Libraries that load modules: in a fork the module would already be initialised, and share this process's connection to
-# its chip.
-_MODULE_LOADERS = {"awscrt", "pkcs11"}
-_DESCRIPTOR = 3  # the socket's, in a new interpreter
 # SoftHSM 2.6 loses its token if it is killed in the middle of C_Login, which takes milliseconds.
 _GRACE_SECONDS = 0.1
 # Time for C_Finalize.
 GOODBYE_SECONDS = 5.0
 
 
-class Child(NamedTuple):
-    """A process that waits for requests, and our end of its socket pair."""
+def _serve_module(descriptor: int) -> None:
+    from hsm_enroll.token import serving
 
-    process: int
-    socket: socket.socket
+    serving.serve(descriptor)
 
 
+_MODULE = Job("the PKCS#11 module", _serve_module, "hsm_enroll.token.serving")
 _ready: list[Child] = []
 
 
@@ -60,28 +48,23 @@ def prepare() -> None:
 
     Does nothing if no process can be forked.
     """
-    if _may_fork():
+    if child.may_fork():
         # The error is raised again by the Worker that needs the process.
         with suppress(HsmEnrollError):
-            _ready.append(start())
+            _ready.append(child.start(_MODULE))
 
 
-class Worker:
-    """One module in a process of its own; as a context manager it ends that process.
+class Process:
+    """A process that serves requests, one at a time; as a context manager it ends that process.
 
     Args:
-        module: the module's file.
-
-    Raises:
-        ModuleMissingError: there is no such file.
-        MachineLimitError: no process can be started.
+        subject: what the requests are about, for an error's message.
+        process: the process.
     """
 
-    def __init__(self, module: Path) -> None:
-        if not os.path.isfile(module):  # noqa: PTH113 - unlike is_file it never raises
-            raise ModuleMissingError(f"there is no PKCS#11 module {module}")
-        self.module = module
-        self._child: Child | None = _ready.pop() if _ready else start()
+    def __init__(self, subject: str, process: Child) -> None:
+        self.subject = subject
+        self._child: Child | None = process
         self._owner = os.getpid()
         self._waiting = False
         self._dismissed = False
@@ -110,7 +93,7 @@ class Worker:
         """Send a request; its result has to be received before the next request.
 
         Args:
-            operation: one of the names in ``serving``.
+            operation: one of the names that the process knows.
             limit: seconds until the process is killed; None is ``TIME_LIMIT_SECONDS``.
             arguments: the operation's arguments; JSON.
 
@@ -125,13 +108,13 @@ class Worker:
             self._failed("was interrupted in the middle of an operation")
             return
         if not self.is_idle or self._child is None:
-            raise RuntimeError(f"the worker of {self.module} has been dismissed")
+            raise RuntimeError(f"the worker of {self.subject} has been dismissed")
         limit = TIME_LIMIT_SECONDS if limit is None else limit
         self._deadline = time.monotonic() + limit
         self._limit = limit
         self._waiting = True
         self._child.socket.settimeout(limit)
-        message = {"module": str(self.module), "operation": operation, "limit": limit, "arguments": arguments}
+        message = {"subject": self.subject, "operation": operation, "limit": limit, "arguments": arguments}
         # If the process has ended, `receive` says how.
         with suppress(OSError):
             frames.send(self._child.socket, message)
@@ -148,7 +131,7 @@ class Worker:
         if self._failure is not None:
             raise self._failure
         if self._child is None or not self._waiting:
-            raise RuntimeError(f"the worker of {self.module} has no request to respond to")
+            raise RuntimeError(f"the worker of {self.subject} has no request to respond to")
         try:
             document = frames.receive(self._child.socket, self._deadline)
             result, error = (None, None) if document is None else _read(document)
@@ -161,7 +144,7 @@ class Worker:
         if document is None:
             how = _ending(self._stop())
             # It has the same limits, and a module, or an interpreter, that meets one may just end.
-            self._failure = machine.exhausted(f"{self.module} {how}")
+            self._failure = machine.exhausted(f"{self.subject} {how}")
             raise self._failure or self._failed(how)
         self._waiting = False
         if error is not None:
@@ -183,32 +166,50 @@ class Worker:
         Args:
             until: when to kill a process that is still shutting down, by ``time.monotonic``; None is some seconds.
         """
-        child, self._child = self._child, None
-        if child is None:
+        process, self._child = self._child, None
+        if process is None:
             return
         if self._owner != os.getpid():
-            child.socket.close()  # only a copy: this process was forked from the owner
+            process.socket.close()  # only a copy: this process was forked from the owner
             return
         now = time.monotonic()
         until = now + GOODBYE_SECONDS if until is None else until
         try:
-            if not self._waiting or _has_responded(child.socket, min(until, now + _GRACE_SECONDS)):
-                _say_goodbye(child.socket)
-                _await_end(child.socket, until)
+            if not self._waiting or _has_responded(process.socket, min(until, now + _GRACE_SECONDS)):
+                _say_goodbye(process.socket)
+                _await_end(process.socket, until)
         finally:
-            _kill(child)
+            child.kill(process)
 
     def _stop(self) -> int:
         """Kill the process, and return its exit status as ``subprocess`` does."""
-        child, self._child = self._child, None
-        assert child is not None  # noqa: S101 - called only while there is one
-        return _kill(child)
+        process, self._child = self._child, None
+        assert process is not None  # noqa: S101 - called only while there is one
+        return child.kill(process)
 
     def _failed(self, how: str) -> ModuleUnusableError:
         """Return the error that this request, and every later one, ends with."""
         hint = _UNRESPONSIVE_HINT if how.startswith(_UNRESPONSIVE) else _KILLED_HINT if how == _KILLED else None
-        self._failure = ModuleUnusableError(f"{self.module} {how}", hint=hint)
+        self._failure = ModuleUnusableError(f"{self.subject} {how}", hint=hint)
         return self._failure
+
+
+class Worker(Process):
+    """One module in a process of its own.
+
+    Args:
+        module: the module's file.
+
+    Raises:
+        ModuleMissingError: there is no such file.
+        MachineLimitError: no process can be started.
+    """
+
+    def __init__(self, module: Path) -> None:
+        if not os.path.isfile(module):  # noqa: PTH113 - unlike is_file it never raises
+            raise ModuleMissingError(f"there is no PKCS#11 module {module}")
+        self.module = module
+        super().__init__(str(module), _ready.pop() if _ready else child.start(_MODULE))
 
 
 def _ending(status: int) -> str:
@@ -243,113 +244,6 @@ def _await_end(connection: socket.socket, until: float) -> None:
         connection.settimeout(max(0.001, until - time.monotonic()))
         while connection.recv(2**16):
             connection.settimeout(max(0.001, until - time.monotonic()))
-
-
-def _kill(child: Child) -> int:
-    """Kill a process if it is still running, and return its exit status as ``subprocess`` does."""
-    child.socket.close()
-    try:
-        ended, status = os.waitpid(child.process, os.WNOHANG)
-        if not ended:
-            os.kill(child.process, signal.SIGKILL)
-            _, status = os.waitpid(child.process, 0)
-    except (ChildProcessError, ProcessLookupError):
-        return 0  # this process ignores SIGCHLD, or something in it reaps every child
-    return os.waitstatus_to_exitcode(status)
-
-
-def _may_fork() -> bool:
-    if not _MODULE_LOADERS.isdisjoint(sys.modules):
-        return False
-    try:
-        return len(os.listdir("/proc/self/task")) == 1  # noqa: PTH208 - names are enough
-    except OSError:
-        return False
-
-
-def start() -> Child:
-    """Start a process that waits for requests.
-
-    Raises:
-        MachineLimitError: the system cannot start one.
-    """
-    ours, theirs = _socket_pair()
-    # A fork must not run this process's signal handlers.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    try:
-        process = _fork(theirs) if _may_fork() else _spawn(theirs)
-    except OSError as error:
-        ours.close()
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        raise machine.no_process(error, _WHAT) from error
-    finally:
-        theirs.close()
-    child = Child(process, ours)
-    try:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    except BaseException:  # Ctrl-C was pressed meanwhile
-        _kill(child)
-        raise
-    return child
-
-
-def _fork(theirs: socket.socket) -> int:
-    process = os.fork()
-    if process == 0:
-        _be_child(theirs.fileno())
-    return process
-
-
-def _be_child(descriptor: int) -> NoReturn:
-    """Serve requests, then exit without running anything that was inherited from the parent.
-
-    If this process cannot become a worker, the first request's response says why.
-    """
-    try:
-        # Collecting the parent's objects here could close descriptors.
-        gc.freeze()
-        # A child that hangs must not keep the parent's file locks.
-        os.closerange(_DESCRIPTOR, descriptor)
-        os.closerange(descriptor + 1, os.sysconf("SC_OPEN_MAX"))
-        from hsm_enroll.token import serving
-
-        serving.serve(descriptor)
-    except Exception as error:  # noqa: BLE001 - the top of this process
-        if (limit := machine.explained(error)) is not None:
-            with socket.socket(fileno=descriptor) as connection, suppress(OSError):
-                frames.send(connection, {"error": limit.document, "ofKeyType": False, "trace": repr(error)})
-    finally:
-        os._exit(0)
-
-
-def _spawn(theirs: socket.socket) -> int:
-    # -P: a file in the current directory must not replace one of our modules; PYTHONPATH is this process's sys.path.
-    # What a distribution's package runs without (-I, -S), its worker runs without too.
-    isolation = ["-P", "-S"] if sys.flags.no_site else ["-P"]
-    command = [sys.executable, *isolation, "-m", "hsm_enroll.token.serving", str(_DESCRIPTOR)]
-    environment = {name: value for name, value in os.environ.items() if name != _PIN_VARIABLE}
-    if sys.flags.ignore_environment:
-        environment = {name: value for name, value in environment.items() if not name.startswith("PYTHON")}
-    environment |= {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    streams = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in range(_DESCRIPTOR)]
-    passed = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), _DESCRIPTOR)]
-    return os.posix_spawn(sys.executable, command, environment, file_actions=[*passed, *streams])
-
-
-def _socket_pair() -> tuple[socket.socket, socket.socket]:
-    try:
-        ours, theirs = socket.socketpair()
-        return _moved(ours), _moved(theirs)
-    except OSError as error:
-        raise machine.no_process(error, _WHAT) from error
-
-
-def _moved(connection: socket.socket) -> socket.socket:
-    """Move a socket off the number of a standard stream that the caller has closed (``>&-``)."""
-    if connection.fileno() >= _DESCRIPTOR:
-        return connection
-    with connection:
-        return socket.socket(fileno=fcntl.fcntl(connection.fileno(), fcntl.F_DUPFD_CLOEXEC, _DESCRIPTOR))
 
 
 def _read(document: dict[str, Any]) -> tuple[Any, HsmEnrollError | None]:

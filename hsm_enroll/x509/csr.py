@@ -158,6 +158,11 @@ def is_for(request: str, public_key_info: bytes, name: x509.Name) -> bool:
         return False
 
 
+def der(request: str) -> bytes:
+    """Return the DER of a PEM request made by :func:`build`."""
+    return bytes(pem.unarmor(request.encode("ascii"))[2])
+
+
 def common_name(request: str) -> str:
     """Return the common name in a PEM request made by :func:`build`; "" for anything else."""
     try:

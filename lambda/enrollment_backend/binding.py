@@ -13,18 +13,22 @@ from dataclasses import dataclass, replace
 from enrollment_backend import succession
 from enrollment_backend.claims import (
     Applicant,
+    BoundTpm,
     Claim,
-    Entries,
     Removal,
+)
+from enrollment_backend.decisions import (
+    Entries,
     Verdict,
     check_current,
     check_invite,
+    check_invited_tpm,
     decide,
     decide_renewal,
 )
 from enrollment_backend.errors import ConditionFailedError, EnrollmentInProgressError, InviteInvalidError
 from enrollment_backend.invites import invite_id
-from enrollment_backend.items import claim_from_item, claim_to_item, invite_from_item
+from enrollment_backend.items import bound_tpm_from_item, claim_from_item, claim_to_item, invite_from_item
 from enrollment_backend.ledger import Ledger
 from enrollment_backend.succession import Transaction
 from enrollment_backend.table import Item, Key, Write
@@ -35,11 +39,13 @@ _POLL_SECONDS = 0.2
 
 _NEW = "attribute_not_exists(#id)"
 _LEASE_IS = "#lease = :lease"
-# The same rules as `Invite.invalid_reason`; and an invite for one TPM cannot be used without proof.
+# The same rules as `Invite.invalid_reason`; and what the invite says about TPMs, see `decisions.check_invited_tpm`.
 _INVITE_IS_VALID = (
     "#code_sha256 = :code_sha256 AND #thing = :thing AND #uses_left > :none AND #expires > :now"
-    " AND attribute_not_exists(#revoked) AND attribute_not_exists(#ek_sha256)"
+    " AND attribute_not_exists(#revoked)"
 )
+_WITHOUT_TPM = "attribute_not_exists(#ek_sha256) AND attribute_not_exists(#require_tpm)"
+_FOR_THIS_TPM = "(attribute_not_exists(#ek_sha256) OR #ek_sha256 IN ({}))"
 # A key that several Things share stays so, even if one of them has another key since.
 _IS_SHAREABLE = "#shareable = :shareable AND (attribute_not_exists(#superseded) OR attribute_exists(#shared))"
 
@@ -71,18 +77,19 @@ class Binding:
     ledger: Ledger
     remove: Callable[[Sequence[Removal]], None]
 
-    def check_code(self, applicant: Applicant) -> None:
+    def check_code(self, applicant: Applicant, *, has_evidence: bool) -> None:
         """Refuse an applicant whose code cannot be used, with a single read if there is no such invite.
 
         `claim` checks it again; this comes first, so that a refused request writes nothing and takes no turn.
 
         Args:
-            applicant: the request, with a code.
+            applicant: the request, with a code; its evidence has not been checked yet.
+            has_evidence: whether it has any.
 
         Raises:
-            InviteInvalidError, AttestationRequiredError: see `claims.decide`.
+            InviteInvalidError, AttestationRequiredError: see `decisions.decide`.
         """
-        thing, _, invite, renewal = _keys(applicant)
+        thing, _, invite, renewal, *_ = _keys(applicant)
         found = self.ledger.table.get([invite, thing])
         try:
             check_invite(applicant, _entries(applicant, found), self.ledger.now())
@@ -93,6 +100,8 @@ class Binding:
             # claim for which an earlier request of the same device used it.
             found |= self.ledger.snapshot(thing, renewal)
             check_invite(applicant, _entries(applicant, found), self.ledger.now())
+        if not has_evidence:
+            check_invited_tpm(applicant, _entries(applicant, found).invite)
 
     def claim(self, applicant: Applicant) -> Claimed:
         """Bind a Thing to a key and use the invite, unless this has been done before.
@@ -103,11 +112,13 @@ class Binding:
             applicant: the request.
 
         Raises:
-            InviteInvalidError, AttestationRequiredError, ConflictError, EnrollmentQueuedError: see `claims.decide`.
+            InviteInvalidError, AttestationRequiredError, AttestationRefusedError, ConflictError, EnrollmentQueuedError:
+                see `decisions.decide`.
             EnrollmentInProgressError: another request is working on the same claim, and does not finish in time.
         """
         claim = self._new_claim(applicant)
-        if self._bind(applicant, claim, pattern=applicant.thing):
+        may_be_new = applicant.listed is not None or not applicant.by_chip
+        if may_be_new and self._bind(applicant, claim, pattern=applicant.thing):
             return Claimed(claim, is_new=True)
         return self._patiently(claim, lambda again: self._claim_existing(applicant, again))
 
@@ -121,7 +132,8 @@ class Binding:
             current: the Thing's claim, whose key has signed the request.
 
         Raises:
-            ConflictError, EnrollmentQueuedError: see `claims.check_current` and `claims.decide_renewal`.
+            AttestationRequiredError, EkMismatchError, ConflictError, EnrollmentQueuedError: see
+                `decisions.check_current` and `decisions.decide_renewal`.
             EnrollmentInProgressError: as `claim`.
         """
         renewal = replace(self._new_claim(applicant), kind="renewal")
@@ -175,15 +187,20 @@ class Binding:
         pattern = _pattern(applicant, entries)
         if verdict in {Verdict.CLAIM, Verdict.SHARE}:
             share = verdict is Verdict.SHARE
-            return Claimed(claim, is_new=True) if self._bind(applicant, claim, pattern, share=share) else None
+            is_bound = self._bind(applicant, claim, pattern, share=share, tpm=entries.tpm)
+            return Claimed(claim, is_new=True) if is_bound else None
         assert current is not None  # noqa: S101 - all other verdicts are about an existing claim
         if verdict is Verdict.ANSWER:
             return Claimed(current, is_new=False)
         if verdict is Verdict.RECLAIM:
-            again = replace(claim, claim_id=current.claim_id, adopted=current.adopted, reclaimed=True)
+            again = replace(claim, claim_id=current.claim_id, adopted=current.adopted, reclaimed=True, undescribed=True)
             return Claimed(again, is_new=True) if self._reclaim(applicant, again, current, entries) else None
         if verdict is Verdict.REBIND:
             self._rebind(applicant, pattern, current)
+            return None
+        if verdict is Verdict.ATTEST:
+            attested = succession.attest(current, claim, entries.tpm, int(self.ledger.now()))
+            self.ledger.try_write(*attested.writes)
             return None
         if verdict is Verdict.TAKE_OVER:
             return self._take_over(current, claim)
@@ -212,18 +229,34 @@ class Binding:
             claimed=now,
             issuing_since=now,  # a request that gets its claim has a certificate issued at once
             shareable_key=applicant.shareable_key,
+            attestation=applicant.attestation,
+            by_chip=applicant.by_chip,
         )
 
     def _read_entries(self, applicant: Applicant) -> Entries | None:
         """Return what the ledger has about the applicant; None if another request is writing it."""
-        thing, key, invite, renewal = _keys(applicant)
+        thing, key, invite, renewal, *tpm = _keys(applicant)
         try:
-            found = self.ledger.table.snapshot(thing, key, renewal, *([invite] if applicant.code_sha256 else []))
+            found = self.ledger.table.snapshot(thing, key, renewal, *([invite] if applicant.code_sha256 else []), *tpm)
+            entries = _entries(applicant, found)
+            if entries.tpm is None or entries.tpm.thing == applicant.thing:
+                return entries
+            # Read later than the others: if that Thing has got the TPM anew since, the mark is another one.
+            owners = self.ledger.find_claims(entries.tpm.thing)
         except ConditionFailedError:
             return None
-        return _entries(applicant, found)
+        in_use = any(owner is not None and owner.is_in(tpm[0][1]) for owner in owners)
+        return replace(entries, tpm=replace(entries.tpm, in_use=in_use))
 
-    def _bind(self, applicant: Applicant, claim: Claim, pattern: str, *, share: bool = False) -> bool:
+    def _bind(
+        self,
+        applicant: Applicant,
+        claim: Claim,
+        pattern: str,
+        *,
+        share: bool = False,
+        tpm: BoundTpm | None = None,
+    ) -> bool:
         """Try to write a claim, with its key and the use of its invite.
 
         Args:
@@ -231,18 +264,21 @@ class Binding:
             claim: the claim to write.
             pattern: what the invite says about the Thing, see `Invite.thing`.
             share: whether to share a key that other Things have; otherwise the key must be new.
+            tpm: what the ledger has about its TPM; None if nothing is known.
         """
         shared = Write(("key", claim.spki_sha256), {"shared": True}, _IS_SHAREABLE, {"shareable": True})
         added = Write(claim.key, claim_to_item(claim), _NEW, {}, replace=True)
         key = shared if share else succession.key_of(claim, is_known=False)
-        return self._write(applicant, pattern, Transaction((added, key)))
+        bound = succession.tpm_of(claim, None, tpm, int(self.ledger.now()))
+        return self._write(applicant, pattern, Transaction((added, key, *bound)))
 
     def _reclaim(self, applicant: Applicant, claim: Claim, current: Claim, entries: Entries) -> bool:
         """Try to write a claim in place of the current one, with its key and the use of its invite."""
         is_known = entries.key_thing is not None
         now = int(self.ledger.now())
         reclaimed = succession.reclaim(current, claim, entries.renewal, now, key_is_known=is_known)
-        return self._write(applicant, _pattern(applicant, entries), reclaimed)
+        tpm = Transaction(succession.tpm_of(claim, current, entries.tpm, now))
+        return self._write(applicant, _pattern(applicant, entries), reclaimed + tpm)
 
     def _bind_renewal(self, applicant: Applicant, renewal: Claim, current: Claim, entries: Entries | None) -> bool:
         """Try to write a renewal, with its key and the use of its invite, as long as the Thing's claim is as it was.
@@ -255,8 +291,10 @@ class Binding:
         """
         known = entries or Entries(invite=None, claim=current, key_thing=None)
         is_known = known.key_thing is not None
-        begun = succession.begin(current, renewal, known.renewal, int(self.ledger.now()), key_is_known=is_known)
-        return self._write(applicant, _pattern(applicant, known), begun)
+        now = int(self.ledger.now())
+        begun = succession.begin(current, renewal, known.renewal, now, key_is_known=is_known)
+        tpm = Transaction(succession.tpm_of(renewal, current, known.tpm, now))
+        return self._write(applicant, _pattern(applicant, known), begun + tpm)
 
     def _write(self, applicant: Applicant, pattern: str, transaction: Transaction) -> bool:
         """Try to carry out a transaction together with the use of the invite, and then its removals."""
@@ -282,9 +320,19 @@ class Binding:
         """Return the write that uses the invite once; no write if there is no invite."""
         if applicant.code_sha256 is None:
             return ()
-        expected = {"code_sha256": applicant.code_sha256, "thing": pattern, "none": 0, "now": int(self.ledger.now())}
+        expected: dict[str, object] = {
+            "code_sha256": applicant.code_sha256,
+            "thing": pattern,
+            "none": 0,
+            "now": int(self.ledger.now()),
+        }
+        of_tpm = _WITHOUT_TPM
+        if applicant.attestation is not None:
+            fingerprints = {f"ek{number}": name for number, name in enumerate(applicant.attestation.fingerprints)}
+            of_tpm = _FOR_THIS_TPM.format(", ".join(f":{name}" for name in fingerprints))
+            expected |= fingerprints
         key = ("invite", invite_id(applicant.code_sha256))
-        return (Write(key, {}, _INVITE_IS_VALID, expected, add={"uses_left": -1}),)
+        return (Write(key, {}, f"{_INVITE_IS_VALID} AND {of_tpm}", expected, add={"uses_left": -1}),)
 
 
 def _pattern(applicant: Applicant, entries: Entries) -> str:
@@ -299,14 +347,15 @@ def _written(new: Claim, *found: Claim | None) -> Claimed | None:
     return None
 
 
-def _keys(applicant: Applicant) -> tuple[Key, Key, Key, Key]:
-    """Return the keys of an applicant's Thing, key, invite and renewal."""
+def _keys(applicant: Applicant) -> tuple[Key, ...]:
+    """Return the keys of an applicant's Thing, key, invite, renewal and, if it has one, TPM."""
     invite = ("invite", invite_id(applicant.code_sha256 or ""))
-    return ("thing", applicant.thing), ("key", applicant.spki_sha256), invite, ("renewal", applicant.thing)
+    tpm = () if applicant.attestation is None else (("tpm", applicant.attestation.ek_sha256),)
+    return ("thing", applicant.thing), ("key", applicant.spki_sha256), invite, ("renewal", applicant.thing), *tpm
 
 
 def _entries(applicant: Applicant, found: dict[Key, Item]) -> Entries:
-    thing, key, invite, renewal = _keys(applicant)
+    thing, key, invite, renewal, *tpm = _keys(applicant)
     return Entries(
         invite=invite_from_item(found[invite]) if invite in found else None,
         claim=claim_from_item(found[thing]) if thing in found else None,
@@ -315,4 +364,5 @@ def _entries(applicant: Applicant, found: dict[Key, Item]) -> Entries:
         key_shared=key in found and "shared" in found[key],
         key_superseded=key in found and "superseded" in found[key],
         renewal=claim_from_item(found[renewal]) if renewal in found else None,
+        tpm=bound_tpm_from_item(found[tpm[0]]) if tpm and tpm[0] in found else None,
     )

@@ -8,7 +8,7 @@ and the parameters of the signature algorithm, are written again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cryptography.x509 import CertificateSigningRequest, InvalidVersion, load_der_x509_csr
 
@@ -55,11 +55,13 @@ class AcceptedCsr:
     Attributes:
         pem: one PEM block, labelled CERTIFICATE REQUEST, with lines of 64 characters, LF line ends, and none after the
             last line.
+        der: the request's DER as it was received, which is what a TPM's statement names.
         spki: DER SubjectPublicKeyInfo of its key (RFC 5280 §4.1.2.7).
         common_name: its one common name; None if it has none or several, which only `any_subject` allows.
     """
 
     pem: str
+    der: bytes = field(compare=False)
     spki: bytes
     common_name: str | None
 
@@ -96,7 +98,8 @@ def accept(text: str, thing_name: str | None, *, any_subject: bool = False) -> A
     Does not check whether the key was used before, whether others have it or one of its primes, where it is stored, or
     anything in the subject but the common name. Accepts both possible values of s in an ECDSA signature.
     """
-    parts = _split(pem_block.decode(text))
+    received = pem_block.decode(text)
+    parts = _split(received)
     algorithm, identifier = _signature_algorithm(parts.algorithm)
     encoded = der.sequence(parts.information + identifier + parts.signature)
     pem = pem_block.encode(encoded)
@@ -110,7 +113,7 @@ def accept(text: str, thing_name: str | None, *, any_subject: bool = False) -> A
         raise CsrSignatureError
     if not any_subject:
         _check_common_names(names, thing_name)
-    return AcceptedCsr(pem, parts.spki, names[0] if len(names) == 1 else None)
+    return AcceptedCsr(pem, received, parts.spki, names[0] if len(names) == 1 else None)
 
 
 def _split(encoded: bytes) -> _Parts:

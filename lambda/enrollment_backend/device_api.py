@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from codecs import BOM_UTF8
 from collections.abc import Callable
 from functools import partial
@@ -9,6 +10,8 @@ from http import HTTPStatus
 from typing import Any
 
 from enrollment_backend import __version__
+from enrollment_backend.attestation_forms import attestation_request, submitted_evidence
+from enrollment_backend.attesting import Started
 from enrollment_backend.errors import (
     FieldMissingError,
     FieldTypeError,
@@ -23,47 +26,61 @@ from enrollment_backend.http import (
     body_of,
     called_url,
     header,
+    is_proof,
     json_body,
     json_response,
     proof_body,
     timestamp,
 )
-from enrollment_backend.invites import Invite
 from enrollment_backend.issuing import Issued
 from enrollment_backend.lifecycle import Lifecycle
-from enrollment_backend.service import EnrollmentRequest
+from enrollment_backend.service import EnrollmentRequest, EnrollmentService
 from enrollment_backend.strict_json import parse_object
 
 _PEM_BEGIN = b"-----BEGIN "
 _ACCEPTED_BODIES = "This path accepts a JSON object with thingName and csr, or a CSR in PEM."
 _BEARER = "bearer"  # RFC 6750 §2.1; schemes are compared without regard to case (RFC 9110 §11.1)
 
-Enroll = Callable[[EnrollmentRequest], Issued]
-ShowInvite = Callable[[str | None], Invite]
 
-
-def routes(enroll: Enroll, show_invite: ShowInvite, lifecycle: Lifecycle) -> Routes:
+def routes(service: EnrollmentService, lifecycle: Lifecycle) -> Routes:
     """Return the routes of devices.
 
     Args:
-        enroll: `EnrollmentService.enroll`.
-        show_invite: `EnrollmentService.show_invite`.
+        service: the use cases of devices without a certificate.
         lifecycle: the use cases of devices that prove to have a key.
     """
     return {
-        "/v1/certificates": {"POST": partial(_certificates, enroll)},
-        "/getCertificate": {"POST": partial(_get_certificate, enroll)},
-        "/v1/invite": {"GET": partial(_invite, show_invite)},
+        "/v1/certificates": {"POST": partial(_certificates, service)},
+        "/getCertificate": {"POST": partial(_get_certificate, service)},
+        "/v1/attestations": {"POST": partial(_attestation, service, lifecycle)},
+        "/v1/invite": {"GET": partial(_invite, service)},
         "/v1/renewals": {"POST": partial(_proven, lifecycle.renew)},
         "/v1/renewals/commit": {"POST": partial(_proven_without_answer, lifecycle.commit)},
         "/v1/recoveries": {"POST": partial(_proven, lifecycle.identity)},
         "/v1/retirements": {"POST": partial(_proven_without_answer, lifecycle.retire)},
-        "/v1/health": {"GET": _health},
+        "/v1/health": {"GET": partial(_health, service)},
     }
 
 
-def _certificates(enroll: Enroll, event: Event) -> Response:
-    return _issued(enroll(_enrollment_request(event, json_body(event), article=False)))
+def _certificates(service: EnrollmentService, event: Event) -> Response:
+    return _issued(service.enroll(_enrollment_request(event, json_body(event), article=False)))
+
+
+def _attestation(service: EnrollmentService, lifecycle: Lifecycle, event: Event) -> Response:
+    if is_proof(event):
+        return _challenge(lifecycle.start_attestation(proof_body(event), called_url(event)))
+    request = attestation_request(json_body(event), names_thing=True)
+    return _challenge(service.start_attestation(request, _code(event)))
+
+
+def _challenge(started: Started) -> Response:
+    content = {
+        "sessionId": started.session_id,
+        "credentialBlob": _base64(started.challenge.credential_blob),
+        "encryptedSecret": _base64(started.challenge.encrypted_secret),
+        "nonce": _base64(started.nonce),
+    }
+    return json_response(HTTPStatus.CREATED, content | ({} if started.thing is None else {"thingName": started.thing}))
 
 
 def _proven(use_case: Callable[[bytes, str], Issued], event: Event) -> Response:
@@ -90,26 +107,25 @@ def _issued(issued: Issued) -> Response:
     )
 
 
-def _get_certificate(enroll: Enroll, event: Event) -> Response:
+def _get_certificate(service: EnrollmentService, event: Event) -> Response:
     # Any Content-Type is accepted: clients written for the original article send whatever their tool defaults to.
-    issued = enroll(_article_request(event, body_of(event)))
+    issued = service.enroll(_article_request(event, body_of(event)))
     return Response(HTTPStatus.OK, "text/plain", issued.certificate.pem)
 
 
-def _invite(show_invite: ShowInvite, event: Event) -> Response:
-    invite = show_invite(_code(event))
-    attestation = "off" if invite.ek_sha256 is None else "require"
+def _invite(service: EnrollmentService, event: Event) -> Response:
+    invite = service.show_invite(_code(event))
     content = {
         "thing": invite.thing,
         "usesLeft": invite.uses_left,
         "expires": timestamp(invite.expires),
-        "attestation": attestation,
+        "attestation": service.effective_attestation(invite),
     }
     return json_response(HTTPStatus.OK, content)
 
 
-def _health(_event: Event) -> Response:
-    return json_response(HTTPStatus.OK, {"status": "ok", "version": __version__})
+def _health(service: EnrollmentService, _event: Event) -> Response:
+    return json_response(HTTPStatus.OK, {"status": "ok", "version": __version__, "attestation": service.attestation})
 
 
 def _article_request(event: Event, body: bytes) -> EnrollmentRequest:
@@ -127,13 +143,14 @@ def _article_request(event: Event, body: bytes) -> EnrollmentRequest:
 
 
 def _enrollment_request(event: Event, fields: dict[str, Any], *, article: bool) -> EnrollmentRequest:
-    if not fields.keys() <= {"csr", "thingName"}:
+    if not fields.keys() <= {"csr", "thingName", *([] if article else ["evidence"])}:
         raise FieldUnknownError
     return EnrollmentRequest(
         code=_code(event),
         thing_name=_string(fields, "thingName") if "thingName" in fields else None,
         csr=_string(fields, "csr"),
         article=article,
+        evidence=submitted_evidence(fields),
     )
 
 
@@ -146,6 +163,10 @@ def _code(event: Event) -> str | None:
     if scheme.lower() != _BEARER:
         raise InviteInvalidError(reason="malformed")
     return code.strip()
+
+
+def _base64(octets: bytes) -> str:
+    return base64.b64encode(octets).decode("ascii")
 
 
 def _string(fields: dict[str, Any], name: str) -> str:

@@ -51,10 +51,13 @@ class InviteInvalidError(EnrollmentError):
 
 
 class AttestationRequiredError(EnrollmentError):
-    """The invite is for one TPM, and the request does not prove that its key is in that TPM."""
+    """The deployment, the invite or the Thing requires proof that the key is in a TPM, and the request has none."""
 
     code = "attestation-required"
-    detail = "This invite requires proof that the key is in a TPM."
+    detail = (
+        "This request requires evidence that the key is in a TPM, which begins with POST /v1/attestations; "
+        "/getCertificate accepts none."
+    )
 
 
 class OperatorRequiredError(EnrollmentError):
@@ -138,6 +141,20 @@ class InviteUnknownError(EnrollmentError):
 
     code = "invite-unknown"
     detail = "There is no invite with this id."
+
+
+class EkUnlistedError(EnrollmentError):
+    """The manifest has no endorsement key with this fingerprint."""
+
+    code = "ek-not-listed"
+    detail = "The manifest has no endorsement key with this SHA-256."
+
+
+class EkAuthorityUnknownError(EnrollmentError):
+    """No CA of EK certificates that is trusted has this fingerprint."""
+
+    code = "ek-ca-unknown"
+    detail = "No CA of EK certificates that is trusted has this SHA-256."
 
 
 class ExistingThingsNotAllowedError(EnrollmentError):
@@ -267,17 +284,24 @@ class FieldUnknownError(RequestRefusedError):
 
 
 class FieldMissingError(RequestRefusedError):
-    """The object lacks a required field."""
+    """The object lacks a required field.
+
+    Args:
+        field: its name; appears in `detail`.
+    """
 
     code = "field-missing"
-    detail = "The JSON object must have the field csr."
+
+    def __init__(self, field: str = "csr") -> None:
+        super().__init__(field=field)
+        self.detail = f"The JSON object must have the field {field}."
 
 
 class FieldTypeError(RequestRefusedError):
     """A field has the wrong JSON type."""
 
     code = "field-type"
-    detail = "A field has the wrong type; csr and thingName must be strings."
+    detail = "A field has the wrong JSON type; all are strings, but for evidence, which is an object of strings."
 
 
 class FieldInvalidError(RequestRefusedError):
@@ -292,6 +316,13 @@ class FieldInvalidError(RequestRefusedError):
     def __init__(self, field: str) -> None:
         super().__init__(field=field)
         self.detail = f"The value of {field} is invalid."
+
+
+class EkAuthorityInvalidError(RequestRefusedError):
+    """What was given as a CA of EK certificates is not the certificate of a CA, or not the one with this SHA-256."""
+
+    code = "ek-ca-invalid"
+    detail = "This is not the certificate of a CA in PEM, or its SHA-256 is another one."
 
 
 class ThingNameError(RequestRefusedError):

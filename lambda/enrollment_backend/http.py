@@ -16,12 +16,15 @@ from http import HTTPStatus
 from typing import Any
 
 from enrollment_backend import log
+from enrollment_backend.attestation.errors import AttestationRefusedError
 from enrollment_backend.errors import (
     AttestationRequiredError,
     AwsRefusedError,
     AwsResponseInvalidError,
     CertificateNotForKeyError,
     ConflictError,
+    EkAuthorityUnknownError,
+    EkUnlistedError,
     EnrollmentError,
     EnrollmentQueuedError,
     ExistingThingsNotAllowedError,
@@ -40,6 +43,7 @@ from enrollment_backend.proof_errors import ProofRefusedError
 from enrollment_backend.strict_json import parse_object
 
 MAX_BODY_BYTES = 16 * 1024
+_PROOF = "application/jose"  # RFC 7515 §9.2.1
 _MAX_BASE64_CHARACTERS = (MAX_BODY_BYTES + 2) // 3 * 4
 
 Event = Mapping[str, Any]
@@ -104,10 +108,13 @@ _STATUS: dict[type[EnrollmentError], HTTPStatus] = {
     InviteInvalidError: HTTPStatus.UNAUTHORIZED,
     ProofRefusedError: HTTPStatus.UNAUTHORIZED,
     AttestationRequiredError: HTTPStatus.FORBIDDEN,
+    AttestationRefusedError: HTTPStatus.FORBIDDEN,
     OperatorRequiredError: HTTPStatus.FORBIDDEN,
     NotFoundError: HTTPStatus.NOT_FOUND,
     ThingUnknownError: HTTPStatus.NOT_FOUND,
     InviteUnknownError: HTTPStatus.NOT_FOUND,
+    EkUnlistedError: HTTPStatus.NOT_FOUND,
+    EkAuthorityUnknownError: HTTPStatus.NOT_FOUND,
     MethodNotAllowedError: HTTPStatus.METHOD_NOT_ALLOWED,
     ConflictError: HTTPStatus.CONFLICT,
     ThingExistsError: HTTPStatus.CONFLICT,
@@ -214,6 +221,11 @@ def json_body(event: Event) -> dict[str, Any]:
     return parse_object(body_of(event))
 
 
+def is_proof(event: Event) -> bool:
+    """Whether the body is announced as a JWS in compact serialization (RFC 7515 §9.2.1)."""
+    return _media_type(event) == _PROOF
+
+
 def proof_body(event: Event) -> bytes:
     """Return the body of a request that has to be a JWS in compact serialization, for `proof.read`.
 
@@ -221,7 +233,7 @@ def proof_body(event: Event) -> bytes:
         MediaTypeError: the Content-Type is not that of a JWS.
         BodyTooLargeError, BodyBase64Error: from `body_of`.
     """
-    _check_media_type(event, "application/jose")  # RFC 7515 §9.2.1
+    _check_media_type(event, _PROOF)
     return body_of(event)
 
 
@@ -278,8 +290,12 @@ def operator_of(event: Event) -> str:
 
 def _check_media_type(event: Event, expected: str) -> None:
     """Check the media type without its parameters, which neither JSON nor JOSE has (RFC 8259 §11, RFC 7515 §9.2.1)."""
-    if (header(event, "content-type") or "").partition(";")[0].strip().lower() != expected:
+    if _media_type(event) != expected:
         raise MediaTypeError(expected)
+
+
+def _media_type(event: Event) -> str:
+    return (header(event, "content-type") or "").partition(";")[0].strip().lower()
 
 
 def body_of(event: Event) -> bytes:

@@ -9,9 +9,10 @@ from datetime import datetime
 from typing import Any
 
 from enrollment_backend.aws import Clients, call
-from enrollment_backend.claims import Certificate
+from enrollment_backend.claims import Attestation, Certificate
 from enrollment_backend.errors import AwsRefusedError, ResourceNotFoundError
 from enrollment_backend.issuer import CLAIM_ATTRIBUTE, spki_hash
+from enrollment_backend.thing_attributes import attestation_in
 
 _CERTIFICATE = ":cert/"  # in the ARN of a certificate, before its id; other principals and targets have none
 
@@ -44,6 +45,19 @@ class Described:
     found: Found
     certificate: Certificate
     spki_sha256: str | None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a Thing that was created here says about its enrollment.
+
+    Attributes:
+        claim_id: the id of the claim that it was created for.
+        attestation: the TPM that holds its key; None if there is none.
+    """
+
+    claim_id: str
+    attestation: Attestation | None
 
 
 @dataclass(frozen=True)
@@ -99,10 +113,12 @@ class Inspection:
         with call("ListPrincipalThings"):
             return [thing for page in pages for thing in page["things"]]
 
-    def claim_id_of(self, thing_name: str) -> str | None:
-        """Return the id of the claim that a Thing was created for (DescribeThing); None if it was created elsewhere."""
+    def origin_of(self, thing_name: str) -> Origin | None:
+        """Return which claim a Thing was created for (DescribeThing); None if it was created elsewhere."""
         with call("DescribeThing"):
-            return self.aws.iot.describe_thing(thingName=thing_name).get("attributes", {}).get(CLAIM_ATTRIBUTE)
+            attributes = self.aws.iot.describe_thing(thingName=thing_name).get("attributes", {})
+        claim_id = attributes.get(CLAIM_ATTRIBUTE)
+        return None if claim_id is None else Origin(claim_id, attestation_in(attributes))
 
     def attached_to(self, thing_name: str) -> list[Found]:
         """Return the certificates that are attached to a Thing (ListThingPrincipals); none if there is no such Thing.

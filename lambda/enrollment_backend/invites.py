@@ -36,8 +36,9 @@ class Invite:
         existing_thing: whether it may enroll a Thing that exists in AWS IoT but not in the ledger.
         deactivate_existing: whether the other certificates of such a Thing are then made INACTIVE.
         replaces_key: whether a Thing that is enrolled gets the key that is enrolled with it, in place of its own.
-        ek_sha256: SHA-256 fingerprint of the endorsement key certificate of the one TPM that it is for; None if it is
-            not bound to a TPM.
+        ek_sha256: the one TPM that it is for, by either of `claims.Attestation.fingerprints`; None for any.
+        require_tpm: whether it is only for keys that are proven to be in a TPM, as with `ek_sha256`.
+        reuse_tpm: whether that TPM may be another Thing's already.
         revoked: whether the operator revoked it.
     """
 
@@ -52,7 +53,14 @@ class Invite:
     deactivate_existing: bool = False
     replaces_key: bool = False
     ek_sha256: str | None = None
+    require_tpm: bool = False
+    reuse_tpm: bool = False
     revoked: bool = False
+
+    @property
+    def requires_tpm(self) -> bool:
+        """Whether it is only for keys that are proven to be in a TPM."""
+        return self.require_tpm or self.ek_sha256 is not None
 
     @property
     def id(self) -> str:
@@ -70,7 +78,7 @@ class Invite:
         Returns:
             ``unknown``, ``revoked``, ``other-thing``, ``expired``, ``used`` or None.
 
-        Does not check the endorsement key.
+        Does not check what it says about TPMs.
         """
         if not compare_digest(self.code_sha256, code_sha256):
             return "unknown"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -76,13 +76,16 @@ class Issuer:
             raise CertificateNotForKeyError("CreateCertificateFromCsr", "not one certificate with the CSR's public key")
         return certificate
 
-    def create_thing(self, thing_name: str, claim_id: str, may_adopt: Callable[[], bool]) -> bool:
+    def create_thing(
+        self, thing_name: str, claim_id: str, description: Mapping[str, str], may_adopt: Callable[[], bool]
+    ) -> bool:
         """Create a Thing, unless it exists (CreateThing).
 
         Args:
             thing_name: a valid Thing name.
             claim_id: becomes an attribute of the Thing. If the Thing exists, CreateThing succeeds if it has the same
-                attribute, and fails otherwise: so a Thing that was not created for this claim is always noticed.
+                attributes, and fails otherwise: so a Thing that was not created for this claim is always noticed.
+            description: its other attributes, see `thing_attributes.describe`.
             may_adopt: whether a Thing that was not created for this claim may be used; called only if there is one.
 
         Returns:
@@ -94,7 +97,7 @@ class Issuer:
         try:
             with call("CreateThing"):
                 created = self.aws.iot.create_thing(
-                    thingName=thing_name, attributePayload={"attributes": {CLAIM_ATTRIBUTE: claim_id}}
+                    thingName=thing_name, attributePayload={"attributes": {CLAIM_ATTRIBUTE: claim_id, **description}}
                 )
                 created["thingArn"]  # a response without it is not AWS IoT's
         except ThingExistsError:
@@ -104,6 +107,19 @@ class Issuer:
                 raise
             return True
         return False
+
+    def describe_thing(self, thing_name: str, description: Mapping[str, str]) -> None:
+        """Change attributes of a Thing (UpdateThing); if AWS IoT refuses, they stay as they are, and that is logged.
+
+        It refuses if the Thing has other attributes, and would have more than it may.
+        """
+        try:
+            with call("UpdateThing"):
+                self.aws.iot.update_thing(
+                    thingName=thing_name, attributePayload={"attributes": description, "merge": True}
+                )
+        except AwsRefusedError as error:
+            log.error("thing-not-described", ofThing=thing_name, **error.facts)
 
     def attach_policy(self, certificate: Certificate) -> None:
         """Attach the device policy to a certificate (AttachPolicy); wait some seconds until AWS IoT knows both."""

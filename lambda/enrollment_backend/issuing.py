@@ -25,6 +25,8 @@ from enrollment_backend.errors import (
     ThingExistsError,
     ThrottledError,
 )
+from enrollment_backend.public_keys import key_type_of, key_type_of_spki
+from enrollment_backend.thing_attributes import describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -139,6 +141,8 @@ class Issuing:
             self._wait_for_turn(claim)
         claim, certificate, removals = self._issue(claimed, csr)
         self._attach(claim, certificate)
+        if claim.undescribed or claim.replaces_key:
+            self.describe_thing(claim.thing)
         self.remove(removals)
         return Obtained(claim, certificate, repeated=False)
 
@@ -149,16 +153,30 @@ class Issuing:
         """
         if not claim.attached:
             self._attach(claim, certificate)
+            if claim.undescribed:
+                self.describe_thing(claim.thing)
             self.ledger().record_as_attached(claim)
+
+    def describe_thing(self, thing: str) -> None:
+        """Have a Thing's attributes in AWS IoT say what the ledger has, if they may say something else.
+
+        A Thing that was not created here keeps the attributes that it has.
+        """
+        claim = self.ledger().find_claim(thing)
+        if claim is None or claim.adopted or not claim.undescribed or claim.certificate is None:
+            return
+        self.issuer().describe_thing(thing, describe(key_type_of(claim.certificate.pem), claim.attestation))
 
     def answer(self, obtained: Obtained) -> Issued:
         """Return what the device is told."""
+        attested = obtained.claim.attestation is not None
+        log.note(attested="true" if attested else "false")
         return Issued(
             certificate=obtained.certificate,
             thing_name=obtained.claim.thing,
             mqtt_endpoint=self.mqtt_endpoint,
             mqtt_port=self.mqtt_port,
-            attested=False,
+            attested=attested,
             repeated=obtained.repeated,
         )
 
@@ -223,7 +241,8 @@ class Issuing:
             return claim.adopted or (self.allow_existing_things and self.ledger().allows_existing_thing(claim))
 
         def create_thing() -> bool:
-            return self.issuer().create_thing(claim.thing, claim.claim_id, may_adopt)
+            description = describe(key_type_of_spki(csr.spki), claim.attestation)
+            return self.issuer().create_thing(claim.thing, claim.claim_id, description, may_adopt)
 
         def create_certificate() -> None:
             self._create_certificate(csr, attempt)

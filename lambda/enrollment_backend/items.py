@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from enrollment_backend.claims import Certificate, Claim, Removal
+from enrollment_backend.claims import Attestation, BoundTpm, Certificate, Claim, Removal
 from enrollment_backend.invites import Invite
 from enrollment_backend.public_keys import key_type_of
 from enrollment_backend.table import Item, Selection
@@ -35,6 +35,7 @@ class ThingEntry:
         key_type: the type of its key, such as ``ec-p256``. The index does not have it.
         renewed: when its key was last renewed or replaced, in seconds since the epoch; None if it never was. The index
             does not have it either.
+        attestation: what is known of its TPM; None if its key is not proven to be in one. The index has only the EK.
         renewal_due: whether its certificate is so old that it should be renewed.
         renewal_pending: whether it has a renewal.
     """
@@ -48,6 +49,7 @@ class ThingEntry:
     certificate_id: str | None
     key_type: str | None = None
     renewed: int | None = None
+    attestation: Attestation | None = None
     renewal_due: bool = False
     renewal_pending: bool = False
 
@@ -71,6 +73,7 @@ def entry_from_item(item: Item) -> ThingEntry:
         certificate_id=item.get("certificate_id"),
         key_type=_key_type(item),
         renewed=item.get("renewed"),
+        attestation=attestation_from_item(item),
     )
 
 
@@ -83,7 +86,14 @@ def invite_status(invite: Invite, now: float) -> str:
     return "open" if invite.expires > now else "expired"
 
 
-def selection(statuses: Mapping[str, str], status: str | None, prefix: str | None, now: float) -> Selection:
+def selection(
+    statuses: Mapping[str, str],
+    status: str | None,
+    prefix: str | None,
+    now: float,
+    *,
+    attested: bool | None = None,
+) -> Selection:
     """Return which items of Things or invites are in a list.
 
     Args:
@@ -91,8 +101,11 @@ def selection(statuses: Mapping[str, str], status: str | None, prefix: str | Non
         status: one of them; None for all.
         prefix: what their Things' names begin with; None for any.
         now: the time, in seconds since the epoch.
+        attested: whether they are those with a TPM, or those without; None for both.
     """
     conditions = [] if status is None else [statuses[status]]
+    if attested is not None:
+        conditions.append("attribute_exists(#ek_sha256)" if attested else "attribute_not_exists(#ek_sha256)")
     if prefix is not None:
         conditions.append("begins_with(#thing, :prefix)")
     condition = " AND ".join(conditions)
@@ -120,6 +133,9 @@ def claim_to_item(claim: Claim) -> Item:
         "reclaimed": claim.reclaimed or None,
         "shareable_key": claim.shareable_key or None,
         "attached": claim.attached or None,
+        "by_chip": claim.by_chip or None,
+        "undescribed": claim.undescribed or None,
+        **attestation_to_values(claim.attestation),
         **(certificate_to_values(claim.certificate) if claim.certificate else {}),
     }
 
@@ -149,6 +165,9 @@ def claim_from_item(item: Item) -> Claim:
         reclaimed=item.get("reclaimed", False),
         shareable_key=item.get("shareable_key", False),
         attached=item.get("attached", False),
+        attestation=attestation_from_item(item),
+        by_chip=item.get("by_chip", False),
+        undescribed=item.get("undescribed", False),
     )
 
 
@@ -165,6 +184,33 @@ def certificate_to_values(certificate: Certificate) -> dict[str, Any]:
         "certificate_pem": certificate.pem,
         "key_type": key_type_of(certificate.pem),
     }
+
+
+def attestation_to_values(attestation: Attestation | None) -> dict[str, Any]:
+    """Return the values of a claim's item that describe its TPM; all are None if there is none."""
+    return {
+        "ek_sha256": attestation and attestation.ek_sha256,
+        "ek_certificate_sha256": attestation and attestation.ek_certificate_sha256,
+        "tpm_manufacturer": attestation and attestation.manufacturer,
+        "tpm_firmware": attestation and attestation.firmware,
+    }
+
+
+def attestation_from_item(item: Item) -> Attestation | None:
+    """Return the TPM in an item with the values of `attestation_to_values`; None if there is none."""
+    if "ek_sha256" not in item:
+        return None
+    return Attestation(
+        ek_sha256=item["ek_sha256"],
+        ek_certificate_sha256=item.get("ek_certificate_sha256"),
+        manufacturer=item.get("tpm_manufacturer"),
+        firmware=item.get("tpm_firmware"),
+    )
+
+
+def bound_tpm_from_item(item: Item) -> BoundTpm:
+    """Return what the ledger holds about a TPM; whether it is in use, its Thing's claim says."""
+    return BoundTpm(item["thing"], item["since"], item["mark"])
 
 
 def _key_type(item: Item) -> str | None:
@@ -195,6 +241,8 @@ def invite_to_item(invite: Invite, ttl: int) -> Item:
         "deactivate_existing": invite.deactivate_existing or None,
         "replaces_key": invite.replaces_key or None,
         "ek_sha256": invite.ek_sha256,
+        "require_tpm": invite.require_tpm or None,
+        "reuse_tpm": invite.reuse_tpm or None,
         "revoked": invite.revoked or None,
         "ttl": ttl,
     }
@@ -214,6 +262,8 @@ def invite_from_item(item: Item) -> Invite:
         deactivate_existing=item.get("deactivate_existing", False),
         replaces_key=item.get("replaces_key", False),
         ek_sha256=item.get("ek_sha256"),
+        require_tpm=item.get("require_tpm", False),
+        reuse_tpm=item.get("reuse_tpm", False),
         revoked=item.get("revoked", False),
     )
 

@@ -4,6 +4,10 @@
     invite       its id               an `invites.Invite`; deleted by TTL some time after it has expired, unless it was
                                       revoked
     thing        the Thing's name     a `claims.Claim`
+    tpm          its EK's SHA-256     the Thing that the TPM was enrolled as last, see `claims.BoundTpm`; never deleted
+    attestation  a session's id       a `sessions.Session`; deleted by TTL
+    ek           a fingerprint        the Thing that the operator has listed the TPM for
+    ek-ca        SHA-256 of its DER   the certificate of an authority for endorsement keys
     renewal      the Thing's name     a `claims.Claim` of the Thing's next key; deleted when that is the Thing's key, or
                                       when it is undone
     key          SHA-256 of the SPKI  the Thing that the key is, or was, bound to; `shareable` if other Things may have
@@ -134,7 +138,7 @@ class Ledger:
 
     def record_as_attached(self, claim: Claim) -> None:
         """Record that a claim's certificate is attached, unless the claim has changed in the meantime."""
-        self.try_write(Write(claim.key, {"attached": True}, _LEASE_IS, {"lease": claim.lease}))
+        self.try_write(Write(claim.key, {"attached": True, "undescribed": None}, _LEASE_IS, {"lease": claim.lease}))
 
     def release(self, claim: Claim, spare: str | None, *, lost: bool, turn: float | None = None) -> bool:
         """End the lease of a claim without a certificate, so that the next request need not wait for it to end.

@@ -16,10 +16,13 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from enrollment_backend import log
-from enrollment_backend.claims import Applicant, check_current
+from enrollment_backend import log, thing_attributes
+from enrollment_backend.attestation_forms import attestation_request, submitted_evidence
+from enrollment_backend.claims import Applicant
 from enrollment_backend.csr_policy import accept
+from enrollment_backend.decisions import check_current
 from enrollment_backend.errors import (
+    AttestationRequiredError,
     ConditionFailedError,
     FieldMissingError,
     FieldTypeError,
@@ -36,8 +39,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+    from enrollment_backend.attesting import Attesting, Started
     from enrollment_backend.binding import Binding
     from enrollment_backend.claims import Removal
+    from enrollment_backend.settings import Policy
 
 _ATTEMPTS = 3  # at a transaction, before the device is told to come back
 
@@ -51,6 +56,8 @@ class Lifecycle:
         issuing: has certificates issued.
         remove: see `removal.Remover.remove_now`.
         delete_things: whether a Thing that was created here is deleted when it is retired.
+        attestation: see `service.EnrollmentService`.
+        attesting: likewise.
 
     Every method raises the errors of `keyholder.authenticate` and `aws.call`.
     """
@@ -59,6 +66,20 @@ class Lifecycle:
     issuing: Issuing
     remove: Callable[[Sequence[Removal]], None]
     delete_things: bool
+    attestation: Policy
+    attesting: Attesting
+
+    def start_attestation(self, body: bytes, url: str) -> Started:
+        """Start an attestation session for a renewal.
+
+        Raises:
+            KeyNotCurrentError, ThingRevokedError: as `renew`.
+            RequestRefusedError: what is signed is not as `attestation_forms.attestation_request` expects it.
+            AttestationRefusedError: see `attesting.Attesting`.
+        """
+        holder = authenticate(body, url, self.binding().ledger)
+        check_current(holder.claim, holder.spki_sha256)
+        return self.attesting.start_with_key(attestation_request(holder.fields, names_thing=False), holder.claim)
 
     def renew(self, body: bytes, url: str) -> Issued:
         """Have a certificate issued for the Thing's next key; return the existing one if the request is repeated.
@@ -67,7 +88,9 @@ class Lifecycle:
             KeyNotCurrentError, ThingRevokedError: the proof's key is not the Thing's, or no longer valid.
             FieldUnknownError, FieldMissingError, FieldTypeError: what is signed is not an object with a CSR.
             CsrRefusedError: the CSR is not acceptable, or not one for the Thing, see `csr_policy.accept`.
-            KeyReusedError, KeyEnrolledError, RenewalInProgressError: see `claims.decide_renewal`.
+            AttestationRequiredError: it has no evidence, and the deployment or the Thing's key requires some.
+            AttestationRefusedError: the evidence does not prove that the next key is in the Thing's TPM.
+            KeyReusedError, KeyEnrolledError, TpmEnrolledError, RenewalInProgressError: see `decisions.decide_renewal`.
             EnrollmentInProgressError, EnrollmentQueuedError: as for an enrollment.
         """
         binding = self.binding()
@@ -75,9 +98,13 @@ class Lifecycle:
         log.note(renewal="refused")
         try:
             check_current(holder.claim, holder.spki_sha256)
-            csr = accept(_csr_in(holder.fields), holder.claim.thing)
+            csr, evidence = accept(_csr_in(holder.fields), holder.claim.thing), submitted_evidence(holder.fields)
             applicant = Applicant(holder.claim.thing, hashlib.sha256(csr.spki).hexdigest(), code_sha256=None)
             log.note(nextSpkiSha256=applicant.spki_sha256)
+            if evidence is not None:
+                applicant = self.attesting.check(evidence, csr, applicant, by_key=True)
+            elif self.attestation == "require":
+                raise AttestationRequiredError
             obtained = self.issuing.obtain(lambda: binding.claim_renewal(applicant, holder.claim), csr)
         except (KeyNotCurrentError, RenewalInProgressError) as error:
             # Somebody else may have a copy of the key, unless it was the operator who had it replaced.
@@ -104,6 +131,8 @@ class Lifecycle:
         removals = self._attempt(self._commit, holder)
         log.note(renewal="repeated" if removals is None else "committed")
         self.remove(removals or ())
+        if _may_be_undescribed(holder):
+            self.issuing.describe_thing(holder.claim.thing)
 
     def identity(self, body: bytes, url: str) -> Issued:
         """Return the certificate that the Thing has; it is attached again once, in case that was interrupted.
@@ -173,8 +202,16 @@ class Lifecycle:
         return write(holder)
 
 
+def _may_be_undescribed(holder: Keyholder) -> bool:
+    """Whether a commit has changed, or an earlier one may not have changed yet, what AWS IoT says about the Thing."""
+    claim, renewal = holder.claim, holder.renewal
+    if renewal is None or renewal.certificate is None:
+        return claim.undescribed
+    return thing_attributes.change(claim, renewal, renewal.certificate)
+
+
 def _csr_in(fields: dict[str, Any]) -> str:
-    if not fields.keys() <= {"csr"}:
+    if not fields.keys() <= {"csr", "evidence"}:
         raise FieldUnknownError
     if "csr" not in fields:
         raise FieldMissingError

@@ -33,6 +33,9 @@ from enrollment_backend.table import Item, Key, Position, Write
 
 _DAY = 24 * 3600  # seconds
 _RETENTION_SECONDS = 90 * _DAY  # of an invite, after it has expired
+# What the index does not have.
+_THING_DETAILS = ("key_type", "renewed", "ek_sha256", "ek_certificate_sha256", "tpm_manufacturer", "tpm_firmware")
+_INVITE_DETAILS = ("replaces_key", "require_tpm", "reuse_tpm")
 _ATTEMPTS = 3  # at a transaction, before the operator is told to come back
 
 
@@ -44,8 +47,8 @@ class InviteRequest:
         thing: a Thing's name, or a prefix of names followed by ``*``.
         uses: number of enrollments it allows.
         ttl_seconds: how long it is valid.
-        existing_thing, deactivate_existing, replaces_key, ek_sha256: see `invites.Invite`. One that replaces a key is
-            for one Thing and one enrollment.
+        existing_thing, deactivate_existing, replaces_key, ek_sha256, require_tpm, reuse_tpm: see `invites.Invite`. One
+            that replaces a key is for one Thing and one enrollment.
     """
 
     thing: str
@@ -55,6 +58,8 @@ class InviteRequest:
     deactivate_existing: bool
     replaces_key: bool
     ek_sha256: str | None
+    require_tpm: bool
+    reuse_tpm: bool
 
 
 @dataclass(frozen=True)
@@ -81,12 +86,14 @@ class Page:
         prefix: what their Things' names begin with; None for any.
         after: the position after which it starts; None for the first page.
         size: the maximum number of entries. A page may have fewer, even none, and be followed by another.
+        attested: whether it has the Things whose keys are proven to be in a TPM, or the others; None for all.
     """
 
     status: str | None
     prefix: str | None
     after: Position | None
     size: int
+    attested: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -144,8 +151,7 @@ class Operator:
         """Return a page of invites, the newest first, and the position after which the next starts; None at the end."""
         selected = selection(INVITE_STATUSES, page.status, page.prefix, self.now())
         items, position = self.ledger.table.page("invite", selected, page.after, page.size)
-        # The index does not have this; an invite that replaces a key has one use.
-        details = self.ledger.table.get([_key(item) for item in items if item["uses"] == 1], "replaces_key")
+        details = self.ledger.table.get([_key(item) for item in items], *_INVITE_DETAILS)
         return [invite_from_item(item | details.get(_key(item), {})) for item in items], position
 
     def revoke_invite(self, invite_id: str, caller: str) -> None:
@@ -164,7 +170,7 @@ class Operator:
 
     def list_things(self, page: Page) -> tuple[list[ThingEntry], Position | None]:
         """Return a page of Things, the last one claimed first; otherwise as `list_invites`."""
-        selected = selection(THING_STATUSES, page.status, page.prefix, self.now())
+        selected = selection(THING_STATUSES, page.status, page.prefix, self.now(), attested=page.attested)
         items, position = self.ledger.table.page("thing", selected, page.after, page.size)
         return self._entries(self._with_details(items), self.ledger.renewing() if items else ()), position
 
@@ -240,7 +246,7 @@ class Operator:
     def _with_details(self, items: Sequence[Item]) -> list[Item]:
         """Return the index's items of Things with what the index does not have, but an entry needs."""
         keys = [_key(item) for item in items if "certificate_id" in item]
-        details = self.ledger.table.get(keys, "key_type", "renewed")
+        details = self.ledger.table.get(keys, *_THING_DETAILS)
         of_earlier_versions = [key for key, detail in details.items() if "key_type" not in detail]
         for key, item in self.ledger.table.get(of_earlier_versions, "certificate_pem").items():
             details[key] |= item
@@ -274,6 +280,8 @@ class Operator:
             deactivate_existing=request.deactivate_existing,
             replaces_key=request.replaces_key,
             ek_sha256=request.ek_sha256,
+            require_tpm=request.require_tpm,
+            reuse_tpm=request.reuse_tpm,
         )
         return CreatedInvite(code, invite, thing_status)
 

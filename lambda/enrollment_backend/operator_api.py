@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -12,30 +13,35 @@ from enrollment_backend import log
 from enrollment_backend.errors import FieldInvalidError
 from enrollment_backend.http import Event, Response, Routes, json_body, json_response, operator_of, parameter, timestamp
 from enrollment_backend.invites import Invite, invite_id
+from enrollment_backend.operator_fields import (
+    NAME,
+    fingerprint,
+    flag,
+    integer,
+    key,
+    marker,
+    matching,
+    page,
+    required_key,
+    yes_or_no,
+)
 
 if TYPE_CHECKING:
     from enrollment_backend.inspection import Found
     from enrollment_backend.items import ThingEntry
-    from enrollment_backend.operator import CreatedInvite, InviteRequest, Operator, Page
+    from enrollment_backend.operator import CreatedInvite, InviteRequest, Operator
     from enrollment_backend.rebuild import Rebuilder
     from enrollment_backend.sweep import Suspect, Sweeper
-    from enrollment_backend.table import Position
 
 _MAX_INVITES = 100  # in one request
 _PATTERN = re.compile(r"[a-zA-Z0-9:_-]{1,128}|[a-zA-Z0-9:_-]{0,127}\*")
-_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _MAX_USES = 1_000_000
 _MIN_TTL, _MAX_TTL, _DEFAULT_TTL = 60, 365 * 24 * 3600, 24 * 3600  # seconds
-_FIELDS = {"thing", "uses", "ttlSeconds", "existingThing", "deactivateExisting", "ekSha256"}
-_REPLACEMENT_FIELDS = {"thing", "ttlSeconds", "ekSha256"}
-_MAX_KEY_LENGTH = 1024  # characters: a sort key of DynamoDB
+_FIELDS = {"thing", "uses", "ttlSeconds", "existingThing", "deactivateExisting", "ekSha256", "requireTpm", "reuseTpm"}
+_REPLACEMENT_FIELDS = {"thing", "ttlSeconds", "ekSha256", "requireTpm", "reuseTpm"}
 _MARKER = re.compile(r"[a-z]:[!-~]{0,1024}")  # which list, and a marker of AWS IoT, or an id
 _SWEEP_PAGE_SIZE = 50  # certificates; the first time, each may cost a call, and a request takes up to 25 seconds
-_MAX_PAGE_SIZE = _DEFAULT_PAGE_SIZE = 1000  # entries: less than a megabyte, where a function may answer six
 _MAX_NAMES = 100  # of Things in one request
-_LIMIT = re.compile(r"[1-9][0-9]{0,3}")
-_NAME = re.compile(r"[a-zA-Z0-9:_-]{1,128}")
-_POSITION = re.compile(r"([0-9]{1,12})\.([a-zA-Z0-9:_-]{1,128})")
 
 
 def routes(
@@ -102,14 +108,14 @@ def _list_invites(operator: Callable[[], Operator], now: Callable[[], float], ev
     operator_of(event)
     from enrollment_backend.items import INVITE_STATUSES
 
-    invites, position = operator().list_invites(_page(event, INVITE_STATUSES))
-    content = {"invites": [_invite(invite, now()) for invite in invites], "next": _marker(position)}
+    invites, position = operator().list_invites(page(event, INVITE_STATUSES))
+    content = {"invites": [_invite(invite, now()) for invite in invites], "next": marker(position)}
     return json_response(HTTPStatus.OK, content)
 
 
 def _revoke_invite(operator: Callable[[], Operator], event: Event) -> Response:
     caller = operator_of(event)
-    operator().revoke_invite(_required(event, "id"), caller)
+    operator().revoke_invite(required_key(event, "id"), caller)
     return Response(HTTPStatus.NO_CONTENT)
 
 
@@ -118,21 +124,22 @@ def _fleet(operator: Callable[[], Operator], event: Event) -> Response:
     operator_of(event)
     from enrollment_backend.items import THING_STATUSES
 
-    name, names, page = _parameter(event, "thing"), _names(event), _page(event, THING_STATUSES)
+    name, names = key(event, "thing"), _names(event)
+    wanted = replace(page(event, THING_STATUSES), attested=yes_or_no(event, "attested"))
     if name is not None:
         shown = _thing(operator().show_thing(name))
         return json_response(HTTPStatus.OK, {"thing": shown, "certificates": _found(operator().attached_to(name))})
     if names is not None:
         found, position = operator().find_things(names), None
     else:
-        found, position = operator().list_things(page)
-    return json_response(HTTPStatus.OK, {"things": [_thing(entry) for entry in found], "next": _marker(position)})
+        found, position = operator().list_things(wanted)
+    return json_response(HTTPStatus.OK, {"things": [_thing(entry) for entry in found], "next": marker(position)})
 
 
 def _revoke_thing(operator: Callable[[], Operator], event: Event) -> Response:
     """Revoke a Thing; the parameter `others` asks for a report of its other certificates, or to deactivate them."""
     caller = operator_of(event)
-    thing, others = _required(event, "thing"), parameter(event, "others")
+    thing, others = required_key(event, "thing"), parameter(event, "others")
     if others is None:
         operator().revoke_thing(thing, caller, "ignore")
         return Response(HTTPStatus.NO_CONTENT)
@@ -147,7 +154,7 @@ def _sweep(sweeper: Callable[[], Sweeper], event: Event) -> Response:
     fields = json_body(event)
     marker = _body_marker(fields, {"lookOnly", "yesAll"})
     swept = sweeper().sweep_page(
-        marker, _SWEEP_PAGE_SIZE, look_only=_flag(fields, "lookOnly"), yes_all=_flag(fields, "yesAll")
+        marker, _SWEEP_PAGE_SIZE, look_only=flag(fields, "lookOnly"), yes_all=flag(fields, "yesAll")
     )
     content = {
         "checked": swept.examined.checked,
@@ -166,10 +173,10 @@ def _rebuild(rebuilder: Callable[[], Rebuilder], event: Event) -> Response:
     caller = operator_of(event)
     fields = json_body(event)
     marker = _body_marker(fields, {"lookOnly", "existingThings"})
-    look_only = _flag(fields, "lookOnly")
+    look_only = flag(fields, "lookOnly")
     if not look_only:
         log.note(caller=caller)
-    rebuilt = rebuilder().rebuild(marker, look_only=look_only, adopt=_flag(fields, "existingThings"))
+    rebuilt = rebuilder().rebuild(marker, look_only=look_only, adopt=flag(fields, "existingThings"))
     content = {
         "examined": rebuilt.examined,
         "restored": [
@@ -190,11 +197,25 @@ def _body_marker(fields: dict[str, Any], others: set[str]) -> str | None:
     return marker
 
 
-def _flag(fields: dict[str, Any], name: str) -> bool:
-    value = fields.get(name, False)
-    if not isinstance(value, bool):
-        raise FieldInvalidError(name)
-    return value
+def _tpm(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return what an invite says about TPMs, as arguments of `InviteRequest`."""
+    return {
+        "ek_sha256": fingerprint(fields),
+        "require_tpm": flag(fields, "requireTpm"),
+        "reuse_tpm": flag(fields, "reuseTpm"),
+    }
+
+
+def _ttl(fields: dict[str, Any]) -> int:
+    return integer(fields, "ttlSeconds", _DEFAULT_TTL, _MIN_TTL, _MAX_TTL)
+
+
+def _names(event: Event) -> list[str] | None:
+    text = parameter(event, "things")
+    names = None if text is None else text.split(",")
+    if names is not None and (len(names) > _MAX_NAMES or not all(NAME.fullmatch(name) for name in names)):
+        raise FieldInvalidError("things")
+    return names
 
 
 def _suspect(found: Suspect) -> dict[str, Any]:
@@ -218,13 +239,13 @@ def _invite_request(entry: object) -> InviteRequest:
     if not isinstance(entry, dict) or not entry.keys() <= _FIELDS:
         raise FieldInvalidError("invites")
     return InviteRequest(
-        thing=_matching(entry, "thing", _PATTERN),
-        uses=_integer(entry, "uses", 1, 1, _MAX_USES),
+        thing=matching(entry, "thing", _PATTERN),
+        uses=integer(entry, "uses", 1, 1, _MAX_USES),
         ttl_seconds=_ttl(entry),
-        existing_thing=_flag(entry, "existingThing"),
-        deactivate_existing=_flag(entry, "deactivateExisting"),
+        existing_thing=flag(entry, "existingThing"),
+        deactivate_existing=flag(entry, "deactivateExisting"),
         replaces_key=False,
-        ek_sha256=_fingerprint(entry),
+        **_tpm(entry),
     )
 
 
@@ -234,98 +255,20 @@ def _replacement_request(fields: dict[str, Any]) -> InviteRequest:
     if not fields.keys() <= _REPLACEMENT_FIELDS:
         raise FieldInvalidError("body")
     return InviteRequest(
-        thing=_matching(fields, "thing", _NAME),  # one key is replaced by one key
+        thing=matching(fields, "thing", NAME),  # one key is replaced by one key
         uses=1,
         ttl_seconds=_ttl(fields),
         existing_thing=False,
         deactivate_existing=False,
         replaces_key=True,
-        ek_sha256=_fingerprint(fields),
+        **_tpm(fields),
     )
-
-
-def _fingerprint(fields: dict[str, Any]) -> str | None:
-    return _matching(fields, "ekSha256", _FINGERPRINT) if "ekSha256" in fields else None
-
-
-def _matching(fields: dict[str, Any], name: str, pattern: re.Pattern[str]) -> str:
-    text = fields.get(name)
-    if not isinstance(text, str) or not pattern.fullmatch(text):
-        raise FieldInvalidError(name)
-    return text
-
-
-def _ttl(fields: dict[str, Any]) -> int:
-    return _integer(fields, "ttlSeconds", _DEFAULT_TTL, _MIN_TTL, _MAX_TTL)
-
-
-def _integer(entry: dict[str, Any], name: str, default: int, minimum: int, maximum: int) -> int:
-    value = entry.get(name, default)
-    if type(value) is not int or not minimum <= value <= maximum:  # `isinstance` would accept True
-        raise FieldInvalidError(name)
-    return value
-
-
-def _page(event: Event, statuses: Iterable[str]) -> Page:
-    from enrollment_backend.operator import Page
-
-    status, prefix, limit = (parameter(event, name) for name in ("status", "prefix", "limit"))
-    if status is not None and status not in statuses:
-        raise FieldInvalidError("status")
-    if prefix is not None and not _NAME.fullmatch(prefix):
-        raise FieldInvalidError("prefix")
-    if limit is not None and not (_LIMIT.fullmatch(limit) and int(limit) <= _MAX_PAGE_SIZE):
-        raise FieldInvalidError("limit")
-    return Page(status, prefix, _position(event), int(limit or _DEFAULT_PAGE_SIZE))
-
-
-def _marker(position: Position | None) -> str | None:
-    """Return a position in a list as a text, which says nothing to clients."""
-    return None if position is None else f"{position[0]}.{position[1]}"
-
-
-def _position(event: Event) -> Position | None:
-    """Return the position in the parameter `next`, which `_marker` wrote."""
-    marker = parameter(event, "next")
-    if marker is None:
-        return None
-    matched = _POSITION.fullmatch(marker)
-    if matched is None:
-        raise FieldInvalidError("next")
-    return int(matched[1]), matched[2]
-
-
-def _names(event: Event) -> list[str] | None:
-    text = parameter(event, "things")
-    names = None if text is None else text.split(",")
-    if names is not None and (len(names) > _MAX_NAMES or not all(_NAME.fullmatch(name) for name in names)):
-        raise FieldInvalidError("things")
-    return names
-
-
-def _parameter(event: Event, name: str) -> str | None:
-    value = parameter(event, name)
-    if value is not None and not _is_key(value):
-        raise FieldInvalidError(name)
-    return value
-
-
-def _is_key(text: str) -> bool:
-    """Whether a text can be a name or an id; all of them are ASCII."""
-    return text.isascii() and 1 <= len(text) <= _MAX_KEY_LENGTH
-
-
-def _required(event: Event, name: str) -> str:
-    value = _parameter(event, name)
-    if value is None:
-        raise FieldInvalidError(name)
-    return value
 
 
 def _invite(invite: Invite, now: float) -> dict[str, Any]:
     from enrollment_backend.items import invite_status
 
-    fingerprint = {} if invite.ek_sha256 is None else {"ekSha256": invite.ek_sha256}
+    of_one_tpm = {} if invite.ek_sha256 is None else {"ekSha256": invite.ek_sha256}
     return {
         "id": invite.id,
         "thing": invite.thing,
@@ -337,7 +280,9 @@ def _invite(invite: Invite, now: float) -> dict[str, Any]:
         "status": invite_status(invite, now),
         "existingThing": invite.existing_thing,
         "replacesKey": invite.replaces_key,
-        **fingerprint,
+        "requireTpm": invite.requires_tpm,
+        "reuseTpm": invite.reuse_tpm,
+        **of_one_tpm,
     }
 
 
@@ -352,6 +297,11 @@ def _thing(entry: ThingEntry) -> dict[str, Any]:
         "revoked": None if entry.revoked_at is None else timestamp(entry.revoked_at),
         "inviteId": None if entry.code_sha256 is None else invite_id(entry.code_sha256),
         "keyType": entry.key_type,
+        "attested": entry.attestation is not None,
+        "ekSha256": entry.attestation and entry.attestation.ek_sha256,
+        "ekCertificateSha256": entry.attestation and entry.attestation.ek_certificate_sha256,
+        "tpmManufacturer": entry.attestation and entry.attestation.manufacturer,
+        "tpmFirmware": entry.attestation and entry.attestation.firmware,
         "renewed": None if entry.renewed is None else timestamp(entry.renewed),
         "renewalDue": entry.renewal_due,
         "renewalPending": entry.renewal_pending,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 from cryptography.x509 import load_pem_x509_certificates
 
 
@@ -21,7 +21,15 @@ def spki_of(certificate_pem: str) -> bytes | None:
 
 def key_type_of(certificate_pem: str) -> str | None:
     """Return the type of a certificate's key as devices call it, such as ``ec-p256``; None as `spki_of`."""
-    key = _key_of(certificate_pem)
+    return _type_of(_key_of(certificate_pem))
+
+
+def key_type_of_spki(spki: bytes) -> str | None:
+    """The same for a key as DER SubjectPublicKeyInfo that `csr_policy` has accepted."""
+    return _type_of(load_der_public_key(spki))
+
+
+def _type_of(key: object) -> str | None:
     if isinstance(key, rsa.RSAPublicKey):
         return f"rsa-{key.key_size}"
     return f"ec-p{key.key_size}" if isinstance(key, ec.EllipticCurvePublicKey) else None

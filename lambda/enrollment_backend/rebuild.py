@@ -15,7 +15,7 @@ was committed.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -23,11 +23,11 @@ from typing import Any, Literal
 from enrollment_backend import log
 from enrollment_backend.claims import Certificate, Claim
 from enrollment_backend.errors import AwsRefusedError, ConditionFailedError, FieldInvalidError
-from enrollment_backend.inspection import Described, Found, Inspection
-from enrollment_backend.items import certificate_to_values, claim_from_item, claim_to_item
+from enrollment_backend.inspection import Described, Found, Inspection, Origin
+from enrollment_backend.items import attestation_to_values, certificate_to_values, claim_from_item, claim_to_item
 from enrollment_backend.late_commits import committed_certificate
 from enrollment_backend.ledger import Ledger
-from enrollment_backend.succession import switch
+from enrollment_backend.succession import switch, tpm_of
 from enrollment_backend.table import Item, Write
 
 _WITH_POLICY = "p:"  # what a marker begins with; AWS IoT's own marker follows
@@ -89,10 +89,11 @@ class Rebuilt:
 
 @dataclass
 class _Entry:
-    """What there is about a certificate, and the writes that restore what is missing."""
+    """What there is about a certificate, the writes that restore what is missing, and the one that binds its TPM."""
 
     outcome: Restored | Left
     writes: list[Write] = field(default_factory=list)
+    of_tpm: Sequence[Write] = ()
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,9 @@ class Rebuilder:
     def _carry_out(self, entry: _Entry, *, look_only: bool) -> Restored | Left:
         if isinstance(entry.outcome, Left) or look_only:
             return entry.outcome
+        # Before its Thing, so that a Thing that was restored has its TPM; in vain if another Thing has the TPM too.
+        if entry.of_tpm:
+            self._try(*entry.of_tpm)
         if not self._try(*entry.writes):
             return Left(entry.outcome.certificate_id, "other-certificate")  # recorded in the meantime
         log.info("entry-restored", thing=entry.outcome.thing, certificateId=entry.outcome.certificate_id)
@@ -204,12 +208,12 @@ class Rebuilder:
         things = self.inspection.things_of(described.certificate)
         if len(things) != 1:
             return _left(certificate_id, "several-things" if things else "not-attached")
-        claim_id = self.inspection.claim_id_of(things[0])
-        if claim_id is None and not adopt:
+        origin = self.inspection.origin_of(things[0])
+        if origin is None and not adopt:
             return _left(certificate_id, "thing-existed")
-        return self._entry_of_thing(things[0], claim_id, described, described.spki_sha256)
+        return self._entry_of_thing(things[0], origin, described, described.spki_sha256)
 
-    def _entry_of_thing(self, thing: str, claim_id: str | None, described: Described, spki_sha256: str) -> _Entry:
+    def _entry_of_thing(self, thing: str, origin: Origin | None, described: Described, spki_sha256: str) -> _Entry:
         certificate_id, active = described.found.certificate_id, described.found.active
         found = self.ledger.table.get([("thing", thing), ("key", spki_sha256)])
         entry, key = found.get(("thing", thing)), found.get(("key", spki_sha256))
@@ -222,7 +226,7 @@ class Rebuilder:
             writes.append(Write(("key", spki_sha256), {"thing": thing}, _NEW, {}, replace=True))
         claim = Claim(
             thing=thing,
-            claim_id=claim_id or uuid.uuid4().hex,
+            claim_id=origin.claim_id if origin else uuid.uuid4().hex,
             spki_sha256=spki_sha256,
             code_sha256=None,
             lease=uuid.uuid4().hex,
@@ -231,12 +235,14 @@ class Rebuilder:
             certificate=described.certificate,
             enrolled=created,
             revoked_at=None if active else now,
-            adopted=claim_id is None,
+            adopted=origin is None,
+            attestation=origin.attestation if origin else None,
         )
         of_claim = self._writes_for(claim, entry, active=active, now=now)
         if of_claim is None:
             return _left(certificate_id, "other-certificate")
-        return _Entry(Restored(thing, certificate_id, "issued" if active else "revoked"), writes + of_claim)
+        of_tpm = tpm_of(claim, None, None, now) if active else ()
+        return _Entry(Restored(thing, certificate_id, "issued" if active else "revoked"), writes + of_claim, of_tpm)
 
     def _writes_for(self, claim: Claim, entry: Item | None, *, active: bool, now: int) -> list[Write] | None:
         """Return what brings a claim, made of a missing certificate, into the ledger; None if that is not possible.
@@ -310,6 +316,7 @@ def _succession(entry: Item, newer: Claim, certificate: Certificate, now: int) -
     """Give a Thing the newer key and certificate, in place of those that AWS IoT has no more."""
     values = {
         **certificate_to_values(certificate),
+        **attestation_to_values(newer.attestation),
         "spki_sha256": newer.spki_sha256,
         "renewed": newer.enrolled,
         "lease": newer.lease,

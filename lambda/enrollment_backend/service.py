@@ -3,6 +3,7 @@
 Uses neither HTTP nor AWS's library; everything it needs from outside is passed in.
 
     code                                         can it be used? A refused one costs no transaction and takes no turn
+    evidence                                     is the key in a TPM? See `attesting`
     ...                                          a certificate is issued, see `issuing`
 
 With that, an enrollment takes five rounds of calls, of which the table answers three within milliseconds.
@@ -19,17 +20,27 @@ from enrollment_backend import invites, log
 from enrollment_backend.claims import Applicant
 from enrollment_backend.csr_errors import CsrNamesNoThingError
 from enrollment_backend.csr_policy import accept
-from enrollment_backend.errors import InviteInvalidError, InviteRequiredError, ThingNameError
+from enrollment_backend.errors import (
+    AttestationRequiredError,
+    InviteInvalidError,
+    InviteRequiredError,
+    ThingNameError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from enrollment_backend.attestation_forms import AttestationRequest, SubmittedEvidence
+    from enrollment_backend.attesting import Attesting, Started
     from enrollment_backend.binding import Binding
+    from enrollment_backend.csr_policy import AcceptedCsr
     from enrollment_backend.invites import Invite
     from enrollment_backend.issuing import Issued, Issuing
+    from enrollment_backend.settings import Policy
 
 THING_NAME = re.compile(r"[a-zA-Z0-9:_-]{1,128}")  # AWS IoT CreateThing, thingName
-_OPEN = "open"
+OPEN = "open"
+"""The mode in which anyone may enroll."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +52,14 @@ class EnrollmentRequest:
         thing_name: the Thing's name; None if the CSR's common name is the Thing's name.
         csr: PKCS#10 in PEM.
         article: whether it was sent to /getCertificate, as the original article's client does.
+        evidence: what is to prove that the key is in a TPM; None if it has none.
     """
 
     code: str | None
     thing_name: str | None
     csr: str
     article: bool = False
+    evidence: SubmittedEvidence | None = None
 
 
 @dataclass(frozen=True)
@@ -55,14 +68,18 @@ class EnrollmentService:
 
     Args:
         auth_mode: who may enroll: ``open`` is anyone, any other value is whoever holds an invite.
+        attestation: whether keys have to be in TPMs; ``off`` and ``prefer`` are the same here.
         binding: returns the binding. It is called only when needed, since the first call creates AWS's clients.
         issuing: has certificates issued.
+        attesting: starts attestation sessions, and checks evidence.
         now: the time, in seconds since the epoch.
     """
 
     auth_mode: str
+    attestation: Policy
     binding: Callable[[], Binding]
     issuing: Issuing
+    attesting: Attesting
     now: Callable[[], float]
 
     def enroll(self, request: EnrollmentRequest) -> Issued:
@@ -70,6 +87,7 @@ class EnrollmentService:
 
         Raises:
             InviteRequiredError, InviteInvalidError, AttestationRequiredError: the caller may not enroll.
+            AttestationRefusedError: the evidence does not prove that the key is in the TPM that it has to be in.
             ThingNameError: the name is not a valid Thing name.
             CsrNamesNoThingError: the request has no name, and the CSR's common name is not a valid Thing name.
             CsrRefusedError: the CSR is not acceptable, see `csr_policy.accept`.
@@ -77,7 +95,7 @@ class EnrollmentService:
             EnrollmentQueuedError: more devices are enrolling than AWS IoT allows at once. The claim is made.
             AwsError: from AWS. A later request for the same Thing and key continues from there.
         """
-        code_sha256 = self._code_sha256(request.code)
+        code_sha256 = self._code_sha256(request)
         if request.thing_name is not None and not THING_NAME.fullmatch(request.thing_name):
             raise ThingNameError
         csr = accept(request.csr, request.thing_name, any_subject=request.article and request.thing_name is not None)
@@ -93,7 +111,8 @@ class EnrollmentService:
         log.note(thing=applicant.thing, spkiSha256=applicant.spki_sha256)
         binding = self.binding()
         if code_sha256 is not None:
-            binding.check_code(applicant)
+            binding.check_code(applicant, has_evidence=request.evidence is not None)
+        applicant = self._attested(applicant, request.evidence, csr)
         obtained = self.issuing.obtain(lambda: binding.claim(applicant), csr)
         certificate_id = obtained.certificate.certificate_id
         log.note(enrollment="repeated" if obtained.repeated else "new", certificateId=certificate_id)
@@ -120,10 +139,40 @@ class EnrollmentService:
             raise InviteInvalidError(reason=reason)
         return invite
 
-    def _code_sha256(self, code: str | None) -> str | None:
-        if code is not None:
-            return self._hash_of(code)
-        if self.auth_mode != _OPEN:
+    def effective_attestation(self, invite: Invite) -> Policy:
+        """Return whether keys have to be in TPMs for an invite."""
+        return "require" if invite.requires_tpm else self.attestation
+
+    def start_attestation(self, request: AttestationRequest, code: str | None) -> Started:
+        """Start an attestation session for an enrollment, with an invite or without.
+
+        Raises:
+            ThingNameError: the name is not a valid Thing name.
+            InviteInvalidError: the code is not valid for this request.
+            AttestationRefusedError, ThingRevokedError: see `attesting.Attesting`.
+            AwsError: from AWS.
+        """
+        if request.thing_name is not None and not THING_NAME.fullmatch(request.thing_name):
+            raise ThingNameError
+        if code is None:
+            return self.attesting.start_with_chip(request)
+        return self.attesting.start_with_invite(request, self._hash_of(code))
+
+    def _attested(self, applicant: Applicant, evidence: SubmittedEvidence | None, csr: AcceptedCsr) -> Applicant:
+        """Return the applicant with what the evidence proves."""
+        if evidence is not None:
+            proven = self.attesting.check(evidence, csr, applicant, by_key=False)
+            if proven.code_sha256 is None and self.auth_mode != OPEN and not proven.by_chip:
+                raise InviteRequiredError
+            return proven
+        if self.attestation == "require":
+            raise AttestationRequiredError
+        return applicant
+
+    def _code_sha256(self, request: EnrollmentRequest) -> str | None:
+        if request.code is not None:
+            return self._hash_of(request.code)
+        if self.auth_mode != OPEN and request.evidence is None:  # a TPM may stand in for an invite
             raise InviteRequiredError
         return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from enrollment_backend.errors import ConfigurationError
 
@@ -13,6 +14,9 @@ _HIGHEST_PORT = 65535
 _LIMIT = re.compile(r"[0-9]{1,9}")
 _RATE = re.compile(r"[0-9]{1,6}([.][0-9]{1,6})?")
 
+Policy = Literal["off", "prefer", "require"]
+_POLICIES: Mapping[str, Policy] = {"off": "off", "prefer": "prefer", "require": "require"}
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -20,6 +24,8 @@ class Settings:
 
     Attributes:
         auth_mode: who may enroll: ``open`` is anyone, any other value is whoever holds an invite.
+        attestation: whether a key has to be proven to be in a TPM; ``off`` and ``prefer`` differ only in what devices
+            are told to try.
         policy_name: the AWS IoT policy that is attached to every device's certificate.
         table_name: the ledger's DynamoDB table.
         mqtt_endpoint: host name of the account's AWS IoT data endpoint, without scheme and port.
@@ -32,6 +38,7 @@ class Settings:
     """
 
     auth_mode: str
+    attestation: Policy
     policy_name: str
     table_name: str
     mqtt_endpoint: str
@@ -46,7 +53,8 @@ class Settings:
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
         """Read the variables, which are named as the attributes are, in upper case.
 
-        A missing AUTH_MODE is not an error: the deployment then requires invites. The default of MQTT_PORT is 8883,
+        A missing AUTH_MODE is not an error: the deployment then requires invites. The default of ATTESTATION is
+        ``off``, that of MQTT_PORT is 8883,
         that of CERTIFICATE_RATE is 14.25, 95 % of what AWS IoT allows an account unless its quotas were raised, and
         that of SWEEP_LIMIT is 20, and that of RENEWAL_DAYS is 365. ALLOW_EXISTING_THINGS and DELETE_THING_ON_RETIREMENT
         mean no unless they are ``yes``.
@@ -54,6 +62,9 @@ class Settings:
         Raises:
             ConfigurationError: a variable is missing or invalid; `facts` names it.
         """
+        attestation = _POLICIES.get(environment.get("ATTESTATION", "off"))
+        if attestation is None:
+            raise ConfigurationError(variable="ATTESTATION", reason="not off, prefer or require")
         port = environment.get("MQTT_PORT", "8883")
         if not _PORT.fullmatch(port) or int(port) > _HIGHEST_PORT:
             raise ConfigurationError(variable="MQTT_PORT", reason="not a port number")
@@ -68,6 +79,7 @@ class Settings:
             raise ConfigurationError(variable="RENEWAL_DAYS", reason="not a number")
         return cls(
             auth_mode=environment.get("AUTH_MODE", ""),
+            attestation=attestation,
             policy_name=_required(environment, "POLICY_NAME"),
             table_name=_required(environment, "TABLE_NAME"),
             mqtt_endpoint=_required(environment, "MQTT_ENDPOINT"),

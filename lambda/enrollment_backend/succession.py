@@ -11,9 +11,10 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from enrollment_backend.claims import Certificate, Claim, Removal
+from enrollment_backend import thing_attributes
+from enrollment_backend.claims import BoundTpm, Certificate, Claim, Removal
 from enrollment_backend.invites import invite_id
-from enrollment_backend.items import certificate_to_values, claim_to_item, removal_to_item
+from enrollment_backend.items import attestation_to_values, certificate_to_values, claim_to_item, removal_to_item
 from enrollment_backend.public_keys import spki_of
 from enrollment_backend.table import Write
 
@@ -21,6 +22,8 @@ _NEW = "attribute_not_exists(#id)"
 _EXISTS = "attribute_exists(#id)"
 _LEASE_IS = "#lease = :lease"
 _IS_VALID = f"{_LEASE_IS} AND attribute_not_exists(#revoked)"
+_IS_OF_THING = "attribute_not_exists(#id) OR #thing = :thing"
+_IS_UNCHANGED = "#thing = :thing AND #mark = :mark"
 _MAY_RETURN = "#thing = :thing AND attribute_not_exists(#shareable) AND attribute_not_exists(#superseded)"
 
 
@@ -86,6 +89,30 @@ def key_of(claim: Claim, *, is_known: bool) -> Write:
     return Write(key, thing | {"shareable": claim.shareable_key or None}, _NEW, {}, replace=True)
 
 
+def tpm_of(claim: Claim, current: Claim | None, bound: BoundTpm | None, now: int) -> tuple[Write, ...]:
+    """Bind a claim's TPM to its Thing; nothing to write if its key is in none, or the Thing has this TPM already.
+
+    Args:
+        claim: the new claim, or renewal.
+        current: the Thing's claim; None if it has none.
+        bound: what the ledger has about the TPM; None if it has nothing, or has not been read.
+        now: the time, in seconds since the epoch.
+    """
+    if claim.attestation is None or (current is not None and current.is_in(claim.attestation.ek_sha256)):
+        return ()
+    key, values = ("tpm", claim.attestation.ek_sha256), {"thing": claim.thing, "since": now, "mark": uuid.uuid4().hex}
+    if bound is None or bound.thing == claim.thing:
+        return (Write(key, values, _IS_OF_THING, {"thing": claim.thing}, replace=True),)
+    return (Write(key, values, _IS_UNCHANGED, {"thing": bound.thing, "mark": bound.mark}, replace=True),)
+
+
+def attest(claim: Claim, attested: Claim, bound: BoundTpm | None, now: int) -> Transaction:
+    """Record that the key of a Thing's claim is in the TPM of `attested`, and have AWS IoT told; else as `tpm_of`."""
+    values = {**attestation_to_values(attested.attestation), "undescribed": True, "attached": None}
+    recorded = Write(claim.key, values, _IS_VALID, {"lease": claim.lease})
+    return Transaction((recorded, *tpm_of(attested, claim, bound, now)))
+
+
 def switch(claim: Claim, renewal: Claim, certificate: Certificate, now: int) -> Transaction:
     """Give a Thing the key of its renewal in place of its own.
 
@@ -103,6 +130,8 @@ def switch(claim: Claim, renewal: Claim, certificate: Certificate, now: int) -> 
         "renewed": now,
         "shareable_key": None,
         "attached": None,
+        "undescribed": thing_attributes.change(claim, renewal, certificate) or None,
+        **attestation_to_values(renewal.attestation),
         **_ended(),
     }
     old_key = {"superseded": now, "replaced": renewal.replaces_key or None, **_public_key(claim.certificate)}

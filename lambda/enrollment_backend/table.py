@@ -127,13 +127,13 @@ class Table:
             self.dynamodb.transact_write_items(TransactItems=items)
 
     def update(self, write: Write) -> Item:
-        """Carry out one update, without a transaction, and return the new values of what it changed.
+        """Carry out one update, without a transaction, and return the item as it is then.
 
         Raises:
             ConditionFailedError: the condition does not hold. Nothing was written.
         """
         with call("UpdateItem"):
-            response = self.dynamodb.update_item(TableName=self.name, ReturnValues="UPDATED_NEW", **_arguments(write))
+            response = self.dynamodb.update_item(TableName=self.name, ReturnValues="ALL_NEW", **_arguments(write))
             return _plain(response["Attributes"])
 
     def page(
@@ -162,6 +162,25 @@ class Table:
             if after is None or len(found) == size:
                 break
         return found, after
+
+    def of_kind(self, kind: str) -> list[Item]:
+        """Return all items of one kind, in the order of their ids and with strong consistency: for kinds with few."""
+        found: list[Item] = []
+        start: Any = {}
+        key_condition, values = "#kind = :kind", {":kind": _attribute(kind)}
+        while True:
+            with call("Query"):
+                response = self.dynamodb.query(
+                    TableName=self.name,
+                    ConsistentRead=True,
+                    KeyConditionExpression=key_condition,
+                    **_expression("FilterExpression", "", key_condition, values),
+                    **start,
+                )
+                found += [_plain(item) for item in response["Items"]]
+            if "LastEvaluatedKey" not in response:
+                return found
+            start = {"ExclusiveStartKey": response["LastEvaluatedKey"]}
 
     def lacking(self, kind: str, name: str, after: str | None, size: int) -> tuple[list[Item], str | None]:
         """Read a page of the items of one kind, in the order of their ids, and return those without an attribute.

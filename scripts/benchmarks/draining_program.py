@@ -34,9 +34,9 @@ def _target(*, paced: bool) -> Target:
 def bare(count: int, rate: float) -> float:
     """Send with awscrt alone, as many in flight as the forwarder has."""
     target, connected, done = _target(paced=rate > 0), threading.Event(), threading.Event()
-    context = client.tls_context(target, Secret(os.environ["HSM_ENROLL_PIN"]))
+    login = client.Login(target, Secret(os.environ["HSM_ENROLL_PIN"]))
     callbacks = client.Callbacks(lambda _: connected.set(), *[lambda _: None] * 4)
-    native = client.build(target, context, callbacks, 20.0)
+    native = client.build(target, login, callbacks, 20.0)
     native.start()
     connected.wait()
     room, left = threading.Semaphore(MOST_MESSAGES), [count]

@@ -139,7 +139,7 @@ _WITHOUT_AN_EXTRA = """\
 import sys
 sys.dont_write_bytecode = True
 sys.path.append(sys.argv[1])
-from hsm_enroll.cli.extras import require
+from hsm_enroll.extras import require
 from hsm_enroll.errors import UsageError
 try:
     require("operator", "no_such_module")

@@ -30,6 +30,7 @@ OPERATIONS = (
     "CreateCertificateFromCsr", "AttachPolicy", "AttachThingPrincipal", "ListTargetsForPolicy", "ListCertificates",
     "DescribeCertificate", "UpdateCertificate", "DeleteCertificate", "ListPrincipalThings", "ListThingPrincipals",
     "Query", "UpdateItem", "DetachThingPrincipal", "DeleteThing",
+    "UpdateThing",
 )  # fmt: skip
 
 

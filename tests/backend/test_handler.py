@@ -23,6 +23,7 @@ from tests.support.deployment import assert_hidden, assert_problem, deployed, ev
         ("MQTT_PORT", "8883\n"),
         ("MQTT_PORT", "mqtt"),
         ("RENEWAL_DAYS", "never"),
+        ("ATTESTATION", "always"),
     ],
 )
 def test_a_variable_that_is_missing_or_senseless_is_named_in_the_log_only(

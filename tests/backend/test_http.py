@@ -81,7 +81,7 @@ def test_s1_a_body_that_is_no_json_object_is_refused(path: str, body: bytes, cod
 @pytest.mark.parametrize(
     ("body", "code"),
     [
-        (body_of(evidence={}), "field-unknown"),
+        (body_of(proof={}), "field-unknown"),
         (body_of(CSR="x"), "field-unknown"),
         (body_of(csr=...), "field-missing"),
         ("{}", "field-missing"),
@@ -254,7 +254,7 @@ def test_health_says_ok_and_the_version_and_contacts_nobody(backend: Deployment)
     """GET /v1/health needs no body, no header and no AWS call."""
     answer = backend.send(event("GET", "/v1/health", content_type=None))
     assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
-    assert answer.json == {"status": "ok", "version": "0.1.0"}
+    assert answer.json == {"status": "ok", "version": "0.1.0", "attestation": "off"}
     assert backend.calls == []
 
 

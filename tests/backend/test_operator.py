@@ -61,7 +61,8 @@ GOOD: dict[str, Any] = {"thing": THING}
         ({}, "thing"),
         *[(GOOD | {"uses": uses}, "uses") for uses in (0, -1, 1_000_001, 1.5, "1", True, None, [1])],
         *[(GOOD | {"ttlSeconds": ttl}, "ttlSeconds") for ttl in (0, 59, 31_536_001, 60.5, "60", True, None)],
-        *[(GOOD | {"existingThing": flag}, "existingThing") for flag in (0, 1, "true", None)],
+        *[(GOOD | {name: flag}, name) for name in ("existingThing", "requireTpm", "reuseTpm")
+          for flag in (0, 1, "true", None)],
         *[(GOOD | {"replacesKey": flag}, "invites") for flag in (True, False)],  # it has a route of its own
         *[(GOOD | {"ekSha256": text}, "ekSha256") for text in ("", "ab", "AB" * 32, "g" * 64, "ab" * 32 + "\n", 1)],
         (GOOD | {"surplus": 1}, "invites"),
@@ -140,7 +141,7 @@ def test_one_to_a_hundred_invites_are_made_at_once(backend: Deployment, body: ob
         (" " * (16 * 1024 + 1), "application/json", 413, "body-too-large"),
     ],
 )
-@pytest.mark.parametrize("path", ["invites", "replacements", "sweep", "rebuild"])
+@pytest.mark.parametrize("path", ["invites", "replacements", "sweep", "rebuild", "eks", "ek-authorities"])
 def test_s1_s2_s3_the_operators_bodies_are_read_as_strictly(
     backend: Deployment, path: str, body: str | None, content_type: str | None, status: int, code: str
 ) -> None:
@@ -158,6 +159,7 @@ def test_s1_s2_s3_the_operators_bodies_are_read_as_strictly(
         {"thing": "*"},
         {"thing": "A-z_0:9", "uses": 1_000_000, "ttlSeconds": 31_536_000, "existingThing": True},
         {"thing": "x", "uses": 1, "ttlSeconds": 60, "existingThing": False, "ekSha256": "0f" * 32},
+        {"thing": "x*", "uses": 2, "requireTpm": True, "reuseTpm": True},
     ],
 )
 def test_an_invite_is_listed_as_it_was_made(backend: Deployment, invite: dict[str, Any]) -> None:
@@ -168,7 +170,8 @@ def test_an_invite_is_listed_as_it_was_made(backend: Deployment, invite: dict[st
     (listed,) = backend.operate("GET", "invites").json["invites"]
     uses = invite.get("uses", 1)
     expected = {"existingThing": False, **invite} | {"uses": uses, "usesLeft": uses, "status": "open"}
-    expected |= {"replacesKey": False}
+    requires_tpm = "requireTpm" in invite or "ekSha256" in invite
+    expected |= {"replacesKey": False, "requireTpm": requires_tpm, "reuseTpm": invite.get("reuseTpm", False)}
     expected |= {"createdBy": OPERATOR, "id": made["id"], "expires": made["expires"]}
     expected.pop("ttlSeconds", None)
     created = listed.pop("created")

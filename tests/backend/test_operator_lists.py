@@ -108,6 +108,28 @@ def test_things_are_selected_by_status_and_prefix(backend: Deployment, status: s
     assert listed(backend, "fleet", status=status, prefix="north-", limit=limit) == expected
 
 
+@pytest.mark.usefixtures("short_queries")
+@pytest.mark.parametrize(("attested", "wanted"), [("yes", {1, 3}), ("no", {0, 2})])
+def test_things_are_selected_by_their_proof_of_a_tpm(backend: Deployment, attested: str, wanted: set[int]) -> None:
+    """Also together with a status; what is known of the TPM comes along, as far as it is known."""
+    tpm: dict[str, object] = {"ek_sha256": "0e" * 32, "ek_certificate_sha256": "0f" * 32, "tpm_manufacturer": "IFX"}
+    facts: list[dict[str, object]] = [{}, {**tpm, "tpm_firmware": "7.85.4555.0"}, {}, {"ek_sha256": "0e" * 32}]
+    for number in range(20):
+        put_thing(f"thing-{number}", BEGIN + number, **facts[number % 4], **(CERTIFICATE if number < 12 else {}))
+    expected = [f"thing-{number}" for number in range(11, -1, -1) if number % 4 in wanted]
+    assert listed(backend, "fleet", attested=attested, status="issued") == expected
+    shown = {one["thing"]: one for page in pages(backend, "fleet", attested=attested) for one in page["things"]}
+    assert {one["attested"] for one in shown.values()} == {attested == "yes"}
+    members = ("ekSha256", "ekCertificateSha256", "tpmManufacturer", "tpmFirmware")
+    known: dict[str, list[tuple[str | None, ...]]] = {
+        "yes": [("0e" * 32, "0f" * 32, "IFX", "7.85.4555.0"), ("0e" * 32, None, None, None)],
+        "no": [(None,) * 4, (None,) * 4],
+    }
+    for remainder, values in zip(sorted(wanted), known[attested], strict=True):
+        assert tuple(shown[f"thing-{remainder}"][member] for member in members) == values
+    assert backend.operate("GET", "fleet", attested="maybe").json["code"] == "field-invalid"
+
+
 @pytest.mark.parametrize("status", ["open", "used", "expired", "revoked"])
 def test_invites_are_selected_by_status_and_prefix(backend: Deployment, status: str) -> None:
     """As they are shown: one that is revoked is nothing else, and one that is used does not expire."""

@@ -41,7 +41,7 @@ RETIREMENT = (*COMMIT[:-1], "BatchGetItem 2", "DescribeThing 1", "DeleteThing 1"
 REPLACEMENT = (
     "BatchGetItem 1", "TransactWriteItems 1", "UpdateItem 1", "TransactGetItems 1", "TransactWriteItems 2",
     "CreateCertificateFromCsr 1", "BatchGetItem 2", "TransactWriteItems 3", "AttachPolicy 1", "AttachThingPrincipal 1",
-    *REMOVAL, "TransactWriteItems 4",
+    "BatchGetItem 3", *REMOVAL, "TransactWriteItems 4",
 )  # fmt: skip
 _numbers = count()
 

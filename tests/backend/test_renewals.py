@@ -14,7 +14,8 @@ from moto.core import DEFAULT_ACCOUNT_ID
 from moto.dynamodb.models import dynamodb_backends
 from moto.dynamodb.models.dynamo_type import DynamoType
 
-from enrollment_backend.claims import Applicant, Certificate, Claim, Entries, Verdict, decide_renewal
+from enrollment_backend.claims import Applicant, Certificate, Claim
+from enrollment_backend.decisions import Entries, Verdict, decide_renewal
 from enrollment_backend.errors import (
     EnrollmentError,
     EnrollmentQueuedError,

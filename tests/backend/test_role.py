@@ -205,6 +205,7 @@ RESOURCES: dict[str, list[Callable[[str, Asked], str]]] = {
     "AttachThingPrincipal": [principal],
     "DetachThingPrincipal": [principal],
     "DeleteThing": [thing],
+    "UpdateThing": [thing],
     "AttachPolicy": [target],
     "CreateCertificateFromCsr": [anything],
     "ListCertificates": [anything],
@@ -249,7 +250,8 @@ def everything(backend: Deployment) -> list[int]:
     iot_backends[ACCOUNT_ID][REGION].create_thing("spare", "", {"attributes": {"of": "another system"}})
     enroll(csr_for("spare"), "spare", foreign["code"])
 
-    old, new = Device(backend, "second", key=another_key), Device(backend, "second")
+    old = Device(backend, "second", key=another_key)
+    new = Device(backend, "second", key=ec.generate_private_key(ec.SECP384R1()))
     statuses.extend(answer.status for answer in (old.renew(new), new.commit(), new.recover(), new.retire()))
 
     operate("GET", "fleet")

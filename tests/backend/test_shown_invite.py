@@ -30,9 +30,14 @@ def test_an_invite_says_which_thing_it_is_for(backend: Deployment, thing: str) -
     assert backend.calls == ["BatchGetItem"]
 
 
-def test_an_invite_for_one_tpm_says_so(backend: Deployment) -> None:
-    """A device learns before it makes a key that this invite takes a proof."""
-    assert show(backend, backend.invite(THING, ekSha256="0f" * 32)).json["attestation"] == "require"
+@pytest.mark.parametrize("policy", ["off", "prefer", "require"])
+def test_an_invite_says_whether_the_key_has_to_be_in_a_tpm(policy: str) -> None:
+    """A device learns before it makes a key what this invite takes: the deployment's policy, or more than that."""
+    with deployed({"ATTESTATION": policy}) as backend:
+        health = backend.send(event("GET", "/v1/health", content_type=None)).json
+        assert (health["attestation"], show(backend, backend.invite(THING)).json["attestation"]) == (policy, policy)
+        for invite in ({"ekSha256": "0f" * 32}, {"requireTpm": True}):
+            assert show(backend, backend.invite(THING, **invite)).json["attestation"] == "require"
 
 
 def test_looking_uses_nothing(backend: Deployment) -> None:

@@ -508,6 +508,7 @@ def test_operators_routes_need_iam_and_devices_routes_do_not() -> None:
     assert routes() == {
         "POST /v1/certificates": "NONE",
         "POST /getCertificate": "NONE",
+        "POST /v1/attestations": "NONE",
         "GET /v1/invite": "NONE",
         "POST /v1/renewals": "NONE",
         "POST /v1/renewals/commit": "NONE",
@@ -522,6 +523,8 @@ def test_operators_routes_need_iam_and_devices_routes_do_not() -> None:
         "DELETE /v1/operator/fleet": "AWS_IAM",
         "POST /v1/operator/sweep": "AWS_IAM",
         "POST /v1/operator/rebuild": "AWS_IAM",
+        **{f"{method} /v1/operator/eks": "AWS_IAM" for method in ("POST", "GET", "DELETE")},
+        **{f"{method} /v1/operator/ek-authorities": "AWS_IAM" for method in ("POST", "GET", "DELETE")},
     }
 
 

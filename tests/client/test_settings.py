@@ -58,6 +58,7 @@ _KEYS = {
     "key_type": _Key(
         ("rsa-2048", "rsa-4096", "ec-p384"), (KeyType.RSA_2048, KeyType.RSA_4096, KeyType.EC_P384), KeyType.EC_P256
     ),
+    "tpm_ak": _Key(("0x81010001", "81000000", "0x81FFFFFF"), (0x81010001, 0x81000000, 0x81FFFFFF), None),
     "subject": _TEXTS,
     "renew_after_days": _Key(("0", "30", "36500"), (0, 30, 36500), 365),
     "renew_at_lifetime_share": _Key(("0.5", "1", "0.01"), (0.5, 1.0, 0.01), 0.66),

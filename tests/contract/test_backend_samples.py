@@ -149,7 +149,7 @@ def for_a_tpm(backend: Deployment) -> Answer:
 SITUATIONS: dict[str, Callable[[Deployment], Answer]] = {
     "problem-not-found.json": lambda backend: backend.post("/v2/certificates", REQUEST),
     "problem-json-malformed.json": lambda backend: backend.send(event("POST", "/v1/certificates", "{")),
-    "problem-field-unknown.json": changed(evidence=""),
+    "problem-field-unknown.json": changed(proof=""),
     "problem-thing-name-invalid.json": changed(thingName="a/b"),
     "problem-csr-pem-invalid.json": changed(csr="no CSR"),
     "problem-csr-signature-invalid.json": changed(csr=pem(forged(sign=lambda _: ecdsa_sha256(b""))), thingName=THING),

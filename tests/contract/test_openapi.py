@@ -11,7 +11,7 @@ from unittest import mock
 import pytest
 import yaml
 
-from enrollment_backend import device_api, http, operator_api
+from enrollment_backend import device_api, http, operator_api, tpm_api
 from enrollment_backend.errors import EnrollmentError
 from hsm_enroll.local.gateway import routes_of
 from tests.support.deployment import LAMBDA
@@ -58,8 +58,9 @@ def codes_of(response: dict[str, Any]) -> set[str]:
 
 def test_the_contract_the_template_and_the_handler_have_the_same_routes() -> None:
     """Paths and methods are the same three times."""
-    handler = dict(device_api.routes(mock.Mock(), mock.Mock(), mock.Mock()))
+    handler = dict(device_api.routes(mock.Mock(), mock.Mock()))
     handler |= operator_api.routes(mock.Mock(), mock.Mock(), mock.Mock(), mock.Mock())
+    handler |= tpm_api.routes(mock.Mock())
     routes = {(path, method) for path, methods in handler.items() for method in methods}
     template_routes = {tuple(key.split(" ")[::-1]) for key in routes_of(template()["Resources"])}
     assert template_routes == routes

@@ -8,17 +8,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 import jsonschema
 import pytest
 import yaml
 
+from hsm_enroll.backend_api.attestation import Evidence
 from hsm_enroll.backend_api.client import EnrollmentClient
 from hsm_enroll.backend_api.proofs import ProofClient
 from hsm_enroll.operator.api import OperatorClient
 from hsm_enroll.operator.invites import MOST_IN_A_REQUEST, NewInvite, NewReplacement
+from hsm_enroll.operator.manifest import ListedChip
+from hsm_enroll.operator.tpms import TpmClient
 from hsm_enroll.secret import Secret
 from hsm_enroll.x509 import jws
 from tests.operator.api.conftest import authority, backend, operator_credentials  # noqa: F401 - fixtures, by their names
@@ -105,6 +108,23 @@ def scheme_of(sent: Sent) -> str:
     return {"none": "none", "Bearer": "code", "AWS4-HMAC-SHA256": "iam"}[authorization]
 
 
+class _Shown(NamedTuple):
+    """A TPM as it presents itself."""
+
+    ek_certificate: str | None = "PEM"
+    ek_public: bytes = b"ek"
+    ak_public: bytes = b"ak"
+    others: int = 0
+
+
+class _Stated(NamedTuple):
+    """What a TPM states of a key."""
+
+    key_public: bytes = b"key"
+    certify_info: bytes = b"info"
+    signature: bytes = b"signature"
+
+
 @pytest.fixture
 def from_devices(authority: Authority) -> list[Sent]:  # noqa: F811 - the fixture
     """What a device's clients send: with a code, without one, and signed with the device's key."""
@@ -119,16 +139,23 @@ def from_devices(authority: Authority) -> list[Sent]:  # noqa: F811 - the fixtur
     def prove(url: str, payload: bytes) -> str:
         return jws.build(signer, url, payload, time.time(), secrets.token_urlsafe(16))
 
-    with https_server(authority, issued, invite, healthy, issued, issued, done, recovered, done) as server:
+    challenge = json.dumps(
+        {"sessionId": "s", "credentialBlob": "YQ==", "encryptedSecret": "YQ==", "nonce": "AA" * 21 + "A="}
+    )
+    challenged, evidence = response("201 Created", challenge), Evidence("session", Secret("c2VjcmV0"), _Stated())
+    answers = (issued, invite, healthy, challenged, issued, challenged, issued, done, recovered, done)
+    with https_server(authority, *answers) as server:
         with_code, without = (
             EnrollmentClient(server.url, code=code, ca_file=authority.certificate) for code in (Secret(CODE), None)
         )
         with_code.enroll(ENROLLMENT["csr"], ENROLLMENT["thingName"])
         with_code.terms()
         without.terms()
-        without.enroll(ENROLLMENT["csr"], ENROLLMENT["thingName"])
+        without.attest(_Shown(), ENROLLMENT["thingName"])
+        without.enroll(ENROLLMENT["csr"], ENROLLMENT["thingName"], None, evidence)
         own = ProofClient(server.url, ca_file=authority.certificate)
-        own.renew(ENROLLMENT["csr"], ENROLLMENT["thingName"], prove)
+        own.attest(_Shown(None), ENROLLMENT["thingName"], prove)
+        own.renew(ENROLLMENT["csr"], ENROLLMENT["thingName"], prove, None, evidence)
         own.commit(prove)
         own.recover(prove)
         own.retire(prove)
@@ -143,6 +170,7 @@ def from_operators(
 ) -> list[Sent]:
     """What an operator's client sends: each of its methods, with every option, and on to a second page."""
     client = OperatorClient(backend.url, authority.certificate)
+    tpms = TpmClient(backend.url, authority.certificate)
     backend.page = 1
     backend.token = "1790000000."
     backend.add_thing("press-17")
@@ -156,9 +184,12 @@ def from_operators(
         ek_sha256="AB" * 32,
         existing_thing=True,
         deactivate_existing=True,
+        require_tpm=True,
+        reuse_tpm=True,
     )
     made = client.create_invites([every_option, NewInvite("press-17", ttl_seconds=60), NewInvite("*")])
     client.create_replacement(NewReplacement("press-17"))
+    client.create_replacement(NewReplacement("press-17", 60, "AB" * 32, require_tpm=True, reuse_tpm=True))
     client.create_invites([NewInvite(f"press-{number}") for number in range(MOST_IN_A_REQUEST)])
     calls: list[Callable[[], object]] = [
         lambda: list(client.list_invites()),
@@ -175,6 +206,13 @@ def from_operators(
         lambda: list(client.sweep()),
         lambda: list(client.rebuild(look_only=True, existing_things=False)),
         lambda: list(client.rebuild(look_only=False, existing_things=True)),
+        lambda: list(client.list_things(attested="no")),
+        lambda: tpms.import_eks([ListedChip(f"{number:064x}", "x" * 64) for number in range(100)]),
+        lambda: list(tpms.list_eks("x", 2)),
+        lambda: tpms.forget_ek("0" * 64),
+        lambda: tpms.add_authority("PEM", "0" * 64),
+        tpms.list_authorities,
+        lambda: tpms.remove_authority("0" * 64),
     ]
     for call in calls:
         call()
@@ -183,7 +221,7 @@ def from_operators(
 
 def test_every_request_of_the_clients_is_in_the_contract(from_devices: list[Sent], from_operators: list[Sent]) -> None:
     """Method, path, parameters, body, types and authorization are what openapi.yaml says."""
-    assert [scheme_of(sent) for sent in from_devices] == ["code", "code", *["none"] * 6]
+    assert [scheme_of(sent) for sent in from_devices] == ["code", "code", *["none"] * 8]
     assert {scheme_of(sent) for sent in from_operators} == {"iam"}
     for sent in from_devices + from_operators:
         assert_in_contract(sent)
@@ -199,7 +237,7 @@ def test_pages_are_followed_by_what_the_contract_calls_next(from_operators: list
     """A second page is asked for in the query of a GET and in the body of a POST."""
     in_query = {sent.path for sent in from_operators if dict(sent.query).get("next")}
     in_body = {sent.path for sent in from_operators if sent.method == "POST" and sent.body.get("next")}
-    assert in_query == {"/v1/operator/invites", "/v1/operator/fleet"}
+    assert in_query == {"/v1/operator/invites", "/v1/operator/fleet", "/v1/operator/eks"}
     assert in_body == {"/v1/operator/sweep", "/v1/operator/rebuild"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import time
@@ -16,6 +17,7 @@ import pytest
 import requests
 import schemathesis
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from requests.auth import AuthBase
 from schemathesis import GenerationMode
 from schemathesis.checks import load_all_checks, not_a_server_error
@@ -25,8 +27,10 @@ from schemathesis.specs.openapi import checks
 from hsm_enroll.local.cloud import Endpoints, Options, detach, down
 from tests.support import proofs
 from tests.support.clients import TIME_LIMIT, iot, sign
-from tests.support.csr_factory import pem_of, request
+from tests.support.csr_factory import pem_of, request, spki_of
 from tests.support.deployment import LAMBDA
+from tests.support.ek_authority import EkAuthority, pem
+from tests.support.software_tpm import SoftwareTpm
 
 # Not among them are checks that fit no API Gateway (a method that no route has gets 404), or that send on their own.
 CHECKS = [
@@ -43,9 +47,11 @@ ISSUED_WITH = {CERTIFICATES: 201, ARTICLE: 200}
 PROVEN = {
     "POST /v1/renewals": 201, "POST /v1/renewals/commit": 204, "POST /v1/recoveries": 200, "POST /v1/retirements": 204,
 }  # fmt: skip
+ATTESTATIONS = "POST /v1/attestations"
 INVITE = "/v1/invite"
 INVITES, FLEET, SWEEP = "/v1/operator/invites", "/v1/operator/fleet", "/v1/operator/sweep"
 REBUILD, REPLACEMENTS = "/v1/operator/rebuild", "/v1/operator/replacements"
+EKS, AUTHORITIES = "/v1/operator/eks", "/v1/operator/ek-authorities"
 Case = schemathesis.Case[Any]
 EXAMPLES = 12  # of each operation, beside those of the boundaries
 
@@ -203,6 +209,36 @@ def with_a_proof(case: Case, api: Api) -> None:
     case.body = proofs.sign(key, proofs.header(key, f"{api.cloud.api_url}{path}", time.time()), payload).decode()
 
 
+def with_a_tpm(case: Case, api: Api) -> None:
+    """Put a TPM that the operator has listed in the place of one that does not exist; for a renewal, in a proof."""
+    asked: dict[str, Any] = case.body if isinstance(case.body, dict) else {}
+    key, thing, tpm = ec.generate_private_key(ec.SECP256R1()), api.new_name(), SoftwareTpm("ec-p256")
+    listed = {"ekSha256": hashlib.sha256(spki_of(tpm.ek_key)).hexdigest(), "thing": thing}
+    assert api.ask("POST /v1/operator/eks", body={"keys": [listed]}).status_code == 200
+    if case.media_type == "application/json":
+        named = thing if "thingName" in asked else None
+        body: Any = tpm.request(certified="ekCertificate" in asked, thing_name=named)
+        case.body = body
+        case.headers["Authorization"] = f"Bearer {api.invite(thing)}"
+        return
+    enrolled = api.ask(CERTIFICATES, body={"csr": csr_for(thing, key), "thingName": thing}, code=api.invite(thing))
+    assert enrolled.status_code == 201
+    payload = json.dumps(tpm.request()).encode()
+    header = proofs.header(key, f"{api.cloud.api_url}{case.operation.path}", time.time())
+    case.body = proofs.sign(key, header, payload).decode()
+
+
+def root_body() -> dict[str, Any]:
+    """Return a body that adds the root of a TPM vendor."""
+    root = EkAuthority().root
+    return {"certificate": pem(root), "sha256": hashlib.sha256(root.public_bytes(Encoding.DER)).hexdigest()}
+
+
+def with_each_ek_once(body: Any) -> Any:
+    """Return a body that lists TPMs without a second entry of the same EK, which JSON Schema cannot ask for."""
+    return {"keys": list({key["ekSha256"]: key for key in body["keys"]}.values())}
+
+
 def with_digits(value: Any) -> Any:
     """Return a body whose whole numbers are written without a fraction, which JSON Schema cannot ask for."""
     if isinstance(value, dict):
@@ -225,8 +261,16 @@ def test_every_operation_answers_anything_as_the_contract_says(case: Case, api: 
         with_a_proof(case, api)
         assert api.send(case).status_code == PROVEN[case.operation.label]
         return
+    if fits and case.operation.label == ATTESTATIONS:
+        with_a_tpm(case, api)
+        assert api.send(case).status_code == 201
+        return
     if fits and case.operation.label in {f"POST {SWEEP}", f"POST {REBUILD}"}:
         case.body = {}  # AWS IoT takes no marker but its own
+    if fits and case.operation.label == f"POST {EKS}":
+        case.body = with_each_ek_once(case.body)
+    if fits and case.operation.label == f"POST {AUTHORITIES}":
+        case.body = root_body()
     if fits and isinstance(case.body, dict):
         case.body = with_digits(case.body)
     api.send(case)
@@ -351,6 +395,26 @@ def test_an_operators_day_is_as_the_contract_says(api: Api) -> None:
     (replacement,) = replaced.json()["invites"]
     assert (replacement["thing"], replacement["uses"], replacement["thingStatus"]) == (thing, 1, "issued")
     assert (shown.json()["thing"]["thing"], shown.json()["thing"]["inviteId"]) == (thing, first["id"])
+
+
+def test_what_an_operator_says_of_tpms_is_as_the_contract_says(api: Api) -> None:
+    """Chips and CAs are added, listed and removed, and 404 says of what there is not."""
+    chip, root = {"ekSha256": hashlib.sha256(api.new_name().encode()).hexdigest(), "thing": api.new_name()}, root_body()
+    answers = [
+        api.ask(f"POST {EKS}", body={"keys": [chip]}),
+        api.ask(f"POST {EKS}", body={"keys": [chip | {"thing": "other"}]}),
+        api.ask(f"GET {EKS}", query={"prefix": chip["thing"]}),
+        api.ask(f"DELETE {EKS}", query={"ekSha256": chip["ekSha256"]}),
+        api.ask(f"DELETE {EKS}", query={"ekSha256": chip["ekSha256"]}),
+        api.ask(f"POST {AUTHORITIES}", body=root),
+        api.ask(f"POST {AUTHORITIES}", body=root | {"sha256": "0" * 64}),
+        api.ask(f"GET {AUTHORITIES}"),
+        api.ask(f"DELETE {AUTHORITIES}", query={"sha256": root["sha256"]}),
+        api.ask(f"DELETE {AUTHORITIES}", query={"sha256": root["sha256"]}),
+    ]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 204, 404, 201, 400, 200, 204, 404]
+    assert answers[1].json()["conflicts"] == [chip]
+    assert [(one["ekSha256"], one["thing"]) for one in answers[2].json()["keys"]] == [tuple(chip.values())]
 
 
 def test_a_sweeps_marker_that_is_none_is_the_requests_fault(api: Api) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from hsm_enroll import settings
 from hsm_enroll.version import __version__
+from tests.docs import chip
 from tests.docs.shell import Shell
 from tests.docs.shown import matches
 from tests.support.pages import PAGES, README, ROOT, Block, Command, Page, commands
@@ -28,6 +29,14 @@ _NOT_TYPED = {
     # scripts/test-package does it on a machine of its own
     ("README.md", f"apt-get install ./hsm-enroll_{__version__}-1_amd64.deb\n"),
     ("docs/technician.md", "apt-get purge hsm-enroll\n"),
+    # needs root and changes the machine
+    (
+        "docs/technician.md",
+        (
+            "apt-get install python3-pip gcc libc6-dev pkg-config python3-dev libtss2-dev\n"
+            "python3 -m pip install --target /usr/local/lib/hsm-enroll --no-deps tpm2-pytss packaging\n"
+        ),
+    ),
     ("README.md", "apt-get install python3-venv softhsm2\n"),  # needs root and changes the machine
     # needs an AWS account; tests/operator and tests/e2e do the same on moto
     (
@@ -90,6 +99,15 @@ _NOT_TYPED = {
             "hsm-enroll fleet list --prefix line3- --csv >line3.csv\nhsm-enroll fleet revoke --from line3.csv\n"
         ),
     ),
+    # tests/operator/api/test_operator_tpms.py does the same
+    (
+        "docs/operator.md",
+        (
+            "hsm-enroll fleet import-ek delivery-4711.csv\n"
+            "hsm-enroll fleet list-ek --prefix line3- --csv >line3.csv\n"
+            "hsm-enroll fleet list --attested no --status issued --csv >to-do.csv\n"
+        ),
+    ),
     # needs an AWS account; tests/backend/test_restored_ledger.py carries the procedure out on moto
     (
         "docs/operator.md",
@@ -126,7 +144,18 @@ _NOT_TYPED = {
 
 
 @pytest.fixture
-def shell(tmp_path: Path) -> Iterator[Shell]:
+def hardware(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The environment of the chip that a page is about, if it is about one."""
+    if request.node.callspec.params["page"].name != chip.PAGE:
+        yield {}
+        return
+    (tmp_path / "tpm").mkdir()
+    with chip.chip(tmp_path / "tpm", tmp_path / "home") as environment:
+        yield environment
+
+
+@pytest.fixture
+def shell(hardware: dict[str, str], tmp_path: Path) -> Iterator[Shell]:
     """A reader's shell in a checkout: a home of its own, an empty token folder, no setting made.
 
     Python's packages are at hand as scripts/setup has installed them, so that ``pip install`` has to make this
@@ -145,6 +174,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
         # A page that forgot to say where shall not touch this machine's own.
         "HSM_ENROLL_HOME": str(tmp_path / "state"),
         **SoftHsm(home).environment,
+        **hardware,
     }
     with Shell(ROOT, environment) as opened:
         yield opened

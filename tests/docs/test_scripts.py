@@ -80,6 +80,9 @@ def test_the_demo_shows_the_main_job_and_leaves_nothing_behind(tmp_path: Path, o
     ending = stdout.splitlines(keepends=True)[-len(shown.text.splitlines()) :]
     assert matches(shown.text, "".join(ending), str(tmp_path)), stdout
     assert ("SoftHSM" in "".join(ending)) is (options == [])
+    # Where the backend requires proof, the TPM's key has it, and a gateway with SoftHSM is refused.
+    assert ("\nAttested        yes" in stdout) is ("\nexit status 31\n" in stdout) is (options == ["--tpm"])
+    assert ("hsm-enroll token create --label LABEL --backend tpm2" in stderr) is (options == ["--tpm"])
     assert _nothing_is_left(demo, tmp_path)
 
 

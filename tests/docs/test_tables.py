@@ -16,7 +16,7 @@ from hsm_enroll.settings import Settings
 from tests.support.pages import README, ROOT, Block, code, page
 
 _NOT_DUE, _TERMINATED = 4, 143
-_HELP_ROW = re.compile(r"^  (?P<name>[a-z]+)  +\S", re.MULTILINE)
+_HELP_ROW = re.compile(r"^  (?P<name>[a-z]+(?:-[a-z]+)*)  +\S", re.MULTILINE)
 
 
 def _kinds(kind: type[HsmEnrollError] = HsmEnrollError) -> Iterator[type[HsmEnrollError]]:
@@ -133,11 +133,10 @@ def test_the_packages_to_install_are_among_those_of_setup() -> None:
     assert set(line.split()) <= set(known.split())
 
 
-def _command_names() -> set[str]:
+def _command_names(*group: str) -> set[str]:
     names = set[str]()
-    for name in _listed(_help()):
-        group = _listed(_help(name))
-        names |= {f"{name} {member}" for member in group} or {name}
+    for name in _listed(_help(*group)):
+        names |= _command_names(*group, name) or {" ".join((*group, name))}
     return names
 
 

@@ -19,8 +19,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hsm_enroll import settings
+from hsm_enroll.backend_api.attestation import Policy
 from hsm_enroll.backend_api.client import EnrollmentClient, Issued
-from hsm_enroll.device import device_token, enrollment, pin
+from hsm_enroll.device import device_token, enrollment, pin, wiring
 from hsm_enroll.device.plan import Request
 from hsm_enroll.device.ports import Ports
 from hsm_enroll.key import TokenName
@@ -45,8 +46,11 @@ class RecordingClient(EnrollmentClient):
     def terms(self) -> None:
         return None
 
-    def enroll(self, csr: str, thing_name: str, meanwhile: object = None) -> Issued:
-        del meanwhile
+    def policy(self) -> Policy:
+        return Policy.OFF
+
+    def enroll(self, csr: str, thing_name: str, meanwhile: object = None, evidence: object = None) -> Issued:
+        del meanwhile, evidence
         with (self.folder / "requests").open("a", encoding="utf-8") as requests:
             requests.write(json.dumps(csr) + "\n")
         request = x509.load_pem_x509_csr(csr.encode())
@@ -94,6 +98,7 @@ def main(specification: dict[str, Any]) -> None:
         pin=token_pin,
         client=lambda: RecordingClient(home.parent, answers=specification.get("answers", True)),
         message=Unsent(),
+        tpm=wiring.OwnTpm(),
     )
     request = Request("gateway-17", new_key=specification.get("newKey", False))
     with tokens:

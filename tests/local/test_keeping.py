@@ -33,7 +33,7 @@ def kept(home: Path) -> Path:
 
 def test_everything_is_there_again(home: Path, tmp_path: Path) -> None:
     """D27: addresses, devices, ledger, invites, policy, stack, Things of others, retained messages: all as before."""
-    first = detach(home, TIME_LIMIT, Options("invite", keep=True))
+    first = detach(home, TIME_LIMIT, Options("invite", keep=True, attestation="prefer"))
     before, late = SoftwareDevice("before", tmp_path / "before"), SoftwareDevice("late", tmp_path / "late")
     _enroll(first, before, _invite(first, "before"))
     invite = _invite(first, "late")
@@ -53,6 +53,7 @@ def test_everything_is_there_again(home: Path, tmp_path: Path) -> None:
     assert [thing["thing"] for thing in fleet["things"]] == ["before"]
     assert aws(again, "iot").describe_thing(thingName="not-ours")["attributes"] == {"a": "b"}
     assert _post(again, late, None).status_code == 401  # an invite is still required
+    assert _attestation(again) == "prefer"
     _enroll(again, late, invite)
     assert connect(again, late.identity) == "admitted"
     down(home)
@@ -87,9 +88,10 @@ def test_a_revoked_device_stays_revoked(home: Path, device: SoftwareDevice) -> N
 
 
 def test_the_mode_can_be_changed(kept: Path, device: SoftwareDevice) -> None:
-    """D27: an --auth that is named takes effect on the kept stack."""
-    with LocalCloud(kept, options=Options("invite", keep=True)) as cloud:
+    """D27: an --auth and an --attestation that are named take effect on the kept stack."""
+    with LocalCloud(kept, options=Options("invite", keep=True, attestation="require")) as cloud:
         assert _post(cloud.endpoints, device, None).status_code == 401
+        assert _attestation(cloud.endpoints) == "require"
 
 
 def test_without_keep_a_cloud_is_empty_and_leaves_what_is_kept(home: Path, device: SoftwareDevice) -> None:
@@ -184,6 +186,12 @@ def test_down_says_that_the_state_is_lost(home: Path) -> None:
     with pytest.raises(LocalCloudError, match="cannot be kept"):
         down(home)
     assert Home(home).holder() is None
+
+
+def _attestation(endpoints: Endpoints) -> str:
+    answer = requests.get(f"{endpoints.api_url}/v1/health", verify=str(endpoints.ca_file), timeout=TIME_LIMIT)
+    said: str = answer.json()["attestation"]
+    return said
 
 
 def _post(cloud: Endpoints, device: SoftwareDevice, invite: str | None) -> requests.Response:

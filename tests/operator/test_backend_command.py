@@ -43,8 +43,9 @@ def test_deploy_shows_what_there_is_now(capsys: pytest.CaptureFixture[str]) -> N
     rows = dict(line.split(maxsplit=1) for line in out.splitlines())
     assert rows["Stack"] == f"hsm-enroll in {REGION}, account {ACCOUNT_ID}: deployed"
     assert rows["API"].startswith("https://")
-    assert (rows["Auth"], rows["Next"]) == ("invite", "hsm-enroll invite create --thing NAME")
-    assert rows.keys() == {"Stack", "API", "Auth", "Policy", "Ledger", "Function", "Version", "Next"}
+    assert (rows["Auth"], rows["Attestation"]) == ("invite", "off")
+    assert rows["Next"] == "hsm-enroll invite create --thing NAME"
+    assert rows.keys() == {"Stack", "API", "Auth", "Attestation", "Policy", "Ledger", "Function", "Version", "Next"}
     assert re.fullmatch(rf"{re.escape(__version__)}, deployed \d{{4}}-\d\d-\d\d \d\d:\d\d UTC", rows["Version"])
     assert "building the function's zip" in err
     assert "hsm-enroll CREATE_COMPLETE" in err
@@ -140,7 +141,7 @@ def test_a_person_is_asked_before_a_stack_is_deleted(
 
 def test_without_its_extra_the_command_says_which_one_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A gateway's installation has no boto3; the hint has the command that installs it."""
-    monkeypatch.setattr("hsm_enroll.cli.extras.find_spec", lambda _name: None)
+    monkeypatch.setattr("hsm_enroll.extras.find_spec", lambda _name: None)
     with pytest.raises(UsageError, match="boto3") as raised:
         run("status")
     assert "-m pip install 'boto3>=" in raised.value.hint

@@ -360,6 +360,7 @@ def test_nothing_deployed_is_a_status_too() -> None:
         "deployed": False,
         "state": None,
         "auth": None,
+        "attestation": None,
         "apiUrl": None,
         "policyName": None,
         "devicePolicy": None,

@@ -39,10 +39,11 @@ def test_each_option_is_a_parameter_and_is_kept() -> None:
     run("--edge", "--existing-things", "--certificate-rate", "40", "--sweep-limit", "0", "--kms-key", KEY)
     run("--throttle-rate", "400", "--throttle-burst", "150", "--reserved-concurrency", "200", "--address-limit", "50")
     run("--alarm-email", "ops@example.com", "--alarm-topic", TOPIC, "--tag", "team=factory", "--tag", "note=a=b")
-    run("--renewal-days", "0", "--delete-retired-things")
+    run("--renewal-days", "0", "--delete-retired-things", "--attestation", "require")
     expected = {
         "Edge": "yes",
         "AllowExistingThings": "yes",
+        "Attestation": "require",
         "CertificateRate": "40",
         "SweepLimit": "0",
         "RenewalDays": "0",

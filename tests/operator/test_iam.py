@@ -301,8 +301,9 @@ def operator_routes() -> set[str]:
     return {route["RouteKey"] for route in routes if route["AuthorizationType"] == "AWS_IAM"}
 
 
-VIEWS = {"GET /v1/operator/invites", "GET /v1/operator/fleet"}
-INVITES = {"POST /v1/operator/invites", "DELETE /v1/operator/invites"}
+VIEWS = {f"GET /v1/operator/{name}" for name in ("invites", "fleet", "eks", "ek-authorities")}
+# A TPM that is listed enrolls without an invite.
+INVITES = {f"{method} /v1/operator/{name}" for method in ("POST", "DELETE") for name in ("invites", "eks")}
 # They end the life of an enrolled Thing's key.
 ENDINGS = {"POST /v1/operator/replacements", "DELETE /v1/operator/fleet"}
 

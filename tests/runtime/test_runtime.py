@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hsm_enroll.local.payload import Request, to_event
 from tests.runtime.execution_environment import ExecutionEnvironment, Function
 from tests.runtime.runtime_api import Report
-from tests.support.csr_factory import request, rsa_key
+from tests.support.csr_factory import request, rsa_key, spki_of
 from tests.support.devices import Cloud
+from tests.support.software_tpm import SoftwareTpm
 
 if TYPE_CHECKING:
     from mypy_boto3_iot import IoTClient
@@ -143,15 +145,19 @@ def test_all_that_the_first_requests_need_is_loaded_in_init(
 ) -> None:
     """Once the handler is loaded, no request imports a module, reads a file, or creates a client of AWS's."""
     operator: dict[str, str | None] = {"userArn": "arn:aws:iam::123456789012:user/operator"}
+    tpm = SoftwareTpm("rsa-2048")
+    listed = {"keys": [{"ekSha256": sha256(spki_of(tpm.ek_key)).hexdigest(), "thing": f"{thing}-tpm"}]}
     events = [
         _enrollment(thing, ec.generate_private_key(ec.SECP256R1())),
         _enrollment(f"{thing}-rsa", rsa_key()),
         _post("/v1/certificates", b"{", "application/json"),
         _post("/v1/operator/invites", b'{"invites": [{"thing": "press-17"}]}', "application/json", iam=operator),
+        _post("/v1/operator/eks", json.dumps(listed).encode(), "application/json", iam=operator),
+        _post("/v1/attestations", json.dumps(tpm.request()).encode(), "application/json"),
     ]
     seen = execution_environment.python(_WATCH.format(events=json.dumps(events)))
     assert seen == {
-        "statuses": [201, 201, 400, 201],
+        "statuses": [201, 201, 400, 201, 200, 201],
         "loaded": {"modules": [], "clients": [], "files": []},
     }
 

@@ -42,9 +42,9 @@ def read(arguments: Sequence[str], stdout: str) -> Any:
 
 
 def schema_name(arguments: Sequence[str]) -> str:
-    """Return the name of a command's schema: its one or two words, joined by a dash."""
-    name = "-".join(arguments[:2])
-    return name if name in names() else arguments[0]
+    """Return the name of a command's schema: its words, at most three, joined by dashes."""
+    candidates = ("-".join(arguments[:number]) for number in (3, 2))
+    return next((name for name in candidates if name in names()), arguments[0])
 
 
 @cache

@@ -20,7 +20,7 @@ from hsm_enroll.backend_api.transport import Transport
 from hsm_enroll.device import round_trip, wiring
 from hsm_enroll.device.steps import Steps
 from hsm_enroll.store import files
-from hsm_enroll.token import worker
+from hsm_enroll.token import child, worker
 
 _WANTED = os.environ.get("KILL_AT", "")
 _TRACE = os.environ.get("KILL_TRACE", os.devnull)
@@ -175,7 +175,7 @@ def _wrap_all() -> None:
     _wrap_steps()
     _wrap_requests()
     _wrap_mqtt()
-    _around(worker, "start", lambda: "worker start")
+    _around(child, "start", lambda _: "worker start")
     _around(worker.Worker, "dismiss", lambda _: "worker dismiss")
     _around(worker.Worker, "end", lambda *_: "worker end")
     os.register_at_fork(after_in_child=_wrap_worker)

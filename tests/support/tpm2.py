@@ -6,11 +6,13 @@ tpm2-abrmd, the resource manager, with its clients. So any number of them live s
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +26,7 @@ from hsm_enroll.token import discovery
 from tests.support.processes import program, run, running, wait_until
 from tests.support.under_test import LABEL, KeyName, OwnToken
 
+_AUTHORITY = "authority"
 _PID_FILE = "swtpm.pid"
 _LISTENING = "0A"  # proc(5), /proc/net/tcp: TCP_LISTEN
 
@@ -38,9 +41,15 @@ class Tpm2(OwnToken):
 
     def __init__(self, home: Path, connection: Mapping[str, str]) -> None:
         self.home = home
+        self.connection = dict(connection)
         self.environment = {**connection, "TPM2_PKCS11_STORE": str(home / "store")}
         self.module = self.module_copy(home)
         self.pin = Secret("right-1234")
+
+    @property
+    def ek_authorities(self) -> list[Path]:
+        """The PEM files of the CA that the certificates of the TPM's endorsement keys come from: root, intermediate."""
+        return [self.home / _AUTHORITY / name for name in ("swtpm-localca-rootca-cert.pem", "issuercert.pem")]
 
     def module_copy(self, folder: Path) -> Path:
         """Copy tpm2-pkcs11's module into a folder that has no copy yet."""
@@ -95,6 +104,16 @@ class Tpm2(OwnToken):
         os.kill(process, signal.SIGKILL)
         os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
 
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Stop the TPM inside the block, as one that hangs."""
+        process = int((self.home / _PID_FILE).read_text())
+        os.kill(process, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(process, signal.SIGCONT)
+
     def set_limits(self, tries: int, seconds: int) -> None:
         """Set how many failed authorisations lock the TPM, and in which time it forgets one; they outlast its power."""
         tool = program("tpm2_dictionarylockout", package="tpm2-tools")
@@ -123,7 +142,7 @@ class Tpm2(OwnToken):
 @contextmanager
 def provided(home: Path) -> Iterator[Tpm2]:
     """Manufacture a TPM, power it, and make a token; inside the block it is served by a resource manager."""
-    _manufacture(home)
+    manufacture(home)
     with powered(home) as tpm:
         tpm.create_token()
         yield tpm
@@ -152,14 +171,20 @@ def powered(
 @contextmanager
 def cloned_without_resource_manager(original: Tpm2, home: Path) -> Iterator[Tpm2]:
     """Copy a TPM with its token and power the copy; nothing moves objects out of its few slots for them."""
-    for folder in ("state", "store"):
+    for folder in (_AUTHORITY, "state", "store"):
         shutil.copytree(original.home / folder, home / folder)
     with _powered(home) as port:
         yield Tpm2(home, {"TPM2_PKCS11_TCTI": f"swtpm:host=127.0.0.1,port={port}"})
 
 
-def _manufacture(home: Path) -> None:
-    authority = home / "authority"
+def certificate_sha256(file: Path) -> str:
+    """Return the SHA-256 of a certificate's DER, in hexadecimal digits, as a vendor publishes it."""
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(file.read_text())).hexdigest()
+
+
+def manufacture(home: Path) -> None:
+    """Make a TPM with endorsement keys that a CA of its own has certified; it has no token, and no power yet."""
+    authority = home / _AUTHORITY
     authority.mkdir()
     options = home / "localca.options"
     options.write_text("--platform-manufacturer Test\n--platform-version 1\n--platform-model Test\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ class TpmDevice(Device):
     @property
     def environment(self) -> dict[str, str]:
         """As any device's, with the way to the TPM; its store is where tpm2-pkcs11 puts it by itself."""
-        return {**_connection(self.tpm.environment), **super().environment}
+        return {**self.tpm.connection, **super().environment}
 
     @property
     def store(self) -> Path:
@@ -34,7 +33,3 @@ class TpmDevice(Device):
     def create_token(self, label: str = "gateway") -> dict[str, Any]:
         """Make a token."""
         return self.json("token", "create", "--label", label, "--backend", "tpm2")
-
-
-def _connection(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name != "TPM2_PKCS11_STORE"}

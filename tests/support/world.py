@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 from cryptography.x509.oid import NameOID
 
+from hsm_enroll.backend_api.attestation import ATTESTATIONS, Challenge, Evidence, Policy, Presented
 from hsm_enroll.backend_api.client import Issued, Terms
 from hsm_enroll.backend_api.proofs import COMMIT, RECOVERIES, RENEWALS, RETIREMENTS, Prove
 from hsm_enroll.device.ports import Clock, OwnPorts, Ports
@@ -33,6 +34,7 @@ from hsm_enroll.store.identity import Identity
 from hsm_enroll.token.reports import OwnKey, TokenReport
 from tests.support.software_signer import public_key_info
 from tests.support.world_ledger import Ledger
+from tests.support.world_tpm import Attestations, FakeTpm
 
 TOKEN = TokenName(Path("/usr/lib/module.so"), "gateway", "0a1b", "Maker", "Model")
 _BORN = KeyOrigin(local=True, sensitive=True, extractable=False, never_extractable=True, always_sensitive=True)
@@ -115,6 +117,9 @@ class World:
         may_have_acted: whether the API may have carried out a request that a key signed, see ``ports.ProofTaker``.
         outage: the error that a request which a key signs ends with, before it reaches the API; None is none.
         ledger: what the API knows.
+        tpm: this machine's TPM, which is not the token's at first.
+        attestations: what the API knows of TPMs.
+        attestation: whether the deployment wants attestations.
         remains: how many objects a killed generation has left, as the token says; None if it cannot tell.
         is_open: whether the token is in use: somebody is logged in, or its module is loaded after a login.
         open_at_request: whether it was when the last CSR reached the API.
@@ -137,6 +142,8 @@ class World:
     outage: HsmEnrollError | None = None
     remains: int | None = 0
     invite: Terms | HsmEnrollError | None = None
+    attestations: Attestations = field(default_factory=Attestations)
+    attestation: Policy = Policy.OFF
     broker: list[HsmEnrollError | None] = field(default_factory=lambda: [None])
     time: FakeClock = field(default_factory=lambda: FakeClock())
     api_time: datetime | None = None
@@ -149,6 +156,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self._certificate)
+        self.tpm = FakeTpm(lambda label, key_id: self._found(label, key_id).public_key_info)
 
     def ports(self, *, publishes: bool = True) -> Ports:
         """Return the ports of one run."""
@@ -159,6 +167,7 @@ class World:
             pin=lambda _: Secret("1234"),
             client=self._client,
             message=self if publishes else None,
+            tpm=self.tpm,
             create_token=None if self.has_token else lambda: self._call("create token", self._create_token),
             audience=self,
             clock=self.time,
@@ -167,7 +176,7 @@ class World:
     def own_ports(self) -> OwnPorts:
         """Return the ports of one run that the device's own key authorizes."""
         self.calls.clear()
-        return OwnPorts(self, lambda _: Secret("1234"), self._client_at, audience=self, clock=self.time)
+        return OwnPorts(self, lambda _: Secret("1234"), self._client_at, self.tpm, audience=self, clock=self.time)
 
     @contextmanager
     def progress(self, step: str) -> Iterator[None]:
@@ -273,11 +282,31 @@ class World:
     def start_opening(self) -> None:
         """Nothing has to be opened."""
 
-    def renew(self, csr: str, thing_name: str, prove: Prove, meanwhile: Callable[[], None] | None) -> Issued:
+    def policy(self) -> Policy:
+        """Say whether the deployment wants attestations."""
+        return self.attestation
+
+    def attest(self, tpm: Presented, thing_name: str | None, prove: Prove | None = None) -> Challenge:
+        """Challenge a TPM."""
+        if prove is not None:
+            self._proof(prove, ATTESTATIONS)
+        return self.attestations.challenge(tpm, thing_name)
+
+    def renew(
+        self,
+        csr: str,
+        thing_name: str,
+        prove: Prove,
+        meanwhile: Callable[[], None] | None,
+        evidence: Evidence | None,
+    ) -> Issued:
         """Issue a pending certificate."""
         del meanwhile
         proof = self._proof(prove, RENEWALS)
         self.requests.append(csr)
+        is_attested = self.ledger.things[thing_name].current in self.attestations.attested
+        is_required = is_attested or self.attestation is Policy.REQUIRE
+        self.attestations.check(evidence, csr, is_required=is_required)
         issued = self._call("renew", lambda: self.ledger.renew(proof, self.base_url + RENEWALS, _key_of(csr)))
         assert issued.thing_name == thing_name
         return self.answer or issued
@@ -305,12 +334,14 @@ class World:
         self.may_have_acted = True
         return proof
 
-    def enroll(self, csr: str, thing_name: str, meanwhile: Callable[[], None] | None) -> Issued:
+    def enroll(
+        self, csr: str, thing_name: str, meanwhile: Callable[[], None] | None, evidence: Evidence | None
+    ) -> Issued:
         """Issue, once for each key, or refuse."""
         self.open_at_request = self.is_open
         if meanwhile is not None:
             meanwhile()
-        return self._call("enroll", lambda: self._issue(csr, thing_name))
+        return self._call("enroll", lambda: self._issue(csr, thing_name, evidence))
 
     @property
     def has_invite(self) -> bool:
@@ -367,10 +398,13 @@ class World:
             raise KeyMissingError(f"no key labelled {label!r}")
         return self.keys[label, key_id]
 
-    def _issue(self, csr: str, thing_name: str) -> Issued:
+    def _issue(self, csr: str, thing_name: str, evidence: Evidence | None) -> Issued:
         self.requests.append(csr)
-        if self.refusal:
+        if self.refusal and evidence is None:
             raise BackendRefusedError("refused", problem_code=self.refusal)
+        by_invite = isinstance(self.invite, Terms) and self.invite.attestation is Policy.REQUIRE
+        is_required = by_invite or self.attestation is Policy.REQUIRE
+        self.attestations.check(evidence, csr, is_required=is_required)
         request = x509.load_pem_x509_csr(csr.encode())
         assert request.is_signature_valid
         issued = self.ledger.enroll(_key_of(csr), thing_name)
@@ -380,7 +414,8 @@ class World:
         issued = self.ledger.certificates
         if key not in issued:
             certificate = certificate_for(key, thing_name, self.lifetime)
-            issued[key] = Issued(certificate, "0a" * 32, thing_name, "localhost", 8883, attested=False)
+            attested = key in self.attestations.attested
+            issued[key] = Issued(certificate, "0a" * 32, thing_name, "localhost", 8883, attested=attested)
         return issued[key]
 
     def _call(self, name: str, effect: Callable[[], _T]) -> _T:

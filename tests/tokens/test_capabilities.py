@@ -171,6 +171,7 @@ def _refused(name: TokenName, folder: Path, key_type: KeyType, *, publishing: bo
             pin=_no_pin,
             client=World,
             message=World() if publishing else None,
+            tpm=World().tpm,
         )
         with pytest.raises(HsmEnrollError) as caught:
             enrollment.enroll(Request("press-1", key_type), folder, ports)

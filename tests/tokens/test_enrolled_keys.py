@@ -162,6 +162,7 @@ def test_d8_a_key_from_outside_is_not_enrolled(token: OwnToken, key: KeyName, tm
             pin=lambda _: token.pin,
             client=lambda: World(refusal="thing-enrolled"),
             message=None,
+            tpm=World().tpm,
         )
         with pytest.raises(BackendRefusedError):
             enrollment.enroll(Request("press-1"), folder, ports)

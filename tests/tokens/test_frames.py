@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hsm_enroll.errors import ModuleUnusableError
-from hsm_enroll.token import frames, worker
+from hsm_enroll.token import child, frames
 from hsm_enroll.token.worker import Worker
 from tests.tokens.worker_programs import has_ended
 
@@ -165,7 +165,7 @@ def test_a_worker_that_answers_garbage_is_given_up(
     module.touch()
     ours, theirs = socket.socketpair()
     process = os.posix_spawn("/bin/sleep", ["sleep", "60"], {})
-    monkeypatch.setattr(worker, "start", lambda: worker.Child(process, ours))
+    monkeypatch.setattr(child, "start", lambda _: child.Child(process, ours))
     with theirs, Worker(module) as asked:
         theirs.sendall(answer)
         for _ in range(2):

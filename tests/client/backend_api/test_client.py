@@ -340,10 +340,12 @@ def test_a_refusal_carries_the_apis_reason(authority: Authority) -> None:
     [
         ("401 Unauthorized", "invite-required", "hsm-enroll init INVITE"),
         ("401 Unauthorized", "invite-invalid", "a new invite"),
-        ("403 Forbidden", "attestation-required", "not bound to a TPM"),
+        ("403 Forbidden", "attestation-required", "extra tpm"),
         ("409 Conflict", "thing-enrolled", "hsm-enroll fleet replace THING"),
         ("409 Conflict", "key-enrolled", "hsm-enroll init --new-key INVITE"),
         ("409 Conflict", "thing-revoked", "hsm-enroll init --new-key INVITE"),
+        ("403 Forbidden", "ek-unknown", "hsm-enroll tpm info --json"),
+        ("409 Conflict", "tpm-enrolled", "--reuse-tpm"),
         ("409 Conflict", "thing-exists", "take over an existing Thing"),
         ("400 Bad Request", "something-new", "Ask the operator"),
     ],
@@ -420,7 +422,7 @@ def test_a_connection_that_died_under_the_request_costs_one_try(authority: Autho
     waits = Waits()
     with https_server(authority, dying, _GOOD) as server:
         client = EnrollmentClient(server.url, ca_file=authority.certificate, sleep=waits.append)
-        assert client.health() == "1.0"
+        assert client.health().version == "1.0"
         assert client.enroll("THE-CSR", "gateway-17").thing_name == "gateway-17"
         client.close()
     assert len(waits) == 1
@@ -431,4 +433,4 @@ def test_a_connection_that_died_under_the_request_costs_one_try(authority: Autho
 def test_a_version_cannot_steer_the_terminal(authority: Authority) -> None:
     """Control characters in what the API says of its version are replaced."""
     with https_server(authority, response("200 OK", json.dumps({"version": "1\x1b[2J"}))) as server:
-        assert EnrollmentClient(server.url, ca_file=authority.certificate).health() == r"1\x1b[2J"
+        assert EnrollmentClient(server.url, ca_file=authority.certificate).health().version == r"1\x1b[2J"

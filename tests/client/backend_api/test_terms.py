@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from hsm_enroll.backend_api.attestation import Policy
 from hsm_enroll.backend_api.client import EnrollmentClient, Terms
 from hsm_enroll.errors import BackendRefusedError, BackendUnreachableError, UnexpectedResponseError
 from hsm_enroll.secret import Secret
@@ -78,12 +79,43 @@ def test_a_used_invite_says_so(authority: Authority) -> None:
         assert _client(server, authority).terms() == Terms("gateway-17", is_used_up=True)
 
 
-@pytest.mark.parametrize(("attestation", "needed"), [("require", True), ("prefer", False), ("off", False), (7, False)])
-def test_an_invite_says_whether_a_tpm_has_to_attest(authority: Authority, attestation: object, needed: bool) -> None:
-    """What this version cannot do is known before a key is made; a backend that does not say wants nothing."""
+_POLICIES = [
+    ("require", Policy.REQUIRE),
+    ("prefer", Policy.PREFER),
+    ("off", Policy.OFF),
+    ("x", Policy.OFF),
+    (7, Policy.OFF),
+]
+
+
+@pytest.mark.parametrize(("attestation", "policy"), _POLICIES)
+def test_an_invite_says_whether_a_tpm_has_to_attest(authority: Authority, attestation: object, policy: Policy) -> None:
+    """What is wanted is known before a key is made; a backend that does not say wants nothing."""
     answer = json.dumps({"thing": "gateway-17", "usesLeft": 1, "attestation": attestation})
     with https_server(authority, response("200 OK", answer)) as server:
-        assert _client(server, authority).terms() == Terms("gateway-17", needs_attestation=needed)
+        assert _client(server, authority).terms() == Terms("gateway-17", attestation=policy)
+
+
+@pytest.mark.parametrize(("attestation", "policy"), _POLICIES)
+def test_without_an_invite_the_deployment_says_whether_a_tpm_has_to_attest(
+    authority: Authority, attestation: object, policy: Policy
+) -> None:
+    """It says so when the connection is opened, which costs no request of its own."""
+    health = json.dumps({"status": "ok", "version": "1", "attestation": attestation})
+    with https_server(authority, response("200 OK", health)) as server:
+        client = _client(server, authority, code=None)
+        assert client.policy() is Policy.OFF
+        client.terms()
+        assert client.policy() is policy
+    assert len(server.requests) == 1
+
+
+def test_a_deployment_that_does_not_answer_wants_nothing_yet(authority: Authority) -> None:
+    """The request that follows says what is wrong."""
+    with https_server(authority, response("503 Service Unavailable", "")) as server:
+        client = _client(server, authority, code=None)
+        client.terms()
+        assert client.policy() is Policy.OFF
 
 
 @pytest.mark.parametrize(

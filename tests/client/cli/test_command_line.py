@@ -109,7 +109,7 @@ def test_an_argument_that_is_not_text_is_wrong_usage(machine: Machine, arguments
         (("fleet", "help"), "Run hsm-enroll fleet --help to see its commands."),
         (("status", "--jsno"), "'--json'"),
         (("token", "creat"), "No such command 'creat'. Did you mean 'create'?"),
-        (("fleet", "lst"), "Did you mean 'list'?"),
+        (("invite", "lst"), "Did you mean 'list'?"),
         (("invite", "create", "--thin", "x"), "No such option '--thin'. Did you mean '--thing'?"),
         (("status", "--subject"), "No such option '--subject'.\n"),
         (("local", "fail"), "Missing option '--next'. Choose from: 503, lost, "),

@@ -120,7 +120,9 @@ def test_status_shows_the_outbox_and_the_forwarder(device: Machine) -> None:
         "unread": 0,
         "lastError": None,
     }
-    rows = device.run("status").stdout.splitlines()[-3:]
+    *identity, _, _, _ = rows = device.run("status").stdout.splitlines()
+    assert identity[-1].startswith("Attested     no: ")
+    rows = rows[-3:]
     assert rows[0].startswith("Outbox       2 messages wait (")
     assert rows[1:] == [
         "             1 refused by the broker; see hsm-enroll outbox refused",

@@ -333,15 +333,6 @@ def test_no_token_is_created_for_an_enrollment_that_has_one(world: World, tmp_pa
     assert "create token" in world.calls
 
 
-def test_an_invite_that_needs_attestation_costs_no_key(world: World, tmp_path: Path) -> None:
-    """What this version cannot do is said before a login, with what to ask the operator for."""
-    world.invite = Terms("gateway-17", needs_attestation=True)
-    with pytest.raises(BackendRefusedError, match="this version cannot") as raised:
-        enroll(Request(None), tmp_path, world.ports())
-    assert raised.value.problem_code == "attestation-required"
-    assert (world.logins, world.calls) == (0, ["find token"])
-
-
 def test_d14_a_clock_past_the_certificates_end_makes_no_key(world: World, tmp_path: Path) -> None:
     """D14: the API's clock decides whether a certificate has ended; without an answer nothing is made."""
     first = enroll(_REQUEST, tmp_path, world.ports()).identity

@@ -257,7 +257,6 @@ def test_a_used_invite_is_for_the_device_that_may_have_used_it() -> None:
         ("gateway-18", Terms("gateway-17"), "for 'gateway-17', not for 'gateway-18'"),
         ("gateway-17x", Terms("gateway-17"), "not for 'gateway-17x'"),
         ("press-1", Terms("gateway-*"), "not for 'press-1'"),
-        ("gateway-17", Terms("gateway-17", needs_attestation=True), "this version cannot"),
     ],
 )
 def test_a_name_and_an_invite_that_do_not_fit_are_refused(

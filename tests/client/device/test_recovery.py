@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
 import pytest
 
+from hsm_enroll.device import enrollment
 from hsm_enroll.device.enrollment import enroll
 from hsm_enroll.device.pending import pending
 from hsm_enroll.device.plan import Request
@@ -28,6 +30,7 @@ from hsm_enroll.store.journal import Attempt
 from hsm_enroll.store.renewal import Renewal
 from hsm_enroll.store.retirement import KeyName, Retirement
 from tests.support.world import TOKEN, PowerCut, World
+from tests.support.world_tpm import no_tpm
 
 _STEPS = ["token", "certificate", "store"]
 
@@ -46,8 +49,14 @@ def _recover(world: World, folder: Path, thing: str | None = None) -> Outcome:
     def wanted(stored: Identity | None) -> str | None:
         return thing or (stored.thing_name if stored else None)
 
-    ports = world.own_ports()
-    return recover(folder, ports, lambda: lambda: world.token, lambda _: world.base_url, wanted, world.progress)
+    def by_tpm(stored: Identity | None) -> enrollment.Outcome:
+        request = Request(wanted(stored), new_key=stored is not None, by_tpm=True)
+        return enroll(request, folder, world.ports(publishes=False), world.progress)
+
+    def api(_: Identity | None) -> str:
+        return world.base_url
+
+    return recover(folder, world.own_ports(), lambda: lambda: world.token, api, wanted, by_tpm, world.progress)
 
 
 def _enroll_another(world: World, folder: Path) -> Identity:
@@ -91,7 +100,7 @@ def test_the_identity_in_place_says_which_api(world: World, tmp_path: Path) -> N
             stored.save(tmp_path)
         else:
             (tmp_path / "identity.json").write_text("{")
-        outcome = recover(tmp_path, world.own_ports(), lambda: lambda: world.token, api, lambda _: None)
+        outcome = recover(tmp_path, world.own_ports(), lambda: lambda: world.token, api, lambda _: None, no_tpm)
         assert outcome.identity == new
     assert asked == [old, None]
 
@@ -162,6 +171,82 @@ def test_a_revoked_device_is_told(world: World, tmp_path: Path) -> None:
     with pytest.raises(BackendRefusedError, match="thing-revoked") as raised:
         _recover(world, tmp_path / "new")
     assert raised.value.problem_code == "thing-revoked"
+
+
+@pytest.fixture
+def wiped(world: World) -> World:
+    """The device, whose token is in a TPM that the operator has listed, after the disk with its keys was lost."""
+    world.keys.clear()
+    world.tpm.fault, world.attestations.listed = None, {b"ek": "gateway-17"}
+    world.contacts = world.logins = 0
+    return world
+
+
+@pytest.mark.parametrize("has_state", [False, True])
+def test_a_token_without_keys_is_the_same_thing_again_by_its_tpm(wiped: World, tmp_path: Path, has_state: bool) -> None:
+    """The same Thing gets a new key, attested, and needs no invite; also if the state folder is still there."""
+    folder = tmp_path if has_state else tmp_path / "new"
+    outcome = _recover(wiped, folder)
+    assert (outcome.was_issued, outcome.was_there, outcome.identity.attested) == (True, False, True)
+    assert outcome.identity.thing_name == "gateway-17"
+    assert outcome.identity == Identity.load(folder)
+    assert [step.name for step in outcome.steps] == [
+        "token",
+        "thing",
+        "key",
+        "csr",
+        "attestation",
+        "certificate",
+        "store",
+    ]
+    [key] = wiped.keys.values()
+    assert outcome.identity.certificate.public_key.dump() == key.public_key_info
+    assert wiped.messages == ["gateway-17"]
+    assert pending(folder, outcome.identity) is None
+    assert _recover(wiped, folder).was_there
+
+
+def test_a_renewal_whose_keys_are_lost_does_not_keep_a_tpm_from_recovering(wiped: World, tmp_path: Path) -> None:
+    """Its journal can never be finished, and goes."""
+    stored = Identity.load(tmp_path)
+    replace(Renewal.begin(stored), identity=stored).save(tmp_path)
+    assert _recover(wiped, tmp_path).was_issued
+    assert Renewal.load(tmp_path) is None
+
+
+def test_a_tpm_that_nobody_knows_recovers_nothing(wiped: World, tmp_path: Path) -> None:
+    """The error is about the missing key, and says that the TPM did not help either; nothing was made."""
+    wiped.attestations.listed = {}
+    with pytest.raises(KeyMissingError, match=r"nor does the API know its TPM: .*ek-unknown"):
+        _recover(wiped, tmp_path / "new")
+    assert (wiped.keys, wiped.requests) == ({}, [])
+
+
+def test_another_refusal_of_the_tpm_is_told_as_it_is(wiped: World, tmp_path: Path) -> None:
+    """A Thing that was revoked does not come back by its chip."""
+    wiped.attestations.refused = {b"ek": "thing-revoked"}
+    with pytest.raises(BackendRefusedError, match="thing-revoked"):
+        _recover(wiped, tmp_path / "new")
+
+
+@pytest.mark.parametrize("has_effect", [False, True], ids=["before", "after"])
+def test_d10_power_may_go_while_a_tpm_recovers(tmp_path: Path, has_effect: bool) -> None:
+    """D10: cut off anywhere, the next run ends with one key, and the identity that has it."""
+    for number in count(1):
+        world, folder = World(), tmp_path / str(number)
+        world.tpm.fault, world.attestations.listed = None, {b"ek": "gateway-17"}
+        world.dies_at = (number, has_effect)
+        try:
+            _recover(world, folder)
+        except PowerCut:
+            pass
+        else:
+            assert number > len(world.calls) >= 5
+            return
+        world.dies_at = None
+        identity = _recover(world, folder).identity
+        [key] = world.keys.values()
+        assert identity.certificate.public_key.dump() == key.public_key_info
 
 
 def test_a_token_without_keys_has_nothing_to_recover(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ from hsm_enroll.store.outbox import NewMessage, Outbox, OutboxLimits, exists
 from hsm_enroll.store.renewal import Renewal
 from hsm_enroll.store.retirement import KeyName, Retirement
 from tests.support.world import TOKEN, PowerCut, World
+from tests.support.world_tpm import no_tpm
 
 _STEPS = ["token", "cloud", "destroy", "forget"]
 
@@ -395,7 +396,7 @@ def test_an_identity_of_an_old_backup_is_recovered_first(world: World, tmp_path:
     assert raised.value.hint.startswith("Run hsm-enroll recover first")
     assert (len(world.keys), Retirement.load(tmp_path)) == (1, None)
     find, api = lambda: lambda: world.token, lambda _: world.base_url
-    recover(tmp_path, world.own_ports(), find, api, lambda _: "gateway-17")
+    recover(tmp_path, world.own_ports(), find, api, lambda _: "gateway-17", no_tpm)
     _retire(world, tmp_path)
     _assert_gone(world, tmp_path)
     assert world.ledger.active == set()
@@ -523,7 +524,7 @@ def _run(what: str, world: World, folder: Path) -> None:
         world.ledger.undo("gateway-17")
     elif what == "recover":
         find, api, thing = lambda: lambda: world.token, lambda _: world.base_url, lambda _: "gateway-17"
-        recover(folder, world.own_ports(), find, api, thing, world.progress)
+        recover(folder, world.own_ports(), find, api, thing, no_tpm, world.progress)
     elif what == "retire":
         _retire(world, folder)
     else:

@@ -24,7 +24,6 @@ CKR_PIN_LOCKED = 0xA4
 CKR_TOKEN_NOT_PRESENT = 0xE0
 CKR_USER_ALREADY_LOGGED_IN = 0x100
 
-_TIME_LIMIT = 15.0
 # Position in CK_FUNCTION_LIST; its first member is the version.
 _POSITIONS = {"C_Initialize": 1, "C_OpenSession": 13, "C_CloseSession": 14, "C_Login": 19, "C_Sign": 44}
 # Enough arguments for each of them: the ones too many are registers that nobody reads.
@@ -47,21 +46,12 @@ class Calls:
 
     def __init__(self) -> None:
         self.names: list[str] = []
-        self._changed = threading.Condition()
 
     def note(self, name: str, original: Callable[..., int], arguments: tuple[int, ...]) -> int:
         """Call the original, then write it down."""
         value = original(*arguments)
-        with self._changed:
-            self.names.append(name)
-            self._changed.notify_all()
+        self.names.append(name)
         return value
-
-    def wait_for(self, name: str) -> list[str]:
-        """Return the names as soon as this one is among them."""
-        with self._changed:
-            assert self._changed.wait_for(lambda: name in self.names, _TIME_LIMIT), self.names
-            return list(self.names)
 
 
 def watch(*names: str) -> Calls:
@@ -87,6 +77,12 @@ def answers(name: str) -> list[int]:
 def fail(name: str, value: int) -> None:
     """Have a function fail with a CK_RV each time it is called."""
     replace(name, lambda _original, _arguments: value)
+
+
+def slowly(original: Callable[..., int], arguments: tuple[int, ...]) -> int:
+    """Answer as the original does, but only after 0.3 s."""
+    threading.Event().wait(0.3)
+    return original(*arguments)
 
 
 def log_out() -> None:

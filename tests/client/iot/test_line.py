@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from hsm_enroll.errors import HsmEnrollError, MqttError, MqttUnreachableError
-from hsm_enroll.iot import ConnectionEvent, Target, keep
+from hsm_enroll.iot import ConnectionEvent, Target, keep, keeper
 from hsm_enroll.iot.line import KeptLine
 from hsm_enroll.iot.links import Ender
 from hsm_enroll.secret import Secret
@@ -59,8 +59,7 @@ class _Watched:
             before_login()
             return PIN
 
-        keeper = keep(target, login, reconnects=True, on_connection=self.line.event, in_background=True)
-        self.line.use(keeper)
+        self.line.use(keep(target, login, reconnects=True, on_connection=self.line.event, in_background=True))
 
     def wait_for(self, state: str, count: int = 1) -> ConnectionEvent:
         """Wait for an event."""
@@ -214,6 +213,35 @@ def _abandon(identity: Identity, ca_file: Path, port: int) -> tuple[str, dict[in
     return loss.message if loss else "", answers.given, second is not None and second is not first
 
 
+def test_a_module_is_initialized_anew_after_it_was_finalized(identity: Identity, authority: Authority) -> None:
+    """A token that has lost the login costs one attempt, also where the module takes its time to close the session."""
+    context = scripted.tls(authority.issue_pair("server", ["localhost"]), authority.certificate)
+    with recording(context) as broker:
+        states, logins = apart(_lose_login, identity, authority.certificate, broker.port)
+    assert (states, logins) == (["connected", "lost", "failed", "resumed"], [cryptoki.CKR_OK] * 2)
+
+
+def _lose_login(identity: Identity, ca_file: Path, port: int) -> tuple[list[str], list[int]]:
+    keeper.full_jitter = lambda failures: 0.0  # noqa: ARG005
+    answers: list[int] = []
+
+    def sign(original: Callable[..., int], arguments: tuple[int, ...]) -> int:
+        return answers.pop() if answers else original(*arguments)
+
+    cryptoki.replace("C_Sign", sign)
+    cryptoki.replace("C_CloseSession", cryptoki.slowly)
+    logins = cryptoki.answers("C_Login")
+    watched = _Watched(identity, ca_file, port)
+    watched.wait_for("connected")
+    link = watched.line.link()
+    assert link is not None
+    answers.append(cryptoki.CKR_DEVICE_REMOVED)
+    link.abandon(MqttUnreachableError("too long"))
+    watched.wait_for("resumed")
+    watched.line.close()
+    return [str(event.state) for event in watched.events], logins
+
+
 # Each in one process with the others: importing awscrt takes longer than all the rest.
 _ENDS = {
     "disconnect": (Ender.BROKER, "NOT_AUTHORIZED"),
@@ -273,7 +301,6 @@ def _be_ended(identity: Identity, ca_file: Path, ports: dict[str, int]) -> dict[
         loss = link.loss
         watched.line.close()
         found[how] = link.ender, loss.reason if isinstance(loss, MqttError) else None
-        del link  # it keeps the token's session
     return found
 
 

@@ -240,12 +240,12 @@ def _note_stop() -> threading.Event:
     stopped = threading.Event()
     build = client.build
 
-    def watched(target: Target, context: Any, callbacks: client.Callbacks, timeout: float) -> Any:
+    def watched(target: Target, login: client.Login, callbacks: client.Callbacks, timeout: float) -> Any:
         def note(data: Any) -> None:
             callbacks.on_stopped(data)
             stopped.set()
 
-        return build(target, context, dataclasses.replace(callbacks, on_stopped=note), timeout)
+        return build(target, login, dataclasses.replace(callbacks, on_stopped=note), timeout)
 
     client.build = watched
     return stopped

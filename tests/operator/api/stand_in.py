@@ -29,6 +29,7 @@ REGION = "eu-west-3"
 ACCESS_KEY_ID = "AKIAIOSFODNN7EXAMPLE"
 SECRET_ACCESS_KEY = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 EXPIRES = "2026-11-24T10:00:00Z"
+OPERATOR = "arn:aws:iam::123456789012:user/operator"
 _LARGEST_BODY = 16 * 1024
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _AUTHORIZATION = re.compile(
@@ -74,6 +75,9 @@ class Backend:
         sweeps: the parts of a sweep, as they are answered where they are not only looked at.
         rebuilds: the parts of a rebuild.
         attached: what AWS IoT has attached to a Thing, besides its own certificate.
+        eks: the manifest, by fingerprint.
+        authorities: the CAs of EK certificates that are trusted, by fingerprint.
+        ca_ends: when a certificate of such a CA expires.
         token: what a page's token begins with. It has every character that has to be escaped, and is to come back as it
             was.
     """
@@ -85,6 +89,9 @@ class Backend:
     sweeps: list[dict[str, Any]] = field(default_factory=list)
     rebuilds: list[dict[str, Any]] = field(default_factory=list)
     attached: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    eks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    authorities: dict[str, dict[str, Any]] = field(default_factory=dict)
+    ca_ends: str = "2049-12-31T00:00:00Z"
     received: list[Received] = field(default_factory=list)
     refused: int = 0
     replies: dict[int, Reply] = field(default_factory=dict)
@@ -107,6 +114,11 @@ class Backend:
             "renewed": None,
             "renewalDue": False,
             "renewalPending": False,
+            "attested": False,
+            "ekSha256": None,
+            "ekCertificateSha256": None,
+            "tpmManufacturer": None,
+            "tpmFirmware": None,
         }
 
     def answer(self, request: Received) -> Reply:
@@ -124,6 +136,12 @@ class Backend:
             ("DELETE", "/v1/operator/fleet"): self._revoke_thing,
             ("POST", "/v1/operator/sweep"): self._sweep,
             ("POST", "/v1/operator/rebuild"): self._rebuild,
+            ("POST", "/v1/operator/eks"): self._import_eks,
+            ("GET", "/v1/operator/eks"): self._list_eks,
+            ("DELETE", "/v1/operator/eks"): self._forget_ek,
+            ("POST", "/v1/operator/ek-authorities"): self._add_authority,
+            ("GET", "/v1/operator/ek-authorities"): self._list_authorities,
+            ("DELETE", "/v1/operator/ek-authorities"): self._remove_authority,
         }
         return routes[request.method, request.path](request)
 
@@ -146,10 +164,12 @@ class Backend:
                 **one,
                 "usesLeft": asked["uses"],
                 "created": "2026-11-23T10:00:00Z",
-                "createdBy": "arn:aws:iam::123456789012:user/operator",
+                "createdBy": OPERATOR,
                 "status": "open",
                 "existingThing": asked.get("existingThing", False),
                 "replacesKey": asked.get("replacesKey", False),
+                "requireTpm": asked.get("requireTpm", False) or "ekSha256" in asked,
+                "reuseTpm": asked.get("reuseTpm", False),
                 **({"ekSha256": asked["ekSha256"]} if "ekSha256" in asked else {}),
             }
             status = self.things.get(asked["thing"], {}).get("status")
@@ -189,6 +209,37 @@ class Backend:
             others = [{**one, "active": False} for one in others]
         return json_reply(200, {"thing": request.query["thing"], "otherCertificates": others})
 
+    def _import_eks(self, request: Received) -> Reply:
+        outcome: dict[str, Any] = {"added": 0, "unchanged": 0, "conflicts": []}
+        for key in request.body["keys"]:
+            listed = self.eks.setdefault(key["ekSha256"], {**key, "created": EXPIRES, "createdBy": OPERATOR})
+            if listed["thing"] != key["thing"]:
+                outcome["conflicts"].append({"ekSha256": key["ekSha256"], "thing": listed["thing"]})
+            else:
+                outcome["unchanged" if "seen" in listed else "added"] += 1
+                listed["seen"] = True
+        return json_reply(200, outcome)
+
+    def _list_eks(self, request: Received) -> Reply:
+        keys = [{name: one[name] for name in one if name != "seen"} for one in self.eks.values()]
+        return self._page("keys", keys, request.query)
+
+    def _forget_ek(self, request: Received) -> Reply:
+        known = self.eks.pop(request.query["ekSha256"], None)
+        return problem(404, "ek-not-listed") if known is None else (204, {}, b"")
+
+    def _add_authority(self, request: Received) -> Reply:
+        added = {"sha256": request.body["sha256"], "subject": "CN=Vendor root", "root": True, "notAfter": self.ca_ends}
+        self.authorities[added["sha256"]] = {**added, "created": EXPIRES, "createdBy": OPERATOR}
+        return json_reply(201, self.authorities[added["sha256"]])
+
+    def _list_authorities(self, _request: Received) -> Reply:
+        return json_reply(200, {"authorities": list(self.authorities.values())})
+
+    def _remove_authority(self, request: Received) -> Reply:
+        known = self.authorities.pop(request.query["sha256"], None)
+        return problem(404, "ek-ca-unknown") if known is None else (204, {}, b"")
+
     def _sweep(self, request: Received) -> Reply:
         place = int(request.body.get("next", "p:0").removeprefix("p:"))
         following = f"p:{place + 1}" if place + 1 < len(self.sweeps) else None
@@ -204,8 +255,13 @@ class Backend:
         return json_reply(200, {**self.rebuilds[place], "next": following})
 
     def _page(self, name: str, everything: list[Any], query: dict[str, str]) -> Reply:
-        status, prefix = query.get("status"), query.get("prefix", "")
-        everything = [one for one in everything if status in {None, one["status"]} and one["thing"].startswith(prefix)]
+        wanted = {name: query[name] for name in ("status", "attested") if name in query}
+        everything = [
+            one
+            for one in everything
+            if one["thing"].startswith(query.get("prefix", ""))
+            and wanted.items() <= {**one, "attested": "yes" if one.get("attested") else "no"}.items()
+        ]
         start = int(query.get("next", f"{self.token}0").removeprefix(self.token))
         end = start + min(self.page, int(query.get("limit", self.page)))
         following = f"{self.token}{end}" if end < len(everything) else None

@@ -138,7 +138,7 @@ def test_a_missing_extra_is_named(
     run: Run, backend: Backend, monkeypatch: pytest.MonkeyPatch, library: str, arguments: list[str]
 ) -> None:
     """Without a library of the extra the command says what to install, before any request."""
-    monkeypatch.setattr("hsm_enroll.cli.extras.find_spec", lambda name: None if name == library else object())
+    monkeypatch.setattr("hsm_enroll.extras.find_spec", lambda name: None if name == library else object())
     result = run("invite", *arguments)
     assert result.status == 2
     assert f"not installed: {library}\n" in result.err
@@ -304,17 +304,17 @@ def test_an_invite_is_revoked(run: Run, backend: Backend) -> None:
 
 
 def test_the_fleet_is_listed_in_80_columns(run: Run, backend: Backend) -> None:
-    """The table shows status, key type, age, renewal and the whole name; --json has the contract's members."""
-    for name, status in {"g" * 44: "claimed", "gateway-2": "issued", "gateway-3": "revoked"}.items():
+    """The table shows status, key type, TPM, age, renewal and the whole name; --json has the contract's members."""
+    for name, status in {"g" * 38: "claimed", "gateway-2": "issued", "gateway-3": "revoked"}.items():
         backend.add_thing(name, status)
         for when in ("claimed", "enrolled"):
             backend.things[name][when] = ago(days=399) if backend.things[name][when] else None
     lines = run("fleet", "list").out.splitlines()
     assert [line.split() for line in lines] == [
-        ["STATUS", "KEY", "AGE", "RENEWAL", "THING"],
-        ["claimed", "-", "399d", "-", "g" * 44],
-        ["issued", "ec-p256", "399d", "-", "gateway-2"],
-        ["revoked", "ec-p256", "399d", "-", "gateway-3"],
+        ["STATUS", "KEY", "TPM", "AGE", "RENEWAL", "THING"],
+        ["claimed", "-", "-", "399d", "-", "g" * 38],
+        ["issued", "ec-p256", "-", "399d", "-", "gateway-2"],
+        ["revoked", "ec-p256", "-", "399d", "-", "gateway-3"],
     ]
     assert max(map(len, lines)) <= 80
     assert run("fleet", "list", "--json").document == {"things": list(backend.things.values()), "more": False}
@@ -359,7 +359,7 @@ def test_the_age_is_that_of_the_present_certificate(
     """Counted from the last renewal, in the largest unit that is at least one or two; never below nothing."""
     backend.add_thing("gateway-17")
     backend.things["gateway-17"]["renewed"] = ago(**since)
-    assert run("fleet", "list").out.splitlines()[1].split() == ["issued", "ec-p256", shown, "-", "gateway-17"]
+    assert run("fleet", "list").out.splitlines()[1].split() == ["issued", "ec-p256", "-", shown, "-", "gateway-17"]
     assert f"\nAge           {shown}\n" in run("fleet", "show", "gateway-17").out
 
 
@@ -372,22 +372,23 @@ def test_a_renewal_that_is_due_or_pending_is_seen(
     """In the list, of one Thing, and in JSON."""
     backend.add_thing("gateway-17")
     backend.things["gateway-17"] |= {"renewalDue": due, "renewalPending": pending}
-    assert run("fleet", "list").out.splitlines()[1].split()[3] == shown
+    assert run("fleet", "list").out.splitlines()[1].split()[4] == shown
     assert f"\nRenewal       {shown}\n" in run("fleet", "show", "gateway-17").out
     (listed,) = run("fleet", "list", "--json").document["things"]
     assert (listed["renewalDue"], listed["renewalPending"]) == (due, pending)
 
 
-def test_an_earlier_backend_says_nothing_of_renewals(run: Run, backend: Backend) -> None:
+def test_an_earlier_backend_says_nothing_of_renewals_and_tpms(run: Run, backend: Backend) -> None:
     """Then these are null in JSON, and a dash in the table."""
     backend.add_thing("gateway-17")
-    unknown = {"keyType", "renewed", "renewalDue", "renewalPending"}
+    unknown = {"keyType", "renewed", "renewalDue", "renewalPending", "attested", "ekSha256", "tpmManufacturer"}
     for name in unknown:
         del backend.things["gateway-17"][name]
     (listed,) = run("fleet", "list", "--json").document["things"]
     assert {listed[name] for name in unknown} == {None}
-    status, key, _, renewal, _ = run("fleet", "list").out.splitlines()[1].split()
-    assert (status, key, renewal) == ("issued", "-", "-")
+    status, key, tpm, _, renewal, _ = run("fleet", "list").out.splitlines()[1].split()
+    assert (status, key, tpm, renewal) == ("issued", "-", "-", "-")
+    assert "\nAttested      -\n" in run("fleet", "show", "gateway-17").out
 
 
 @pytest.mark.parametrize("name", ["nobody", "", "a b", "a+b", "../x?y=1&z#", "\u00fc", "%2f", "*"])

@@ -97,6 +97,11 @@ def test_a_list_can_be_a_table_in_csv(run: Run, fleet: Backend) -> None:
         "renewed": "",
         "renewal_due": "false",
         "renewal_pending": "false",
+        "attested": "false",
+        "ek_sha256": "",
+        "ek_certificate_sha256": "",
+        "tpm_manufacturer": "",
+        "tpm_firmware": "",
     }
     assert "12 Things" in result.err
     run("invite", "create", "--thing", "gateway-17", "--existing-thing")

@@ -29,6 +29,10 @@ COMMANDS = [
     ["fleet", "show", "gateway-17"],
     ["fleet", "revoke", "gateway-17", "--yes"],
     ["fleet", "sweep"],
+    ["fleet", "list-ek"],
+    ["fleet", "forget-ek", "0" * 64],
+    ["fleet", "ek-ca", "list"],
+    ["fleet", "ek-ca", "remove", "0" * 64],
 ]
 
 
