@@ -24,6 +24,7 @@ settings.register_profile("untimed", deadline=None, suppress_health_check=[Healt
 settings.load_profile("untimed")
 
 TESTS = Path(__file__).parent
+_LONGEST_ID = 40
 
 # scripts/test gives whole files to its workers, in this order: what takes longest is not what is left at the end.
 LONGEST_FILES = (
@@ -62,6 +63,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     counts = Counter(item.path for item in items)
     ranks = {TESTS / file: rank for rank, file in enumerate(LONGEST_FILES)}
     items.sort(key=lambda item: (ranks.get(item.path, len(ranks)), -counts[item.path], item.path))
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name a test by its parameter's name instead of a long value: random ones would differ between workers."""
+    return argname if isinstance(val, bytes | str) and len(val) > _LONGEST_ID else None
 
 
 @contextmanager
