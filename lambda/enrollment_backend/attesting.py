@@ -27,6 +27,7 @@ from enrollment_backend.attestation.errors import (
 from enrollment_backend.attestation.evidence import AttestationKey, Statement, read_attestation_key, verify
 from enrollment_backend.claims import Applicant, Attestation
 from enrollment_backend.errors import InviteInvalidError, ThingRevokedError
+from enrollment_backend.items import bound_tpm_from_item
 from enrollment_backend.sessions import Authority, Session, Sessions
 
 if TYPE_CHECKING:
@@ -232,9 +233,15 @@ class Attesting:
         return replace(tpm, listing=max(listings, key=lambda listing: listing.created, default=None))
 
     def _thing_of(self, ek_sha256: str) -> str | None:
+        """Return the Thing that a TPM was enrolled as; of several that have it, the last one; None if there is none."""
         key = ("tpm", ek_sha256)
         item = self.ledger().table.get([key]).get(key)
-        return None if item is None else str(item["thing"])
+        if item is None:
+            return None
+        bound = bound_tpm_from_item(item)
+        things = (bound.thing, *bound.others) if bound.others else ()
+        claims = [claim for thing in things if (claim := self.ledger().find_claim(thing))]
+        return next((claim.thing for claim in claims if claim.is_in(ek_sha256)), bound.thing)
 
     def _start(
         self, tpm: _Tpm, authority: Authority, thing: str | None, *, is_named: bool, code_sha256: str | None = None

@@ -239,14 +239,18 @@ class Binding:
         try:
             found = self.ledger.table.snapshot(thing, key, renewal, *([invite] if applicant.code_sha256 else []), *tpm)
             entries = _entries(applicant, found)
-            if entries.tpm is None or entries.tpm.thing == applicant.thing:
+            if entries.tpm is None:
                 return entries
-            # Read later than the others: if that Thing has got the TPM anew since, the mark is another one.
-            owners = self.ledger.find_claims(entries.tpm.thing)
+            # Read later than the others: if one of them has got the TPM anew since, the mark is another one.
+            names = [name for name in (entries.tpm.thing, *entries.tpm.others) if name != applicant.thing]
+            others = tuple(name for name in names if self._has(name, tpm[0][1]))
         except ConditionFailedError:
             return None
-        in_use = any(owner is not None and owner.is_in(tpm[0][1]) for owner in owners)
-        return replace(entries, tpm=replace(entries.tpm, in_use=in_use))
+        return replace(entries, tpm=replace(entries.tpm, others=others, in_use=bool(others)))
+
+    def _has(self, thing: str, ek_sha256: str) -> bool:
+        """Whether a Thing, or its renewal, has a key in a TPM."""
+        return any(owner is not None and owner.is_in(ek_sha256) for owner in self.ledger.find_claims(thing))
 
     def _bind(
         self,

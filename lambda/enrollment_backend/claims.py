@@ -151,6 +151,12 @@ class Claim:
         """Whether its key is in the TPM whose endorsement key has this hash, and may be used."""
         return self.revoked_at is None and self.attestation is not None and self.attestation.ek_sha256 == ek_sha256
 
+    def leaves_tpm_of(self, claim: Claim) -> bool:
+        """Whether it is the renewal by a key that was not known to be in a TPM yet, for one that is not in that TPM."""
+        if self.replaces_key or claim.attestation is None:
+            return False
+        return self.attestation is None or self.attestation.ek_sha256 != claim.attestation.ek_sha256
+
     def is_overdue(self, now: float) -> bool:
         """Whether it is a renewal that should have been committed or recorded by now, and whose request is dead."""
         since = self.enrolled or max(self.claimed, self.turn or 0)
@@ -184,10 +190,13 @@ class BoundTpm:
         thing: the Thing that it was enrolled as last.
         since: when that was, in seconds since the epoch.
         mark: a random name; each time that the TPM is bound anew it gets another one.
-        in_use: whether that Thing still has a key in the TPM, and is not revoked.
+        others: further Things that have a key in it, as the operator has allowed. Once it is known who applies: all
+            Things but the applicant's that have one, and are not revoked.
+        in_use: whether there are any, then.
     """
 
     thing: str
     since: int
     mark: str
+    others: tuple[str, ...] = ()
     in_use: bool = True

@@ -10,7 +10,7 @@ from hmac import compare_digest
 
 from enrollment_backend import admission
 from enrollment_backend.attestation.errors import EkMismatchError, EkUnknownError, TpmEnrolledError
-from enrollment_backend.claims import Applicant, BoundTpm, Claim
+from enrollment_backend.claims import Applicant, Attestation, BoundTpm, Claim
 from enrollment_backend.errors import (
     AttestationRequiredError,
     EnrollmentQueuedError,
@@ -82,6 +82,7 @@ def decide(applicant: Applicant, entries: Entries, now: float) -> Verdict:
         TpmEnrolledError: the TPM is another Thing's.
         ThingRevokedError, ThingEnrolledError, KeyEnrolledError: the request contradicts the ledger. Only a caller with
             a valid invite, or of an open deployment, gets to see these.
+        RenewalInProgressError: the Thing's TPM asks for a new key, and the operator is having that TPM replaced.
         EnrollmentQueuedError: it is not yet the device's turn.
     """
     claim = entries.claim
@@ -124,16 +125,7 @@ def decide_renewal(applicant: Applicant, entries: Entries, now: float) -> Verdic
         raise KeyEnrolledError
     if entries.key_superseded:
         raise KeyReusedError
-    renewal = entries.renewal
-    if renewal is None or renewal.is_overdue(now):
-        return Verdict.RENEW
-    if renewal.replaces_key:
-        raise RenewalInProgressError(reason="replacement")
-    if not _same_key(renewal, applicant):
-        raise RenewalInProgressError(reason="renewal")
-    if renewal.certificate is not None:
-        return Verdict.ANSWER_RENEWAL
-    return _take_over_renewal(renewal, now)
+    return _decide_pending(applicant, entries, now)
 
 
 def check_current(claim: Claim, spki_sha256: str) -> None:
@@ -193,8 +185,7 @@ def _check_same_tpm(applicant: Applicant, claim: Claim | None) -> None:
         return
     if applicant.attestation is None:
         raise AttestationRequiredError
-    if applicant.attestation.ek_sha256 != claim.attestation.ek_sha256:
-        raise EkMismatchError
+    _check_own_tpm(applicant.attestation, claim)
 
 
 def _check_tpm(applicant: Applicant, entries: Entries) -> None:
@@ -216,15 +207,19 @@ def _decide_first(applicant: Applicant, entries: Entries) -> Verdict:
     return Verdict.CLAIM if entries.key_thing is None else Verdict.SHARE
 
 
+def _check_own_tpm(tpm: Attestation, claim: Claim) -> None:
+    if claim.attestation is not None and claim.attestation.ek_sha256 != tpm.ek_sha256:
+        raise EkMismatchError
+
+
 def _decide_repeated(applicant: Applicant, claim: Claim, now: float) -> Verdict:
     """Decide about a request with the Thing's own key."""
+    if applicant.attestation is not None:
+        _check_own_tpm(applicant.attestation, claim)
     if not _same_invite(claim, applicant):
         return Verdict.REBIND
-    if applicant.attestation is not None:
-        if claim.attestation is None:
-            return Verdict.ATTEST
-        if claim.attestation.ek_sha256 != applicant.attestation.ek_sha256:
-            raise EkMismatchError
+    if applicant.attestation is not None and claim.attestation is None:
+        return Verdict.ATTEST
     return Verdict.ANSWER if claim.certificate is not None else _take_over(claim, now)
 
 
@@ -240,14 +235,47 @@ def _decide_replacement(applicant: Applicant, entries: Entries, now: float) -> V
     replaces_key = entries.invite is not None and entries.invite.replaces_key
     if not replaces_key and not _is_same_device(applicant, claim):
         raise ThingEnrolledError
+    if not replaces_key and renewal is not None and _is_of_other_hardware(renewal, applicant, now):
+        raise RenewalInProgressError(reason="replacement")
     if entries.key_superseded:
         raise KeyReusedError
     if entries.key_shareable:
         raise KeyEnrolledError
     if claim is not None and claim.certificate is None:  # a renewal would create no Thing
         return Verdict.WAIT if claim.lease_ends > now else Verdict.RECLAIM
-    is_under_work = renewal is not None and renewal.certificate is None and renewal.lease_ends > now
-    return Verdict.WAIT if is_under_work else Verdict.RENEW
+    return Verdict.WAIT if renewal is not None and _is_under_work(renewal, now) else Verdict.RENEW
+
+
+def _is_under_work(renewal: Claim, now: float) -> bool:
+    return renewal.certificate is None and renewal.lease_ends > now
+
+
+def _is_of_other_hardware(renewal: Claim, applicant: Applicant, now: float) -> bool:
+    """Whether the operator has the Thing's key replaced by one that is not in the applicant's TPM.
+
+    That may be stolen; so it must not undo the renewal.
+    """
+    tpm = applicant.attestation
+    is_in_it = tpm is not None and renewal.is_in(tpm.ek_sha256)
+    return renewal.replaces_key and not is_in_it and not renewal.is_overdue(now)
+
+
+def _decide_pending(applicant: Applicant, entries: Entries, now: float) -> Verdict:
+    """Decide about a renewal by the Thing's own key, given the renewal that the Thing has, if any."""
+    claim, renewal = entries.claim, entries.renewal
+    if renewal is None or renewal.is_overdue(now):
+        return Verdict.RENEW
+    if claim is not None and renewal.leaves_tpm_of(claim):  # it can never be committed
+        return Verdict.RENEW
+    if renewal.replaces_key:
+        raise RenewalInProgressError(reason="replacement")
+    if not _same_key(renewal, applicant):
+        raise RenewalInProgressError(reason="renewal")
+    if applicant.attestation is not None and renewal.attestation is None:  # now it comes with evidence
+        return Verdict.WAIT if _is_under_work(renewal, now) else Verdict.RENEW
+    if renewal.certificate is not None:
+        return Verdict.ANSWER_RENEWAL
+    return _take_over_renewal(renewal, now)
 
 
 def _take_over_renewal(renewal: Claim, now: float) -> Verdict:

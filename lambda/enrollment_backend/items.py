@@ -210,7 +210,8 @@ def attestation_from_item(item: Item) -> Attestation | None:
 
 def bound_tpm_from_item(item: Item) -> BoundTpm:
     """Return what the ledger holds about a TPM; whether it is in use, its Thing's claim says."""
-    return BoundTpm(item["thing"], item["since"], item["mark"])
+    others = tuple(filter(None, item.get("others", "").split(",")))  # no name has a comma
+    return BoundTpm(item["thing"], item["since"], item["mark"], others)
 
 
 def _key_type(item: Item) -> str | None:

@@ -4,7 +4,8 @@
     invite       its id               an `invites.Invite`; deleted by TTL some time after it has expired, unless it was
                                       revoked
     thing        the Thing's name     a `claims.Claim`
-    tpm          its EK's SHA-256     the Thing that the TPM was enrolled as last, see `claims.BoundTpm`; never deleted
+    tpm          its EK's SHA-256     the Thing that the TPM was enrolled as last, and the `others` that have it, joined
+                                      by commas, see `claims.BoundTpm`; never deleted
     attestation  a session's id       a `sessions.Session`; deleted by TTL
     ek           a fingerprint        the Thing that the operator has listed the TPM for
     ek-ca        SHA-256 of its DER   the certificate of an authority for endorsement keys

@@ -174,8 +174,8 @@ class Lifecycle:
             raise KeyNotCurrentError
         if renewal is None or renewal.spki_sha256 != holder.spki_sha256 or renewal.certificate is None:
             raise RenewalUnknownError
-        if renewal.is_overdue(ledger.now()):
-            raise RenewalUnknownError  # the next hourly run undoes it
+        if renewal.is_overdue(ledger.now()) or renewal.leaves_tpm_of(claim):
+            raise RenewalUnknownError  # the next hourly run undoes it, once it is overdue
         return ledger.commit(claim, renewal, renewal.certificate)
 
     def _retire(self, holder: Keyholder) -> Sequence[Removal] | None:

@@ -22,7 +22,7 @@ _NEW = "attribute_not_exists(#id)"
 _EXISTS = "attribute_exists(#id)"
 _LEASE_IS = "#lease = :lease"
 _IS_VALID = f"{_LEASE_IS} AND attribute_not_exists(#revoked)"
-_IS_OF_THING = "attribute_not_exists(#id) OR #thing = :thing"
+_HAS_TPM, _HAS_NO_TPM = "#ek_sha256 = :ek", "attribute_not_exists(#ek_sha256)"
 _IS_UNCHANGED = "#thing = :thing AND #mark = :mark"
 _MAY_RETURN = "#thing = :thing AND attribute_not_exists(#shareable) AND attribute_not_exists(#superseded)"
 
@@ -53,7 +53,7 @@ def begin(claim: Claim, renewal: Claim, in_the_way: Claim | None, now: int, *, k
         now: the time, in seconds since the epoch.
         key_is_known: whether the ledger has the new renewal's key.
     """
-    unchanged = Write(claim.key, {"spki_sha256": claim.spki_sha256}, _IS_VALID, {"lease": claim.lease})
+    unchanged = Write(claim.key, {"spki_sha256": claim.spki_sha256}, *_unchanged(claim))
     if in_the_way is None:
         added = Write(renewal.key, claim_to_item(renewal), _NEW, {}, replace=True)
         return Transaction((unchanged, added, key_of(renewal, is_known=key_is_known)))
@@ -100,9 +100,11 @@ def tpm_of(claim: Claim, current: Claim | None, bound: BoundTpm | None, now: int
     """
     if claim.attestation is None or (current is not None and current.is_in(claim.attestation.ek_sha256)):
         return ()
-    key, values = ("tpm", claim.attestation.ek_sha256), {"thing": claim.thing, "since": now, "mark": uuid.uuid4().hex}
-    if bound is None or bound.thing == claim.thing:
-        return (Write(key, values, _IS_OF_THING, {"thing": claim.thing}, replace=True),)
+    key = ("tpm", claim.attestation.ek_sha256)
+    values: dict[str, object] = {"thing": claim.thing, "since": now, "mark": uuid.uuid4().hex}
+    if bound is None:
+        return (Write(key, values, _NEW, {}, replace=True),)
+    values["others"] = ",".join(bound.others) or None
     return (Write(key, values, _IS_UNCHANGED, {"thing": bound.thing, "mark": bound.mark}, replace=True),)
 
 
@@ -136,7 +138,7 @@ def switch(claim: Claim, renewal: Claim, certificate: Certificate, now: int) -> 
     }
     old_key = {"superseded": now, "replaced": renewal.replaces_key or None, **_public_key(claim.certificate)}
     writes = (
-        Write(claim.key, thing, _IS_VALID, {"lease": claim.lease}),
+        Write(claim.key, thing, *_unchanged(claim)),
         Write(renewal.key, {}, _LEASE_IS, {"lease": renewal.lease}, delete=True),
         Write(("key", claim.spki_sha256), old_key, _EXISTS, {}),
     )
@@ -172,6 +174,13 @@ def retire(claim: Claim, now: int, *, delete_thing: bool) -> Transaction:
     thing = {"revoked": now, "retired": True, **_ended()}
     writes = [Write(claim.key, thing, _IS_VALID, {"lease": claim.lease})]
     return Transaction(writes) + _removal(claim, now, claim.claim_id if delete_thing else None)
+
+
+def _unchanged(claim: Claim) -> tuple[str, dict[str, object]]:
+    """Return the condition that a claim is valid and as it was, also which TPM its key is in, and its values."""
+    if claim.attestation is None:
+        return f"{_IS_VALID} AND {_HAS_NO_TPM}", {"lease": claim.lease}
+    return f"{_IS_VALID} AND {_HAS_TPM}", {"lease": claim.lease, "ek": claim.attestation.ek_sha256}
 
 
 def _kept_key(claim: Claim, renewal: Claim) -> list[Write]:

@@ -11,7 +11,6 @@ from tests.backend.chips import ChipDevice, list_tpm, tpm, trust_the_vendor
 from tests.backend.fleet import Device, item
 from tests.support.csr_factory import THING
 from tests.support.deployment import Deployment, assert_problem, deployed
-from tests.support.proofs import prove
 
 
 @pytest.fixture
@@ -61,11 +60,10 @@ def test_a_renewal_from_before_the_key_was_attested_is_not_committed(backend: De
     assert plain.renew(software).status == 201
     attested = ChipDevice(backend, THING, plain.code, key=plain.key)
     assert attested.enroll().json["attested"] is True
-    assert_problem(software.commit(), 404, "renewal-unknown")
+    assert_problem(software.commit(), 409, "renewal-unknown")
     assert item("thing", THING)["spki_sha256"] == attested.spki_sha256
     assert item("thing", THING)["ek_sha256"] == attested.ek_sha256
     successor = attested.wiped()
-    backend.clock.ahead += 3700  # the renewal is overdue
     assert attested.renew(successor).status == 201
     assert successor.commit().status == 204
     successor.assert_alone()
@@ -94,7 +92,7 @@ def test_a_tpm_does_not_push_out_the_hardware_that_replaces_it() -> None:
         assert stolen.enroll().status == 201
         new = ChipDevice(backend, THING, backend.replacement(THING))
         request = new.request(new.session())
-        assert_problem(new.send(request), 503, "enrollment-queued")
+        assert_problem(new.send(request), 429, "enrollment-queued")
         for how in (stolen.wiped(), stolen.wiped(backend.invite(THING))):
             assert_problem(how.enroll(), 409, "renewal-in-progress")
         backend.clock.ahead += 2000
@@ -109,6 +107,5 @@ def test_an_invite_is_not_used_by_a_key_in_another_tpm_than_its_things(backend: 
     code = backend.invite(THING)
     liar = replace(device, code=code, tpm=tpm())
     assert_problem(liar.enroll(), 403, "ek-mismatch")
-    assert prove(backend, device.key, "/v1/recoveries").status == 200
-    (left,) = [one for one in backend.items("invite").values() if one["created_by"] and one["uses_left"] == 1]
-    assert left["thing"] == THING
+    unused = [invite for invite in backend.items("invite").values() if invite["uses_left"] == "1"]
+    assert len(unused) == 1

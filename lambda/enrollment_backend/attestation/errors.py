@@ -52,7 +52,10 @@ class AttestationOtherThingError(AttestationRefusedError):
     """The session is for another Thing, invite or key than the request."""
 
     code = "attestation-other-thing"
-    detail = "The attestation session was started for another Thing than this request's."
+    detail = (
+        "The attestation session was started for another Thing than this request's, with another invite, or for "
+        "another kind of request; start a new one for every request."
+    )
 
 
 class AttestationSecretWrongError(AttestationRefusedError):
@@ -253,7 +256,10 @@ class EkMismatchError(AttestationRefusedError):
     """The TPM is another than the invite's, or the Thing's."""
 
     code = "ek-mismatch"
-    detail = "This is another TPM than the one that the invite is for, or that the Thing was enrolled with."
+    detail = (
+        "This is another TPM than the one that the invite is for, or that the Thing was enrolled with; or the operator "
+        "has listed it for another Thing."
+    )
 
 
 class TpmEnrolledError(ConflictError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from itertools import count
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -43,7 +44,7 @@ READERS: list[tuple[Callable[[bytes], object], bytes]] = [
 NULL = struct.pack(">H", software_tpm.NULL)
 
 
-@pytest.mark.parametrize(("read", "good"), READERS)
+@pytest.mark.parametrize(("read", "good"), READERS, ids=count())
 def test_s20_leftovers_and_cuts_are_refused(read: Callable[[bytes], object], good: bytes) -> None:
     """A structure is refused at every length but its own."""
     assert read(good)
@@ -52,7 +53,7 @@ def test_s20_leftovers_and_cuts_are_refused(read: Callable[[bytes], object], goo
             read(changed)
 
 
-@pytest.mark.parametrize("area", [EC_PUBLIC, RSA_PUBLIC])
+@pytest.mark.parametrize("area", [EC_PUBLIC, RSA_PUBLIC], ids=count())
 def test_s20_leftovers_inside_a_sized_structure_are_refused(area: bytes) -> None:
     """What is left over where the outer size says that it belongs there is refused too."""
     for changed in (area + b"\0", area[:-1]):
@@ -124,6 +125,7 @@ def test_the_optional_parts_of_a_public_key_are_read() -> None:
             "an EC key on an unknown curve",
         ),
     ],
+    ids=count(),  # the values are random, and each process of a run makes its own
 )
 def test_s20_other_algorithms_are_refused(area: bytes, named: str) -> None:
     """A key or a hash that is not accepted is refused, and the message names it."""
@@ -142,6 +144,7 @@ def test_s20_other_algorithms_are_refused(area: bytes, named: str) -> None:
         RSA_PUBLIC[:-258] + sized(RSA_PUBLIC[-256:] + b"\1"),
         RSA_PUBLIC.replace(struct.pack(">HI", 2048, 0), struct.pack(">HI", 2048, 2)),
     ],
+    ids=count(),  # the values are random, and each process of a run makes its own
 )
 def test_s20_impossible_keys_are_refused(area: bytes) -> None:
     """A point off its curve, a coordinate or a modulus of another size, and an even exponent are no keys."""
