@@ -9,8 +9,8 @@ _HINTS = {
     "invite-required": "Give the invite: hsm-enroll init INVITE. If you have none, ask the operator for one.",
     "invite-invalid": "Ask the operator for a new invite: this one is used, has expired, or is for another Thing.",
     "attestation-required": (
-        "The key has to be in a TPM 2.0, in a token of tpm2-pkcs11, and hsm-enroll needs its extra tpm; see what "
-        "hsm-enroll doctor says about it."
+        "The key has to be in a TPM 2.0, in a token of tpm2-pkcs11, and hsm-enroll needs its extra tpm: hsm-enroll tpm "
+        "info says which of them is missing, and hsm-enroll tokens which token is one of tpm2-pkcs11."
     ),
     "thing-enrolled": (
         "If this device is to take that Thing's place, ask the operator to run hsm-enroll fleet replace THING; then "
@@ -20,7 +20,10 @@ _HINTS = {
         "Give the name of the Thing that this key was enrolled for, or make a new key: "
         "hsm-enroll init --new-key INVITE."
     ),
-    "thing-revoked": "Ask the operator for a new invite, then run: hsm-enroll init --new-key INVITE.",
+    "thing-revoked": (
+        "Ask the operator for a new invite, then run: hsm-enroll init --new-key INVITE. If the operator listed this "
+        "device's TPM, listing it anew does too (hsm-enroll fleet forget-ek, then import-ek)."
+    ),
     "thing-exists": (
         "Check the Thing's name. If it is right, ask the operator for an invite that may take over an existing Thing."
     ),

@@ -165,7 +165,7 @@ def _rows(status: Status, said: str, target: Target) -> str:
         "Stack": f"{status.stack} in {status.region}, account {status.account_id}: {said}",
         "API": status.outputs.get("ApiUrl"),
         "Auth": status.auth,
-        "Attestation": status.attestation,
+        "Proof": f"{status.attestation} (--attestation)" if status.attestation else None,
         "Policy": _policy(status),
         "Ledger": status.outputs.get("TableName"),
         "Function": status.outputs.get("FunctionName"),

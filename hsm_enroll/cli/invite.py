@@ -47,7 +47,7 @@ def tpm_options(function: Callable[..., None]) -> Callable[..., None]:
             metavar="HEX",
             help="The same, only for the TPM whose endorsement key, or its certificate, has this SHA-256.",
         ),
-        click.option("--require-tpm", is_flag=True, help="Only for keys that a TPM proves to hold."),
+        click.option("--require-tpm", is_flag=True, help="Only for keys that are proven to be in a TPM."),
     ):
         function = option(function)
     return function

@@ -65,8 +65,9 @@ def _unattested(identity: Identity) -> str:
     if identity.attested:
         return ""
     obstacle = attestation.is_possible(identity.token)
-    why = "the API did not ask for proof that the key is in a TPM" if obstacle is None else obstacle.message
-    return f"{'Attested':<12} no: {why}"
+    if obstacle is None:
+        return f"{'Attested':<12} no: the API has no proof that the key is in a TPM; it can get one by a renewal"
+    return f"{'Attested':<12} no: {obstacle.message}"
 
 
 def _look(identity: Identity) -> tuple[bool | None, HsmEnrollError | None]:

@@ -60,6 +60,11 @@ class Terminal(NamedTuple):
         if not self.quiet and not self.as_json:
             _tell(text)
 
+    def detail(self, text: str) -> None:
+        """Show with ``--verbose`` what is only of interest then."""
+        if self.verbose:
+            self.say(text)
+
     def warn(self, text: str) -> None:
         """Show on stderr, even with ``--json``, something that the user should act on."""
         if not self.quiet:

@@ -33,9 +33,8 @@ def info(invocation: Invocation) -> None:
         attestor.start()
         with invocation.terminal.waiting("the TPM", TIME_LIMIT_SECONDS):
             found = attestor.info()
-    if invocation.terminal.verbose:
-        for timing in attestor.timings:
-            invocation.terminal.say(f"TPM2_{timing.command:<18} {timing.seconds * 1000:8.1f} ms")
+    for timing in attestor.timings:
+        invocation.terminal.detail(str(timing))
     invocation.terminal.result(_document(found), _text(found))
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 
 from hsm_enroll.backend_api.attestation import Challenge, Evidence, Policy
 from hsm_enroll.backend_api.deadline import started
-from hsm_enroll.errors import BackendRefusedError, HsmEnrollError
+from hsm_enroll.errors import BackendRefusedError, HsmEnrollError, TokenRefusedError
 from hsm_enroll.secret import Secret
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ REQUIRED = "attestation-required"
 """The API's problem code for a request without evidence."""
 
 _DOMAIN = b"hsm-enroll-v1"
+# A physical TPM may take half a minute to derive an RSA key.
+_ANSWER_SECONDS = 180.0
 # The session is gone, or was used for another request: there can be another one.
 _SESSION_OVER = {"attestation-expired", "attestation-unknown", "attestation-used"}
 # Evidence may help where there was none: a TPM may stand in for an invite.
@@ -125,10 +127,11 @@ class Proof:
         Raises:
             HsmEnrollError: as for :meth:`thing_name`.
         """
-        try:
-            self.thing_name()
-        except HsmEnrollError as error:
-            self._go_on_without(error)
+        with self._audience.waiting("this machine's TPM", _ANSWER_SECONDS):
+            try:
+                self.thing_name()
+            except HsmEnrollError as error:
+                self._go_on_without(error)
 
     def evidence(self, journal: NewKey, pin: Secret | None) -> Evidence | None:
         """Have the TPM certify the key of a request; None if there is no proof.
@@ -227,20 +230,28 @@ def _answered(attestor: Attestor, ask: Ask) -> _Session:
 
 
 def _challenge(attestor: Attestor, ask: Ask) -> Challenge:
-    """Return a challenge to the first endorsement key of the TPM that the API accepts."""
-    refused: BackendRefusedError | None = None
-    rank = 0
-    while True:
-        presented = attestor.endorsement(rank)
+    """Return a challenge to the first endorsement key of the TPM that the API accepts.
+
+    Raises:
+        BackendRefusedError: it accepts none, or knows one and refuses it for another reason.
+    """
+    presented = attestor.endorsement(0)
+    try:
+        return ask(presented)
+    except BackendRefusedError as error:
+        if error.problem_code not in _ANOTHER_EK_MAY_DO:
+            raise
+        # The preferred key is the one that an operator has heard of.
+        refused = error
+    for rank in range(1, presented.others + 1):
         try:
-            return ask(presented)
+            return ask(attestor.endorsement(rank))
         except BackendRefusedError as error:
-            if refused is None:
-                refused = error
-            if error.problem_code not in _ANOTHER_EK_MAY_DO or presented.others == 0:
-                # The preferred key is the one that an operator has heard of.
-                raise refused from None
-        rank += 1
+            if error.problem_code not in _ANOTHER_EK_MAY_DO:
+                raise
+        except TokenRefusedError:
+            break  # a key that the TPM cannot derive
+    raise refused
 
 
 def _of_new_token() -> Fault:

@@ -184,6 +184,7 @@ def _issued(
     def send(evidence: Evidence | None) -> Issued:
         return client.enroll(attempt.csr or "", thing_name, meanwhile, evidence)
 
+    proof.wait()
     evidence = None
     if proof.is_started:
         with steps.step("attestation"):

@@ -224,6 +224,9 @@ class Audience(Protocol):
     def warn(self, text: str) -> None:
         """Tell what somebody should act on."""
 
+    def detail(self, text: str) -> None:
+        """Tell what only those want to know who have asked for details."""
+
     def waiting(self, what: str, seconds: float) -> AbstractContextManager[None]:
         """Tell, unless the block ends soon, what it waits for and for how many seconds at most."""
 
@@ -235,6 +238,9 @@ class Nobody:
         """Tell nobody."""
 
     def warn(self, text: str) -> None:
+        """Tell nobody."""
+
+    def detail(self, text: str) -> None:
         """Tell nobody."""
 
     def waiting(self, what: str, seconds: float) -> AbstractContextManager[None]:

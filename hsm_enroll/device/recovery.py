@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 # The API's problem codes for a key that is not the one that is looked for; another one may be.
 _NOT_THIS_KEY = {"proof-invalid", "key-not-current", "thing-revoked"}
-# The operator has not listed this TPM, and it is no Thing's.
-_TPM_UNKNOWN = "ek-unknown"
+# The operator has not listed this TPM, and it is no Thing's; an open API also says why it trusts no stranger.
+_TPM_UNKNOWN = {"ek-unknown", "ek-untrusted", "ek-expired", "ek-unsuitable"}
 # Steps of an enrollment that a recovery does not have.
 _NOT_OURS = {"invite", "message"}
 _NO_KEY_HINT = (
@@ -155,7 +155,7 @@ def recover(
     try:
         enrolled = by_tpm(found.stored)
     except BackendRefusedError as error:
-        if error.problem_code != _TPM_UNKNOWN:
+        if error.problem_code not in _TPM_UNKNOWN:
             raise
         found.error.message = f"{found.error.message}; nor does the API know its TPM: {error.message}"
         found.error.args = (found.error.message,)

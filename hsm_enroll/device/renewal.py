@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from hsm_enroll.backend_api.attestation import Policy
 from hsm_enroll.device import clock, first_message, obtaining, proving, renewal_plan
-from hsm_enroll.device.attesting import Proof
+from hsm_enroll.device.attesting import REQUIRED, Proof
 from hsm_enroll.device.pending import refuse_while_retiring
 from hsm_enroll.device.renewal_plan import After, Task
 from hsm_enroll.device.steps import Progress, Step, Steps
@@ -25,6 +25,7 @@ from hsm_enroll.store.identity import Identity
 from hsm_enroll.store.journal import Attempt
 from hsm_enroll.store.renewal import Renewal
 from hsm_enroll.token import login, selection
+from hsm_enroll.token.tpm2 import is_tpm2
 
 if TYPE_CHECKING:
     from hsm_enroll.backend_api.attestation import Challenge, Evidence, Presented
@@ -38,6 +39,11 @@ _REPLACED = {"key-not-current", "renewal-in-progress"}
 _REPLACEMENT_HINT = (
     "An hsm-enroll init --new-key of this device is not finished, and its key may have taken this one's place. Finish "
     "it with the same invite: hsm-enroll init --new-key INVITE"
+)
+_MOVING_HINT = (
+    "A renewal stays in the same token. To move this device into its TPM, ask the operator for an invite (hsm-enroll "
+    "fleet replace {thing}), create a token there (hsm-enroll token create --label LABEL --backend tpm2) with a PIN "
+    "file of its own (HSM_ENROLL_PIN_FILE), then run: hsm-enroll init --new-key --token-label LABEL INVITE"
 )
 
 
@@ -182,6 +188,8 @@ def _start_proof(run: _Run, under_way: Renewal) -> None:
     except HsmEnrollError as error:
         if _ends_renewal(error) or obtaining.has_none(under_way, run.session):
             _take_back(run, under_way)
+        if isinstance(error, BackendRefusedError) and error.problem_code == REQUIRED and not is_tpm2(run.token.name):
+            error.hint = _MOVING_HINT.format(thing=run.old.thing_name)
         raise
 
 

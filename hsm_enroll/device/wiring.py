@@ -50,9 +50,11 @@ class OwnTpm(NamedTuple):
 
     Attributes:
         attestation_key: handle of a persistent attestation key; None is one that the TPM derives each time.
+        audience: is told how long each command took the TPM.
     """
 
     attestation_key: int | None = None
+    audience: Audience = Nobody()
 
     def obstacle(self, token: TokenName) -> Fault | None:
         """Return why the keys of a token cannot be attested; None if they can, as far as can be seen at once."""
@@ -65,7 +67,11 @@ class OwnTpm(NamedTuple):
 
         with Attestor(self.attestation_key) as made:
             made.start()
-            yield made
+            try:
+                yield made
+            finally:
+                for timing in made.timings:
+                    self.audience.detail(f"  {timing}")
 
 
 def ports(
@@ -101,7 +107,7 @@ def ports(
         start_finding=lambda: _start_finding(resolved, tokens),
         pin=pin_source,
         message=None,
-        tpm=OwnTpm(resolved.tpm_ak),
+        tpm=OwnTpm(resolved.tpm_ak, audience),
         create_token=(lambda: _created(resolved, tokens, new_token_pin)) if create_token else None,
         audience=audience,
     )
@@ -122,7 +128,7 @@ def own_ports(
 
         return ProofClient(api, ca_file=resolved.ca_file, tell=lambda text: audience.say(f"  {text}"))
 
-    return OwnPorts(tokens, pin_source, client, OwnTpm(resolved.tpm_ak), at_pin_pad, audience)
+    return OwnPorts(tokens, pin_source, client, OwnTpm(resolved.tpm_ak, audience), at_pin_pad, audience)
 
 
 def credentials(

@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 
+from hsm_enroll.backend_api.attestation import Policy
 from hsm_enroll.backend_api.client import EnrollmentClient
 from hsm_enroll.doctor import network
 from hsm_enroll.doctor.api import advice
@@ -19,6 +20,11 @@ _CONNECT_SECONDS = 10.0
 # A new certificate is not yet valid for a clock that is a minute behind; an hour is more than drift.
 _BEARABLE = timedelta(seconds=60)
 _WRONG = timedelta(hours=1)
+_WANTED = {
+    Policy.OFF: "",
+    Policy.PREFER: "; it prefers keys that a TPM attests",
+    Policy.REQUIRE: "; it requires that a TPM attests keys",
+}
 _NO_API = "no API is known"
 _NO_BROKER = "no broker is known before the device is enrolled"
 
@@ -62,7 +68,7 @@ def _reached(patient: Patient) -> Finding:
             health = client.health()
     except HsmEnrollError as error:
         return Finding(name, Status.FAILED, error.message, advice(error, patient.api_answer))
-    return Finding(name, Status.OK, f"{url} answers, version {health.version}")
+    return Finding(name, Status.OK, f"{url} answers, version {health.version}{_WANTED[health.attestation]}")
 
 
 def api_tls(patient: Patient) -> Finding:

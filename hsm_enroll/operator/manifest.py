@@ -23,7 +23,8 @@ _MOST_IN_A_REQUEST = 100  # with the longest names they take 15.5 of the 16 KiB 
 _MOST_TOLD = 5  # bad rows, in a message
 _NAME_HINT = "A name has 1 to 64 of the characters a-z A-Z 0-9 : _ -."
 _INFO_HINT = "Run it on the device; leave --thing out if the file is a table in CSV."
-_HINT = f"Nothing was imported. The table needs the columns {_THING} and {_EK}; others are ignored."
+_HINT = f"Nothing was imported. A table needs the columns {_THING} and {_EK}, separated by commas; others are ignored."
+_TABLE_OR_INFO = "Nothing was imported. If this is what hsm-enroll tpm info --json printed, add --thing NAME."
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,8 @@ def read(content: bytes) -> Entries:
     header = [cell.strip().lower() for cell in next(lines, (1, []))[1]]
     for column in (_THING, _EK):
         if header.count(column) != 1:
-            raise UsageError(f"line 1: the header needs one column {column!r}", hint=_HINT)
+            hint = _TABLE_OR_INFO if content.lstrip().startswith(b"{") else _HINT
+            raise UsageError(f"line 1: the header needs one column {column!r}", hint=hint)
     entries: Entries = {}
     first_lines: dict[str, int] = {}
     mistakes: list[str] = []

@@ -43,9 +43,9 @@ def test_deploy_shows_what_there_is_now(capsys: pytest.CaptureFixture[str]) -> N
     rows = dict(line.split(maxsplit=1) for line in out.splitlines())
     assert rows["Stack"] == f"hsm-enroll in {REGION}, account {ACCOUNT_ID}: deployed"
     assert rows["API"].startswith("https://")
-    assert (rows["Auth"], rows["Attestation"]) == ("invite", "off")
+    assert (rows["Auth"], rows["Proof"]) == ("invite", "off (--attestation)")
     assert rows["Next"] == "hsm-enroll invite create --thing NAME"
-    assert rows.keys() == {"Stack", "API", "Auth", "Attestation", "Policy", "Ledger", "Function", "Version", "Next"}
+    assert rows.keys() == {"Stack", "API", "Auth", "Proof", "Policy", "Ledger", "Function", "Version", "Next"}
     assert re.fullmatch(rf"{re.escape(__version__)}, deployed \d{{4}}-\d\d-\d\d \d\d:\d\d UTC", rows["Version"])
     assert "building the function's zip" in err
     assert "hsm-enroll CREATE_COMPLETE" in err

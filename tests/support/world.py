@@ -189,6 +189,10 @@ class World:
         """Write down what is told."""
         self.said.append(text)
 
+    def detail(self, text: str) -> None:
+        """Write down a detail."""
+        self.said.append(f"detail: {text}")
+
     def warn(self, text: str) -> None:
         """Write down what is told, as a warning."""
         self.said.append(f"warning: {text}")

@@ -234,12 +234,17 @@ def test_the_intermediate_certificates_are_presented(alone: Tpm2, attestor: Atte
 
 
 def test_an_ek_without_certificate(shared_tpm: Tpm2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A TPM without certificates presents the EKs of the TCG's templates, P-256 first, and answers their challenges."""
+    """A TPM without certificates presents the EKs of the TCG's templates, P-256 first, and answers their challenges.
+
+    An index that was made for a certificate, or for a chain, but never written, is none.
+    """
     with tpm2.cloned_without_resource_manager(shared_tpm, tmp_path / "tpm") as copy, Attestor() as attestor:
         for name, value in {**copy.environment, "TPM2TOOLS_TCTI": copy.environment["TPM2_PKCS11_TCTI"]}.items():
             monkeypatch.setenv(name, value)
         for index in ("0x1c00002", "0x1c00016"):
             _tool("tpm2_nvundefine", index, "-C", "p")
+        for index in ("0x1c00002", "0x1c00100"):
+            _tool("tpm2_nvdefine", index, "-C", "o", "-s", "800", "-a", "ownerwrite|ownerread|authread")
         known = attestor.info().endorsement_keys
         assert [(key.key_type, key.certificate) for key in known] == [("ec-p256", None), ("rsa-2048", None)]
         for rank, key in enumerate(known):

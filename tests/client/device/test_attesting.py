@@ -103,7 +103,10 @@ def test_a_tpm_that_is_refused_or_fails_does_not_stop_a_device_that_need_not_hav
         world.attestations.refused = {b"ek": "ek-untrusted"}
     else:
         world.tpm.error = TokenRefusedError("the TPM refuses")
-    assert not enroll(Request(None), tmp_path, world.ports()).identity.attested
+    outcome = enroll(Request(None), tmp_path, world.ports())
+    assert not outcome.identity.attested
+    # The TPM was asked to certify the key only if the API would have accepted that.
+    assert ("attestation" in [step.name for step in outcome.steps]) == (where == "statement")
     [warning] = [line for line in world.said if line.startswith("warning: the key is not attested: ")]
     assert "ek-untrusted" in warning or "the TPM refuses" in warning
 
@@ -291,6 +294,16 @@ def test_a_renewal_brings_the_proof_that_was_not_wanted_before(world: World, tmp
     enroll(_REQUEST, tmp_path, world.ports())
     world.attestation = policy
     assert renew(tmp_path, world.own_ports(), world).identity.attested
+
+
+def test_a_token_outside_of_the_tpm_is_not_renewed_into_it(world: World, tmp_path: Path) -> None:
+    """A renewal stays in its token, so the hint names the way that leads to another one."""
+    enroll(_REQUEST, tmp_path, world.ports())
+    world.attestation, world.tpm.fault = Policy.REQUIRE, NO_TPM
+    with pytest.raises(BackendRefusedError, match="requires proof") as raised:
+        renew(tmp_path, world.own_ports(), world)
+    assert "fleet replace gateway-17" in raised.value.hint
+    assert "init --new-key --token-label LABEL INVITE" in raised.value.hint
 
 
 def test_a_renewal_that_need_not_be_attested_goes_on_without(world: World, tmp_path: Path) -> None:

@@ -214,10 +214,11 @@ def test_a_renewal_whose_keys_are_lost_does_not_keep_a_tpm_from_recovering(wiped
     assert Renewal.load(tmp_path) is None
 
 
-def test_a_tpm_that_nobody_knows_recovers_nothing(wiped: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize("code", ["ek-unknown", "ek-untrusted"])
+def test_a_tpm_that_nobody_knows_recovers_nothing(wiped: World, tmp_path: Path, code: str) -> None:
     """The error is about the missing key, and says that the TPM did not help either; nothing was made."""
-    wiped.attestations.listed = {}
-    with pytest.raises(KeyMissingError, match=r"nor does the API know its TPM: .*ek-unknown"):
+    wiped.attestations.listed, wiped.attestations.refused = {}, {b"ek": code}
+    with pytest.raises(KeyMissingError, match=rf"nor does the API know its TPM: .*{code}"):
         _recover(wiped, tmp_path / "new")
     assert (wiped.keys, wiped.requests) == ({}, [])
 

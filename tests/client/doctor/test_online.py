@@ -98,6 +98,20 @@ def test_who_intercepts_the_api_is_named(interceptor: Authority, settings: Calla
     assert b"Authorization" not in requests
 
 
+@pytest.mark.parametrize(
+    ("policy", "told"), [("off", ""), ("prefer", "; it prefers keys"), ("require", "; it requires that a TPM")]
+)
+def test_what_the_deployment_wants_of_keys_is_told(
+    authority: Authority, settings: Callable[..., Patient], policy: str, told: str
+) -> None:
+    """Before an enrollment, too: a gateway without a TPM need not be driven to a site that requires one."""
+    with https_server(authority, response("200 OK", f'{{"version": "0.1.0", "attestation": "{policy}"}}')) as server:
+        finding = checks_online.api(settings(api_url=server.url))
+    assert finding.status is Status.OK
+    assert finding.message.partition("version 0.1.0")[2].startswith(told)
+    assert bool(finding.message.partition("version 0.1.0")[2]) is bool(told)
+
+
 def test_an_api_that_fails_is_not_blamed_on_the_network(authority: Authority, settings: Callable[..., Patient]) -> None:
     """D15: where the API answers 503, the hint is about the API; the doctor has nothing to resume."""
     with https_server(authority, response("503 Service Unavailable", "")) as server:

@@ -85,6 +85,16 @@ def test_a_bad_manifest_is_refused_with_its_lines(content: bytes, said: str) -> 
     assert caught.value.hint
 
 
+def test_the_output_of_tpm_info_in_a_tables_place_is_recognized() -> None:
+    """Whoever forgets ``--thing`` is told that it is missing; a table of another form is told its form."""
+    with pytest.raises(UsageError) as of_document:
+        manifest.read(b'{\n  "endorsementKeys": []\n}\n')
+    with pytest.raises(UsageError) as of_table:
+        manifest.read(f"thing;ek_sha256\na;{EK}\n".encode())
+    assert "--thing NAME" in (of_document.value.hint or "")
+    assert "separated by commas" in (of_table.value.hint or "")
+
+
 def test_nothing_of_a_bad_manifest_is_sent(run: Run, backend: Backend, tmp_path: Path) -> None:
     """A mistake in the last line is found before the first request."""
     path = table(tmp_path, 300)

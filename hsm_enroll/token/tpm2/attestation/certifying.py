@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tpm2_pytss.constants import ESYS_TR, TPM2_ALG, TPM2_PT, TPM2_SE, TPMA_SESSION
+from tpm2_pytss.TSS2_Exception import TSS2_Exception
 from tpm2_pytss.types import (
     TPM2B_PRIVATE,
     TPM2B_PUBLIC,
@@ -25,6 +26,7 @@ from hsm_enroll.token.tpm2.attestation.stored_key import StoredKey
 from hsm_enroll.token.tpm2.attestation.tpm import (
     RC_AUTH_FAIL,
     RC_BAD_AUTH,
+    RC_INTEGRITY,
     RC_LOCKOUT,
     Tpm,
     TpmRefusedError,
@@ -89,7 +91,10 @@ def failed_tries(tpm: Tpm) -> FailedTries | None:
 
 
 def _parent(tpm: Tpm, stored: StoredKey, key_label: str) -> Any:
-    parent = tpm.esapi.tr_deserialize(stored.parent)
+    try:
+        parent = tpm.esapi.tr_deserialize(stored.parent)
+    except TSS2_Exception as error:
+        raise stored_key.damaged(f"the key above {key_label!r}") from error
     tpm.esapi.tr_set_auth(parent, stored.parent_auth)
     try:
         # That the TPM has another key at this handle now would look like a damaged store later.
@@ -116,8 +121,17 @@ def _unsealed(tpm: Tpm, stored: StoredKey, parent: Any, session: Any, token: Tok
 
 
 def _loaded(tpm: Tpm, parent: Any, public: bytes, private: bytes) -> Any:
-    blobs = TPM2B_PRIVATE.unmarshal(private)[0], TPM2B_PUBLIC.unmarshal(public)[0]
-    return tpm.run("Load", tpm.esapi.load, parent, *blobs)
+    what = "the key, or of what is sealed with its token's PIN,"
+    try:
+        blobs = TPM2B_PRIVATE.unmarshal(private)[0], TPM2B_PUBLIC.unmarshal(public)[0]
+    except TSS2_Exception as error:
+        raise stored_key.damaged(what) from error
+    try:
+        return tpm.run("Load", tpm.esapi.load, parent, *blobs)
+    except TpmRefusedError as error:
+        if error.response == RC_INTEGRITY:
+            raise stored_key.damaged(what) from error
+        raise
 
 
 def _encrypted_session(tpm: Tpm, parent: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import ssl
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from asn1crypto import keys, parser, x509
@@ -62,7 +63,7 @@ class Nv:
         """Return what an index holds.
 
         Raises:
-            NoSuchIndex: there is no such index.
+            NoSuchIndex: there is no such index, or nothing was ever written to it.
         """
         if index not in self._indices:
             raise NoSuchIndex(index)
@@ -71,6 +72,8 @@ class Nv:
         handle = tpm.run("NV_ReadPublic", esapi.tr_from_tpmpublic, index)
         public, _ = tpm.run("NV_ReadPublic", esapi.nv_read_public, handle)
         size, attributes = int(public.nvPublic.dataSize), int(public.nvPublic.attributes)
+        if not attributes & TPMA_NV.WRITTEN:
+            raise NoSuchIndex(index)
         reader = handle if attributes & TPMA_NV.AUTHREAD else ESYS_TR.OWNER
         content = b""
         while len(content) < size:
@@ -80,7 +83,10 @@ class Nv:
 
     def intermediates(self) -> list[bytes]:
         """Return the certificates of the vendor's authorities that the TPM has, DER."""
-        chain = b"".join(self.read(index) for index in sorted(self._indices) if index in _CHAIN)
+        chain = b""
+        for index in sorted(self._indices & set(_CHAIN)):
+            with suppress(NoSuchIndex):
+                chain += self.read(index)
         return list(_each(chain))
 
     def _largest_read(self) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,10 +13,15 @@ from hsm_enroll.key import TokenName
 from hsm_enroll.secret import Secret
 from hsm_enroll.token import served
 from hsm_enroll.token.served import Server
+from hsm_enroll.token.tpm2.attestation import EXTRA
 from hsm_enroll.token.tpm2.attestation.values import Presented, Timing
 
 if TYPE_CHECKING:
     from hsm_enroll.token.tpm2.attestation.tpm import Tpm
+
+_CHALLENGE_HINT = (
+    "Run the same command again. If it fails again, tell the operator: the challenge is not one for this TPM's keys."
+)
 
 
 def serve(descriptor: int) -> None:
@@ -45,10 +52,13 @@ class _Server(Server):
         """
         try:
             from hsm_enroll.token.tpm2.attestation import certifying, describing  # noqa: F401
-        except (ImportError, OSError) as error:
+        except Exception as error:  # of another release, or with another release of what it uses, it may raise anything
+            from hsm_enroll import extras
+
             raise ModuleUnusableError(
                 f"the Python package tpm2-pytss cannot be loaded: {error}",
-                hint="Install tpm2-tss's libraries (in Debian libtss2-dev), or install the package anew.",
+                hint="Install tpm2-tss's libraries (in Debian libtss2-dev), and tpm2-pytss 3.0 or newer. "
+                + extras.hint(EXTRA),
             ) from error
 
     def _endorsement(self, rank: int, attestation_key: int | None) -> dict[str, Any]:
@@ -81,9 +91,9 @@ class _Server(Server):
         from hsm_enroll.token.tpm2.attestation import tpm
 
         timings: list[Timing] = []
-        blob = TPM2B_ID_OBJECT.unmarshal(bytes.fromhex(credential_blob))[0]
-        encrypted = TPM2B_ENCRYPTED_SECRET.unmarshal(bytes.fromhex(encrypted_secret))[0]
-        with tpm.opened(timings) as opened:
+        with _of_challenge(), tpm.opened(timings) as opened:
+            blob = TPM2B_ID_OBJECT.unmarshal(bytes.fromhex(credential_blob))[0]
+            encrypted = TPM2B_ENCRYPTED_SECRET.unmarshal(bytes.fromhex(encrypted_secret))[0]
             keys = (_restored(opened, self._saved["ak"]), _restored(opened, self._saved["ek"]))
             sessions = {
                 "session1": ESYS_TR.PASSWORD,
@@ -144,6 +154,16 @@ def _restored(tpm: Tpm, saved: Any) -> Any:
     if isinstance(saved, int):
         return tpm.run("ReadPublic", tpm.esapi.tr_from_tpmpublic, saved)
     return tpm.until_the_end(tpm.run("ContextLoad", tpm.esapi.context_load, saved))
+
+
+@contextmanager
+def _of_challenge() -> Iterator[None]:
+    """Have the error of a TPM that refuses a challenge say what to do."""
+    try:
+        yield
+    except TokenRefusedError as error:
+        message = f"the TPM cannot answer the API's challenge: {error.message}"
+        raise TokenRefusedError(message, hint=_CHALLENGE_HINT) from error
 
 
 def _timed(result: Any, timings: list[Timing]) -> dict[str, Any]:

@@ -37,6 +37,11 @@ _ATTRIBUTE = re.compile(r"\? !!int \"(\d+)\"\s*: !!(?:str|int) \"([^\"]*)\"")
 _PARENT = re.compile(r"\"?esys-tr\"?\s*: (?:!!str )?\"?([0-9a-fA-F]+)")
 _UNKNOWN_HINT = "Report this, with the version of tpm2-pkcs11, which is not one that hsm-enroll was tried with."
 
+_DAMAGED_HINT = (
+    "Restore the store from a backup; or create a new token and enroll with it: hsm-enroll token create, then "
+    "hsm-enroll init --new-key INVITE"
+)
+
 
 class StoredKey(NamedTuple):
     """A key of a tpm2-pkcs11 token, as its store has it.
@@ -117,16 +122,28 @@ def find(environment: Mapping[str, str], *, token_label: str, key_label: str, ke
     parent = _PARENT.search(str(above[0][0]))
     if parent is None:
         raise _unknown(folder, f"the key above token {token_label!r} is not a persistent one")
-    return StoredKey(
-        bytes.fromhex(parent[1]),
-        _octets(above[0][1]),
-        _octets(sealed[0][0]),
-        _octets(sealed[0][1]),
-        _octets(sealed[0][2]),
-        bytes.fromhex(attributes[_PUBLIC]),
-        bytes.fromhex(attributes[_PRIVATE]),
-        bytes.fromhex(attributes.get(_OBJECT_AUTH, "")).decode("ascii"),
-    )
+    try:
+        return StoredKey(
+            bytes.fromhex(parent[1]),
+            _octets(above[0][1]),
+            _octets(sealed[0][0]),
+            _octets(sealed[0][1]),
+            _octets(sealed[0][2]),
+            bytes.fromhex(attributes[_PUBLIC]),
+            bytes.fromhex(attributes[_PRIVATE]),
+            bytes.fromhex(attributes.get(_OBJECT_AUTH, "")).decode("ascii"),
+        )
+    except ValueError as error:
+        raise _unknown(folder, f"key {key_label!r} in it, or the key above it, cannot be read") from error
+
+
+def damaged(what: str) -> ModuleUnusableError:
+    """Return the error for data that neither the library nor the TPM takes.
+
+    Args:
+        what: whose data.
+    """
+    return ModuleUnusableError(f"the data of {what} in tpm2-pkcs11's store cannot be used", hint=_DAMAGED_HINT)
 
 
 def _check_schema(folder: Path) -> None:

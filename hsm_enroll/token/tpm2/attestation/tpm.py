@@ -27,7 +27,7 @@ _UNREACHABLE_HINT = (
     "(/dev/tpmrm0, tpm2-abrmd) only one program at a time can use it."
 )
 # TPM 2.0 Library Part 2, "Response Codes"; format-one codes without the number of the handle or parameter.
-RC_AUTH_FAIL, RC_BAD_AUTH, RC_LOCKOUT = 0x08E, 0x0A2, 0x921
+RC_AUTH_FAIL, RC_BAD_AUTH, RC_INTEGRITY, RC_LOCKOUT = 0x08E, 0x0A2, 0x09F, 0x921
 _MEMORY = {0x902, 0x903, 0x904}  # TPM_RC_OBJECT_MEMORY, _SESSION_MEMORY, _MEMORY
 
 
@@ -129,6 +129,7 @@ def opened(timings: list[Timing]) -> Iterator[Tpm]:
 
     Raises:
         ModuleUnusableError: it cannot be reached.
+        TpmRefusedError: the block has given the library something that is malformed.
     """
     kind, _, place = os.environ.get(access.VARIABLE, "").partition(":")
     with ExitStack() as stack:
@@ -137,7 +138,11 @@ def opened(timings: list[Timing]) -> Iterator[Tpm]:
             esapi = stack.enter_context(ESAPI(tcti))
         except TSS2_Exception as error:
             raise ModuleUnusableError(f"the TPM cannot be reached: {error}", hint=_UNREACHABLE_HINT) from error
-        yield Tpm(esapi, timings, stack.enter_context(ExitStack()))
+        try:
+            yield Tpm(esapi, timings, stack.enter_context(ExitStack()))
+        except TSS2_Exception as error:
+            # Not of a command: what the library was given is no structure of TPM 2.0.
+            raise TpmRefusedError(f"tpm2-tss cannot use what is to be given to the TPM: {error}") from error
 
 
 def _refused(command: str, error: TSS2_Exception) -> TpmRefusedError | ModuleUnusableError:

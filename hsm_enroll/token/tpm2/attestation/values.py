@@ -18,6 +18,9 @@ class Timing(NamedTuple):
     command: str
     seconds: float
 
+    def __str__(self) -> str:
+        return f"TPM2_{self.command:<18} {self.seconds * 1000:8.1f} ms"
+
 
 class Presented(NamedTuple):
     """The keys by which a TPM presents itself.
