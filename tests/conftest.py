@@ -60,6 +60,9 @@ LONGEST_FILES = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort files by how long they take, or else, as pytest-xdist does by itself, by how many tests they have."""
+    missing = [file for file in LONGEST_FILES if not (TESTS / file).is_file()]
+    if missing:
+        raise pytest.UsageError(f"LONGEST_FILES in tests/conftest.py names what is not there: {', '.join(missing)}")
     counts = Counter(item.path for item in items)
     ranks = {TESTS / file: rank for rank, file in enumerate(LONGEST_FILES)}
     items.sort(key=lambda item: (ranks.get(item.path, len(ranks)), -counts[item.path], item.path))

@@ -17,6 +17,7 @@ from hsm_enroll.device.pending import refuse_while_retiring
 from hsm_enroll.device.steps import Progress, Step, Steps
 from hsm_enroll.errors import (
     BackendRefusedError,
+    HsmEnrollError,
     KeyAmbiguousError,
     KeyMissingError,
     NotEnrolledError,
@@ -28,6 +29,7 @@ from hsm_enroll.store.identity import Identity
 from hsm_enroll.store.journal import Attempt
 from hsm_enroll.store.renewal import Renewal
 from hsm_enroll.token import selection
+from hsm_enroll.token.tpm2 import is_tpm2
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -149,7 +151,10 @@ def recover(
         found = _found(folder, ports, find, api, thing, progress)
         if isinstance(found, Outcome):
             return found
-        if ports.tpm.obstacle(found.token.name) is not None:
+        if (obstacle := ports.tpm.obstacle(found.token.name)) is not None:
+            if is_tpm2(found.token.name):
+                _add(found.error, f"nor can its TPM prove which Thing this is: {obstacle.message}")
+                found.error.hint = f"{obstacle.hint} Then run hsm-enroll recover again. Or else: {found.error.hint}"
             raise found.error
         _forget_renewal(folder, found.token)
     try:
@@ -157,11 +162,16 @@ def recover(
     except BackendRefusedError as error:
         if error.problem_code not in _TPM_UNKNOWN:
             raise
-        found.error.message = f"{found.error.message}; nor does the API know its TPM: {error.message}"
-        found.error.args = (found.error.message,)
+        _add(found.error, f"nor does the API know its TPM: {error.message}")
         raise found.error from error
     steps = tuple(step for step in enrolled.steps if step.name not in _NOT_OURS)
     return Outcome(enrolled.identity, steps, was_there=False, was_issued=True)
+
+
+def _add(error: HsmEnrollError, what: str) -> None:
+    """Let an error end with what else was tried."""
+    error.message = f"{error.message}; {what}"
+    error.args = (error.message,)
 
 
 def _found(

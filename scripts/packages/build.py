@@ -16,7 +16,7 @@ from packages import changelog, completions, libraries, pages, tools
 ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
 """Debian's names of the architectures that packages are built for, with the names that wheels have for them."""
 
-_GUIDES = ("docs/technician.md", "docs/tokens.md", "docs/integrator.md", "docs/json.md")
+_GUIDES = ("docs/technician.md", "docs/attestation.md", "docs/tokens.md", "docs/integrator.md", "docs/json.md")
 _LINKED = ("README.md", "SECURITY.md", "docs/schema/*.json")
 _FORMATS = ("deb", "rpm")
 

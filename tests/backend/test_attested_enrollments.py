@@ -196,6 +196,14 @@ def test_s20_a_session_expires_and_an_unknown_one_is_none(backend: Deployment) -
     device.assert_enrolled(device.enroll())
 
 
+def test_a_session_lasts_for_five_minutes(backend: Deployment) -> None:
+    """A slow TPM, or a person who looks for the PIN, has all of that time."""
+    device = invited(backend)
+    request = device.request(device.session())
+    backend.clock.ahead = 285
+    device.assert_enrolled(device.send(request))
+
+
 def test_the_same_request_is_answered_alike_an_hour_later(backend: Deployment) -> None:
     """A device that lost the answer, or that waited in the queue, sends the same bytes again."""
     device = invited(backend)
@@ -241,12 +249,15 @@ def test_s20_sessions_are_not_exchanged_between_devices(backend: Deployment) -> 
 
 def test_an_invite_for_several_things_leaves_the_name_to_the_request(backend: Deployment) -> None:
     """The session names no Thing; whichever the invite allows is enrolled."""
-    device = invited(backend, "gw-*")
+    device = invited(backend, "gw-*", uses=2)
     device = replace(device, thing="gw-7")
     session = device.session(named=False)
     assert "thingName" not in session
     device.assert_enrolled(device.send(device.request(session)))
     assert device.session()["thingName"] == "gw-7"
+    # A session that names a Thing is not for another one, which the invite allows too.
+    other = replace(device, thing="gw-8")
+    assert_problem(other.send(other.request(device.session())), 403, "attestation-other-thing")
 
 
 def test_an_invite_for_one_thing_tells_its_name(backend: Deployment) -> None:

@@ -10,15 +10,14 @@ from typing import Any
 import jsonschema
 import openapi_spec_validator
 import pytest
-import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.support.csr_factory import THING, ecdsa_sha256, forged, pem, pem_of, request
-from tests.support.deployment import LAMBDA, POLICY, Answer, Deployment, aws_answer, deployed, event
+from tests.support.deployment import POLICY, Answer, Deployment, aws_answer, deployed, event
+from tests.support.openapi import SPEC
 
 SAMPLES = Path(__file__).parent / "samples"
-SPEC: dict[str, Any] = yaml.safe_load((LAMBDA / "openapi.yaml").read_text("utf-8"))
 REQUEST: dict[str, str] = json.loads((SAMPLES / "enroll-request.json").read_text("utf-8"))
 
 

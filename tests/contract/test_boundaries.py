@@ -126,6 +126,12 @@ def test_a_backend_module_uses_what_its_row_says(module: str) -> None:
     assert _used("enrollment_backend", module) == set(_BACKEND_MODULES[module])
 
 
+def test_proof_of_hardware_is_verified_with_cryptography_alone() -> None:
+    """What reads and verifies the statements of TPMs uses no library but that one, directly or not."""
+    used = {name.split(".")[0] for name in _graph().find_upstream_modules("enrollment_backend.attestation", True)}
+    assert used - {"enrollment_backend", *sys.stdlib_module_names} == {"cryptography"}
+
+
 @pytest.mark.parametrize("rooms", [_ROOMS, _BACKEND_MODULES], ids=["client", "backend"])
 def test_the_tables_have_no_circle(rooms: dict[str, tuple[str, ...]]) -> None:
     """Rule 1: no room stands on one that stands on it."""

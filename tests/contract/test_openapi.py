@@ -9,15 +9,13 @@ from typing import Any
 from unittest import mock
 
 import pytest
-import yaml
 
 from enrollment_backend import device_api, http, operator_api, tpm_api
 from enrollment_backend.errors import EnrollmentError
 from hsm_enroll.local.gateway import routes_of
-from tests.support.deployment import LAMBDA
+from tests.support.openapi import SPEC
 from tests.support.stack import template
 
-SPEC: dict[str, Any] = yaml.safe_load((LAMBDA / "openapi.yaml").read_text("utf-8"))
 OPERATIONS: dict[tuple[str, str], dict[str, Any]] = {
     (path, method.upper()): operation for path, item in SPEC["paths"].items() for method, operation in item.items()
 }

@@ -13,7 +13,6 @@ from urllib.parse import parse_qsl, urlsplit
 
 import jsonschema
 import pytest
-import yaml
 
 from hsm_enroll.backend_api.attestation import Evidence
 from hsm_enroll.backend_api.client import EnrollmentClient
@@ -27,11 +26,10 @@ from hsm_enroll.x509 import jws
 from tests.operator.api.conftest import authority, backend, operator_credentials  # noqa: F401 - fixtures, by their names
 from tests.operator.api.stand_in import Backend
 from tests.support.authority import Authority
-from tests.support.deployment import LAMBDA
 from tests.support.https_server import https_server, response
+from tests.support.openapi import SPEC
 from tests.support.software_signer import SoftwareSigner
 
-SPEC: dict[str, Any] = yaml.safe_load((LAMBDA / "openapi.yaml").read_text("utf-8"))
 SAMPLES = Path(__file__).parent / "samples"
 ENROLLMENT: dict[str, str] = json.loads((SAMPLES / "enroll-request.json").read_text("utf-8"))
 CODE: str = json.loads((SAMPLES / "invite-codes.json").read_text("utf-8"))["valid"][0]["written"]

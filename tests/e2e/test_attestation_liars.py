@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -204,6 +205,21 @@ def test_sessions_are_not_swapped_between_devices(api: Api, device: Device, thin
     statement = other.tpm.evidence(other.session(), device.csr, device.key)
     mixed = {**statement, "sessionId": own["sessionId"], "secret": own["secret"]}
     assert _is_refused(api, device.enroll(mixed), "attestation-signature-wrong")
+
+
+def test_the_endorsement_key_of_another_tpm_is_of_no_use(api: Api, device: Device) -> None:
+    """S20: its certificate does not fit the liar's own key; with its key too, nobody decrypts a secret for a liar."""
+    other = SoftwareTpm("ec-p384", api.vendor)
+    own, others = (tpm.request(thing_name=device.thing) for tpm in (device.tpm, other))
+    mixed = {**own, "ekCertificate": others["ekCertificate"]}
+    assert _is_refused(api, api.post(_SESSIONS, mixed, device.code), "ek-key-mismatch")
+    session = api.post(_SESSIONS, {**others, "akPublic": own["akPublic"]}, device.code).json()
+    challenge = [base64.b64decode(session[member]) for member in ("credentialBlob", "encryptedSecret")]
+    for tpm in (device.tpm, other):
+        with pytest.raises(ValueError, match="TPM_RC_INTEGRITY"):
+            tpm.activate(*challenge)
+    guessed = device.tpm.evidence(session, device.csr, device.key, "secret-guessed")
+    assert _is_refused(api, device.enroll(guessed), "attestation-secret-wrong")
 
 
 def test_a_tpm_that_an_invite_does_not_name_is_refused(api: Api, thing: str) -> None:

@@ -70,7 +70,7 @@ def test_the_operator_can_read_it_too(operator: Operator, gateway: Device, thing
     """Without --json, fleet list and show are tables with the same in them, and invite list has no code."""
     invite = operator.invite(thing)
     document = gateway.json("init", invite, "--thing", thing, "--no-publish")
-    assert re.search(rf"^issued +ec-p256 +0m +- +{thing}$", operator.run("fleet", "list").stdout, re.MULTILINE)
+    assert re.search(rf"^issued +ec-p256 +- +0m +- +{thing}$", operator.run("fleet", "list").stdout, re.MULTILINE)
     shown = dict(re.split(" {2,}", line) for line in operator.run("fleet", "show", thing).stdout.splitlines())
     assert (shown["Thing"], shown["Status"], shown["Revoked"]) == (thing, "issued", "-")
     assert shown["Certificate"] == document["certificate"]["id"]

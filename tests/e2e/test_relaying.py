@@ -6,7 +6,7 @@ import json
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from hsm_enroll.readers import CAPACITY
 from hsm_enroll.store.forwarder import ForwardReport
 from tests.support import documents
 from tests.support.cable import cable
-from tests.support.devices import Cloud, Device, Machine, connection, publish_as_observer
+from tests.support.devices import Cloud, Device, Machine, Observer, connection, publish_as_observer
 from tests.support.forwarders import RunningForwarder
 from tests.support.identities import identity
 
@@ -67,7 +67,9 @@ def _reading(path: Path) -> Iterator[_Reader]:
         reader.close()
 
 
-def test_messages_come_through_a_lost_connection_and_a_renewal(receiver: Device, cloud: Cloud, thing: str) -> None:
+def test_messages_come_through_a_lost_connection_and_a_renewal(
+    receiver: Device, cloud: Cloud, thing: str, observe: Callable[[str], Observer]
+) -> None:
     """Each program gets each message once; what the policy forbids is said, and disturbs nothing else."""
     path, commands = receiver.folder / "messages.sock", f"device/{thing}/commands"
     options = ("--subscribe", f"{commands}/#", "--subscribe", "elsewhere/#", "--socket", str(path))
@@ -92,7 +94,9 @@ def test_messages_come_through_a_lost_connection_and_a_renewal(receiver: Device,
                 forwarder.wait_for("renewed")
                 forwarder.wait_for("subscribed", 3)
                 assert send("renewed") == first.message()
+                observer = observe(f"device/{thing}/x")
                 assert receiver.run("publish", "--queue", f"device/{thing}/x", "x").returncode == 0
+                assert observer.message()[1] == "x"
                 assert forwarder.stop(signal.SIGTERM) == 143
                 assert first.at_end()
             assert forwarder.events("stopped")[0]["sent"] == 1

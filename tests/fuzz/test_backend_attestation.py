@@ -189,6 +189,14 @@ def test_s20_every_change_of_the_secret_is_refused() -> None:
         assert not is_believed(honest(), changed)
 
 
+def test_there_are_more_than_five_thousand_mutants() -> None:
+    """Without those at random, and those of certificates."""
+    made = [mutants(getattr(honest(), part.member), part.layout, outer=part.outer) for part in PARTS]
+    made.append(mutants(tpm().ek_public, EK_PUBLICS["ec-p384"], outer=True))
+    made.append(mutants(tpm().ak_public(), AK_PUBLIC, outer=True))
+    assert sum(1 for each in made for _ in each) > 5000
+
+
 @FUZZ
 @given(data=st.data())
 def test_s20_evidence_with_parts_replaced_is_refused(data: st.DataObject) -> None:

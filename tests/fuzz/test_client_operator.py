@@ -47,6 +47,8 @@ _SAMPLES: dict[str, dict[str, Any]] = {
         "existingThing": False,
         "ekSha256": _SHA256,
         "replacesKey": False,
+        "requireTpm": True,
+        "reuseTpm": False,
     },
     "thing_record": {
         "thing": "gateway-1",
@@ -61,6 +63,11 @@ _SAMPLES: dict[str, dict[str, Any]] = {
         "renewed": _INSTANT,
         "renewalDue": True,
         "renewalPending": False,
+        "attested": True,
+        "ekSha256": _SHA256,
+        "ekCertificateSha256": _SHA256,
+        "tpmManufacturer": "IFX",
+        "tpmFirmware": "7.85",
     },
     "sweep_report": {
         "checked": 2,

@@ -25,7 +25,7 @@ _OTHER = {"x86_64": "arm64", "arm64": "x86_64"}[ARCHITECTURE]
 _ALLOWED = re.compile(
     r"""
     handler\.py
-    | enrollment_backend/\w+\.py
+    | enrollment_backend/(attestation/)?\w+\.py
     | _cffi_backend\.cpython-\d+-\w+-linux-gnu\.so
     | cryptography/hazmat/bindings/_rust\.abi3\.so
     | (cffi|cryptography|pycparser)/([\w-]+/)*\w+\.(py|pyi|typed|h|cfg)

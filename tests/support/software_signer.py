@@ -9,13 +9,14 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509 import ObjectIdentifier
 
 from hsm_enroll.key import KeyType
+from tests.support.csr_factory import rsa_key
 
 
 @cache
 def software_key(key_type: KeyType) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
-    """Return this run's key of a type; RSA keys take their time, so there is one of each."""
+    """Return this run's key of a type; RSA keys take their time, so the CSRs of the tests have the same ones."""
     if key_type.curve_oid is None:
-        return rsa.generate_private_key(public_exponent=65537, key_size=key_type.bits)
+        return rsa_key(key_type.bits)
     return ec.generate_private_key(ec.get_curve_for_oid(ObjectIdentifier(key_type.curve_oid))())
 
 

@@ -47,11 +47,15 @@ class Cut(Kill):
     """At which command of a TPM its power is cut.
 
     Attributes:
-        number: how many commands it executes before that one.
+        number: how many commands it executes before that one, in the reference.
+        name: of the command.
+        earlier: how many commands of that name it executes before; the resource manager's own may come in between.
         is_executed: whether it executes that one too, so that only the response is lost.
     """
 
     number: int = 0
+    name: str = ""
+    earlier: int = 0
     is_executed: bool = False
 
     def __str__(self) -> str:
@@ -60,7 +64,9 @@ class Cut(Kill):
 
 def cut(names: list[str], number: int, *, is_executed: bool) -> Cut:
     """Return the cut at one of the commands that a reference named."""
-    return Cut(f"TPM off {'after' if is_executed else 'before'} {names[number]}", 0.0, number, is_executed)
+    name = names[number]
+    earlier = names[:number].count(name)
+    return Cut(f"TPM off {'after' if is_executed else 'before'} {name}", 0.0, number, name, earlier, is_executed)
 
 
 @dataclass
@@ -137,7 +143,7 @@ class Supply:
         if not self.names and name == _FLUSH:
             return False
         self.names.append(name)
-        return self._cut is not None and len(self.names) == self._cut.number + 1
+        return self._cut is not None and name == self._cut.name and self.names.count(name) == self._cut.earlier + 1
 
     def _cut_power(self) -> bool:
         self.tpm.cut_power()

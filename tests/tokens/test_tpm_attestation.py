@@ -15,12 +15,14 @@ from typing import NamedTuple
 import asn1crypto.x509
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from enrollment_backend.attestation import evidence
 from enrollment_backend.attestation.credential import make_credential
 from enrollment_backend.attestation.endorsement import read_endorsement
 from enrollment_backend.attestation.evidence import Evidence, Statement, read_attestation_key
+from enrollment_backend.attestation.structures import read_public
 from hsm_enroll.errors import TokenRefusedError
 from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.token.tokens import Tokens
@@ -155,9 +157,13 @@ def test_a_key_of_tpm2_ptool_is_attested(tpm: Tpm2, attestor: Attestor) -> None:
 
 @pytest.mark.usefixtures("tpm")
 def test_the_ak_is_the_same_each_time() -> None:
-    """The attestation key is derived from a fixed template: each process gets the same one, and none is stored."""
+    """The attestation key, on P-256, has a fixed template: each process gets the same one, and none is stored."""
     with Attestor() as first, Attestor() as second:
-        assert first.endorsement().ak_public == second.endorsement(_RSA).ak_public
+        ak_public = first.endorsement().ak_public
+        assert ak_public == second.endorsement(_RSA).ak_public
+    key = read_public(ak_public).key
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    assert key.curve.name == "secp256r1"
 
 
 def test_an_ak_can_be_kept_by_handle(alone: Tpm2, tmp_path: Path, key: KeyName) -> None:

@@ -32,6 +32,7 @@ from tests.support import tpm2
 from tests.support.processes import program, run
 from tests.support.softhsm_under_test import SoftHsmUnderTest
 from tests.support.tpm2 import Tpm2
+from tests.support.tpm_device import TpmDevice
 from tests.support.under_test import KeyName
 
 _WRONG = Secret("wrong-1234")
@@ -144,8 +145,8 @@ def test_the_last_try_is_not_used(certify: Certifying, counting: Tpm2) -> None:
     certify(Pin(counting.pin.reveal(), Origin("the saved PIN", lambda: None)))
 
 
-def test_a_locked_tpm_says_so(certify: Certifying, counting: Tpm2) -> None:
-    """D2: a TPM that is locked is not asked to attest, and the error says when it unlocks."""
+def test_a_locked_tpm_says_so(certify: Certifying, counting: Tpm2, tmp_path: Path) -> None:
+    """D2: a TPM that is locked is not asked to attest; the error says when it unlocks, and ``tpm info`` that it is."""
     for _ in range(3):
         with pytest.raises(PinWrongError):
             certify(Pin(_WRONG.reveal(), Origin("the PIN of a test", lambda: None)))
@@ -153,6 +154,8 @@ def test_a_locked_tpm_says_so(certify: Certifying, counting: Tpm2) -> None:
         certify()
     assert "Try again in 34 min" in error.value.hint
     assert counting.wrong_pins() == 3
+    lockout = TpmDevice(tmp_path, {}, tpm=counting).json("tpm", "info")["lockout"]
+    assert lockout == {"locked": True, "failedTries": 3, "limit": 3, "intervalSeconds": 1000}
 
 
 def test_which_key_is_exact(certify: Certifying) -> None:

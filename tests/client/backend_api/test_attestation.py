@@ -7,7 +7,6 @@ import json
 from typing import Any, NamedTuple
 
 import pytest
-import yaml
 
 from hsm_enroll.backend_api.answer import Problem
 from hsm_enroll.backend_api.attestation import Challenge, Evidence
@@ -18,8 +17,8 @@ from hsm_enroll.errors import BackendRefusedError, UnexpectedResponseError
 from hsm_enroll.secret import Secret
 from tests.client.backend_api.patient import Waits
 from tests.support.authority import Authority
-from tests.support.deployment import LAMBDA
 from tests.support.https_server import HttpsServer, https_server, response
+from tests.support.openapi import SPEC
 
 _ANSWER = {
     "sessionId": "Ab-_9",
@@ -187,7 +186,7 @@ def test_the_secret_is_not_shown() -> None:
 
 
 def _codes() -> list[str]:
-    responses = yaml.safe_load((LAMBDA / "openapi.yaml").read_text("utf-8"))["components"]["responses"]
+    responses = SPEC["components"]["responses"]
     refused, bad = (
         responses[name]["content"]["application/problem+json"]["schema"]["properties"]["code"]["enum"]
         for name in ("AttestationRefused", "BadRequest")

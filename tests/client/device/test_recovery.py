@@ -29,6 +29,7 @@ from hsm_enroll.store.identity import Identity
 from hsm_enroll.store.journal import Attempt
 from hsm_enroll.store.renewal import Renewal
 from hsm_enroll.store.retirement import KeyName, Retirement
+from hsm_enroll.token.fault import Fault
 from tests.support.world import TOKEN, PowerCut, World
 from tests.support.world_tpm import no_tpm
 
@@ -221,6 +222,15 @@ def test_a_tpm_that_nobody_knows_recovers_nothing(wiped: World, tmp_path: Path, 
     with pytest.raises(KeyMissingError, match=rf"nor does the API know its TPM: .*{code}"):
         _recover(wiped, tmp_path / "new")
     assert (wiped.keys, wiped.requests) == ({}, [])
+
+
+def test_a_tpm_that_cannot_prove_anything_yet_says_what_is_missing(wiped: World, tmp_path: Path) -> None:
+    """What to install comes before the operator's way, since it may be all that is needed."""
+    wiped.token = wiped.token._replace(name=wiped.token.name._replace(serial="0" * 16, manufacturer="IBM"))
+    wiped.tpm.fault = Fault("the package is not installed", "Install it.")
+    with pytest.raises(KeyMissingError, match=r"nor can its TPM prove .*: the package is not installed") as raised:
+        _recover(wiped, tmp_path / "new")
+    assert raised.value.hint.startswith("Install it. Then run hsm-enroll recover again. Or else: ")
 
 
 def test_another_refusal_of_the_tpm_is_told_as_it_is(wiped: World, tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ from hsm_enroll.key import TokenName
 from hsm_enroll.settings import Settings
 from hsm_enroll.token.tokens import Tokens
 from hsm_enroll.token.tpm2 import attestation
+from tests.support.devices import Machine
 from tests.support.identities import TOKEN, identity
 
 _IN_TPM = TokenName(Path("/usr/lib/libtpm2_pkcs11.so"), "gateway", "0" * 16, "IBM", "SW   TPM")
+_MISSING = TOKEN._replace(module=Path("/usr/lib/missing.so"))  # SoftHSM's
 
 
 @pytest.fixture(params=[True, False], ids=["with the extra", "without the extra"])
@@ -47,3 +49,27 @@ def test_the_doctor_says_whether_the_key_is_attested_and_its_renewal_can_be(
 def test_the_doctor_has_nothing_to_say_of_a_device_without_a_key(tmp_path: Path) -> None:
     """Before the enrollment there is no proof to look at."""
     assert checks_token.key_attested(Patient(Settings(state=tmp_path), {}, Tokens())).status is Status.SKIPPED
+
+
+@pytest.mark.parametrize(
+    ("token", "attested", "shown"),
+    [
+        (_IN_TPM, True, "the API has proof that the key is in a TPM"),
+        (_IN_TPM, False, "no: the API has no proof that the key is in a TPM; it can get one by a renewal"),
+        (
+            _MISSING,
+            False,
+            "no: token 'gateway' is not in a TPM that tpm2-pkcs11 uses, and only such a TPM can attest its keys",
+        ),
+    ],
+    ids=["proven", "not proven", "in no TPM"],
+)
+def test_status_says_whether_the_key_is_attested(tmp_path: Path, token: TokenName, attested: bool, shown: str) -> None:
+    """If it is not, then why, in one line; also while the token cannot be used."""
+    machine = Machine(tmp_path, {})
+    machine.home.mkdir()
+    replace(identity(), token=token, attested=attested).save(machine.home)
+    assert [line for line in machine.run("status").stdout.splitlines() if line.startswith("Attested ")] == [
+        f"Attested     {shown}"
+    ]
+    assert machine.json("status", status=10)["attested"] is attested

@@ -1,6 +1,7 @@
 """The only module that knows how tpm2-pkcs11 keeps its keys, which it does not promise to keep so.
 
-Tried with tpm2-pkcs11 1.9.0, whose store (esysdb) has the schema 8; any other schema is refused. A token has a sealed
+Tried with tpm2-pkcs11 1.9.0, whose store (esysdb) has the schema 8; any other schema is refused, and so is a token of
+its other backend, FAPI, whose keys are in tpm2-tss's own store; Debian builds it without that. A token has a sealed
 object for its user's PIN, which contains the key of an AES-GCM cipher; that encrypts each object's authorization value.
 """
 
@@ -106,7 +107,8 @@ def find(environment: Mapping[str, str], *, token_label: str, key_label: str, ke
     if (backend := environment.get(_BACKEND, "esysdb").lower()) != "esysdb":
         raise ModuleUnusableError(
             f"{_BACKEND}={backend} keeps keys where hsm-enroll cannot find them to have them attested",
-            hint=f"Unset {_BACKEND}, and create a token: hsm-enroll token create --label LABEL --backend tpm2",
+            hint=f"Unset {_BACKEND}, create a token (hsm-enroll token create --label LABEL --backend tpm2), and "
+            "enroll with it: hsm-enroll init --new-key INVITE",
         )
     folder = store.existing(environment, Path("/") / store.SYSTEM)
     if folder is None:
