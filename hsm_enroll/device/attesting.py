@@ -127,9 +127,11 @@ class Proof:
         Raises:
             HsmEnrollError: as for :meth:`thing_name`.
         """
+        if self._session is None:
+            return
         with self._audience.waiting("this machine's TPM", _ANSWER_SECONDS):
             try:
-                self.thing_name()
+                self._session.result()
             except HsmEnrollError as error:
                 self._go_on_without(error)
 
