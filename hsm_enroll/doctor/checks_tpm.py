@@ -14,6 +14,7 @@ from hsm_enroll.doctor.patient import Finding, Patient, Status
 from hsm_enroll.errors import TokenNotFoundError
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.token.fault import Fault
+from hsm_enroll.token.reports import TokenReport
 from hsm_enroll.token.tpm2 import access, diagnosis, storage_key
 from hsm_enroll.token.tpm2 import store as token_store
 
@@ -22,7 +23,11 @@ _FAPI_LIBRARY = b"libtss2-fapi"
 
 
 def device(patient: Patient) -> Finding:
-    """Whether the TPM's device exists and this user may use it."""
+    """Whether the TPM's device exists and this user may use it.
+
+    It is /dev/tpmrm0, or what ``TPM2_PKCS11_TCTI`` names. Root and the group ``tss`` may use it. Where there is none,
+    the TPM may be off in the firmware's setup.
+    """
     name = "tpm.device"
     if patient.tpm_module is None:
         return Finding(name, Status.SKIPPED, _NO_TPM)
@@ -96,6 +101,8 @@ def store(patient: Patient) -> Finding:
     if patient.tpm_module is None:
         return Finding(name, Status.SKIPPED, _NO_TPM)
     system = patient.machine.tpm_store
+    if isinstance(patient.token, TokenReport) and token_store.existing(patient.environment, system) is None:
+        return Finding(name, Status.SKIPPED, "the token is in FAPI's keystore, not in tpm2-pkcs11's store")
     folder = token_store.in_place(patient.environment, system)
     fault = token_store.fault(patient.environment, system)
     if folder is None and fault is not None and not isinstance(patient.identity, Identity):

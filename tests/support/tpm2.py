@@ -170,9 +170,16 @@ def powered(
 
 @contextmanager
 def cloned_without_resource_manager(original: Tpm2, home: Path) -> Iterator[Tpm2]:
-    """Copy a TPM with its token and power the copy; nothing moves objects out of its few slots for them."""
+    """Copy a TPM with its token and power the copy, as :func:`powered_without_resource_manager`."""
     for folder in (_AUTHORITY, "state", "store"):
         shutil.copytree(original.home / folder, home / folder)
+    with powered_without_resource_manager(home) as tpm:
+        yield tpm
+
+
+@contextmanager
+def powered_without_resource_manager(home: Path) -> Iterator[Tpm2]:
+    """Power a TPM that was provided in this folder before; nothing moves objects out of its few slots for them."""
     with _powered(home) as port:
         yield Tpm2(home, {"TPM2_PKCS11_TCTI": f"swtpm:host=127.0.0.1,port={port}"})
 

@@ -366,6 +366,16 @@ def test_the_store_is_the_one_that_the_module_takes(
     assert (*_found(finding), str(folders[place]) in finding.message) == ("token.store", Status.OK, True)
 
 
+def test_a_token_that_is_in_no_store_is_in_fapis_keystore(
+    tpm: Tpm2, tmp_path: Path, tokens: Tokens, machine: Machine
+) -> None:
+    """Where tpm2-pkcs11 finds the token although it has no store of its own, nothing is wrong with the store."""
+    settings = Settings(state=tmp_path / "state", module=tpm.module, token=Pkcs11Uri(token=LABEL))
+    finding = checks_tpm.store(Patient(settings, {"HOME": str(tmp_path)}, tokens, machine))
+    assert _found(finding) == ("token.store", Status.SKIPPED)
+    assert "FAPI" in finding.message
+
+
 @pytest.mark.parametrize(
     ("version", "status"), [((1, 3), Status.WARNING), ((1, 4), Status.OK), ((0, 9), Status.WARNING)]
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -22,11 +21,11 @@ from hsm_enroll.key import TokenName
 from hsm_enroll.secret import Secret
 from hsm_enroll.token.tpm2 import lockout
 from hsm_enroll.token.tpm2.attestation import stored_key
-from hsm_enroll.token.tpm2.attestation.stored_key import StoredKey
+from hsm_enroll.token.tpm2.attestation.stored_key import Seal, StoredKey
 from hsm_enroll.token.tpm2.attestation.tpm import (
     RC_AUTH_FAIL,
     RC_BAD_AUTH,
-    RC_INTEGRITY,
+    RC_FORMAT_ONE,
     RC_LOCKOUT,
     Tpm,
     TpmRefusedError,
@@ -42,9 +41,9 @@ def certify(
     tpm: Tpm,
     signer: Callable[[], Any],
     token: TokenName,
+    stored: StoredKey,
     *,
     key_label: str,
-    key_id: bytes,
     pin: Secret,
     pin_is_certain: bool,
     qualifying_data: bytes,
@@ -55,19 +54,18 @@ def certify(
         tpm: the TPM.
         signer: loads the attestation key, and returns its handle.
         token: the key's token.
-        key_label: CKA_LABEL.
-        key_id: CKA_ID.
+        stored: the key.
+        key_label: its CKA_LABEL.
         pin: the token's PIN; empty for a token that has none.
         pin_is_certain: whether the PIN is known to be the token's.
         qualifying_data: what the statement is to repeat.
     """
-    stored = stored_key.find(os.environ, token_label=token.label, key_label=key_label, key_id=key_id)
     lockout.refuse(token, failed_tries(tpm), pin_is_certain=pin_is_certain)
     parent = _parent(tpm, stored, key_label)
     session = _encrypted_session(tpm, parent)
-    unsealed = _unsealed(tpm, stored, parent, session, token, pin)
-    key = tpm.until_the_end(_loaded(tpm, parent, stored.public, stored.private))
-    tpm.esapi.tr_set_auth(key, stored.auth(unsealed))
+    unsealed = _unsealed(tpm, stored.seal, parent, session, token, pin)
+    key = tpm.until_the_end(_loaded(tpm, parent, stored.blobs.public, stored.blobs.private))
+    tpm.esapi.tr_set_auth(key, stored.blobs.auth(unsealed))
     _encrypt(tpm, session, TPMA_SESSION.ENCRYPT | TPMA_SESSION.DECRYPT)
     scheme = TPMT_SIG_SCHEME(scheme=TPM2_ALG.NULL)
     info, signature = tpm.run(
@@ -80,7 +78,7 @@ def certify(
         session1=session,
         session2=ESYS_TR.PASSWORD,
     )
-    return Certified(stored.public, bytes(info), signature.marshal())
+    return Certified(stored.blobs.public, bytes(info), signature.marshal())
 
 
 def failed_tries(tpm: Tpm) -> FailedTries | None:
@@ -106,12 +104,12 @@ def _parent(tpm: Tpm, stored: StoredKey, key_label: str) -> Any:
     return parent
 
 
-def _unsealed(tpm: Tpm, stored: StoredKey, parent: Any, session: Any, token: TokenName, pin: Secret) -> bytes:
+def _unsealed(tpm: Tpm, seal: Seal, parent: Any, session: Any, token: TokenName, pin: Secret) -> bytes:
     _encrypt(tpm, session, TPMA_SESSION.ENCRYPT)
     try:
-        with tpm.meanwhile(_loaded(tpm, parent, stored.seal_public, stored.seal_private)) as seal:
-            tpm.esapi.tr_set_auth(seal, stored.seal_auth(pin))
-            return bytes(tpm.run("Unseal", tpm.esapi.unseal, seal, session1=session))
+        with tpm.meanwhile(_loaded(tpm, parent, seal.public, seal.private)) as loaded:
+            tpm.esapi.tr_set_auth(loaded, seal.auth(pin))
+            return bytes(tpm.run("Unseal", tpm.esapi.unseal, loaded, session1=session))
     except TpmRefusedError as error:
         if error.response in _PIN_REFUSED:
             raise PinWrongError(f"token {token.label!r} refused the PIN") from error
@@ -129,7 +127,7 @@ def _loaded(tpm: Tpm, parent: Any, public: bytes, private: bytes) -> Any:
     try:
         return tpm.run("Load", tpm.esapi.load, parent, *blobs)
     except TpmRefusedError as error:
-        if error.response == RC_INTEGRITY:
+        if error.response & RC_FORMAT_ONE:
             raise stored_key.damaged(what) from error
         raise
 

@@ -51,7 +51,7 @@ class _Server(Server):
             ModuleUnusableError: it cannot be loaded.
         """
         try:
-            from hsm_enroll.token.tpm2.attestation import certifying, describing  # noqa: F401
+            from hsm_enroll.token.tpm2.attestation import certifying, describing, finding  # noqa: F401
         except Exception as error:  # of another release, or with another release of what it uses, it may raise anything
             from hsm_enroll import extras
 
@@ -115,17 +115,20 @@ class _Server(Server):
         attestation_key: int | None,
     ) -> dict[str, Any]:
         from hsm_enroll.token.tpm2.attestation import attestation_key as ak
-        from hsm_enroll.token.tpm2.attestation import certifying, tpm
+        from hsm_enroll.token.tpm2.attestation import certifying, finding, tpm
+        from hsm_enroll.token.tpm2.attestation.stored_key import Wanted
 
+        named = TokenName(Path(token[0]), *token[1:])
+        stored = finding.find(Wanted(named.label, key_label, bytes.fromhex(key_id)))
         timings: list[Timing] = []
         with tpm.opened(timings) as opened:
             saved = self._saved.get("ak")
             certified = certifying.certify(
                 opened,
                 lambda: ak.load(opened, attestation_key)[0] if saved is None else _restored(opened, saved),
-                TokenName(Path(token[0]), *token[1:]),
+                named,
+                stored,
                 key_label=key_label,
-                key_id=bytes.fromhex(key_id),
                 pin=Secret(pin),
                 pin_is_certain=pin_is_certain,
                 qualifying_data=bytes.fromhex(qualifying_data),

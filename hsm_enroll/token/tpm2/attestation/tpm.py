@@ -27,7 +27,8 @@ _UNREACHABLE_HINT = (
     "(/dev/tpmrm0, tpm2-abrmd) only one program at a time can use it."
 )
 # TPM 2.0 Library Part 2, "Response Codes"; format-one codes without the number of the handle or parameter.
-RC_AUTH_FAIL, RC_BAD_AUTH, RC_INTEGRITY, RC_LOCKOUT = 0x08E, 0x0A2, 0x09F, 0x921
+RC_AUTH_FAIL, RC_BAD_AUTH, RC_LOCKOUT = 0x08E, 0x0A2, 0x921
+RC_FORMAT_ONE = 0x080  # it is about a handle, a parameter or a session
 _MEMORY = {0x902, 0x903, 0x904}  # TPM_RC_OBJECT_MEMORY, _SESSION_MEMORY, _MEMORY
 
 
