@@ -24,7 +24,7 @@ from typing import Any
 
 import cryptography.hazmat.backends.openssl.backend  # noqa: F401 - for the signature of a request
 
-from enrollment_backend import device_api, http, log, operator_api, tpm_api
+from enrollment_backend import device_api, est, http, log, operator_api, tpm_api, trust_anchors
 from enrollment_backend.adoption import Adoption
 from enrollment_backend.attesting import Attesting
 from enrollment_backend.aws import concurrently, connect
@@ -33,13 +33,14 @@ from enrollment_backend.claims import Removal
 from enrollment_backend.errors import ConfigurationError
 from enrollment_backend.inspection import Inspection
 from enrollment_backend.issuer import Issuer
-from enrollment_backend.issuing import Issuing
+from enrollment_backend.issuing import Issuing, RoleAlias
 from enrollment_backend.known_tpms import KnownTpms
 from enrollment_backend.ledger import Ledger
 from enrollment_backend.lifecycle import Lifecycle
 from enrollment_backend.operator import Operator
 from enrollment_backend.rebuild import Rebuilder
 from enrollment_backend.recovery import unrecorded_certificates
+from enrollment_backend.reenrolling import Reenrolling
 from enrollment_backend.removal import Remover
 from enrollment_backend.rest_event import as_http_event
 from enrollment_backend.scheduled_sweep import OutOfTimeError, Patience, ScheduledSweep
@@ -106,6 +107,7 @@ def _where(error: Exception) -> str:
 @cache
 def _routes() -> http.Routes:
     settings = _settings()
+    alias = RoleAlias(settings.role_alias, settings.credentials_endpoint, settings.credentials_port)
     issuing = Issuing(
         ledger=_ledger,
         issuer=_issuer,
@@ -117,6 +119,7 @@ def _routes() -> http.Routes:
         allow_existing_things=settings.allow_existing_things,
         mqtt_endpoint=settings.mqtt_endpoint,
         mqtt_port=settings.mqtt_port,
+        role_alias=alias if settings.role_alias else None,
         now=time.time,
         sleep=time.sleep,
     )
@@ -144,9 +147,15 @@ def _routes() -> http.Routes:
     )
     return {
         **device_api.routes(service, lifecycle),
+        **est.routes(service, Reenrolling(_binding, lifecycle), _trust_anchors),
         **operator_api.routes(_operator, _sweeper, _rebuilder, time.time),
         **tpm_api.routes(_known_tpms),
     }
+
+
+@cache
+def _trust_anchors() -> bytes:
+    return trust_anchors.certs_only(_settings().trust_anchors_file)
 
 
 @cache

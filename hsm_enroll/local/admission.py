@@ -27,6 +27,9 @@ class Admission:
         observer: the observer's certificate, in PEM.
         log: gets a warning about each policy that the gate cannot evaluate. A certificate with such a policy may do
             nothing.
+
+    Attributes:
+        admitted: the active certificates and the observer's, by the SHA-256 of their DER in hexadecimal.
     """
 
     def __init__(self, gate: Gate, iot: Any, observer: bytes, log: logging.Logger) -> None:
@@ -34,14 +37,14 @@ class Admission:
         self._iot = iot
         self._log = log
         self._observer = {str(_fingerprint(observer.decode("ascii"))): OBSERVER}
-        self._admitted: Mapping[str, Principal] = {}
+        self.admitted: Mapping[str, Principal] = {}
 
     def synchronise(self) -> None:
         """Pass the current state of AWS IoT to the gate, and return once it has taken effect."""
         admitted = self._principals() | self._observer
-        if admitted != self._admitted:
+        if admitted != self.admitted:
             self._gate.admit(admitted)
-            self._admitted = admitted
+            self.admitted = admitted
 
     def _principals(self) -> dict[str, Principal]:
         policies: defaultdict[str, list[Policy | None]] = defaultdict(list)

@@ -6,7 +6,7 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -24,8 +24,8 @@ class Api:
     Args:
         function: the folder of the Lambda function. The environment has the function's variables.
         routes: from `gateway.routes_of`.
-        listener: where it listens; it stays open during a restart, so that the port is not lost.
-        tls: a server's context.
+        served: where it listens, each with a server's context; the listeners stay open during a restart, so that the
+            ports are not lost.
         log: see `Gateway` and `LoopbackServer`.
     """
 
@@ -33,14 +33,12 @@ class Api:
         self,
         function: Path,
         routes: Mapping[str, str],
-        listener: socket.socket,
-        tls: ssl.SSLContext,
+        served: Sequence[tuple[socket.socket, ssl.SSLContext]],
         log: logging.Logger,
     ) -> None:
         self._function = function
         self._routes = routes
-        self._listener = listener
-        self._tls = tls
+        self._served = served
         self._log = log
         self._changing = threading.Lock()
 
@@ -79,7 +77,8 @@ class Api:
         with ExitStack() as stack:
             handler = stack.enter_context(loaded_handler(self._function))
             gateway = Gateway(self._routes, handler, self._faults, self._log)
-            stack.enter_context(LoopbackServer(gateway, self._listener, self._log, self._tls, KeepAliveHandler))
+            for listener, tls in self._served:
+                stack.enter_context(LoopbackServer(gateway, listener, self._log, tls, KeepAliveHandler))
             self._running = stack.pop_all()
 
     def _stop(self) -> None:

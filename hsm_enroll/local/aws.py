@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
@@ -29,12 +29,14 @@ from hsm_enroll.local.lambda_runtime import ACCOUNT_ID, REGION
 from hsm_enroll.local.server import LoopbackServer, WsgiApplication
 
 _STACK_NAME = "hsm-enroll"
-_FUNCTION_OUTPUT, _AUTH = "FunctionName", "AuthMode"
+_FUNCTION_OUTPUT = "FunctionName"
 _COMPLETE = {"CREATE_COMPLETE", "UPDATE_COMPLETE"}
 _CODE_BUCKET, _CODE_KEY = "hsm-enroll-code", "function.zip"
 # Services whose calls may change what devices are allowed to do, as named in a SigV4 credential scope.
 _WATCHED = ("/iot/", "/cloudformation/")
 _one_cloud = threading.Lock()
+
+Result = TypeVar("Result")
 
 
 class AwsApis:
@@ -49,10 +51,10 @@ class AwsApis:
         self._moto: WsgiApplication = DomainDispatcherApplication(create_backend_app)
         self._one_at_a_time = threading.Lock()
 
-    def between_calls(self, action: Callable[[], None]) -> None:
-        """Call a function while no call to AWS is in progress."""
+    def between_calls(self, action: Callable[[], Result]) -> Result:
+        """Call a function while no call to AWS is in progress, and return its result."""
         with self._one_at_a_time:
-            action()
+            return action()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         with self._one_at_a_time:
@@ -106,14 +108,14 @@ class Stack:
     resources: dict[str, Any]
 
 
-def deploy(template: Path, parameters: Mapping[str, str], auth: str | None) -> Stack:
+def deploy(template: Path, parameters: Mapping[str, str], defaults: Mapping[str, str]) -> Stack:
     """Create the stack from the template, or update it if it was kept. The environment variables say where AWS is.
 
     Args:
         template: CloudFormation in YAML, with the output ``FunctionName``.
-        parameters: its parameters, without ``AuthMode`` and without the location of the function's code, which is an
-            empty zip here. Others keep the values that they have.
-        auth: its parameter ``AuthMode``; None is the value that it has, or else ``open``.
+        parameters: its parameters, without the location of the function's code, which is an empty zip here. Others
+            keep the values that they have.
+        defaults: the values of parameters that have none yet.
 
     Raises:
         LocalCloudError: the template cannot be read or deployed, or has no such output.
@@ -124,7 +126,7 @@ def deploy(template: Path, parameters: Mapping[str, str], auth: str | None) -> S
     client = session.client("cloudformation")
     try:
         before = _parameters(client)
-        wanted = {_AUTH: "open", **before, **parameters, **({} if auth is None else {_AUTH: auth}), **_code(session)}
+        wanted = {**defaults, **before, **parameters, **_code(session)}
         change = client.update_stack if before else client.create_stack
         change(
             StackName=_STACK_NAME,

@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING, Self
 from hsm_enroll.backend_folder import backend_folder
 from hsm_enroll.errors import LocalCloudError
 from hsm_enroll.local.detached import detach, down, fail, restart, running
-from hsm_enroll.local.endpoints import ACCESS_KEY_ID, MQTT_ENDPOINT, SECRET_ACCESS_KEY, Endpoints
+from hsm_enroll.local.endpoints import (
+    ACCESS_KEY_ID,
+    CREDENTIALS_ENDPOINT,
+    MQTT_ENDPOINT,
+    SECRET_ACCESS_KEY,
+    Endpoints,
+)
 from hsm_enroll.local.home import Home, default_home
 from hsm_enroll.local.options import DEFAULTS, Options, Ports
 from hsm_enroll.local.stop_signals import stop_signals
@@ -147,10 +153,12 @@ class LocalCloud:
         from hsm_enroll.local.api import Api
         from hsm_enroll.local.aws import AwsApis, aws_server, deploy, fresh_account, iot_backend
         from hsm_enroll.local.control import Commands, Control
+        from hsm_enroll.local.credentials_provider import CredentialsProvider
         from hsm_enroll.local.data_plane import publishing
         from hsm_enroll.local.gate import Gate
         from hsm_enroll.local.gateway import routes_of
-        from hsm_enroll.local.server import log_file
+        from hsm_enroll.local.role_alias import PARAMETERS as DEFAULT_ROLE_ALIAS
+        from hsm_enroll.local.server import KeepAliveHandler, LoopbackServer, log_file
         from hsm_enroll.local.stack_outputs import api_outputs
 
         home, keep, endpoints = self._home, self._options.keep, self.endpoints
@@ -164,18 +172,31 @@ class LocalCloud:
         apis = AwsApis()
         stack.enter_context(aws_server(apis, listeners["aws"], log_file(stack, home.logs / "aws.log")))
         os.environ["AWS_ENDPOINT_URL"] = endpoints.aws_endpoint_url
-        parameters = {"MqttEndpoint": MQTT_ENDPOINT}
+        parameters = {"MqttEndpoint": MQTT_ENDPOINT, "CredentialsEndpoint": CREDENTIALS_ENDPOINT}
         if self._options.attestation is not None:
             parameters["Attestation"] = self._options.attestation
-        deployed = deploy(self._function / "template.yaml", parameters, self._options.auth)
-        apis.after_change = Admission(gate, iot_backend(), home.observer_certificate.read_bytes(), mqtt_log).synchronise
+        defaults = {"AuthMode": "open", **DEFAULT_ROLE_ALIAS}
+        if self._options.auth is not None:
+            parameters["AuthMode"] = self._options.auth
+        deployed = deploy(self._function / "template.yaml", parameters, defaults)
+        admission = Admission(gate, iot_backend(), home.observer_certificate.read_bytes(), mqtt_log)
+        apis.after_change = admission.synchronise
         apis.after_change()
+        credentials_log = log_file(stack, home.logs / "credentials.log")
+        provider = CredentialsProvider(admission, apis, credentials_log)
+        demanding = tls.for_client_certificates(home)
+        stack.enter_context(
+            LoopbackServer(provider, listeners["credentials"], credentials_log, demanding, KeepAliveHandler)
+        )
 
-        # The template has no parameter for the MQTT port, since AWS IoT's is fixed; here it can be any port.
-        os.environ |= {**deployed.variables, "MQTT_PORT": str(endpoints.mqtt_port)}
+        # The template has no parameters for these ports, since AWS IoT's are fixed; here they can be any.
+        ports = {"MQTT_PORT": str(endpoints.mqtt_port), "CREDENTIALS_PORT": str(endpoints.credentials_port)}
+        trusted = {"TRUST_ANCHORS_FILE": str(home.ca_certificate)}
+        os.environ |= {**deployed.variables, **ports, **trusted}
         log = log_file(stack, home.logs / "gateway.log")
         routes = routes_of(deployed.resources)
-        self._api = stack.enter_context(Api(self._function, routes, listeners["api"], tls.for_api(home), log))
+        served = ((listeners["api"], tls.for_api(home)), (listeners["est"], demanding))
+        self._api = stack.enter_context(Api(self._function, routes, served, log))
         commands: Commands = {
             "restart": self.restart,
             "fail": self.fail,
@@ -188,7 +209,7 @@ class LocalCloud:
         self._is_up = True
 
     def _listen(self, stack: ExitStack) -> Mapping[str, socket.socket]:
-        """Open the listening sockets of the API, of MQTT and of AWS's APIs; return them by the names of `Ports`."""
+        """Open the listening sockets; return them by the names of `Ports`."""
         from hsm_enroll.local.lambda_runtime import REGION
         from hsm_enroll.local.server import listen
 
@@ -204,6 +225,9 @@ class LocalCloud:
             mqtt_port=_port(listeners["mqtt"]),
             ca_file=home.ca_certificate,
             aws_endpoint_url=f"http://127.0.0.1:{_port(listeners['aws'])}",
+            credentials_endpoint=CREDENTIALS_ENDPOINT,
+            credentials_port=_port(listeners["credentials"]),
+            est_url=f"https://localhost:{_port(listeners['est'])}",
             region=REGION,
             home=home.folder,
             observer_certificate=home.observer_certificate,

@@ -10,6 +10,7 @@ from pathlib import Path
 ACCESS_KEY_ID = "local"
 SECRET_ACCESS_KEY = "local"  # noqa: S105 - not a real key; moto accepts any
 MQTT_ENDPOINT = "localhost"
+CREDENTIALS_ENDPOINT = "localhost"
 _LOOPBACK = ("127.0.0.1", "localhost")
 
 
@@ -23,6 +24,9 @@ class Endpoints:
         mqtt_port: port for MQTT with mutual TLS, for devices and for the observer.
         ca_file: the trust anchor of the API and of MQTT, in PEM.
         aws_endpoint_url: AWS's APIs, over HTTP on loopback.
+        credentials_endpoint: host name of AWS IoT's credentials provider, as in its certificate.
+        credentials_port: its port, for devices; 0 if the cloud is of an earlier release, which had none.
+        est_url: the same API with mutual TLS, for EST's simplereenroll; empty if the cloud is of an earlier release.
         region: the AWS region of everything in this cloud.
         home: the folder of this cloud.
         observer_certificate: the certificate, in PEM, of an identity that may publish and subscribe to every topic.
@@ -34,6 +38,9 @@ class Endpoints:
     mqtt_port: int
     ca_file: Path
     aws_endpoint_url: str
+    credentials_endpoint: str
+    credentials_port: int
+    est_url: str
     region: str
     home: Path
     observer_certificate: Path
@@ -48,6 +55,9 @@ class Endpoints:
             "observerPort": self.mqtt_port,
             "caFile": str(self.ca_file),
             "awsEndpointUrl": self.aws_endpoint_url,
+            "credentialsEndpoint": self.credentials_endpoint,
+            "credentialsPort": self.credentials_port,
+            "estUrl": self.est_url,
             "region": self.region,
             "home": str(self.home),
             "observerCertificate": str(self.observer_certificate),
@@ -67,6 +77,9 @@ class Endpoints:
             mqtt_port=int(document["mqttPort"]),
             ca_file=Path(str(document["caFile"])),
             aws_endpoint_url=str(document["awsEndpointUrl"]),
+            credentials_endpoint=str(document.get("credentialsEndpoint", CREDENTIALS_ENDPOINT)),
+            credentials_port=int(document.get("credentialsPort", 0)),
+            est_url=str(document.get("estUrl", "")),
             region=str(document["region"]),
             home=Path(str(document["home"])),
             observer_certificate=Path(str(document["observerCertificate"])),

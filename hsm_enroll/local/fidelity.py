@@ -19,15 +19,16 @@ from moto.dynamodb.models import DynamoDBBackend
 from moto.dynamodb.models.dynamo_type import DynamoType
 from moto.dynamodb.models.table import Table
 from moto.iot.exceptions import InvalidRequestException, ResourceAlreadyExistsException
-from moto.iot.models import FakePolicy, IoTBackend, iot_backends
+from moto.iot.models import FakePolicy, FakeRoleAlias, IoTBackend, iot_backends
 from moto.iot.responses import IoTResponse
 
 from hsm_enroll.local.authority import Authority, CsrRefusedError
-from hsm_enroll.local.endpoints import MQTT_ENDPOINT
+from hsm_enroll.local.endpoints import CREDENTIALS_ENDPOINT, MQTT_ENDPOINT
 
 _POLICY_VERSIONS = 5  # AWS IoT's quota, versions per policy
 # API_ListCertificates: the range of pageSize, and its default.
 _MIN_PAGE_SIZE, _DEFAULT_PAGE_SIZE, _MAX_PAGE_SIZE = 1, 25, 250
+_ENDPOINTS = {"iot:Data-ATS": MQTT_ENDPOINT, "iot:CredentialProvider": CREDENTIALS_ENDPOINT}
 _EXCLUSIVE, _NOT_EXCLUSIVE = "EXCLUSIVE_THING", "NON_EXCLUSIVE_THING"
 
 
@@ -53,11 +54,14 @@ def faithful(authority: Authority) -> Iterator[None]:
         (IoTResponse, "list_principal_things_v2", _list_principal_things_v2),
         (IoTResponse, "list_thing_principals_v2", _list_thing_principals_v2),
         (FakePolicy, "update_from_cloudformation_json", update_policy),
+        (FakeRoleAlias, "delete", delete_role_alias),  # None, which is what remains, is the same to moto as nothing
         (FakePolicy, "to_get_dict", policy_in_json(FakePolicy.to_get_dict)),
         (DynamoDBBackend, "transact_write_items", _transact_write_items(DynamoDBBackend.transact_write_items)),
         (Table, "update_from_cloudformation_json", update_table),
         (IoTBackend, "describe_endpoint", _describe_endpoint(IoTBackend.describe_endpoint)),
         (ChangeSet, "apply", apply_change_set),
+        (parsing, "clean_json", without_no_value(parsing.clean_json)),
+        (parsing, "parse_and_update_resource", by_condition(parsing.parse_and_update_resource)),
         (parsing, "parse_resource", _parse_resource(parsing.parse_resource)),
         (parsing.logger, "disabled", True),
     ]
@@ -66,7 +70,7 @@ def faithful(authority: Authority) -> Iterator[None]:
         undo.callback(delattr, IoTBackend, "exclusive_attachments")
         IoTBackend.exclusive_attachments = property(_exclusive_attachments)
         for owner, name, override in overrides:
-            undo.callback(setattr, owner, name, getattr(owner, name))
+            undo.callback(setattr, owner, name, getattr(owner, name, None))
             setattr(owner, name, override)
         undo.callback(default_user_config.__setitem__, "iot", configuration)
         # With this setting, a certificate's id is the SHA-256 of its DER, as in AWS IoT, and not that of its PEM.
@@ -121,13 +125,50 @@ def policy_in_json(original: Callable[[Any], dict[str, Any]]) -> Callable[[Any],
     return to_get_dict
 
 
+def without_no_value(clean: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Return a replacement for ``parsing.clean_json`` that leaves AWS::NoValue out of lists."""
+
+    # CloudFormation user guide, "Pseudo parameters reference": AWS::NoValue "removes the resource property", which for
+    # an element of a list is that element. moto leaves None there.
+    def clean_json(resource_json: Any, resources_map: Any) -> Any:
+        cleaned = clean(resource_json, resources_map)
+        if not isinstance(resource_json, list):
+            return cleaned
+        return [element for element in cleaned if element is not None]
+
+    return clean_json
+
+
+def delete_role_alias(alias: Any, account_id: str, region: str) -> None:
+    """Delete a role alias with its stack. Becomes `FakeRoleAlias.delete`."""
+    # moto looks for a role alias whose name is the Ref to a parameter that the template has in its place.
+    iot_backends[account_id][region].delete_role_alias(alias.role_alias)
+
+
+def by_condition(update: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a replacement for ``parsing.parse_and_update_resource`` that knows what a resource's condition says."""
+
+    # CloudFormation user guide, "Conditions section": a resource whose condition is true is created, and when the stack
+    # is updated, conditions are evaluated anew. moto updates resources whatever their conditions say, also those that
+    # it has not created.
+    def parse_and_update_resource(name: str, resource_json: dict[str, Any], known: Any, **where: Any) -> Any:
+        condition, existing = resource_json.get("Condition"), known[name]
+        if condition is None or (known.lazy_condition_map[condition] and existing is not None):
+            return update(name, resource_json, known, **where)
+        if existing is None:
+            return parsing.parse_and_create_resource(name, resource_json, known, **where)
+        known._delete_resource(existing, resource_json)  # noqa: SLF001 - moto has no other way
+        return None
+
+    return parse_and_update_resource
+
+
 def _describe_endpoint(describe: Callable[[Any, str], Any]) -> Callable[[Any, str], Any]:
     # API_DescribeEndpoint "returns or creates a unique endpoint specific to the Amazon Web Services account making the
-    # call". moto returns another one each time; here it is where the broker is.
+    # call". moto returns another one each time; here it is where broker and credentials provider are.
     def describe_endpoint(self: Any, endpoint_type: str) -> Any:
         endpoint = describe(self, endpoint_type)
-        if endpoint_type == "iot:Data-ATS":
-            endpoint.endpoint = MQTT_ENDPOINT
+        endpoint.endpoint = _ENDPOINTS.get(endpoint_type, endpoint.endpoint)
         return endpoint
 
     return describe_endpoint

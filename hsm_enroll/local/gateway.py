@@ -137,6 +137,7 @@ def _request(environ: Mapping[str, Any], body: bytes) -> Request:
         headers=headers,
         body=body,
         source_ip=environ["REMOTE_ADDR"],
+        client_certificate=environ.get("SSL_CLIENT_CERT"),
     )
 
 

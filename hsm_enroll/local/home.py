@@ -196,7 +196,7 @@ class Home:
             StateTooNewError: a newer version of this program wrote it.
         """
         try:
-            kept = _PORTS.load(self.kept_ports, lambda ports: Ports(*(_port(ports[name]) for name in Ports._fields)))
+            kept = _PORTS.load(self.kept_ports, _ports)
         except (StateError, StateCorruptError, KeyError, TypeError) as error:
             raise LocalCloudError(
                 f"{self.kept_ports} cannot be read.", hint=f"Remove it to get other ports: rm {self.kept_ports}"
@@ -224,6 +224,11 @@ def write(path: Path, content: bytes) -> None:
     new.touch(mode=0o600)
     new.write_bytes(content)
     new.replace(path)
+
+
+def _ports(members: dict[str, object]) -> Ports:
+    came_later = {"credentials": 0, "est": 0}
+    return Ports(**{name: _port({**came_later, **members}[name]) for name in Ports._fields})
 
 
 def _port(number: object) -> int:

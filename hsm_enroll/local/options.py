@@ -14,11 +14,15 @@ class Ports(NamedTuple):
         api: of the enrollment API.
         mqtt: of MQTT with mutual TLS.
         aws: of AWS's APIs.
+        credentials: of AWS IoT's credentials provider, with mutual TLS.
+        est: of the enrollment API with mutual TLS, for EST's simplereenroll.
     """
 
     api: int = 0
     mqtt: int = 0
     aws: int = 0
+    credentials: int = 0
+    est: int = 0
 
     def or_else(self, others: Ports) -> Ports:
         """Return these ports, with the others in the places where these are 0."""

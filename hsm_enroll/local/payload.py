@@ -16,10 +16,12 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl
 
+from cryptography.x509 import load_pem_x509_certificate
 from werkzeug.wrappers import Response
 
 from hsm_enroll.local.lambda_runtime import ACCOUNT_ID
 
+_VALIDITY = "%b %e %H:%M:%S %Y GMT"
 _MIN_STATUS, _MAX_STATUS = 100, 599
 _STAGE = "$default"
 _TEXT = re.compile(r"text/.*|application/(json|javascript|xml|.*\+(json|xml))")
@@ -42,6 +44,7 @@ class Request:
         headers: with names in lower case; repeated headers are joined by commas.
         body: without transfer coding.
         source_ip: the client's address.
+        client_certificate: the certificate of the TLS connection, in PEM; None if the server does not ask for one.
     """
 
     method: str
@@ -50,6 +53,7 @@ class Request:
     headers: Mapping[str, str]
     body: bytes
     source_ip: str
+    client_certificate: str | None = None
 
 
 def to_event(
@@ -101,6 +105,8 @@ def to_event(
         event["queryStringParameters"] = {name: ",".join(values) for name, values in parameters.items()}
     if iam is not None:
         event["requestContext"]["authorizer"] = {"iam": dict(iam)}
+    if request.client_certificate is not None:
+        event["requestContext"]["authentication"] = {"clientCert": _client_certificate(request.client_certificate)}
     if request.body:
         event["body"], event["isBase64Encoded"] = _encoded(request.body, request.headers.get("content-type", ""))
     return event
@@ -127,6 +133,23 @@ def to_response(result: object) -> Response:
         return Response(_body(result), status, {"content-type": "text/plain;charset=UTF-8"} | kept)
     except (AttributeError, TypeError, ValueError) as error:
         raise MalformedResponseError(str(error)) from error
+
+
+def _client_certificate(pem: str) -> dict[str, Any]:
+    """Return what API Gateway says of a client certificate (mutual TLS of custom domain names)."""
+    certificate = load_pem_x509_certificate(pem.encode("ascii"))
+    serial = f"{certificate.serial_number:x}"
+    octets = bytes.fromhex(serial.zfill(len(serial) + len(serial) % 2))
+    return {
+        "clientCertPem": pem,
+        "subjectDN": certificate.subject.rfc4514_string(),
+        "issuerDN": certificate.issuer.rfc4514_string(),
+        "serialNumber": octets.hex(":"),
+        "validity": {
+            "notBefore": certificate.not_valid_before_utc.strftime(_VALIDITY),
+            "notAfter": certificate.not_valid_after_utc.strftime(_VALIDITY),
+        },
+    }
 
 
 def _encoded(body: bytes, content_type: str) -> tuple[str, bool]:

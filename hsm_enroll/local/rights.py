@@ -63,10 +63,10 @@ class Rights:
 
     Args:
         principal: the certificate it was opened with.
-        client_id: its client id.
+        client_id: its client id; None if it is not an MQTT connection, so that no variable has a value.
     """
 
-    def __init__(self, principal: Principal, client_id: str) -> None:
+    def __init__(self, principal: Principal, client_id: str | None) -> None:
         self._principal = principal
         self._client_id = client_id
         self._decisions: dict[tuple[str, str], bool] = {}
@@ -89,9 +89,13 @@ class Rights:
         """Whether it may receive messages that are published to a topic (iot:Receive)."""
         return self._may("iot:Receive", f"topic/{topic}")
 
+    def may_assume_role(self, alias: str) -> bool:
+        """Whether it may have credentials of the role behind a role alias (iot:AssumeRoleWithCertificate)."""
+        return self._may("iot:AssumeRoleWithCertificate", f"rolealias/{alias}")
+
     @cached_property
     def _variables(self) -> Mapping[str, str]:
-        return self._principal.variables(self._client_id)
+        return {} if self._client_id is None else self._principal.variables(self._client_id)
 
     def _may(self, action: str, resource: str) -> bool:
         if self._principal.everything:

@@ -21,10 +21,16 @@ def for_api(home: Home) -> ssl.SSLContext:
     return context
 
 
-def for_devices(home: Home) -> ssl.SSLContext:
-    """Return the same for MQTT: requires a client certificate from the home's CA, and knows AWS IoT's ALPN names."""
+def for_client_certificates(home: Home) -> ssl.SSLContext:
+    """Return the same, but it requires a client certificate from the home's CA."""
     context = for_api(home)
     context.load_verify_locations(home.ca_certificate)
     context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def for_devices(home: Home) -> ssl.SSLContext:
+    """Return the same for MQTT: requires a client certificate, and knows AWS IoT's ALPN names."""
+    context = for_client_certificates(home)
     context.set_alpn_protocols(_ALPN)
     return context

@@ -89,9 +89,11 @@ class Account:
 
     def data_endpoint(self) -> str:
         """Return the host name that the account's devices connect to (iot:Data-ATS)."""
-        with translated_errors("AWS IoT"):
-            answer = self._client("iot").describe_endpoint(endpointType="iot:Data-ATS")
-        return str(answer["endpointAddress"])
+        return self._endpoint("iot:Data-ATS")
+
+    def credentials_endpoint(self) -> str:
+        """Return the host name of the account's credentials provider."""
+        return self._endpoint("iot:CredentialProvider")
 
     def iot_policy(self, name: str) -> str:
         """Return the document of an AWS IoT policy that is in force, that of its default version."""
@@ -147,6 +149,11 @@ class Account:
         with translated_errors("Lambda"):
             answer = self._client("lambda").get_function(FunctionName=name)
         return str(answer["Configuration"]["CodeSha256"])
+
+    def _endpoint(self, kind: str) -> str:
+        with translated_errors("AWS IoT"):
+            answer = self._client("iot").describe_endpoint(endpointType=kind)
+        return str(answer["endpointAddress"])
 
     @property
     def _own_bucket(self) -> dict[str, str]:

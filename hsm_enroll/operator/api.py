@@ -96,6 +96,33 @@ class OperatorClient(SignedApi):
         for page in self.pages("GET", FLEET, selection(prefix, limit, status=status, attested=attested)):
             yield from self.read(members.listed, page, "things", records.thing_record)
 
+    def invite_page(
+        self, size: int, token: str | None = None, *, status: str | None = None, prefix: str | None = None
+    ) -> tuple[list[InviteRecord], str | None]:
+        """Return one page of `list_invites`, and the token of the following one; None if it is the last.
+
+        Args:
+            size: how many entries it has, at most 1,000; the last page has fewer.
+            token: of the page, from the one before; None is the first page.
+            status, prefix: as for `list_invites`; the same for all pages of a list.
+        """
+        page, following = self.page("GET", INVITES, selection(prefix, size, status=status), token)
+        return self.read(members.listed, page, "invites", records.invite_record), following
+
+    def thing_page(
+        self,
+        size: int,
+        token: str | None = None,
+        *,
+        status: str | None = None,
+        prefix: str | None = None,
+        attested: str | None = None,
+    ) -> tuple[list[ThingRecord], str | None]:
+        """Return one page of `list_things`, and the token of the following one; otherwise as `invite_page`."""
+        selected = selection(prefix, size, status=status, attested=attested)
+        page, following = self.page("GET", FLEET, selected, token)
+        return self.read(members.listed, page, "things", records.thing_record), following
+
     def find_things(self, names: Sequence[str]) -> list[ThingRecord]:
         """Return those Things that the ledger has, in the order of their names.
 

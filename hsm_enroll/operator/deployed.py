@@ -34,6 +34,7 @@ class Status:
         version: of hsm-enroll, which deployed it; None if that is not known.
         changed: when it was deployed last, whether that succeeded or not; None if there is no such stack.
         drift: what has been changed without CloudFormation, as far as that was checked; None if there is no such stack.
+        role_alias: name of the role alias by which devices get AWS credentials; None if there is none.
     """
 
     stack: str
@@ -48,6 +49,7 @@ class Status:
     changed: datetime | None = None
     drift: Drift | None = None
     attestation: str | None = None
+    role_alias: str | None = None
 
     @property
     def deployed(self) -> bool:
@@ -68,6 +70,7 @@ class Status:
             "policyName": self.outputs.get("PolicyName"),
             "devicePolicy": self.device_policy,
             "looseGrants": None if self.loose is None else len(self.loose),
+            "roleAlias": self.role_alias,
             "tableName": self.outputs.get("TableName"),
             "functionName": self.outputs.get("FunctionName"),
             "version": self.version,

@@ -13,13 +13,15 @@ from botocore.session import Session
 from hsm_enroll.backend_folder import backend_folder
 from hsm_enroll.errors import AwsError, HsmEnrollError, UsageError
 from hsm_enroll.iot_policy import Policy, PolicyUnreadableError
-from hsm_enroll.operator import device_policy, package
+from hsm_enroll.operator import device_policy, device_role, est_domain, package, policy_notes, role_policy
 from hsm_enroll.operator.account import Account, UploadedCode
 from hsm_enroll.operator.change_set import ChangeSet, Plan, SettingChange, setting_changes, tag_changes
 from hsm_enroll.operator.deployed import Deployed, Left, Status
 from hsm_enroll.operator.device_policy import TEMPLATES_OWN, Change, DevicePolicy
+from hsm_enroll.operator.device_role import ROLE_ALIAS, ROLE_POLICY
 from hsm_enroll.operator.drift import Drift
 from hsm_enroll.operator.policy_mistakes import mistakes
+from hsm_enroll.operator.role_policy import RolePolicy
 from hsm_enroll.operator.stack import Description, Stack
 from hsm_enroll.operator.template_policy import template_policy
 from hsm_enroll.version import __version__
@@ -40,13 +42,20 @@ KEPT = (
     "Attestation",
     "AuthMode",
     "CertificateRate",
+    "CredentialsEndpoint",
     "DeleteThingOnRetirement",
     "DevicePolicyDocument",
     "Edge",
+    "EstCertificate",
+    "EstDomainName",
+    "EstTruststore",
     "KmsKey",
     "PermissionsBoundary",
     "RenewalDays",
     "ReservedConcurrency",
+    "RoleAlias",
+    "RoleBoundary",
+    "RolePolicyDocument",
     "Sweep",
     "SweepLimit",
     "ThrottleBurst",
@@ -76,6 +85,7 @@ def deploy(
     approve: Approve,
     *,
     policy: DevicePolicy | None = None,
+    role_policy: RolePolicy | None = None,
     loose_allowed: bool = False,
     settings: Mapping[str, str] = MappingProxyType({}),
     tags: Mapping[str, str] = MappingProxyType({}),
@@ -93,13 +103,14 @@ def deploy(
         approve: called with what is about to change, before it does; if it raises, nothing is changed. Not called if
             there is nothing to change.
         policy: what devices may do; None keeps the present policy, and means the template's in a first deployment.
-        loose_allowed: whether that policy may grant what is not limited to one Thing.
+        role_policy: what devices may do with AWS credentials; None keeps the present policy.
+        loose_allowed: whether the one may grant what is not limited to one Thing, and the other whole services.
         settings: further parameters of the template, by name; those of `KEPT` that are missing keep their values.
         tags: for the stack and its resources; the stack's other tags are kept.
 
     Raises:
-        UsageError: there is no region or are no valid credentials; or the policy has mistakes, or is loose; or the
-            burst that was asked for is above the concurrency.
+        UsageError: there is no region or are no valid credentials; or a policy has mistakes, or is loose; or settings
+            contradict each other, or one that another one needs is missing.
         ThrottledError: AWS is busy.
         PackageError: the zip cannot be built.
         AwsError: AWS refused, a resource failed, or a function runs other code than what was uploaded. If a first
@@ -110,6 +121,7 @@ def deploy(
     with step("asking AWS for the account and its endpoint"):
         account = Account.of(session)
         _check(policy, account, loose_allowed)
+        device_role.check(role_policy, loose_allowed=loose_allowed)
         endpoint = account.data_endpoint()
         stack = Stack(account.cloudformation, name, report)
         there = stack.describe()
@@ -134,9 +146,11 @@ def deploy(
         _PROTECTION: "yes" if before else "no",
         **limits,
         **settings,
-        **_choices(auth, policy),
+        **_choices(auth, policy, role_policy),
     }
     _check_burst(parameters, settings)
+    est_domain.check(parameters)
+    parameters |= device_role.parameters(account, parameters, role_policy)
     with step("computing what changes"):
         change_set = stack.plan(there, template, parameters, tags)
     if change_set is None:
@@ -146,7 +160,7 @@ def deploy(
     plan = _plan(account, name, change_set, changes)
     try:
         if there and before:
-            change = _policy_change(account, there, plan, parameters.get(_POLICY), report)
+            change = _policy_change(account, there, plan, parameters, report)
             plan = replace(plan, policy_change=change)
         approve(plan)
     except BaseException:
@@ -209,8 +223,12 @@ def delete(session: Session, name: str, report: Report) -> Left | None:
     return Left(policy_name, table_name, account.code_bucket)
 
 
-def _choices(auth: AuthMode | None, policy: DevicePolicy | None) -> dict[str, str]:
-    choices = {"AuthMode": auth, _POLICY: policy.text if policy else None}
+def _choices(auth: AuthMode | None, policy: DevicePolicy | None, role_policy: RolePolicy | None) -> dict[str, str]:
+    choices = {
+        "AuthMode": auth,
+        _POLICY: policy.text if policy else None,
+        ROLE_POLICY: role_policy.text if role_policy else None,
+    }
     return {name: value for name, value in choices.items() if value is not None}
 
 
@@ -247,28 +265,36 @@ def _own_policy(described: Description) -> Policy | None:
 
 
 def _notes(account: Account, described: Description | None) -> tuple[str, ...]:
-    policy = described and _own_policy(described)
-    return tuple(device_policy.notes(policy, account.iot_arns)) if policy and policy.statements else ()
+    if described is None:
+        return ()
+    policy, given = _own_policy(described), described.parameters
+    alias, permissions = given.get(ROLE_ALIAS, ""), given.get(ROLE_POLICY)
+    found = policy_notes.notes(policy, account.iot_arns, alias) if policy and policy.statements else []
+    shared = role_policy.shared(RolePolicy("", permissions)) if permissions else []
+    return (*found, *shared, *est_domain.notes(given, described.outputs))
 
 
-def _policy_change(account: Account, there: Description, plan: Plan, own: str | None, report: Report) -> Change | None:
+def _policy_change(
+    account: Account, there: Description, plan: Plan, parameters: Mapping[str, str], report: Report
+) -> Change | None:
     """Return what a deployment changes for devices; None if that cannot be told.
 
     Args:
         account: the account.
         there: the stack as it is.
         plan: what the deployment changes.
-        own: the stack's parameter for the operator's own policy.
+        parameters: the stack's afterwards.
         report: is told why it cannot be told.
     """
     allowed = _policy_in_force(account, there, report)
     if allowed is None:
         return None
     changed = {change.resource for change in plan.resources} | {change.name for change in plan.settings}
-    if changed.isdisjoint({_POLICY, _POLICY_RESOURCE}):  # what somebody has changed in AWS IoT stays
+    if changed.isdisjoint({_POLICY, _POLICY_RESOURCE, ROLE_ALIAS}):  # what somebody has changed in AWS IoT stays
         return Change((), ())
     try:
-        wanted = Policy.parse(own) if own else template_policy(account.iot_arns)
+        own, alias = parameters.get(_POLICY), parameters.get(ROLE_ALIAS, "")
+        wanted = Policy.parse(own) if own else template_policy(account.iot_arns, alias)
     except PolicyUnreadableError:
         return None
     return device_policy.compare(allowed, wanted)
@@ -358,6 +384,7 @@ def _status(account: Account, name: str, described: Description | None) -> Statu
         version=described.outputs.get("Version", _UNKNOWN_VERSION).replace(_UNKNOWN_VERSION, "") or None,
         changed=described.changed,
         drift=described.drift,
+        role_alias=described.parameters.get(ROLE_ALIAS) or None,
     )
 
 

@@ -26,12 +26,10 @@ from hsm_enroll.backend_api.answer import printable
 from hsm_enroll.errors import UsageError
 from hsm_enroll.iot_policy import (
     CLIENT_ID,
-    IS_ATTACHED,
     MAX_DOCUMENT_CHARACTERS,
     THING_NAME,
     Policy,
     PolicyUnreadableError,
-    allows,
 )
 
 _VERSION = "2012-10-17"  # earlier versions have no variables
@@ -43,8 +41,9 @@ _NOT_LITERAL = re.compile(r"[*?+#]|\$\{")
 _RULES = ["$aws", "rules"]
 _REGISTRY = ["$aws", "things"]
 
-# The kind of resource of each action (Service Authorization Reference, AWS IoT and AWS IoT Jobs). All other actions are
-# for operators, or for what devices share.
+# The kind of resource of each action (Service Authorization Reference, AWS IoT and AWS IoT Jobs; developer guide,
+# "Authorizing direct calls to AWS services", for the last one). All other actions are for operators, or for what
+# devices share.
 KINDS = {
     "iot:connect": "client",
     "iot:publish": "topic",
@@ -60,8 +59,11 @@ KINDS = {
     "iot:getpendingjobexecutions": "thing",
     "iot:startnextpendingjobexecution": "thing",
     "iot:updatejobexecution": "thing",
+    # Devices share the role behind an alias: what tells them apart is in the role's policy.
+    "iot:assumerolewithcertificate": "rolealias",
 }
 _OF_TOPICS = {"topic", "topicfilter"}
+_ROLE_ALIAS = "rolealias"
 
 SEVERAL_ACTIONS = "a wildcard allows several actions; list those that devices need"
 OTHER_ACTION = "this action cannot be checked"
@@ -71,22 +73,11 @@ ROOT = "put a fixed level before <thing>: a Thing could be named like the first 
 VARIES_BEFORE = "a wildcard or a variable comes before <thing>"
 PART_OF_A_LEVEL = "<thing> must be a whole level, or Thing a can reach what belongs to Thing ab"
 RESERVED = "this reserved topic of AWS IoT does not belong to one Thing"
+SEVERAL_ALIASES = "a wildcard or a variable allows several role aliases; name those that devices need"
 SHARED = "a shared subscription can receive messages that are meant for other devices"
 
 _CANNOT = "cannot be deployed"
 _HINT = "An AWS IoT policy is JSON with a Version and statements of Effect, Action, Resource and, if needed, Condition."
-
-ORDINARY = "gateway-17"  # a Thing like any other
-TAKES_OVER = (
-    "publish and subscribe will connect as <thing> and disconnect a program that is connected under that client id: "
-    f"allow client/{_THING}/* too"
-)
-NO_CLIENT_ID = (
-    "hsm-enroll connects as <thing>/<anything> or as <thing>, and this policy allows neither: run init --no-publish"
-)
-NO_FIRST_MESSAGE = (
-    "the first message of init goes to certtest/<thing>, which this policy does not allow: run init --no-publish"
-)
 
 
 class DevicePolicy(NamedTuple):
@@ -227,31 +218,6 @@ def loose_grants(policy: Policy, arns: str) -> list[LooseGrant]:
     return [LooseGrant(tuple(names), resource, why) for (resource, why), names in actions.items()]
 
 
-def notes(policy: Policy, arns: str) -> list[str]:
-    """Return what hsm-enroll does that a policy does not allow, one line for each.
-
-    Does *not* find rules about a certain Thing or about attributes of Things: it evaluates the policy for an ordinary
-    one.
-
-    Args:
-        policy: any.
-        arns: as for `loose_grants`.
-    """
-    own = f"{ORDINARY}/publish"
-
-    def may(action: str, resource: str, client_id: str) -> bool:
-        variables = {THING_NAME: ORDINARY, CLIENT_ID: client_id, IS_ATTACHED: "true"}
-        return allows([policy], action, f"{arns}{resource}", variables)
-
-    by_own_id, by_name = (may("iot:Connect", f"client/{client_id}", client_id) for client_id in (own, ORDINARY))
-    if not by_own_id and not by_name:
-        return [NO_CLIENT_ID]
-    found = [] if by_own_id else [TAKES_OVER]
-    if not may("iot:Publish", f"topic/certtest/{ORDINARY}", own if by_own_id else ORDINARY):
-        found.append(NO_FIRST_MESSAGE)
-    return found
-
-
 def _is_text(document: Any) -> bool:
     r"""Whether every string in it is valid Unicode: JSON allows a lone ``\ud800`` (RFC 8259 §8.2)."""
     try:
@@ -351,6 +317,8 @@ def _why_loose(grant: _Grant, arns: str) -> str | None:
         return f"it does not begin with {arns}"
     if grant.kind != grant.wanted:
         return f"this action is about {grant.wanted}/..., not {printable(grant.kind)}/..."
+    if grant.kind == _ROLE_ALIAS:
+        return None if _is_literal(grant.levels[0]) else SEVERAL_ALIASES
     return _why_loose_topic(grant) if grant.kind in _OF_TOPICS else _why_loose_name(grant.levels[0])
 
 

@@ -45,6 +45,10 @@ class SignedApi:
         UnexpectedResponseError, ApiTlsError: something other than the API answered.
         UsageError: there are no AWS credentials.
 
+    Attributes:
+        session: whose credentials sign the requests.
+        region: AWS region of the API.
+
     Args:
         api_url: ``https://…``, with or without a trailing slash.
         ca_file: PEM trust anchors; None is AWS_CA_BUNDLE, or else as for ``trust_anchors.pem``.
@@ -79,10 +83,11 @@ class SignedApi:
             raise UsageError(
                 f"the API {api_url} is in the region {own}, not in {region}", hint="Leave --region out, or correct it."
             )
-        self._region = region or own or aws.region(session)
+        self.session = session
+        self.region = region or own or aws.region(session)
         self._transport = Transport(
             api_url,
-            signing.signer(session, self._region),
+            signing.signer(session, self.region),
             ca_file=ca_file or aws.ca_bundle(session),
             deadline=deadline,
             largest_answer=_LARGEST_ANSWER_BYTES,
@@ -102,16 +107,27 @@ class SignedApi:
         seen: set[str] = set()
         token: str | None = None
         while True:
-            asked = {**(selection or {})} if token is None else {**(selection or {}), "next": token}
-            query, content = (asked, None) if method == "GET" else ({}, json.dumps(asked).encode("utf-8"))
-            page = document(self.expected(200, method, path, query, content))
-            token = self.read(members.next_token, page)
+            page, token = self.page(method, path, selection, token)
             if token in seen:
                 raise unexpected(self.api_url, "its pages repeat without an end")
             yield page
             if token is None:
                 return
             seen.add(token)
+
+    def page(
+        self, method: str, path: str, selection: Mapping[str, Any] | None, token: str | None
+    ) -> tuple[dict[str, Any], str | None]:
+        """Return one page of a list, and the token of the following one; None if it is the last.
+
+        Args:
+            method, path, selection: as for `pages`.
+            token: of the page, from the one before; None is the first page.
+        """
+        asked = {**(selection or {})} if token is None else {**(selection or {}), "next": token}
+        query, content = (asked, None) if method == "GET" else ({}, json.dumps(asked).encode("utf-8"))
+        page = document(self.expected(200, method, path, query, content))
+        return page, self.read(members.next_token, page)
 
     def expected(
         self,
@@ -130,7 +146,7 @@ class SignedApi:
                 lambda: self._transport.exchange(method, target, content), retries, self._sleep, self._tell
             )
         if answer.status not in ({status} if isinstance(status, int) else status):
-            raise refusal(answer, self._region)
+            raise refusal(answer, self.region)
         return answer
 
     def read(self, reader: Callable[..., T], *values: Any) -> T:

@@ -16,11 +16,12 @@ _TOPICS = (
 )
 
 
-def template_policy(arns: str) -> Policy:
+def template_policy(arns: str, role_alias: str = "") -> Policy:
     """Return the template's device policy for an account and region.
 
     Args:
         arns: what every AWS IoT ARN of theirs begins with.
+        role_alias: name of the role alias for devices; empty if there is none.
     """
     connect = {
         "Effect": "Allow",
@@ -38,4 +39,10 @@ def template_policy(arns: str) -> Policy:
         "Action": "iot:Subscribe",
         "Resource": [f"{arns}topicfilter/{topic}" for topic in _TOPICS],
     }
-    return Policy.parse({"Version": "2012-10-17", "Statement": [connect, publish, subscribe]})
+    credentials = {
+        "Effect": "Allow",
+        "Action": "iot:AssumeRoleWithCertificate",
+        "Resource": f"{arns}rolealias/{role_alias}",
+    }
+    statements = [connect, publish, subscribe, *([credentials] if role_alias else [])]
+    return Policy.parse({"Version": "2012-10-17", "Statement": statements})

@@ -26,7 +26,7 @@ from botocore.exceptions import ConnectionError as AwsConnectionError
 from botocore.parsers import ResponseParserError
 
 from enrollment_backend import log
-from enrollment_backend.errors import (
+from enrollment_backend.aws_errors import (
     AwsError,
     AwsRefusedError,
     AwsResponseInvalidError,

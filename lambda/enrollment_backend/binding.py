@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from enrollment_backend import succession
+from enrollment_backend.aws_errors import ConditionFailedError
 from enrollment_backend.claims import (
     Applicant,
     BoundTpm,
@@ -26,7 +27,7 @@ from enrollment_backend.decisions import (
     decide,
     decide_renewal,
 )
-from enrollment_backend.errors import ConditionFailedError, EnrollmentInProgressError, InviteInvalidError
+from enrollment_backend.errors import EnrollmentInProgressError, InviteInvalidError
 from enrollment_backend.invites import invite_id
 from enrollment_backend.items import bound_tpm_from_item, claim_from_item, claim_to_item, invite_from_item
 from enrollment_backend.ledger import Ledger
@@ -231,6 +232,7 @@ class Binding:
             shareable_key=applicant.shareable_key,
             attestation=applicant.attestation,
             by_chip=applicant.by_chip,
+            by_est=applicant.by_est,
         )
 
     def _read_entries(self, applicant: Applicant) -> Entries | None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 RENEWAL_SECONDS = 3600  # within which a device has to commit its renewal, once it has the certificate
+SETTLING_SECONDS = 7 * 24 * 3600  # after which a renewal by EST, which has no commit, becomes the Thing's by itself
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Applicant:
         attestation: the TPM that holds the key; None if that was not proven.
         by_chip: whether the TPM stands in for an invite.
         listed: when the operator listed the TPM as this Thing's, in seconds since the epoch; None if it is not listed.
+        by_est: whether a renewal is asked for by EST, which has no commit.
     """
 
     thing: str
@@ -80,6 +82,7 @@ class Applicant:
     attestation: Attestation | None = None
     by_chip: bool = False
     listed: int | None = None
+    by_est: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,8 @@ class Claim:
         attestation: the TPM that holds the key; None if that was not proven.
         by_chip: whether the TPM stood in for an invite.
         undescribed: whether the Thing's attributes in AWS IoT may still be those of its key before.
+        by_est: whether it is a renewal that was asked for by EST, which has no commit: it becomes the Thing's when its
+            certificate is used for EST, or else by itself, see `is_overdue`.
     """
 
     thing: str
@@ -135,6 +140,7 @@ class Claim:
     attestation: Attestation | None = None
     by_chip: bool = False
     undescribed: bool = False
+    by_est: bool = False
     kind: Literal["thing", "renewal"] = "thing"
 
     @property
@@ -158,9 +164,13 @@ class Claim:
         return self.attestation is None or self.attestation.ek_sha256 != claim.attestation.ek_sha256
 
     def is_overdue(self, now: float) -> bool:
-        """Whether it is a renewal that should have been committed or recorded by now, and whose request is dead."""
+        """Whether it is a renewal that should have been committed or recorded by now, and whose request is dead.
+
+        One by EST that was recorded is then to be committed, and any other one to be undone, see `removal`.
+        """
         since = self.enrolled or max(self.claimed, self.turn or 0)
-        return self.kind == "renewal" and now >= since + RENEWAL_SECONDS and now >= self.lease_ends
+        limit = SETTLING_SECONDS if self.by_est and self.certificate is not None else RENEWAL_SECONDS
+        return self.kind == "renewal" and now >= since + limit and now >= self.lease_ends
 
 
 @dataclass(frozen=True)

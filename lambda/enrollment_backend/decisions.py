@@ -114,7 +114,7 @@ def decide_renewal(applicant: Applicant, entries: Entries, now: float) -> Verdic
         AttestationRequiredError, EkMismatchError: the Thing's key is in a TPM, and the next one is not proven to be.
         TpmEnrolledError: the next key's TPM is another Thing's.
         KeyReusedError, KeyEnrolledError: the next key is one that this Thing, or another one, has or had.
-        RenewalInProgressError: another key's renewal of this Thing is pending.
+        RenewalInProgressError: another key's renewal of this Thing is pending, and it was not asked for by EST.
         EnrollmentQueuedError: it is not yet the device's turn.
     """
     _check_same_tpm(applicant, entries.claim)
@@ -270,6 +270,8 @@ def _decide_pending(applicant: Applicant, entries: Entries, now: float) -> Verdi
     if renewal.replaces_key:
         raise RenewalInProgressError(reason="replacement")
     if not _same_key(renewal, applicant):
+        if renewal.by_est:  # whose response got lost: the device still has the key that it had before
+            return Verdict.WAIT if _is_under_work(renewal, now) else Verdict.RENEW
         raise RenewalInProgressError(reason="renewal")
     if applicant.attestation is not None and renewal.attestation is None:  # now it comes with evidence
         return Verdict.WAIT if _is_under_work(renewal, now) else Verdict.RENEW

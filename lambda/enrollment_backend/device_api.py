@@ -93,6 +93,16 @@ def _proven_without_answer(use_case: Callable[[bytes, str], None], event: Event)
 
 
 def _issued(issued: Issued) -> Response:
+    alias = issued.role_alias
+    credentials = (
+        {}
+        if alias is None
+        else {
+            "roleAlias": alias.name,
+            "credentialsEndpoint": alias.endpoint,
+            "credentialsPort": alias.port,
+        }
+    )
     return json_response(
         HTTPStatus.OK if issued.repeated else HTTPStatus.CREATED,
         {
@@ -103,6 +113,7 @@ def _issued(issued: Issued) -> Response:
             "mqttEndpoint": issued.mqtt_endpoint,
             "mqttPort": issued.mqtt_port,
             "attested": issued.attested,
+            **credentials,
         },
     )
 

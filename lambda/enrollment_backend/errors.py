@@ -34,20 +34,26 @@ class ConfigurationError(EnrollmentError):
 
 
 class InviteRequiredError(EnrollmentError):
-    """The request has no invite and needs one."""
+    """The request has no invite and needs one.
+
+    Attributes:
+        challenge: the authentication scheme that the client is to use (RFC 9110 §11.6.1).
+    """
 
     code = "invite-required"
     detail = "This request requires an invite's code (Authorization: Bearer CODE)."
+    challenge: str = "Bearer"
 
 
 class InviteInvalidError(EnrollmentError):
     """The code is malformed, unknown, expired, used up, revoked, or for another Thing; the caller is not told which.
 
-    `facts` says which, under `reason`, for the operator.
+    `facts` says which, under `reason`, for the operator. `challenge` is as in `InviteRequiredError`.
     """
 
     code = "invite-invalid"
     detail = "The invite is not valid for this request."
+    challenge: str = "Bearer"
 
 
 class AttestationRequiredError(EnrollmentError):
@@ -56,8 +62,25 @@ class AttestationRequiredError(EnrollmentError):
     code = "attestation-required"
     detail = (
         "This request requires evidence that the key is in a TPM, which begins with POST /v1/attestations; "
-        "/getCertificate accepts none."
+        "/getCertificate and EST accept none."
     )
+
+
+class ClientCertificateRequiredError(EnrollmentError):
+    """The connection was made without a client certificate, which is what says who asks."""
+
+    code = "client-certificate-required"
+    detail = (
+        "This request requires a connection with mutual TLS, by the certificate that is to be renewed; "
+        "the deployment needs a domain name of its own for that."
+    )
+
+
+class ClientCertificateUnknownError(EnrollmentError):
+    """The client certificate is not one that the ledger has as a device's; `facts` says why, under `reason`."""
+
+    code = "client-certificate-unknown"
+    detail = "The certificate of the TLS connection is not one that was issued here, or its Thing has given it up."
 
 
 class OperatorRequiredError(EnrollmentError):
@@ -234,6 +257,13 @@ class BodyNotUtf8Error(RequestRefusedError):
     detail = "The body is not valid UTF-8."
 
 
+class Pkcs10Base64Error(RequestRefusedError):
+    """The body of an EST request is not base64 (RFC 8951 §3.1)."""
+
+    code = "pkcs10-base64-invalid"
+    detail = "The body must be a PKCS#10 request as DER in base64, without the first and the last line of PEM."
+
+
 class JsonMalformedError(RequestRefusedError):
     """The body does not follow the grammar of RFC 8259."""
 
@@ -330,91 +360,3 @@ class ThingNameError(RequestRefusedError):
 
     code = "thing-name-invalid"
     detail = "A Thing's name must be 1 to 128 characters from a-z, A-Z, 0-9, colon, underscore and hyphen."
-
-
-# --- AWS ------------------------------------------------------------------------------------------------------------
-
-
-class AwsError(EnrollmentError):
-    """Base of the errors of a call to AWS.
-
-    Args:
-        operation: AWS API name, such as ``CreateThing``.
-        cause: AWS's error code, or the name of the library's exception.
-
-    Attributes:
-        had_no_effect: whether it is certain that AWS did not carry out the call, given that it was sent only once.
-    """
-
-    had_no_effect: ClassVar[bool] = False
-
-    def __init__(self, operation: str, cause: str) -> None:
-        super().__init__(operation=operation, cause=cause)
-
-
-class ThingExistsError(AwsError):
-    """AWS IoT has a Thing with this name that was not created for this enrollment."""
-
-    code = "thing-exists"
-    detail = (
-        "AWS IoT already has a Thing with this name that was not enrolled here; "
-        "an invite created with --existing-thing allows it."
-    )
-    had_no_effect = True
-
-
-class ThrottledError(AwsError, RetryableError):
-    """The account exceeded one of AWS's limits, which are per second."""
-
-    code = "throttled"
-    detail = "AWS is throttling requests; try again later."
-    had_no_effect = True
-
-
-class AwsUnavailableError(AwsError, RetryableError):
-    """AWS failed, or did not respond in time. The call may have been carried out nevertheless."""
-
-    code = "aws-unavailable"
-    detail = "AWS is not responding at the moment; try again later."
-    retry_after = 10
-
-
-class AwsUnreachableError(AwsUnavailableError):
-    """There was no connection to AWS, so the call was not sent."""
-
-    had_no_effect = True
-
-
-class AwsRefusedError(AwsError):
-    """AWS refused the call, and a retry will not help: permissions, a missing policy, AWS's own rules."""
-
-    code = "aws-refused"
-    detail = "AWS refused a call that the backend made; the operator can find the reason in the log."
-    had_no_effect = True
-
-
-class ResourceNotFoundError(AwsRefusedError):
-    """The resource that a call refers to does not exist, or no longer exists."""
-
-
-class ConditionFailedError(AwsError, RetryableError):
-    """The condition of a DynamoDB write does not hold. Nothing was written."""
-
-    code = "enrollment-in-progress"
-    detail = EnrollmentInProgressError.detail
-    had_no_effect = True
-
-
-class AwsResponseInvalidError(AwsError):
-    """AWS's response is not what its API promises: something between the function and AWS may have sent it."""
-
-    code = "aws-response-invalid"
-    detail = "The backend received a response from AWS that it cannot use; the operator can find the call in the log."
-
-
-class CertificateNotForKeyError(AwsError):
-    """AWS IoT returned a certificate that is not for the CSR's key. There is none for that key."""
-
-    code = "certificate-not-for-key"
-    detail = "AWS IoT returned a certificate for another key; it was not passed on."
-    had_no_effect = True

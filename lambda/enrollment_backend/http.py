@@ -17,11 +17,17 @@ from typing import Any
 
 from enrollment_backend import log
 from enrollment_backend.attestation.errors import AttestationRefusedError
-from enrollment_backend.errors import (
-    AttestationRequiredError,
+from enrollment_backend.aws_errors import (
     AwsRefusedError,
     AwsResponseInvalidError,
     CertificateNotForKeyError,
+    ThingExistsError,
+    ThrottledError,
+)
+from enrollment_backend.errors import (
+    AttestationRequiredError,
+    ClientCertificateRequiredError,
+    ClientCertificateUnknownError,
     ConflictError,
     EkAuthorityUnknownError,
     EkUnlistedError,
@@ -35,9 +41,7 @@ from enrollment_backend.errors import (
     RequestRefusedError,
     RetryableError,
     SweepStoppedError,
-    ThingExistsError,
     ThingUnknownError,
-    ThrottledError,
 )
 from enrollment_backend.proof_errors import ProofRefusedError
 from enrollment_backend.strict_json import parse_object
@@ -109,6 +113,8 @@ _STATUS: dict[type[EnrollmentError], HTTPStatus] = {
     ProofRefusedError: HTTPStatus.UNAUTHORIZED,
     AttestationRequiredError: HTTPStatus.FORBIDDEN,
     AttestationRefusedError: HTTPStatus.FORBIDDEN,
+    ClientCertificateRequiredError: HTTPStatus.FORBIDDEN,
+    ClientCertificateUnknownError: HTTPStatus.FORBIDDEN,
     OperatorRequiredError: HTTPStatus.FORBIDDEN,
     NotFoundError: HTTPStatus.NOT_FOUND,
     ThingUnknownError: HTTPStatus.NOT_FOUND,
@@ -233,8 +239,25 @@ def proof_body(event: Event) -> bytes:
         MediaTypeError: the Content-Type is not that of a JWS.
         BodyTooLargeError, BodyBase64Error: from `body_of`.
     """
-    _check_media_type(event, _PROOF)
+    return typed_body(event, _PROOF)
+
+
+def typed_body(event: Event, media_type: str) -> bytes:
+    """Return the body of a request that has to be of a media type, given in lower case; errors as `proof_body`."""
+    _check_media_type(event, media_type)
     return body_of(event)
+
+
+def client_certificate(event: Event) -> str | None:
+    """Return the certificate, in PEM, with which the client authenticated itself to API Gateway (mutual TLS).
+
+    None if the domain name that was called does not ask for one. API Gateway has verified that the client has the
+    certificate's key, and that one of the CAs in its truststore issued it; it has not looked for a revocation.
+    """
+    authentication = _request_context(event).get("authentication")
+    presented = authentication.get("clientCert") if isinstance(authentication, Mapping) else None
+    pem = presented.get("clientCertPem") if isinstance(presented, Mapping) else None
+    return pem if isinstance(pem, str) and pem else None
 
 
 def called_url(event: Event) -> str:
@@ -347,7 +370,7 @@ def _problem_headers(error: EnrollmentError) -> dict[str, str]:
     if isinstance(error, MethodNotAllowedError):
         return {"allow": error.allow}  # RFC 9110 §15.5.6
     if isinstance(error, InviteRequiredError | InviteInvalidError):
-        return {"www-authenticate": "Bearer"}  # RFC 9110 §15.5.2
+        return {"www-authenticate": error.challenge}  # RFC 9110 §15.5.2
     if isinstance(error, ProofRefusedError):
         return {"www-authenticate": "Proof"}  # not a registered scheme: none has its credentials in the body
     return {}

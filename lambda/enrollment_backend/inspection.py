@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import Any
 
 from enrollment_backend.aws import Clients, call
+from enrollment_backend.aws_errors import AwsRefusedError, ResourceNotFoundError
 from enrollment_backend.claims import Attestation, Certificate
-from enrollment_backend.errors import AwsRefusedError, ResourceNotFoundError
 from enrollment_backend.issuer import CLAIM_ATTRIBUTE, spki_hash
 from enrollment_backend.thing_attributes import attestation_in
 

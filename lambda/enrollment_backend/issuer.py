@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from enrollment_backend import log
 from enrollment_backend.aws import Clients, call
-from enrollment_backend.claims import Certificate
-from enrollment_backend.errors import (
+from enrollment_backend.aws_errors import (
     AwsError,
     AwsRefusedError,
     AwsUnavailableError,
@@ -21,6 +20,7 @@ from enrollment_backend.errors import (
     ResourceNotFoundError,
     ThingExistsError,
 )
+from enrollment_backend.claims import Certificate
 from enrollment_backend.public_keys import spki_of
 
 if TYPE_CHECKING:

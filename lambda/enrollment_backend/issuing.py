@@ -17,14 +17,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from enrollment_backend import admission, log
-from enrollment_backend.errors import (
-    AwsError,
-    ConditionFailedError,
-    EnrollmentQueuedError,
-    RetryableError,
-    ThingExistsError,
-    ThrottledError,
-)
+from enrollment_backend.aws_errors import AwsError, ConditionFailedError, ThingExistsError, ThrottledError
+from enrollment_backend.errors import EnrollmentQueuedError, RetryableError
 from enrollment_backend.public_keys import key_type_of, key_type_of_spki
 from enrollment_backend.thing_attributes import describe
 
@@ -55,6 +49,21 @@ class Obtained:
 
 
 @dataclass(frozen=True)
+class RoleAlias:
+    """Where devices get AWS credentials.
+
+    Attributes:
+        name: the name of the role alias in AWS IoT.
+        endpoint: host name of the account's credentials provider.
+        port: its port.
+    """
+
+    name: str
+    endpoint: str
+    port: int
+
+
+@dataclass(frozen=True)
 class Issued:
     """What a device needs to connect.
 
@@ -63,6 +72,7 @@ class Issued:
         thing_name: the Thing's name, which is also an MQTT client id that the device policy allows.
         mqtt_endpoint: host name for MQTT.
         mqtt_port: port for MQTT with mutual TLS.
+        role_alias: where it gets AWS credentials; None if the deployment has no role for devices.
         attested: whether it was proven that the key is in a TPM.
         repeated: whether the certificate was issued for an earlier request.
     """
@@ -71,6 +81,7 @@ class Issued:
     thing_name: str
     mqtt_endpoint: str
     mqtt_port: int
+    role_alias: RoleAlias | None
     attested: bool
     repeated: bool
 
@@ -103,6 +114,7 @@ class Issuing:
         allow_existing_things: whether an invite may allow a Thing that AWS IoT already has.
         mqtt_endpoint: host name that devices connect to.
         mqtt_port: port that devices connect to.
+        role_alias: where devices get AWS credentials; None if there is no role for them.
         now: the time, in seconds since the epoch.
         sleep: waits for a number of seconds.
     """
@@ -117,6 +129,7 @@ class Issuing:
     allow_existing_things: bool
     mqtt_endpoint: str
     mqtt_port: int
+    role_alias: RoleAlias | None
     now: Callable[[], float]
     sleep: Callable[[float], None]
 
@@ -176,6 +189,7 @@ class Issuing:
             thing_name=obtained.claim.thing,
             mqtt_endpoint=self.mqtt_endpoint,
             mqtt_port=self.mqtt_port,
+            role_alias=self.role_alias,
             attested=attested,
             repeated=obtained.repeated,
         )

@@ -135,6 +135,7 @@ def claim_to_item(claim: Claim) -> Item:
         "attached": claim.attached or None,
         "by_chip": claim.by_chip or None,
         "undescribed": claim.undescribed or None,
+        "by_est": claim.by_est or None,
         **attestation_to_values(claim.attestation),
         **(certificate_to_values(claim.certificate) if claim.certificate else {}),
     }
@@ -168,6 +169,7 @@ def claim_from_item(item: Item) -> Claim:
         attestation=attestation_from_item(item),
         by_chip=item.get("by_chip", False),
         undescribed=item.get("undescribed", False),
+        by_est=item.get("by_est", False),
     )
 
 

@@ -1,14 +1,19 @@
-"""Finds out whose key a proof comes from, see `proof`."""
+"""Finds out whose key a proof, see `proof`, or a TLS connection comes from."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 from dataclasses import dataclass, replace
 from hmac import compare_digest
 from typing import Any, Literal
 
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import load_pem_x509_certificates
+
 from enrollment_backend import log, proof
 from enrollment_backend.claims import Claim
+from enrollment_backend.errors import ClientCertificateUnknownError
 from enrollment_backend.ledger import Ledger
 from enrollment_backend.proof_errors import ProofInvalidError
 from enrollment_backend.public_keys import spki_of
@@ -25,7 +30,7 @@ class Keyholder:
         renewal: the Thing's renewal; None if there is none.
         superseded_by: what gave the Thing another key since it had this one: a renewal by the key itself, or a
             replacement by an operator's invite; None if the Thing has not had the key, or has it now.
-        fields: the JSON object in the proof.
+        fields: the JSON object in the proof; empty without a proof.
     """
 
     spki_sha256: str
@@ -77,6 +82,36 @@ def authenticate(body: bytes, url: str, ledger: Ledger) -> Keyholder:
     log.note(thing=claim.thing, spkiSha256=proven.spki_sha256)
     proof.use_once(ledger.table, proven, ledger.now())
     return Keyholder(proven.spki_sha256, claim, renewal, _superseded_by(key), proven.fields())
+
+
+def connected(certificate_pem: str, ledger: Ledger) -> Keyholder:
+    """Return whose key a client has shown to have by the certificate of its TLS connection.
+
+    Args:
+        certificate_pem: the certificate, as API Gateway passes it on.
+        ledger: the ledger.
+
+    Raises:
+        ClientCertificateUnknownError: the ledger does not have exactly this certificate as one of a device, or its key
+            is one that several Things have.
+        ConditionFailedError: transactions keep writing what the ledger has about the key.
+        AwsError: see `aws.call`.
+
+    Does not check whether the certificate or the key is still its Thing's, or whether the Thing is revoked.
+    """
+    try:
+        (certificate,) = load_pem_x509_certificates(certificate_pem.encode("utf-8", "replace"))
+    except ValueError as error:
+        raise ClientCertificateUnknownError(reason="malformed") from error
+    # AWS IoT's id of a certificate is the SHA-256 of its DER.
+    found = ledger.find_certificate(hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest())
+    if found is None or "spki_sha256" not in found:
+        raise ClientCertificateUnknownError(reason="unknown")
+    key, claim, renewal = ledger.find_holder(found["thing"], found["spki_sha256"])
+    if claim is None or key is None or "shared" in key:
+        raise ClientCertificateUnknownError(reason="key-unknown")
+    log.note(thing=claim.thing, spkiSha256=found["spki_sha256"])
+    return Keyholder(found["spki_sha256"], claim, renewal, _superseded_by(key), {})
 
 
 def _superseded_by(key: Item | None) -> Literal["renewal", "replacement"] | None:

@@ -11,12 +11,8 @@ from dataclasses import dataclass
 
 from enrollment_backend import log
 from enrollment_backend.attestation.certificates import Certificate, read_pem
-from enrollment_backend.errors import (
-    ConditionFailedError,
-    EkAuthorityInvalidError,
-    EkAuthorityUnknownError,
-    EkUnlistedError,
-)
+from enrollment_backend.aws_errors import ConditionFailedError
+from enrollment_backend.errors import EkAuthorityInvalidError, EkAuthorityUnknownError, EkUnlistedError
 from enrollment_backend.table import Item, Position, Selection, Table, Write
 
 _LISTED, _AUTHORITY = "ek", "ek-ca"

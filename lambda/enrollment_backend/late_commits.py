@@ -1,4 +1,5 @@
-"""Finds renewals that were committed, but that a ledger restored to an earlier moment has as pending."""
+"""Which renewals that are pending for too long are to be committed: some were, before the ledger was restored to an
+earlier moment; others, by EST, whose devices cannot commit them."""
 
 from __future__ import annotations
 
@@ -26,6 +27,20 @@ def committed_certificate(claim: Claim, renewal: Claim, inspection: Inspection) 
     if _is_active(old, inspection) or not _is_active(new, inspection):
         return None
     return new if inspection.things_of(new) == [claim.thing] else None
+
+
+def settled_certificate(claim: Claim, renewal: Claim, inspection: Inspection) -> Certificate | None:
+    """Return the certificate of a renewal by EST if the renewal is to be committed now; None if it is to be undone.
+
+    It is undone if AWS IoT has its certificate no more, or inactive: the ledger may have been restored to a moment
+    before the renewal was undone.
+
+    Args and raises: as `committed_certificate`.
+    """
+    new = renewal.certificate
+    if not renewal.by_est or new is None or claim.revoked_at is not None or renewal.leaves_tpm_of(claim):
+        return None
+    return new if _is_active(new, inspection) else None
 
 
 def _is_active(certificate: Certificate, inspection: Inspection) -> bool:

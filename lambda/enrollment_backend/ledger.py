@@ -37,8 +37,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from enrollment_backend import succession
+from enrollment_backend.aws_errors import ConditionFailedError
 from enrollment_backend.claims import Certificate, Claim, Removal
-from enrollment_backend.errors import ConditionFailedError
 from enrollment_backend.invites import Invite, invite_id
 from enrollment_backend.items import (
     certificate_to_values,
@@ -201,6 +201,11 @@ class Ledger:
         key = ("key", spki_sha256)
         return self.table.get([key]).get(key)
 
+    def find_certificate(self, certificate_id: str) -> Item | None:
+        """Return a certificate's item."""
+        key = ("certificate", certificate_id)
+        return self.table.get([key]).get(key)
+
     def find_holder(self, thing: str, spki_sha256: str) -> tuple[Item | None, Claim | None, Claim | None]:
         """Return a key's item, and the claim and the renewal of its Thing, as they were at one moment."""
         key = ("key", spki_sha256)
@@ -225,7 +230,7 @@ class Ledger:
         return {item["id"] for item in self._all("renewal")}
 
     def overdue_renewals(self) -> Iterator[Claim]:
-        """Yield the renewals that are to be undone, see `Claim.is_overdue`."""
+        """Yield the renewals that are to be committed or undone, see `Claim.is_overdue`."""
         for thing in self.renewing():
             renewal = self.find_claim(thing, "renewal")
             if renewal is not None and renewal.is_overdue(self.now()):

@@ -13,17 +13,18 @@ A renewal that is not committed within an hour is undone. Uses neither HTTP nor 
 from __future__ import annotations
 
 import hashlib
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from enrollment_backend import log, thing_attributes
 from enrollment_backend.attestation_forms import attestation_request, submitted_evidence
+from enrollment_backend.aws_errors import ConditionFailedError
 from enrollment_backend.claims import Applicant
 from enrollment_backend.csr_policy import accept
 from enrollment_backend.decisions import check_current
 from enrollment_backend.errors import (
     AttestationRequiredError,
-    ConditionFailedError,
     FieldMissingError,
     FieldTypeError,
     FieldUnknownError,
@@ -36,12 +37,13 @@ from enrollment_backend.issuing import Issued, Issuing, Obtained
 from enrollment_backend.keyholder import Keyholder, authenticate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Any
 
     from enrollment_backend.attesting import Attesting, Started
     from enrollment_backend.binding import Binding
-    from enrollment_backend.claims import Removal
+    from enrollment_backend.claims import Claim, Removal
+    from enrollment_backend.csr_policy import AcceptedCsr
     from enrollment_backend.settings import Policy
 
 _ATTEMPTS = 3  # at a transaction, before the device is told to come back
@@ -93,28 +95,27 @@ class Lifecycle:
             KeyReusedError, KeyEnrolledError, TpmEnrolledError, RenewalInProgressError: see `decisions.decide_renewal`.
             EnrollmentInProgressError, EnrollmentQueuedError: as for an enrollment.
         """
-        binding = self.binding()
-        holder = authenticate(body, url, binding.ledger)
+        holder = authenticate(body, url, self.binding().ledger)
         log.note(renewal="refused")
-        try:
+        return self.issuing.answer(self.renew_for(holder, lambda: self._next_key(holder)))
+
+    def renew_for(self, holder: Keyholder, next_key: Callable[[], tuple[AcceptedCsr, Applicant]]) -> Obtained:
+        """Do what `renew` does for whoever has shown to have a key.
+
+        Args:
+            holder: whose key it is.
+            next_key: checks the CSR, and returns it with who applies; called once it is certain that the key is the
+                Thing's.
+        """
+        binding = self.binding()
+        with contention_told(holder):
             check_current(holder.claim, holder.spki_sha256)
-            csr, evidence = accept(_csr_in(holder.fields), holder.claim.thing), submitted_evidence(holder.fields)
-            applicant = Applicant(holder.claim.thing, hashlib.sha256(csr.spki).hexdigest(), code_sha256=None)
-            log.note(nextSpkiSha256=applicant.spki_sha256)
-            if evidence is not None:
-                applicant = self.attesting.check(evidence, csr, applicant, by_key=True)
-            elif self.attestation == "require":
-                raise AttestationRequiredError
+            csr, applicant = next_key()
             obtained = self.issuing.obtain(lambda: binding.claim_renewal(applicant, holder.claim), csr)
-        except (KeyNotCurrentError, RenewalInProgressError) as error:
-            # Somebody else may have a copy of the key, unless it was the operator who had it replaced.
-            if "renewal" in {holder.superseded_by, error.facts.get("reason")}:
-                log.error("renewal-contended", code=error.code)
-            raise
         log.note(
             renewal="repeated" if obtained.repeated else "issued", certificateId=obtained.certificate.certificate_id
         )
-        return self.issuing.answer(obtained)
+        return obtained
 
     def commit(self, body: bytes, url: str) -> None:
         """Make the proof's key, which a renewal is for, the Thing's; do nothing if it is already.
@@ -128,6 +129,10 @@ class Lifecycle:
         holder = authenticate(body, url, self.binding().ledger)
         log.note(renewal="refused")
         _check_empty(holder.fields)
+        self.commit_for(holder)
+
+    def commit_for(self, holder: Keyholder) -> None:
+        """Do what `commit` does for whoever has shown to have a key."""
         removals = self._attempt(self._commit, holder)
         log.note(renewal="repeated" if removals is None else "committed")
         self.remove(removals or ())
@@ -144,11 +149,15 @@ class Lifecycle:
         holder = authenticate(body, url, self.binding().ledger)
         _check_empty(holder.fields)
         check_current(holder.claim, holder.spki_sha256)
-        certificate = holder.claim.certificate
-        assert certificate is not None  # noqa: S101 - the proof was checked with its key
-        self.issuing.attach_again(holder.claim, certificate)
+        return self.issuing.answer(self.certificate_of(holder.claim))
+
+    def certificate_of(self, claim: Claim) -> Obtained:
+        """Return the certificate that a Thing has, attached again as `identity` does; the Thing has one."""
+        certificate = claim.certificate
+        assert certificate is not None  # noqa: S101 - somebody has shown to have its key
+        self.issuing.attach_again(claim, certificate)
         log.note(certificateId=certificate.certificate_id)
-        return self.issuing.answer(Obtained(holder.claim, certificate, repeated=True))
+        return Obtained(claim, certificate, repeated=True)
 
     def retire(self, body: bytes, url: str) -> None:
         """Revoke the Thing's certificate and remove it; do nothing if the device has retired the Thing before.
@@ -163,6 +172,17 @@ class Lifecycle:
         log.note(retirement="repeated" if removals is None else "new")
         self.remove(removals or ())
 
+    def _next_key(self, holder: Keyholder) -> tuple[AcceptedCsr, Applicant]:
+        """Check the CSR, and the evidence if there is any, in a proof."""
+        csr, evidence = accept(_csr_in(holder.fields), holder.claim.thing), submitted_evidence(holder.fields)
+        applicant = Applicant(holder.claim.thing, hashlib.sha256(csr.spki).hexdigest(), code_sha256=None)
+        log.note(nextSpkiSha256=applicant.spki_sha256)
+        if evidence is not None:
+            return csr, self.attesting.check(evidence, csr, applicant, by_key=True)
+        if self.attestation == "require":
+            raise AttestationRequiredError
+        return csr, applicant
+
     def _commit(self, holder: Keyholder) -> Sequence[Removal] | None:
         """Write the commit; return None if there is nothing to do."""
         claim, renewal, ledger = holder.claim, holder.renewal, self.binding().ledger
@@ -174,7 +194,7 @@ class Lifecycle:
             raise KeyNotCurrentError
         if renewal is None or renewal.spki_sha256 != holder.spki_sha256 or renewal.certificate is None:
             raise RenewalUnknownError
-        if renewal.is_overdue(ledger.now()) or renewal.leaves_tpm_of(claim):
+        if renewal.leaves_tpm_of(claim) or (renewal.is_overdue(ledger.now()) and not renewal.by_est):
             raise RenewalUnknownError  # the next hourly run undoes it, once it is overdue
         return ledger.commit(claim, renewal, renewal.certificate)
 
@@ -200,6 +220,20 @@ class Lifecycle:
             except ConditionFailedError:
                 holder = holder.read_again(ledger)
         return write(holder)
+
+
+@contextmanager
+def contention_told(holder: Keyholder) -> Iterator[None]:
+    """Tell the operator if what is done in the block is refused because the key has been, or is being, renewed.
+
+    Somebody else may have a copy of it, unless it was the operator who had it replaced.
+    """
+    try:
+        yield
+    except (KeyNotCurrentError, RenewalInProgressError) as error:
+        if "renewal" in {holder.superseded_by, error.facts.get("reason")}:
+            log.error("renewal-contended", code=error.code)
+        raise
 
 
 def _may_be_undescribed(holder: Keyholder) -> bool:

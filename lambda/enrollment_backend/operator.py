@@ -8,13 +8,9 @@ from typing import Literal
 
 from enrollment_backend import invites, log
 from enrollment_backend.adoption import Adoption
+from enrollment_backend.aws_errors import ConditionFailedError
 from enrollment_backend.claims import Claim, Removal
-from enrollment_backend.errors import (
-    ConditionFailedError,
-    ExistingThingsNotAllowedError,
-    InviteUnknownError,
-    ThingUnknownError,
-)
+from enrollment_backend.errors import ExistingThingsNotAllowedError, InviteUnknownError, ThingUnknownError
 from enrollment_backend.inspection import Found
 from enrollment_backend.invites import Invite
 from enrollment_backend.issuer import Issuer

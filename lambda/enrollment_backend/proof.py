@@ -21,7 +21,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from enrollment_backend.errors import ConditionFailedError, RequestRefusedError
+from enrollment_backend.aws_errors import ConditionFailedError
+from enrollment_backend.errors import RequestRefusedError
 from enrollment_backend.proof_errors import (
     ClockSkewError,
     ProofInvalidError,

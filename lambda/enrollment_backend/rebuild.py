@@ -21,8 +21,9 @@ from functools import partial
 from typing import Any, Literal
 
 from enrollment_backend import log
+from enrollment_backend.aws_errors import AwsRefusedError, ConditionFailedError
 from enrollment_backend.claims import Certificate, Claim
-from enrollment_backend.errors import AwsRefusedError, ConditionFailedError, FieldInvalidError
+from enrollment_backend.errors import FieldInvalidError
 from enrollment_backend.inspection import Described, Found, Inspection, Origin
 from enrollment_backend.items import attestation_to_values, certificate_to_values, claim_from_item, claim_to_item
 from enrollment_backend.late_commits import committed_certificate

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from enrollment_backend import log
+from enrollment_backend.aws_errors import AwsError, AwsRefusedError, ConditionFailedError
 from enrollment_backend.claims import Claim, Removal
-from enrollment_backend.errors import AwsError, AwsRefusedError, ConditionFailedError
 from enrollment_backend.inspection import Inspection
 from enrollment_backend.issuer import Issuer
-from enrollment_backend.late_commits import committed_certificate
+from enrollment_backend.late_commits import committed_certificate, settled_certificate
 from enrollment_backend.ledger import Ledger
 
 _PAUSES = (0.2, 0.4, 0.8)  # seconds, until AWS IoT knows everywhere what was detached a moment ago
@@ -54,7 +54,7 @@ class Remover:
                 log.info("removal-postponed", certificateId=removal.certificate_id, **error.facts)
 
     def catch_up(self, attempt: Attempt) -> None:
-        """Carry out all removals that are left, and undo the renewals that were not committed in time.
+        """Carry out all removals that are left, and end the renewals that were not committed in time.
 
         The lists come from the index, which may not have the newest items yet: the next run finds these.
 
@@ -77,7 +77,9 @@ class Remover:
             self._remove_all(removals, attempt)
 
     def _settle(self, renewal: Claim, attempt: Attempt) -> Sequence[Removal]:
-        """End an overdue renewal: undo it, unless it was committed and the table has been restored since.
+        """End an overdue renewal: commit it if it was asked for by EST, or was committed before the table was restored.
+
+        Otherwise it is undone.
 
         Returns:
             What is to be removed from AWS IoT.
@@ -95,6 +97,11 @@ class Remover:
         if committed is not None:
             removals = self.ledger.commit(claim, renewal, committed)
             log.error("renewal-committed-late", certificateId=committed.certificate_id, **facts)
+            return removals
+        settled = attempt("DescribeCertificate", lambda: settled_certificate(claim, renewal, self.inspection))
+        if settled is not None:
+            removals = self.ledger.commit(claim, renewal, settled)
+            log.info("renewal-settled", certificateId=settled.certificate_id, **facts)
             return removals
         removals = self.ledger.undo(claim, renewal)
         log.error("renewal-undone", **facts)

@@ -34,6 +34,7 @@ def as_http_event(event: Mapping[str, Any]) -> Mapping[str, Any]:
                 "path": context.get("path"),  # with the stage, as it was called
                 "sourceIp": identity.get("sourceIp"),
             },
+            "authentication": {"clientCert": identity.get("clientCert")},
             "authorizer": {"iam": {"userArn": identity.get("userArn")}},
         },
     }

@@ -14,7 +14,8 @@ from functools import partial
 from typing import TypeVar
 
 from enrollment_backend import log
-from enrollment_backend.errors import AwsUnavailableError, FieldInvalidError, SweepStoppedError, ThrottledError
+from enrollment_backend.aws_errors import AwsUnavailableError, ThrottledError
+from enrollment_backend.errors import FieldInvalidError, SweepStoppedError
 from enrollment_backend.sweep import STATE, Suspect, Sweeper
 from enrollment_backend.table import Write
 

@@ -18,8 +18,8 @@ from enrollment_backend.attestation.errors import (
     AttestationUnknownError,
     AttestationUsedError,
 )
+from enrollment_backend.aws_errors import ConditionFailedError
 from enrollment_backend.claims import Attestation
-from enrollment_backend.errors import ConditionFailedError
 from enrollment_backend.items import attestation_from_item, attestation_to_values
 from enrollment_backend.table import Item, Table, Write
 

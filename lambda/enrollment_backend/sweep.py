@@ -14,7 +14,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal, Protocol, TypeVar
 
 from enrollment_backend import log
-from enrollment_backend.errors import AwsRefusedError, FieldInvalidError, SweepStoppedError
+from enrollment_backend.aws_errors import AwsRefusedError
+from enrollment_backend.errors import FieldInvalidError, SweepStoppedError
 from enrollment_backend.inspection import Described, Found, Inspection
 from enrollment_backend.ledger import Ledger
 from enrollment_backend.table import Item, Write

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from enrollment_backend.aws import call
-from enrollment_backend.errors import ThrottledError
+from enrollment_backend.aws_errors import ThrottledError
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from enrollment_backend import admission, log
-from enrollment_backend.errors import AwsError, ConditionFailedError
+from enrollment_backend.aws_errors import AwsError, ConditionFailedError
 from enrollment_backend.table import Table, Write
 
 _COUNTER = ("admission", "next")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -12,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.backend.fleet import Device, item
 from tests.support.csr_factory import spki_of
-from tests.support.deployment import Answer, Deployment
+from tests.support.deployment import Answer, Deployment, deployed
 from tests.support.ek_authority import EkAuthority, pem
 from tests.support.proofs import prove
 from tests.support.software_tpm import EvidenceLie, RequestLie, SoftwareTpm
@@ -35,6 +37,15 @@ def trust_the_vendor(backend: Deployment) -> None:
     sha256 = hashlib.sha256(root.public_bytes(Encoding.DER)).hexdigest()
     answer = backend.operate("POST", "ek-authorities", {"certificate": pem(root), "sha256": sha256})
     assert answer.status == 201, answer.body
+
+
+@contextmanager
+def trusting(environment: dict[str, str] | None = None) -> Iterator[Deployment]:
+    """Run a deployment that trusts the vendor, with environment variables of its own; its calls are forgotten."""
+    with deployed(environment) as backend:
+        trust_the_vendor(backend)
+        backend.calls.clear()
+        yield backend
 
 
 def list_tpm(backend: Deployment, ek_sha256: str, thing: str) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from tests.backend.chips import ChipDevice, trust_the_vendor
+from tests.backend.chips import ChipDevice, trusting
 from tests.backend.fleet import Device
 from tests.contract.test_backend_samples import assert_conforms
 from tests.support.csr_factory import THING
-from tests.support.deployment import deployed, event
+from tests.support.deployment import event
 from tests.support.proofs import prove
 
 NO_STRINGS: list[Any] = [None, 1, True, [], {}]
@@ -21,8 +21,7 @@ NO_BASE64 = ["AA", "AA=", "AAE=\n", " AAE=", "AA==AA==", "AB==", "-_-_", "é", "
 @pytest.fixture(scope="module")
 def shared() -> Iterator[ChipDevice]:
     """An enrolled device with a TPM, for all tests: what they send is refused, and changes nothing."""
-    with deployed() as backend:
-        trust_the_vendor(backend)
+    with trusting() as backend:
         device = ChipDevice(backend, THING)
         assert Device.enroll(device).status == 201
         yield device

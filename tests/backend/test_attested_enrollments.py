@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.backend.chips import ChipDevice, tpm, trust_the_vendor, vendor
+from tests.backend.chips import ChipDevice, tpm, trusting, vendor
 from tests.backend.fleet import LEASE, Device, Hook, going_wrong, iot, item, killed, lost, lost_once, throttled
 from tests.support.csr_factory import THING
 from tests.support.deployment import Answer, Death, Deployment, assert_hidden, assert_problem, deployed
@@ -37,9 +37,7 @@ FIRMWARE_VERSION = ".".join(str(FIRMWARE >> shift & 0xFFFF) for shift in (48, 32
 @pytest.fixture
 def backend() -> Iterator[Deployment]:
     """A deployment that takes invites and trusts the TPMs' vendor."""
-    with deployed({"AUTH_MODE": "invite"}) as deployment:
-        trust_the_vendor(deployment)
-        deployment.calls.clear()
+    with trusting({"AUTH_MODE": "invite"}) as deployment:
         yield deployment
 
 
@@ -106,8 +104,7 @@ def test_secrets_of_a_session_are_nowhere(backend: Deployment) -> None:
 @pytest.mark.parametrize("policy", ["off", "prefer"])
 def test_evidence_is_welcome_where_it_is_not_required(policy: str) -> None:
     """Without it the certificate is not attested, and says so; what is given is checked, and never ignored."""
-    with deployed({"ATTESTATION": policy}) as backend:
-        trust_the_vendor(backend)
+    with trusting({"ATTESTATION": policy}) as backend:
         plain, attested, liar = Device(backend, "plain"), ChipDevice(backend, "attested"), ChipDevice(backend, "liar")
         assert plain.enroll().json["attested"] is False
         assert ChipDevice.attributes(ChipDevice(backend, "plain")) == {"attested": "false", "key": "ec-p256"}
@@ -293,8 +290,7 @@ def test_a_key_that_is_enrolled_already_is_attested_later(backend: Deployment) -
 
 def test_an_attested_enrollment_waits_for_its_turn_like_any_other() -> None:
     """It is told to come back, and the same request succeeds then, though its session is long over."""
-    with deployed({"CERTIFICATE_RATE": "0.001"}) as backend:
-        trust_the_vendor(backend)
+    with trusting({"CERTIFICATE_RATE": "0.001"}) as backend:
         assert Device(backend, "first").enroll().status == 201
         device = ChipDevice(backend, THING)
         request = device.request(device.session())

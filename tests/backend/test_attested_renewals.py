@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.backend.chips import ChipDevice, list_tpm, tpm, trust_the_vendor
+from tests.backend.chips import ChipDevice, list_tpm, tpm, trusting
 from tests.backend.fleet import Device, Hook, going_wrong, item, killed, lost, throttled
 from tests.backend.test_sweep import scheduled
 from tests.support import software_tpm
 from tests.support.csr_factory import THING
-from tests.support.deployment import Answer, Death, Deployment, assert_problem, deployed, load_handler
+from tests.support.deployment import Answer, Death, Deployment, assert_problem, load_handler
 from tests.support.proofs import prove
 from tests.support.software_tpm import EVIDENCE_LIES, SoftwareTpm
 
@@ -24,8 +24,7 @@ from tests.support.software_tpm import EVIDENCE_LIES, SoftwareTpm
 @pytest.fixture
 def backend() -> Iterator[Deployment]:
     """An open deployment that trusts the TPMs' vendor."""
-    with deployed() as deployment:
-        trust_the_vendor(deployment)
+    with trusting() as deployment:
         yield deployment
 
 

@@ -12,20 +12,18 @@ from moto.core import DEFAULT_ACCOUNT_ID
 from moto.dynamodb.models import dynamodb_backends
 from moto.dynamodb.models.dynamo_type import DynamoType
 
-from tests.backend.chips import ChipDevice, forget_tpm, list_tpm, tpm, trust_the_vendor
+from tests.backend.chips import ChipDevice, forget_tpm, list_tpm, tpm, trusting
 from tests.backend.fleet import Device, Hook, going_wrong, iot, item, killed, lost, throttled
 from tests.backend.test_sweep import scheduled
 from tests.support.csr_factory import THING
-from tests.support.deployment import REGION, TABLE, Death, Deployment, assert_problem, deployed, load_handler
+from tests.support.deployment import REGION, TABLE, Death, Deployment, assert_problem, load_handler
 from tests.support.software_tpm import SoftwareTpm
 
 
 @pytest.fixture
 def backend() -> Iterator[Deployment]:
     """A deployment that takes invites and trusts the TPMs' vendor."""
-    with deployed({"AUTH_MODE": "invite"}) as deployment:
-        trust_the_vendor(deployment)
-        deployment.calls.clear()
+    with trusting({"AUTH_MODE": "invite"}) as deployment:
         yield deployment
 
 
@@ -84,8 +82,7 @@ def test_a_listed_tpm_is_no_other_thing(backend: Deployment) -> None:
 
 def test_in_an_open_deployment_any_tpm_of_a_known_vendor_names_its_thing() -> None:
     """As anyone may enroll there; but it has to say who it is, and it cannot become a Thing that is enrolled."""
-    with deployed({"ATTESTATION": "require"}) as backend:
-        trust_the_vendor(backend)
+    with trusting({"ATTESTATION": "require"}) as backend:
         device = ChipDevice(backend, THING)
         assert_problem(device.start(named=False), 403, "ek-unknown")
         assert device.enroll().json["attested"] is True
@@ -94,8 +91,7 @@ def test_in_an_open_deployment_any_tpm_of_a_known_vendor_names_its_thing() -> No
 
 def test_a_session_of_an_open_deployment_is_void_when_it_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever began while anyone could enroll needs an invite now."""
-    with deployed() as backend:
-        trust_the_vendor(backend)
+    with trusting() as backend:
         device = ChipDevice(backend, THING)
         request = device.request(device.session())
         monkeypatch.setenv("AUTH_MODE", "invite")
@@ -106,8 +102,7 @@ def test_a_session_of_an_open_deployment_is_void_when_it_is_closed(monkeypatch: 
 @pytest.mark.parametrize("how", ["listed", "known", "invited", "open"])
 def test_a_wiped_disk_gets_the_same_thing_back(how: str) -> None:
     """The same TPM with a new key: the Thing's, and the old certificate goes in the same transaction."""
-    with deployed({"AUTH_MODE": "open" if how == "open" else "invite"}) as backend:
-        trust_the_vendor(backend)
+    with trusting({"AUTH_MODE": "open" if how == "open" else "invite"}) as backend:
         device = listed(backend) if how == "listed" else with_invite(ChipDevice(backend, THING), requireTpm=True)
         old = device.enroll()
         wiped = with_invite(device) if how == "invited" else device.wiped()

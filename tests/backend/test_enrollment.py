@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 from cryptography import x509
@@ -23,14 +25,15 @@ def spki_in(certificate_pem: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "key",
-    [ec_key(), ec_key(ec.SECP384R1), rsa_key(2048), rsa_key(3072), rsa_key(4096)],
+    "make_key",  # when the test runs: every worker collects it
+    [ec_key, partial(ec_key, ec.SECP384R1), rsa_key, partial(rsa_key, 3072), partial(rsa_key, 4096)],
     ids=["ec-p256", "ec-p384", "rsa-2048", "rsa-3072", "rsa-4096"],
 )
 def test_a_good_csr_becomes_an_active_attached_certificate(
-    backend: Deployment, key: CertificateIssuerPrivateKeyTypes
+    backend: Deployment, make_key: Callable[[], CertificateIssuerPrivateKeyTypes]
 ) -> None:
     """Each allowed key gets an active certificate for itself, attached to its Thing alone and to the device policy."""
+    key = make_key()
     answer = backend.enroll(pem_of(request(key)), THING)
 
     assert (answer.status, answer.headers["content-type"]) == (201, "application/json")

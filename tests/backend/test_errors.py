@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 
 from enrollment_backend import http
-from enrollment_backend.errors import ConditionFailedError, EnrollmentError, EnrollmentInProgressError
+from enrollment_backend.aws_errors import ConditionFailedError
+from enrollment_backend.errors import EnrollmentError, EnrollmentInProgressError
 
 
 def leaves(kind: type[EnrollmentError]) -> Iterator[type[EnrollmentError]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.contract.test_backend_samples import assert_conforms
 from tests.support.csr_factory import THING, pem_of, request
 from tests.support.deployment import assert_hidden, assert_problem, deployed, event
 
@@ -22,6 +23,7 @@ from tests.support.deployment import assert_hidden, assert_problem, deployed, ev
         ("MQTT_PORT", "65536"),
         ("MQTT_PORT", "8883\n"),
         ("MQTT_PORT", "mqtt"),
+        ("CREDENTIALS_PORT", "0"),
         ("RENEWAL_DAYS", "never"),
         ("ATTESTATION", "always"),
     ],
@@ -44,6 +46,25 @@ def test_the_port_for_devices_can_be_chosen() -> None:
     """MQTT_PORT reaches the device as a number."""
     with deployed({"MQTT_PORT": "443"}) as backend:
         assert backend.enroll(pem_of(request()), THING).json["mqttPort"] == 443
+
+
+def test_a_role_alias_reaches_the_device_with_its_provider() -> None:
+    """By every answer about a certificate; without one, the answer has no such members."""
+    with deployed({"ROLE_ALIAS": "gateways", "CREDENTIALS_ENDPOINT": "credentials.example.com"}) as backend:
+        answer = backend.enroll(pem_of(request()), THING).json
+        assert (answer["roleAlias"], answer["credentialsEndpoint"]) == ("gateways", "credentials.example.com")
+        assert answer["credentialsPort"] == 443
+        assert_conforms(answer, "Issued")
+    with deployed() as backend:
+        answer = backend.enroll(pem_of(request()), THING).json
+        assert not {"roleAlias", "credentialsEndpoint", "credentialsPort"} & answer.keys()
+
+
+def test_a_role_alias_without_a_provider_is_a_mistake_of_the_deployment() -> None:
+    """It is named in the log."""
+    with deployed({"ROLE_ALIAS": "gateways"}) as backend:
+        assert_problem(backend.enroll(pem_of(request()), THING), 500, "internal")
+        assert [line["variable"] for line in backend.log_lines()] == ["CREDENTIALS_ENDPOINT"]
 
 
 def test_what_nobody_foresaw_is_a_500_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

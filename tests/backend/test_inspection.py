@@ -7,7 +7,7 @@ import pytest
 from botocore.stub import Stubber
 
 from enrollment_backend.aws import Clients
-from enrollment_backend.errors import AwsRefusedError
+from enrollment_backend.aws_errors import AwsRefusedError
 from enrollment_backend.inspection import Inspection
 from tests.support.deployment import REGION
 

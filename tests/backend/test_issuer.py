@@ -16,8 +16,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from enrollment_backend.aws import Clients, concurrently, connect
+from enrollment_backend.aws_errors import AwsRefusedError, CertificateNotForKeyError
 from enrollment_backend.csr_policy import AcceptedCsr, accept
-from enrollment_backend.errors import AwsRefusedError, CertificateNotForKeyError
 from enrollment_backend.issuer import Issuer
 from tests.backend.fleet import Device, going_wrong, iot, lost
 from tests.support.csr_factory import THING, pem_of, request

@@ -9,6 +9,7 @@ from typing import Any
 from enrollment_backend.rest_event import as_http_event
 from tests.support.csr_factory import THING, pem_of, request
 from tests.support.deployment import OPERATOR, deployed
+from tests.support.est import EstClient, body_of
 
 
 def rest_event(
@@ -59,6 +60,18 @@ def test_an_operator_is_whom_api_gateway_has_verified() -> None:
         signed = backend.handler.lambda_handler(rest_event("GET", "/v1/operator/fleet", operator=OPERATOR), None)
         unsigned = backend.handler.lambda_handler(rest_event("GET", "/v1/operator/fleet"), None)
     assert (signed["statusCode"], unsigned["statusCode"]) == (200, 403)
+
+
+def test_an_est_client_is_whom_api_gateway_has_seen_the_certificate_of() -> None:
+    """The certificate of a connection with mutual TLS is in another place of the event, too."""
+    with deployed() as backend:
+        client = EstClient(backend, THING)
+        client.take(client.enroll())
+        path, body = "/.well-known/est/simplereenroll", body_of(request(client.key))
+        made = rest_event("POST", path, body, {"Content-Type": ["application/pkcs10"]})
+        without = backend.handler.lambda_handler(made, None)
+        made["requestContext"]["identity"]["clientCert"] = {"clientCertPem": client.certificate}
+        assert (backend.handler.lambda_handler(made, None)["statusCode"], without["statusCode"]) == (200, 403)
 
 
 def test_repeated_headers_and_parameters_are_joined() -> None:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from tests.backend.chips import ChipDevice, trust_the_vendor
+from tests.backend.chips import ChipDevice, trust_the_vendor, trusting
 from tests.backend.fleet import Device, item
 from tests.backend.test_restored_ledger import forget, left, rebuild, restored
 from tests.backend.test_restored_renewals import backdate, restore
 from tests.support.csr_factory import THING
-from tests.support.deployment import Deployment, assert_problem, deployed
+from tests.support.deployment import Deployment, assert_problem
 
 TPM = ("ek_sha256", "tpm_manufacturer", "tpm_firmware")
 
@@ -21,8 +21,7 @@ TPM = ("ek_sha256", "tpm_manufacturer", "tpm_firmware")
 @pytest.fixture
 def backend() -> Iterator[Deployment]:
     """A deployment that takes invites and trusts the TPMs' vendor."""
-    with deployed({"AUTH_MODE": "invite"}) as deployment:
-        trust_the_vendor(deployment)
+    with trusting({"AUTH_MODE": "invite"}) as deployment:
         yield deployment
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from enrollment_backend.errors import AwsRefusedError
+from enrollment_backend.aws_errors import AwsRefusedError
 from tests.backend.fleet import Device, iot, item
 from tests.backend.test_sweep import HOUR, certificate, lost, many, refused, scheduled, throttled
 from tests.support.csr_factory import THING

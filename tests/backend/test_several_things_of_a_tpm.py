@@ -7,17 +7,16 @@ from dataclasses import replace
 
 import pytest
 
-from tests.backend.chips import ChipDevice, list_tpm, tpm, trust_the_vendor
+from tests.backend.chips import ChipDevice, list_tpm, tpm, trusting
 from tests.backend.fleet import Device, item
 from tests.support.csr_factory import THING
-from tests.support.deployment import Deployment, assert_problem, deployed
+from tests.support.deployment import Deployment, assert_problem
 
 
 @pytest.fixture
 def backend() -> Iterator[Deployment]:
     """A deployment that takes invites and trusts the TPMs' vendor."""
-    with deployed({"AUTH_MODE": "invite"}) as deployment:
-        trust_the_vendor(deployment)
+    with trusting({"AUTH_MODE": "invite"}) as deployment:
         yield deployment
 
 
@@ -85,8 +84,7 @@ def test_a_renewal_that_is_repeated_with_evidence_is_attested(backend: Deploymen
 
 def test_a_tpm_does_not_push_out_the_hardware_that_replaces_it() -> None:
     """The operator has it replaced, perhaps because it was stolen: while that waits for its turn, it stays as it is."""
-    with deployed({"AUTH_MODE": "invite", "CERTIFICATE_RATE": "0.001"}) as backend:
-        trust_the_vendor(backend)
+    with trusting({"AUTH_MODE": "invite", "CERTIFICATE_RATE": "0.001"}) as backend:
         stolen = ChipDevice(backend, THING)
         list_tpm(backend, stolen.ek_sha256, THING)
         assert stolen.enroll().status == 201

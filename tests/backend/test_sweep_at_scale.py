@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from enrollment_backend import log
+from enrollment_backend.aws_errors import ThrottledError
 from enrollment_backend.claims import Certificate
-from enrollment_backend.errors import ThrottledError
 from enrollment_backend.inspection import Described, Found
 from enrollment_backend.ledger import Ledger
 from enrollment_backend.scheduled_sweep import ScheduledSweep

@@ -273,7 +273,7 @@ def test_a_change_of_the_policy_is_an_update_in_place() -> None:
 
 def role_statements() -> list[dict[str, Any]]:
     """Return the statements of the function's role."""
-    (policy,) = the("AWS::IAM::Role")["Policies"]
+    (policy,) = resources("AWS::IAM::Role")["Role"]["Policies"]
     statements: list[dict[str, Any]] = policy["PolicyDocument"]["Statement"]
     return statements
 
@@ -333,7 +333,7 @@ def _kind(resource: Any) -> str:
 
 def test_the_role_has_no_policy_of_aws_own() -> None:
     """Managed policies allow more than this function needs."""
-    assert "ManagedPolicyArns" not in the("AWS::IAM::Role")
+    assert "ManagedPolicyArns" not in resources("AWS::IAM::Role")["Role"]
 
 
 def test_policy_and_ledger_outlast_the_stack() -> None:
@@ -436,6 +436,53 @@ def schemas() -> dict[str, Any]:
     return {schema["typeName"]: schema for schema in found}
 
 
+ROLE_ALIAS = {
+    "RoleAlias": "gateways",
+    "RolePolicyDocument": '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:PutObject", '
+    '"Resource": "arn:aws:s3:::plant/${credentials-iot:ThingName}/*"}]}',
+    "CredentialsEndpoint": "credentials.example.com",
+}
+
+
+@pytest.mark.usefixtures("account")
+def test_a_role_alias_is_made_with_a_role_that_can_do_what_the_operator_says() -> None:
+    """The credentials provider alone may assume the role, which has nothing but the operator's permissions."""
+    outputs = deploy(**ROLE_ALIAS)
+    iot, iam = boto3.client("iot", region_name=REGION), boto3.client("iam", region_name=REGION)
+    alias = iot.describe_role_alias(roleAlias="gateways")["roleAliasDescription"]
+    name = alias["roleArn"].rpartition("/")[2]
+    role = iam.get_role(RoleName=name)["Role"]
+    (trust,) = role["AssumeRolePolicyDocument"]["Statement"]
+    assert (trust["Principal"], trust["Action"]) == ({"Service": "credentials.iot.amazonaws.com"}, "sts:AssumeRole")
+    assert alias["credentialDurationSeconds"] == 3600
+    assert iam.list_role_policies(RoleName=name)["PolicyNames"] == ["devices"]
+    permissions = iam.get_role_policy(RoleName=name, PolicyName="devices")["PolicyDocument"]
+    assert permissions == json.loads(ROLE_ALIAS["RolePolicyDocument"])
+    assert iam.list_attached_role_policies(RoleName=name)["AttachedPolicies"] == []
+    given = variables_of(outputs["FunctionName"])
+    assert (given["ROLE_ALIAS"], given["CREDENTIALS_ENDPOINT"]) == ("gateways", "credentials.example.com")
+
+
+@pytest.mark.usefixtures("account")
+def test_the_device_policy_grants_that_role_alias_alone() -> None:
+    """Without a role alias there is no such statement, and no role."""
+    statements = policy_document(deploy(**ROLE_ALIAS)["PolicyName"])["Statement"]
+    assert statements[-1] == {
+        "Effect": "Allow",
+        "Action": "iot:AssumeRoleWithCertificate",
+        "Resource": f"{ARN}:rolealias/gateways",
+    }
+
+
+@pytest.mark.usefixtures("account")
+def test_without_a_role_alias_there_is_neither_role_nor_permission() -> None:
+    """Devices of such a deployment get no AWS credentials, and are not told of any."""
+    outputs = deploy()
+    assert "iot:AssumeRoleWithCertificate" not in str(policy_document(outputs["PolicyName"]))
+    assert boto3.client("iot", region_name=REGION).list_role_aliases()["roleAliases"] == []
+    assert variables_of(outputs["FunctionName"])["ROLE_ALIAS"] == ""
+
+
 @pytest.mark.usefixtures("account")
 def test_a_deployment_is_closed_unless_it_says_otherwise() -> None:
     """Without a word about it, only an invite gets anybody in."""
@@ -515,6 +562,10 @@ def test_operators_routes_need_iam_and_devices_routes_do_not() -> None:
         "POST /v1/recoveries": "NONE",
         "POST /v1/retirements": "NONE",
         "GET /v1/health": "NONE",
+        "GET /.well-known/est/cacerts": "NONE",
+        "GET /.well-known/est/csrattrs": "NONE",
+        "POST /.well-known/est/simpleenroll": "NONE",
+        "POST /.well-known/est/simplereenroll": "NONE",
         "POST /v1/operator/invites": "AWS_IAM",
         "GET /v1/operator/invites": "AWS_IAM",
         "DELETE /v1/operator/invites": "AWS_IAM",
@@ -526,6 +577,24 @@ def test_operators_routes_need_iam_and_devices_routes_do_not() -> None:
         **{f"{method} /v1/operator/eks": "AWS_IAM" for method in ("POST", "GET", "DELETE")},
         **{f"{method} /v1/operator/ek-authorities": "AWS_IAM" for method in ("POST", "GET", "DELETE")},
     }
+
+
+def test_est_has_a_domain_name_with_mutual_tls_beside_the_apis_own_address() -> None:
+    """Off unless asked for; it has all routes of the API, also of the edge's, and leaves the API's address as it is."""
+    found = template()["Resources"]
+    assert template()["Parameters"]["EstDomainName"]["Default"] == ""
+    assert {name for name, one in found.items() if one.get("Condition") == "HasEstDomain"} == {
+        "EstDomain",
+        "EstMapping",
+    }
+    domain, mapping = the("AWS::ApiGatewayV2::DomainName"), the("AWS::ApiGatewayV2::ApiMapping")
+    assert domain["MutualTlsAuthentication"] == {"TruststoreUri": {"Ref": "EstTruststore"}}
+    (configuration,) = domain["DomainNameConfigurations"]
+    assert configuration["EndpointType"] == "REGIONAL"
+    assert mapping["ApiId"] == {"Fn::If": ["HasEdge", {"Ref": "EdgeApi"}, {"Ref": "Api"}]}
+    assert mapping["Stage"] == {"Fn::If": ["HasEdge", {"Ref": "EdgeStage"}, {"Ref": "Stage"}]}
+    assert the("AWS::ApiGatewayV2::Api")["DisableExecuteApiEndpoint"] == {"Fn::If": ["HasEdge", True, False]}
+    assert template()["Outputs"]["EstTarget"]["Condition"] == "HasEstDomain"
 
 
 def test_the_api_is_throttled_and_logs_neither_headers_nor_queries() -> None:

@@ -20,7 +20,7 @@ from hsm_enroll.key import DEFAULT_KEY_TYPE, KeyType, key_type_help
 from hsm_enroll.settings import Settings
 from hsm_enroll.token import capabilities
 from hsm_enroll.x509 import csr as requests
-from tests.support.pages import README, ROOT, code, page
+from tests.support.pages import REFERENCE, ROOT, code, page
 from tests.support.software_signer import SoftwareSigner
 
 # The mechanisms that sign a hash which was computed outside the token.
@@ -106,8 +106,8 @@ def test_the_help_text_lists_the_key_types(command: str) -> None:
 
 
 def test_the_pages_list_the_key_types() -> None:
-    """README.md lists the key types as the help text does; docs/tokens.md has each with its mechanisms."""
-    (meaning,) = [row[-1] for row in README.table("variable") if code(row[0]) == ["HSM_ENROLL_KEY_TYPE"]]
+    """docs/reference.md lists the key types as the help text does; docs/tokens.md has each with its mechanisms."""
+    (meaning,) = [row[-1] for row in REFERENCE.table("variable") if code(row[0]) == ["HSM_ENROLL_KEY_TYPE"]]
     assert meaning.replace("`", "") == key_type_help()
     rows = {name: code(needs) for names, needs in page("docs/tokens.md").table("for") for name in code(names)}
     needs = {key_type.value: [key_type.generation_mechanism, *key_type.signing_mechanisms] for key_type in KeyType}

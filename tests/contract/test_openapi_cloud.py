@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,8 +27,8 @@ from schemathesis.specs.openapi import checks
 
 from hsm_enroll.local.cloud import Endpoints, Options, detach, down
 from tests.support import proofs
-from tests.support.clients import TIME_LIMIT, iot, sign
-from tests.support.csr_factory import pem_of, request, spki_of
+from tests.support.clients import TIME_LIMIT, SoftwareDevice, iot, sign
+from tests.support.csr_factory import der_of, pem_of, request, spki_of
 from tests.support.deployment import LAMBDA
 from tests.support.ek_authority import EkAuthority, pem
 from tests.support.software_tpm import SoftwareTpm
@@ -43,11 +44,8 @@ CHECKS = [
     checks.positive_data_acceptance,
 ]
 CERTIFICATES, ARTICLE = "POST /v1/certificates", "POST /getCertificate"
-ISSUED_WITH = {CERTIFICATES: 201, ARTICLE: 200}
-PROVEN = {
-    "POST /v1/renewals": 201, "POST /v1/renewals/commit": 204, "POST /v1/recoveries": 200, "POST /v1/retirements": 204,
-}  # fmt: skip
 ATTESTATIONS = "POST /v1/attestations"
+EST_ENROLL, EST_REENROLL = "POST /.well-known/est/simpleenroll", "POST /.well-known/est/simplereenroll"
 INVITE = "/v1/invite"
 INVITES, FLEET, SWEEP = "/v1/operator/invites", "/v1/operator/fleet", "/v1/operator/sweep"
 REBUILD, REPLACEMENTS = "/v1/operator/rebuild", "/v1/operator/replacements"
@@ -83,7 +81,7 @@ OPERATOR_LABELS = [
 ]
 
 
-@schemathesis.serializer("application/jose")
+@schemathesis.serializer("application/jose", "application/pkcs10")
 def as_it_is(_context: object, value: object) -> bytes:
     """Send a text as it is, and anything else in JSON, which is no proof."""
     return (value if isinstance(value, str) else json.dumps(value)).encode("utf-8", "surrogatepass")
@@ -209,6 +207,35 @@ def with_a_proof(case: Case, api: Api) -> None:
     case.body = proofs.sign(key, proofs.header(key, f"{api.cloud.api_url}{path}", time.time()), payload).decode()
 
 
+def as_an_est_client(case: Case, api: Api) -> None:
+    """Put a real CSR and a real code in the place of what nobody would be issued a certificate for."""
+    thing = api.new_name()
+    case.body = est_body(ec.generate_private_key(ec.SECP256R1()), thing)
+    password = b64encode(f":{api.invite(thing)}".encode()).decode()
+    case.headers["Authorization"] = f"Basic {password}"
+
+
+def est_body(key: ec.EllipticCurvePrivateKey, thing: str) -> str:
+    """Return a CSR as an EST client sends it."""
+    return b64encode(der_of(request(key, thing))).decode()
+
+
+def with_a_certificate(case: Case, api: Api, *, fits: bool) -> schemathesis.Response:
+    """Send from an enrolled device, at the address that asks for its certificate; a real CSR, if the case's fits."""
+    device = SoftwareDevice(api.new_name(), api.cloud.home / api.new_name(), "/CN=any")
+    sent = {"csr": device.csr, "thingName": device.thing}
+    device.store(api.ask(ARTICLE, body=sent, code=api.invite(device.thing)).text)
+    if fits:
+        case.body = est_body(ec.generate_private_key(ec.SECP256R1()), device.thing)
+    return case.call_and_validate(
+        base_url=api.cloud.est_url,
+        verify=str(api.cloud.ca_file),
+        cert=(str(device.identity.certificate), str(device.identity.key)),
+        timeout=TIME_LIMIT,
+        checks=CHECKS,
+    )
+
+
 def with_a_tpm(case: Case, api: Api) -> None:
     """Put a TPM that the operator has listed in the place of one that does not exist; for a renewal, in a proof."""
     asked: dict[str, Any] = case.body if isinstance(case.body, dict) else {}
@@ -248,22 +275,31 @@ def with_digits(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
+# What a request that fits is made of, and the status of its response.
+REAL: dict[str, tuple[Callable[[Case, Api], None], int]] = {
+    CERTIFICATES: (with_a_device, 201),
+    ARTICLE: (with_a_device, 200),
+    EST_ENROLL: (as_an_est_client, 200),
+    ATTESTATIONS: (with_a_tpm, 201),
+    "POST /v1/renewals": (with_a_proof, 201),
+    "POST /v1/renewals/commit": (with_a_proof, 204),
+    "POST /v1/recoveries": (with_a_proof, 200),
+    "POST /v1/retirements": (with_a_proof, 204),
+}
+
+
 @SCHEMA.parametrize()
 def test_every_operation_answers_anything_as_the_contract_says(case: Case, api: Api) -> None:
     """Status, headers, type and body of the answer are the contract's, what fits it is done, all else is refused."""
     assert case.meta is not None
     fits = case.meta.generation.mode is GenerationMode.POSITIVE
-    if fits and case.operation.label in ISSUED_WITH:
-        with_a_device(case, api)
-        assert api.send(case).status_code == ISSUED_WITH[case.operation.label]
+    if case.operation.label == EST_REENROLL:
+        assert (with_a_certificate(case, api, fits=fits).status_code == 200) is fits
         return
-    if fits and case.operation.label in PROVEN:
-        with_a_proof(case, api)
-        assert api.send(case).status_code == PROVEN[case.operation.label]
-        return
-    if fits and case.operation.label == ATTESTATIONS:
-        with_a_tpm(case, api)
-        assert api.send(case).status_code == 201
+    if fits and case.operation.label in REAL:
+        prepare, status = REAL[case.operation.label]
+        prepare(case, api)
+        assert api.send(case).status_code == status
         return
     if fits and case.operation.label in {f"POST {SWEEP}", f"POST {REBUILD}"}:
         case.body = {}  # AWS IoT takes no marker but its own

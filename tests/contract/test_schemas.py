@@ -12,7 +12,7 @@ import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
 from tests.support import documents
-from tests.support.pages import README, code, page
+from tests.support.pages import REFERENCE, code, page
 
 _NAMES = sorted(documents.names())
 _FILES = sorted(documents.SCHEMAS.glob("*.json"))
@@ -21,8 +21,8 @@ _ERROR = {"code": "usage", "exitStatus": 2, "message": "what happened", "hint": 
 
 
 def _commands() -> set[str]:
-    """Return the names of the README's commands, without their arguments, in the form of a schema's name."""
-    rows = (code(row[0])[0] for row in README.table("command"))
+    """Return the names of the reference's commands, without their arguments, in the form of a schema's name."""
+    rows = (code(row[0])[0] for row in REFERENCE.table("command"))
     return {row.removeprefix("hsm-enroll ").partition(" [")[0].replace(" ", "-") for row in rows}
 
 
@@ -65,7 +65,7 @@ def _examples() -> list[tuple[str, Any]]:
 
 
 def test_each_command_has_a_schema_and_each_schema_a_command() -> None:
-    """The README's commands are the schemas, but for the one of errors."""
+    """The reference's commands are the schemas, but for the one of errors."""
     assert set(_NAMES) == _commands() | {documents.ERROR}
 
 
@@ -73,6 +73,7 @@ def test_the_page_lists_every_schema_with_its_command() -> None:
     """docs/json.md has a row for each schema, which links to it and names its command."""
     rows = dict(page("docs/json.md").table("schema"))
     commands = {name: f"`hsm-enroll {name.replace('-', ' ', 1).replace('ek-ca-', 'ek-ca ')}`" for name in _NAMES}
+    commands["aws-credentials"] = "`hsm-enroll aws-credentials`"
     commands[documents.ERROR] = "every command that fails"
     assert rows == {f"[{name}](schema/{name}.json)": command for name, command in commands.items()}
 

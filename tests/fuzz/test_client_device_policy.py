@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from hsm_enroll.errors import UsageError
 from hsm_enroll.iot_policy import CLIENT_ID, IS_ATTACHED, THING_NAME, Policy, allows
-from hsm_enroll.operator.device_policy import loose_grants, notes, read
+from hsm_enroll.operator.device_policy import loose_grants, read
 from hsm_enroll.operator.policy_mistakes import mistakes
+from hsm_enroll.operator.policy_notes import notes
 
 _RUN = settings(database=None, deadline=None, max_examples=400)
 _ARNS = "arn:aws:iot:eu-central-1:123456789012:"

@@ -131,6 +131,12 @@ def test_ports_are_written_in_a_form_that_is_read_again(kept: Path) -> None:
     assert json.loads((kept / "kept-ports.json").read_text()) == {"version": 1, **ports._asdict()}
 
 
+def test_kept_ports_of_an_earlier_release_are_read(kept: Path) -> None:
+    """D12: it had no credentials provider and no mutual TLS for EST, which get free ports."""
+    (kept / "kept-ports.json").write_text('{"version": 1, "api": 40001, "mqtt": 40002, "aws": 40003}')
+    assert Home(kept).read_kept_ports() == Ports(40001, 40002, 40003, 0, 0)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

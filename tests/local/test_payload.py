@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
+import re
+from dataclasses import replace
 
 import pytest
+from cryptography import x509
 
 from hsm_enroll.local.payload import MalformedResponseError, Request, to_event, to_response
+from tests.support.csr_factory import pem_of, request
+from tests.support.deployment import certificate_for
 
 NOW = dt.datetime(2026, 3, 12, 19, 3, 58, 390_000, tzinfo=dt.UTC)
 
@@ -62,6 +67,19 @@ def test_the_event_says_who_signed_the_request() -> None:
     iam = {"userArn": "arn:aws:iam::123456789012:user/local", "cognitoIdentity": None}
     assert to_event(_request(), "POST /", "id", NOW, iam)["requestContext"]["authorizer"] == {"iam": iam}
     assert "authorizer" not in to_event(_request(), "POST /", "id", NOW)["requestContext"]
+
+
+def test_the_event_says_whose_certificate_the_connection_has() -> None:
+    """Where the server asks for one, in the form of the developer guide's example; and else nothing does."""
+    csr = x509.load_pem_x509_csr(pem_of(request()).encode())
+    request_with_one = replace(_request(), client_certificate=certificate_for(csr))
+    event = to_event(request_with_one, "POST /", "id", NOW)
+    shown = event["requestContext"]["authentication"]["clientCert"]
+    assert shown["clientCertPem"] == request_with_one.client_certificate
+    assert (shown["subjectDN"], shown["issuerDN"]) == ("CN=AWS IoT Certificate", "CN=development CA")
+    assert re.fullmatch("([0-9a-f]{2}:)+[0-9a-f]{2}", shown["serialNumber"])
+    assert shown["validity"]["notAfter"] == "Dec 31 23:59:59 2049 GMT"
+    assert "authentication" not in to_event(_request(), "POST /", "id", NOW)["requestContext"]
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def attached_to_a_device(name: str) -> str:
 def earlier_template(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     """Have a template of an earlier version, whose policy had the Thing's name as a topic's first level."""
     template = (backend_folder() / "template.yaml").read_text("utf-8")
-    start, end = template.index("  DevicePolicyDocument:"), template.index("Conditions:")
+    start, end = template.index("  DevicePolicyDocument:"), template.index("  RoleAlias:")
     earlier = template[:start] + template[end:].replace(
         '  HasOwnDevicePolicy: !Not [!Equals [!Ref DevicePolicyDocument, ""]]\n', ""
     )

@@ -365,6 +365,7 @@ def test_nothing_deployed_is_a_status_too() -> None:
         "policyName": None,
         "devicePolicy": None,
         "looseGrants": None,
+        "roleAlias": None,
         "tableName": None,
         "functionName": None,
         "version": None,

@@ -9,6 +9,7 @@ import pytest
 
 from hsm_enroll.cli import backend as command
 from hsm_enroll.errors import UsageError
+from hsm_enroll.operator import est_domain
 from tests.operator.deploying import UNKNOWN_TO_MOTO, client
 from tests.support import documents
 from tests.support.pages import page
@@ -20,6 +21,7 @@ pytestmark = [
 
 KEY = "arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 TOPIC = "arn:aws:sns:eu-central-1:123456789012:on-call"
+CERTIFICATE = "arn:aws:acm:eu-central-1:123456789012:certificate/1234abcd-12ab-34cd-56ef-1234567890ab"
 BOUNDARY = "arn:aws:iam::123456789012:policy/hsm-enroll-boundary"
 
 
@@ -109,9 +111,33 @@ def test_a_burst_above_the_concurrency_is_refused() -> None:
     assert parameters()["ThrottleBurst"] == "50"
 
 
+def test_ests_domain_name_needs_a_certificate_and_a_truststore() -> None:
+    """API Gateway would refuse it after minutes. What was given before counts; and without a name neither is needed."""
+    certificate, truststore = ("--est-certificate", CERTIFICATE), ("--est-truststore", "s3://bucket/cas.pem")
+    for arguments in ((), certificate, truststore):
+        with pytest.raises(UsageError, match=r"est\.example\.com needs a certificate and a truststore"):
+            run("--est-domain", "est.example.com", *arguments)
+    run(*certificate, *truststore)
+    run("--est-domain", "none")
+    there = parameters()
+    given = {name: there[name] for name in ("EstDomainName", "EstCertificate", "EstTruststore")}
+    assert given == {"EstDomainName": "", "EstCertificate": CERTIFICATE, "EstTruststore": "s3://bucket/cas.pem"}
+    est_domain.check({**there, "EstDomainName": "est.example.com"})  # moto knows no domain names
+
+
+def test_the_cname_of_ests_domain_name_is_told() -> None:
+    """Nothing works before DNS has it; a deployment without such a name says nothing."""
+    told = est_domain.notes({"EstDomainName": "est.example.com"}, {"EstTarget": "d-1.example"})
+    assert told == ["DNS has to have est.example.com as a CNAME of d-1.example"]
+    assert est_domain.notes({"EstDomainName": ""}, {}) == []
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
+        ("--est-domain", "localhost"),
+        ("--est-certificate", "est.example.com"),
+        ("--est-truststore", "https://example.com/cas.pem"),
         ("--alarm-email", "nobody"),
         ("--alarm-topic", "on-call"),
         ("--kms-key", "alias/ledger"),

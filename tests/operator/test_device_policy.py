@@ -11,9 +11,10 @@ import pytest
 from hsm_enroll.errors import UsageError
 from hsm_enroll.iot.device_topics import DeviceTopics
 from hsm_enroll.iot_policy import IS_ATTACHED, MAX_DOCUMENT_CHARACTERS, THING_NAME, Policy, allows
-from hsm_enroll.operator import device_policy
-from hsm_enroll.operator.device_policy import compare, loose_grants, notes, read
+from hsm_enroll.operator import device_policy, policy_notes
+from hsm_enroll.operator.device_policy import compare, loose_grants, read
 from hsm_enroll.operator.policy_mistakes import mistakes
+from hsm_enroll.operator.policy_notes import notes
 from tests.support.pages import page
 
 ARNS = "arn:aws:iot:eu-central-1:123456789012:"
@@ -155,7 +156,7 @@ def test_a_wildcard_in_the_region_is_loose_for_a_reason() -> None:
         ("iot:*", device_policy.SEVERAL_ACTIONS),
         ("*", device_policy.SEVERAL_ACTIONS),
         ("iot:Publis?", device_policy.SEVERAL_ACTIONS),
-        ("iot:AssumeRoleWithCertificate", device_policy.OTHER_ACTION),
+        ("iot:AssumeRoleWithCertificate", "this action is about rolealias/..., not topic/..."),
         ("iot:DeleteCertificate", device_policy.OTHER_ACTION),
         ("iot:Subscribe", "this action is about topicfilter/..., not topic/..."),
         ("iot:Connect", "this action is about client/..., not topic/..."),
@@ -167,11 +168,19 @@ def test_an_action_is_one_of_those_that_a_device_needs_and_fits_its_resource(act
 
 
 def test_the_actions_are_about_the_resources_that_aws_says_they_are() -> None:
-    """Service Authorization Reference, AWS IoT and AWS IoT Jobs."""
+    """Service Authorization Reference, AWS IoT and AWS IoT Jobs; it lacks the one that IAM does not know."""
     reference = json.loads((files("cfnlint") / "data/AdditionalSpecs/Policies.json").read_text("utf-8"))
     actions = reference["iotjobsdata"]["Actions"] | reference["iot"]["Actions"]
-    for action, kind in device_policy.KINDS.items():
+    for action, kind in device_policy.KINDS.items() - {("iot:assumerolewithcertificate", "rolealias")}:
         assert kind in actions[action.removeprefix("iot:")]["Resources"], action
+
+
+def test_a_grant_of_one_role_alias_is_tight() -> None:
+    """What tells devices apart is in the role's own policy; which aliases they may use is a matter of their names."""
+    assert whys(statement("rolealias/gateways", "iot:AssumeRoleWithCertificate")) == set()
+    for alias in ("*", "gate*", f"{THING}"):
+        found = whys(statement(f"rolealias/{alias}", "iot:AssumeRoleWithCertificate"))
+        assert found == {device_policy.SEVERAL_ALIASES}
 
 
 def test_a_statement_may_mix_kinds_as_long_as_each_resource_fits_an_action() -> None:
@@ -286,9 +295,9 @@ def test_a_policy_has_at_most_what_aws_iot_takes() -> None:
         read(sized(MAX_DOCUMENT_CHARACTERS + 1), "own.json")
 
 
-TAKES_OVER = device_policy.TAKES_OVER
-NO_CLIENT_ID = device_policy.NO_CLIENT_ID
-NO_FIRST_MESSAGE = device_policy.NO_FIRST_MESSAGE
+TAKES_OVER = policy_notes.TAKES_OVER
+NO_CLIENT_ID = policy_notes.NO_CLIENT_ID
+NO_FIRST_MESSAGE = policy_notes.NO_FIRST_MESSAGE
 
 
 @pytest.mark.parametrize(
@@ -311,10 +320,10 @@ def test_what_a_policy_keeps_hsm_enroll_from_is_noted(resources: list[str], expe
 
 def test_the_topic_that_is_asked_for_is_that_of_the_first_message() -> None:
     """As devices have it."""
-    hello = DeviceTopics.of(device_policy.ORDINARY).hello
+    hello = DeviceTopics.of(policy_notes.ORDINARY).hello
     allowed = [statement("client/*"), statement(f"topic/{hello}")]
     assert notes(policy(*allowed), ARNS) == []
-    assert hello.replace(device_policy.ORDINARY, "<thing>") in NO_FIRST_MESSAGE
+    assert hello.replace(policy_notes.ORDINARY, "<thing>") in NO_FIRST_MESSAGE
 
 
 def test_a_denial_is_noted_too() -> None:

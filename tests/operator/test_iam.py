@@ -31,7 +31,7 @@ from tests.operator.deploying import UNKNOWN_TO_MOTO, delete, deploy, status
 from tests.support.stack import template
 
 FOLDER = Path(__file__).parents[2] / "docs" / "iam"
-ROLES = ["deployer", "deployer-edge", "inviter", "manager", "viewer"]
+ROLES = ["deployer", "deployer-credentials", "deployer-edge", "deployer-est", "inviter", "manager", "viewer"]
 FILES = ["boundary", *ROLES]
 PLACEHOLDERS = {"REGION": REGION, "ACCOUNT": ACCOUNT_ID, "API": "a1b2c3d4e5"}
 LARGEST_POLICY = 6144  # characters of a managed policy, without white space
@@ -172,7 +172,8 @@ UNUSED = {
 
 def test_the_deployer_may_do_what_cloudformation_does_for_each_resource() -> None:
     """Create, read, update and delete every type in the template: each permission of its handlers is granted."""
-    statements = [*policy("deployer")["Statement"], *policy("deployer-edge")["Statement"]]
+    deployers = (role for role in ROLES if role.startswith("deployer"))
+    statements = [statement for role in deployers for statement in policy(role)["Statement"]]
     granted = {action for statement in statements for action in listed(statement["Action"])}
     missing = set()
     for kind in {resource["Type"] for resource in template()["Resources"].values()}:
@@ -220,26 +221,46 @@ def test_a_web_acl_takes_a_policy_of_its_own() -> None:
         )
 
 
-def test_nobody_but_the_function_is_passed_the_role() -> None:
+def test_a_role_for_devices_takes_a_policy_of_its_own() -> None:
+    """A deployer who never uses --role-alias needs no permissions for role aliases, nor to pass a role to them."""
+    for action, resource in {
+        "iot:CreateRoleAlias": f"arn:aws:iot:{REGION}:{ACCOUNT_ID}:rolealias/gateways",
+        "iam:PutRolePolicy": f"arn:aws:iam::{ACCOUNT_ID}:role/hsm-enroll-DeviceRole-1A2B3C",
+        "iam:PassRole": f"arn:aws:iam::{ACCOUNT_ID}:role/hsm-enroll-DeviceRole-1A2B3C",
+    }.items():
+        assert allows("deployer-credentials", action, resource), action
+    function = f"arn:aws:iam::{ACCOUNT_ID}:role/hsm-enroll-Role-1A2B3C"
+    assert not allows("deployer-credentials", "iam:PassRole", function)
+    assert not allows("deployer", "iot:CreateRoleAlias", f"arn:aws:iot:{REGION}:{ACCOUNT_ID}:rolealias/gateways")
+
+
+def test_nobody_but_functions_and_devices_is_passed_their_role() -> None:
     """Otherwise the deployer could give it to a service of their choice."""
-    (statement,) = [one for one in policy("deployer")["Statement"] if "iam:PassRole" in listed(one["Action"])]
-    assert statement["Condition"] == {"StringEquals": {"iam:PassedToService": "lambda.amazonaws.com"}}
-    assert statement["Action"] == "iam:PassRole"
+    for role, service in (("deployer", "lambda"), ("deployer-credentials", "credentials.iot")):
+        (statement,) = [one for one in policy(role)["Statement"] if "iam:PassRole" in listed(one["Action"])]
+        assert statement["Condition"] == {"StringEquals": {"iam:PassedToService": f"{service}.amazonaws.com"}}
+        assert statement["Action"] == "iam:PassRole"
 
 
-BOUNDARY = f"arn:aws:iam::{ACCOUNT_ID}:policy/hsm-enroll-boundary"
+# What the deployers' policies let roles be given; the others let no role be given anything.
+BOUNDARIES = {
+    "deployer": f"arn:aws:iam::{ACCOUNT_ID}:policy/hsm-enroll-boundary",
+    "deployer-credentials": f"arn:aws:iam::{ACCOUNT_ID}:policy/hsm-enroll-device-boundary",
+}
 
 
 def test_what_a_deployer_gives_a_role_stays_within_the_boundary() -> None:
     """A role is created, and given permissions, only with the boundary, which nobody takes away or changes."""
-    statements = [one for role in ("deployer", "deployer-edge") for one in policy(role)["Statement"]]
-    within = {"StringEquals": {"iam:PermissionsBoundary": BOUNDARY}}
-    bound = {action for one in statements if one.get("Condition") == within for action in listed(one["Action"])}
-    free = {action for one in statements if one.get("Condition") != within for action in listed(one["Action"])}
     grants = {
         f"iam:{name}" for name in ("CreateRole", "DeleteRolePolicy", "PutRolePermissionsBoundary", "PutRolePolicy")
     }
-    assert bound == grants
+    free = set()
+    for role in (role for role in ROLES if role.startswith("deployer")):
+        within = {"StringEquals": {"iam:PermissionsBoundary": BOUNDARIES.get(role)}}
+        statements = policy(role)["Statement"]
+        bound = {action for one in statements if one.get("Condition") == within for action in listed(one["Action"])}
+        assert bound == (grants if role in BOUNDARIES else set())
+        free |= {action for one in statements if one.get("Condition") != within for action in listed(one["Action"])}
     assert {action for action in free if action.startswith("iam:")} == {
         f"iam:{name}"
         for name in (
@@ -322,6 +343,14 @@ def test_each_role_has_its_routes_and_no_other(role: str, allowed: set[str] | No
         assert granted == (routes if allowed is None else allowed)
         elsewhere = [arn.replace("a1b2c3d4e5", "another") for arn in arns.values()]
         assert not any(allows(role, "execute-api:Invoke", arn) for arn in elsewhere)
+
+
+@pytest.mark.parametrize(("role", "may"), [("viewer", True), ("inviter", True), ("manager", True), ("deployer", False)])
+def test_who_may_list_things_may_see_when_they_were_connected(role: str, may: bool) -> None:
+    """What the page of fleet web asks AWS IoT itself: fleet indexing, and nothing else."""
+    index = f"arn:aws:iot:{REGION}:{ACCOUNT_ID}:index/AWS_Things"
+    assert allows(role, "iot:SearchIndex", index) is allows(role, "iot:GetIndexingConfiguration", "*") is may
+    assert not allows(role, "iot:UpdateIndexingConfiguration", "*")
 
 
 @pytest.mark.parametrize(("role", "may"), [("viewer", False), ("inviter", False), ("manager", True)])

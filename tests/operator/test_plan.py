@@ -260,7 +260,8 @@ def test_a_first_plan_names_the_account(capsys: pytest.CaptureFixture[str]) -> N
     run("deploy", "--yes")
     err = capsys.readouterr().err
     assert (
-        f"This creates the stack hsm-enroll in {REGION}, account {ACCOUNT_ID}:\n  create DevicePolicy, Ledger," in err
+        f"This creates the stack hsm-enroll in {REGION}, account {ACCOUNT_ID}:\n  create DevicePolicy, DeviceRole,"
+        in err
     )
 
 

@@ -26,6 +26,7 @@ _ALLOWED = re.compile(
     r"""
     handler\.py
     | enrollment_backend/(attestation/)?\w+\.py
+    | enrollment_backend/amazon_roots\.pem
     | _cffi_backend\.cpython-\d+-\w+-linux-gnu\.so
     | cryptography/hazmat/bindings/_rust\.abi3\.so
     | (cffi|cryptography|pycparser)/([\w-]+/)*\w+\.(py|pyi|typed|h|cfg)
@@ -62,7 +63,7 @@ def test_the_zip_holds_what_is_allowed_and_nothing_else(built: Path, tree: Tree)
     names = list(_contents(built))
     assert [name for name in names if not _ALLOWED.fullmatch(name)] == []
     source = tree.folder / "lambda"
-    own = {file.relative_to(source).as_posix() for file in source.rglob("*.py")}
+    own = {file.relative_to(source).as_posix() for suffix in ("py", "pem") for file in source.rglob(f"*.{suffix}")}
     assert {name for name in names if name.partition("/")[0] in {"handler.py", "enrollment_backend"}} == own
     assert {"cffi/lock.py", "cryptography/x509/base.py", "pycparser/__init__.py"} <= set(names)
 

@@ -208,5 +208,5 @@ def is_listening(port: int) -> bool:
 
 def ports(cloud: Endpoints) -> list[int]:
     """Return every port a cloud names."""
-    urls = (cloud.api_url, cloud.aws_endpoint_url)
-    return [cloud.mqtt_port, *(int(url.rpartition(":")[2]) for url in urls)]
+    urls = (cloud.api_url, cloud.aws_endpoint_url, cloud.est_url)
+    return [cloud.mqtt_port, cloud.credentials_port, *(int(url.rpartition(":")[2]) for url in urls)]

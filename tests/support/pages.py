@@ -10,8 +10,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 _FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
-_LINK = re.compile(r"\]\((?P<target>[^)\s]+)\)")
+_LINK = re.compile(r"\]\((?P<target>[^)\s]+)\)|\bsrc(?:set)?=\"(?P<picture>[^\"]+)\"")
 _HEADING = re.compile(r"^#+ +(?P<title>.+)$", re.MULTILINE)
+_MARK = re.compile(r'^<a id="(?P<name>[^"]+)"></a>$', re.MULTILINE)
 _CODE = re.compile(r"`([^`]+)`")
 _PROMPT = "$ "
 
@@ -69,13 +70,14 @@ class Page:
     @property
     def links(self) -> list[str]:
         """The targets of its links and pictures."""
-        return [found["target"] for found in _LINK.finditer(self.prose)]
+        return [found["target"] or found["picture"] for found in _LINK.finditer(self.prose)]
 
     @property
     def anchors(self) -> set[str]:
-        """What a link may name after ``#``: headings in lower case, without punctuation, blanks as dashes."""
+        """What a link may name after ``#``: marks; headings in lower case, without punctuation, blanks as dashes."""
         titles = (found["title"].lower() for found in _HEADING.finditer(self.prose))
-        return {re.sub(r"[^\w\- ]", "", title).strip().replace(" ", "-") for title in titles}
+        headings = {re.sub(r"[^\w\- ]", "", title).strip().replace(" ", "-") for title in titles}
+        return headings | {found["name"] for found in _MARK.finditer(self.prose)}
 
     def table(self, first_column: str) -> list[list[str]]:
         """The rows of the one table whose first column is called so, a cell each, without blanks around it."""
@@ -99,6 +101,9 @@ def page(name: str) -> Page:
 
 
 README = page("README.md")
+REFERENCE = page("docs/reference.md")
+TRANSLATIONS = {"README.ja.md": "README.md", "docs/technician.ja.md": "docs/technician.md"}
+"""The Japanese pages, each with the page that it translates, whose blocks it has."""
 PAGES = [README, *(page(str(path.relative_to(ROOT))) for path in sorted(ROOT.glob("docs/*.md")))]
 PAGES += [page(path.name) for path in sorted(ROOT.glob("*.md")) if path.name != README.name]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -130,11 +131,12 @@ def test_a_file_without_names_is_wrong_usage(run: Run, things: Backend, tmp_path
 
 
 def test_after_a_refusal_the_others_are_revoked(run: Run, things: Backend) -> None:
-    """Each failure is told with its Thing; the exit status is that of the first."""
+    """Each failure is told with its Thing and its own kind; the exit status is that of the first."""
     things.stubborn = {"gateway-1": problem(502, "aws-refused"), "gateway-2": problem(404, "thing-unknown")}
     result = run("fleet", "revoke", "--yes", *NAMES[:4])
     assert (result.status, result.out) == (30, "2 of 4 Things are revoked\n")
     assert [name for name in NAMES if f"error: {name}: " in result.err] == ["gateway-1", "gateway-2"]
+    assert re.findall(r"#(.+)", result.err) == ["backend-unreachable", "backend-refused"]
     assert {"gateway-0", "gateway-3"} <= set(revoked(things))
 
 

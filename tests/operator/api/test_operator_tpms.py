@@ -184,6 +184,22 @@ def test_what_a_tpm_says_of_itself_is_imported(run: Run, backend: Backend, tmp_p
     assert "(line" not in run("fleet", "import-ek", path, "--thing", "gateway-18").err
 
 
+def test_a_wrong_name_for_a_tpm_whose_other_key_is_listed_can_be_taken_back(
+    run: Run, backend: Backend, tmp_path: Path
+) -> None:
+    """The key that was not listed yet is now, for the wrong Thing: that is said, with the command that undoes it."""
+    (tmp_path / "one.json").write_text(info(EK))
+    (tmp_path / "both.json").write_text(info(EK, OTHER))
+    assert run("fleet", "import-ek", tmp_path / "one.json", "--thing", "gateway-17").status == 0
+    wrong = run("fleet", "import-ek", tmp_path / "both.json", "--thing", "gateway-18")
+    told = " ".join(wrong.err.split())
+    assert wrong.status == 31
+    assert f"the TPM has is listed for gateway-18 now. If that is wrong: hsm-enroll fleet forget-ek {OTHER}" in told
+    run("fleet", "forget-ek", OTHER)
+    assert run("fleet", "import-ek", tmp_path / "both.json", "--thing", "gateway-17").status == 0
+    assert {one["thing"] for one in backend.eks.values()} == {"gateway-17"}
+
+
 @pytest.mark.parametrize(
     ("content", "thing"),
     [
