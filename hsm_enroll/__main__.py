@@ -29,8 +29,9 @@ for _number in (_signal.SIGINT, _signal.SIGTERM):
 import gc  # noqa: E402
 import sys  # noqa: E402
 
-# Where files run out, this one could not be loaded later.
+# Where files run out, these could not be loaded later.
 from hsm_enroll import machine  # noqa: E402
+from hsm_enroll.troubleshooting import reference  # noqa: E402
 
 _TOKEN_COMMANDS = {
     *("init", "status", "doctor", "tokens", "token", "csr", "publish", "subscribe", "forward"),
@@ -69,7 +70,7 @@ def main() -> None:
 
 def _leave(error: HsmEnrollError) -> NoReturn:
     """Show an error of a machine where not even what shows errors can be loaded, and exit with its status."""
-    descriptor, text = 2, f"error: {error.message}\n  {error.hint}\n"
+    descriptor, text = 2, f"error: {error.message}\n  {error.hint}\n  {reference(error.code)}\n"
     try:
         if "--json" in sys.argv:
             import json

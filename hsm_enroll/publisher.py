@@ -67,7 +67,7 @@ class Publisher:
         ``forward``, and ``hsm-enroll status`` says so.
 
         Args:
-            topic: the topic; see ``limits.check_message``.
+            topic: up to 256 bytes with up to 7 slashes and no wildcards (MQTT 5.0 §4.7).
             payload: the message, up to 128 KiB.
             retain: have the broker keep it for later subscribers; AWS IoT requires iot:RetainPublish for that, which
                 the backend's built-in policy does not allow.

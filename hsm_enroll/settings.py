@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from hsm_enroll import regular_file
 from hsm_enroll.errors import UsageError
 from hsm_enroll.key import DEFAULT_KEY_TYPE, KeyType
+from hsm_enroll.role_alias import is_name
 from hsm_enroll.uri import Pkcs11Uri
 
 SYSTEM_CONFIGURATION = Path("/etc/hsm-enroll")
@@ -21,6 +22,7 @@ _ENVIRONMENT_PREFIX = "HSM_ENROLL_"
 # May be written as numbers in config.toml.
 _NUMBERS: dict[str, set[type]] = {
     "mqtt_port": {int},
+    "credentials_port": {int},
     "mqtt_keep_alive": {int},
     "connect_timeout": {int, float},
     "operation_timeout": {int, float},
@@ -58,6 +60,9 @@ class Settings(NamedTuple):
         ca_file: PEM file with the trust anchors for the API and for MQTT; None uses the system's.
         mqtt_endpoint: host name of the broker, overriding the API's.
         mqtt_port: TCP port of the broker, overriding the API's.
+        role_alias: name of the role alias for AWS credentials, overriding the API's.
+        credentials_endpoint: host name of AWS IoT's credentials provider, overriding the API's.
+        credentials_port: TCP port of the credentials provider, overriding the API's.
         mqtt_keep_alive: seconds of silence after which an MQTT connection asks whether the broker is still there.
         connect_timeout: seconds until a broker has accepted a connection, for all attempts of one command together.
         operation_timeout: seconds until a broker has acknowledged a message or a subscription.
@@ -82,6 +87,9 @@ class Settings(NamedTuple):
     ca_file: Path | None = None
     mqtt_endpoint: str | None = None
     mqtt_port: int | None = None
+    role_alias: str | None = None
+    credentials_endpoint: str | None = None
+    credentials_port: int | None = None
     # NATs and cellular networks drop idle connections after a few minutes.
     mqtt_keep_alive: int = 60
     connect_timeout: float = 20.0
@@ -112,6 +120,15 @@ def _port(text: str) -> int:
     if not 0 < port < 65536:
         raise ValueError(text)
     return port
+
+
+def _role_alias(text: str) -> str:
+    if not is_name(text):
+        raise UsageError(
+            f"invalid value {text!r}; a role alias has 1 to 128 letters, digits, and _ = , @ -",
+            hint="Leave it out for the one that the API names.",
+        )
+    return text
 
 
 def _keep_alive(text: str) -> int:
@@ -174,6 +191,9 @@ _READERS = {
     "ca_file": _path,
     "mqtt_endpoint": str,
     "mqtt_port": _port,
+    "role_alias": _role_alias,
+    "credentials_endpoint": str,
+    "credentials_port": _port,
     "mqtt_keep_alive": _keep_alive,
     "connect_timeout": _within(1, 600, "seconds", "Leave it out for 20."),
     "operation_timeout": _within(1, 600, "seconds", "Leave it out for 20."),

@@ -14,6 +14,7 @@ from hsm_enroll.backend_api.attestation import ATTESTATIONS, Challenge, Evidence
 from hsm_enroll.backend_api.hints import hint
 from hsm_enroll.backend_api.patient_client import Options, PatientClient, refuse_earlier_release
 from hsm_enroll.backend_api.transport import Outgoing
+from hsm_enroll.role_alias import RoleAlias
 from hsm_enroll.secret import Secret
 
 CERTIFICATES = "/v1/certificates"
@@ -37,6 +38,7 @@ class Issued:
     mqtt_endpoint: str
     mqtt_port: int
     attested: bool
+    role_alias: RoleAlias | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +163,8 @@ def issued(answer: Answer, thing_name: str | None) -> Issued:
         UnexpectedResponseError: a member is missing or has the wrong form, or it is for another Thing.
     """
     members = document(answer)
-    for name, has_form in forms.ISSUED.items():
+    has_role = "roleAlias" in members
+    for name, has_form in {**forms.ISSUED, **(forms.CREDENTIALS if has_role else {})}.items():
         if name not in members:
             raise unexpected(answer.url, f"{name} is missing")
         if not has_form(members[name]):
@@ -175,4 +178,5 @@ def issued(answer: Answer, thing_name: str | None) -> Issued:
         mqtt_endpoint=members["mqttEndpoint"],
         mqtt_port=members["mqttPort"],
         attested=members["attested"],
+        role_alias=RoleAlias(*(members[name] for name in forms.CREDENTIALS)) if has_role else None,
     )

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 
 from hsm_enroll.forms import is_certificate_id, is_host, is_port
+from hsm_enroll.role_alias import is_name
 
 _LARGEST_CERTIFICATE = 16 * 1024  # characters; a device's certificate has one or two thousand
 
@@ -31,3 +32,10 @@ ISSUED: dict[str, Callable[[object], bool]] = {
     "attested": lambda value: type(value) is bool,
 }
 """The members that the answer to an enrollment must have, with their forms."""
+
+CREDENTIALS: dict[str, Callable[[object], bool]] = {
+    "roleAlias": is_name,
+    "credentialsEndpoint": is_host,
+    "credentialsPort": is_port,
+}
+"""The members that it has if the deployment has a role for devices."""

@@ -92,6 +92,11 @@ _HINTS |= {
 }
 
 
-def hint(_: int, problem: Problem | None) -> str | None:
+def hint(status: int, problem: Problem | None) -> str | None:
     """Return the hint for a refusal, as ``answer.refusal`` takes it; None is the hint of the error's class."""
-    return _HINTS.get(problem.code) if problem else None
+    if problem is None:
+        return None
+    if problem.code in _HINTS or not problem.request_id:
+        return _HINTS.get(problem.code)
+    first = "Run the same command again: it resumes. If that does not help, ask" if status >= 500 else "Ask"
+    return f"{first} the operator of the backend, and tell them the request id: {problem.request_id}"

@@ -268,9 +268,10 @@ def proxy_for(url: str) -> str | None:
 
 
 def _has_valid_proxy(url: str) -> bool:
+    """Whether the proxy, if any, speaks HTTP; urllib3 knows SOCKS where another program has installed PySocks."""
     proxy = proxy_for(url)
     try:
-        return proxy is None or bool(parse_url(proxy))
+        return proxy is None or parse_url(proxy).scheme in {None, "http", "https"}
     except connection.LocationParseError:
         return False
 

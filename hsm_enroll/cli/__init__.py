@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterable
 from importlib import import_module
 from io import TextIOWrapper
+from itertools import takewhile
 from typing import Any, NoReturn
 
 import click
@@ -31,7 +32,10 @@ _COMMANDS = {
     "publish": ("mqtt", "Publish one message."),
     "subscribe": ("mqtt", "Print the messages on a topic."),
     "forward": ("forward", "Send what is in the outbox, and stay connected."),
+    "export": ("export", "Show how other programs, such as curl or mosquitto, use this device's key and certificate."),
+    "run": ("run", "Run a program with this device's identity in its environment."),
     "outbox": ("outbox", "List, send again or delete messages that the broker has refused."),
+    "aws-credentials": ("aws_credentials", "Print AWS credentials that this device's key gets."),
     "service": ("service", "Install, show or remove the services that forward and renew."),
     "renew": ("renew", "Replace this device's key and certificate by new ones."),
     "recover": ("recover", "Get this device's identity back, by the key in its token."),
@@ -60,7 +64,7 @@ class _LazyGroup(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module = import_module(f"hsm_enroll.cli.{_COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
     def resolve_command(
@@ -138,11 +142,12 @@ def _open_standard_streams() -> None:
 def run(arguments: list[str]) -> int:
     """Run a command, show its errors, and return its documented exit status."""
     # Set before click parses the options, so that with --json an error in them is printed as JSON too.
+    own = _own(arguments)
     terminal = Terminal(
-        as_json="--json" in arguments,
-        streaming=not _STREAMING.isdisjoint(arguments[:1]),
-        quiet="--quiet" in arguments,
-        verbose=not {"-v", "--verbose"}.isdisjoint(arguments),
+        as_json="--json" in own,
+        streaming=not _STREAMING.isdisjoint(own[:1]),
+        quiet="--quiet" in own,
+        verbose=not {"-v", "--verbose"}.isdisjoint(own),
     )
     try:
         _check_encoding(arguments)
@@ -182,6 +187,13 @@ def run(arguments: list[str]) -> int:
         return unexpected.exit_status
     # click returns the status of an early exit (--help, or click.exceptions.Exit), otherwise the command's None.
     return status or 0
+
+
+def _own(arguments: list[str]) -> list[str]:
+    """Return the arguments without those of the program that ``run`` runs."""
+    if arguments[:1] != ["run"]:
+        return arguments
+    return ["run", *takewhile(lambda argument: argument.startswith("-") and argument != "--", arguments[1:])]
 
 
 def _interrupted(terminal: Terminal, interruption: BaseException) -> int:

@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from hsm_enroll.operator.deployment import AuthMode
     from hsm_enroll.operator.device_policy import DevicePolicy
     from hsm_enroll.operator.drift import Drift
+    from hsm_enroll.operator.role_policy import RolePolicy
 
 _DEFAULT_POLICY = "default"
-_LARGEST_POLICY_BYTES = 64 * 1024  # with white space; AWS IoT allows 2,048 characters without it
+_LARGEST_POLICY_BYTES = 64 * 1024  # with white space; AWS IoT allows 2,048 characters without it, CloudFormation 4,096
 _POLICY_HINT = "Give --device-policy a file with an AWS IoT policy in JSON, or the word default."
+_ROLE_POLICY_HINT = "Give --role-policy a file with an IAM policy in JSON."
 _POLICIES = {"default": "the built-in one", "own": "your own"}
 
 
@@ -48,9 +50,16 @@ def backend() -> None:
     "default restores the built-in policy; write ./default for a file of that name.",
 )
 @click.option(
+    "--role-policy",
+    "role_source",
+    metavar="FILE",
+    help="What devices may do with AWS credentials: an IAM policy in JSON; later deployments keep it. The variable "
+    "${credentials-iot:ThingName} in a resource stands for the device's Thing.",
+)
+@click.option(
     "--allow-loose-policy",
     is_flag=True,
-    help="Deploy the policy even if it lets a device reach what is not its own; each such grant is shown.",
+    help="Deploy a policy even if it lets a device reach what is not its own, or use whole services of AWS.",
 )
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @click.option(
@@ -65,6 +74,7 @@ def deploy(
     *,
     auth: AuthMode | None,
     source: str | None,
+    role_source: str | None,
     allow_loose_policy: bool,
     yes: bool,
     allow_data_loss: bool,
@@ -77,8 +87,8 @@ def deploy(
     """
     from hsm_enroll.operator import deployment
 
-    if allow_loose_policy and source is None:
-        raise click.UsageError("--allow-loose-policy needs --device-policy")
+    if allow_loose_policy and source is None and role_source is None:
+        raise click.UsageError("--allow-loose-policy needs --device-policy or --role-policy")
     policy = None if source is None else _device_policy(source)
     terminal = invocation.terminal
     stack = target.stack or DEFAULT_STACK
@@ -91,6 +101,7 @@ def deploy(
         lambda line: terminal.say(f"  {line}"),
         partial(_approve, terminal, yes=yes, data_loss_allowed=allow_data_loss),
         policy=policy,
+        role_policy=None if role_source is None else _role_policy(role_source),
         loose_allowed=allow_loose_policy,
         settings=chosen.settings,
         tags=chosen.tags,
@@ -167,6 +178,7 @@ def _rows(status: Status, said: str, target: Target) -> str:
         "Auth": status.auth,
         "Proof": f"{status.attestation} (--attestation)" if status.attestation else None,
         "Policy": _policy(status),
+        "Role": f"{status.role_alias}, the role alias for AWS credentials" if status.role_alias else None,
         "Ledger": status.outputs.get("TableName"),
         "Function": status.outputs.get("FunctionName"),
         "Version": _version(status),
@@ -207,21 +219,27 @@ def _device_policy(source: str) -> DevicePolicy:
 
     if source == _DEFAULT_POLICY:
         return device_policy.TEMPLATES_OWN
-    return device_policy.read(_content(Path(source)), source)
+    return device_policy.read(_content(Path(source), _POLICY_HINT), source)
 
 
-def _content(file: Path) -> bytes:
+def _role_policy(source: str) -> RolePolicy:
+    from hsm_enroll.operator import role_policy
+
+    return role_policy.read(_content(Path(source), _ROLE_POLICY_HINT), source)
+
+
+def _content(file: Path, hint: str) -> bytes:
     try:
         if not stat.S_ISREG(file.stat().st_mode):  # reading a FIFO would wait for a writer
-            raise UsageError(f"{file} is not a file", hint=_POLICY_HINT)
+            raise UsageError(f"{file} is not a file", hint=hint)
         with file.open("rb") as stream:
             content = stream.read(_LARGEST_POLICY_BYTES + 1)
     except OSError as error:
-        raise UsageError(f"{file} cannot be read: {error.strerror}", hint=_POLICY_HINT) from error
+        raise UsageError(f"{file} cannot be read: {error.strerror}", hint=hint) from error
     except ValueError as error:  # a NUL in its name
-        raise UsageError(f"{file} cannot be read: {error}", hint=_POLICY_HINT) from error
+        raise UsageError(f"{file} cannot be read: {error}", hint=hint) from error
     if len(content) > _LARGEST_POLICY_BYTES:
-        raise UsageError(f"{file} is larger than {_LARGEST_POLICY_BYTES} bytes", hint=_POLICY_HINT)
+        raise UsageError(f"{file} is larger than {_LARGEST_POLICY_BYTES} bytes", hint=hint)
     return content
 
 

@@ -47,7 +47,7 @@ def import_ek(invocation: Invocation, *, source: Path, name: str | None, target:
     if not refused:
         return
     if not invocation.terminal.as_json:
-        invocation.terminal.error(_conflict_error(refused, target))
+        invocation.terminal.error(_conflict_error(refused, target, _others_of_tpm(conflicts, entries)))
     raise click.exceptions.Exit(BackendRefusedError.exit_status)
 
 
@@ -84,15 +84,28 @@ def _conflicts(conflicts: list[ListedChip], entries: Entries) -> list[dict[str, 
     ]
 
 
-def _conflict_error(conflicts: list[dict[str, Any]], target: Target) -> BackendRefusedError:
+def _others_of_tpm(conflicts: list[ListedChip], entries: Entries) -> list[str]:
+    """Return a single TPM's EKs that are listed for the Thing now; none if the entries are a table's."""
+    refused = {chip.ek_sha256 for chip in conflicts}
+    return [chip.ek_sha256 for chip, line in entries.items() if line is None and chip.ek_sha256 not in refused]
+
+
+def _conflict_error(conflicts: list[dict[str, Any]], target: Target, others: list[str]) -> BackendRefusedError:
     shown = [f"{one['ekSha256'][:16]}… is {one['listedFor']}{_line_of(one)}" for one in conflicts[:_MOST_TOLD]]
     left = len(conflicts) - len(shown)
+    forget, name = f"hsm-enroll fleet forget-ek{target.options}", conflicts[0]["thing"]
+    hint = (
+        f"If the TPM is to become another Thing, {forget} {conflicts[0]['ekSha256']} takes it off the list; then "
+        "import it again."
+    )
+    if others:
+        undo = "; ".join(f"{forget} {ek_sha256}" for ek_sha256 in others)
+        hint += f" What else the TPM has is listed for {name} now. If that is wrong: {undo}"
     return BackendRefusedError(
         f"{counted(len(conflicts), 'endorsement key')} not imported, listed for another Thing: "
         + "; ".join(shown)
         + (f"; and {left:,} more" if left else ""),
-        hint=f"If the TPM is to become another Thing, hsm-enroll fleet forget-ek{target.options} "
-        f"{conflicts[0]['ekSha256']} takes it off the list; then import it again.",
+        hint=hint,
     )
 
 

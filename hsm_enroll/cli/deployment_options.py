@@ -13,7 +13,11 @@ _NONE = "none"
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+")
 _TOPIC = re.compile(r"arn:[a-z-]+:sns:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]+")
 _KEY = re.compile(r"arn:[a-z-]+:kms:[a-z0-9-]+:[0-9]{12}:key/[A-Za-z0-9-]+")
+_ALIAS = re.compile(r"[a-zA-Z0-9_=,@-]{1,128}")  # AWS IoT, CreateRoleAlias: roleAlias
 _BOUNDARY = re.compile(r"arn:[a-z-]+:iam::[0-9]{12}:policy/[A-Za-z0-9+=,.@_/-]+")
+_DOMAIN = re.compile(r"[a-z0-9-]+([.][a-z0-9-]+)+")
+_CERTIFICATE = re.compile(r"arn:[a-z-]+:acm:[a-z0-9-]+:[0-9]{12}:certificate/[A-Za-z0-9-]+")
+_S3_FILE = re.compile(r"s3://[a-z0-9.-]{3,63}/.+")
 _LONGEST_KEY, _LONGEST_VALUE = 128, 256  # characters of a tag (CloudFormation, Tag)
 
 
@@ -85,6 +89,11 @@ _PARAMETERS = {
     "delete_retired_things": "DeleteThingOnRetirement",
     "kms_key": "KmsKey",
     "permissions_boundary": "PermissionsBoundary",
+    "role_alias": "RoleAlias",
+    "role_boundary": "RoleBoundary",
+    "est_domain": "EstDomainName",
+    "est_certificate": "EstCertificate",
+    "est_truststore": "EstTruststore",
     "alarm_email": "AlarmEmail",
     "alarm_topic": "AlarmTopic",
 }
@@ -116,6 +125,37 @@ _OPTIONS = (
         metavar="ARN",
         callback=_matching(_BOUNDARY, "the ARN of an IAM policy"),
         help="The IAM policy that limits what the functions' role can be given, or none.",
+    ),
+    click.option(
+        "--role-boundary",
+        metavar="ARN",
+        callback=_matching(_BOUNDARY, "the ARN of an IAM policy"),
+        help="The IAM policy that limits what the devices' role can be given, or none.",
+    ),
+    click.option(
+        "--role-alias",
+        metavar="NAME",
+        callback=_matching(_ALIAS, "a name for a role alias"),
+        help="Make a role alias of this name, by which devices get AWS credentials; needs --role-policy the first "
+        "time. The word none removes it.",
+    ),
+    click.option(
+        "--est-truststore",
+        metavar="S3-URI",
+        callback=_matching(_S3_FILE, "the URI of a file in S3"),
+        help="With --est-domain, a PEM file with the CAs that issue the devices' certificates.",
+    ),
+    click.option(
+        "--est-certificate",
+        metavar="ARN",
+        callback=_matching(_CERTIFICATE, "the ARN of a certificate in AWS Certificate Manager"),
+        help="With --est-domain, the server's certificate for it, in the same region.",
+    ),
+    click.option(
+        "--est-domain",
+        metavar="NAME",
+        callback=_matching(_DOMAIN, "a host name"),
+        help="Host name of the API with mutual TLS, which EST's simplereenroll needs; none removes it.",
     ),
     click.option(
         "--delete-retired-things/--keep-retired-things",

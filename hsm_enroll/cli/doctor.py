@@ -13,6 +13,7 @@ from hsm_enroll.cli.invocation import Invocation, command, token_options
 from hsm_enroll.cli.terminal import Terminal, keep_stdout, running_version
 from hsm_enroll.doctor import Finding, Login, Patient, Status, examine
 from hsm_enroll.token.tokens import Tokens
+from hsm_enroll.troubleshooting import reference
 from hsm_enroll.version import __version__
 
 _FAILED_STATUS = 1
@@ -63,8 +64,12 @@ def _in_time(terminal: Terminal, findings: Iterator[Finding]) -> Iterator[Findin
 
 
 def _line(finding: Finding) -> str:
-    line = f"{finding.status.value:<{_INDENT}}{finding.id}: {finding.message}"
-    return line if finding.status is Status.OK or not finding.hint else f"{line}\n{'':<{_INDENT}}{finding.hint}"
+    lines = [f"{finding.status.value:<{_INDENT}}{finding.id}: {finding.message}"]
+    if finding.hint and finding.status is not Status.OK:
+        lines.append(f"{'':<{_INDENT}}{finding.hint}")
+    if finding.status in {Status.WARNING, Status.FAILED}:
+        lines.append(f"{'':<{_INDENT}}{reference(finding.id)}")
+    return "\n".join(lines)
 
 
 def _is_shown(finding: Finding, terminal: Terminal) -> bool:

@@ -57,6 +57,7 @@ def identity_document(identity: Identity, folder: Path, *, matches_certificate: 
         },
         "api": identity.api,
         "mqtt": {"endpoint": identity.mqtt_endpoint, "port": identity.mqtt_port},
+        "roleAlias": None if identity.role_alias is None else identity.role_alias._asdict(),
         "topics": DeviceTopics.of(identity.thing_name)._asdict(),
         "attested": identity.attested,
     }

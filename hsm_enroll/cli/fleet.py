@@ -20,6 +20,7 @@ from hsm_enroll.cli.rebuild import rebuild
 from hsm_enroll.cli.replacement import replace
 from hsm_enroll.cli.sweep import sweep
 from hsm_enroll.cli.terminal import confirm, has_person
+from hsm_enroll.cli.web import web
 from hsm_enroll.errors import BackendRefusedError, HsmEnrollError, InterruptedRunError, UsageError
 from hsm_enroll.operator import names, records
 from hsm_enroll.operator.records import AttachedCertificate, ThingRecord
@@ -272,11 +273,12 @@ def _report(invocation: Invocation, found: list[ThingRecord], outcomes: list[_Ou
         return
     if not terminal.as_json:
         for name, error in failures:
-            terminal.error(HsmEnrollError(f"{name}: {error.message}", hint=error.hint))
+            error.message = f"{name}: {error.message}"
+            terminal.error(error)
     if left := [one.thing for one in found[len(outcomes) :]]:
         terminal.warn(f"not tried: {some(left)}. {_AGAIN_HINT}")
     raise click.exceptions.Exit(failures[0][1].exit_status)
 
 
-for _command in (list_, show, revoke, replace, import_ek, list_ek, forget_ek, ek_ca, sweep, rebuild):
+for _command in (list_, show, revoke, replace, import_ek, list_ek, forget_ek, ek_ca, sweep, rebuild, web):
     fleet.add_command(_command)

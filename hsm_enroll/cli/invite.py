@@ -154,7 +154,7 @@ def _draw(invocation: Invocation, made: MadeInvite) -> None:
         return
     drawing = io.StringIO()
     code.terminal(drawing, compact=True)
-    invocation.terminal.data(drawing.getvalue())
+    invocation.terminal.drawing(drawing.getvalue())
 
 
 def _create_batch(invocation: Invocation, source: Path, output: Path | None, target: Target) -> None:

@@ -57,6 +57,8 @@ def local() -> None:
 )
 @click.option("--mqtt-port", type=_PORT, metavar="PORT", help="Port of the MQTT broker.")
 @click.option("--aws-port", type=_PORT, metavar="PORT", help="Port of AWS's APIs.")
+@click.option("--credentials-port", type=_PORT, metavar="PORT", help="Port of AWS IoT's credentials provider.")
+@click.option("--est-port", type=_PORT, metavar="PORT", help="Port of the API with mutual TLS, for EST.")
 def up(
     invocation: Invocation,
     *,
@@ -68,12 +70,15 @@ def up(
     api_port: int | None,
     mqtt_port: int | None,
     aws_port: int | None,
+    credentials_port: int | None,
+    est_port: int | None,
 ) -> None:
     """Start the cloud, on loopback only; without --detach, it runs until Ctrl-C."""
     from hsm_enroll.local import cloud
 
     folder = home or cloud.default_home()
-    options = cloud.Options(auth, cloud.Ports(api_port or 0, mqtt_port or 0, aws_port or 0), keep, attestation)
+    ports = cloud.Ports(api_port or 0, mqtt_port or 0, aws_port or 0, credentials_port or 0, est_port or 0)
+    options = cloud.Options(auth, ports, keep, attestation)
     if detach:
         with invocation.terminal.step("starting the local cloud"):
             endpoints = cloud.detach(folder, _DETACHED_START_SECONDS, options)

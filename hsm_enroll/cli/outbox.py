@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,7 +10,7 @@ import click
 
 from hsm_enroll.cli.documents import instant
 from hsm_enroll.cli.invocation import Invocation, command
-from hsm_enroll.cli.terminal import confirm, has_person
+from hsm_enroll.cli.terminal import columns, confirm, has_person
 from hsm_enroll.device import outbox as outboxes
 from hsm_enroll.errors import InterruptedRunError, UsageError
 from hsm_enroll.iot import limits
@@ -33,7 +34,7 @@ def refused(invocation: Invocation) -> None:
     no longer than outbox_max_age. Their payloads are not shown.
     """
     messages = outboxes.refused(invocation.settings.state)
-    text = "\n".join([_HEADER, *map(_row, messages)]) if messages else _NONE
+    text = _listed(messages) if messages else _NONE
     invocation.terminal.result({"messages": [_document(each) for each in messages]}, text)
     if messages:
         invocation.terminal.say("Send them again: hsm-enroll outbox retry. Delete them: hsm-enroll outbox discard")
@@ -96,9 +97,26 @@ def _document(message: RefusedMessage) -> dict[str, Any]:
     }
 
 
+def _listed(messages: list[RefusedMessage]) -> str:
+    """Return a table; or where a terminal is too narrow for that, entries of two lines, without a heading."""
+    table = "\n".join([_HEADER, *map(_row, messages)])
+    if sys.stdout.isatty() and max(map(len, table.split("\n"))) > columns(sys.stdout):
+        return "\n".join(map(_entry, messages))
+    return table
+
+
 def _row(message: RefusedMessage) -> str:
     time = _time(message) or "not known"
     return f"{message.id:>7}  {time:<20}  {message.bytes:>6}  {message.reason:<20}  {message.topic}"
+
+
+def _entry(message: RefusedMessage) -> str:
+    time = _time(message) or "at an unknown time"
+    return f"{message.id} {message.topic}\n  set aside {time}, {_size(message)}, {message.reason}"
+
+
+def _size(message: RefusedMessage) -> str:
+    return f"{message.bytes} {'byte' if message.bytes == 1 else 'bytes'}"
 
 
 def _time(message: RefusedMessage) -> str | None:

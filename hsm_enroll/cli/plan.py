@@ -25,6 +25,7 @@ _WORDS = {
     "unknown": "change in a way that is not known",
 }
 _DEVICE_POLICY = "DevicePolicyDocument"
+_ROLE_POLICY, _ROLE_ALIAS = "RolePolicyDocument", "RoleAlias"
 _OF_THE_CODE = {"CodeKey", "CodeVersion"}  # another zip is shown as a change of the functions
 _OF_AN_ACCOUNT = re.compile(r"^arn:[^:]*:iot:[^:]*:[^:]*:")
 _LONGEST_VALUE = 40
@@ -57,6 +58,11 @@ def warnings(plan: Plan) -> Iterator[str]:
             "the sweep is held: certificates that nobody may use stay active until a deployment with --sweep lets it "
             "run again"
         )
+    if any(change.name == _ROLE_ALIAS and change.before for change in plan.settings):
+        yield (
+            "devices that know the present role alias get no AWS credentials, unless they are told of the new one by "
+            "hsm-enroll recover or the next renewal"
+        )
     for change in plan.resources:
         if change.moves_api and not plan.changes_api:
             yield (
@@ -83,9 +89,17 @@ def _kind(change: ResourceChange) -> str:
 def _set(change: SettingChange) -> str:
     if change.name == _DEVICE_POLICY:
         return f"the device policy: {'your own' if change.after else 'the built-in one'}"
+    if change.name == _ROLE_POLICY:
+        return f"what devices may do with AWS credentials: {_replaced(change)}"
     missing = "none" if change.name.startswith("tag ") else "the default"
     before, after = (missing if value is None else _shown(value) or "none" for value in (change.before, change.after))
     return f"{change.name}: {before} -> {after}"
+
+
+def _replaced(change: SettingChange) -> str:
+    if not change.after:
+        return "nothing"
+    return "another policy" if change.before else "as the policy says"
 
 
 def _shown(value: str) -> str:

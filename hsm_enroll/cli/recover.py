@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 
@@ -24,12 +24,12 @@ _DOING = {
     "store": "checking and storing the certificate",
 }
 _ENROLLING = {
-    **_DOING,
     "thing": "asking the API which Thing this TPM is",
     "key": "generating the key in the token",
     "csr": "signing the certificate request",
     "attestation": "having the TPM certify the key",
     "certificate": "requesting a certificate from the API",
+    "store": _DOING["store"],
 }
 
 
@@ -56,6 +56,10 @@ def recover(invocation: Invocation) -> None:
     def progress(step: str) -> AbstractContextManager[None]:
         return invocation.terminal.step(_DOING[step])
 
+    def enrolling(step: str) -> AbstractContextManager[None]:
+        # The token was found already: it has no key.
+        return nullcontext() if step == "token" else invocation.terminal.step(_ENROLLING[step])
+
     def api(stored: Identity | None) -> str:
         url = settings.api_url or (stored.api if stored else None)
         if url is None:
@@ -75,9 +79,7 @@ def recover(invocation: Invocation) -> None:
         at_api = settings._replace(api_url=api(stored))
         ports = wiring.ports(at_api, tokens, None, pin, audience=invocation.terminal)
         ports = replace(ports, at_pin_pad=invocation.at_pin_pad)
-        return enrollment.enroll(
-            request, settings.state, ports, lambda step: invocation.terminal.step(_ENROLLING[step])
-        )
+        return enrollment.enroll(request, settings.state, ports, enrolling)
 
     pin = login.once(invocation.pin)
     with Tokens() as tokens:
@@ -117,7 +119,7 @@ def _say_what_waits(invocation: Invocation) -> None:
     try:
         held = outbox.state(invocation.settings.state)
     except HsmEnrollError as error:
-        invocation.terminal.warn(f"{error.message}. {error.hint}")
+        invocation.terminal.warn_of(error)
         return
     if held.messages:
         invocation.terminal.say(f"\nIn the outbox {outbox.what_waits(held)}. To send what is there: hsm-enroll forward")

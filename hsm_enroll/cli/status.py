@@ -66,7 +66,7 @@ def _unattested(identity: Identity) -> str:
         return ""
     obstacle = attestation.is_possible(identity.token)
     if obstacle is None:
-        return f"{'Attested':<12} no: the API has no proof that the key is in a TPM; it can get one by a renewal"
+        return f"{'Attested':<12} no: the API has no proof that the key is in a TPM; it may get one by a renewal"
     return f"{'Attested':<12} no: {obstacle.message}"
 
 
@@ -85,7 +85,7 @@ def _pending(folder: Path, identity: Identity, terminal: Terminal) -> Pending | 
     try:
         return pending(folder, identity)
     except HsmEnrollError as error:
-        terminal.warn(f"{error.message}. {error.hint}")
+        terminal.warn_of(error)
         return None
 
 
@@ -96,7 +96,7 @@ def _outbox(invocation: Invocation) -> tuple[OutboxState | None, ForwarderState]
         held = outbox.state(invocation.settings.state)
         forwarder = ForwarderState.load(invocation.settings.state)
     except HsmEnrollError as error:
-        invocation.terminal.warn(f"{error.message}. {error.hint}")
+        invocation.terminal.warn_of(error)
     for file in () if held is None else held.damaged_files:
         invocation.terminal.warn(f"the outbox was damaged, and messages may be lost; what is left of it: {file}")
     return held, forwarder

@@ -11,7 +11,7 @@ The rules:
 - if stdout cannot be written, that is an error that says what had been done;
 - control characters of foreign text are shown escaped;
 - a question that is answered no is not an error;
-- an error says what happened, then what to do next; it has a traceback only with ``--verbose``;
+- an error says what happened, what to do next, and where it is explained; it has a traceback only with ``--verbose``;
 - no function here is ever given a Secret.
 """
 
@@ -31,6 +31,7 @@ from typing import Any, NamedTuple, TextIO
 from hsm_enroll.cli.wrapping import wrapped
 from hsm_enroll.errors import HsmEnrollError, InterruptedRunError, OutputError
 from hsm_enroll.escaping import escaped
+from hsm_enroll.troubleshooting import reference
 from hsm_enroll.version import __version__
 
 # Line feeds, tabs, and the blanks that people write in some languages.
@@ -70,6 +71,10 @@ class Terminal(NamedTuple):
         if not self.quiet:
             _tell(f"warning: {text}")
 
+    def warn_of(self, error: HsmEnrollError) -> None:
+        """Show as a warning, even with ``--json``, an error that does not end the command."""
+        self.warn(f"{error.message}. {error.hint}\n  {reference(error.code)}")
+
     def result(self, document: Any, text: str, *, done: str = "") -> None:
         """Write the command's result: with ``--json`` the document, otherwise the text.
 
@@ -100,8 +105,14 @@ class Terminal(NamedTuple):
         """Write data to stdout unchanged, whatever the options are; ``done`` as for :meth:`result`."""
         _write(content, done)
 
+    def drawing(self, lines: str) -> None:
+        """Write on stdout lines of blocks that are light on dark, on a light terminal too."""
+        if self._fancy() and sys.stdout.isatty():
+            lines = "".join(f"\x1b[40;97m{line}\x1b[0m\n" for line in lines.splitlines())
+        _write(lines)
+
     def error(self, error: HsmEnrollError) -> None:
-        """Show an error: with ``--json`` its document on stdout, otherwise its message and hint on stderr."""
+        """Show an error: with ``--json`` its document on stdout, otherwise its message, hint and section on stderr."""
         if self.verbose:
             import traceback
 
@@ -119,6 +130,7 @@ class Terminal(NamedTuple):
         _tell(f"error: {error.message}", label=label)
         if error.hint:
             _tell(f"  {error.hint}")
+        _tell(f"  {reference(error.code)}")
 
     def help(self, text: str) -> None:
         """Show on stderr how a command is used."""

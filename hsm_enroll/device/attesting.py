@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Self
@@ -121,26 +121,32 @@ class Proof:
         """
         return None if self._session is None else self._session.result().challenge.thing_name
 
-    def wait(self) -> None:
+    def wait(self, step: AbstractContextManager[None] | None = None) -> None:
         """Wait until the challenge is answered; if it cannot be, and need not be, go on without.
+
+        Args:
+            step: is entered meanwhile, and is told the error also if the run goes on without.
 
         Raises:
             HsmEnrollError: as for :meth:`thing_name`.
         """
         if self._session is None:
             return
-        with self._audience.waiting("this machine's TPM", _ANSWER_SECONDS):
-            try:
+        try:
+            with step or nullcontext(), self._audience.waiting("this machine's TPM", _ANSWER_SECONDS):
                 self._session.result()
-            except HsmEnrollError as error:
-                self._go_on_without(error)
+        except HsmEnrollError as error:
+            self._go_on_without(error)
 
-    def evidence(self, journal: NewKey, pin: Secret | None) -> Evidence | None:
+    def evidence(
+        self, journal: NewKey, pin: Secret | None, step: AbstractContextManager[None] | None = None
+    ) -> Evidence | None:
         """Have the TPM certify the key of a request; None if there is no proof.
 
         Args:
             journal: names the key, and has its request.
             pin: the token's user PIN; None if it has none.
+            step: as for :meth:`wait`.
 
         Raises:
             HsmEnrollError: the API refuses this TPM, or the TPM fails.
@@ -148,7 +154,8 @@ class Proof:
         if self._session is None:
             return None
         try:
-            return self._certified(self._session.result(), journal, pin)
+            with step or nullcontext():
+                return self._certified(self._session.result(), journal, pin)
         except HsmEnrollError as error:
             self._go_on_without(error)
             return None

@@ -18,6 +18,8 @@ _EARLIEST = datetime(2026, 1, 1, tzinfo=UTC)
 _LATEST = datetime(2049, 1, 1, tzinfo=UTC)
 # A clock that is only slow makes a new certificate look as if it were not valid yet.
 _TOLERANCE = timedelta(days=1)
+# IAM user guide, "Troubleshoot Signature Version 4": most of AWS's services accept no older signature.
+_SIGNED_TOLERANCE = timedelta(minutes=5)
 
 
 def is_plausible(now: datetime) -> bool:
@@ -72,8 +74,26 @@ def skew(now: datetime, api: datetime | None) -> HsmEnrollError:
             problem_code="clock-skew",
             hint="Tell the operator of the backend.",
         )
-    apart = now - api
+    return _differing(now, api, "the API's")
+
+
+def refuse_skew(now: datetime, aws: datetime | None) -> None:
+    """Refuse a clock by which AWS would not accept what is signed with credentials.
+
+    Args:
+        now: what this machine's clock shows, with a time zone.
+        aws: what AWS's shows; None if it does not say.
+
+    Raises:
+        ClockError: they are more than five minutes apart.
+    """
+    if aws is not None and abs(now - aws) > _SIGNED_TOLERANCE:
+        raise _differing(now, aws, "AWS's")
+
+
+def _differing(now: datetime, other: datetime, whose: str) -> ClockError:
+    apart = now - other
     minutes = round(abs(apart) / timedelta(minutes=1))
     amount = f"{minutes} min" if minutes < 120 else f"{minutes // 60} h"
     direction = "ahead of" if apart > timedelta(0) else "behind"
-    return ClockError(f"this machine's clock is {amount} {direction} the API's, which says {api:%Y-%m-%d %H:%M} UTC")
+    return ClockError(f"this machine's clock is {amount} {direction} {whose}, which says {other:%Y-%m-%d %H:%M} UTC")

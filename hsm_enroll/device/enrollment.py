@@ -33,6 +33,8 @@ from hsm_enroll.store.renewal import Renewal
 from hsm_enroll.token import login, selection
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from hsm_enroll.backend_api.attestation import Challenge, Evidence, Presented
     from hsm_enroll.backend_api.client import Issued, Terms
     from hsm_enroll.device.ports import CertificateSource, Message, Ports, TokenKey, TokenSession
@@ -178,17 +180,14 @@ def _issued(
     """Send the attempt's request, with evidence if there is any."""
     meanwhile = ports.message.prepare if ports.message else None
 
-    def certify() -> Evidence | None:
-        return proof.evidence(attempt, ports.pin(token.name) if token.login_required else None)
+    def certify(step: AbstractContextManager[None] | None = None) -> Evidence | None:
+        return proof.evidence(attempt, ports.pin(token.name) if token.login_required else None, step)
 
     def send(evidence: Evidence | None) -> Issued:
         return client.enroll(attempt.csr or "", thing_name, meanwhile, evidence)
 
     proof.wait()
-    evidence = None
-    if proof.is_started:
-        with steps.step("attestation"):
-            evidence = certify()
+    evidence = certify(steps.step("attestation")) if proof.is_started else None
     with steps.step("certificate"), preparation.waiting_for(client, ports):
         try:
             return proof.sent(send, evidence, partial(_challenge, client, thing_name), certify)

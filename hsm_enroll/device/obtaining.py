@@ -109,6 +109,7 @@ def identity(issued: Issued, token: TokenName, key: TokenKey, api: str) -> Ident
         api=api,
         mqtt_endpoint=issued.mqtt_endpoint,
         mqtt_port=issued.mqtt_port,
+        role_alias=issued.role_alias,
         attested=issued.attested,
     )
 

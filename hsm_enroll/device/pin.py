@@ -136,13 +136,15 @@ def saved_pin_file(folder: Path) -> Path:
 def save_pin(folder: Path, pin: Secret) -> Path:
     """Write a generated PIN to the state folder, mode 0600, and return the file.
 
+    It gets no line end: OpenSSL's engine for PKCS#11 would take that for a part of the PIN.
+
     Raises:
         StateError: there is a PIN already, or it cannot be written.
     """
     file = saved_pin_file(folder)
     if os.path.lexists(file):
         raise _other_pin(folder, file)
-    files.write(file, lambda: pin.reveal() + "\n")
+    files.write(file, pin.reveal)
     return file
 
 

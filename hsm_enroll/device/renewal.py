@@ -28,6 +28,8 @@ from hsm_enroll.token import login, selection
 from hsm_enroll.token.tpm2 import is_tpm2
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from hsm_enroll.backend_api.attestation import Challenge, Evidence, Presented
     from hsm_enroll.backend_api.client import Issued
     from hsm_enroll.device.ports import Message, OwnPorts, ProofTaker, TokenKey, TokenSession
@@ -182,9 +184,8 @@ def _start_proof(run: _Run, under_way: Renewal) -> None:
     try:
         run.proof.start(policy, partial(_challenge, run))
         if run.proof.is_started:
-            with run.steps.step("challenge"):
-                # Here, and not beside the key's generation: the old key signs the request, in the same session.
-                run.proof.wait()
+            # Here, and not beside the key's generation: the old key signs the request, in the same session.
+            run.proof.wait(run.steps.step("challenge"))
     except HsmEnrollError as error:
         if _ends_renewal(error) or obtaining.has_none(under_way, run.session):
             _take_back(run, under_way)
@@ -242,6 +243,7 @@ def _identity(run: _Run, key: TokenKey, issued: Issued) -> Identity:
         key_origin=key.origin,
         mqtt_endpoint=issued.mqtt_endpoint,
         mqtt_port=issued.mqtt_port,
+        role_alias=issued.role_alias,
         attested=issued.attested,
     )
 
@@ -275,17 +277,14 @@ def _check_old_key(run: _Run) -> None:
 def _issued(run: _Run, under_way: Renewal, key: TokenKey) -> Issued:
     prove = proving.prover(run.session, run.ports, label=run.old.key_label, key_id=run.old.key_id)
 
-    def certify() -> Evidence | None:
-        return run.proof.evidence(under_way, run.ports.pin(run.token.name) if run.token.login_required else None)
+    def certify(step: AbstractContextManager[None] | None = None) -> Evidence | None:
+        return run.proof.evidence(under_way, run.ports.pin(run.token.name) if run.token.login_required else None, step)
 
     def send(evidence: Evidence | None) -> Issued:
         with proving.asking(run.client, run.ports):
             return run.client.renew(under_way.csr or "", run.old.thing_name, prove, run.message.prepare, evidence)
 
-    evidence = None
-    if run.proof.is_started:
-        with run.steps.step("attestation"):
-            evidence = certify()
+    evidence = certify(run.steps.step("attestation")) if run.proof.is_started else None
     with run.steps.step("certificate"):
         try:
             issued = run.proof.sent(send, evidence, partial(_challenge, run), certify)

@@ -24,7 +24,7 @@ from hsm_enroll.errors import (
     TokenNotFoundError,
     UnexpectedResponseError,
 )
-from hsm_enroll.store import files, forwarder, identity, journal, outbox, renewal, retirement
+from hsm_enroll.store import aws_credentials, files, forwarder, identity, journal, outbox, renewal, retirement
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.store.journal import Attempt
 from hsm_enroll.store.renewal import Renewal
@@ -112,6 +112,7 @@ def retire(
             journal.close(folder)
             outbox.remove(folder)
             forwarder.remove(folder)
+            aws_credentials.remove(folder)
             retirement.close(folder)
         if refusal is not None:
             raise _retired_locally(under_way, refusal) from refusal

@@ -6,12 +6,13 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from hsm_enroll.backend_api.invite import Invite
-from hsm_enroll.device import device_token, pin
+from hsm_enroll.device import clock, device_token, pin
 from hsm_enroll.device.ports import Audience, Nobody, OwnPorts, Ports
 from hsm_enroll.errors import (
     HsmEnrollError,
@@ -22,6 +23,7 @@ from hsm_enroll.errors import (
     UsageError,
 )
 from hsm_enroll.key import TokenName
+from hsm_enroll.role_alias import RoleAlias
 from hsm_enroll.secret import Secret
 from hsm_enroll.settings import Settings, Tls
 from hsm_enroll.store.identity import Identity
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from hsm_enroll.backend_api.proofs import ProofClient
     from hsm_enroll.iot import Connection, ConnectionEvent, Keeper, OnConnection, Will
     from hsm_enroll.iot.line import KeptLine
+    from hsm_enroll.store.aws_credentials import AwsCredentials
     from hsm_enroll.token.fault import Fault
     from hsm_enroll.token.tpm2.attestation.attestor import Attestor
 
@@ -146,6 +149,40 @@ def credentials(
         token = selection.for_mqtt(identity.token, reports)
         tokens.dismiss()
         return login.credentials(token, pin_source, at_pin_pad)
+
+
+def aws_credentials(identity: Identity, alias: RoleAlias, pin: Secret | None, resolved: Settings) -> AwsCredentials:
+    """Get AWS credentials from AWS IoT's credentials provider, with one login to the token.
+
+    Args:
+        identity: the device's identity.
+        alias: the role alias.
+        pin: what :func:`credentials` returned.
+        resolved: the resolved settings: trust anchor, timeouts.
+
+    Raises:
+        ClockError: this machine's clock differs so much from the provider's that AWS would refuse what is signed.
+        HsmEnrollError: as ``iot.credentials.fetch`` and ``iot.client.Login``.
+    """
+    from hsm_enroll.backend_api.transport import proxy_for
+    from hsm_enroll.iot import client, target
+    from hsm_enroll.iot import credentials as provider
+
+    proxy = provider.Proxy.of_url(proxy_for(f"https://{alias.provider}"))
+    whom = target.Target.of(identity, ca_file=resolved.ca_file, endpoint=alias.endpoint, port=alias.port)
+    try:
+        login = client.Login(whom, pin)
+        try:
+            fetched = provider.fetch(whom, login, alias, resolved.connect_timeout, proxy)
+        finally:
+            login.end()
+    except HsmEnrollError as error:
+        explained = _explained(error, identity, resolved, pin)
+        if explained is error:
+            raise
+        raise explained from error
+    clock.refuse_skew(datetime.now(UTC), fetched.date)
+    return fetched.credentials
 
 
 def connect(identity: Identity, pin: Secret | None, resolved: Settings, *, purpose: str | None = None) -> Connection:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from hsm_enroll.doctor import checks_login, checks_online, checks_outbox, checks_state, checks_token, checks_tpm
 from hsm_enroll.doctor.checks_login import Login
 from hsm_enroll.doctor.patient import Check, Finding, Machine, Patient, Status
 
-__all__ = ["Finding", "Login", "Machine", "Patient", "Status", "examine"]
+__all__ = ["CHECKS", "Finding", "Login", "Machine", "Patient", "Status", "examine"]
 
 _OFFLINE: tuple[Check, ...] = (
     checks_state.clock,
@@ -39,6 +39,9 @@ _ONLINE: tuple[Check, ...] = (
     checks_online.mqtt,
     checks_online.mqtt_tls,
 )
+
+CHECKS: tuple[Callable[..., Finding], ...] = (*_OFFLINE, *_ONLINE, checks_login.mqtt)
+"""All checks, in the order in which they are made."""
 
 
 def examine(patient: Patient, *, online: bool, login: Login | None = None) -> Iterator[Finding]:

@@ -32,7 +32,8 @@ def mqtt(patient: Patient, access: Login | None) -> Finding:
     """Whether the broker accepts this device: no other check detects a revoked certificate, or one without a policy.
 
     It connects with its own client id, which does not disconnect other programs, and disconnects at once. Where a login
-    was requested and there is no certificate, the check failed.
+    was requested and there is no certificate, the check failed. The errors are those of a connection, such as
+    ``mqtt-refused`` and ``mqtt-unreachable``, and those of a login, such as ``pin-wrong``.
     """
     name, identity = "mqtt.login", patient.identity
     if isinstance(identity, HsmEnrollError):

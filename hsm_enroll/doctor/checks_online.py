@@ -43,7 +43,10 @@ def dns(patient: Patient) -> Finding:
 
 
 def api(patient: Patient) -> Finding:
-    """Whether the enrollment API answers; and whether it is the one that is configured."""
+    """Whether the enrollment API answers; and whether it is the one that is configured.
+
+    The errors are those of requests: ``backend-unreachable``, ``unexpected-response`` and others.
+    """
     finding, ignored = _reached(patient), patient.ignored_api_url
     if ignored is None:
         return finding

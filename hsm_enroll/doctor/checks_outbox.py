@@ -11,7 +11,10 @@ _NEARLY_FULL = 0.8
 
 
 def outbox(patient: Patient) -> Finding:
-    """Whether the outbox can be used and has room, and whether messages were lost."""
+    """Whether the outbox can be used and has room, and whether messages were lost.
+
+    The error of an outbox that cannot be used is mostly ``state-unusable``.
+    """
     name, found = "outbox", patient.outbox
     if isinstance(found, HsmEnrollError):
         return Finding(name, Status.FAILED, found.message, found.hint)

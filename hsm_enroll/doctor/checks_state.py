@@ -16,7 +16,10 @@ from hsm_enroll.token.reports import NO_USER_PIN_HINT
 
 
 def clock(_: Patient) -> Finding:
-    """Whether the clock's time is plausible."""
+    """Whether the clock's time is plausible.
+
+    See ``clock-wrong``; ``online.clock`` compares the clock with the API's.
+    """
     now = datetime.now(UTC)
     if is_plausible(now):
         return Finding("clock", Status.OK, f"the clock says {now:%Y-%m-%d %H:%M} UTC")
@@ -50,7 +53,10 @@ def state_folder(patient: Patient) -> Finding:
 
 
 def pin_source(patient: Patient) -> Finding:
-    """Whether a PIN is available without a prompt; it is not tried."""
+    """Whether a PIN is available without a prompt; it is not tried.
+
+    The errors are ``pin-missing`` and ``pin-file-exposed``.
+    """
     name, token = "pin.source", patient.token
     if isinstance(token, HsmEnrollError):
         return Finding(name, Status.SKIPPED, "no token to check")
@@ -76,7 +82,11 @@ def pin_source(patient: Patient) -> Finding:
 
 
 def identity(patient: Patient) -> Finding:
-    """Whether the device is enrolled; the message names its Thing and the topics that the built-in policy allows it."""
+    """Whether the device is enrolled; the message names its Thing and the topics that the built-in policy allows it.
+
+    The errors are ``state-corrupt``, ``state-unusable`` and ``state-too-new``. It also says what is not finished: an
+    enrollment, a renewal or a retirement.
+    """
     name, found = "identity", patient.identity
     if isinstance(found, HsmEnrollError) and not isinstance(found, NotEnrolledError):
         return Finding(name, Status.FAILED, found.message, found.hint)

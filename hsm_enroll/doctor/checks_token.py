@@ -19,7 +19,11 @@ _NOTHING_TO_CHECK = "no token to check"
 
 
 def token(patient: Patient) -> Finding:
-    """Whether the token is present."""
+    """Whether the token is present.
+
+    It is the identity's, or else the one that the settings select. Otherwise the error is the one that a command would
+    end with, such as ``token-not-found``, ``token-ambiguous``, ``module-missing`` or ``module-unusable``.
+    """
     found = patient.token
     if isinstance(found, HsmEnrollError):
         return Finding("token", Status.FAILED, found.message, found.hint)
@@ -82,7 +86,10 @@ def duplicates(patient: Patient) -> Finding:
 
 
 def mqtt(patient: Patient) -> Finding:
-    """Whether the MQTT client's library can use the token."""
+    """Whether the MQTT client's library can use the token.
+
+    It needs more than an enrollment does: docs/tokens.md says what.
+    """
     name, found = "token.mqtt", patient.token
     if isinstance(found, HsmEnrollError):
         return Finding(name, Status.SKIPPED, _NOTHING_TO_CHECK)
@@ -121,7 +128,10 @@ def pin_tries(patient: Patient) -> Finding:
 
 
 def key(patient: Patient) -> Finding:
-    """Whether the token's key is the certificate's."""
+    """Whether the token's key is the certificate's.
+
+    The error of a key that cannot be read is ``key-missing`` or ``key-ambiguous``, or one of the token's.
+    """
     name, identity = "key.matches-certificate", patient.identity
     if isinstance(identity, HsmEnrollError) or isinstance(patient.token, HsmEnrollError):
         return Finding(name, Status.SKIPPED, "no certificate, or no token, to compare")
@@ -158,7 +168,7 @@ def key_attested(patient: Patient) -> Finding:
     if identity.attested:
         return Finding(name, Status.OK, "the API has proof that the key is in a TPM")
     if obstacle is None:
-        return Finding(name, Status.OK, "the API has no proof that the key is in a TPM; it can get one by a renewal")
+        return Finding(name, Status.OK, "the API has no proof that the key is in a TPM; it may get one by a renewal")
     hint = obstacle.hint if is_tpm2(identity.token) else ""
     return Finding(name, Status.SKIPPED, f"the key cannot be attested: {obstacle.message}", hint)
 

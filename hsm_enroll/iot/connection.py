@@ -132,7 +132,7 @@ class Connection:
         still have been delivered, or be delivered later.
 
         Args:
-            topic: the topic; see ``limits.check_message``.
+            topic: up to 256 bytes with up to 7 slashes and no wildcards (MQTT 5.0 §4.7).
             payload: the message, up to 128 KiB.
             qos: 1 delivers it at least once; 0 at most once, and nobody says whether.
             retain: have the broker keep it for later subscribers; AWS IoT requires iot:RetainPublish for that, which
@@ -156,7 +156,8 @@ class Connection:
         that match (§3.3.4), and each of these subscriptions then has it as often.
 
         Args:
-            topic: a topic filter; see ``limits.check_filter``.
+            topic: a topic filter: up to 256 bytes with up to 7 slashes; ``+`` and ``#`` are levels of their own, and
+                ``#`` is the last one (MQTT 5.0 §4.7.1).
             qos: 1 receives each message at least once; 0 at most once.
             timeout: seconds until the SUBACK; None as for :meth:`publish`.
 

@@ -35,7 +35,15 @@ _CLOSE_SECONDS = 3.0
 
 
 class ConnectionState(StrEnum):
-    """What has become of a connection: established, lost, another attempt failed, established again, given up."""
+    """What has become of a connection.
+
+    Attributes:
+        CONNECTED: the first connection is there.
+        LOST: it is lost, and another one is tried.
+        FAILED: an attempt failed, and another one follows.
+        RESUMED: there is a connection again, and all subscriptions are in place.
+        ENDED: it is over, and nothing more is tried.
+    """
 
     CONNECTED = "connected"
     LOST = "lost"
@@ -49,9 +57,7 @@ class ConnectionEvent:
     """A change of a connection's state.
 
     Attributes:
-        state: the new state. CONNECTED: the first connection is there. LOST: it is lost, and another one is tried.
-            FAILED: an attempt failed, and another one follows. RESUMED: there is a connection again, and all
-            subscriptions are in place. ENDED: it is over, and nothing more is tried.
+        state: the new state.
         error: why it was lost, failed or ended; None in the other states.
     """
 

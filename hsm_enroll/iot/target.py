@@ -30,7 +30,7 @@ class Will:
         retain: whether the broker keeps it for later subscribers; AWS IoT requires iot:RetainPublish for that.
 
     Raises:
-        UsageError: AWS IoT does not accept such a message; see ``limits.check_message``.
+        UsageError: AWS IoT does not accept such a topic or message.
     """
 
     topic: str

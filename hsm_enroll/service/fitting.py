@@ -54,7 +54,7 @@ def installation(state: Path, token: TokenName, environment: Mapping[str, str]) 
     configured = settings.load(theirs, {})
     files = _files(configured)
     _check_pin_file(files.get("pin_file"), owner)
-    executable = _executable()
+    executable = executable_file()
     read = [
         *(executable, Path(sys.prefix), Path(sys.base_prefix), token.module),
         *(Path(variables[name]) for name in _PATHS & variables.keys()),
@@ -116,8 +116,12 @@ def _check_pin_file(file: Path | None, owner: pwd.struct_passwd) -> None:
     )
 
 
-def _executable() -> Path:
-    """Return the file of this very hsm-enroll: what was started, or what stands beside the interpreter."""
+def executable_file() -> Path:
+    """Return the file of this very hsm-enroll: what was started, or what stands beside the interpreter.
+
+    Raises:
+        ServiceError: there is none.
+    """
     for file in (Path(sys.argv[0]), Path(sys.executable).with_name(_NAME)):
         if file.name == _NAME and file.is_file():
             return file.absolute()

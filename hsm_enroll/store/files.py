@@ -93,6 +93,21 @@ def _take(descriptor: int) -> None:
             return
 
 
+@contextmanager
+def awaited(folder: Path, name: str) -> Iterator[None]:
+    """As :func:`claimed`, but wait until no other process holds the lock.
+
+    Raises:
+        StateError: as :func:`locked`.
+    """
+    descriptor = _open_lock(folder, name)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def is_claimed(folder: Path, name: str) -> bool:
     """Whether another process holds a lock in the folder; False if that cannot be known."""
     try:

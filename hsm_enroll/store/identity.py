@@ -17,6 +17,8 @@ from hsm_enroll import settings
 from hsm_enroll.errors import ForeignCertificateError, NotEnrolledError, StateCorruptError, StateError
 from hsm_enroll.forms import is_host, is_port
 from hsm_enroll.key import KeyOrigin, KeyType, TokenName
+from hsm_enroll.role_alias import FORMS as ROLE_ALIAS_FORMS
+from hsm_enroll.role_alias import RoleAlias
 from hsm_enroll.store import documents, files, token_name
 from hsm_enroll.uri import Pkcs11Uri
 from hsm_enroll.x509.certificate import read_certificate
@@ -61,6 +63,7 @@ class Identity:
         mqtt_endpoint: host name of AWS IoT's device gateway.
         mqtt_port: its TCP port.
         attested: whether the backend has seen proof that a TPM holds the key.
+        role_alias: where the device gets AWS credentials; None if the backend has not named any.
         unknown: what a newer version has added to ``identity.json``; kept when it is saved.
     """
 
@@ -76,6 +79,7 @@ class Identity:
     mqtt_endpoint: str
     mqtt_port: int
     attested: bool
+    role_alias: RoleAlias | None = None
     unknown: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False, kw_only=True)
 
     @classmethod
@@ -145,6 +149,7 @@ class Identity:
             "token": token_name.to_members(self.token),
             "key_id": self.key_id.hex(),
             "key_origin": self.key_origin._asdict(),
+            **({} if self.role_alias is None else {"role_alias": self.role_alias._asdict()}),
         }
 
     @classmethod
@@ -164,13 +169,25 @@ class Identity:
         members["key_id"] = bytes.fromhex(members["key_id"])
         members["key_type"] = documents.choice(members["key_type"], KeyType)
         members["key_origin"] = KeyOrigin(**documents.members(members["key_origin"], _ORIGIN_MEMBERS))
-        identity = cls(**members)
+        identity = cls(**members, role_alias=_role_alias(document.get("role_alias")))
         identity = replace(identity, unknown=documents.unknown_members(document, identity.to_members()))
         try:
             identity.certificate  # noqa: B018 - reading it is the check
         except ForeignCertificateError as error:
             raise ValueError(error.message) from error
         return identity
+
+
+def _role_alias(members: Any) -> RoleAlias | None:
+    """Return the role alias in a document; those of earlier versions have none."""
+    if members is None:
+        return None
+    if not isinstance(members, dict):
+        raise ValueError("role_alias is not a JSON object")  # noqa: TRY004 - foreign data, not a caller's mistake
+    for name, has_form in ROLE_ALIAS_FORMS.items():
+        if not has_form(members.get(name)):
+            raise ValueError(f"role_alias: {name} is missing or invalid")
+    return RoleAlias(**{name: members[name] for name in ROLE_ALIAS_FORMS})
 
 
 def certificate_file(folder: Path) -> Path:

@@ -26,6 +26,9 @@ PROXY = "/usr/lib/TRIPLET/p11-kit-proxy.so"
 
 _PROXIES = ("usr/lib/*/p11-kit-proxy.so", "usr/lib64/p11-kit-proxy.so", "usr/lib/p11-kit-proxy.so")
 
+# The module that p11-kit's server is reached by; Debian has it in p11-kit-modules.
+_CLIENTS = ("usr/lib/*/pkcs11/p11-kit-client.so", "usr/lib64/pkcs11/p11-kit-client.so")
+
 
 def discover(root: Path = Path("/")) -> list[Path]:
     """Return the modules with known names below ``root``, each file once, in a stable order.
@@ -50,6 +53,11 @@ def discover(root: Path = Path("/")) -> list[Path]:
 def proxy(root: Path = Path("/")) -> Path | None:
     """Return p11-kit's proxy, or None if it is not installed; :func:`discover` leaves it out, since it shows others."""
     return next(_installed(root, _PROXIES), None)
+
+
+def client(root: Path = Path("/")) -> Path | None:
+    """Return p11-kit's client, which makes the tokens of p11-kit's server its own; or None if it is not installed."""
+    return next(_installed(root, _CLIENTS), None)
 
 
 def _installed(root: Path, patterns: tuple[str, ...]) -> Iterator[Path]:

@@ -19,6 +19,8 @@ _LARGEST_BYTES = 16 * 1024 * 1024
 _BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----")
 _DER_SEQUENCE = b"\x30"
 _UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+BUNDLES = (Path("/etc/ssl/certs/ca-certificates.crt"), Path("/etc/pki/tls/certs/ca-bundle.crt"))
+"""Where systems have all public authorities in one file: Debian and Alpine, and distributions with RPM."""
 
 
 def pem(ca_file: Path | None) -> bytes | None:
@@ -75,6 +77,23 @@ def context(ca_file: Path | None) -> ssl.SSLContext:
         )
     made.load_default_certs()
     return made
+
+
+def file(ca_file: Path | None) -> Path:
+    """Return the file with the certificates of :func:`pem`, for other programs; it is the system's if that is trusted.
+
+    Raises:
+        UsageError: as :func:`pem`, or the system has no such file.
+    """
+    pem(ca_file)
+    _, chosen = _chosen(ca_file)
+    found = next((bundle for bundle in BUNDLES if bundle.is_file()), None) if chosen is None else chosen
+    if found is None:
+        raise UsageError(
+            f"this system has no file of trusted CA certificates: neither {BUNDLES[0]} nor {BUNDLES[1]} exists",
+            hint=f"Install the package ca-certificates, or name a file in {_SETTING}.",
+        )
+    return found
 
 
 def _chosen(ca_file: Path | None) -> tuple[str, Path | None]:

@@ -21,7 +21,7 @@ _EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 _PIP = [sys.executable, "-m", "pip", "install"]
 
 
-@pytest.mark.parametrize("extra", ["operator", "local", "tpm"])
+@pytest.mark.parametrize("extra", ["operator", "local", "tpm", "web"])
 def test_the_command_installs_the_packages_of_the_extra(extra: str) -> None:
     """Installed from a wheel or a checkout, the command has this Python's pip install what pyproject.toml lists."""
     words = shlex.split(install_command(extra))

@@ -42,6 +42,9 @@ _KEYS = {
     "ca_file": _PATHS,
     "mqtt_endpoint": _TEXTS,
     "mqtt_port": _Key(("443", "8883", "65535"), (443, 8883, 65535), None),
+    "role_alias": _Key(("gateways", "a=b,c@d-e_f", "x" * 128), ("gateways", "a=b,c@d-e_f", "x" * 128), None),
+    "credentials_endpoint": _TEXTS,
+    "credentials_port": _Key(("443", "8443", "65535"), (443, 8443, 65535), None),
     "mqtt_keep_alive": _Key(("30", "90", "1200"), (30, 90, 1200), 60),
     "connect_timeout": _Key(("1", "2.5", "600"), (1.0, 2.5, 600.0), 20.0),
     "operation_timeout": _Key(("600", "5", "1"), (600.0, 5.0, 1.0), 20.0),
@@ -140,6 +143,7 @@ def test_a_number_may_be_one_in_the_file(home: Path) -> None:
     """TOML has integers and floats, and a port is an integer."""
     numbers = {
         "mqtt_port": 8883,
+        "credentials_port": 8443,
         "mqtt_keep_alive": 45,
         "connect_timeout": 10,
         "operation_timeout": 2.5,
@@ -162,6 +166,10 @@ def test_a_byte_order_mark_may_come_first(home: Path) -> None:
 _WRONG = [
     ("mqtt_port", "0"),
     ("mqtt_port", "65536"),
+    ("credentials_port", "0"),
+    ("role_alias", "a/b"),
+    ("role_alias", "x" * 129),
+    ("role_alias", "ä"),
     ("mqtt_port", "-1"),
     ("mqtt_port", "mqtt"),
     ("mqtt_port", "8883.0"),

@@ -11,7 +11,7 @@ from contextlib import suppress
 import pytest
 
 from hsm_enroll.cli.terminal import Terminal
-from hsm_enroll.errors import HsmEnrollError, InterruptedRunError
+from hsm_enroll.errors import HsmEnrollError, InterruptedRunError, PinWrongError
 
 _FOREIGN = "a\x1b[2J\r\u202eb\x9bc\0"
 _SHOWN = r"a\x1b[2J\r\u202eb\x9bc\x00"
@@ -72,8 +72,26 @@ def test_a_full_pipe_takes_no_line(as_json: bool, monkeypatch: pytest.MonkeyPatc
         assert terminal.takes_a_line()
 
 
+@pytest.mark.parametrize(("hint", "lines"), [("Do that.", ["error: no", "  Do that."]), ("", ["error: no"])])
+def test_an_error_ends_with_where_it_is_explained(
+    hint: str, lines: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Below message and hint, the last line names the section of the page; in JSON, the code is its name."""
+    error = PinWrongError("no", hint=hint)
+    Terminal().error(error)
+    assert capsys.readouterr().err.splitlines() == [*lines, "  See docs/troubleshooting.md#pin-wrong"]
+    Terminal(as_json=True).error(error)
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "pin-wrong"
+
+
+def test_an_error_that_ends_nothing_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    """It has its hint and its section as well."""
+    Terminal().warn_of(PinWrongError("no", hint="Do that."))
+    assert capsys.readouterr().err.splitlines() == ["warning: no. Do that.", "  See docs/troubleshooting.md#pin-wrong"]
+
+
 def test_a_no_is_not_an_error(capsys: pytest.CaptureFixture[str]) -> None:
-    """What was not done after a question is said as it is, without the word error and without a hint."""
+    """What was not done after a question is said as it is, without the word error, a hint and a section."""
     Terminal().error(InterruptedRunError("nothing was deployed", declined=True))
     assert capsys.readouterr().err == "nothing was deployed\n"
 

@@ -11,7 +11,7 @@ import pytest
 from tests.support import tpm2
 from tests.support.devices import Cloud, Device, Operator
 from tests.support.tpm2 import Tpm2
-from tests.support.tpm_device import TpmDevice
+from tests.support.tpm_device import TpmDevice, trust_the_vendor
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +38,7 @@ def new_tpm_device(invite_cloud: Cloud, tpm: Tpm2, tmp_path: Path) -> Callable[[
 @pytest.fixture
 def trusting(operator: Operator, tpm: Tpm2) -> Operator:
     """The operator, who trusts the TPM's vendor."""
-    for authority in tpm.ek_authorities:
-        operator.json("fleet", "ek-ca", "add", str(authority), "--sha256", tpm2.certificate_sha256(authority))
+    trust_the_vendor(operator, tpm)
     return operator
 
 

@@ -6,10 +6,9 @@ import signal
 import subprocess
 from pathlib import Path
 
-from tests.support import tpm2
 from tests.support.devices import Cloud, Operator
 from tests.support.processes import wait_until
-from tests.support.tpm_device import TpmDevice
+from tests.support.tpm_device import TpmDevice, trusted_tpm_device
 
 
 def _processes_of(device: TpmDevice) -> list[str]:
@@ -29,20 +28,14 @@ def test_d10_d20_an_attestation_that_is_killed_or_interrupted_leaves_nothing(
     operator: Operator, invite_cloud: Cloud, tmp_path: Path, thing: str
 ) -> None:
     """D10, D20: also while the TPM hangs; afterwards there is one key and one certificate, and no secret was shown."""
-    home = tmp_path / "tpm"
-    home.mkdir()
-    with tpm2.provided(home) as tpm:
-        for authority in tpm.ek_authorities:
-            operator.json("fleet", "ek-ca", "add", str(authority), "--sha256", tpm2.certificate_sha256(authority))
-        device = TpmDevice(tmp_path / "device", invite_cloud.gateway_environment, tpm=tpm)
-        device.create_token()
+    with trusted_tpm_device(operator, invite_cloud, tmp_path) as device:
         invite = operator.invite(thing, "--require-tpm")
         log = tmp_path / "init.log"
         for number in (signal.SIGKILL, signal.SIGINT):
             with log.open("w") as output:
                 process = device.start("init", invite, "--no-publish", stdout=subprocess.DEVNULL, stderr=output)
                 wait_until(lambda: "checking the invite" in log.read_text(), "the invite's answer", log)
-                with tpm.stopped():
+                with device.tpm.stopped():
                     process.send_signal(number)
                     assert process.wait() == (-number if number == signal.SIGKILL else 130)
             wait_until(lambda: not _processes_of(device), "the end of what the run has started", log)
@@ -52,7 +45,7 @@ def test_d10_d20_an_attestation_that_is_killed_or_interrupted_leaves_nothing(
             assert f"TPM2_{command} " in done.stderr
         assert device.pin() not in done.stdout + done.stderr
         assert device.json("status")["attested"] is True
-        assert tpm.wrong_pins() == 0
+        assert device.tpm.wrong_pins() == 0
         assert device.json("token", "prune", "--yes")["destroyed"] == []
         names = invite_cloud.aws("iot").list_thing_principals(thingName=thing)["principals"]
         assert len(names) == 1

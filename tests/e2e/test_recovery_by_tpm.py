@@ -5,28 +5,28 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from tests.support import tpm2
 from tests.support.devices import Cloud, Operator
-from tests.support.tpm_device import TpmDevice
+from tests.support.tpm_device import trusted_tpm_device
 
 
 def test_a_wiped_disk_is_the_same_thing_again(
     operator: Operator, invite_cloud: Cloud, tmp_path: Path, thing: str
 ) -> None:
-    """An attested Thing needs neither an invite nor the operator's list: its TPM is known. The old certificate goes."""
-    home = tmp_path / "tpm"
-    home.mkdir()
-    with tpm2.provided(home) as tpm:
-        for authority in tpm.ek_authorities:
-            operator.json("fleet", "ek-ca", "add", str(authority), "--sha256", tpm2.certificate_sha256(authority))
-        device = TpmDevice(tmp_path / "device", invite_cloud.gateway_environment, tpm=tpm)
-        device.create_token()
+    """An attested Thing needs neither an invite nor the operator's list: its TPM is known. The old certificate goes.
+
+    The token is looked for once, and shown so.
+    """
+    with trusted_tpm_device(operator, invite_cloud, tmp_path) as device:
         first = device.json("init", operator.invite(thing, "--require-tpm"), "--no-publish")
         for folder in (device.home, device.store):
             shutil.rmtree(folder)
         device.create_token()
-        again = device.json("recover", "--api", str(invite_cloud.document["apiUrl"]))
-        assert (again["thingName"], again["attested"], again["issued"]) == (thing, True, True)
+        recovered = device.run("recover", "--api", str(invite_cloud.document["apiUrl"]))
+        assert recovered.returncode == 0, recovered.stderr
+        assert recovered.stderr.count("looking for the token") == 1
+        assert "requesting a certificate from the API" in recovered.stderr
+        again = device.json("status")
+        assert (again["thingName"], again["attested"]) == (thing, True)
         assert again["key"]["uri"] != first["key"]["uri"]
         active = {id_ for id_, status in invite_cloud.certificates().items() if status == "ACTIVE"}
         assert again["certificate"]["id"] in active

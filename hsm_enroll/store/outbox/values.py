@@ -26,7 +26,14 @@ class OutboxLimits:
 
 @dataclass(frozen=True, slots=True)
 class Properties:
-    """What an MQTT message may carry beside its payload (MQTT 5.0 §3.3.2.3). Not checked here."""
+    """What an MQTT message may carry beside its payload (MQTT 5.0 §3.3.2.3). Not checked here.
+
+    Attributes:
+        content_type: what the payload is, for example a media type.
+        response_topic: where an answer is expected.
+        correlation_data: what an answer has to repeat.
+        user_properties: pairs of a name and a value; a name may occur several times.
+    """
 
     content_type: str | None = None
     response_topic: str | None = None

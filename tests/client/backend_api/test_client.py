@@ -287,12 +287,13 @@ def test_all_requests_together_have_the_time(authority: Authority) -> None:
 
 @pytest.mark.parametrize("status", ["500 Internal Server Error", "502 Bad Gateway"])
 def test_a_fault_that_the_backend_reports_is_final(authority: Authority, status: str) -> None:
-    """D16: its own problem document says with Retry-After if a retry helps; here, somebody has to look at the log."""
+    """D16: its own problem document says with Retry-After if a retry helps; here, an operator needs the id."""
     problem = json.dumps({"detail": "no", "code": "aws-refused", "requestId": "r-1"})
     with https_server(authority, response(status, problem, content_type="application/problem+json")) as server:
-        with pytest.raises(BackendUnreachableError):
+        with pytest.raises(BackendUnreachableError) as raised:
             _enroll(server, authority)
         assert len(server.requests) == 1
+    assert raised.value.hint.endswith("ask the operator of the backend, and tell them the request id: r-1")
 
 
 @pytest.mark.parametrize("status", ["429 Too Many Requests", "503 Service Unavailable"])
@@ -347,7 +348,7 @@ def test_a_refusal_carries_the_apis_reason(authority: Authority) -> None:
         ("403 Forbidden", "ek-unknown", "hsm-enroll tpm info --json"),
         ("409 Conflict", "tpm-enrolled", "--reuse-tpm"),
         ("409 Conflict", "thing-exists", "take over an existing Thing"),
-        ("400 Bad Request", "something-new", "Ask the operator"),
+        ("400 Bad Request", "something-new", "Ask the operator of the backend, and tell them the request id: r-1"),
     ],
 )
 def test_a_refusal_says_what_a_technician_can_do(authority: Authority, status: str, code: str, advice: str) -> None:

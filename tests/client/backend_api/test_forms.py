@@ -7,8 +7,10 @@ import json
 import pytest
 
 from hsm_enroll import forms
-from hsm_enroll.backend_api.client import EnrollmentClient
+from hsm_enroll.backend_api.answer import Answer
+from hsm_enroll.backend_api.client import EnrollmentClient, issued
 from hsm_enroll.errors import UnexpectedResponseError
+from hsm_enroll.role_alias import RoleAlias
 from tests.support.authority import Authority
 from tests.support.https_server import https_server, response
 
@@ -65,6 +67,39 @@ def test_an_answer_with_a_member_of_another_form_is_unexpected(
             client.enroll("THE-CSR", "gateway-17")
     assert raised.value.message.isprintable()
     assert len(raised.value.message) < 500
+
+
+_ROLE = {"roleAlias": "gateways", "credentialsEndpoint": "credentials.example", "credentialsPort": 443}
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        *(("roleAlias", value) for value in (*_NO_TEXTS, *_HOSTILE, "a/b", "..", "x" * 129)),
+        *(("credentialsEndpoint", value) for value in (*_NO_TEXTS, *_HOSTILE)),
+        *(("credentialsPort", value) for value in (None, "443", True, 0, 65536)),
+    ],
+)
+def test_an_answer_with_a_senseless_role_alias_is_unexpected(member: str, value: object) -> None:
+    """D31: none of it is stored or connected to."""
+    with pytest.raises(UnexpectedResponseError, match=member):
+        issued(_answer({**_ANSWER, **_ROLE, member: value}), "gateway-17")
+
+
+def test_a_role_alias_comes_with_its_provider_or_not_at_all() -> None:
+    """Deployments without a role for devices, and those of earlier releases, name none."""
+    assert issued(_answer(_ANSWER), "gateway-17").role_alias is None
+    assert issued(_answer({**_ANSWER, **_ROLE}), "gateway-17").role_alias == RoleAlias(
+        "gateways", "credentials.example", 443
+    )
+    for member in ("credentialsEndpoint", "credentialsPort"):
+        partial = {name: value for name, value in _ROLE.items() if name != member}
+        with pytest.raises(UnexpectedResponseError, match=f"{member} is missing"):
+            issued(_answer({**_ANSWER, **partial}), "gateway-17")
+
+
+def _answer(members: dict[str, object]) -> Answer:
+    return Answer("https://api.example", 201, "application/json", json.dumps(members).encode())
 
 
 @pytest.mark.parametrize("member", _ANSWER)

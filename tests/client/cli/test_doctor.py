@@ -25,6 +25,14 @@ def _is_folded(check: dict[str, str]) -> bool:
     return check["status"] == "skipped" and not check["hint"]
 
 
+def _advice(check: dict[str, str]) -> list[str]:
+    """What stands below a check: its hint, and for a problem the section that explains it."""
+    advice = [check["hint"]] if check["hint"] and check["status"] != "ok" else []
+    if check["status"] in {"warning", "failed"}:
+        advice.append(f"See docs/troubleshooting.md#{check['id']}")
+    return advice
+
+
 def test_each_check_has_a_line_and_those_without_an_object_share_one(gateway: Device) -> None:
     """The text has every finding but those that were skipped for good: these are one line, by their names."""
     checks = gateway.json("doctor", "--online")["checks"]
@@ -35,8 +43,8 @@ def test_each_check_has_a_line_and_those_without_an_object_share_one(gateway: De
     folded = ", ".join(check["id"] for check in checks if _is_folded(check))
     assert folded
     assert lines[-1] == f"skipped  {folded} (--verbose says why)"
-    hints = [line.removeprefix(_INDENT) for line in lines if line.startswith(_INDENT)]
-    assert hints == [check["hint"] for check in told if check["hint"] and check["status"] != "ok"]
+    below = [line.removeprefix(_INDENT) for line in lines if line.startswith(_INDENT)]
+    assert below == [advice for check in told for advice in _advice(check)]
 
 
 def test_verbose_tells_of_every_check(gateway: Device) -> None:
@@ -56,6 +64,7 @@ def test_quiet_leaves_what_failed(gateway: Device) -> None:
     assert quiet.stdout.splitlines() == [
         "failed   mqtt.login: there is no certificate to connect with",
         f"{_INDENT}{NotEnrolledError.default_hint}",
+        f"{_INDENT}See docs/troubleshooting.md#mqtt.login",
     ]
     assert (gateway.run("doctor", "--quiet").stdout, quiet.stderr) == ("", "")
 

@@ -51,6 +51,20 @@ def test_refused_messages_are_listed(device: Machine) -> None:
     assert run.stderr == "Send them again: hsm-enroll outbox retry. Delete them: hsm-enroll outbox discard\n"
 
 
+def test_on_a_terminal_that_is_too_narrow_for_the_table_there_are_entries(device: Machine) -> None:
+    """Two lines each, and no heading, which would not stand above anything; where the table fits there is one."""
+    with Screen(device, "outbox", "refused", columns=60) as screen:
+        assert screen.end() == 0
+        assert screen.text.splitlines()[:3] == [
+            "1 a/b",
+            "  set aside 2026-11-26T14:02:11Z, 4 bytes, NOT_AUTHORIZED",
+            "2 c",
+        ]
+    with Screen(device, "outbox", "refused") as screen:
+        assert screen.end() == 0
+        assert screen.text.splitlines()[0].split() == ["ID", "SET", "ASIDE", "BYTES", "REASON", "TOPIC"]
+
+
 def test_they_are_queued_again(device: Machine) -> None:
     """All or those of one topic, behind what waits; the command says if nobody sends them."""
     run = device.run("outbox", "retry", "--topic", "a/b")

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.devices import Machine
 
-_TOLD = "\nerror: interrupted\n  Run the same command again: it resumes.\n"
+_TOLD = "\nerror: interrupted\n  Run the same command again: it resumes.\n  See docs/troubleshooting.md#interrupted\n"
 _STATUSES = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 
 # Runs the command in this process, which gets a signal when it imports a module.

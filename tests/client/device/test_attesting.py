@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import count
 from pathlib import Path
 
 import pytest
 
 from hsm_enroll.backend_api.attestation import Policy
 from hsm_enroll.backend_api.client import Terms
+from hsm_enroll.device import renewal
 from hsm_enroll.device.enrollment import Outcome, enroll
 from hsm_enroll.device.plan import Request
 from hsm_enroll.device.renewal import renew
@@ -24,7 +24,8 @@ from hsm_enroll.secret import Secret
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.store.journal import Attempt
 from hsm_enroll.store.renewal import Renewal
-from tests.support.world import PowerCut, World
+from tests.support.power_cuts import cut_off
+from tests.support.world import World
 from tests.support.world_tpm import NO_TPM
 
 _REQUEST = Request("gateway-17")
@@ -103,10 +104,12 @@ def test_a_tpm_that_is_refused_or_fails_does_not_stop_a_device_that_need_not_hav
         world.attestations.refused = {b"ek": "ek-untrusted"}
     else:
         world.tpm.error = TokenRefusedError("the TPM refuses")
-    outcome = enroll(Request(None), tmp_path, world.ports())
+    outcome = enroll(Request(None), tmp_path, world.ports(), world.progress)
     assert not outcome.identity.attested
-    # The TPM was asked to certify the key only if the API would have accepted that.
-    assert ("attestation" in [step.name for step in outcome.steps]) == (where == "statement")
+    # The TPM was asked to certify the key only if the API would have accepted that; that is not shown as done.
+    assert ("begin attestation" in world.calls) == (where == "statement")
+    assert "end attestation" not in world.calls
+    assert "attestation" not in _names(outcome)
     [warning] = [line for line in world.said if line.startswith("warning: the key is not attested: ")]
     assert "ek-untrusted" in warning or "the TPM refuses" in warning
 
@@ -231,20 +234,18 @@ def test_without_a_tpm_something_has_to_name_the_thing(world: World, tmp_path: P
 @pytest.mark.parametrize("has_effect", [False, True], ids=["before", "after"])
 def test_d10_power_may_go_at_any_call(tmp_path: Path, has_effect: bool, by_chip: bool) -> None:
     """D10: cut off anywhere, the next run starts a new session for the same key and the same request."""
-    for number in count(1):
-        world, folder = World(), tmp_path / str(number)
-        world.tpm.fault, world.dies_at = None, (number, has_effect)
+
+    def new(_: Path) -> World:
+        world = World()
+        world.tpm.fault = None
         world.attestation, world.attestations.listed = Policy.REQUIRE, {b"ek": "gateway-17"}
-        request = Request(None) if by_chip else _REQUEST
-        try:
-            enroll(request, folder, world.ports(), world.progress)
-        except PowerCut:
-            pass
-        else:
-            assert number > len(world.calls) >= 5
-            return
-        world.dies_at = None
-        outcome = enroll(request, folder, world.ports())
+        return world
+
+    def run(world: World, folder: Path) -> Outcome:
+        return enroll(Request(None) if by_chip else _REQUEST, folder, world.ports(), world.progress)
+
+    for world, folder in cut_off(tmp_path, new, run, has_effect=has_effect, least=5):
+        outcome = run(world, folder)
         assert outcome.identity.attested
         assert (len(world.keys), len({*world.requests}), world.tpm.running) == (1, 1, 0)
 
@@ -307,10 +308,14 @@ def test_a_token_outside_of_the_tpm_is_not_renewed_into_it(world: World, tmp_pat
 
 
 def test_a_renewal_that_need_not_be_attested_goes_on_without(world: World, tmp_path: Path) -> None:
-    """As an enrollment does."""
+    """As an enrollment does; the challenge is not shown as answered."""
     enroll(_REQUEST, tmp_path, world.ports())
     world.attestation, world.attestations.refused = Policy.PREFER, {b"ek": "ek-untrusted"}
-    assert not renew(tmp_path, world.own_ports(), world).identity.attested
+    outcome = renew(tmp_path, world.own_ports(), world, None, world.progress)
+    assert not outcome.identity.attested
+    assert "challenge" not in [step.name for step in outcome.steps]
+    assert "begin challenge" in world.calls
+    assert "end challenge" not in world.calls
     assert any(line.startswith("warning: the key is not attested") for line in world.said)
 
 
@@ -332,20 +337,18 @@ def test_a_key_that_is_gone_ends_an_attested_renewal(attested: World, tmp_path: 
 @pytest.mark.parametrize("has_effect", [False, True], ids=["before", "after"])
 def test_d10_power_may_go_at_any_call_of_an_attested_renewal(tmp_path: Path, has_effect: bool) -> None:
     """D10: cut off anywhere, the next run finishes the renewal, attested, with one key and one certificate."""
-    for number in count(1):
-        world, folder = World(), tmp_path / str(number)
+
+    def enrolled(folder: Path) -> World:
+        world = World()
         world.tpm.fault, world.attestation = None, Policy.REQUIRE
         enroll(_REQUEST, folder, world.ports())
-        world.dies_at, ports = (number, has_effect), world.own_ports()
-        try:
-            renew(folder, ports, world, None, world.progress)
-        except PowerCut:
-            pass
-        else:
-            assert number > len(world.calls)
-            return
-        world.dies_at = None
-        assert renew(folder, world.own_ports(), world).identity.attested
+        return world
+
+    def run(world: World, folder: Path) -> renewal.Outcome:
+        return renewal.renew(folder, world.own_ports(), world, None, world.progress)
+
+    for world, folder in cut_off(tmp_path, enrolled, run, has_effect=has_effect, least=10):
+        assert run(world, folder).identity.attested
         [key] = world.keys.values()
         assert Identity.load(folder).certificate.public_key.dump() == key.public_key_info
         assert (world.ledger.active, world.tpm.running) == ({key.public_key_info}, 0)

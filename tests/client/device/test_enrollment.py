@@ -6,7 +6,6 @@ import tempfile
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -39,6 +38,7 @@ from hsm_enroll.key import KeyType
 from hsm_enroll.store import files
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.store.journal import Attempt
+from tests.support.power_cuts import cut_off
 from tests.support.world import PowerCut, World, report
 
 _REQUEST = Request("gateway-17")
@@ -465,19 +465,12 @@ def test_d10_whatever_happened_one_more_run_enrolls(runs: list[tuple[Request, st
 @pytest.mark.parametrize("has_effect", [False, True], ids=["before", "after"])
 def test_d10_power_may_go_at_any_call(tmp_path: Path, has_effect: bool) -> None:
     """D10: cut off at each call in turn, before or after its effect, the next run ends with one key and one request."""
-    for number in count(1):
-        world, folder = World(), tmp_path / str(number)
-        world.dies_at = (number, has_effect)
-        try:
-            enroll(_REQUEST, folder, world.ports())
-        except PowerCut:
-            pass
-        else:
-            # It has no more calls than that.
-            assert number > len(world.calls) >= 5
-            return
-        world.dies_at = None
-        outcome = enroll(_REQUEST, folder, world.ports())
+
+    def run(world: World, folder: Path) -> Outcome:
+        return enroll(_REQUEST, folder, world.ports())
+
+    for world, folder in cut_off(tmp_path, lambda _: World(), run, has_effect=has_effect, least=5):
+        outcome = run(world, folder)
         [key] = world.keys.values()
         assert outcome.identity.certificate.public_key.dump() == key.public_key_info
         assert len({*world.requests}) == 1

@@ -313,13 +313,14 @@ def test_a_made_pin_can_be_read_aloud_and_typed() -> None:
 
 
 def test_a_made_pin_is_kept_for_its_owner_alone(tmp_path: Path) -> None:
-    """The kept PIN is a file of mode 0600 that reads back as the PIN."""
+    """The kept PIN is a file of mode 0600 with the PIN and no line end, which other programs would try, too."""
     made = pin.generate_pin()
     file = pin.save_pin(tmp_path, made)
 
     assert file == pin.saved_pin_file(tmp_path) == tmp_path / "pin"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert pin.read_file(file) == made
+    assert file.read_bytes() == made.reveal().encode()
 
 
 @pytest.mark.parametrize("there", ["file", "folder", "dangling link"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -30,6 +29,7 @@ from hsm_enroll.store.journal import Attempt
 from hsm_enroll.store.renewal import Renewal
 from hsm_enroll.store.retirement import KeyName, Retirement
 from hsm_enroll.token.fault import Fault
+from tests.support.power_cuts import cut_off
 from tests.support.world import TOKEN, PowerCut, World
 from tests.support.world_tpm import no_tpm
 
@@ -243,18 +243,13 @@ def test_another_refusal_of_the_tpm_is_told_as_it_is(wiped: World, tmp_path: Pat
 @pytest.mark.parametrize("has_effect", [False, True], ids=["before", "after"])
 def test_d10_power_may_go_while_a_tpm_recovers(tmp_path: Path, has_effect: bool) -> None:
     """D10: cut off anywhere, the next run ends with one key, and the identity that has it."""
-    for number in count(1):
-        world, folder = World(), tmp_path / str(number)
+
+    def listed(_: Path) -> World:
+        world = World()
         world.tpm.fault, world.attestations.listed = None, {b"ek": "gateway-17"}
-        world.dies_at = (number, has_effect)
-        try:
-            _recover(world, folder)
-        except PowerCut:
-            pass
-        else:
-            assert number > len(world.calls) >= 5
-            return
-        world.dies_at = None
+        return world
+
+    for world, folder in cut_off(tmp_path, listed, _recover, has_effect=has_effect, least=5):
         identity = _recover(world, folder).identity
         [key] = world.keys.values()
         assert identity.certificate.public_key.dump() == key.public_key_info
@@ -423,16 +418,6 @@ def test_a_device_that_is_being_retired_is_not_recovered(world: World, tmp_path:
 @pytest.mark.parametrize("has_effect", [False, True], ids=["before", "after"])
 def test_d10_power_may_go_at_any_call(world: World, tmp_path: Path, has_effect: bool) -> None:
     """D10: cut off at each call and each step in turn, the next run ends with the same identity."""
-    for number in count(1):
-        folder = tmp_path / str(number)
-        world.dies_at = (number, has_effect)
-        try:
-            _recover(world, folder)
-        except PowerCut:
-            pass
-        else:
-            assert number > len(world.calls) >= 8
-            return
-        world.dies_at = None
+    for _, folder in cut_off(tmp_path, lambda _: world, _recover, has_effect=has_effect, least=8):
         assert _recover(world, folder).identity == Identity.load(tmp_path) == Identity.load(folder)
         assert len(world.keys) == 1

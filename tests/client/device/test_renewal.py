@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -41,6 +40,7 @@ from hsm_enroll.store.journal import Attempt
 from hsm_enroll.store.renewal import Renewal
 from hsm_enroll.store.retirement import KeyName, Retirement
 from tests.support.identities import TOKEN, identity
+from tests.support.power_cuts import cut_off
 from tests.support.world import FakeKey, PowerCut, World
 
 _STEPS = ["token", "key", "csr", "certificate", "message", "commit", "store", "cleanup"]
@@ -109,27 +109,23 @@ def test_the_key_type_and_what_a_newer_version_stored_stay(world: World, tmp_pat
 @pytest.mark.parametrize("has_effect", [False, True], ids=["before", "after"])
 def test_d10_power_may_go_at_any_call(tmp_path: Path, has_effect: bool, remains: int | None) -> None:
     """D10: cut off at each call and each step in turn, the next run ends with one key and one certificate."""
-    for number in count(1):
-        folder = tmp_path / str(number)
+    before: dict[Path, Identity] = {}
+
+    def enrolled(folder: Path) -> World:
         world = _enrolled(folder)
         world.remains = remains
-        before = Identity.load(folder)
-        world.dies_at = (number, has_effect)
-        try:
-            _renew(world, folder)
-        except PowerCut:
-            pass
-        else:
-            assert number > len(world.calls) >= 20
-            return
-        world.dies_at = None
+        before[folder] = Identity.load(folder)
+        return world
+
+    for world, folder in cut_off(tmp_path, enrolled, _renew, has_effect=has_effect, least=20):
+        old = before[folder]
         # Until the API has made the new key the current one, what is in place works.
         if world.ledger.things["gateway-17"].pending is not None:
-            assert Identity.load(folder) == before
-            world.send(before, world.own_ports().pin(TOKEN))
-        if Renewal.load(folder) is not None or Identity.load(folder) == before:
+            assert Identity.load(folder) == old
+            world.send(old, world.own_ports().pin(TOKEN))
+        if Renewal.load(folder) is not None or Identity.load(folder) == old:
             _renew(world, folder)
-        assert Identity.load(folder) != before
+        assert Identity.load(folder) != old
         _assert_whole(world, folder)
         assert len({*world.requests}) == 1
 

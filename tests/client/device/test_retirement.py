@@ -47,6 +47,7 @@ from hsm_enroll.store.journal import Attempt
 from hsm_enroll.store.outbox import NewMessage, Outbox, OutboxLimits, exists
 from hsm_enroll.store.renewal import Renewal
 from hsm_enroll.store.retirement import KeyName, Retirement
+from tests.support.power_cuts import cut_off
 from tests.support.world import TOKEN, PowerCut, World
 from tests.support.world_tpm import no_tpm
 
@@ -211,18 +212,7 @@ def test_a_replaced_device_does_not_have_its_successor_revoked(world: World, tmp
 @pytest.mark.parametrize("has_effect", [False, True], ids=["before", "after"])
 def test_d10_power_may_go_at_any_call(tmp_path: Path, has_effect: bool) -> None:
     """D10: cut off at each call and each step in turn, the next run ends with nothing, and asks no question again."""
-    for number in count(1):
-        folder = tmp_path / str(number)
-        world = _enrolled(folder)
-        world.dies_at = (number, has_effect)
-        try:
-            _retire(world, folder)
-        except PowerCut:
-            pass
-        else:
-            assert number > len(world.calls) >= 10
-            return
-        world.dies_at = None
+    for world, folder in cut_off(tmp_path, _enrolled, _retire, has_effect=has_effect, least=10):
         if (folder / "retirement.json").exists():
             with pytest.raises(UsageError, match="the retirement of this device is not finished"):
                 enroll(Request(None), folder, world.ports())

@@ -55,7 +55,7 @@ def test_the_doctor_has_nothing_to_say_of_a_device_without_a_key(tmp_path: Path)
     ("token", "attested", "shown"),
     [
         (_IN_TPM, True, "the API has proof that the key is in a TPM"),
-        (_IN_TPM, False, "no: the API has no proof that the key is in a TPM; it can get one by a renewal"),
+        (_IN_TPM, False, "no: the API has no proof that the key is in a TPM; it may get one by a renewal"),
         (
             _MISSING,
             False,

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import socket
-import socketserver
 import ssl
-import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -31,7 +27,8 @@ from tests.support import broker as mosquitto
 from tests.support import scripted
 from tests.support.authority import Authority
 from tests.support.https_server import HttpsServer, https_server, response
-from tests.support.relay import Intolerance, carry, relaying
+from tests.support.relay import Intolerance, relaying
+from tests.support.tunnel_proxy import tunnel_proxy
 
 _HEALTHY = response("200 OK", '{"version": "0.1.0"}')
 _SUITE = "ECDHE-ECDSA-AES128-GCM-SHA256"
@@ -125,7 +122,7 @@ def test_an_interceptor_behind_a_proxy_is_named(
     interceptor: Authority, settings: Callable[..., Patient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """D15: where the environment names a proxy the way leads through it, with its password, and its CA is named."""
-    with https_server(interceptor, _HEALTHY) as server, _proxy(server.url) as (port, seen):
+    with https_server(interceptor, _HEALTHY) as server, tunnel_proxy(server.url) as (port, seen):
         monkeypatch.setenv("https_proxy", f"http://some:one%21@localhost:{port}")
         patient = settings(api_url="https://api.invalid/base")
         names, finding = checks_online.dns(patient), checks_online.api_tls(patient)
@@ -438,35 +435,10 @@ def test_an_api_behind_a_proxy_is_asked_through_it(
     authority: Authority, settings: Callable[..., Patient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """ALL_PROXY leads to the API; what is told of TLS is what was negotiated with the API at its other end."""
-    with https_server(authority, _HEALTHY) as server, _proxy(server.url) as (port, seen):
+    with https_server(authority, _HEALTHY) as server, tunnel_proxy(server.url) as (port, seen):
         monkeypatch.setenv("ALL_PROXY", f"http://127.0.0.1:{port}")
         patient = settings(api_url="https://localhost:9")
         checks = (checks_online.dns, checks_online.api, checks_online.api_tls)
         assert [check(patient).status for check in checks] == [Status.OK] * 3
     assert len(seen) == 2
     assert all(head.startswith(b"CONNECT localhost:9 ") for head in seen)
-
-
-@contextmanager
-def _proxy(url: str) -> Iterator[tuple[int, list[bytes]]]:
-    """An HTTP proxy (RFC 9110 §9.3.6) that leads every tunnel to one server, and notes what it was asked."""
-    server_port, seen = int(url.rpartition(":")[2]), list[bytes]()
-
-    class Handler(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            head = b""
-            while not head.endswith(b"\r\n\r\n"):
-                head += self.request.recv(1)
-            seen.append(head)
-            with socket.create_connection(("127.0.0.1", server_port)) as server:
-                self.request.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-                back = threading.Thread(target=carry, args=(server, self.request))
-                back.start()
-                carry(self.request, server)
-                back.join()
-
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}).start()
-        yield server.server_address[1], seen
-        server.shutdown()

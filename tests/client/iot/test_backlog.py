@@ -139,35 +139,32 @@ def test_what_is_added_while_a_page_is_read_is_read_soon(world: _World) -> None:
     assert world.next() == b"5"
 
 
-def test_what_is_removed_while_it_is_read_again_is_not_sent_again(world: _World) -> None:
+@pytest.fixture
+def removing(world: _World) -> _World:
+    """The first message is being removed while the page with it is read again."""
+    world.next()
+    world.thread.work()
+    for _ in range(3):
+        assert world.next() is not None
+        world.backlog.take()
+    world.backlog.finish(1, None, world.clock.now)
+    world.backlog.rewind(1)
+    world.next()
+    world.backlog.remove()
+    return world
+
+
+def test_what_is_removed_while_it_is_read_again_is_not_sent_again(removing: _World) -> None:
     """A page that was read before a removal, and is looked at after it, still has what was removed."""
-    world.next()
-    world.thread.work()
-    for _ in range(3):
-        assert world.next() is not None
-        world.backlog.take()
-    world.backlog.finish(1, None, world.clock.now)
-    world.backlog.rewind(1)
-    world.next()
-    world.backlog.remove()
-    world.thread.work()
-    world.thread.work()
-    assert world.next() == b"2"
+    removing.thread.work()
+    removing.thread.work()
+    assert removing.next() == b"2"
 
 
-def test_what_is_removed_between_two_looks_at_the_other_thread_is_not_sent_again(world: _World) -> None:
+def test_what_is_removed_between_two_looks_at_the_other_thread_is_not_sent_again(removing: _World) -> None:
     """It may finish a page, and remove what is in it, just when it was found to be still reading that page."""
-    world.next()
-    world.thread.work()
-    for _ in range(3):
-        assert world.next() is not None
-        world.backlog.take()
-    world.backlog.finish(1, None, world.clock.now)
-    world.backlog.rewind(1)
-    world.next()
-    world.backlog.remove()
-    world.thread.work_after_a_look()
-    assert (world.next() or world.next()) == b"2"
+    removing.thread.work_after_a_look()
+    assert (removing.next() or removing.next()) == b"2"
 
 
 def test_what_cannot_be_removed_is_trouble_until_it_is(world: _World) -> None:

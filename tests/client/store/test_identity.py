@@ -13,6 +13,7 @@ import pytest
 
 from hsm_enroll.errors import NotEnrolledError, StateCorruptError, StateError, StateTooNewError
 from hsm_enroll.key import KeyType
+from hsm_enroll.role_alias import RoleAlias
 from hsm_enroll.store.identity import Identity, certificate_file
 from hsm_enroll.uri import Pkcs11Uri
 from tests.support.identities import identity
@@ -111,6 +112,34 @@ def test_the_format_is_stable(enrolled: Path) -> None:
         "mqtt_port": 8883,
         "attested": False,
     }
+
+
+def test_a_role_alias_is_kept(tmp_path: Path) -> None:
+    """Where the device gets AWS credentials is read back; an identity of an earlier release has none."""
+    named = replace(_IDENTITY, role_alias=RoleAlias("gateways", "credentials.example", 8443))
+    named.save(tmp_path)
+    assert Identity.load(tmp_path) == named
+    document = _document(tmp_path)
+    assert document.pop("role_alias") == {"name": "gateways", "endpoint": "credentials.example", "port": 8443}
+    _overwrite(tmp_path, document)
+    assert Identity.load(tmp_path) == _IDENTITY
+
+
+@pytest.mark.parametrize(
+    "alias",
+    [
+        "gateways",
+        {},
+        {"name": "a/../b", "endpoint": "credentials.example", "port": 443},
+        {"name": "gateways", "endpoint": "a\x1b[2J", "port": 443},
+        {"name": "gateways", "endpoint": "credentials.example", "port": True},
+    ],
+)
+def test_an_invalid_role_alias_is_damage(enrolled: Path, alias: object) -> None:
+    """D12: a name, a host or a port that cannot be one is corrupt."""
+    _overwrite(enrolled, {**_document(enrolled), "role_alias": alias})
+    with pytest.raises(StateCorruptError, match="role_alias"):
+        Identity.load(enrolled)
 
 
 def test_the_key_is_named_by_a_uri_that_finds_it_alone() -> None:

@@ -155,3 +155,20 @@ def test_a_system_without_authorities_is_said(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(UsageError, match=r"no trusted CA certificates: neither /") as refused:
         trust_anchors.context(None)
     assert "ca-certificates" in refused.value.hint
+
+
+def test_other_programs_get_the_file_that_is_trusted(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the chosen one, or else the system's, wherever that is; without any, the error says what to install."""
+    monkeypatch.setattr(trust_anchors, "BUNDLES", (tmp_path / "debian", tmp_path / "other"))
+    assert trust_anchors.file(authority.certificate) == authority.certificate
+    with pytest.raises(UsageError, match="no file of trusted CA certificates") as caught:
+        trust_anchors.file(None)
+    assert "ca-certificates" in caught.value.hint
+    (tmp_path / "other").touch()
+    assert trust_anchors.file(None) == tmp_path / "other"
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.certificate))
+    assert trust_anchors.file(None) == authority.certificate
+    with pytest.raises(UsageError, match="does not contain PEM"):
+        trust_anchors.file(tmp_path / "other")

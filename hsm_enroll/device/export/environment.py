@@ -1,0 +1,62 @@
+"""What a program finds in its environment under ``hsm-enroll run``; the one place that knows these names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from hsm_enroll.device.export import aws, curl, mosquitto, openssl, python_ssl
+from hsm_enroll.device.export.values import MODULE_VARIABLE, Exported, File
+
+# What curl reads from the folder that CURL_HOME names (curl(1), --config).
+_CURLRC = ".curlrc"
+# Where botocore and the other SDKs look for credentials before they look into a profile.
+_AWS_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+
+
+def files(exported: Exported) -> list[File]:
+    """Return the files for the folder that the variables name.
+
+    Raises:
+        UsageError: as ``mosquitto.files``.
+    """
+    (for_curl,) = curl.files(exported)
+    return [
+        *openssl.files(exported),
+        for_curl,
+        for_curl._replace(name=_CURLRC),
+        *mosquitto.files(exported),
+        *python_ssl.files(exported),
+        *(aws.files(exported) if exported.role_alias else ()),
+    ]
+
+
+def variables(exported: Exported, folder: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return a program's whole environment.
+
+    Args:
+        exported: the identity.
+        folder: where the :func:`files` are.
+        environment: normally ``os.environ``: all of it stays but for AWS's keys, which would come before the profile.
+    """
+    python_path = os.pathsep.join(filter(None, [str(folder), environment.get("PYTHONPATH", "")]))
+    given = {
+        "HSM_ENROLL_RUN_FOLDER": str(folder),
+        "HSM_ENROLL_THING": exported.thing_name,
+        "HSM_ENROLL_KEY_URI": exported.key_uri,
+        "HSM_ENROLL_CERTIFICATE_FILE": str(exported.certificate_file),
+        "HSM_ENROLL_CA_FILE": str(exported.ca_file),
+        "HSM_ENROLL_MQTT_ENDPOINT": exported.endpoint,
+        "HSM_ENROLL_MQTT_PORT": str(exported.port),
+        MODULE_VARIABLE: str(exported.module),
+        "PKCS11_PROVIDER_MODULE": str(exported.module),
+        "OPENSSL_CONF": str(folder / "openssl.cnf"),
+        "CURL_HOME": str(folder),
+        "PYTHONPATH": python_path,
+        **exported.environment,
+    }
+    if exported.role_alias is None:
+        return {**environment, **given}
+    kept = {name: value for name, value in environment.items() if name not in _AWS_KEYS}
+    return {**kept, **given, "AWS_CONFIG_FILE": str(folder / "aws-config"), "AWS_PROFILE": aws.PROFILE}

@@ -1,0 +1,118 @@
+"""AWS credentials by the key in the token: from enrollment to a bucket, kept, and gone with the certificate."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.support.devices import Cloud, Device, Operator
+
+# What a program on the gateway is: it knows nothing of hsm-enroll but AWS's configuration.
+PROGRAM = """
+import sys, boto3
+bucket, thing = sys.argv[1:]
+session = boto3.Session()
+s3 = session.client("s3")
+s3.put_object(Bucket=bucket, Key=f"{thing}/reading", Body=b"21.5")
+listed = s3.list_objects_v2(Bucket=bucket, Prefix=f"{thing}/")
+print(session.get_credentials().method, session.client("sts").get_caller_identity()["Arn"], *(
+    found["Key"] for found in listed["Contents"]))
+"""
+
+
+@pytest.fixture
+def enrolled(device: Device, thing: str) -> Device:
+    """A device that is enrolled."""
+    device.json("init", "--thing", thing, "--no-publish")
+    return device
+
+
+def requests_to(cloud: Cloud) -> int:
+    """Return how often the credentials provider was asked."""
+    return cloud.log("credentials").count("GET /role-aliases/")
+
+
+def configured(device: Device, cloud: Cloud, folder: Path) -> dict[str, str]:
+    """Return the environment of a program that uses AWS's SDK with the device's credentials, and no others."""
+    file = folder / "aws-config"
+    command = f"{sys.executable} -m hsm_enroll aws-credentials"
+    lines = ["[default]", f"region = {cloud.environment['AWS_REGION']}", f"credential_process = {command}"]
+    file.write_text("\n".join([*lines, f"endpoint_url = {cloud.environment['AWS_ENDPOINT_URL']}", ""]))
+    environment = {name: value for name, value in device.environment.items() if not name.startswith("AWS_")}
+    return {**environment, "AWS_CONFIG_FILE": str(file), "AWS_EC2_METADATA_DISABLED": "true"}
+
+
+def test_a_program_with_awss_sdk_uses_a_bucket(enrolled: Device, cloud: Cloud, thing: str, tmp_path: Path) -> None:
+    """boto3 runs the command, gets a session of the devices' role, and lists what it has written; so it does again.
+
+    The second program costs neither a connection to the provider nor a login to the token.
+    """
+    bucket = thing.lower()
+    cloud.aws("s3").create_bucket(Bucket=bucket)
+    before = requests_to(cloud)
+    environment = configured(enrolled, cloud, tmp_path)
+    for _ in range(2):
+        program = subprocess.run(
+            [sys.executable, "-c", PROGRAM, bucket, thing],
+            env=environment, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert program.returncode == 0, program.stderr
+        method, arn, key = program.stdout.split()
+        assert method == "custom-process"
+        assert "/hsm-enroll-DeviceRole-" in arn
+        assert arn.endswith(enrolled.json("status")["certificate"]["id"])
+        assert key == f"{thing}/reading"
+        assert requests_to(cloud) == before + 1
+
+
+def test_several_programs_at_once_log_in_once(enrolled: Device, cloud: Cloud) -> None:
+    """And all have the same credentials."""
+    before = requests_to(cloud)
+    with ThreadPoolExecutor(3) as pool:
+        printed = {run.stdout for run in pool.map(lambda _: enrolled.run("aws-credentials"), range(3))}
+    assert len(printed) == 1
+    assert json.loads(printed.pop())["Version"] == 1
+    assert requests_to(cloud) == before + 1
+
+
+def test_a_device_that_was_enrolled_before_learns_of_the_role_alias(enrolled: Device, cloud: Cloud) -> None:
+    """``recover`` asks the backend; an identity without one says so."""
+    file = enrolled.home / "identity.json"
+    identity = json.loads(file.read_text())
+    del identity["role_alias"]
+    file.write_text(json.dumps(identity))
+    assert enrolled.refused("aws-credentials") == (31, "role-alias-missing")
+    assert enrolled.json("recover")["roleAlias"] == enrolled.json("status")["roleAlias"]
+    assert enrolled.json("status")["roleAlias"] == {
+        "name": "hsm-enroll-local",
+        "endpoint": cloud.document["credentialsEndpoint"],
+        "port": cloud.document["credentialsPort"],
+    }
+    enrolled.json("aws-credentials")
+
+
+def test_they_go_with_the_certificate(enrolled: Device, cloud: Cloud, thing: str, tmp_path: Path) -> None:
+    """A renewed certificate gets others; a revoked one gets none, and the error says what to do."""
+    first = enrolled.json("aws-credentials")
+    enrolled.json("renew")
+    second = enrolled.json("aws-credentials")
+    assert second["AccessKeyId"] != first["AccessKeyId"]
+    Operator(tmp_path / "operator", cloud.environment).json("fleet", "revoke", thing, "--yes")
+    assert enrolled.json("aws-credentials") == second
+    (enrolled.home / "aws-credentials.json").unlink()
+    error = enrolled.error("aws-credentials")
+    assert (error["code"], error["exitStatus"]) == ("credentials-refused", 31)
+    assert "doctor --login" in error["hint"]
+
+
+def test_retiring_removes_them(enrolled: Device) -> None:
+    """The certificate is off, and what its key got is not left behind."""
+    enrolled.json("aws-credentials")
+    enrolled.json("retire", "--yes")
+    assert [file.name for file in enrolled.home.iterdir() if file.name.startswith("aws-credentials")] == []
+    assert enrolled.refused("aws-credentials") == (3, "not-enrolled")
