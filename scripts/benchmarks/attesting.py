@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
-from benchmarks.measuring import ratios, run, show
+from benchmarks.figures import Figure
+from benchmarks.measuring import ratios, run, runs, shares
 from benchmarks.softhsm import COMMAND
 from enrollment_backend.attestation.credential import make_credential
 from enrollment_backend.attestation.evidence import read_attestation_key
@@ -69,12 +70,12 @@ class _Site(NamedTuple):
         return sum(" HTTP/1.1" in line for line in (self.cloud.home / "logs" / "gateway.log").read_text().splitlines())
 
 
-def measure() -> None:
-    """Measure and print a line for each figure."""
+def measure(*, quick: bool) -> Iterator[Figure]:
+    """Measure."""
     with tempfile.TemporaryDirectory() as folder:
-        tpm_folder, cloud_folder, runs = (Path(folder, name) for name in ("tpm", "cloud", "runs"))
+        tpm_folder, cloud_folder, homes = (Path(folder, name) for name in ("tpm", "cloud", "homes"))
         tpm_folder.mkdir()
-        runs.mkdir()
+        homes.mkdir()
         cloud = detach(cloud_folder, 60, Options(auth="invite"))
         try:
             with tpm2.provided(tpm_folder) as tpm:
@@ -83,15 +84,16 @@ def measure() -> None:
                 for authority in tpm.ek_authorities:
                     sha256 = tpm2.certificate_sha256(authority)
                     run([*COMMAND, "fleet", "ek-ca", "add", str(authority), "--sha256", sha256], told)
-                _show(_Site(runs, cloud, told, (f"bench-{number}" for number in count())))
+                site = _Site(homes, cloud, told, (f"bench-{number}" for number in count()))
+                yield from _enrolling(site, runs(_RUNS, quick=quick))
                 made = json.loads(run([*COMMAND, "csr", "--json"], {**told, "HSM_ENROLL_HOME": folder})[1])
                 with mock.patch.dict(os.environ, tpm.environment):
-                    _show_commands(tpm, Pkcs11Uri.parse(made["key"]["uri"]))
+                    yield from _proving(tpm, Pkcs11Uri.parse(made["key"]["uri"]), runs(_RUNS, quick=quick))
         finally:
             down(cloud_folder)
 
 
-def _show(site: _Site) -> None:
+def _enrolling(site: _Site, pairs: int) -> Iterator[Figure]:
     proven: list[tuple[float, dict[str, float], int]] = []
     plain: list[tuple[float, dict[str, float], int]] = []
 
@@ -103,18 +105,18 @@ def _show(site: _Site) -> None:
         plain.append(site.init())
         return plain[-1][0]
 
-    show("init on swtpm with proof of hardware / without", ratios(ours, peer, _RUNS), at_most=1.5)
+    whole = "init on swtpm with proof of hardware"
+    yield Figure.of("attesting-init", whole, "the same without proof", ratios(ours, peer, pairs), at_most=1.5)
     more = [with_proof[2] - without[2] for with_proof, without in zip(proven[1:], plain[1:], strict=True)]
-    show("  more requests to the API", more, at_most=1)
-    for name in proven[0][1]:
-        show(f"  share of the step {name}", [steps[name] / seconds for seconds, steps, _ in proven[1:]])
+    yield Figure.of("attesting-requests", "more requests to the API with proof", "", more, unit="count", at_most=1)
+    yield from Figure.shares("attesting", whole, [shares(seconds, steps) for seconds, steps, _ in proven[1:]])
 
 
-def _show_commands(tpm: Tpm2, key: Pkcs11Uri) -> None:
-    """Show each TPM command as a share of the time that the TPM takes for the whole proof, with its preferred EK."""
+def _proving(tpm: Tpm2, key: Pkcs11Uri, times: int) -> Iterator[Figure]:
+    """Measure each TPM command as a share of the time that the TPM takes for the whole proof, with its preferred EK."""
     token = tpm.name
-    runs: list[dict[str, float]] = []
-    for _ in range(_RUNS):
+    proofs: list[dict[str, float]] = []
+    for _ in range(times):
         with Attestor() as attestor:
             presented = attestor.endorsement()
             name = read_attestation_key(presented.ak_public).name
@@ -124,8 +126,9 @@ def _show_commands(tpm: Tpm2, key: Pkcs11Uri) -> None:
             attestor.certify(token, key_label=label, key_id=id_, pin=tpm.pin, qualifying_data=bytes(32))
             spent: dict[str, float] = {}
             for command, seconds in attestor.timings:
-                spent[command] = spent.get(command, 0.0) + seconds
-        runs.append(spent)
-    show("all of the proof in swtpm, ms", [1000 * sum(spent.values()) for spent in runs])
-    for command in runs[0]:
-        show(f"  share of TPM2_{command}", [spent.get(command, 0.0) / sum(spent.values()) for spent in runs])
+                spent[f"TPM2_{command}"] = spent.get(f"TPM2_{command}", 0.0) + seconds
+        proofs.append(spent)
+    whole = "all TPM commands of a proof"
+    yield Figure.of("proof-ms", f"{whole}, swtpm", "", [1000 * sum(spent.values()) for spent in proofs], unit="ms")
+    parts = [{name: seconds / sum(spent.values()) for name, seconds in spent.items()} for spent in proofs]
+    yield from Figure.shares("proof", whole, parts)

@@ -34,7 +34,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from benchmarks.measuring import ratios, show
+from benchmarks.figures import Figure
+from benchmarks.measuring import ratios, runs
 from hsm_enroll.local.authority import Authority
 from hsm_enroll.local.home import Home
 from hsm_enroll.local.tls import for_api
@@ -73,8 +74,8 @@ print(json.dumps([ready - started, answered - ready]))
 """
 
 
-def measure() -> None:
-    """Measure and print a line for each figure."""
+def measure(*, quick: bool) -> Iterator[Figure]:
+    """Measure."""
     with tempfile.TemporaryDirectory() as folder, _aws(Home(Path(folder))) as url:
         Path(folder, "article.py").write_text(_ARTICLE, encoding="utf-8")
         os.environ.update(_environment(url, Home(Path(folder))))
@@ -86,18 +87,25 @@ def measure() -> None:
         event = _event(_csr())
         with Path(os.devnull).open("w") as log, redirect_stderr(log):
             ours, peer = handler.lambda_handler, article.lambda_handler
-            warm = ratios(lambda: _call(ours, event), lambda: _call(peer, event), 11)
-            cpu = [_cpu_milliseconds(event) for _ in range(30)]
-            renewal_cpu = _renewal(ec.generate_private_key(ec.SECP256R1()))
+            warm = ratios(lambda: _call(ours, event), lambda: _call(peer, event), runs(11, quick=quick))
+            each = runs(30, quick=quick)
+            cpu = [(_cpu_milliseconds(event), _bare_milliseconds(event)) for _ in range(each)]
+            renewal_cpu = _renewal(ec.generate_private_key(ec.SECP256R1()), each)
         task = Path(folder, "task")
         _copy_task(task)
-        cold = [(_start("handler", task, event), _start("article", Path(folder), event)) for _ in range(16)][1:]
-    show("warm handler / four sequential calls", warm, at_most=0.6)
-    show("cold first answer / the article's", [sum(own) / sum(other) for own, other in cold], at_most=1.1)
-    show("  of that, INIT / the article's", [own[0] / other[0] for own, other in cold])
-    show("  of that, the first request / the article's", [own[1] / other[1] for own, other in cold])
-    show("own CPU per enrollment (P-256), ms", cpu, at_most=3.0)
-    show("own CPU per renewal (P-256), ms", renewal_cpu, at_most=3.0)
+        pairs = range(runs(15, quick=quick) + 1)
+        cold = [(_start("handler", task, event), _start("article", Path(folder), event)) for _ in pairs][1:]
+    what, article = "cold handler, until its first answer", "the article's handler"
+    yield Figure.of("handler-warm", "warm handler", "the article's four sequential calls", warm, at_most=0.6)
+    firsts = [sum(own) / sum(other) for own, other in cold]
+    yield Figure.of("handler-cold", what, article, firsts, at_most=1.1)
+    yield Figure.of("handler-cold-init", "INIT alone", article, [own[0] / other[0] for own, other in cold])
+    yield Figure.of("handler-cold-request", "first request alone", article, [own[1] / other[1] for own, other in cold])
+    for kind, times in (("enrollment", cpu), ("renewal", renewal_cpu)):
+        what = f"own CPU per {kind} (P-256)"
+        yield Figure.of(f"{kind}-cpu-ms", what, "", [own for own, _ in times], unit="ms", at_most=3.0)
+        peer = "reading and verifying the CSR with bare cryptography"
+        yield Figure.of(f"{kind}-cpu", what, peer, [own / other for own, other in times])
 
 
 def _call(handle: Callable[[Any, Any], Any], event: dict[str, Any]) -> float:
@@ -172,6 +180,7 @@ def _cpu_milliseconds(event: dict[str, Any], *, key: ec.EllipticCurvePrivateKey 
         allow_existing_things=False,
         mqtt_endpoint="",
         mqtt_port=8883,
+        role_alias=None,
         now=time.time,
         sleep=time.sleep,
     )
@@ -187,8 +196,17 @@ def _cpu_milliseconds(event: dict[str, Any], *, key: ec.EllipticCurvePrivateKey 
     return milliseconds
 
 
-def _renewal(key: ec.EllipticCurvePrivateKey) -> list[float]:
-    """Return the CPU time of renewals, in milliseconds, each with a new proof."""
+def _bare_milliseconds(event: dict[str, Any]) -> float:
+    """CPU time of what no backend can do without."""
+    begin = time.process_time()
+    request = x509.load_pem_x509_csr(json.loads(event["body"])["csr"].encode())
+    if not request.is_signature_valid:
+        raise RuntimeError(event["body"])
+    return (time.process_time() - begin) * 1000
+
+
+def _renewal(key: ec.EllipticCurvePrivateKey, times: int) -> list[tuple[float, float]]:
+    """Return the CPU time of renewals, each with a new proof, and that of the peer, in milliseconds."""
     event = {
         "version": "2.0",
         "rawPath": "/v1/renewals",
@@ -201,7 +219,8 @@ def _renewal(key: ec.EllipticCurvePrivateKey) -> list[float]:
         "body": _csr(),
         "isBase64Encoded": False,
     }
-    return [_cpu_milliseconds(event, key=key) for _ in range(30)]
+    bare = {"body": json.dumps({"csr": event["body"]})}
+    return [(_cpu_milliseconds(event, key=key), _bare_milliseconds(bare)) for _ in range(times)]
 
 
 def _proof(key: ec.EllipticCurvePrivateKey, csr: str) -> str:

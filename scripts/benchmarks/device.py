@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_der_public_key
 
-from benchmarks.measuring import process_seconds, ratios, show
+from benchmarks.figures import Figure
+from benchmarks.measuring import process_seconds, ratios, runs
 from benchmarks.softhsm import COMMAND, SoftHsm
 from hsm_enroll.key import KeyType
 from hsm_enroll.secret import Secret
@@ -34,8 +36,9 @@ openssl req -new -engine pkcs11 -keyform engine -subj /CN=gateway-17 \
 """
 
 
-def measure() -> None:
-    """Measure and print a line for each figure."""
+def measure(*, quick: bool) -> Iterator[Figure]:
+    """Measure."""
+    pairs = runs(_RUNS, quick=quick)
     with tempfile.TemporaryDirectory() as folder:
         hsm = SoftHsm(Path(folder))
         _enroll(hsm)
@@ -52,11 +55,14 @@ def measure() -> None:
         status = partial(seconds, *COMMAND, "status")
         not_due = partial(seconds, *COMMAND, "renew", "--if-due")
         imports = partial(seconds, *_IMPORTS)
-        show("csr / pkcs11-tool and openssl req", ratios(csr, tools, _RUNS), at_most=4.0)
-        show("csr / bare python-pkcs11 and asn1crypto", ratios(csr, bare, _RUNS), at_most=1.3)
-        show("csr / the same two and cryptography, which verifies", ratios(csr, verified, _RUNS))
-        show("status / importing pkcs11 and asn1crypto.x509", ratios(status, imports, _RUNS), at_most=1.5)
-        show("renew --if-due that is not due / status", ratios(not_due, status, _RUNS), at_most=1.2)
+        yield Figure.of("csr-tools", "csr", "pkcs11-tool and openssl req", ratios(csr, tools, pairs), at_most=4.0)
+        yield Figure.of("csr-bare", "csr", "bare python-pkcs11 and asn1crypto", ratios(csr, bare, pairs), at_most=1.3)
+        same = "the same two and cryptography, which verifies"
+        yield Figure.of("csr-verified", "csr", same, ratios(csr, verified, pairs), at_most=1.2)
+        peer = "importing pkcs11 and asn1crypto.x509"
+        yield Figure.of("status-imports", "status", peer, ratios(status, imports, pairs), at_most=1.5)
+        what = "renew --if-due that is not due"
+        yield Figure.of("renew-not-due", what, "status", ratios(not_due, status, pairs), at_most=1.2)
 
 
 def _enroll(hsm: SoftHsm) -> None:

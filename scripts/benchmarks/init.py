@@ -7,16 +7,16 @@ is measured against ``init`` on the same device, without the proxy: a renewal is
 from __future__ import annotations
 
 import json
-import statistics
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from benchmarks import slow_network
-from benchmarks.measuring import process_seconds, ratios, run, show
+from benchmarks.figures import Figure
+from benchmarks.measuring import process_seconds, ratios, run, runs, shares
 from benchmarks.memory import peak_megabytes
 from benchmarks.softhsm import COMMAND, SoftHsm
 from hsm_enroll.local.cloud import Endpoints, detach, down
@@ -60,24 +60,25 @@ class _Device(NamedTuple):
         return {**self.environment, **told, "HSM_ENROLL_THING": folder.name}
 
 
-def measure() -> None:
-    """Measure and print a line for each figure."""
+def measure(*, quick: bool) -> Iterator[Figure]:
+    """Measure."""
     with tempfile.TemporaryDirectory() as folder:
-        hsm_folder, runs, cloud_folder = (Path(folder, name) for name in ("hsm", "runs", "cloud"))
+        hsm_folder, homes, cloud_folder = (Path(folder, name) for name in ("hsm", "homes", "cloud"))
         hsm_folder.mkdir()
-        runs.mkdir()
+        homes.mkdir()
         hsm = SoftHsm(hsm_folder)
-        folders = (runs / f"bench-{number}" for number in count())
+        folders = (homes / f"bench-{number}" for number in count())
         cloud = detach(cloud_folder, timeout=60)
         try:
             ports = urlsplit(cloud.api_url).port or 443, cloud.mqtt_port
-            _show_renewal(_Device(hsm, {**hsm.environment, **_told(hsm, cloud, *ports)}, folders))
+            near = _Device(hsm, {**hsm.environment, **_told(hsm, cloud, *ports)}, folders)
+            yield _renewal(near, runs(_RUNS, quick=quick))
             for round_trip, limit in _LIMITS.items():
                 with slow_network.running(round_trip, *ports) as (api, mqtt):
                     device = _Device(hsm, {**hsm.environment, **_told(hsm, cloud, api, mqtt)}, folders)
-                    _show_time(device, f"{round_trip} ms away", limit)
+                    yield from _time(device, round_trip, limit, runs(_RUNS, quick=quick))
                     if round_trip == 0:
-                        _show_memory(device)
+                        yield from _memory(device, runs(_MEMORY_RUNS, quick=quick))
         finally:
             down(cloud_folder)
 
@@ -95,45 +96,36 @@ def _told(hsm: SoftHsm, cloud: Endpoints, api_port: int, mqtt_port: int) -> dict
     }
 
 
-def _show_time(device: _Device, conditions: str, at_most: float) -> None:
+def _time(device: _Device, round_trip: int, at_most: float, pairs: int) -> Iterator[Figure]:
     phases: list[dict[str, float]] = []
-    pipelines: list[float] = []
 
     def init() -> float:
         seconds, output = run([*COMMAND, "init", "--json"], device.new_run())
-        steps = {step["name"]: step["seconds"] for step in json.loads(output)["steps"]}
-        phases.append({"init": seconds, **steps, "before and after": seconds - sum(steps.values())})
+        phases.append(shares(seconds, {step["name"]: step["seconds"] for step in json.loads(output)["steps"]}))
         return seconds
 
     def pipeline() -> float:
-        pipelines.append(process_seconds(["sh", "-c", _PIPELINE], device.new_run()))
-        return pipelines[-1]
+        return process_seconds(["sh", "-c", _PIPELINE], device.new_run())
 
-    show(f"init / shell pipeline, {conditions}", ratios(init, pipeline, _RUNS), at_most=at_most)
-    medians = {name: [run[name] for run in phases[1:]] for name in phases[0]} | {"pipeline": pipelines[1:]}
-    print("  medians in ms: " + ", ".join(f"{name} {_milliseconds(figures)}" for name, figures in medians.items()))
+    name, what = f"init-{round_trip}ms", f"init, {round_trip} ms away"
+    yield Figure.of(name, what, "shell pipeline", ratios(init, pipeline, pairs), at_most=at_most)
+    yield from Figure.shares(name, what, phases[1:])
 
 
-def _show_renewal(device: _Device) -> None:
-    def once() -> tuple[float, float]:
-        """Return the seconds of an enrollment, and of the same device's renewal after it."""
+def _renewal(device: _Device, pairs: int) -> Figure:
+    def once() -> float:
+        """Return the seconds of a renewal over those of the same device's enrollment before it."""
         environment = device.new_run()
         init, renewal = (process_seconds([*COMMAND, name, "--json"], environment) for name in ("init", "renew"))
-        return init, renewal
+        return renewal / init
 
-    pairs = [once() for _ in range(_RUNS + 1)][1:]
-    show("renew / init on the same device", [renewal / init for init, renewal in pairs], at_most=1.3)
-    inits, renewals = zip(*pairs, strict=True)
-    print(f"  medians in ms: init {_milliseconds(inits)}, renew {_milliseconds(renewals)}")
+    return Figure.of("renew", "renew", "init on the same device", [once() for _ in range(pairs + 1)][1:], at_most=1.3)
 
 
-def _milliseconds(seconds: Sequence[float]) -> int:
-    return round(statistics.median(seconds) * 1000)
-
-
-def _show_memory(device: _Device) -> None:
-    """Show each side's peak; a run of its own, which does not count for time."""
-    commands = {"init and its worker": [*COMMAND, "init", "--json"], "shell pipeline": ["sh", "-c", _PIPELINE]}
-    for name, command in commands.items():
-        peaks = [peak_megabytes(command, device.new_run()) for _ in range(_MEMORY_RUNS)]
-        show(f"peak memory of {name}, sum of Pss, MB", peaks)
+def _memory(device: _Device, pairs: int) -> Iterator[Figure]:
+    """Measure both sides' peak; runs of their own, which do not count for time."""
+    ours, peer = [*COMMAND, "init", "--json"], ["sh", "-c", _PIPELINE]
+    peaks = [tuple(peak_megabytes(command, device.new_run()) for command in (ours, peer)) for _ in range(pairs)]
+    what = "peak memory of init and its worker"
+    yield Figure.of("init-memory", what, "shell pipeline", [own / other for own, other in peaks])
+    yield Figure.of("init-memory-mb", f"{what}, sum of Pss", "", [own for own, _ in peaks], unit="MB")

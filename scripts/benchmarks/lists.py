@@ -7,16 +7,16 @@ it a request more, so that the figure also tells of too small pages.
 from __future__ import annotations
 
 import os
-import statistics
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import boto3
 
-from benchmarks.measuring import process_seconds, ratios, show
+from benchmarks.figures import Figure
+from benchmarks.measuring import process_seconds, ratios, runs
 from benchmarks.softhsm import COMMAND
 from hsm_enroll.local.cloud import detach, down
 from hsm_enroll.local.options import Options
@@ -40,8 +40,9 @@ for page in dynamodb.get_paginator("query").paginate(**query):
 _CLAIMED = 1790000000
 
 
-def measure() -> None:
-    """Measure and print a line for each figure."""
+def measure(*, quick: bool) -> Iterator[Figure]:
+    """Measure."""
+    pairs = runs(_RUNS, quick=quick)
     with tempfile.TemporaryDirectory() as folder:
         table, cloud_folder = Path(folder, "things.csv"), Path(folder, "cloud")
         table.write_text("thing\n" + "".join(f"gateway-{number}\n" for number in range(_ROWS)), encoding="utf-8")
@@ -50,13 +51,13 @@ def measure() -> None:
             environment = {**cloud.exports(), "AWS_CONFIG_FILE": os.devnull, "HSM_ENROLL_HOME": folder}
             process_seconds([*COMMAND, "invite", "create", "--from", str(table)], environment)
             _enroll_things(cloud.aws_endpoint_url, cloud.exports())
-            _compare("invite", "invite", environment)
-            _compare("fleet", "thing", environment)
+            yield from _compare("invite", "invite", environment, pairs)
+            yield from _compare("fleet", "thing", environment, pairs)
         finally:
             down(cloud_folder)
 
 
-def _compare(command: str, kind: str, environment: Mapping[str, str]) -> None:
+def _compare(command: str, kind: str, environment: Mapping[str, str], pairs: int) -> Iterator[Figure]:
     seconds: list[float] = []
 
     def ours() -> float:
@@ -64,12 +65,10 @@ def _compare(command: str, kind: str, environment: Mapping[str, str]) -> None:
         return seconds[-1]
 
     peer = [sys.executable, "-c", _BARE.replace("KIND", repr(kind))]
-    show(
-        f"{command} list, {_ROWS} rows / bare boto3 query",
-        ratios(ours, lambda: process_seconds(peer, environment), _RUNS),
-        at_most=1.5,
-    )
-    print(f"  median in ms: {statistics.median(seconds[1:]) * 1000:.0f}")
+    what, figures = f"{command} list, {_ROWS} rows", ratios(ours, lambda: process_seconds(peer, environment), pairs)
+    yield Figure.of(f"{command}-list", what, "bare boto3 query", figures, at_most=1.5)
+    milliseconds = [1000 * each for each in seconds[1:]]
+    yield Figure.of(f"{command}-list-ms", what, "", milliseconds, unit="ms", at_most=1000.0)
 
 
 def _enroll_things(aws_url: str, exports: Mapping[str, str]) -> None:

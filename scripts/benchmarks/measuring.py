@@ -1,15 +1,18 @@
-"""How it is measured: in pairs, in the same run, and told as a median and its spread."""
+"""How it is measured: in pairs, in the same run."""
 
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-missed: list[str] = []
-"""The names of the figures that have missed their limits; `scripts/bench` exits with 1 if there are any."""
+_QUICK_RUNS = 2
+
+
+def runs(wanted: int, *, quick: bool) -> int:
+    """Return how often something is measured: a quick run only shows that everything works."""
+    return min(wanted, _QUICK_RUNS) if quick else wanted
 
 
 def ratios(ours: Callable[[], float], peer: Callable[[], float], runs: int) -> list[float]:
@@ -21,6 +24,18 @@ def ratios(ours: Callable[[], float], peer: Callable[[], float], runs: int) -> l
     """
     pairs = [(ours(), peer()) for _ in range(runs + 1)]
     return [own / other for own, other in pairs[1:]]
+
+
+def shares(seconds: float, steps: Mapping[str, float]) -> dict[str, float]:
+    """Return the share of each step of a command in the time of its process, and that of the process's begin and end.
+
+    Args:
+        seconds: those of the process.
+        steps: the seconds of each, by its name; skipped ones took none and are left out.
+    """
+    parts = {**{f"step {name}": step for name, step in steps.items() if step}, "before and after": 0.0}
+    parts["before and after"] = seconds - sum(parts.values())
+    return {name: part / seconds for name, part in parts.items()}
 
 
 def process_seconds(command: Sequence[str], environment: Mapping[str, str]) -> float:
@@ -44,24 +59,3 @@ def run(command: Sequence[str], environment: Mapping[str, str]) -> tuple[float, 
     if process.returncode != 0:
         raise RuntimeError(f"{command}: {process.stdout}{process.stderr}")
     return seconds, process.stdout
-
-
-def show(name: str, figures: Sequence[float], *, at_least: float | None = None, at_most: float | None = None) -> None:
-    """Print one figure: its median and its spread, and whether the median keeps its limit, if it has one."""
-    low, middle, high = min(figures), statistics.median(figures), max(figures)
-    verdict = judged(name, middle, at_least=at_least, at_most=at_most)
-    print(f"{name:<60} median {middle:.2f}   {low:.2f} to {high:.2f}   {len(figures)} runs{verdict}")
-
-
-def judged(name: str, figure: float, *, at_least: float | None = None, at_most: float | None = None) -> str:
-    """Return what a line of output says about a figure's limit, if it has one, and note the name if it is missed."""
-    verdicts = []
-    for limit, words, is_met in (
-        (at_least, "at least", at_least is None or figure >= at_least),
-        (at_most, "at most", at_most is None or figure <= at_most),
-    ):
-        if limit is not None:
-            verdicts.append(f"   {words} {limit:g}: {'met' if is_met else 'MISSED'}")
-        if not is_met:
-            missed.append(name)
-    return "".join(verdicts)

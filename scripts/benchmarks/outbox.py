@@ -10,13 +10,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import IO, cast
 
-from benchmarks.measuring import ratios, show
+from benchmarks.figures import Figure
+from benchmarks.measuring import ratios, runs
 from hsm_enroll.store.outbox import NewMessage, Outbox, OutboxLimits
 
 _LIMITS = OutboxLimits(max_bytes=2**30)
@@ -79,8 +81,9 @@ print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM"
 """
 
 
-def measure() -> None:
-    """Measure and print a line for each figure."""
+def measure(*, quick: bool) -> Iterator[Figure]:
+    """Measure."""
+    pairs = runs(_RUNS, quick=quick)
     with tempfile.TemporaryDirectory() as folder:
         numbers = count()
 
@@ -92,12 +95,13 @@ def measure() -> None:
 
         for writers in (1, 4):
             bare, ours = partial(seconds, _BARE, writers), partial(seconds, _OURS, writers)
-            name = f"durable messages/s, writers: {writers} / bare sqlite3"
-            show(name, ratios(bare, ours, _RUNS), at_least=0.7)
+            what, figures = f"durable messages per second, writers: {writers}", ratios(bare, ours, pairs)
+            yield Figure.of(f"outbox-writers-{writers}", what, "bare sqlite3", figures, at_least=0.7)
         empty, few, many = (_filled(Path(folder, f"holds-{number}"), number) for number in (0, _FEW, _MANY))
-        show("start with a million queued / empty", ratios(_start(many), _start(empty), _RUNS), at_most=1.2)
-        show("memory, a million queued / a thousand", ratios(_work(many), _work(few), _RUNS // 3), at_most=1.1)
-        _show_draining(many)
+        figures = ratios(_start(many), _start(empty), pairs)
+        yield Figure.of("outbox-start", "opening an outbox with a million messages", "empty", figures, at_most=1.2)
+        figures = ratios(_work(many), _work(few), runs(_RUNS // 3, quick=quick))
+        yield Figure.of("outbox-memory", "memory with a million messages", "a thousand", figures, at_most=1.1)
 
 
 def _make_bare(folder: Path) -> None:
@@ -155,11 +159,3 @@ def _work(folder: Path) -> partial[float]:
 def _figure(program: str, folder: Path) -> float:
     """Return the number that a program prints."""
     return float(subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, check=True).stdout)
-
-
-def _show_draining(folder: Path) -> None:
-    begin = time.perf_counter()
-    with Outbox.open(folder, _LIMITS) as outbox:
-        for _ in range(100):
-            outbox.remove([message.id for message in outbox.next(0, 100)])
-    print(f"  drained by hundreds, messages/s: {10_000 / (time.perf_counter() - begin):.0f}")

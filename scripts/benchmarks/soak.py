@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks import one_device
-from benchmarks.measuring import judged
+from benchmarks.figures import Figure
 from hsm_enroll.store.outbox import NewMessage, Outbox, OutboxLimits
 from tests.support.cable import Cable, cable
 
@@ -29,16 +29,13 @@ _LOOK_SECONDS = 0.05
 _TIME_LIMIT = 600.0
 
 
-def measure(messages: int = 1_000_000, reconnections: int = 100) -> None:
-    """Measure and print a line for each figure.
-
-    Args:
-        messages: how many are sent.
-        reconnections: how often the connection is cut, and so in how many rounds.
+def measure(*, quick: bool) -> Iterator[Figure]:
+    """Measure.
 
     Raises:
         RuntimeError: a message did not arrive.
     """
+    messages, reconnections = (10_000, 10) if quick else (1_000_000, 100)
     with (
         tempfile.TemporaryDirectory() as name,
         one_device.running(Path(name)) as environment,
@@ -54,11 +51,11 @@ def measure(messages: int = 1_000_000, reconnections: int = 100) -> None:
         ):
             soak = _Soak(process.pid, outbox, laid, arrived)
             rounds = [soak.round(range(first, messages, reconnections)) for first in range(reconnections)]
-    _show(rounds)
-    again = arrived.total - len(arrived.different)
-    print(f"{len(arrived.different)} of {messages} messages arrived, {again} of them twice")
     if len(arrived.different) != messages:
-        raise RuntimeError("messages were lost")
+        raise RuntimeError(f"{messages - len(arrived.different)} messages were lost")
+    yield from _figures(rounds, f"{messages:,} messages")
+    again = (arrived.total - messages) / messages
+    yield Figure.of("soak-twice", "messages that arrived twice", "all", [again], unit="share")
 
 
 @dataclass(slots=True)
@@ -173,12 +170,11 @@ def _resident(process: int) -> int:
     return int(line.split()[1])
 
 
-def _show(rounds: list[tuple[int, int]]) -> None:
-    """Compare the rounds after the first tenth, which warm up, with the last tenth."""
+def _figures(rounds: list[tuple[int, int]], work: str) -> Iterator[Figure]:
+    """Compare the last tenth of the rounds with the second tenth: the first one warms up."""
     tenth = max(1, len(rounds) // 10)
     memory, descriptors = zip(*rounds, strict=True)
-    for name, figures, limit in (("soak: memory in kB", memory, 1.1), ("soak: descriptors", descriptors, 1.0)):
-        begin, end = statistics.median(figures[tenth : 2 * tenth]), statistics.median(figures[-tenth:])
-        ratio = end / begin
-        verdict = judged(name, ratio, at_most=limit)
-        print(f"{name:<60} {begin:.0f} to {end:.0f}, ratio {ratio:.3f}   {len(rounds)} rounds{verdict}")
+    for name, values, limit in (("memory", memory, 1.1), ("descriptors", descriptors, 1.0)):
+        begin = statistics.median(values[tenth : 2 * tenth])
+        after = [value / begin for value in values[-tenth:]]
+        yield Figure.of(f"soak-{name}", f"forward's {name} after {work}", "before", after, at_most=limit)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import get_args
 
@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from benchmarks.measuring import ratios, show
+from benchmarks.figures import Figure
+from benchmarks.measuring import ratios, runs
 from enrollment_backend.attestation.certificates import read_pem
 from enrollment_backend.attestation.credential import make_credential
 from enrollment_backend.attestation.endorsement import read_endorsement
@@ -27,20 +28,25 @@ _RUNS = 100
 _SECRET, _NONCE = bytes(32), bytes(32)
 
 
-def measure() -> None:
-    """Measure and print three lines for each type of endorsement key."""
+def measure(*, quick: bool) -> Iterator[Figure]:
+    """Measure three figures for each type of endorsement key."""
+    wanted = runs(_RUNS, quick=quick)
     for ek in get_args(EkType):
         tpm = SoftwareTpm(ek)
         start, check = _session(tpm), _check(tpm)
-        milliseconds = [(_cpu(start) + _cpu(check)) * 1000 for _ in range(_RUNS)]
-        show(f"own CPU per attestation ({ek}), ms", milliseconds, at_most=5.0)
-        show("  of that, checking the evidence, ms", [_cpu(check) * 1000 for _ in range(_RUNS)])
-        show("  all of it / one ECDSA verification", _against_peer(start, check))
+        what = f"own CPU per attestation ({ek})"
+        parts = [(_cpu(start), _cpu(check)) for _ in range(wanted)]
+        milliseconds = [1000 * sum(part) for part in parts]
+        yield Figure.of(f"attestation-cpu-ms-{ek}", what, "", milliseconds, unit="ms", at_most=5.0)
+        shares = [checking / (starting + checking) for starting, checking in parts]
+        yield Figure.of(f"attestation-cpu-evidence-{ek}", "checking the evidence", what, shares, unit="share")
+        figures = _against_peer(start, check, wanted)
+        yield Figure.of(f"attestation-cpu-{ek}", what, "one ECDSA verification", figures)
 
 
-def _against_peer(start: Callable[[], object], check: Callable[[], object]) -> list[float]:
+def _against_peer(start: Callable[[], object], check: Callable[[], object], pairs: int) -> list[float]:
     peer = _peer()
-    return ratios(lambda: _cpu(start) + _cpu(check), lambda: _cpu(peer), _RUNS)
+    return ratios(lambda: _cpu(start) + _cpu(check), lambda: _cpu(peer), pairs)
 
 
 def _session(tpm: SoftwareTpm) -> Callable[[], object]:

@@ -32,8 +32,8 @@ def test_a_release_has_the_same_bytes_wherever_it_is_built(releases: Releases, d
     other = releases.clone("other")
     (other / "hsm_enroll/__pycache__").mkdir()
     (other / "hsm_enroll/__pycache__/left.pyc").touch()
-    os.utime(other / "hsm_enroll/errors.py", (1, 1))
-    (other / "hsm_enroll/errors.py").chmod(0o600)
+    os.utime(other / "hsm_enroll/version.py", (1, 1))
+    (other / "hsm_enroll/version.py").chmod(0o600)
     # A file that one's own git does not show.
     (other / ".git/info/exclude").write_text("notes.py\n")
     (other / "hsm_enroll/notes.py").touch()

@@ -16,8 +16,14 @@ from packages import changelog, completions, libraries, pages, tools
 ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
 """Debian's names of the architectures that packages are built for, with the names that wheels have for them."""
 
-_GUIDES = ("docs/technician.md", "docs/attestation.md", "docs/tokens.md", "docs/integrator.md", "docs/json.md")
-_LINKED = ("README.md", "SECURITY.md", "docs/schema/*.json")
+_GUIDES = (
+    *("docs/technician.md", "docs/technician.ja.md", "docs/reference.md", "docs/troubleshooting.md"),
+    *("docs/attestation.md", "docs/tokens.md", "docs/integrator.md", "docs/api.md", "docs/json.md"),
+)
+_LINKED = (
+    *("README.md", "README.ja.md", "SECURITY.md", "docs/schema/*.json", "docs/pictures/*-80-*.svg"),
+    *("docs/examples/*.py", "lambda/openapi.yaml"),
+)
 _FORMATS = ("deb", "rpm")
 
 
@@ -68,7 +74,8 @@ def _prepare(root: Path, place: Path, epoch: int) -> None:
     history = changelog.for_debian((root / "CHANGELOG.md").read_text(), epoch)
     (place / "changelog.Debian.gz").write_bytes(gzip.compress(history.encode(), mtime=0))
     (place / "man").mkdir()
-    for page, text in pages.all_pages((root / "README.md").read_text(), epoch).items():
+    reference, troubleshooting = ((root / f"docs/{name}.md").read_text() for name in ("reference", "troubleshooting"))
+    for page, text in pages.all_pages(reference, troubleshooting, epoch).items():
         (place / "man" / f"{page}.1.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
     (place / "completions").mkdir()
     for shell, script in completions.scripts().items():

@@ -21,19 +21,20 @@ _FILES = {
 }
 
 
-def all_pages(readme: str, epoch: int) -> dict[str, str]:
+def all_pages(reference: str, troubleshooting: str, epoch: int) -> dict[str, str]:
     """Return each page's text by its name, which has no section.
 
     Args:
-        readme: README.md's text, whose tables of exit statuses and variables the command's own page has.
+        reference: docs/reference.md's text, whose table of variables the command's own page has.
+        troubleshooting: docs/troubleshooting.md's, whose table of exit statuses it has.
         epoch: the pages' date, in seconds since 1970.
     """
     date = datetime.fromtimestamp(epoch, UTC).date().isoformat()
     root = click.Context(app, info_name=_NAME, **app.context_settings)
     texts = {_page_name(context): _page(context, date) for context in (root, *_commands(root))}
     tables = [
-        *_section("EXIT STATUS", _statuses(readme)),
-        *_section("ENVIRONMENT", _environment(readme)),
+        *_section("EXIT STATUS", _statuses(troubleshooting)),
+        *_section("ENVIRONMENT", _environment(reference)),
         *_section("FILES", _FILES),
     ]
     texts[_NAME] += "\n".join(tables) + "\n"
@@ -99,14 +100,14 @@ def _section(title: str, entries: dict[str, str]) -> list[str]:
     return lines
 
 
-def _statuses(readme: str) -> dict[str, str]:
+def _statuses(troubleshooting: str) -> dict[str, str]:
     """Return what each exit status means, and what to do."""
-    rows = _table(readme, "exit")
+    rows = _table(troubleshooting, "exit")
     return {status: what if to_do in {"-", "nothing"} else f"{what}: {to_do}" for status, _, what, to_do in rows}
 
 
-def _environment(readme: str) -> dict[str, str]:
-    return {variable: meaning for variable, _, _, meaning in _table(readme, "variable")}
+def _environment(reference: str) -> dict[str, str]:
+    return {variable: meaning for variable, _, _, meaning in _table(reference, "variable")}
 
 
 def _table(markdown: str, first_column: str) -> list[list[str]]:

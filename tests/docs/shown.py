@@ -21,7 +21,8 @@ _VARYING = (
     (re.compile(r"#(?:[0-9A-Z]{5}-){4}[0-9A-Z]{5}\b"), "#<code>"),
     (re.compile(r"\binvite [0-9a-f]{16}\b"), "invite <id>"),
     (re.compile(r"/usr/(?:local/)?lib/\S*libsofthsm2\.so"), "<softhsm>"),
-    # A terminal is shown a tick, a file a dash.
+    # A terminal is shown a tick or a cross, a file a dash.
+    (re.compile(r"^[✗-] (?=.* failed$)", re.MULTILINE), "✗ "),
     (re.compile(r"^[✓-] ", re.MULTILINE), "✓ "),
     # OpenSSL 3.2 writes a name without the blanks.
     (re.compile(r"(?<=CN) = "), "="),

@@ -1,4 +1,4 @@
-"""What docs/integrator.md says of AWS's older SDK: each setting exists, on both sides."""
+"""What docs/integrator.md says of other programs, and of AWS's older SDK: each setting exists, on both sides."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ import pytest
 from AWSIoTPythonSDK.MQTTLib import AWSIoTMQTTClient
 
 from hsm_enroll import settings
+from hsm_enroll.device import pin
+from hsm_enroll.device.export import PROGRAMS
+from hsm_enroll.device.export.gathering import gather
 from hsm_enroll.settings import Settings
+from tests.support.identities import identity
 from tests.support.pages import ROOT, code, page
+from tests.support.self_signed import pem, self_signed
 
 _PAGE = page("docs/integrator.md")
 _ARTICLE = (ROOT / "tests/e2e/article/client.py").read_text(encoding="utf-8")
@@ -38,6 +43,27 @@ def test_the_articles_settings_are_read(tmp_path: Path) -> None:
     default = Settings(state=tmp_path)
     assert (default.outbox_when_full, default.draining_rate) == ("refuse", 100)
     assert (default.connect_timeout, default.operation_timeout) == (20, 20)
+
+
+def test_the_programs_are_those_of_export(tmp_path: Path) -> None:
+    """The table has each program with the files that are written for it."""
+    rows = {code(row[0])[0]: code(row[1]) for row in _PAGE.table("`export`")}
+    assert set(rows) == set(PROGRAMS)
+    trusted = tmp_path / "ca.pem"
+    trusted.write_text(pem(self_signed()))
+    example = gather(identity(), Settings(state=tmp_path, ca_file=trusted), {}, Path("/usr/bin/hsm-enroll"))
+    for name, made in PROGRAMS.items():
+        assert [file.name for file in made(example) if file.text] == rows[name]
+
+
+def test_the_drop_in_for_stunnel_exports_what_it_starts() -> None:
+    """The unit of systemd writes its configuration by a command of ours, and starts stunnel with that file."""
+    text = next(block.text for block in _PAGE.blocks_of("ini") if "stunnel" in block.text)
+    lines = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    folder = f"/run/{lines['RuntimeDirectory']}"
+    assert lines["ExecStartPre"] == f"/usr/bin/hsm-enroll export stunnel --output {folder}"
+    assert lines["ExecStart"] == f"/usr/bin/stunnel4 {folder}/stunnel.conf"
+    assert lines["LoadCredentialEncrypted"] == pin.ENCRYPTED.name
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,19 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from configparser import ConfigParser
 from functools import cache
 from pathlib import Path
 
+from hsm_enroll import errors
 from hsm_enroll.errors import HsmEnrollError
 from hsm_enroll.service import units
 from hsm_enroll.settings import Settings
-from tests.support.pages import README, ROOT, Block, code, page
+from tests.support.pages import README, REFERENCE, ROOT, Block, code, page
+
+_TROUBLESHOOTING = page("docs/troubleshooting.md")
 
 _NOT_DUE, _TERMINATED = 4, 143
 _HELP_ROW = re.compile(r"^  (?P<name>[a-z]+(?:-[a-z]+)*)  +\S", re.MULTILINE)
@@ -22,13 +26,13 @@ _HELP_ROW = re.compile(r"^  (?P<name>[a-z]+(?:-[a-z]+)*)  +\S", re.MULTILINE)
 def _kinds(kind: type[HsmEnrollError] = HsmEnrollError) -> Iterator[type[HsmEnrollError]]:
     yield kind
     for narrower in kind.__subclasses__():
-        if narrower.__module__ == HsmEnrollError.__module__:
+        if narrower.__name__ in errors.__all__:
             yield from _kinds(narrower)
 
 
 def test_the_exit_codes_are_those_of_the_errors() -> None:
     """Each error has its row, with its code, and each row an error; but for success, renew --check and SIGTERM."""
-    documented = {int(status): set(code(codes)) for status, codes, *_ in README.table("exit")}
+    documented = {int(status): set(code(codes)) for status, codes, *_ in _TROUBLESHOOTING.table("exit")}
     raised: dict[int, set[str]] = {0: set(), _NOT_DUE: set(), _TERMINATED: set()}
     for kind in _kinds():
         raised.setdefault(kind.exit_status, set()).add(kind.code)
@@ -37,15 +41,15 @@ def test_the_exit_codes_are_those_of_the_errors() -> None:
 
 def test_every_failure_says_what_to_do() -> None:
     """No row of the exit codes leaves the reader alone."""
-    for status, _, meaning, advice in README.table("exit"):
+    for status, _, meaning, advice in _TROUBLESHOOTING.table("exit"):
         assert meaning
         assert advice != "-" or status == "0"
 
 
 def test_a_technician_is_told_what_to_do_about_each_exit_code() -> None:
-    """The technician's table has the statuses of the README's, each once."""
+    """The technician's table has the statuses of the long one, each once."""
     rows = [status for statuses, _ in page("docs/technician.md").table("status") for status in statuses.split(", ")]
-    assert sorted(map(int, rows)) == sorted(int(status) for status, *_ in README.table("exit"))
+    assert sorted(map(int, rows)) == sorted(int(status) for status, *_ in _TROUBLESHOOTING.table("exit"))
 
 
 def test_a_unit_of_systemd_runs_a_command_with_its_options() -> None:
@@ -86,7 +90,7 @@ def _unit(block: Block) -> ConfigParser:
 
 def test_the_variables_are_those_that_the_program_reads() -> None:
     """Each setting has its variable in the table, and the table names no variable that nothing reads."""
-    documented = {code(row[0])[0] for row in README.table("variable")}
+    documented = {code(row[0])[0] for row in REFERENCE.table("variable")}
     settings = {f"HSM_ENROLL_{name.upper()}" for name in Settings._fields if name != "state"}
     named = set[str]()
     for source in (ROOT / "hsm_enroll").rglob("*.py"):
@@ -100,7 +104,7 @@ def test_the_configurations_keys_and_options_are_the_settings() -> None:
     """Beside each variable stands its key of ``config.toml`` and an option that a command really has."""
     helps = "".join(_help(*name.split()) for name in _command_names())
     keys = set()
-    for variable, key, options, _ in README.table("variable"):
+    for variable, key, options, _ in REFERENCE.table("variable"):
         if key == "-":
             assert options == "-"
             continue
@@ -113,14 +117,14 @@ def test_the_configurations_keys_and_options_are_the_settings() -> None:
 def test_the_commands_are_those_of_the_help() -> None:
     """The table lists every command that ``--help`` lists, those of groups by their whole name, and no other."""
     documented = {
-        code(row[0])[0].removeprefix("hsm-enroll ").removesuffix(" [INVITE]") for row in README.table("command")
+        code(row[0])[0].removeprefix("hsm-enroll ").removesuffix(" [INVITE]") for row in REFERENCE.table("command")
     }
     assert documented == _command_names()
 
 
 def test_each_option_in_the_command_table_is_the_commands_own() -> None:
     """An option that the table mentions with a command stands in that command's help."""
-    for row in README.table("command"):
+    for row in REFERENCE.table("command"):
         name = code(row[0])[0].removeprefix("hsm-enroll ").removesuffix(" [INVITE]")
         for option in (piece for piece in code(row[1]) if piece.startswith("-")):
             assert f"  {option} " in _help(*name.split())
@@ -131,6 +135,13 @@ def test_the_packages_to_install_are_among_those_of_setup() -> None:
     (line,) = re.findall(r"^apt-get install ([^./].+)$", README.text, re.MULTILINE)
     (known,) = re.findall(r"^packages=\((.+)\)$", (ROOT / "scripts/setup").read_text(), re.MULTILINE)
     assert set(line.split()) <= set(known.split())
+
+
+def test_the_extras_are_those_that_can_be_installed() -> None:
+    """The table has each extra of the project, but for the one of its developers."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    documented = {code(row[0])[0] for row in REFERENCE.table("extra")}
+    assert documented == set(project["optional-dependencies"]) - {"dev"}
 
 
 def _command_names(*group: str) -> set[str]:

@@ -34,6 +34,7 @@ _SOURCES = (
     "CHANGELOG.md",
     "LICENSE",
     "README.md",
+    "README.ja.md",
 )
 _UNCHANGED = "test-package: passed before with the same sources\n"
 

@@ -10,10 +10,11 @@ import pytest
 from hsm_enroll.cli import app
 from hsm_enroll.cli.invocation import command
 from packages import pages
-from tests.support.pages import README, code
+from tests.support.pages import REFERENCE, code, page
 
 _2026 = 1_767_225_600
-_PAGES = pages.all_pages(README.text, _2026)
+_TROUBLESHOOTING = page("docs/troubleshooting.md")
+_PAGES = pages.all_pages(REFERENCE.text, _TROUBLESHOOTING.text, _2026)
 
 
 def _paths(group: click.Group, path: tuple[str, ...] = ("hsm-enroll",)) -> list[tuple[str, ...]]:
@@ -50,10 +51,10 @@ def test_a_page_has_what_the_help_has() -> None:
     assert ".SH EXAMPLE\n.nf\nhsm\\-enroll init @invite\n.fi\n" in page
 
 
-def test_the_commands_own_page_has_the_tables_of_the_readme() -> None:
+def test_the_commands_own_page_has_the_tables_of_the_guides() -> None:
     """Each exit status and each variable is there, without the marks of Markdown."""
     page = _PAGES["hsm-enroll"]
-    for first, *_ in [*README.table("exit"), *README.table("variable")]:
+    for first, *_ in [*_TROUBLESHOOTING.table("exit"), *REFERENCE.table("variable")]:
         name = (code(first) or [first])[0]
         assert f"\n.TP\n\\fB{name}\\fP\n" in page
     assert "`" not in page
@@ -74,7 +75,7 @@ def test_a_line_of_text_is_no_request_to_roff(monkeypatch: pytest.MonkeyPatch) -
 
     group = click.Group(commands={"odd": odd})
     monkeypatch.setattr(pages, "app", group)
-    page = pages.all_pages(README.text, _2026)["hsm-enroll-odd"]
+    page = pages.all_pages(REFERENCE.text, _TROUBLESHOOTING.text, _2026)["hsm-enroll-odd"]
     assert "\n\\&.TH is what a page begins with; \\efB is bold.\n.PP\n\\&'so' it is.\n" in page
     assert "odd C:\\enew" in page
     assert len(re.findall(r"^\.TH ", page, re.MULTILINE)) == 1

@@ -22,7 +22,7 @@ from benchmarks.storms.cloud import (
     Outcome,
 )
 from enrollment_backend import admission
-from enrollment_backend.errors import ThrottledError
+from enrollment_backend.aws_errors import ThrottledError
 from hsm_enroll.backend_api.answer import Answer
 from hsm_enroll.backend_api.patience import UNLIMITED, Patience, Tries
 from hsm_enroll.backend_api.patience import Outcome as Try

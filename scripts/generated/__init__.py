@@ -1,0 +1,1 @@
+"""What scripts/pages writes: pages, and parts of pages, that say what the code says."""
