@@ -150,7 +150,7 @@ def run(arguments: list[str]) -> int:
         verbose=not {"-v", "--verbose"}.isdisjoint(own),
     )
     try:
-        _check_encoding(arguments)
+        _check_encoding(own)
         status = app.main(
             arguments, prog_name="hsm-enroll", standalone_mode=False, terminal_width=_help_width(columns(sys.stdout))
         )

@@ -96,7 +96,7 @@ def _shown(made: list[File]) -> str:
 
 
 def _write(folder: Path, made: list[File]) -> None:
-    """Write the files, all or none.
+    """Write the files, each of them whole; none if one of them would replace another program's.
 
     Raises:
         StateError: another program's file is in the place of one of them, or one cannot be written.

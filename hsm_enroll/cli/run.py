@@ -25,9 +25,12 @@ _FORWARDED = {
     *(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT),
     *(signal.SIGUSR1, signal.SIGUSR2),
 }
+# Python ignores them, and what is ignored stays so in a new program.
+_PYTHONS = {signal.SIGPIPE, signal.SIGXFSZ}
 # sigaction(2), si_code: what a terminal sends comes from the kernel, to the whole foreground process group.
 _FROM_A_PROCESS = 0
 _SERVER_SECONDS, _POLL_SECONDS = 10.0, 0.01
+_LONGEST_SOCKET = 106  # bytes; p11-kit's server takes one less than unix(7), sun_path, allows
 
 
 @command("run", example="hsm-enroll run -- curl https://gateway.example/status")
@@ -54,7 +57,9 @@ def run(invocation: Invocation, *, program: tuple[str, ...]) -> None:
             path = folder / file.name
             path.write_text(file.text, encoding="utf-8")
             path.chmod(file.mode)
-        variables = run_environment.variables(exported, folder, os.environ)
+        # Whole paths: the program may change its folder, and run hsm-enroll there.
+        inherited = {**os.environ, **gathering.own_environment(os.environ)}
+        variables = run_environment.variables(exported, folder, inherited)
         status = _run(found, program, variables, stdout_to_stderr=terminal.as_json)
     if terminal.as_json:
         terminal.result({"program": {"exitStatus": status}}, "")
@@ -70,7 +75,7 @@ def _folder() -> Iterator[Path]:
     """Make a folder for the program's life; it holds no secret, and is closed to other users (0700)."""
     try:
         with tempfile.TemporaryDirectory(prefix="hsm-enroll-run-") as folder:
-            yield Path(folder)
+            yield Path(folder).absolute()
     except OSError as error:
         raise StateError(
             f"{error.filename or tempfile.gettempdir()} cannot be used: {error.strerror}",
@@ -85,9 +90,19 @@ def _server(identity: Identity, exported: Exported, folder: Path) -> Iterator[Ex
         yield exported
         return
     socket = folder / "pkcs11"
+    if len(os.fsencode(socket)) > _LONGEST_SOCKET:
+        raise UsageError(
+            f"the path of the folder for temporary files is too long for a socket: {folder.parent}",
+            hint=f"Name another one in TMPDIR; a socket's path has up to {_LONGEST_SOCKET} bytes.",
+        )
     through = isolation.connected(exported, socket)
     # In a session of its own: Ctrl-C on the terminal is the program's.
-    process = subprocess.Popen(isolation.server(exported, socket), stdout=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        isolation.server(exported, socket),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     try:
         _wait_for(socket, process)
         yield through
@@ -116,7 +131,9 @@ def _run(file: str, arguments: tuple[str, ...], variables: Mapping[str, str], *,
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would have the kernel forget the program's status
     actions = [(os.POSIX_SPAWN_DUP2, 2, 1)] if stdout_to_stderr else []
     try:
-        child = os.posix_spawn(file, arguments, variables, file_actions=actions, setsigmask=own_mask)
+        child = os.posix_spawn(
+            file, arguments, variables, file_actions=actions, setsigmask=own_mask, setsigdef=_PYTHONS
+        )
     except OSError as error:
         raise UsageError(f"the program {file} cannot be executed: {error.strerror}", hint="Check the file.") from error
     while True:

@@ -270,7 +270,7 @@ def _with_secrets(members: dict[str, Any]) -> dict[str, Any]:
 def _date(header: str) -> datetime | None:
     try:
         date = parsedate_to_datetime(header)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return date if date.tzinfo else date.replace(tzinfo=UTC)
 

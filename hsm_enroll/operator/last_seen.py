@@ -10,6 +10,7 @@ from typing import Any
 
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 from botocore.session import Session
 
 from hsm_enroll.operator import aws
@@ -19,6 +20,8 @@ _CONFIG = Config(connect_timeout=5, read_timeout=10, retries={"mode": "standard"
 _MOST_TERMS, _LONGEST_QUERY = 12, 1000
 _MOST_FOUND = 100
 _FORBIDDEN = {"AccessDeniedException", "UnauthorizedException", "ForbiddenException"}
+# What botocore, and the code below, do with an answer that is not AWS IoT's: botocore does not check it.
+_INVALID = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, ResponseParserError)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -69,7 +72,7 @@ class LastSeen:
             return dict(self._found(things))
         except ClientError as error:
             return Unknown.FORBIDDEN if aws.code(error) in _FORBIDDEN else Unknown.FAILED
-        except BotoCoreError:
+        except (BotoCoreError, *_INVALID):
             return Unknown.FAILED
 
     def _found(self, things: Iterable[str]) -> Iterator[tuple[str, Sighting]]:

@@ -21,8 +21,12 @@ _MEMBERS = {"Version", "Id", "Statement"}
 _REQUIRED = (("Effect",), ("Action", "NotAction"), ("Resource", "NotResource"))
 _NOT_OF_A_ROLE = {"Principal", "NotPrincipal"}
 _WHOLE_SERVICE = re.compile(r"[*?]*|[^:]*:[*?]*")
-# Followed by a wildcard, Thing a would have what belongs to Thing ab.
-_OWN = re.compile(r"\$\{credentials-iot:(ThingName|AwsCertificateId)\}(?![*?])")
+# In the last part of an ARN, a wildcard in front of the variable stands for other Things' names too. So does one behind
+# it, or another variable, with nothing in between that no name has: by <thing>-*, Thing a has what is Thing a-b's.
+_OWN = re.compile(
+    r"([^:]*:){5}[^*?]*(?<!\})\$\{credentials-iot:(ThingName|AwsCertificateId)\}(?![a-zA-Z0-9:_-]*([*?]|\$\{)).*",
+    re.DOTALL,
+)
 _HINT = "An IAM policy is JSON with a Version and statements of Effect, Action, Resource and, if needed, Condition."
 
 
@@ -99,7 +103,7 @@ def shared(policy: RolePolicy) -> list[str]:
         for statement in _allowing(policy)
         if "Action" in statement
         for resource in _resources(statement)
-        if not _OWN.search(resource)
+        if not _OWN.fullmatch(resource)
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,12 +53,8 @@ class AwsCredentials:
             raise ValueError("accessKeyId is missing or invalid")
         if not isinstance(expiration, str):
             raise ValueError("expiration is missing or invalid")  # noqa: TRY004 - foreign data, not a caller's mistake
-        end = datetime.fromisoformat(expiration)
-        if end.tzinfo is None:
-            raise ValueError("expiration has no time zone")
-        return cls(
-            access_key_id, _secret(members, "secretAccessKey"), _secret(members, "sessionToken"), end.astimezone(UTC)
-        )
+        end = _time("expiration", expiration)
+        return cls(access_key_id, _secret(members, "secretAccessKey"), _secret(members, "sessionToken"), end)
 
     def to_process_output(self) -> str:
         """Return them as AWS's SDKs read them from a ``credential_process``, one JSON document."""
@@ -141,9 +138,7 @@ class Cached:
             document, {"certificate_id": str, "alias": dict, "obtained": str, "credentials": dict}
         )
         alias = documents.members(members["alias"], {"name": str, "endpoint": str, "port": int})
-        obtained = datetime.fromisoformat(members["obtained"])
-        if obtained.tzinfo is None:
-            raise ValueError("obtained has no time zone")
+        obtained = _time("obtained", members["obtained"])
         return cls(
             AwsCredentials.of_answer(members["credentials"]), members["certificate_id"], RoleAlias(**alias), obtained
         )
@@ -153,9 +148,14 @@ class Cached:
 def turn(folder: Path) -> Iterator[None]:
     """Wait until no other process is getting credentials: of several at once, one logs in to the token.
 
+    Where nothing can be written, as in a service with ``ProtectSystem=strict``, nobody waits.
+
     Raises:
         StateError: the folder cannot be used.
     """
+    if folder.is_dir() and not os.access(folder, os.W_OK):
+        yield
+        return
     with files.awaited(folder, _LOCK_FILE):
         yield
 
@@ -180,6 +180,16 @@ def _secret(members: Mapping[str, Any], name: str) -> Secret:
 
 def _is_printable(text: str) -> bool:
     return 0 < len(text) <= _LONGEST and text.isascii() and text.isprintable()
+
+
+def _time(name: str, text: str) -> datetime:
+    time = datetime.fromisoformat(text)
+    if time.tzinfo is None:
+        raise ValueError(f"{name} has no time zone")
+    try:
+        return time.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f"{name} is before the year 1 or after the year 9999") from error
 
 
 def _text(time: datetime) -> str:

@@ -86,10 +86,11 @@ class EnrolledDevice:
 @pytest.fixture(scope="session")
 def local_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoints]:
     """A cloud on this machine that requires no invites; sets no environment variables, see `Endpoints.exports`."""
+    from hsm_enroll import extras
     from hsm_enroll.local.cloud import detach, down
 
     if find_spec("moto") is None:
-        pytest.fail("moto is not installed.\nRun: pip install 'hsm-enroll[local]'", pytrace=False)
+        pytest.fail(f"moto is not installed.\n{extras.hint('local')}", pytrace=False)
     home = tmp_path_factory.mktemp("local-cloud")
     with _explained():
         endpoints = detach(home, _START_SECONDS, ends_with_caller=True)

@@ -111,7 +111,7 @@ class Claim:
         reclaimed: whether the Thing was revoked and enrolled again with another key.
         shareable_key: whether other Things may have the key too.
         attached: whether a repeated request has attached the certificate again. Further ones then need not: each would
-            use up AWS IoT's quotas, which every other device needs.
+            use up AWS IoT's quotas, which every other device needs. Of a renewal by EST, whether any request has.
         attestation: the TPM that holds the key; None if that was not proven.
         by_chip: whether the TPM stood in for an invite.
         undescribed: whether the Thing's attributes in AWS IoT may still be those of its key before.
@@ -166,10 +166,11 @@ class Claim:
     def is_overdue(self, now: float) -> bool:
         """Whether it is a renewal that should have been committed or recorded by now, and whose request is dead.
 
-        One by EST that was recorded is then to be committed, and any other one to be undone, see `removal`.
+        One by EST whose device may have the certificate is then to be committed, and any other one to be undone, see
+        `removal`.
         """
         since = self.enrolled or max(self.claimed, self.turn or 0)
-        limit = SETTLING_SECONDS if self.by_est and self.certificate is not None else RENEWAL_SECONDS
+        limit = SETTLING_SECONDS if self.by_est and self.attached else RENEWAL_SECONDS
         return self.kind == "renewal" and now >= since + limit and now >= self.lease_ends
 
 

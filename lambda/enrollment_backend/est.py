@@ -136,7 +136,7 @@ def _user_and_password(event: Event) -> tuple[str, str | None]:
         decoded = binascii.a2b_base64(credentials.strip(), strict_mode=True).decode("utf-8")
     except ValueError as error:
         raise InviteInvalidError(reason="malformed") from error
-    user, colon, password = decoded.partition(":")
+    user, colon, password = decoded.rpartition(":")  # a Thing's name may have colons, and no code has one
     if scheme.lower() != _BASIC or not colon:
         raise InviteInvalidError(reason="malformed")
     return user, password.strip()

@@ -154,6 +154,8 @@ class Issuing:
             self._wait_for_turn(claim)
         claim, certificate, removals = self._issue(claimed, csr)
         self._attach(claim, certificate)
+        if claim.by_est:  # only now may the device have it, which decides how the renewal ends, see `reenrolling`
+            self.ledger().record_as_attached(claim)
         if claim.undescribed or claim.replaces_key:
             self.describe_thing(claim.thing)
         self.remove(removals)

@@ -32,13 +32,15 @@ def committed_certificate(claim: Claim, renewal: Claim, inspection: Inspection) 
 def settled_certificate(claim: Claim, renewal: Claim, inspection: Inspection) -> Certificate | None:
     """Return the certificate of a renewal by EST if the renewal is to be committed now; None if it is to be undone.
 
-    It is undone if AWS IoT has its certificate no more, or inactive: the ledger may have been restored to a moment
-    before the renewal was undone.
+    It is undone if its certificate was not attached, and so not sent to the device; or if AWS IoT has it no more, or
+    inactive: the ledger may have been restored to a moment before the renewal was undone.
 
     Args and raises: as `committed_certificate`.
     """
     new = renewal.certificate
-    if not renewal.by_est or new is None or claim.revoked_at is not None or renewal.leaves_tpm_of(claim):
+    if not renewal.by_est or not renewal.attached or new is None:
+        return None
+    if claim.revoked_at is not None or renewal.leaves_tpm_of(claim):
         return None
     return new if _is_active(new, inspection) else None
 

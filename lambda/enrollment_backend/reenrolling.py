@@ -9,6 +9,8 @@ before 2050. With another key it is a renewal, see `lifecycle`. EST has no commi
                                       otherwise it is undone
     neither, for seven days           the renewal is committed, see `removal`
 
+One whose response was never sent, because the function died before, is undone after an hour.
+
 So there are never two certificates for long, and a device that asks again within that time is never left without one.
 """
 
@@ -105,10 +107,17 @@ class Reenrolling:
 def _accepted(csr_pem: str, thing: str, certificate_pem: str) -> AcceptedCsr:
     """Check a CSR, whose subject has to be the certificate's (RFC 7030 §4.2.2), or else that of an enrollment."""
     csr = accept(csr_pem, thing, any_subject=True)
-    subject = load_pem_x509_certificate(certificate_pem.encode("utf-8")).subject
-    if csr.common_name != thing and load_der_x509_csr(csr.der).subject != subject:
+    if csr.common_name != thing and not _have_same_subject(csr, certificate_pem):
         raise CsrCommonNameError
     return csr
+
+
+def _have_same_subject(csr: AcceptedCsr, certificate_pem: str) -> bool:
+    try:
+        subject = load_der_x509_csr(csr.der).subject
+    except ValueError:  # a T61String, for example, of which `cryptography` reads only what is UTF-8
+        return False
+    return subject == load_pem_x509_certificate(certificate_pem.encode("utf-8")).subject
 
 
 def _is_of_renewal(holder: Keyholder) -> bool:

@@ -19,6 +19,9 @@ from terminals.tmux import Shown, Tmux
 WIDTHS = (80, 40)
 READERS_HOME = "/home/you"
 
+# What belongs to another device or another terminal.
+_NOT_OURS = ("HSM_ENROLL_", "TPM2_PKCS11_", "TMUX", "COLUMNS", "LINES")
+
 
 class Scene(NamedTuple):
     """A command on a terminal.
@@ -103,11 +106,7 @@ def stage() -> Iterator[Stage]:
     """Start a cloud, and a terminal beside it; both end with the block."""
     home = _short_home()
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    ours = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("HSM_ENROLL_", "TPM2_PKCS11_", "TMUX"))
-    }
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_OURS)}
     environment = {**ours, "PATH": path, "HOME": str(home), "LANG": "C.UTF-8"}
     cloud = home / "cloud"
     try:

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from enrollment_backend.claims import SETTLING_SECONDS
 from tests.backend.chips import ChipDevice, list_tpm, tpm, trusting
 from tests.backend.fleet import Device, Hook, going_wrong, item, killed, lost, throttled
 from tests.backend.test_sweep import scheduled
 from tests.support import software_tpm
 from tests.support.csr_factory import THING
 from tests.support.deployment import Answer, Death, Deployment, assert_problem, load_handler
+from tests.support.est import EstClient
 from tests.support.proofs import prove
 from tests.support.software_tpm import EVIDENCE_LIES, SoftwareTpm
 
@@ -61,6 +63,28 @@ def test_a_next_key_that_is_not_attested_is_refused(device: ChipDevice) -> None:
     """Whatever the deployment asks for: a key that is in a TPM is not followed by one that may be anywhere."""
     assert_problem(device.renew_without_evidence(device.wiped()), 403, "attestation-required")
     assert item("renewal", THING) == {}
+
+
+def test_est_gives_an_attested_thing_no_other_key(device: ChipDevice) -> None:
+    """It has no evidence; with the key that is in the TPM, it returns the certificate that there is."""
+    client = EstClient(device.backend, THING, key=device.key)
+    client.certificate = device.recover().json["certificatePem"]
+    assert_problem(client.reenroll(client.successor().key), 403, "attestation-required")
+    assert item("renewal", THING) == {}
+    client.take(client.reenroll())
+
+
+def test_a_renewal_by_est_ends_with_the_proof_that_the_key_is_in_a_tpm(backend: Deployment) -> None:
+    """It is for a key that may be anywhere: neither its use nor the hourly run makes that the Thing's."""
+    client = EstClient(backend, "another")
+    client.take(client.enroll())
+    successor = client.successor()
+    successor.take(client.reenroll(successor.key))
+    assert ChipDevice(backend, "another", key=client.key).enroll().json["attested"] is True
+    assert_problem(successor.reenroll(), 409, "renewal-unknown")
+    backend.clock.ahead += SETTLING_SECONDS + 3600
+    scheduled(backend)
+    assert (len(client.device.usable()), successor.device.certificates()) == (1, [])
 
 
 def test_a_deployment_that_requires_it_renews_nothing_else(

@@ -49,6 +49,12 @@ def test_the_user_is_nobody_or_the_thing(closed: Deployment, user: str) -> None:
     client.take(client.enroll(closed.invite(THING), user))
 
 
+def test_a_user_may_have_colons(closed: Deployment) -> None:
+    """A Thing's name may. RFC 7617 lets the user end at the first one, but a code has none; so the last one counts."""
+    client = EstClient(closed, "line-3:press:2")
+    client.take(client.enroll(closed.invite(client.thing), client.thing))
+
+
 def test_another_user_is_refused(closed: Deployment) -> None:
     """S11: the user names another Thing than the CSR."""
     client = EstClient(closed, THING)

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from enrollment_backend.claims import SETTLING_SECONDS
 from tests.backend.fleet import Device, forget_turns, going_wrong, iot, item, killed, lost
 from tests.backend.test_sweep import by_route, scheduled
-from tests.support.csr_factory import THING, request
-from tests.support.deployment import POLICY, Deployment, assert_problem, certificate_for, deployed, load_handler
+from tests.support.csr_factory import THING, forged, request, tlv
+from tests.support.deployment import POLICY, Death, Deployment, assert_problem, certificate_for, deployed, load_handler
 from tests.support.est import EstClient, certificates_in
 
 HOUR = 3600
@@ -105,6 +105,15 @@ def test_a_client_that_goes_on_with_its_old_key_has_not_got_the_response(client:
     client.device.assert_alone()
 
 
+def test_a_renewal_that_the_device_makes_itself_is_not_undone(client: EstClient) -> None:
+    """That one has a commit, which is still to come: EST with the old key meanwhile changes nothing."""
+    successor = client.device.successor()
+    assert client.device.renew(successor).status == 201
+    client.take(client.reenroll())
+    assert successor.commit().status == 204
+    successor.assert_alone()
+
+
 def test_a_renewal_becomes_the_things_by_itself(client: EstClient) -> None:
     """Never two certificates for good: after seven days and not before, by the hourly run, which is no alarm.
 
@@ -146,10 +155,22 @@ def test_a_renewal_that_was_never_issued_is_undone_after_an_hour(client: EstClie
     """There is nothing that anybody could use."""
     forget_turns()
     successor = client.successor()
-    with going_wrong(client.device, killed("before", "CreateCertificateFromCsr 1")), pytest.raises(BaseException):  # noqa: B017, PT011
+    with going_wrong(client.device, killed("before", "CreateCertificateFromCsr 1")), pytest.raises(Death):
         client.reenroll(successor.key)
     client.backend.clock.ahead += HOUR + 60
     scheduled(client.backend)
+    client.device.assert_alone()
+
+
+@pytest.mark.parametrize("step", ["TransactWriteItems 2", "AttachPolicy 1", "AttachThingPrincipal 1"])
+def test_s15_a_certificate_that_was_never_sent_is_undone(client: EstClient, step: str) -> None:
+    """S15: the function died before it could respond; a client that never asks again keeps the one that it has."""
+    successor = client.successor()
+    with going_wrong(client.device, killed("after", step)), pytest.raises(Death):
+        client.reenroll(successor.key)
+    client.backend.clock.ahead += HOUR + 60
+    scheduled(client.backend)
+    assert successor.device.certificates() == []
     client.device.assert_alone()
 
 
@@ -294,4 +315,11 @@ def test_the_subject_is_compared_whole(client: EstClient) -> None:
     names = [("AWS IoT Certificate", x509.NameOID.COMMON_NAME), ("Acme", x509.NameOID.ORGANIZATION_NAME)]
     subject = x509.Name([x509.NameAttribute(oid, text) for text, oid in names])
     csr = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(client.key, hashes.SHA256())
+    assert_problem(client.send(csr), 400, "csr-common-name-mismatch")
+
+
+def test_s10_a_subject_that_no_certificate_has_is_another_one(client: EstClient) -> None:
+    """S10: what `cryptography` cannot even read, a T61String in Latin-1, is no failure of the backend's."""
+    subject = tlv(0x30, tlv(0x31, tlv(0x30, bytes.fromhex("060355040a") + tlv(0x14, b"\xff"))))
+    csr = x509.load_der_x509_csr(forged(subject=subject))
     assert_problem(client.send(csr), 400, "csr-common-name-mismatch")

@@ -454,6 +454,10 @@ def test_a_role_alias_is_made_with_a_role_that_can_do_what_the_operator_says() -
     role = iam.get_role(RoleName=name)["Role"]
     (trust,) = role["AssumeRolePolicyDocument"]["Statement"]
     assert (trust["Principal"], trust["Action"]) == ({"Service": "credentials.iot.amazonaws.com"}, "sts:AssumeRole")
+    assert trust["Condition"] == {  # no other account's devices (confused deputy)
+        "StringEqualsIfExists": {"aws:SourceAccount": "123456789012"},
+        "ArnLikeIfExists": {"aws:SourceArn": f"{ARN}:*"},
+    }
     assert alias["credentialDurationSeconds"] == 3600
     assert iam.list_role_policies(RoleName=name)["PolicyNames"] == ["devices"]
     permissions = iam.get_role_policy(RoleName=name, PolicyName="devices")["PolicyDocument"]

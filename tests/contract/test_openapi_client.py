@@ -33,8 +33,14 @@ from tests.support.software_signer import SoftwareSigner
 SAMPLES = Path(__file__).parent / "samples"
 ENROLLMENT: dict[str, str] = json.loads((SAMPLES / "enroll-request.json").read_text("utf-8"))
 CODE: str = json.loads((SAMPLES / "invite-codes.json").read_text("utf-8"))["valid"][0]["written"]
-# For clients of the original article; this project's own asks for /v1/certificates.
-SENT_BY_NONE = {("POST", "/getCertificate")}
+# For clients of the original article and those that speak EST; this project's own asks for /v1/certificates.
+SENT_BY_NONE = {
+    ("POST", "/getCertificate"),
+    ("GET", "/.well-known/est/cacerts"),
+    ("GET", "/.well-known/est/csrattrs"),
+    ("POST", "/.well-known/est/simpleenroll"),
+    ("POST", "/.well-known/est/simplereenroll"),
+}
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,12 @@ PRIVATE = re.compile(r"_[a-zA-Z]\w*")
 DOTTED = re.compile(rf"[a-zA-Z]\w*(\.\w+)*\.{PRIVATE.pattern}")
 REPLACING = {"setattr", "getattr", "delattr", "object"}  # of builtins, of pytest's monkeypatch, and mock.patch.object
 PUBLIC = {"_asdict", "_exit", "_fields", "_make", "_replace"}  # by the documentation of named tuples and of os
+# What botocore does again and again in the tests of the backend has no public name; elsewhere nothing of it is used.
+OF_BOTOCORE = {
+    "tests/support/quick_aws.py: _alias_event_name",
+    "tests/support/quick_aws.py: _create_client_class",
+    "tests/support/quick_table.py: _serialize_type_structure",
+}
 
 
 def private_names(tree: ast.AST) -> Iterator[str]:
@@ -64,11 +70,11 @@ def test_each_way_to_a_private_name_is_seen(source: str, found: list[str]) -> No
 
 @pytest.mark.parametrize("folder", ["tests", "scripts", "docs/examples"])
 def test_nobody_uses_another_modules_private_names(folder: str) -> None:
-    """What a test, a script or an example needs has a public name."""
+    """What a test, a script or an example needs has a public name; botocore's exceptions are listed."""
     found = {
         f"{file.relative_to(ROOT)}: {name}"
         for file in (ROOT / folder).rglob("*.py")
         if file != Path(__file__)
         for name in private_names(ast.parse(file.read_text("utf-8")))
     }
-    assert found == set()
+    assert found == {name for name in OF_BOTOCORE if name.startswith(folder)}

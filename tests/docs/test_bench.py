@@ -56,6 +56,8 @@ _TOKENS = re.compile(r"^\| .*\d ms \|.*$", re.MULTILINE)
 _SET = {"docs/benchmarks.md": ["50 ms away", "after 10 ms", "after 200 ms"]}
 """What is not measured but set, by the page that says so."""
 
+_TOLD: dict[str, dict[str, Any]] = {"machine": {"cores": 2}, "versions": {"moto": "5"}}
+
 
 @pytest.fixture(autouse=True)
 def _path(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,8 +132,8 @@ def test_the_table_fits_a_terminal() -> None:
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Run scripts/bench with arguments, and return its exit status; the benchmarks measure what they are told."""
-    monkeypatch.setattr(machine, "described", dict)
-    monkeypatch.setattr(machine, "versions", dict)
+    monkeypatch.setattr(machine, "described", lambda: _TOLD["machine"])
+    monkeypatch.setattr(machine, "versions", lambda: _TOLD["versions"])
 
     def run(*arguments: str, figures: dict[str, Figure]) -> int:
         for name, figure in figures.items():
@@ -149,9 +151,9 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """What runs have written: the names of the benchmarks, and ``None`` for the pages; the files stay as they are."""
+    """What runs have written: machine and versions with each benchmark's name, ``None`` for the pages; no file."""
     writes: list[object] = []
-    monkeypatch.setattr(publishing, "record", lambda root, run, told, measured: writes.append(list(measured)))  # noqa: ARG005
+    monkeypatch.setattr(publishing, "record", lambda root, run, told, measured: writes.append((told, *measured)))  # noqa: ARG005
     monkeypatch.setattr(publishing, "publish", lambda root: writes.append(None))  # noqa: ARG005
     return writes
 
@@ -173,7 +175,7 @@ def test_the_bench_fails_if_a_limit_is_missed(
     assert printed.err == ("missed its limit: ours / theirs\n" if status else "")
     lines = [f"{name}:\n{table.row(figures[name])}\n" for name in names]
     assert printed.out == f"{table.head()}\n{''.join(lines)}"
-    assert written == [*([name] for name in names), None]
+    assert written == [*((_TOLD, name) for name in names), None]
 
 
 def test_a_quick_run_writes_nothing(bench: Callable[..., int], written: list[object]) -> None:

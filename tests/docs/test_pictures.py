@@ -14,7 +14,7 @@ from rich.text import Text
 from terminals.scenes import SCENES, WIDTHS, Scene, Stage, stage
 from terminals.svg import THEMES, drawn, text
 from terminals.tmux import Shown
-from tests.support.pages import ROOT
+from tests.support.pages import PAGES, ROOT
 
 _PICTURES = ROOT / "docs" / "pictures"
 _NARROW = min(WIDTHS)
@@ -95,6 +95,19 @@ def test_a_failure_is_coloured() -> None:
     failing = next(scene for scene in SCENES if scene.name == "init-failing")
     for theme in THEMES:
         assert len(set(_COLOUR.findall(_picture(failing, f"{WIDTHS[0]}-{theme}")))) > 1
+
+
+@pytest.mark.parametrize("scene", SCENES, ids=[scene.name for scene in SCENES])
+def test_a_page_shows_the_picture(scene: Scene) -> None:
+    """Each scene is on a page, for readers in the dark and in the light."""
+    shown = {(page.folder / target).resolve() for page in PAGES for target in page.links}
+    assert {_PICTURES / f"{scene.name}-{max(WIDTHS)}-{theme}.svg" for theme in THEMES} <= shown
+
+
+def test_a_page_leads_to_each_screenshot() -> None:
+    """What scripts/web-pictures draws can be found by a reader."""
+    shown = {(page.folder / target).resolve() for page in PAGES for target in page.links}
+    assert set((ROOT / "docs" / "screenshots").iterdir()) - shown == set()
 
 
 def test_pictures_need_nothing_from_elsewhere() -> None:

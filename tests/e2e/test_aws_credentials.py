@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.devices import Cloud, Device, Operator
+from tests.support.mounts import with_own_mounts
 
 # What a program on the gateway is: it knows nothing of hsm-enroll but AWS's configuration.
 PROGRAM = """
@@ -116,3 +117,20 @@ def test_retiring_removes_them(enrolled: Device) -> None:
     enrolled.json("retire", "--yes")
     assert [file.name for file in enrolled.home.iterdir() if file.name.startswith("aws-credentials")] == []
     assert enrolled.refused("aws-credentials") == (3, "not-enrolled")
+
+
+def test_a_state_folder_that_is_read_only_will_do(enrolled: Device) -> None:
+    """As a service with ProtectSystem=strict has it: the credentials are got each time, with a warning."""
+    mounting = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && shift && exec "$@"'
+    command = (sys.executable, "-m", "hsm_enroll", "aws-credentials")
+    run = subprocess.run(
+        with_own_mounts("sh", "-c", mounting, "sh", str(enrolled.home), *command),
+        env=enrolled.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert json.loads(run.stdout)["AccessKeyId"], run.stderr
+    assert "warning: the credentials are not kept for the next call" in run.stderr
+    assert not (enrolled.home / "aws-credentials.json").exists()

@@ -17,16 +17,20 @@ from tests.support.devices import Cloud, Device, Observer
 from tests.support.pages import code, page
 
 _TIME_LIMIT = 60
-_AWS_KEYS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
-# Says that it runs, and then which signals it gets; ends at SIGTERM.
+_AWS_KEYS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_DEFAULT_PROFILE"}
+# Says that it runs, and then which signals it gets; ends at SIGTERM. With an argument, the first signal makes it leave
+# the terminal's foreground.
 _LISTENER = """
 import os, signal, sys
 def told(number, frame):
+    if sys.argv[1:]:
+        os.setpgrp()
     os.write(1, f"{signal.Signals(number).name}\\n".encode())
     if number == signal.SIGTERM:
         sys.exit(5)
-for name in ("SIGINT", "SIGHUP", "SIGUSR1", "SIGTERM"):
+for name in ("SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGTERM"):
     signal.signal(signal.Signals[name], told)
+signal.alarm(60)  # or else a test that fails would wait for ever
 os.write(1, b"ready\\n")
 while True:
     signal.pause()
@@ -139,6 +143,32 @@ def test_the_programs_exit_status_is_that_of_run(enrolled: Device, program: str,
     assert list((enrolled.folder / "tmp").iterdir()) == []
 
 
+def test_whoever_ignores_the_end_of_children_gets_the_status_too(enrolled: Device) -> None:
+    """A parent may have passed that on, and then the kernel would keep no status."""
+    command = ["env", "--ignore-signal=CHLD", sys.executable, "-m", "hsm_enroll", "run", "sh", "-c", "exit 77"]
+    run = subprocess.run(command, env=enrolled.environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (run.returncode, run.stderr) == (77, "")
+
+
+def test_the_program_may_change_its_folder(enrolled: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative paths of hsm-enroll's own variables, and of TMPDIR, are whole for it; arguments may be no UTF-8."""
+    folder, home = enrolled.folder / "tmp", f"../{enrolled.home.name}"
+    monkeypatch.chdir(folder)
+    monkeypatch.setitem(enrolled.extra, "HSM_ENROLL_HOME", home)
+    monkeypatch.setitem(enrolled.extra, "TMPDIR", ".")
+    text = 'cd /; cat "$CURL_HOME/.curlrc"; echo "$HSM_ENROLL_HOME"; printf %s "$1" | od -An -tx1'
+    done = enrolled.run("run", "sh", "-c", text, "sh", "\udcfe")
+    assert done.stdout.splitlines()[-2:] == [f"{folder}/{home}", " fe"]
+    assert (done.stderr, list(folder.iterdir())) == ("", [])
+
+
+def test_a_program_is_ended_by_a_closed_pipe(enrolled: Device) -> None:
+    """Python ignores SIGPIPE and SIGXFSZ, and what a program inherits so it ignores, too: ``yes | head`` complains."""
+    done = enrolled.run("run", "grep", "SigIgn", "/proc/self/status")
+    ignored = int(done.stdout.split()[1], 16)
+    assert [number for number in (signal.SIGPIPE, signal.SIGXFSZ) if ignored >> number - 1 & 1] == []
+
+
 def test_stdin_stdout_and_arguments_are_the_programs_own(enrolled: Device) -> None:
     """What stands after PROGRAM is not run's, even if it looks so; input and output go through."""
     text = 'cat; printf "%s " "$@"; echo problem >&2'
@@ -189,7 +219,7 @@ def test_signals_are_passed_on(enrolled: Device) -> None:
     process = enrolled.start("run", "--", sys.executable, "-c", _LISTENER)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
-    for name in ("SIGINT", "SIGHUP", "SIGUSR1", "SIGTERM"):
+    for name in ("SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGTERM"):
         process.send_signal(signal.Signals[name])
         assert process.stdout.readline() == f"{name}\n"
     rest, _ = process.communicate(timeout=_TIME_LIMIT)
@@ -199,7 +229,7 @@ def test_signals_are_passed_on(enrolled: Device) -> None:
 def test_ctrl_c_on_a_terminal_comes_once(enrolled: Device) -> None:
     """The terminal sends Ctrl-C to both processes, so run does not pass it on; the program has the terminal."""
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "hsm_enroll", "run", "--", sys.executable, "-c", _LISTENER]
+    command = [sys.executable, "-m", "hsm_enroll", "run", "--", sys.executable, "-c", _LISTENER, "leave"]
     terminal = {"stdin": theirs, "stdout": theirs, "stderr": theirs, "start_new_session": False}
     controlling = ["setsid", "--ctty", *command]
     with subprocess.Popen(controlling, env=enrolled.environment, **terminal) as process:  # type: ignore[call-overload]
@@ -208,7 +238,8 @@ def test_ctrl_c_on_a_terminal_comes_once(enrolled: Device) -> None:
         assert next(lines) == "ready"
         os.write(ours, b"\x03")
         assert next(lines) == "^CSIGINT"
-        # Were it passed on, that would be seen before what is sent now.
+        os.write(ours, b"\x03")
+        assert os.read(ours, 1024) == b"^C"  # now run alone has got another one
         process.send_signal(signal.SIGTERM)
         assert next(lines) == "SIGTERM"
         assert process.wait(_TIME_LIMIT) == 5

@@ -59,17 +59,24 @@ def role_alias(cloud: Endpoints, name: str, role: str, seconds: int = 3600) -> I
         iot.delete_role_alias(roleAlias=name)
 
 
-@pytest.fixture
-def every_alias(cloud: Endpoints, enrolled: SoftwareDevice) -> Iterator[None]:
-    """A further policy of the device, which allows any role alias."""
-    allowed = {"Effect": "Allow", "Action": "iot:AssumeRoleWithCertificate", "Resource": "*"}
-    iot, name = aws(cloud, "iot"), f"every-alias-{enrolled.thing[:20]}".replace(":", "-")
-    document = json.dumps({"Version": "2012-10-17", "Statement": [allowed]})
+@contextmanager
+def further_policy(cloud: Endpoints, thing: str, effect: str) -> Iterator[None]:
+    """Have a further policy at a Thing's certificate until the block ends, which allows or denies any role alias."""
+    statement = {"Effect": effect, "Action": "iot:AssumeRoleWithCertificate", "Resource": "*"}
+    iot, name = aws(cloud, "iot"), f"{effect}-every-alias-{thing[:20]}".replace(":", "-")
+    document = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
     iot.create_policy(policyName=name, policyDocument=document)
-    arn = certificate_arn(cloud, enrolled.thing)
+    arn = certificate_arn(cloud, thing)
     iot.attach_policy(policyName=name, target=arn)
     yield
     iot.detach_policy(policyName=name, target=arn)
+
+
+@pytest.fixture
+def every_alias(cloud: Endpoints, enrolled: SoftwareDevice) -> Iterator[None]:
+    """A further policy of the device, which allows any role alias."""
+    with further_policy(cloud, enrolled.thing, "Allow"):
+        yield
 
 
 def test_an_enrolled_device_gets_credentials_of_the_role(cloud: Endpoints, enrolled: SoftwareDevice) -> None:
@@ -122,8 +129,10 @@ def test_another_things_name_is_refused(
 
 
 def test_a_policy_without_the_action_is_refused(cloud: Endpoints, enrolled: SoftwareDevice) -> None:
-    """The deployed policy allows the deployed alias alone; detached, it allows nothing."""
+    """The deployed policy allows the deployed alias alone, unless another one denies it; without it, nothing is."""
     denied = (403, {"message": "Access Denied"})
+    with further_policy(cloud, enrolled.thing, "Deny"):
+        assert ask(cloud, enrolled.identity, enrolled.thing) == denied
     assert ask(cloud, enrolled.identity, enrolled.thing, "another") == denied
     arn = certificate_arn(cloud, enrolled.thing)
     iot = aws(cloud, "iot")

@@ -184,13 +184,21 @@ def test_everything_but_something_is_found() -> None:
         ("arn:aws:s3:::plant/${credentials-iot:AwsCertificateId}/x", False),
         ("*", True),
         ("arn:aws:s3:::plant/*", True),
+        ("arn:aws:s3:::plant/to-${credentials-iot:ThingName}/${aws:PrincipalAccount}/*", False),
+        ("arn:aws:dynamodb:*:*:table/${credentials-iot:ThingName}", False),
         ("arn:aws:s3:::plant/${credentials-iot:ThingName}*", True),
+        ("arn:aws:s3:::plant/${credentials-iot:ThingName}-*", True),
+        ("arn:aws:s3:::plant/${credentials-iot:ThingName}_old?", True),
+        ("arn:aws:s3:::plant/${credentials-iot:ThingName}:${aws:PrincipalAccount}", True),
+        ("arn:aws:s3:::plant/${aws:PrincipalAccount}${credentials-iot:ThingName}", True),
+        ("arn:aws:s3:::plant/*${credentials-iot:ThingName}/x", True),
+        ("arn:aws:s3:::*/${credentials-iot:ThingName}/*", True),
         ("arn:aws:s3:::plant/${credentials-iot:ThingTypeName}/*", True),
         ("arn:aws:s3:::plant/${aws:username}/*", True),
     ],
 )
 def test_what_devices_share_is_told_from_what_is_their_own(resource: str, is_shared: bool) -> None:
-    """The variable has to end where the name does, or Thing a has what belongs to Thing ab."""
+    """The variable has to begin and end where the name does, or Thing a has what belongs to Thing ab, ba or a-b."""
     assert bool(shared(policy(statement(resource=resource)))) is is_shared
 
 

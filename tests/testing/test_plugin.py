@@ -133,7 +133,7 @@ def test_the_fixtures_are_documented(run: Run) -> None:
 @pytest.mark.parametrize(
     ("fixture", "conftest", "expected"),
     [
-        ("local_cloud", "testing.find_spec = lambda name: None", "pip install 'hsm-enroll[local]'"),
+        ("local_cloud", "testing.find_spec = lambda name: None", "pip install 'boto3"),
         ("softhsm_token", "discovery.discover = lambda: []", "Install it (Debian: softhsm2)"),
     ],
 )

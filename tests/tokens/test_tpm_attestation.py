@@ -212,6 +212,32 @@ def test_a_hundred_attestations_behind_a_resource_manager(tpm: Tpm2, attestor: A
     assert _left() == ""
 
 
+def test_nobody_on_the_bus_reads_what_protects_the_keys(
+    alone: Tpm2, key: KeyName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is sealed with the PIN, the key of a cipher in hexadecimal, leaves the TPM encrypted."""
+    made, record = _made(alone, key, KeyType.EC_P256), tmp_path / "bus.pcap"
+    monkeypatch.setenv("TPM2_PKCS11_TCTI", f"pcap:{alone.environment['TPM2_PKCS11_TCTI']}")
+    monkeypatch.setenv("TCTI_PCAP_FILE", str(record))
+    with Attestor() as attestor:
+        key_public = _certified(attestor, alone, made, bytes(32)).key_public
+    recorded = record.read_bytes()
+    assert key_public in recorded
+    assert re.search(b"[0-9a-f]{64}", recorded) is None
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_persistent_ek_is_not_derived_again() -> None:
+    """A physical TPM takes up to half a minute to derive an RSA key; often its manufacturer has made it persistent."""
+    with Attestor() as persistent:
+        presented = persistent.endorsement(_RSA)
+    _tool("tpm2_evictcontrol", "-C", "o", "-c", "0x81010001")
+    with Attestor() as derived:
+        assert derived.endorsement(_RSA) == presented
+    made = [[timing.command for timing in one.timings].count("CreatePrimary") for one in (persistent, derived)]
+    assert made == [1, 2]  # one is the attestation key
+
+
 @pytest.mark.usefixtures("tpm")
 def test_what_each_command_took_is_known(attestor: Attestor) -> None:
     """The time of each TPM command can be told, by its name in the specification."""

@@ -9,6 +9,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +235,26 @@ def test_strange_neighbours_do_not_matter(machine: Machine, keystore: Keystore) 
     shutil.copytree(file.parent, keystore.below / "of-another-program")
     keystore.replace(_OFFICER, b"\0", b"\0\0")
     assert machine.certify()
+
+
+@pytest.mark.usefixtures("keystore")
+def test_fapi_leaves_nothing_open(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often it is looked into, with or without success, no connection to the TPM stays open."""
+    configuration = json.loads((machine.folder / "fapi.json").read_text())
+    # Unlike swtpm's own, this way to a TPM has a file open for as long as the connection is.
+    (tmp_path / "fapi.json").write_text(json.dumps(configuration | {"tcti": f"pcap:{configuration['tcti']}"}))
+    monkeypatch.setenv("TSS2_FAPICONF", str(tmp_path / "fapi.json"))
+    monkeypatch.setenv("TCTI_PCAP_FILE", str(tmp_path / "bus.pcap"))
+    before = _open_files()
+    for label in ("device-ec", "any", "device-ec"):
+        with suppress(KeyMissingError):
+            fapi.find(Wanted("gateway", label, label.encode()))
+        assert _open_files() == before
+    assert (tmp_path / "bus.pcap").stat().st_size
+
+
+def _open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_a_tpm2_tss_without_fapi_has_no_token(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,6 +135,18 @@ def test_names_are_shown_as_text(site: Site, place: str, cookie: str) -> None:
         assert "alert(1)" in answer.text
 
 
+@pytest.mark.parametrize("member", ["thing", "status", "keyType", "certificateId", "tpmManufacturer", "tpmFirmware"])
+def test_what_the_backend_says_is_shown_as_text_or_not_at_all(site: Site, place: str, cookie: str, member: str) -> None:
+    """No member of a Thing becomes a part of the page, whoever has put it into the ledger."""
+    nasty = "<b>nasty</b>"
+    site.backend.add_thing("nasty")
+    site.backend.things["nasty"] |= {"attested": True, "tpmManufacturer": "IFX", member: nasty}
+    answers = "".join(ask(site, place + path, cookie=cookie).text for path in ("", "things/nasty"))
+    del site.backend.things["nasty"]
+    assert nasty not in answers
+    assert "<h1>Error</h1>" in answers or "&lt;b&gt;nasty&lt;/b&gt;" in answers
+
+
 @pytest.mark.parametrize(
     ("language", "shown"), [("ja,en;q=0.5", "ja"), ("de, en;q=0.5", "en"), ("de", "en"), ("", "en")]
 )

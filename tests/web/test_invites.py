@@ -202,14 +202,14 @@ def test_in_japanese(form: Chrome) -> None:
     """One link switches the page that is shown, filters and all, and those after it, and back."""
     form.get(f"{form.current_url.removesuffix('/new')}?prefix=line3-&status=open")
     walk.press(form, "日本語")
-    assert walk.heading(form) == "招待"
+    assert walk.heading(form) == "招待コード"
     assert walk.one(form, "html").get_attribute("lang") == "ja"
     assert walk.one(form, "#prefix").get_attribute("value") == "line3-"
-    walk.press(form, "新しい招待")
+    walk.press(form, "新しい招待コード")
     assert walk.texts(form, "label")[0] == "モノの名前"
     _create_in_japanese(form)
     assert walk.texts(form, ".labels p")[1] == "2026-11-24 10:00 UTC まで有効"
-    walk.press(form, "招待")
+    walk.press(form, "招待コード")
     walk.press(form, "English")
     assert walk.heading(form) == "Invites"
 

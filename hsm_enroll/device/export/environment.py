@@ -11,22 +11,18 @@ from hsm_enroll.device.export.values import MODULE_VARIABLE, Exported, File
 
 # What curl reads from the folder that CURL_HOME names (curl(1), --config).
 _CURLRC = ".curlrc"
-# Where botocore and the other SDKs look for credentials before they look into a profile.
-_AWS_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+# What botocore and the other SDKs prefer to the profile that AWS_PROFILE names: credentials, and another profile.
+_AWS_OTHERS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_DEFAULT_PROFILE")
 
 
 def files(exported: Exported) -> list[File]:
-    """Return the files for the folder that the variables name.
-
-    Raises:
-        UsageError: as ``mosquitto.files``.
-    """
+    """Return the files for the folder that the variables name; without mosquitto's where the key's URI is too long."""
     (for_curl,) = curl.files(exported)
     return [
         *openssl.files(exported),
         for_curl,
         for_curl._replace(name=_CURLRC),
-        *mosquitto.files(exported),
+        *(mosquitto.files(exported) if mosquitto.is_possible(exported) else ()),
         *python_ssl.files(exported),
         *(aws.files(exported) if exported.role_alias else ()),
     ]
@@ -38,7 +34,8 @@ def variables(exported: Exported, folder: Path, environment: Mapping[str, str]) 
     Args:
         exported: the identity.
         folder: where the :func:`files` are.
-        environment: normally ``os.environ``: all of it stays but for AWS's keys, which would come before the profile.
+        environment: normally ``os.environ``: all of it stays but for AWS's keys and another profile's
+            name, which would come before the profile.
     """
     python_path = os.pathsep.join(filter(None, [str(folder), environment.get("PYTHONPATH", "")]))
     given = {
@@ -58,5 +55,5 @@ def variables(exported: Exported, folder: Path, environment: Mapping[str, str]) 
     }
     if exported.role_alias is None:
         return {**environment, **given}
-    kept = {name: value for name, value in environment.items() if name not in _AWS_KEYS}
+    kept = {name: value for name, value in environment.items() if name not in _AWS_OTHERS}
     return {**kept, **given, "AWS_CONFIG_FILE": str(folder / "aws-config"), "AWS_PROFILE": aws.PROFILE}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hsm_enroll import softhsm
 from hsm_enroll.device import credentials, pin
 from hsm_enroll.device.export.values import Exported
 from hsm_enroll.errors import RoleAliasMissingError, UsageError
+from hsm_enroll.escaping import escaped
 from hsm_enroll.role_alias import RoleAlias
 from hsm_enroll.secret import Secret
 from hsm_enroll.settings import Settings
@@ -22,6 +24,8 @@ from hsm_enroll.x509 import trust_anchors
 
 # By which the PKCS#11 module finds its tokens.
 _MODULE_VARIABLES = (softhsm.VARIABLE, store.VARIABLE, access.VARIABLE)
+# systemd makes a credential's file anew for each start of a service, and it is read-only.
+_ENCRYPT = "write it with printf %s, and encrypt it for the service again"
 _PROVIDER = ("role_alias", "credentials_endpoint", "credentials_port")
 # By which hsm-enroll itself finds what it needs for AWS credentials.
 _OWN_FILES = {"HSM_ENROLL_HOME", "HSM_ENROLL_CA_FILE", "HSM_ENROLL_PIN_FILE", softhsm.VARIABLE, store.VARIABLE}
@@ -51,12 +55,12 @@ def gather(
         slot: CK_SLOT_ID of the token, if it was looked up.
 
     Raises:
-        UsageError: there are no authorities that are trusted.
+        UsageError: there are no authorities that are trusted; or a path or name cannot be written into a configuration.
     """
     endpoint = resolved.mqtt_endpoint or identity.mqtt_endpoint
     aws_name = _AWS_ENDPOINT.fullmatch(endpoint)
-    own = _own_environment(environment)
-    return Exported(
+    own = own_environment(environment)
+    exported = Exported(
         thing_name=identity.thing_name,
         module=identity.token.module,
         key=identity.key_uri,
@@ -71,6 +75,22 @@ def gather(
         role_alias=_role_alias(identity, resolved),
         region=aws_name["region"] if aws_name else None,
     )
+    _refuse_unwritable(exported)
+    return exported
+
+
+def _refuse_unwritable(exported: Exported) -> None:
+    """Refuse what would begin a line of its own in some program's file, or cannot be encoded."""
+    key = exported.key
+    paths = (exported.module, exported.certificate_file, exported.ca_file, exported.pin_file or "")
+    texts = (*map(str, paths), exported.endpoint, key.token or "", key.object or "", *exported.environment.values())
+    for text in (*texts, *exported.command):
+        if any(unicodedata.category(character) in {"Cc", "Cs"} for character in text):
+            raise UsageError(
+                f"{escaped(text)} cannot be written into other programs' files: it contains a line end or another "
+                "control character, or is not UTF-8",
+                hint="Give the file, folder or token another name, and name it in HSM_ENROLL_HOME or where it is set.",
+            )
 
 
 def _module_environment(identity: Identity, environment: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
@@ -106,16 +126,16 @@ def find_pin_file(identity: Identity, resolved: Settings, environment: Mapping[s
     if resolved.pin_file is not None:
         return _checked(resolved.pin_file, configured)
     credential = Path(environment.get("CREDENTIALS_DIRECTORY", ""), pin.ENCRYPTED.name)
-    return _checked(credential, configured) if credential.is_absolute() and credential.exists() else None
+    return _checked(credential, configured, _ENCRYPT) if credential.is_absolute() and credential.exists() else None
 
 
-def _checked(file: Path, found: Secret) -> Path:
+def _checked(file: Path, found: Secret, remedy: str = "write it with printf %s") -> Path:
+    """Return a file that has a PIN and nothing else; the remedy is for one that has more."""
     more = file.stat().st_size - len(found.reveal().encode())
     if more == 0:
         return file
-    remedy = (
-        f"truncate -s -1 {shlex.quote(str(file))}" if more == 1 and _ends_a_line(file) else "write it with printf %s"
-    )
+    if more == 1 and remedy != _ENCRYPT and _ends_a_line(file):
+        remedy = f"truncate -s -1 {shlex.quote(str(file))}"
     raise UsageError(
         f"the PIN file {file} has more in it than the PIN, such as a line end, and other programs would try all of it",
         hint=f"A few wrong PINs lock a TPM. Leave the PIN alone in the file, without a line end: {remedy}",
@@ -128,6 +148,7 @@ def _ends_a_line(file: Path) -> bool:
         return stream.read() == b"\n"
 
 
-def _own_environment(environment: Mapping[str, str]) -> dict[str, str]:
+def own_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables by which hsm-enroll finds what it needs for AWS credentials, with whole paths."""
     named = {name: text for name, text in environment.items() if text and name in _OWN_FILES | _OWN_NAMES}
     return {**named, **{name: str(Path(named[name]).absolute()) for name in _OWN_FILES & named.keys()}}

@@ -6,8 +6,10 @@ make the engine OpenSSL's default for RSA, and then tpm2-tss fails in the same p
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
+from urllib.parse import quote
 
 from hsm_enroll.device.export.values import Exported
 from hsm_enroll.errors import UsageError
@@ -41,7 +43,7 @@ def connected(exported: Exported, socket: Path) -> Exported:
     Raises:
         UsageError: p11-kit's client is not installed.
     """
-    return exported._replace(module=_client(), environment={_ADDRESS: f"unix:path={socket}"})
+    return exported._replace(module=_client(), environment={_ADDRESS: f"unix:path={quote(os.fsencode(socket))}"})
 
 
 def server(exported: Exported, socket: Path) -> list[str]:

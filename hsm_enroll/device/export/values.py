@@ -74,7 +74,11 @@ class Exported(NamedTuple):
     @property
     def notes(self) -> tuple[str, ...]:
         """What has to be known of a key in a token, for the comment in a file of a program that uses the engine."""
-        started = f'eval "$({self.server} --name "$(mktemp -d)/pkcs11")"'
+        # The server makes its socket after it has answered.
+        started = (
+            f'd=$(mktemp -d) && eval "$({self.server} --name "$d/pkcs11")" && '
+            'until [ -S "$d/pkcs11" ]; do sleep 0.1; done'
+        )
         return (KEY_CHANGES, _NEEDS_ENGINE, *((_NEEDS_SERVER, started) if self.server else ()))
 
     def assignments(self, **more: str) -> str:

@@ -98,6 +98,7 @@ def test_the_request_names_alias_and_thing_and_nothing_else(ask: Ask, device: En
         (response("302 Found", "", "Location: https://example.com"), 33, "unexpected-response", "302", "port"),
         (response("403 Forbidden", "[]"), 33, "unexpected-response", "403", "port"),
         (response("200 OK", "x" * 100_000), 33, "unexpected-response", "too large", "port"),
+        (given(expiration="0001-01-01T00:00:00+14:00"), 33, "unexpected-response", "missing or invalid", "port"),
         (given(sessionToken="\x1b[2J"), 33, "unexpected-response", "missing or invalid", "port"),
         (lambda stream, _: stream.close(), 30, "backend-unreachable", "cannot be reached", "outgoing"),
         (lambda stream, server: server.stop.wait(6) and stream, 30, "backend-unreachable", "within 2 s", "outgoing"),

@@ -102,6 +102,13 @@ def test_what_has_a_meaning_in_queries_is_escaped(authority: Authority, monkeypa
         ([_ON, _refused("401 Unauthorized", "UnauthorizedException")], Unknown.FORBIDDEN),
         ([_ON, _refused("400 Bad Request", "IndexNotReadyException")], Unknown.FAILED),
         ([_ON, response("500 Oops", "<html>")], Unknown.FAILED),
+        ([response("200 OK", "<html>")], Unknown.FAILED),
+        ([_ON, response("200 OK", "<html>")], Unknown.FAILED),
+        ([_ON, response("200 OK", "[[[")], Unknown.FAILED),
+        ([_ON, response("200 OK", '{"things": [1]}')], Unknown.FAILED),
+        ([_ON, _found({"connectivity": {"connected": True}})], Unknown.FAILED),
+        ([_ON, _found({"thingName": "a", "connectivity": {"timestamp": 10**18}})], Unknown.FAILED),
+        ([_ON, _found({"thingName": "a", "connectivity": {"timestamp": "soon"}})], Unknown.FAILED),
     ],
 )
 def test_why_it_is_not_known(

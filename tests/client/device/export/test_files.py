@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import configparser
 import shlex
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +92,28 @@ def test_the_script_for_mosquitto_takes_values_literally() -> None:
     assert (options["--cafile"], options["--key"]) == ("/a 'b'", name)
 
 
+def test_the_script_for_mosquitto_wants_a_client(tmp_path: Path) -> None:
+    """Without an argument it says how it is used."""
+    script = tmp_path / "mosquitto.sh"
+    script.write_text(_files("mosquitto")[script.name])
+    run = subprocess.run(["sh", str(script)], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr.partition(" mosquitto_pub")[0]) == (2, "usage: sh mosquitto.sh")
+
+
 def test_mosquitto_gets_no_name_that_is_too_long() -> None:
     """A URI that cannot be a file's name is refused, with what can be done about it."""
     with pytest.raises(UsageError, match="too long") as caught:
         _files("mosquitto", pin_file=Path("/" + "p" * 200))
     assert "HSM_ENROLL_PIN_FILE" in caught.value.hint
+
+
+def test_other_programs_do_without_mosquitto() -> None:
+    """``run`` leaves its files out where the URI is too long, as with a PIN file in folders with Japanese names."""
+    short = {file.name for file in environment.files(_exported())}
+    pin_file = Path("/ゲートウェイ" * 4)
+    long = {file.name for file in environment.files(_exported(pin_file=pin_file))}
+    assert {name for name in short - long if not name.startswith("pkcs11:")} == {"mosquitto.sh"}
+    assert {"openssl.cnf", "curl.conf", ".curlrc", "hsm_enroll_ssl.py"} <= long
 
 
 def test_port_443_is_named_by_alpn() -> None:
@@ -153,7 +172,7 @@ def test_greengrass_and_aws_get_what_is_known_of_aws() -> None:
 
 
 def test_the_environment_has_the_identity() -> None:
-    """Each variable its value; what is set already stays, but for keys that AWS's SDKs would prefer to the profile."""
+    """Each variable its value; what is set already stays, but for what AWS's SDKs would prefer to the profile."""
     given = {"PATH": "/bin", "PYTHONPATH": "/lib/mine", "AWS_ACCESS_KEY_ID": "AKIA", "AWS_REGION": "eu-central-1"}
     exported, folder = _exported(), Path("/run/folder")
     ours = {
@@ -176,7 +195,12 @@ def test_the_environment_has_the_identity() -> None:
     del given["AWS_ACCESS_KEY_ID"]
     profile = {"AWS_CONFIG_FILE": "/run/folder/aws-config", "AWS_PROFILE": "hsm-enroll"}
     with_alias = exported._replace(role_alias=RoleAlias("gateways", "c.example"))
-    keys = {"AWS_ACCESS_KEY_ID": "AKIA", "AWS_SECRET_ACCESS_KEY": "s", "AWS_SESSION_TOKEN": "t"}
+    keys = {
+        "AWS_ACCESS_KEY_ID": "AKIA",
+        "AWS_SECRET_ACCESS_KEY": "s",
+        "AWS_SESSION_TOKEN": "t",
+        "AWS_DEFAULT_PROFILE": "p",
+    }
     assert environment.variables(with_alias, folder, given | keys) == given | ours | profile
 
 
@@ -234,6 +258,31 @@ def test_what_another_process_needs_to_find_the_state_goes_with_the_command(tmp_
     assert made.command[-1] == "/usr/bin/hsm-enroll"
 
 
+@pytest.mark.parametrize("name", ["a\nengine = evil", "a\x1b[2J", "a\udcff"])
+def test_what_would_begin_a_line_of_its_own_is_refused(tmp_path: Path, name: str) -> None:
+    """D17: a path or label with a control character, or that is not UTF-8, wherever it comes from."""
+    folder, program = tmp_path / name, Path("/usr/bin/hsm-enroll")
+    folder.mkdir()
+    attempts: list[Callable[[], Exported]] = [
+        lambda: gather(identity(), _settings(folder), {}, program),
+        lambda: gather(identity(), _settings(tmp_path), {"HSM_ENROLL_HOME": name}, program),
+        lambda: gather(identity(), _settings(tmp_path), {"SOFTHSM2_CONF": name}, program),
+        lambda: gather(identity(), _settings(tmp_path), {}, program, pin_file=folder / "pin"),
+        lambda: gather(identity(token=TOKEN._replace(label=name)), _settings(tmp_path), {}, program),
+    ]
+    for attempt in attempts:
+        with pytest.raises(UsageError, match="cannot be written into other programs' files") as caught:
+            attempt()
+        assert caught.value.message.isprintable()
+
+
+def test_a_name_in_any_script_is_none_of_those(tmp_path: Path) -> None:
+    """Blanks, quotes and letters of any language stay as they are."""
+    folder = tmp_path / "ゲート\u3000ウェイ '\"%;$é"
+    folder.mkdir()
+    assert gather(identity(), _settings(folder), {}, Path("/usr/bin/hsm-enroll")).ca_file == folder / "ca.pem"
+
+
 def _settings(folder: Path) -> Settings:
     trusted = folder / "ca.pem"
     trusted.write_text(pem(self_signed()))
@@ -270,13 +319,21 @@ def test_a_pins_file_with_more_in_it_than_the_pin_is_refused(tmp_path: Path, con
     assert "1234" not in caught.value.message + caught.value.hint
 
 
+def test_a_credential_with_a_line_end_is_encrypted_again(tmp_path: Path) -> None:
+    """systemd's file is read-only and made anew at each start, so truncating it is no remedy."""
+    _pin(tmp_path, "1234\n", "hsm-enroll.pin")
+    with pytest.raises(UsageError, match="more in it than the PIN") as caught:
+        find_pin_file(identity(), Settings(state=tmp_path / "state"), {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    assert "encrypt it for the service again" in caught.value.hint
+
+
 def test_a_program_can_use_p11_kits_server_instead_of_the_module() -> None:
     """It loads p11-kit's client; the server, which a command in the files starts, loads the module as it needs it."""
     made = isolation.through_server(_exported())
     assert (made.module, made.environment) == (discovery.client(), {})
     (curl,) = PROGRAMS["curl"](made)
     (command,) = (line for line in curl.text.splitlines() if "p11-kit server" in line)
-    inner = command.removeprefix('# eval "$(').removesuffix(')"')
+    inner = command.partition('eval "$(')[2].partition(')"')[0]
     start = ["env", "SOFTHSM2_CONF=/etc/it's.conf", "p11-kit", "server", "--provider", "/opt/a b/module.so"]
     assert shlex.split(inner)[:7] == [*start, "pkcs11:token=a%20b%3Bc;serial=01"]
     assert f"PKCS11_MODULE_PATH={made.module} curl " in curl.text
