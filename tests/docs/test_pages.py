@@ -33,7 +33,7 @@ _NOT_TYPED = {
     (
         "docs/technician.md",
         (
-            "apt-get install python3-pip gcc libc6-dev pkg-config python3-dev libtss2-dev\n"
+            "apt-get install python3-pip gcc libc6-dev pkg-config python3-dev libtss2-dev uuid-dev\n"
             "python3 -m pip install --target /usr/local/lib/hsm-enroll --no-deps tpm2-pytss packaging\n"
         ),
     ),
