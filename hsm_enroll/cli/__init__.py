@@ -33,7 +33,7 @@ _COMMANDS = {
     "subscribe": ("mqtt", "Print the messages on a topic."),
     "forward": ("forward", "Send what is in the outbox, and stay connected."),
     "export": ("export", "Show how other programs, such as curl or mosquitto, use this device's key and certificate."),
-    "run": ("run", "Run a program with this device's identity in its environment."),
+    "run": ("program", "Run a program with this device's identity in its environment."),
     "outbox": ("outbox", "List, send again or delete messages that the broker has refused."),
     "aws-credentials": ("aws_credentials", "Print AWS credentials that this device's key gets."),
     "service": ("service", "Install, show or remove the services that forward and renew."),

@@ -144,11 +144,12 @@ def fetch(target: Target, login: client.Login, alias: RoleAlias, timeout: float,
     except TimeoutError as error:
         raise _silent(alias, timeout) from error
     except Exception as error:
-        if len(answer.body) > _LARGEST_BODY:
-            raise _unexpected(alias, "it is too large") from error
-        raise _unreachable(alias, error) from error
+        if len(answer.body) <= _LARGEST_BODY:
+            raise _unreachable(alias, error) from error
     finally:
         connection.close()
+    if len(answer.body) > _LARGEST_BODY:  # all of it may have been there before the connection was closed
+        raise _unexpected(alias, "it is too large")
     return _fetched(answer, alias)
 
 

@@ -78,3 +78,16 @@ def test_nobody_uses_another_modules_private_names(folder: str) -> None:
         for name in private_names(ast.parse(file.read_text("utf-8")))
     }
     assert found == {name for name in OF_BOTOCORE if name.startswith(folder)}
+
+
+@pytest.mark.parametrize(
+    "package",
+    sorted(path.parent for top in ("hsm_enroll", "lambda") for path in (ROOT / top).rglob("__init__.py")),
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_no_module_hides_a_name_of_its_package(package: Path) -> None:
+    """A package defines no function or class that is called as one of its modules: loaded, that replaces it."""
+    tree = ast.parse((package / "__init__.py").read_text(encoding="utf-8"))
+    defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    modules = {path.stem for path in package.iterdir()}
+    assert defined & modules == set()

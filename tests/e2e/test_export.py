@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -298,8 +299,15 @@ def in_a_tpm(cloud: Cloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield made
 
 
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder whose path leaves room for a socket's."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
 def test_a_key_in_a_tpm_is_used_through_p11_kits_server(
-    in_a_tpm: TpmDevice, observe: Callable[[str], Observer], tmp_path: Path
+    in_a_tpm: TpmDevice, observe: Callable[[str], Observer], tmp_path: Path, short: Path
 ) -> None:
     """tpm2-pkcs11 fails in a process where curl and others have made the engine OpenSSL's default: they do without."""
     thing = _thing(in_a_tpm)
@@ -325,7 +333,7 @@ def test_a_key_in_a_tpm_is_used_through_p11_kits_server(
         client.terminate()  # as a supervisor does, who knows of the script alone
         client.wait(_TIME_LIMIT)
     assert list(tmp_path.iterdir()) == [left]
-    blanks = tmp_path / "a %41;,é"
+    blanks = short / "a %41;,é"
     blanks.mkdir()
     in_a_tpm.extra["TMPDIR"] = str(blanks)
     done = in_a_tpm.run("run", "--", "curl", "-sS", "-H", f"x-amzn-iot-thingname:{thing}", url)

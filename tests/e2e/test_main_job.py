@@ -39,7 +39,8 @@ def test_the_answer_of_init_is_the_contracts(device: Device, thing: str, cloud: 
     document = device.json("init", "--thing", thing)
     certificate = x509.load_pem_x509_certificate(Path(document["certificate"]["file"]).read_bytes())
     assert set(document) == {
-        "enrolled", "thingName", "certificate", "key", "token", "api", "mqtt", "topics", "attested", "steps",
+        "enrolled", "thingName", "certificate", "key", "token", "api", "mqtt", "topics", "attested", "roleAlias",
+        "steps",
     }  # fmt: skip
     assert document["enrolled"] is True
     assert document["thingName"] == thing

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 
-from hsm_enroll.device.export.values import MODULE_VARIABLE, Exported, File, header
+from hsm_enroll.device.export.values import MODULE_VARIABLE, Exported, File, header, listening
 from hsm_enroll.errors import UsageError
 
 _LONGEST_NAME = 255  # bytes of a file's name, on Linux's file systems
@@ -82,8 +82,7 @@ def _with_server(start: str, run: str) -> str:
         f'started=$({start} --name "$folder/pkcs11") || exit\n'
         'eval "$started"\n'
         'trap \'kill "$P11_KIT_SERVER_PID"; rm -r "$folder"\' EXIT\n'
-        # It makes its socket after it has answered.
-        'until [ -S "$folder/pkcs11" ]; do kill -0 "$P11_KIT_SERVER_PID" || exit; sleep 0.1; done\n'
+        f'until {listening("$folder/pkcs11")}; do kill -0 "$P11_KIT_SERVER_PID" || exit; sleep 0.1; done\n'
         "exec 3<&0\n"
         f"{run} <&3 &\n"
         "client=$!\ntrap 'kill \"$client\"' HUP INT TERM\n"

@@ -74,10 +74,9 @@ class Exported(NamedTuple):
     @property
     def notes(self) -> tuple[str, ...]:
         """What has to be known of a key in a token, for the comment in a file of a program that uses the engine."""
-        # The server makes its socket after it has answered.
         started = (
             f'd=$(mktemp -d) && eval "$({self.server} --name "$d/pkcs11")" && '
-            'until [ -S "$d/pkcs11" ]; do sleep 0.1; done'
+            f"until {listening('$d/pkcs11')}; do sleep 0.1; done"
         )
         return (KEY_CHANGES, _NEEDS_ENGINE, *((_NEEDS_SERVER, started) if self.server else ()))
 
@@ -108,3 +107,12 @@ def header(exported: Exported, program: str, *lines: str) -> str:
     """Return the comment at the top of a file: what it is, and how it is used."""
     every = (f"{MARK} {program}, for the Thing {exported.thing_name}.", *lines)
     return "".join(f"# {line}".rstrip() + "\n" for line in every)
+
+
+def listening(socket: str) -> str:
+    """Return a shell's test of whether p11-kit's server listens at a socket, which it does only after it has answered.
+
+    Args:
+        socket: the path, as a shell has it between double quotes.
+    """
+    return f'grep -F "{socket}" /proc/net/unix | grep -q " 00010000 "'  # __SO_ACCEPTCON, linux/net.h

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -89,37 +90,42 @@ def _server(identity: Identity, exported: Exported, folder: Path) -> Iterator[Ex
     if not isolation.is_needed(identity.token):
         yield exported
         return
-    socket = folder / "pkcs11"
-    if len(os.fsencode(socket)) > _LONGEST_SOCKET:
+    path = folder / "pkcs11"
+    if len(os.fsencode(path)) > _LONGEST_SOCKET:
         raise UsageError(
             f"the path of the folder for temporary files is too long for a socket: {folder.parent}",
             hint=f"Name another one in TMPDIR; a socket's path has up to {_LONGEST_SOCKET} bytes.",
         )
-    through = isolation.connected(exported, socket)
+    through = isolation.connected(exported, path)
     # In a session of its own: Ctrl-C on the terminal is the program's.
     process = subprocess.Popen(
-        isolation.server(exported, socket),
+        isolation.server(exported, path),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         start_new_session=True,
     )
     try:
-        _wait_for(socket, process)
+        _wait_for(path, process)
         yield through
     finally:
         process.terminate()
         process.wait()
 
 
-def _wait_for(socket: Path, process: subprocess.Popen[bytes]) -> None:
+def _wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
     until = time.monotonic() + _SERVER_SECONDS
-    while not socket.exists():
+    while not _is_listening(path):
         if process.poll() is not None or time.monotonic() > until:
             raise UsageError(
                 "p11-kit's server, which a token in a TPM needs for other programs, does not start",
                 hint="It is in Debian's package p11-kit, or Fedora's p11-kit-server.",
             )
         time.sleep(_POLL_SECONDS)
+
+
+def _is_listening(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(os.fsencode(path)) == 0
 
 
 def _run(file: str, arguments: tuple[str, ...], variables: Mapping[str, str], *, stdout_to_stderr: bool) -> int:
