@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.devices import Cloud, Device, Observer
 from tests.support.pages import code, page
+from tests.support.processes import program
 
 _TIME_LIMIT = 60
 _AWS_KEYS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_DEFAULT_PROFILE"}
@@ -76,27 +77,31 @@ def test_mosquittos_clients_are_in_the_programs_folder(enrolled: Device, observe
     assert observer.message() == (topic, "by run")
 
 
-def test_boto3_lists_a_bucket_with_the_identitys_credentials(
+def test_awss_sdk_and_command_list_a_bucket_with_the_identitys_credentials(
     enrolled: Device, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """AWS's SDK gets its credentials from the device's key: others in the environment do not reach the program."""
+    """Both get their credentials from the device's key: others in the environment do not reach the program."""
     s3 = cloud.aws("s3")
     bucket = f"run-{os.getpid()}"
     s3.create_bucket(Bucket=bucket)
     s3.put_object(Bucket=bucket, Key="reading", Body=b"21.5")
     monkeypatch.setitem(enrolled.extra, "AWS_ACCESS_KEY_ID", "AKIAWRONG")
-    program = (
+    listing = (
         "import boto3\n"
         "session = boto3.session.Session()\n"
         f"found = session.client('s3').list_objects_v2(Bucket={bucket!r})['Contents']\n"
         "print(*(each['Key'] for each in found), session.get_credentials().method)\n"
         "print(boto3.client('sts').get_caller_identity()['Arn'])\n"
     )
-    done = enrolled.run("run", "--", sys.executable, "-c", program)
+    done = enrolled.run("run", "--", sys.executable, "-c", listing)
     assert done.returncode == 0, done.stderr
     listed, arn = done.stdout.splitlines()
     assert listed == "reading custom-process"
     assert ":assumed-role/" in arn
+    # Before version 2.13 AWS's command reads no endpoint from the environment.
+    there = ("--endpoint-url", cloud.document["awsEndpointUrl"], "--region", cloud.document["region"])
+    done = enrolled.run("run", "--", program("aws", package="awscli"), "s3", "ls", f"s3://{bucket}", *there)
+    assert done.stdout.split()[-1:] == ["reading"], done.stderr
 
 
 def test_the_export_for_aws_is_such_a_profile(enrolled: Device, cloud: Cloud) -> None:
