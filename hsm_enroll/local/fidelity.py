@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import copy
 import json
 import operator
 from collections.abc import Callable, Iterator
@@ -15,14 +14,15 @@ from moto.cloudformation import parsing
 from moto.cloudformation.models import ChangeSet
 from moto.core.config import default_user_config
 from moto.core.responses import ActionResult, EmptyResult
+from moto.core.serialize import BaseJSONSerializer
 from moto.dynamodb.models import DynamoDBBackend
-from moto.dynamodb.models.dynamo_type import DynamoType
 from moto.dynamodb.models.table import Table
 from moto.iot.exceptions import InvalidRequestException, ResourceAlreadyExistsException
 from moto.iot.models import FakePolicy, FakeRoleAlias, IoTBackend, iot_backends
 from moto.iot.responses import IoTResponse
 
 from hsm_enroll.local.authority import Authority, CsrRefusedError
+from hsm_enroll.local.dynamodb import copying_little, serialize_structure, update_table
 from hsm_enroll.local.endpoints import CREDENTIALS_ENDPOINT, MQTT_ENDPOINT
 
 _POLICY_VERSIONS = 5  # AWS IoT's quota, versions per policy
@@ -56,7 +56,8 @@ def faithful(authority: Authority) -> Iterator[None]:
         (FakePolicy, "update_from_cloudformation_json", update_policy),
         (FakeRoleAlias, "delete", delete_role_alias),  # None, which is what remains, is the same to moto as nothing
         (FakePolicy, "to_get_dict", policy_in_json(FakePolicy.to_get_dict)),
-        (DynamoDBBackend, "transact_write_items", _transact_write_items(DynamoDBBackend.transact_write_items)),
+        (DynamoDBBackend, "transact_write_items", copying_little(DynamoDBBackend.transact_write_items)),
+        (BaseJSONSerializer, "_serialize_type_structure", serialize_structure),
         (Table, "update_from_cloudformation_json", update_table),
         (IoTBackend, "describe_endpoint", _describe_endpoint(IoTBackend.describe_endpoint)),
         (ChangeSet, "apply", apply_change_set),
@@ -90,15 +91,6 @@ def update_policy(*, original_resource: Any, cloudformation_json: Any, **where: 
     if len(original_resource.versions) == _POLICY_VERSIONS:
         backend.delete_policy_version(name, original_resource.versions[0].version_id)
     backend.create_policy_version(name, document, set_as_default=True)
-    return original_resource
-
-
-def update_table(*, original_resource: Any, cloudformation_json: Any, **_where: Any) -> Any:
-    """Update a table as CloudFormation does. Replaces `Table.update_from_cloudformation_json`."""
-    # AWS::DynamoDB::Table: most properties are updated without interruption. moto updates none and forgets the table.
-    original_resource.deletion_protection_enabled = cloudformation_json["Properties"].get(
-        "DeletionProtectionEnabled", False
-    )
     return original_resource
 
 
@@ -312,34 +304,6 @@ def _typed(
     """Return the attachments of one type, or all if `wanted` is None, each with its type."""
     typed = [(pair, _EXCLUSIVE if pair in backend.exclusive_attachments else _NOT_EXCLUSIVE) for pair in attachments]
     return [(pair, {"thingPrincipalType": kind}) for pair, kind in typed if wanted in {None, kind}]
-
-
-def _transact_write_items(transact: Callable[..., Any]) -> Callable[..., Any]:
-    # For each write of a transaction, moto copies the whole table, to restore it if a write fails. With a thousand
-    # items in the ledger, a transaction then takes seconds. Here only the written items are copied and restored.
-    def transact_write_items(self: Any, transact_items: list[dict[str, Any]]) -> None:
-        before = [_item_of(self, write) for operation in transact_items for write in operation.values()]
-        Table.__deepcopy__ = lambda table, _memo: table
-        try:
-            transact(self, transact_items)
-        except Exception:
-            for table, hash_key, range_key, item in before:
-                table.items[hash_key].pop(range_key, None)
-                if item is not None:
-                    table.items[hash_key][range_key] = item
-            raise
-        finally:
-            del Table.__deepcopy__
-
-    return transact_write_items
-
-
-def _item_of(backend: Any, write: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
-    """Return the table, the hash key, the range key and a copy of the item that a write of a transaction refers to."""
-    table = backend.get_table(write["TableName"])
-    key = write.get("Key") or write["Item"]
-    hash_key, range_key = (DynamoType(key[name]) for name in (table.hash_key_attr, table.range_key_attr))
-    return table, hash_key, range_key, copy.deepcopy(table.get_item(hash_key, range_key))
 
 
 def _list_certificates(self: Any) -> Any:

@@ -23,7 +23,6 @@ PUBLIC = {"_asdict", "_exit", "_fields", "_make", "_replace"}  # by the document
 OF_BOTOCORE = {
     "tests/support/quick_aws.py: _alias_event_name",
     "tests/support/quick_aws.py: _create_client_class",
-    "tests/support/quick_table.py: _serialize_type_structure",
 }
 
 

@@ -8,35 +8,25 @@ from functools import cache
 from typing import Any
 from unittest import mock
 
-from moto.core.serialize import BaseJSONSerializer
 from moto.dynamodb.parsing.ast_nodes import DepthFirstTraverser, Node
 from moto.dynamodb.parsing.expressions import UpdateExpressionParser
 
 
 @contextmanager
 def quick_table() -> Iterator[None]:
-    """Let moto parse each update expression once, walk through it with less ado, and answer with values as they are.
+    """Let moto parse each update expression once, and walk through it with less ado.
 
     moto validates a copy of what it has parsed, so one parse may be used again. It asks each node of an expression for
-    its kind as if kinds could change. What it keeps of an item are the members of a response already.
+    its kind as if kinds could change.
     """
     with (
         mock.patch.object(UpdateExpressionParser, "make", _parsed),
         mock.patch.object(DepthFirstTraverser, "traverse", _traverse),
-        mock.patch.object(BaseJSONSerializer, "_serialize_type_structure", _serialize_structure),
     ):
         yield
 
 
 _parsed = cache(UpdateExpressionParser.make)
-_serialize_slowly = BaseJSONSerializer._serialize_type_structure  # noqa: SLF001
-
-
-def _serialize_structure(serializer: Any, serialized: Any, value: Any, shape: Any, key: str) -> None:
-    if shape.name == "AttributeValue":
-        serializer._default_serialize(serialized, value, shape, key)  # noqa: SLF001
-    else:
-        _serialize_slowly(serializer, serialized, value, shape, key)
 
 
 def _traverse(traverser: Any, root: Any) -> Any:
