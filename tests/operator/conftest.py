@@ -15,7 +15,8 @@ from moto.cloudformation.models import ChangeSet
 from moto.dynamodb.models.table import Table
 from moto.iot.models import FakePolicy
 
-from hsm_enroll.local.fidelity import apply_change_set, policy_in_json, update_policy, update_table
+from hsm_enroll.local.dynamodb import update_table
+from hsm_enroll.local.fidelity import apply_change_set, policy_in_json, update_policy
 from hsm_enroll.operator import package, stack
 from tests.support.quick_aws import quick_aws
 
