@@ -21,6 +21,9 @@ from hsm_enroll.escaping import escaped
 JSON = "application/json"
 _PROBLEM = "application/problem+json"
 ACCEPTED = f"{JSON}, {_PROBLEM}"
+RENEWALS_LIMITED = "renewals-limited"
+"""The code of the one 429 that is about this device, and not about how busy the API is."""
+
 _LONGEST_QUOTE = 300
 # Details that tell a program what to send, as a person would say them.
 _TO_PEOPLE = {"invite-required": "this API requires an invite"}
@@ -114,8 +117,7 @@ def refusal(answer: Answer, hint: Hint) -> HsmEnrollError:
     if 300 <= answer.status < 400:
         return unexpected(answer.url, f"a redirect (status {answer.status}), and redirects are not followed")
     if answer.status == 429:
-        asked = f"; it asks to wait {answer.wait:.0f} s" if answer.wait else ""
-        return ThrottledError(f"{answer.url} is busy{asked}", hint=hint(429, None))
+        return _throttled(answer, hint)
     if answer.status < 300:
         return unexpected(answer.url, f"status {answer.status} with {printable(answer.media_type) or 'no content'}")
     problem = _problem(answer)
@@ -133,6 +135,15 @@ def refusal(answer: Answer, hint: Hint) -> HsmEnrollError:
         api_time=answer.date,
         hint=hint(answer.status, problem),
     )
+
+
+def _throttled(answer: Answer, hint: Hint) -> ThrottledError:
+    """Return the error for 429: everybody has to wait, or this device alone, for a reason that it is told."""
+    asked = f"; it asks to wait {answer.wait:.0f} s" if answer.wait else ""
+    problem = _problem(answer)
+    if problem is None or problem.code != RENEWALS_LIMITED:
+        return ThrottledError(f"{answer.url} is busy{asked}", hint=hint(429, None))
+    return ThrottledError(f"{answer.url} refused: {_reason(problem)}{asked}", hint=hint(429, problem))
 
 
 def _reason(problem: Problem) -> str:

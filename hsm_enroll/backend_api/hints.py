@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hsm_enroll.backend_api.answer import Problem
+from hsm_enroll.backend_api.answer import RENEWALS_LIMITED, Problem
 
 # By the API's problem code; for any other, the operator has to be asked.
 _HINTS = {
@@ -38,6 +38,10 @@ _HINTS = {
     "renewal-in-progress": (
         "It ends within an hour; run hsm-enroll renew again after that. If this device did not begin it, somebody else "
         "may have its key: tell the operator."
+    ),
+    RENEWALS_LIMITED: (
+        "This device goes on with the key that it has. Run hsm-enroll renew again after that time: it resumes. If "
+        "nothing here renews over and over, somebody else may have its key: tell the operator."
     ),
     "proof-invalid": (
         "Check that it is the right API. If it is, ask the operator for an invite (hsm-enroll fleet replace THING, if "

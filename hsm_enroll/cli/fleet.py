@@ -87,6 +87,18 @@ def _renewal(one: ThingRecord) -> str:
     return "pending" if one.renewal_pending else "due" if one.renewal_due else "-"
 
 
+_UNDONE_BECAUSE = {
+    "not-committed": "its device did not commit it within an hour",
+    "old-key-used": "its old key was used again: from a restored disk, for want of the new one, or by a copy",
+}
+
+
+def _undone(one: ThingRecord) -> str:
+    """Return when the last renewal was undone, and why."""
+    because = one.renewal_undone_because or "-"
+    return f"{minute(one.renewal_undone)}, {_UNDONE_BECAUSE.get(because, because)}"
+
+
 @command("show", example="hsm-enroll fleet show gateway-17")
 @click.argument("thing_name", metavar="THING")
 @api_options
@@ -109,6 +121,8 @@ def show(invocation: Invocation, *, thing_name: str, target: Target) -> None:
         "Renewal": _renewal(one),
         "Revoked": minute(one.revoked),
     }
+    if one.renewal_undone is not None:
+        rows["Not renewed"] = _undone(one)
     if one.attested:
         rows["TPM"] = f"{one.tpm_manufacturer or 'manufacturer unknown'}, firmware {one.tpm_firmware or 'unknown'}"
         rows["EK"] = one.ek_sha256 or "-"

@@ -76,7 +76,8 @@ class BackendRefusedError(HsmEnrollError):
 class ThrottledError(HsmEnrollError):
     """The enrollment API is busy.
 
-    Many devices are being enrolled, and each has its turn. ``hsm-enroll init --wait 2h`` waits by itself.
+    Many devices are being enrolled, and each has its turn. ``hsm-enroll init --wait 2h`` waits by itself. Or this
+    device was renewed too often, and the message says so: it may be ten times at once, and then once an hour.
     """
 
     code = "throttled"

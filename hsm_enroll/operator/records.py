@@ -107,6 +107,8 @@ class ThingRecord:
         renewed: when its key was last renewed or replaced, or None.
         renewal_due: whether its certificate is older than the deployment's limit.
         renewal_pending: whether a new key is being enrolled that does not count yet.
+        renewal_undone: when a renewal was undone last, or None if none was since the key was renewed or replaced.
+        renewal_undone_because: why: ``not-committed`` or ``old-key-used``; a later backend may have more.
         attested: whether its key was proven to be in a TPM.
         ek_sha256: who that TPM is: SHA-256 of its endorsement key's DER SubjectPublicKeyInfo, in hexadecimal.
         ek_certificate_sha256: SHA-256 of that key's DER certificate, in hexadecimal; None if there was none.
@@ -128,6 +130,8 @@ class ThingRecord:
     renewed: datetime | None
     renewal_due: bool | None
     renewal_pending: bool | None
+    renewal_undone: datetime | None
+    renewal_undone_because: str | None
     attested: bool | None
     ek_sha256: str | None
     ek_certificate_sha256: str | None
@@ -232,6 +236,8 @@ def thing_record(value: object) -> ThingRecord:
         renewed=optional(members, "renewed", moment),
         renewal_due=optional(members, "renewalDue", flag),
         renewal_pending=optional(members, "renewalPending", flag),
+        renewal_undone=optional(members, "renewalUndone", moment),
+        renewal_undone_because=optional(members, "renewalUndoneBecause", WORD),
         attested=optional(members, "attested", flag),
         ek_sha256=optional(members, "ekSha256", SHA256),
         ek_certificate_sha256=optional(members, "ekCertificateSha256", SHA256),

@@ -3,11 +3,17 @@
 AWS IoT issues a fixed number of certificates per second and refuses the rest. So each new enrollment takes a *turn*,
 and turns follow each other at the rate that AWS IoT allows. A device whose turn is not yet due is told when to come
 back. Its turn stays its own, however late it comes.
+
+A Thing's renewals are limited as well, since a device that renews over and over would take the turns of all others: ten
+at once, and then one per hour. Its certificate does not expire meanwhile, so that waiting costs a device nothing.
 """
 
 from __future__ import annotations
 
 from math import ceil
+
+RENEWALS_AT_ONCE = 10
+SECONDS_PER_RENEWAL = 3600
 
 _SHORT_WAIT = 1.0  # seconds; for less, a device is not sent away: the function waits instead
 
@@ -33,3 +39,19 @@ def seconds_to_wait(turn: float, now: float) -> int:
     """
     ahead = turn - now
     return 0 if ahead <= _SHORT_WAIT else ceil(ahead)
+
+
+def count_renewal(until: int, now: float) -> int:
+    """Return a Thing's count with one more renewal.
+
+    Args:
+        until: the count so far: when it would be as if there had been no renewal, in seconds since the epoch (the
+            theoretical arrival time of GCRA, ITU-T I.371).
+        now: the time, likewise.
+    """
+    return max(until, int(now)) + SECONDS_PER_RENEWAL
+
+
+def seconds_to_next_renewal(until: int, now: float) -> int:
+    """Return in how many seconds a Thing may have another renewal begun, whose count is this; 0 for now."""
+    return max(0, ceil(count_renewal(until, now) - RENEWALS_AT_ONCE * SECONDS_PER_RENEWAL - now))

@@ -10,13 +10,14 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from enrollment_backend import succession
+from enrollment_backend import succession, undone_renewals
 from enrollment_backend.aws_errors import ConditionFailedError
 from enrollment_backend.claims import (
     Applicant,
     BoundTpm,
     Claim,
     Removal,
+    UndoneBecause,
 )
 from enrollment_backend.decisions import (
     Entries,
@@ -129,16 +130,15 @@ class Binding:
         If the Thing has no renewal and the key is new, this takes a single transaction.
 
         Args:
-            applicant: the request, without a code.
+            applicant: the request, without a code; `decisions.decide_renewal` has not refused it.
             current: the Thing's claim, whose key has signed the request.
 
         Raises:
-            AttestationRequiredError, EkMismatchError, ConflictError, EnrollmentQueuedError: see
+            AttestationRequiredError, EkMismatchError, ConflictError, RenewalsLimitedError, EnrollmentQueuedError: see
                 `decisions.check_current` and `decisions.decide_renewal`.
             EnrollmentInProgressError: as `claim`.
         """
         renewal = replace(self._new_claim(applicant), kind="renewal")
-        decide_renewal(applicant, Entries(None, current, None), self.ledger.now())
         if self._bind_renewal(applicant, renewal, current, None):
             return Claimed(renewal, is_new=True)
         return self._patiently(renewal, lambda again: self._claim_existing_renewal(applicant, again, current))
@@ -298,9 +298,14 @@ class Binding:
         known = entries or Entries(invite=None, claim=current, key_thing=None)
         is_known = known.key_thing is not None
         now = int(self.ledger.now())
-        begun = succession.begin(current, renewal, known.renewal, now, key_is_known=is_known)
+        in_the_way, because = known.renewal, _undone_because(renewal, known.renewal)
+        begun = succession.begin(current, renewal, in_the_way, now, key_is_known=is_known, undone_because=because)
         tpm = Transaction(succession.tpm_of(renewal, current, known.tpm, now))
-        return self._write(applicant, _pattern(applicant, known), begun + tpm)
+        if not self._write(applicant, _pattern(applicant, known), begun + tpm):
+            return False
+        if in_the_way is not None and because is not None:
+            undone_renewals.tell(in_the_way, because)
+        return True
 
     def _write(self, applicant: Applicant, pattern: str, transaction: Transaction) -> bool:
         """Try to carry out a transaction together with the use of the invite, and then its removals."""
@@ -343,6 +348,13 @@ class Binding:
 
 def _pattern(applicant: Applicant, entries: Entries) -> str:
     return entries.invite.thing if entries.invite is not None else applicant.thing
+
+
+def _undone_because(renewal: Claim, in_the_way: Claim | None) -> UndoneBecause | None:
+    """Return why a renewal undoes the one in its way; None if the operator need not be told."""
+    if in_the_way is None or renewal.replaces_key or in_the_way.spki_sha256 == renewal.spki_sha256:
+        return None
+    return in_the_way.undone_because
 
 
 def _written(new: Claim, *found: Claim | None) -> Claimed | None:

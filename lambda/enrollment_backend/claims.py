@@ -21,6 +21,15 @@ from typing import Literal
 RENEWAL_SECONDS = 3600  # within which a device has to commit its renewal, once it has the certificate
 SETTLING_SECONDS = 7 * 24 * 3600  # after which a renewal by EST, which has no commit, becomes the Thing's by itself
 
+UndoneBecause = Literal["not-committed", "old-key-used"]
+"""Why a renewal was undone.
+
+    not-committed   its device did not commit it within an hour
+    old-key-used    it was asked for by EST, or `rebuild` has made it, and the key before it was used again: the device
+                    never got the certificate, or lost it with its disk; or somebody else has a copy of that key, and
+                    the device is cut off now
+"""
+
 
 @dataclass(frozen=True)
 class Certificate:
@@ -117,6 +126,10 @@ class Claim:
         undescribed: whether the Thing's attributes in AWS IoT may still be those of its key before.
         by_est: whether it is a renewal that was asked for by EST, which has no commit: it becomes the Thing's when its
             certificate is used for EST, or else by itself, see `is_overdue`.
+        restored: whether it is a renewal that `rebuild` has made of what AWS IoT has. Nobody knows whether it was asked
+            for by EST, and whether the device has the certificate; so it counts as one by EST, and does not end by
+            itself.
+        renewals_until: of a Thing, the count of its renewals, see `admission`; 0 if there is none yet.
     """
 
     thing: str
@@ -141,6 +154,8 @@ class Claim:
     by_chip: bool = False
     undescribed: bool = False
     by_est: bool = False
+    restored: bool = False
+    renewals_until: int = 0
     kind: Literal["thing", "renewal"] = "thing"
 
     @property
@@ -152,6 +167,15 @@ class Claim:
     def replaces_key(self) -> bool:
         """Whether it is a renewal by new hardware, which needs no commit: an invite, or the Thing's TPM, allowed it."""
         return self.kind == "renewal" and (self.code_sha256 is not None or self.by_chip)
+
+    @property
+    def undone_because(self) -> UndoneBecause | None:
+        """Why it is undone, as a renewal by EST, if the Thing's own key is used again.
+
+        None if no device can have its certificate, so that the operator need not be told.
+        """
+        may_be_in_use = self.by_est and self.certificate is not None and (self.attached or self.restored)
+        return "old-key-used" if may_be_in_use else None
 
     def is_in(self, ek_sha256: str) -> bool:
         """Whether its key is in the TPM whose endorsement key has this hash, and may be used."""
@@ -171,7 +195,7 @@ class Claim:
         """
         since = self.enrolled or max(self.claimed, self.turn or 0)
         limit = SETTLING_SECONDS if self.by_est and self.attached else RENEWAL_SECONDS
-        return self.kind == "renewal" and now >= since + limit and now >= self.lease_ends
+        return self.kind == "renewal" and not self.restored and now >= since + limit and now >= self.lease_ends
 
 
 @dataclass(frozen=True)

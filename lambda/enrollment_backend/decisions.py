@@ -19,6 +19,7 @@ from enrollment_backend.errors import (
     KeyNotCurrentError,
     KeyReusedError,
     RenewalInProgressError,
+    RenewalsLimitedError,
     ThingEnrolledError,
     ThingRevokedError,
 )
@@ -115,6 +116,7 @@ def decide_renewal(applicant: Applicant, entries: Entries, now: float) -> Verdic
         TpmEnrolledError: the next key's TPM is another Thing's.
         KeyReusedError, KeyEnrolledError: the next key is one that this Thing, or another one, has or had.
         RenewalInProgressError: another key's renewal of this Thing is pending, and it was not asked for by EST.
+        RenewalsLimitedError: there were too many; the one that the Thing has is gone on with, however many there were.
         EnrollmentQueuedError: it is not yet the device's turn.
     """
     _check_same_tpm(applicant, entries.claim)
@@ -125,7 +127,10 @@ def decide_renewal(applicant: Applicant, entries: Entries, now: float) -> Verdic
         raise KeyEnrolledError
     if entries.key_superseded:
         raise KeyReusedError
-    return _decide_pending(applicant, entries, now)
+    verdict = _decide_pending(applicant, entries, now)
+    if verdict is Verdict.RENEW and entries.claim is not None and not _same_key(entries.renewal, applicant):
+        _check_frequency(entries.claim, now)
+    return verdict
 
 
 def check_current(claim: Claim, spki_sha256: str) -> None:
@@ -258,6 +263,11 @@ def _is_of_other_hardware(renewal: Claim, applicant: Applicant, now: float) -> b
     tpm = applicant.attestation
     is_in_it = tpm is not None and renewal.is_in(tpm.ek_sha256)
     return renewal.replaces_key and not is_in_it and not renewal.is_overdue(now)
+
+
+def _check_frequency(claim: Claim, now: float) -> None:
+    if seconds := admission.seconds_to_next_renewal(claim.renewals_until, now):
+        raise RenewalsLimitedError(seconds)
 
 
 def _decide_pending(applicant: Applicant, entries: Entries, now: float) -> Verdict:

@@ -236,6 +236,21 @@ class EnrollmentQueuedError(RetryableError):
         self.retry_after = seconds
 
 
+class RenewalsLimitedError(RetryableError):
+    """The Thing was renewed too often, see `admission`. Nothing has changed.
+
+    Args:
+        seconds: until it may be renewed once more.
+    """
+
+    code = "renewals-limited"
+    detail = "This Thing was renewed too often; it keeps the certificate that it has, and may be renewed again later."
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__(seconds=str(seconds))
+        self.retry_after = seconds
+
+
 # --- what is in the request -----------------------------------------------------------------------------------------
 
 

@@ -38,6 +38,7 @@ from enrollment_backend.errors import (
     InviteRequiredError,
     InviteUnknownError,
     OperatorRequiredError,
+    RenewalsLimitedError,
     RequestRefusedError,
     RetryableError,
     SweepStoppedError,
@@ -131,6 +132,7 @@ _STATUS: dict[type[EnrollmentError], HTTPStatus] = {
     ThrottledError: HTTPStatus.TOO_MANY_REQUESTS,
     # Not 503, which would raise the alarm on 5xx: a queue is no failure.
     EnrollmentQueuedError: HTTPStatus.TOO_MANY_REQUESTS,
+    RenewalsLimitedError: HTTPStatus.TOO_MANY_REQUESTS,
     AwsRefusedError: HTTPStatus.BAD_GATEWAY,
     AwsResponseInvalidError: HTTPStatus.BAD_GATEWAY,
     CertificateNotForKeyError: HTTPStatus.BAD_GATEWAY,

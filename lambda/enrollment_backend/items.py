@@ -38,6 +38,9 @@ class ThingEntry:
         attestation: what is known of its TPM; None if its key is not proven to be in one. The index has only the EK.
         renewal_due: whether its certificate is so old that it should be renewed.
         renewal_pending: whether it has a renewal.
+        renewal_undone: when a renewal of it was undone last, in seconds since the epoch; None if none was since its key
+            was last renewed or replaced. The index does not have it.
+        renewal_undone_because: why, see `claims.UndoneBecause`; likewise.
     """
 
     thing: str
@@ -52,6 +55,8 @@ class ThingEntry:
     attestation: Attestation | None = None
     renewal_due: bool = False
     renewal_pending: bool = False
+    renewal_undone: int | None = None
+    renewal_undone_because: str | None = None
 
     @property
     def status(self) -> str:
@@ -74,6 +79,8 @@ def entry_from_item(item: Item) -> ThingEntry:
         key_type=_key_type(item),
         renewed=item.get("renewed"),
         attestation=attestation_from_item(item),
+        renewal_undone=item.get("renewal_undone"),
+        renewal_undone_because=item.get("renewal_undone_because"),
     )
 
 
@@ -136,6 +143,8 @@ def claim_to_item(claim: Claim) -> Item:
         "by_chip": claim.by_chip or None,
         "undescribed": claim.undescribed or None,
         "by_est": claim.by_est or None,
+        "restored": claim.restored or None,
+        "renewals_until": claim.renewals_until or None,
         **attestation_to_values(claim.attestation),
         **(certificate_to_values(claim.certificate) if claim.certificate else {}),
     }
@@ -170,6 +179,8 @@ def claim_from_item(item: Item) -> Claim:
         by_chip=item.get("by_chip", False),
         undescribed=item.get("undescribed", False),
         by_est=item.get("by_est", False),
+        restored=item.get("restored", False),
+        renewals_until=item.get("renewals_until", 0),
     )
 
 

@@ -44,6 +44,12 @@ class Keyholder:
         """Whether the key is the one that the Thing has now."""
         return compare_digest(self.claim.spki_sha256, self.spki_sha256)
 
+    @property
+    def is_of_renewal(self) -> bool:
+        """Whether the key is that of the Thing's renewal, and not the Thing's yet."""
+        renewal = self.renewal
+        return not self.is_current and renewal is not None and compare_digest(renewal.spki_sha256, self.spki_sha256)
+
     def read_again(self, ledger: Ledger) -> Keyholder:
         """Return the same with what the ledger has now."""
         key, claim, renewal = ledger.find_holder(self.claim.thing, self.spki_sha256)

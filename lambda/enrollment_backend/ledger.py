@@ -38,7 +38,7 @@ from typing import Literal
 
 from enrollment_backend import succession
 from enrollment_backend.aws_errors import ConditionFailedError
-from enrollment_backend.claims import Certificate, Claim, Removal
+from enrollment_backend.claims import Certificate, Claim, Removal, UndoneBecause
 from enrollment_backend.invites import Invite, invite_id
 from enrollment_backend.items import (
     certificate_to_values,
@@ -123,9 +123,14 @@ class Ledger:
         """
         return self._carry_out(succession.switch(claim, renewal, certificate, int(self.now())))
 
-    def undo(self, claim: Claim, renewal: Claim) -> Sequence[Removal]:
-        """Undo a renewal, so that the Thing's key stays the one that it has; otherwise as `commit`."""
-        return self._carry_out(succession.undo(claim, renewal, int(self.now())))
+    def undo(self, claim: Claim, renewal: Claim, because: UndoneBecause | None) -> Sequence[Removal]:
+        """Undo a renewal, so that the Thing's key stays the one that it has; otherwise as `commit`.
+
+        Why is recorded with the Thing; None if the operator need not be told.
+        """
+        now = int(self.now())
+        noted = succession.note_undone(claim, because, now) if because else Transaction(())
+        return self._carry_out(succession.undo(claim, renewal, now) + noted)
 
     def forget_renewal(self, renewal: Claim) -> None:
         """Delete the item of a renewal that is over; otherwise as `commit`."""
@@ -263,7 +268,7 @@ class Ledger:
             ConditionFailedError: the claim or its renewal has changed in the meantime.
         """
         if claim.revoked_at is not None:
-            return self.undo(claim, renewal) if renewal is not None else ()
+            return self.undo(claim, renewal, None) if renewal is not None else ()
         now = int(self.now())
         ended = succession.end_renewal(claim, renewal, now)
         revoked = {"revoked": now, "lease": uuid.uuid4().hex, "lease_ends": 0}

@@ -13,7 +13,7 @@ A renewal that is not committed within an hour is undone. Uses neither HTTP nor 
 from __future__ import annotations
 
 import hashlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from enrollment_backend.attestation_forms import attestation_request, submitted_
 from enrollment_backend.aws_errors import ConditionFailedError
 from enrollment_backend.claims import Applicant
 from enrollment_backend.csr_policy import accept
-from enrollment_backend.decisions import check_current
+from enrollment_backend.decisions import Entries, check_current, decide_renewal
 from enrollment_backend.errors import (
     AttestationRequiredError,
     FieldMissingError,
@@ -79,7 +79,7 @@ class Lifecycle:
             RequestRefusedError: what is signed is not as `attestation_forms.attestation_request` expects it.
             AttestationRefusedError: see `attesting.Attesting`.
         """
-        holder = authenticate(body, url, self.binding().ledger)
+        holder = self._holder(body, url)
         check_current(holder.claim, holder.spki_sha256)
         return self.attesting.start_with_key(attestation_request(holder.fields, names_thing=False), holder.claim)
 
@@ -92,10 +92,11 @@ class Lifecycle:
             CsrRefusedError: the CSR is not acceptable, or not one for the Thing, see `csr_policy.accept`.
             AttestationRequiredError: it has no evidence, and the deployment or the Thing's key requires some.
             AttestationRefusedError: the evidence does not prove that the next key is in the Thing's TPM.
-            KeyReusedError, KeyEnrolledError, TpmEnrolledError, RenewalInProgressError: see `decisions.decide_renewal`.
+            KeyReusedError, KeyEnrolledError, TpmEnrolledError, RenewalInProgressError, RenewalsLimitedError: see
+                `decisions.decide_renewal`.
             EnrollmentInProgressError, EnrollmentQueuedError: as for an enrollment.
         """
-        holder = authenticate(body, url, self.binding().ledger)
+        holder = self._holder(body, url)
         log.note(renewal="refused")
         return self.issuing.answer(self.renew_for(holder, lambda: self._next_key(holder)))
 
@@ -111,6 +112,9 @@ class Lifecycle:
         with contention_told(holder):
             check_current(holder.claim, holder.spki_sha256)
             csr, applicant = next_key()
+            # Once more with all entries later; this comes first, so that a refused request writes nothing.
+            known = Entries(invite=None, claim=holder.claim, key_thing=None, renewal=holder.renewal)
+            decide_renewal(applicant, known, binding.ledger.now())
             obtained = self.issuing.obtain(lambda: binding.claim_renewal(applicant, holder.claim), csr)
         log.note(
             renewal="repeated" if obtained.repeated else "issued", certificateId=obtained.certificate.certificate_id
@@ -146,7 +150,7 @@ class Lifecycle:
             KeyNotCurrentError, ThingRevokedError: as `renew`.
             FieldUnknownError: as `commit`.
         """
-        holder = authenticate(body, url, self.binding().ledger)
+        holder = self._holder(body, url)
         _check_empty(holder.fields)
         check_current(holder.claim, holder.spki_sha256)
         return self.issuing.answer(self.certificate_of(holder.claim))
@@ -166,11 +170,24 @@ class Lifecycle:
             KeyNotCurrentError, ThingRevokedError: as `renew`.
             FieldUnknownError: as `commit`.
         """
-        holder = authenticate(body, url, self.binding().ledger)
+        holder = self._holder(body, url)
         _check_empty(holder.fields)
         removals = self._attempt(self._retire, holder)
         log.note(retirement="repeated" if removals is None else "new")
         self.remove(removals or ())
+
+    def _holder(self, body: bytes, url: str) -> Keyholder:
+        """Return who has proven to have a key; if it is that of a renewal which `rebuild` has made, it is committed.
+
+        Its device may have committed it before the ledger was lost, and does not do so again.
+        """
+        ledger = self.binding().ledger
+        holder = authenticate(body, url, ledger)
+        if not holder.is_of_renewal or holder.renewal is None or not holder.renewal.restored:
+            return holder
+        with suppress(RenewalUnknownError):  # it has just been undone
+            self.commit_for(holder)
+        return holder.read_again(ledger)
 
     def _next_key(self, holder: Keyholder) -> tuple[AcceptedCsr, Applicant]:
         """Check the CSR, and the evidence if there is any, in a proof."""

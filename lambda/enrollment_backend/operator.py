@@ -30,7 +30,10 @@ from enrollment_backend.table import Item, Key, Position, Write
 _DAY = 24 * 3600  # seconds
 _RETENTION_SECONDS = 90 * _DAY  # of an invite, after it has expired
 # What the index does not have.
-_THING_DETAILS = ("key_type", "renewed", "ek_sha256", "ek_certificate_sha256", "tpm_manufacturer", "tpm_firmware")
+_THING_DETAILS = (
+    "key_type", "renewed", "renewal_undone", "renewal_undone_because",
+    "ek_sha256", "ek_certificate_sha256", "tpm_manufacturer", "tpm_firmware",
+)  # fmt: skip
 _INVITE_DETAILS = ("replaces_key", "require_tpm", "reuse_tpm")
 _ATTEMPTS = 3  # at a transaction, before the operator is told to come back
 

@@ -305,4 +305,6 @@ def _thing(entry: ThingEntry) -> dict[str, Any]:
         "renewed": None if entry.renewed is None else timestamp(entry.renewed),
         "renewalDue": entry.renewal_due,
         "renewalPending": entry.renewal_pending,
+        "renewalUndone": None if entry.renewal_undone is None else timestamp(entry.renewal_undone),
+        "renewalUndoneBecause": entry.renewal_undone_because,
     }

@@ -5,7 +5,9 @@ that was created here has the id of its claim as an attribute. Nobody knows the 
 its request needs a new one, and then gets the same certificate.
 
 A Thing may have two active certificates, the newer one of a renewal that is not committed: that is restored as such,
-so that its device can go on with either key.
+so that its device can go on with either key. AWS IoT does not say which one it has: a certificate by EST may have been
+delivered long ago, and has no commit; another one may never have arrived. So neither goes by itself: what the device
+does next decides, see `reenrolling` and `lifecycle`.
 
 No entry that exists is changed, except that an enrollment that had just begun is completed, and that a Thing whose
 certificate is gone gets the newer one that it has: the ledger was restored to a moment before a renewal, or before it
@@ -25,7 +27,13 @@ from enrollment_backend.aws_errors import AwsRefusedError, ConditionFailedError
 from enrollment_backend.claims import Certificate, Claim
 from enrollment_backend.errors import FieldInvalidError
 from enrollment_backend.inspection import Described, Found, Inspection, Origin
-from enrollment_backend.items import attestation_to_values, certificate_to_values, claim_from_item, claim_to_item
+from enrollment_backend.items import (
+    attestation_from_item,
+    attestation_to_values,
+    certificate_to_values,
+    claim_from_item,
+    claim_to_item,
+)
 from enrollment_backend.late_commits import committed_certificate
 from enrollment_backend.ledger import Ledger
 from enrollment_backend.succession import switch, tpm_of
@@ -252,11 +260,11 @@ class Rebuilder:
             claim: the claim.
             entry: what the ledger has of the Thing.
             active: whether the certificate is active.
-            now: the time; a device has an hour from then on to commit its renewal.
+            now: the time.
         """
         certificate = claim.certificate
         assert certificate is not None  # noqa: S101 - it is made of one
-        renewal = replace(claim, kind="renewal", claim_id=uuid.uuid4().hex, claimed=now, enrolled=now, adopted=False)
+        renewal = _restored_renewal(claim, entry, now)
         if entry is None:
             return self._writes_for_first(claim, renewal, active=active)
         if not active:
@@ -269,8 +277,10 @@ class Rebuilder:
         if entry["certificate_id"] not in still_active:
             return _succession(entry, claim, certificate, now)
         earlier = self.ledger.find_claim(claim.thing, "renewal")
-        if earlier is None or earlier.certificate is None or earlier.certificate.certificate_id in still_active:
+        if earlier is None:
             return [_new(renewal)]
+        if earlier.replaces_key or (earlier.certificate and earlier.certificate.certificate_id in still_active):
+            return None
         return [Write(renewal.key, claim_to_item(renewal), _LEASE_IS, {"lease": earlier.lease}, replace=True)]
 
     def _writes_for_first(self, claim: Claim, renewal: Claim, *, active: bool) -> list[Write]:
@@ -297,6 +307,24 @@ def _left(certificate_id: str, reason: Reason) -> _Entry:
     return _Entry(Left(certificate_id, reason))
 
 
+def _restored_renewal(claim: Claim, entry: Item | None, now: int) -> Claim:
+    """Return the renewal that a Thing had which a claim, made of the newer one of its two certificates, is for.
+
+    Its key is in the TPM that the key before it is in, as every renewal's is.
+    """
+    return replace(
+        claim,
+        kind="renewal",
+        claim_id=uuid.uuid4().hex,
+        claimed=now,
+        enrolled=now,
+        adopted=False,
+        attestation=claim.attestation or attestation_from_item(entry or {}),
+        by_est=True,
+        restored=True,
+    )
+
+
 def _waits_for(entry: Item, spki_sha256: str) -> bool:
     """Whether a Thing's entry is that of an enrollment that had just begun when the table was saved."""
     return "certificate_id" not in entry and "revoked" not in entry and entry["spki_sha256"] == spki_sha256
@@ -321,6 +349,8 @@ def _succession(entry: Item, newer: Claim, certificate: Certificate, now: int) -
         "spki_sha256": newer.spki_sha256,
         "renewed": newer.enrolled,
         "lease": newer.lease,
+        "renewal_undone": None,
+        "renewal_undone_because": None,
     }
     unchanged = "#lease = :lease AND attribute_not_exists(#revoked)"
     return [

@@ -6,7 +6,7 @@ before 2050. With another key it is a renewal, see `lifecycle`. EST has no commi
     both certificates stay valid, in case the response does not arrive
     the new one is used for EST       the renewal is committed: the old certificate is revoked, and removed
     the old one is used for EST       the device does not have the new one: it gets it again with the same CSR;
-                                      otherwise it is undone
+                                      otherwise it is undone, and the operator is told
     neither, for seven days           the renewal is committed, see `removal`
 
 One whose response was never sent, because the function died before, is undone after an hour.
@@ -18,13 +18,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from hmac import compare_digest
 
 from cryptography.x509 import load_der_x509_csr, load_pem_x509_certificate
 
-from enrollment_backend import log
+from enrollment_backend import log, undone_renewals
 from enrollment_backend.aws_errors import ConditionFailedError
 from enrollment_backend.binding import Binding
 from enrollment_backend.claims import Applicant, Claim
@@ -62,7 +61,8 @@ class Reenrolling:
                 certificate.
             KeyNotCurrentError, ThingRevokedError: the certificate is not the Thing's any more.
             AttestationRequiredError: the deployment or the Thing's key requires evidence, which EST cannot have.
-            ConflictError, EnrollmentInProgressError, EnrollmentQueuedError: as `lifecycle.Lifecycle.renew`.
+            ConflictError, RenewalsLimitedError, EnrollmentInProgressError, EnrollmentQueuedError: as
+                `lifecycle.Lifecycle.renew`.
             AwsError: see `aws.call`.
         """
         ledger = self.binding().ledger
@@ -70,7 +70,7 @@ class Reenrolling:
         log.note(renewal="refused")
         csr = _accepted(csr_pem, holder.claim.thing, certificate_pem)
         spki_sha256 = hashlib.sha256(csr.spki).hexdigest()
-        if _is_of_renewal(holder):
+        if holder.is_of_renewal:
             self.lifecycle.commit_for(holder)
             holder = holder.read_again(ledger)
         elif _was_answered(holder, spki_sha256):
@@ -79,9 +79,9 @@ class Reenrolling:
         elif holder.is_current and compare_digest(holder.spki_sha256, spki_sha256):
             log.note(renewal="unchanged")
         if compare_digest(holder.spki_sha256, spki_sha256):
+            holder = self._undo_unused(holder)
             with contention_told(holder):
                 check_current(holder.claim, holder.spki_sha256)
-            self._undo_unused(holder)
             return self._answer(holder.claim)
         obtained = self.lifecycle.renew_for(holder, lambda: self._next_key(csr, holder.claim.thing, spki_sha256))
         return self.lifecycle.issuing.answer(obtained)
@@ -95,13 +95,24 @@ class Reenrolling:
             raise AttestationRequiredError
         return csr, Applicant(thing, spki_sha256, code_sha256=None, by_est=True)
 
-    def _undo_unused(self, holder: Keyholder) -> None:
-        """Undo a renewal by EST whose response did not arrive: the device goes on with the key that it has."""
-        renewal = holder.renewal
-        if renewal is None or not renewal.by_est or renewal.certificate is None:
-            return
-        with suppress(ConditionFailedError):  # it has just been committed or undone
-            self.lifecycle.remove(self.binding().ledger.undo(holder.claim, renewal))
+    def _undo_unused(self, holder: Keyholder) -> Keyholder:
+        """Undo a renewal by EST whose response did not arrive: the device goes on with the key that it has.
+
+        Returns:
+            The same holder; as it is now if the renewal has just been committed or undone.
+        """
+        renewal, ledger = holder.renewal, self.binding().ledger
+        if not holder.is_current or renewal is None or not renewal.by_est or renewal.certificate is None:
+            return holder
+        because = renewal.undone_because
+        try:
+            removals = ledger.undo(holder.claim, renewal, because)
+        except ConditionFailedError:
+            return holder.read_again(ledger)
+        if because is not None:
+            undone_renewals.tell(renewal, because)
+        self.lifecycle.remove(removals)
+        return holder
 
 
 def _accepted(csr_pem: str, thing: str, certificate_pem: str) -> AcceptedCsr:
@@ -118,12 +129,6 @@ def _have_same_subject(csr: AcceptedCsr, certificate_pem: str) -> bool:
     except ValueError:  # a T61String, for example, of which `cryptography` reads only what is UTF-8
         return False
     return subject == load_pem_x509_certificate(certificate_pem.encode("utf-8")).subject
-
-
-def _is_of_renewal(holder: Keyholder) -> bool:
-    """Whether a key is that of the Thing's renewal, and not the Thing's yet."""
-    renewal = holder.renewal
-    return not holder.is_current and renewal is not None and compare_digest(renewal.spki_sha256, holder.spki_sha256)
 
 
 def _was_answered(holder: Keyholder, spki_sha256: str) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from enrollment_backend import log
+from enrollment_backend import log, undone_renewals
 from enrollment_backend.aws_errors import AwsError, AwsRefusedError, ConditionFailedError
 from enrollment_backend.claims import Claim, Removal
 from enrollment_backend.inspection import Inspection
@@ -103,8 +103,8 @@ class Remover:
             removals = self.ledger.commit(claim, renewal, settled)
             log.info("renewal-settled", certificateId=settled.certificate_id, **facts)
             return removals
-        removals = self.ledger.undo(claim, renewal)
-        log.error("renewal-undone", **facts)
+        removals = self.ledger.undo(claim, renewal, "not-committed")
+        undone_renewals.tell(renewal, "not-committed")
         return removals
 
     def _remove_all(self, removals: Sequence[Removal], attempt: Attempt) -> None:

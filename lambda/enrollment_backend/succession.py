@@ -11,8 +11,8 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from enrollment_backend import thing_attributes
-from enrollment_backend.claims import BoundTpm, Certificate, Claim, Removal
+from enrollment_backend import admission, thing_attributes
+from enrollment_backend.claims import BoundTpm, Certificate, Claim, Removal, UndoneBecause
 from enrollment_backend.invites import invite_id
 from enrollment_backend.items import attestation_to_values, certificate_to_values, claim_to_item, removal_to_item
 from enrollment_backend.public_keys import spki_of
@@ -23,6 +23,7 @@ _EXISTS = "attribute_exists(#id)"
 _LEASE_IS = "#lease = :lease"
 _IS_VALID = f"{_LEASE_IS} AND attribute_not_exists(#revoked)"
 _HAS_TPM, _HAS_NO_TPM = "#ek_sha256 = :ek", "attribute_not_exists(#ek_sha256)"
+_IS_COUNT, _HAS_NO_COUNT = "#renewals_until = :count", "attribute_not_exists(#renewals_until)"
 _IS_UNCHANGED = "#thing = :thing AND #mark = :mark"
 _MAY_RETURN = "#thing = :thing AND attribute_not_exists(#shareable) AND attribute_not_exists(#superseded)"
 
@@ -43,7 +44,15 @@ class Transaction:
         return Transaction((*self.writes, *other.writes), (*self.removals, *other.removals))
 
 
-def begin(claim: Claim, renewal: Claim, in_the_way: Claim | None, now: int, *, key_is_known: bool) -> Transaction:
+def begin(
+    claim: Claim,
+    renewal: Claim,
+    in_the_way: Claim | None,
+    now: int,
+    *,
+    key_is_known: bool,
+    undone_because: UndoneBecause | None,
+) -> Transaction:
     """Give a Thing a renewal. One that is in the way is undone at the same time, so that no other can get in between.
 
     Args:
@@ -52,8 +61,17 @@ def begin(claim: Claim, renewal: Claim, in_the_way: Claim | None, now: int, *, k
         in_the_way: the renewal that the Thing has, which may be one with the same key; None if it has none.
         now: the time, in seconds since the epoch.
         key_is_known: whether the ledger has the new renewal's key.
+        undone_because: why the one in the way is undone, if the operator is to be told; otherwise None.
     """
-    unchanged = Write(claim.key, {"spki_sha256": claim.spki_sha256}, *_unchanged(claim))
+    thing: dict[str, object] = {"spki_sha256": claim.spki_sha256}
+    condition, expected = _unchanged(claim)
+    if not renewal.replaces_key:
+        thing["renewals_until"] = admission.count_renewal(claim.renewals_until, now)
+        condition += f" AND {_IS_COUNT if claim.renewals_until else _HAS_NO_COUNT}"
+        expected |= {"count": claim.renewals_until} if claim.renewals_until else {}
+    if undone_because is not None:
+        thing |= _undone(undone_because, now)
+    unchanged = Write(claim.key, thing, condition, expected)
     if in_the_way is None:
         added = Write(renewal.key, claim_to_item(renewal), _NEW, {}, replace=True)
         return Transaction((unchanged, added, key_of(renewal, is_known=key_is_known)))
@@ -133,6 +151,8 @@ def switch(claim: Claim, renewal: Claim, certificate: Certificate, now: int) -> 
         "shareable_key": None,
         "attached": None,
         "undescribed": thing_attributes.change(claim, renewal, certificate) or None,
+        "renewal_undone": None,
+        "renewal_undone_because": None,
         **attestation_to_values(renewal.attestation),
         **_ended(),
     }
@@ -151,6 +171,11 @@ def undo(claim: Claim, renewal: Claim, now: int) -> Transaction:
     Its key stays bound to the Thing: a certificate for it that got lost is found by that.
     """
     return forget(renewal) + Transaction(_kept_key(claim, renewal)) + _given_back(claim, renewal, now)
+
+
+def note_undone(claim: Claim, because: UndoneBecause, now: int) -> Transaction:
+    """Record with a Thing that a renewal of it was undone, for the operator."""
+    return Transaction((Write(claim.key, _undone(because, now), _EXISTS, {}),))
 
 
 def forget(renewal: Claim) -> Transaction:
@@ -174,6 +199,10 @@ def retire(claim: Claim, now: int, *, delete_thing: bool) -> Transaction:
     thing = {"revoked": now, "retired": True, **_ended()}
     writes = [Write(claim.key, thing, _IS_VALID, {"lease": claim.lease})]
     return Transaction(writes) + _removal(claim, now, claim.claim_id if delete_thing else None)
+
+
+def _undone(because: UndoneBecause, now: int) -> dict[str, object]:
+    return {"renewal_undone": now, "renewal_undone_because": because}
 
 
 def _unchanged(claim: Claim) -> tuple[str, dict[str, object]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -103,6 +104,75 @@ def test_a_client_that_goes_on_with_its_old_key_has_not_got_the_response(client:
     client.backend.clock.ahead += SETTLING_SECONDS + HOUR
     scheduled(client.backend)
     client.device.assert_alone()
+
+
+@pytest.mark.parametrize("way", ["est", "est with another key", "a renewal of our own"])
+def test_s19_the_operator_sees_that_an_old_key_was_used_again(client: EstClient, way: str) -> None:
+    """S19: a restored disk, a response that never arrived, or a copy of the key; the next renewal ends the matter."""
+    missed, successor = renewed(client), client.successor()
+    if way == "est":
+        client.take(client.reenroll())
+    elif way == "est with another key":
+        successor.take(client.reenroll(successor.key))
+    else:
+        assert client.device.renew(successor.device).status == 201
+    (told,) = events(client.backend, "renewal-undone")
+    assert (told["level"], told["thing"], told["because"]) == ("ERROR", THING, "old-key-used")
+    assert told["spkiSha256"] == missed.device.spki_sha256
+    assert undone(client.backend) == (item("thing", THING)["renewal_undone"], "old-key-used")
+    if way == "est":
+        successor.take(client.reenroll(successor.key))
+    assert successor.device.commit().status == 204
+    assert undone(client.backend) == (None, None)
+
+
+def undone(backend: Deployment) -> tuple[str | None, str | None]:
+    """Return when the Thing's renewal was undone, and why, as its operator is shown it, alone and in the list."""
+    shown = backend.operate("GET", "fleet", thing=THING).json["thing"]
+    assert backend.operate("GET", "fleet").json["things"] == [shown]
+    moment = shown["renewalUndone"]
+    seconds = moment and str(int(datetime.fromisoformat(moment).timestamp()))
+    return seconds, shown["renewalUndoneBecause"]
+
+
+@pytest.mark.parametrize("same_key", [True, False])
+def test_what_no_device_can_have_is_undone_without_a_word(client: EstClient, same_key: bool) -> None:
+    """The function died before it attached the certificate, or the operator had the key replaced."""
+    missed, successor = client.successor(), client.successor()
+    with going_wrong(client.device, killed("after", "TransactWriteItems 2")), pytest.raises(Death):
+        client.reenroll(missed.key)
+    if same_key:
+        client.take(client.reenroll())
+    else:
+        successor.take(client.reenroll(successor.key))
+        client = successor.take(successor.reenroll())
+    assert missed.device.certificates() == []
+    client.device.assert_alone()
+    assert undone(client.backend) == (None, None)
+    renewed(client)
+    hardware = client.successor()
+    hardware.take(hardware.enroll(client.backend.replacement(THING)))
+    hardware.device.assert_alone()
+    assert (events(client.backend, "renewal-undone"), undone(client.backend)) == ([], (None, None))
+
+
+def test_s19_an_old_key_that_comes_too_late_to_undo_gets_no_certificate_of_the_past(client: EstClient) -> None:
+    """S19: the new certificate commits the renewal in that very moment; both are told, and nothing was undone."""
+    successor = renewed(client)
+    committed: list[int] = []
+
+    def commit(phase: str, operation: str) -> None:
+        if (phase, operation) == ("before", "TransactWriteItems") and not committed:
+            committed.append(0)
+            committed.append(successor.reenroll().status)
+
+    client.backend.interrupt = commit
+    assert_problem(client.reenroll(), 409, "key-not-current")
+    client.backend.interrupt = lambda _phase, _operation: None
+    assert committed == [0, 200]
+    successor.device.assert_alone()
+    assert len(events(client.backend, "renewal-contended")) == 1
+    assert (events(client.backend, "renewal-undone"), undone(client.backend)) == ([], (None, None))
 
 
 def test_a_renewal_that_the_device_makes_itself_is_not_undone(client: EstClient) -> None:

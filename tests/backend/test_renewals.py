@@ -22,6 +22,7 @@ from enrollment_backend.errors import (
     KeyEnrolledError,
     KeyReusedError,
     RenewalInProgressError,
+    RenewalsLimitedError,
 )
 from tests.backend.fleet import Device, forget_turns, going_wrong, iot, item, throttled
 from tests.backend.test_sweep import by_route, scheduled
@@ -167,6 +168,13 @@ def entries(renewal: Claim | None = None, **more: Any) -> Entries:
     return Entries(None, claim, key_thing=None, renewal=renewal, **more)
 
 
+def limited(renewal: Claim | None = None) -> Entries:
+    """Return the same of one that was renewed too often."""
+    found = entries(renewal)
+    assert found.claim is not None
+    return replace(found, claim=replace(found.claim, renewals_until=NOW + 10 * HOUR))
+
+
 def renewing(spki_sha256: str = NEXT, **more: Any) -> Claim:
     """Return a renewal that began ten seconds ago."""
     values = {"lease_ends": NOW + 20, "claimed": NOW - 10, "code_sha256": None, **more}
@@ -195,6 +203,11 @@ def renewing(spki_sha256: str = NEXT, **more: Any) -> Claim:
         (replace(entries(key_shareable=True), key_thing=THING), KeyEnrolledError),
         (replace(entries(), key_thing="other"), KeyEnrolledError),
         (replace(entries(renewing(OTHER)), key_thing="other"), KeyEnrolledError),
+        (limited(), RenewalsLimitedError),
+        (limited(renewing(certificate=HELD)), Verdict.ANSWER_RENEWAL),
+        (limited(renewing(certificate=HELD, claimed=NOW - HOUR, lease_ends=NOW)), Verdict.RENEW),
+        (limited(renewing(OTHER, certificate=HELD)), RenewalInProgressError),
+        (limited(renewing(OTHER, certificate=HELD, by_est=True)), RenewalsLimitedError),
     ],
 )
 def test_what_is_to_be_done_about_a_request_to_renew(found: Entries, expected: Verdict | type[EnrollmentError]) -> None:
@@ -374,7 +387,10 @@ def test_a_renewal_is_undone_after_an_hour(backend: Deployment, device: Device) 
     assert len(successor.usable()) == 1
     backend.clock.ahead += 10
     assert scheduled(backend) == []
-    assert [(line["level"], line["thing"]) for line in events(backend, "renewal-undone")] == [("ERROR", THING)]
+    (told,) = events(backend, "renewal-undone")
+    assert (told["level"], told["thing"], told["because"]) == ("ERROR", THING, "not-committed")
+    shown = backend.operate("GET", "fleet", thing=THING).json["thing"]
+    assert (shown["renewalUndone"] is not None, shown["renewalUndoneBecause"]) == (True, "not-committed")
     device.assert_alone()
     assert successor.certificates() == []
     assert_problem(successor.commit(), 409, "renewal-unknown")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 import boto3
@@ -11,11 +12,13 @@ from moto.core import DEFAULT_ACCOUNT_ID
 from moto.dynamodb.models import dynamodb_backends
 from moto.dynamodb.models.dynamo_type import DynamoType
 
-from tests.backend.fleet import Device, going_wrong, item, throttled
+from enrollment_backend.claims import SETTLING_SECONDS
+from tests.backend.fleet import LEASE, Device, going_wrong, item, killed, throttled
 from tests.backend.test_restored_ledger import forget, left, rebuild, restored
 from tests.backend.test_sweep import HOUR, refused, scheduled
 from tests.support.csr_factory import THING
-from tests.support.deployment import REGION, TABLE, Deployment, assert_problem
+from tests.support.deployment import REGION, TABLE, Death, Deployment, assert_problem
+from tests.support.est import EstClient
 from tests.support.pages import page
 
 SAVED = f"{TABLE}-restored"
@@ -34,7 +37,10 @@ def pending(device: Device) -> Device:
 
 @pytest.mark.parametrize("committing", [True, False])
 def test_s23_a_pending_renewal_is_restored_as_such(backend: Deployment, device: Device, committing: bool) -> None:
-    """S23: the older certificate is the Thing's, and the newer one its renewal's: the device may commit it, or not."""
+    """S23: the older certificate is the Thing's, and the newer one its renewal's: the device may commit it, or not.
+
+    If it does not, it is not in the way of the next renewal.
+    """
     successor = pending(device)
     forget()
     assert left(rebuild(backend)) == []
@@ -46,9 +52,113 @@ def test_s23_a_pending_renewal_is_restored_as_such(backend: Deployment, device: 
         assert successor.commit().status == 204
         successor.assert_alone()
         return
+    again = device.successor()
+    assert device.renew(again).status == 201
+    assert successor.certificates() == []
+    assert again.commit().status == 204
+    again.assert_alone()
+
+
+def delivered(backend: Deployment) -> tuple[EstClient, EstClient]:
+    """Enroll an EST client, and renew it; return it with its old key and with its new one, which it has.
+
+    The ledger is lost then, and rebuilt.
+    """
+    client = EstClient(backend, THING)
+    client.take(client.enroll())
+    for certificate in client.device.certificates():
+        certificate.creation_date = certificate.creation_date.replace(year=2020)
+    successor = client.successor()
+    successor.take(client.reenroll(successor.key))
+    forget()
+    assert left(rebuild(backend)) == []
+    return client, successor
+
+
+def test_s23_a_delivered_certificate_outlives_the_ledger(backend: Deployment) -> None:
+    """S23: EST has no commit, so the device may use it for MQTT only, for a year; and the one before stays as well.
+
+    Nobody can tell whether the device has it. Its first use for EST commits it.
+    """
+    client, successor = delivered(backend)
+    for ahead in (HOUR + 60, SETTLING_SECONDS, 365 * 24 * HOUR):
+        backend.clock.ahead += ahead
+        assert scheduled(backend) == []
+        assert (len(client.device.usable()), len(successor.device.usable())) == (1, 1)
+    assert backend.operate("GET", "fleet", thing=THING).json["thing"]["renewalPending"] is True
+    successor.take(successor.reenroll())
+    assert client.device.certificates() == []
+    successor.device.assert_alone()
+
+
+def test_s23_a_certificate_that_never_arrived_goes_with_the_next_use_of_the_old_one(backend: Deployment) -> None:
+    """S23: the device has shown which one it has, and the operator is told."""
+    client, missed = delivered(backend)
+    client.take(client.reenroll())
+    assert missed.device.certificates() == []
+    client.device.assert_alone()
+    (told,) = [line for line in backend.log_lines() if line["event"] == "renewal-undone"]
+    assert (told["thing"], told["because"]) == (THING, "old-key-used")
+
+
+@pytest.mark.parametrize("next_step", ["renew", "recover", "retire"])
+def test_s23_a_device_that_had_committed_goes_on_with_its_new_key(
+    backend: Deployment, device: Device, next_step: str
+) -> None:
+    """S23: AWS IoT still had the old certificate when the ledger was lost; whatever it asks for commits once more."""
+    successor = pending(device)
+    with going_wrong(successor, throttled("UpdateCertificate 1")):
+        assert successor.commit().status == 204
+    forget()
+    assert left(rebuild(backend)) == []
+    assert len(device.usable()) == 1
+    again = successor.successor()
+    if next_step == "renew":
+        assert successor.renew(again).status == 201
+        assert again.commit().status == 204
+        again.assert_alone()
+    elif next_step == "recover":
+        assert successor.recover().status == 200
+        successor.assert_alone()
+    else:
+        assert successor.retire().status == 204
+        assert successor.certificates() == []
+    assert device.certificates() == []
+
+
+@pytest.mark.parametrize("replacing", [False, True])
+def test_s23_a_renewal_that_had_just_begun_is_completed(
+    backend: Deployment, device: Device, table: RestorableTable, replacing: bool
+) -> None:
+    """S23: the restored moment is before its certificate was recorded, and the device may have that since.
+
+    One by an invite, which the operator wants, is in no rebuild's power.
+    """
+    code = backend.replacement(THING) if replacing else None
+    client, successor = EstClient(backend, THING, key=device.key), EstClient(backend, THING)
+    client.certificate = device.certificates()[0].certificate_pem
+    with going_wrong(device, killed("before", "CreateCertificateFromCsr 1")), pytest.raises(Death):
+        _ = replace(device.successor(), code=code).enroll() if replacing else client.reenroll(successor.key)
+    table.save()
+    if replacing:
+        forget("renewal")
+    backend.clock.ahead += LEASE
+    assert client.reenroll(successor.key).status == 200
+    forget()
+    table.restore()
+    backdate(THING)
+    (restoring,) = rebuild(backend)
+    (certificate,) = successor.device.certificates()
+    if replacing:
+        assert restoring["left"] == [{"certificateId": certificate.certificate_id, "reason": "other-certificate"}]
+        return
+    assert restoring["left"] == []
     backend.clock.ahead += HOUR + 60
-    scheduled(backend)
-    device.assert_alone()
+    assert scheduled(backend) == []
+    assert len(successor.device.usable()) == 1
+    successor.certificate = certificate.certificate_pem
+    successor.take(successor.reenroll())
+    successor.device.assert_alone()
 
 
 def test_s23_a_ledger_of_before_the_renewal_gets_it_as_pending(backend: Deployment, device: Device) -> None:
@@ -75,6 +185,27 @@ def test_s23_a_ledger_of_before_the_commit_gets_the_new_certificate(backend: Dep
     successor.assert_alone()
     assert successor.recover().status == 200
     assert_problem(Device(backend, "another", key=device.key).enroll(), 409, "key-enrolled")
+
+
+def test_s23_a_renewal_that_the_ledger_has_lost_ends_the_matter_of_an_undone_one(
+    backend: Deployment, device: Device, table: RestorableTable
+) -> None:
+    """S23: the restored ledger says that a renewal was undone; the Thing was renewed after that."""
+    device.renew(device.successor())
+    settled(backend)
+    successor = pending(device)
+    table.save()
+    assert successor.commit().status == 204
+    forget()
+    table.restore()
+    forget("renewal")
+    forget("key", names=[successor.spki_sha256])
+    forget("certificate", names=[successor.certificates()[0].certificate_id])
+    backdate(THING)
+    assert backend.operate("GET", "fleet", thing=THING).json["thing"]["renewalUndone"] is not None
+    assert left(rebuild(backend)) == []
+    shown = backend.operate("GET", "fleet", thing=THING).json["thing"]
+    assert (shown["spkiSha256"], shown["renewalUndone"]) == (successor.spki_sha256, None)
 
 
 def backdate(thing: str, kind: str = "thing") -> None:

@@ -124,3 +124,22 @@ def test_a_ledger_of_before_an_attested_renewal_gets_its_tpm(backend: Deployment
         device.ek_sha256,
     )
     assert item("tpm", device.ek_sha256)["thing"] == THING
+
+
+def test_a_pending_renewal_of_a_thing_from_elsewhere_can_be_committed(backend: Deployment) -> None:
+    """AWS IoT does not say that its key is in the TPM; the Thing's own entry does, which was not lost."""
+    backend.iot.create_thing(thingName=THING)
+    device = attested(backend, existingThing=True)
+    successor = device.wiped()
+    assert device.renew(successor).status == 201
+    for certificate in device.certificates():
+        certificate.creation_date = certificate.creation_date.replace(year=2020)
+    forget("renewal")
+    forget("key", names=[successor.spki_sha256])
+    forget("certificate", names=[successor.certificates()[0].certificate_id])
+    backdate(THING)
+    before = tpm_of(THING)
+    assert restored(rebuild(backend, existingThings=True)) == {THING: "issued"}
+    assert successor.commit().status == 204
+    successor.assert_alone()
+    assert tpm_of(THING) == before

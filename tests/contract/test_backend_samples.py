@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.backend.fleet import Device
 from tests.support.csr_factory import THING, ecdsa_sha256, forged, pem, pem_of, request
 from tests.support.deployment import POLICY, Answer, Deployment, aws_answer, deployed, event
 from tests.support.openapi import SPEC
@@ -145,6 +147,19 @@ def for_a_tpm(backend: Deployment) -> Answer:
     return backend.post("/v1/certificates", REQUEST, code)
 
 
+def renewals_limited(backend: Deployment) -> Answer:
+    """A device renews over and over."""
+    device = Device(backend, THING)
+    device.enroll()
+    while True:
+        successor = device.successor()
+        answer = device.renew(successor)
+        if answer.status != HTTPStatus.CREATED:
+            return answer
+        successor.commit()
+        device = successor
+
+
 SITUATIONS: dict[str, Callable[[Deployment], Answer]] = {
     "problem-not-found.json": lambda backend: backend.post("/v2/certificates", REQUEST),
     "problem-json-malformed.json": lambda backend: backend.send(event("POST", "/v1/certificates", "{")),
@@ -162,6 +177,7 @@ SITUATIONS: dict[str, Callable[[Deployment], Answer]] = {
     "problem-enrollment-in-progress.json": in_progress,
     "problem-throttled.json": while_aws("CreateCertificateFromCsr", 400, "ThrottlingException"),
     "problem-enrollment-queued.json": queued,
+    "problem-renewals-limited.json": renewals_limited,
     "problem-aws-unavailable.json": while_aws("CreateCertificateFromCsr", 503, "ServiceUnavailableException"),
     "problem-aws-refused.json": while_aws("CreateCertificateFromCsr", 403, "AccessDeniedException"),
 }

@@ -21,7 +21,7 @@ from hsm_enroll.operator.records import CreatedInvite, ThingRecord
 from hsm_enroll.operator.refusals import refusal
 from hsm_enroll.secret import Secret
 
-_RUN = settings(database=None, deadline=None, max_examples=300)
+_RUN = settings(database=None, deadline=None, max_examples=150)
 _URL = "https://api.example"
 _CODE = "7K3QM-ABCDE-FGHJK-MNPQR-STVWX"
 _SHA256 = "0a" * 32
@@ -63,6 +63,8 @@ _SAMPLES: dict[str, dict[str, Any]] = {
         "renewed": _INSTANT,
         "renewalDue": True,
         "renewalPending": False,
+        "renewalUndone": _INSTANT,
+        "renewalUndoneBecause": "old-key-used",
         "attested": True,
         "ekSha256": _SHA256,
         "ekCertificateSha256": _SHA256,

@@ -18,12 +18,14 @@ from hsm_enroll.errors import (
     BackendUnreachableError,
     HsmEnrollError,
     PinWrongError,
+    ThrottledError,
     UnexpectedResponseError,
 )
 from tests.client.backend_api.patient import Waits
 from tests.support.authority import Authority
 from tests.support.https_server import HttpsServer, https_server, response
 
+_SAMPLES = Path(__file__).parents[2] / "contract" / "samples"
 _ANSWER = {
     "certificatePem": "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n",
     "certificateId": "0a" * 32,
@@ -145,6 +147,31 @@ def test_a_refusal_says_what_to_do(authority: Authority, code: str, hint: str) -
 
 
 _PROBLEM = "application/problem+json"
+
+
+def test_s24_a_device_that_was_renewed_too_often_says_so(authority: Authority) -> None:
+    """S24: an hour is not waited for; the error says that it is not the API that is busy, and what to do."""
+    sample = (_SAMPLES / "problem-renewals-limited.json").read_text(encoding="utf-8")
+    limited = response("429 Too Many Requests", sample, "Retry-After: 3589", content_type=_PROBLEM)
+    with https_server(authority, limited) as server:
+        with pytest.raises(ThrottledError) as raised:
+            _client(server, authority).renew("CSR", "gateway-17", _Prover())
+        assert len(server.requests) == 1
+    assert raised.value.message == (
+        f"{server.url} refused: This Thing was renewed too often; it keeps the certificate that it has, and may be "
+        "renewed again later (renewals-limited); it asks to wait 3589 s"
+    )
+    assert "Run hsm-enroll renew again after that time" in raised.value.hint
+
+
+def test_s24_minutes_until_the_next_renewal_are_waited_for(authority: Authority) -> None:
+    """S24: as for a turn."""
+    sample = (_SAMPLES / "problem-renewals-limited.json").read_text(encoding="utf-8")
+    limited = response("429 Too Many Requests", sample, "Retry-After: 600", content_type=_PROBLEM)
+    waits = Waits()
+    with https_server(authority, limited, _CREATED) as server:
+        assert _client(server, authority, waits).renew("CSR", "gateway-17", _Prover()) == _ISSUED
+    assert sum(waits) >= 600
 
 
 @pytest.mark.parametrize(

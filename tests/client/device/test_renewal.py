@@ -28,6 +28,7 @@ from hsm_enroll.errors import (
     KeyMissingError,
     MqttRefusedError,
     NotEnrolledError,
+    ThrottledError,
     TokenNotFoundError,
     TokenRefusedError,
     UsageError,
@@ -247,6 +248,7 @@ def test_a_refused_renewal_leaves_nothing(world: World, tmp_path: Path, code: st
         BackendRefusedError("refused", problem_code="enrollment-in-progress"),
         BackendRefusedError("refused", problem_code="clock-skew"),
         BackendRefusedError("refused", problem_code="proof-replayed"),
+        ThrottledError("renewed too often"),
     ],
 )
 def test_what_may_pass_keeps_the_new_key(world: World, tmp_path: Path, error: HsmEnrollError) -> None:

@@ -114,6 +114,8 @@ class Backend:
             "renewed": None,
             "renewalDue": False,
             "renewalPending": False,
+            "renewalUndone": None,
+            "renewalUndoneBecause": None,
             "attested": False,
             "ekSha256": None,
             "ekCertificateSha256": None,

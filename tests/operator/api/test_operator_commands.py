@@ -378,10 +378,30 @@ def test_a_renewal_that_is_due_or_pending_is_seen(
     assert (listed["renewalDue"], listed["renewalPending"]) == (due, pending)
 
 
+@pytest.mark.parametrize(
+    ("because", "shown"),
+    [
+        ("not-committed", "its device did not commit it within an hour"),
+        ("old-key-used", "its old key was used again: from a restored disk, for want of the new one, or by a copy"),
+        ("of-a-later-backend", "of-a-later-backend"),
+        (None, "-"),
+    ],
+)
+def test_a_renewal_that_was_undone_is_seen(run: Run, backend: Backend, because: str | None, shown: str) -> None:
+    """When, and why; a Thing with none has no line about it."""
+    backend.add_thing("gateway-17")
+    assert "Not renewed" not in run("fleet", "show", "gateway-17").out
+    backend.things["gateway-17"] |= {"renewalUndone": "2026-11-26T11:20:14Z", "renewalUndoneBecause": because}
+    assert f"Not renewed   2026-11-26 11:20, {shown}" in run("fleet", "show", "gateway-17").out.splitlines()
+    thing = run("fleet", "show", "gateway-17", "--json").document["thing"]
+    assert (thing["renewalUndone"], thing["renewalUndoneBecause"]) == ("2026-11-26T11:20:14Z", because)
+
+
 def test_an_earlier_backend_says_nothing_of_renewals_and_tpms(run: Run, backend: Backend) -> None:
     """Then these are null in JSON, and a dash in the table."""
     backend.add_thing("gateway-17")
     unknown = {"keyType", "renewed", "renewalDue", "renewalPending", "attested", "ekSha256", "tpmManufacturer"}
+    unknown |= {"renewalUndone", "renewalUndoneBecause"}
     for name in unknown:
         del backend.things["gateway-17"][name]
     (listed,) = run("fleet", "list", "--json").document["things"]

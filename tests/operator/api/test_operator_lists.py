@@ -97,6 +97,8 @@ def test_a_list_can_be_a_table_in_csv(run: Run, fleet: Backend) -> None:
         "renewed": "",
         "renewal_due": "false",
         "renewal_pending": "false",
+        "renewal_undone": "",
+        "renewal_undone_because": "",
         "attested": "false",
         "ek_sha256": "",
         "ek_certificate_sha256": "",
