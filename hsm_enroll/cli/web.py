@@ -19,7 +19,7 @@ _PORT = click.IntRange(1, 65535)
 @click.option("--port", type=_PORT, metavar="PORT", help="The TCP port on 127.0.0.1; default: a free one.")
 @api_options
 def web(invocation: Invocation, *, port: int | None, target: Target) -> None:
-    """Serve a web page for this machine's browser, until Ctrl-C: the fleet, invites with labels to print, revoking.
+    """Serve a page for this machine's browser until Ctrl-C: the fleet, invites as labels to print, replacing, revoking.
 
     Open the address that is printed. It is the key to the page: give it to nobody. The page acts with your AWS
     credentials, and can do what hsm-enroll fleet and hsm-enroll invite can do with them.

@@ -13,11 +13,18 @@ class UsageError(HsmEnrollError):
     The message names the option, the variable or the line of ``config.toml`` that the value came from. An option or
     an invite that contradicts what is in place on an enrolled device is an error too: only ``--new-key`` replaces
     that.
+
+    Attributes:
+        reason: stable kebab-case name of what is invalid, by which it can be explained in another language; may be "".
     """
 
     code = "usage"
     exit_status = 2
     default_hint = "Run the command with --help to see its options."
+
+    def __init__(self, message: str, *, hint: str | None = None, reason: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
 
 
 class ClockError(HsmEnrollError):

@@ -96,7 +96,7 @@ def credentials(of: Session) -> ReadOnlyCredentials:
         found = of.get_credentials()
         if found is None:
             place = f" for the profile {of.profile!r}" if of.profile else ""
-            raise UsageError(f"no AWS credentials were found{place}", hint=CREDENTIALS_HINT)
+            raise _unusable(f"no AWS credentials were found{place}")
         return found.get_frozen_credentials()
 
 
@@ -134,7 +134,7 @@ def common_refusal(service: str, error: ClientError) -> HsmEnrollError | None:
     """
     if code(error) in _REJECTED_CREDENTIALS:
         hint = f"{CREDENTIALS_HINT} A region that the account has not enabled rejects them too."
-        return UsageError(f"AWS rejected the credentials: {reason(error)}", hint=hint)
+        return _unusable(f"AWS rejected the credentials: {reason(error)}", hint)
     if code(error) in _THROTTLED:
         return ThrottledError(f"{service} is busy", hint="Wait a moment, then run the same command again.")
     return None
@@ -145,18 +145,20 @@ def _check_region(name: str) -> None:
         raise UsageError(f"{name!r} is not a valid AWS region", hint=_REGION_HINT)
 
 
+def _unusable(message: str, hint: str = CREDENTIALS_HINT) -> UsageError:
+    return UsageError(message, hint=hint, reason="aws-credentials")
+
+
 @contextmanager
 def _configuration_faults() -> Iterator[None]:
     try:
         yield
     except BotoCoreError as error:
         why = " ".join(str(error).split())
-        raise UsageError(
-            f"the AWS credentials or configuration cannot be used: {why}", hint=CREDENTIALS_HINT
-        ) from error
+        raise _unusable(f"the AWS credentials or configuration cannot be used: {why}") from error
     except ClientError as error:  # of the service that a profile gets its credentials from
-        refused = UsageError(
+        refused = _unusable(
             f"the AWS credentials cannot be obtained: {error.operation_name}: {reason(error)}",
-            hint="Check the profile: its role, its source and its account.",
+            "Check the profile: its role, its source and its account.",
         )
         raise common_refusal("AWS", error) or refused from error

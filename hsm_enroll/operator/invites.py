@@ -59,12 +59,15 @@ class NewInvite:
             raise UsageError(
                 "thing is not a valid Thing name",
                 hint="A name has 1 to 64 of the characters a-z A-Z 0-9 : _ -, and a prefix of names ends in *.",
+                reason="thing-name",
             )
         if not 1 <= self.uses <= _MOST_USES:
-            raise UsageError("uses must be a number, 1 or more", hint=f"At most {_MOST_USES:,}.")
+            raise UsageError("uses must be a number, 1 or more", hint=f"At most {_MOST_USES:,}.", reason="uses")
         if self.uses > 1 and not self.thing.endswith("*"):
             raise UsageError(
-                "more than one use needs a prefix of names", hint="One Thing needs one use; a prefix ends in *."
+                "more than one use needs a prefix of names",
+                hint="One Thing needs one use; a prefix ends in *.",
+                reason="uses-of-prefix",
             )
         _check_ttl(self.ttl_seconds)
         if self.deactivate_existing and not self.existing_thing:
@@ -109,6 +112,7 @@ class NewReplacement:
             raise UsageError(
                 "thing is not a valid Thing name",
                 hint="Give the name of one Thing, 1 to 64 of the characters a-z A-Z 0-9 : _ -, without a *.",
+                reason="thing-name",
             )
         _check_ttl(self.ttl_seconds)
         _tpm_members(self)
@@ -132,7 +136,7 @@ def _tpm_members(invite: NewInvite | NewReplacement) -> dict[str, Any]:
 
 def _check_ttl(seconds: int) -> None:
     if not _SHORTEST_SECONDS <= seconds <= _LONGEST_SECONDS:
-        raise UsageError("ttl must be between 1m and 365d", hint="Give a time like 30m, 24h or 7d.")
+        raise UsageError("ttl must be between 1m and 365d", hint="Give a time like 30m, 24h or 7d.", reason="ttl")
 
 
 def check_id(text: str) -> None:
@@ -145,6 +149,7 @@ def check_id(text: str) -> None:
         raise UsageError(
             "that is not the ID of an invite",
             hint="An ID has 16 hexadecimal digits in lower case; hsm-enroll invite list shows it.",
+            reason="invite-id",
         )
 
 
@@ -175,5 +180,5 @@ def ttl_seconds(text: str) -> int:
     """
     match = _TTL.fullmatch(text)
     if match is None:
-        raise UsageError("ttl is not a valid time", hint="Give a time like 30m, 24h or 7d.")
+        raise UsageError("ttl is not a valid time", hint="Give a time like 30m, 24h or 7d.", reason="ttl")
     return int(match[1]) * _UNIT_SECONDS[match[2]]

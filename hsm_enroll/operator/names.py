@@ -23,7 +23,7 @@ def checked(names: Iterable[str]) -> list[str]:
     unique = list(dict.fromkeys(names))
     for name in unique:
         if not _NAME.fullmatch(name):
-            raise UsageError(f"{name!r} is not a valid Thing name", hint=_NAME_HINT)
+            raise UsageError(f"{name!r} is not a valid Thing name", hint=_NAME_HINT, reason="thing-name")
     return unique
 
 
@@ -34,7 +34,9 @@ def check_prefix(text: str) -> None:
         UsageError: they cannot.
     """
     if not _NAME.fullmatch(text):
-        raise UsageError(f"no Thing name begins with {text!r}", hint=f"{_NAME_HINT} Leave a * at the end out.")
+        raise UsageError(
+            f"no Thing name begins with {text!r}", hint=f"{_NAME_HINT} Leave a * at the end out.", reason="prefix"
+        )
 
 
 def read(content: bytes) -> list[str]:
@@ -50,17 +52,21 @@ def read(content: bytes) -> list[str]:
         lines = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
         rows = [[cell.strip() for cell in row] for row in lines if any(row)]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UsageError("the file is neither lines of names nor CSV in UTF-8", hint=_NAME_HINT) from error
+        raise _unreadable("the file is neither lines of names nor CSV in UTF-8", _NAME_HINT) from error
     header = [cell.lower() for cell in rows[0]] if rows else []
     column = header.index(_COLUMN) if _COLUMN in header else None
     if column is None and any(len(row) != 1 for row in rows):
-        raise UsageError(f"the table has no column {_COLUMN!r}", hint="Its first line has the columns' names.")
+        raise _unreadable(f"the table has no column {_COLUMN!r}", "Its first line has the columns' names.")
     if column is None:
         names = [name for (name,) in rows]
     elif any(len(row) != len(header) for row in rows):
-        raise UsageError("a row has more or fewer cells than the table's header", hint="Write an empty cell as ,,.")
+        raise _unreadable("a row has more or fewer cells than the table's header", "Write an empty cell as ,,.")
     else:
         names = [row[column] for row in rows[1:]]
     if not names:
-        raise UsageError("the file has no names", hint="Write one name per line.")
+        raise _unreadable("the file has no names", "Write one name per line.")
     return names
+
+
+def _unreadable(message: str, hint: str) -> UsageError:
+    return UsageError(message, hint=hint, reason="names")

@@ -1,4 +1,4 @@
-"""The application: its pages, the language they are in, and how they show errors."""
+"""The application: its pages, and the language they are in."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
-from flask import Blueprint, Flask, Response, render_template, request
-from werkzeug.exceptions import HTTPException
+from flask import Blueprint, Flask, Response, request
 
-from hsm_enroll.errors import HsmEnrollError, UsageError
 from hsm_enroll.operator.last_seen import LastSeen
-from hsm_enroll.web import formats
+from hsm_enroll.troubleshooting import section
+from hsm_enroll.web import errors, formats
 from hsm_enroll.web.access import Access
 from hsm_enroll.web.invites import InvitePages
+from hsm_enroll.web.labels import Sheets
+from hsm_enroll.web.replacing import ReplacementPages
 from hsm_enroll.web.texts import DEFAULT_LANGUAGE, LANGUAGES, catalogue
 from hsm_enroll.web.things import ThingPages
 
@@ -40,17 +41,16 @@ def create(access: Access, client: OperatorClient, last_seen: LastSeen, report: 
     app.config.update(MAX_CONTENT_LENGTH=_LARGEST_FORM_BYTES, MAX_FORM_MEMORY_SIZE=_LARGEST_FORM_BYTES)
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     pages = Blueprint("pages", __name__, url_prefix=access.place, static_folder="static", static_url_path="/static")
-    lock = Lock()
+    lock, sheets = Lock(), Sheets()
     ThingPages(client, last_seen, lock).add_to(pages)
-    InvitePages(client, lock).add_to(pages)
+    InvitePages(client, lock, sheets).add_to(pages)
+    ReplacementPages(client, lock, sheets).add_to(pages)
     access.guard(app, pages)
     # Not the application's: the cookie names the path, which is told to nobody who does not know it.
     pages.after_request(partial(_keep_language, access))
     app.register_blueprint(pages)
     app.context_processor(partial(_context, access, client))
-    app.register_error_handler(HsmEnrollError, _expected)
-    app.register_error_handler(HTTPException, _http)
-    app.register_error_handler(Exception, partial(_unexpected, report))
+    errors.handle(app, report)
     return app
 
 
@@ -62,6 +62,8 @@ def _context(access: Access, client: OperatorClient) -> dict[str, Any]:
         "t": text,
         "language": language,
         "languages": LANGUAGES,
+        "advice": partial(errors.advice, text),
+        "section": section,
         "here": _here,
         "api": client.api_url,
         "region": client.region,
@@ -92,25 +94,3 @@ def _keep_language(access: Access, response: Response) -> Response:
     if chosen in LANGUAGES:
         access.keep(response, _LANGUAGE, chosen)
     return response
-
-
-def _expected(error: HsmEnrollError) -> tuple[str, int]:
-    """Show an error as the command line does: what happened, and what to do next."""
-    status = 503 if error.retryable else 400 if isinstance(error, UsageError) else 502
-    return render_template("error.html", error=error), status
-
-
-def _http(error: HTTPException) -> tuple[str, int] | HTTPException:
-    """Show only to the browser that was let in that an address does not exist."""
-    if request.blueprint != "pages":
-        return error
-    return render_template("error.html", error=UsageError(error.name, hint="")), error.code or 500
-
-
-def _unexpected(report: Callable[[Exception], None], error: Exception) -> tuple[str, int]:
-    report(error)
-    shown = HsmEnrollError(
-        f"unexpected error: {type(error).__name__}",
-        hint="The terminal in which hsm-enroll fleet web runs has more with --verbose.",
-    )
-    return render_template("error.html", error=shown), 500

@@ -33,14 +33,13 @@ class InvitePages:
     Args:
         client: of the enrollment API; it takes one request at a time.
         lock: held while it is used.
+        sheets: keeps new invites until they are shown.
     """
 
-    def __init__(self, client: OperatorClient, lock: Lock) -> None:
+    def __init__(self, client: OperatorClient, lock: Lock, sheets: Sheets) -> None:
         self._client = client
         self._lock = lock
-        self._sheets = Sheets()
-        self._creating = Lock()
-        self._created: dict[tuple[tuple[str, str], ...], str] = {}
+        self._sheets = sheets
 
     def add_to(self, pages: Blueprint) -> None:
         """Add the routes."""
@@ -94,13 +93,9 @@ class InvitePages:
             wanted = _wanted()
         except UsageError as error:
             return self._form(error), 400
-        # A form is sent twice by a double click: the second time it leads to the invites of the first.
-        form = tuple(sorted(request.form.items(multi=True)))
-        with self._creating:
-            if form not in self._created:
-                self._created[form] = self._sheets.keep(self._sheet(wanted))
-            # A page of its own, so that loading it again does not create invites again.
-            return redirect(url_for("pages.labels", sheet=self._created[form]), 303)
+        # A page of its own, so that loading it again does not create invites again.
+        sheet = self._sheets.of_form(request.form, lambda: self._sheet(wanted))
+        return redirect(url_for("pages.labels", sheet=sheet), 303)
 
     def _sheet(self, wanted: Sequence[NewInvite]) -> Sheet:
         made: list[CreatedInvite] = []
@@ -120,8 +115,7 @@ class InvitePages:
         if taken is None:
             return render_template("labels-gone.html")
         labels = [(one, url, qr_code(url)) for one in taken.invites for url in [one.url(self._client.api_url)]]
-        enrolled = [one.thing for one in taken.invites if one.thing_status in {"claimed", "issued"}]
-        return render_template("labels.html", sheet=taken, labels=labels, enrolled=enrolled)
+        return render_template("labels.html", sheet=taken, labels=labels)
 
     def _revoke(self) -> Response:
         invite_id = request.form.get("id", "")
@@ -139,12 +133,13 @@ def _wanted() -> Sequence[NewInvite]:
     """
     lines = [line.strip() for line in request.form.get("things", "").splitlines()]
     if not any(lines):
-        raise UsageError("no names are given", hint="Write one name per line.")
+        raise UsageError("no names are given", hint="Write one name per line.", reason="no-names")
     given = [*dict.fromkeys(names.read("\n".join(filter(None, lines)).encode("utf-8", "replace")))]
     if len(given) > _MOST_AT_ONCE:
         raise UsageError(
             f"{len(given):,} names are too many for one page of labels",
             hint=f"Give up to {_MOST_AT_ONCE} at a time, or use hsm-enroll invite create --from.",
+            reason="too-many-names",
         )
     lifetime, uses = ttl_seconds(request.form.get("ttl", "")), _uses(request.form.get("uses", ""))
     wanted = []
@@ -153,11 +148,11 @@ def _wanted() -> Sequence[NewInvite]:
             wanted.append(NewInvite(name, uses, lifetime, require_tpm="require-tpm" in request.form))
         except UsageError as error:
             place = "" if len(given) == 1 else f"name {position}: "
-            raise UsageError(f"{place}{error.message}", hint=error.hint) from error
+            raise UsageError(f"{place}{error.message}", hint=error.hint, reason=error.reason) from error
     return wanted
 
 
 def _uses(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 7):
-        raise UsageError("uses must be a number, 1 or more", hint="One Thing needs one use.")
+        raise UsageError("uses must be a number, 1 or more", hint="One Thing needs one use.", reason="uses")
     return int(text)

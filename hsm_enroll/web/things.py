@@ -105,7 +105,9 @@ class ThingPages:
         """Return the Things of these names; all of them have to exist."""
         wanted = names.checked(given)
         if not wanted:
-            raise UsageError("no Thing is selected", hint="Select Things in the list, then revoke them.")
+            raise UsageError(
+                "no Thing is selected", hint="Select Things in the list, then revoke them.", reason="none-selected"
+            )
         with self._lock:
             found = self._client.find_things(wanted)
         known = {one.thing for one in found}

@@ -10,7 +10,7 @@ from selenium.webdriver import Chrome
 from tests.operator.api.stand_in import Backend, operator_backend
 from tests.support.authority import Authority
 from tests.web.browser import chromium, forget
-from tests.web.site import Site, served
+from tests.web.site import Site, cookie_of, served
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +49,11 @@ def chrome(one_chrome: Chrome) -> Chrome:
 
 @pytest.fixture
 def entered(chrome: Chrome, site: Site) -> Chrome:
-    """The browser, let in, at a page that says little."""
+    """The browser with the cookie that lets it in; it has not loaded a page yet."""
     site.seen.known = {}
     site.backend.replies.clear()
-    chrome.get(site.entrance("labels/none"))
+    name, _, value = cookie_of(site).partition("=")
+    chrome.execute_cdp_cmd("Network.setCookie", {"name": name, "value": value, "url": site.base})
     return chrome
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from html import unescape
 from http.client import HTTPConnection
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -51,10 +53,6 @@ class Site:
     def base(self) -> str:
         """The address of the list of Things, without the key."""
         return self.url.partition("?")[0]
-
-    def entrance(self, path: str) -> str:
-        """Return the address of a page, with the key."""
-        return f"{self.base}{path}?{self.url.partition('?')[2]}"
 
     def answer_next(self, *replies: Reply) -> None:
         """Have the API give these answers to the next requests."""
@@ -119,6 +117,32 @@ def cookie_of(site: Site) -> str:
     """Return the cookie of a browser that was let in."""
     entered = ask(site, site.url.removeprefix(f"http://{urlsplit(site.url).netloc}"))
     return entered.headers["Set-Cookie"].partition(";")[0]
+
+
+def visit(site: Site, path: str, form: dict[str, str] | None = None, language: str = "en") -> Answer:
+    """Load a page, or send a form to it, as a browser that was let in.
+
+    Args:
+        site: the page.
+        path: below `Site.base`.
+        form: what is typed and chosen in it; the page's token is added.
+        language: the browser's.
+    """
+    cookie, place = cookie_of(site), urlsplit(site.base).path
+    if form is not None:
+        form = hidden(ask(site, f"{place}invites/new", cookie=cookie)) | form
+    return ask(site, place + path, cookie=cookie, form=form, language=language)
+
+
+def hidden(answer: Answer) -> dict[str, str]:
+    """Return what a page's form sends besides what one types."""
+    return dict(re.findall(r'<input type="hidden" name="([a-z]+)" value="([^"]*)">', answer.text))
+
+
+def alert(answer: Answer) -> str:
+    """Return the text of the one error in a page, in one line."""
+    (found,) = re.findall(r'role="alert">(.*?)</div>', answer.text, re.DOTALL)
+    return " ".join(unescape(re.sub(r"<[^>]*>", "", found)).split())
 
 
 def invite(thing: str, invite_id: str) -> dict[str, Any]:

@@ -32,7 +32,9 @@ def test_the_key_is_exchanged_for_a_cookie(site: Site, place: str) -> None:
     assert ask(site, place, cookie=entered.headers["Set-Cookie"].partition(";")[0]).status == 200
 
 
-@pytest.mark.parametrize("path", ["", "invites", "invites/new", "revoke?thing=a", "things/a", "labels/x", "nowhere"])
+@pytest.mark.parametrize(
+    "path", ["", "invites", "invites/new", "revoke?thing=a", "replace?thing=a", "things/a", "labels/x", "nowhere"]
+)
 def test_without_the_cookie_no_page_is_shown(site: Site, place: str, path: str) -> None:
     """Nothing of the fleet, of the API or of a form's token is in the answer, and the API is not asked."""
     before = len(site.backend.received)
@@ -63,7 +65,7 @@ def test_another_host_name_is_refused(site: Site, place: str, cookie: str, host:
 
 
 @pytest.mark.parametrize("form", [{}, {"token": ""}, {"token": "guess"}])
-@pytest.mark.parametrize("path", ["revoke", "invites/new", "invites/revoke"])
+@pytest.mark.parametrize("path", ["revoke", "replace", "invites/new", "invites/revoke"])
 def test_a_form_from_elsewhere_does_nothing(
     site: Site, place: str, cookie: str, path: str, form: dict[str, str]
 ) -> None:
@@ -106,7 +108,12 @@ def test_browsers_are_told_what_the_page_may_do(site: Site, place: str, cookie: 
 def test_pages_need_nothing_from_elsewhere(site: Site, place: str, cookie: str) -> None:
     """Every address in a page is below its own path, and there is no script or style in the page itself."""
     site.backend.add_thing("gateway-19")
-    for path in ("", "invites", "invites/new", "things/gateway-19", "revoke?thing=gateway-19"):
+    for path in (
+        "",
+        "invites",
+        "invites/new",
+        *(f"{page}gateway-19" for page in ("things/", "revoke?thing=", "replace?thing=")),
+    ):
         text = ask(site, place + path, cookie=cookie).text
         assert {
             address for address in re.findall(r'(?:href|src|action)="([^"#]+)', text) if not address.startswith(place)

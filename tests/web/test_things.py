@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
 
 import pytest
 from selenium.webdriver import ActionChains, Chrome, Keys
@@ -10,9 +11,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 
 from hsm_enroll.operator.last_seen import Sighting, Unknown
-from tests.operator.api.stand_in import Backend, json_reply, problem
+from tests.operator.api.stand_in import Backend, Reply, json_reply, problem
 from tests.web import walk
-from tests.web.site import Site
+from tests.web.site import Site, alert, visit
 
 _NAMES = "tbody th"
 
@@ -66,30 +67,29 @@ def test_filters_are_kept_from_page_to_page(browser: Chrome, site: Site) -> None
     assert walk.texts(browser, _NAMES)[0] == "line0-00000"
 
 
-def test_a_filter_that_matches_nothing(browser: Chrome) -> None:
+def test_a_filter_that_matches_nothing(site: Site) -> None:
     """It says so, and has no table."""
-    browser.get(f"{browser.current_url}?prefix=nowhere")
-    assert walk.texts(browser, "[role=status]") == ["Nothing matches."]
-    assert walk.texts(browser, "table") == []
+    page = visit(site, "?prefix=nowhere").text
+    assert '<p role="status">Nothing matches.' in page
+    assert "<table" not in page
 
 
-def test_a_prefix_that_no_name_can_begin_with(browser: Chrome, site: Site) -> None:
+def test_a_prefix_that_no_name_can_begin_with(site: Site) -> None:
     """The API is not asked; the error says what is possible, and the form has what was typed."""
     before = len(site.backend.received)
-    walk.one(browser, "#prefix").send_keys("line 7")
-    walk.press(browser, "Show")
-    assert "no Thing name begins with 'line 7' What to do: A name has 1 to 128" in walk.problem(browser)
-    assert walk.one(browser, "#prefix").get_attribute("value") == "line 7"
+    page = visit(site, "?prefix=line+7")
+    assert "no Thing name begins with 'line 7' What to do: A name has 1 to 128" in alert(page)
+    assert 'name="prefix" value="line 7"' in page.text
     assert len(site.backend.received) == before
 
 
-def test_pages_of_the_api_that_are_empty_are_skipped(entered: Chrome, site: Site) -> None:
+def test_pages_of_the_api_that_are_empty_are_skipped(site: Site) -> None:
     """Where few entries match, the API may answer with none and a token; the next page is asked for at once."""
     token = f"{site.backend.token}9950"
     site.answer_next(*[json_reply(200, {"things": [], "next": token})] * 2)
-    entered.get(f"{site.base}?status=revoked")
+    page = visit(site, "?status=revoked").text
     assert [request.query.get("next") for request in site.backend.received[-3:]] == [None, token, token]
-    assert walk.texts(entered, "[role=status]") == ["Nothing matches."]
+    assert '<p role="status">Nothing matches.' in page
 
 
 def test_when_things_were_last_seen(browser: Chrome, site: Site) -> None:
@@ -115,13 +115,14 @@ def test_when_things_were_last_seen(browser: Chrome, site: Site) -> None:
         (Unknown.FAILED, "AWS IoT did not answer"),
     ],
 )
-def test_why_it_is_not_known_is_said(browser: Chrome, site: Site, why: Unknown, said: str) -> None:
+def test_why_it_is_not_known_is_said(site: Site, why: Unknown, said: str) -> None:
     """The list is shown all the same, with a note above it; if indexing is off, with the command that enables it."""
     site.seen.known = why
-    browser.refresh()
-    assert said in walk.one(browser, ".note").text
-    assert ("aws iot update-indexing-configuration" in walk.one(browser, ".note").text) == (why is Unknown.OFF)
-    assert walk.row(browser, "line0-00000")[2] == "-"
+    page = visit(site, "?prefix=line0-0000").text
+    note = page.partition('<p class="note">')[2].partition("</p>")[0]
+    assert said in note
+    assert ("aws iot update-indexing-configuration" in note) == (why is Unknown.OFF)
+    assert page.count('data-label="Last seen"><span>-') == 10
 
 
 def test_one_thing(browser: Chrome, site: Site) -> None:
@@ -137,6 +138,22 @@ def test_one_thing(browser: Chrome, site: Site) -> None:
     assert shown["Other certificates"] == f"{'ab' * 32} (active)"
     walk.press(browser, "Revoke this Thing…")
     assert walk.heading(browser) == "Revoke line0-00003?"
+
+
+@pytest.mark.parametrize(
+    ("because", "said"),
+    [
+        ("not-committed", "its device did not commit the renewal within an hour"),
+        ("old-key-used", "its old key was used again: "),
+        ("of-a-later-backend", "of-a-later-backend"),
+    ],
+)
+def test_why_a_thing_was_not_renewed(site: Site, because: str, said: str) -> None:
+    """When its renewal was undone, and why; a Thing of which none was undone has no such row."""
+    site.backend.things["line0-00005"] |= {"renewalUndone": "2026-11-23T12:34:56Z", "renewalUndoneBecause": because}
+    page = visit(site, "things/line0-00005").text
+    assert f'<dt>Not renewed</dt><dd><time datetime="2026-11-23T12:34:56Z">2026-11-23 12:34</time>: {said}' in page
+    assert "Not renewed" not in visit(site, "things/line0-00006").text
 
 
 def test_revoking_names_the_things_first(browser: Chrome, site: Site) -> None:
@@ -219,13 +236,12 @@ def test_other_certificates_are_named_or_deactivated(entered: Chrome, site: Site
         ("?thing=a%20b", "'a b' is not a valid Thing name"),
     ],
 )
-def test_what_cannot_be_revoked_is_an_error(entered: Chrome, site: Site, asked: str, said: str) -> None:
+def test_what_cannot_be_revoked_is_an_error(site: Site, asked: str, said: str) -> None:
     """Nothing selected, or no such Thing: the error, what to do, and the way back."""
-    entered.get(f"{site.base}revoke{asked}")
-    assert said in walk.problem(entered)
-    assert "What to do: " in walk.problem(entered)
-    walk.press(entered, "Back to the Things")
-    assert walk.heading(entered) == "Things"
+    page = visit(site, f"revoke{asked}")
+    assert said in alert(page)
+    assert "What to do: " in alert(page)
+    assert f'<a href="{urlsplit(site.base).path}">Back to the Things</a>' in page.text
 
 
 @pytest.mark.parametrize(
@@ -238,23 +254,21 @@ def test_what_cannot_be_revoked_is_an_error(entered: Chrome, site: Site, asked: 
         (problem(500, "internal"), "See docs/troubleshooting.md#backend-unreachable"),
     ],
 )
-def test_an_error_of_the_api_is_shown_with_its_hint(
-    browser: Chrome, site: Site, reply: tuple[int, dict[str, str], bytes], said: str
-) -> None:
+def test_an_error_of_the_api_is_shown_with_its_hint(site: Site, reply: Reply, said: str) -> None:
     """As on the command line: what happened, what to do next, and the page that says more."""
     site.answer_next(reply)
-    browser.refresh()
-    assert said in walk.problem(browser)
-    assert browser.title == "Error - hsm-enroll"
+    page = visit(site, "")
+    assert said in alert(page)
+    assert "<title>Error - hsm-enroll</title>" in page.text
     assert site.faults == []
 
 
-def test_an_error_that_nobody_expected(entered: Chrome, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_that_nobody_expected(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """The page names its kind and nothing else of it; the terminal is told."""
     monkeypatch.setattr(site.seen, "of", lambda _: {"some": "thing"}["a secret"])
-    entered.get(site.base)
-    assert "unexpected error: KeyError What to do: The terminal in which" in walk.problem(entered)
-    assert "a secret" not in entered.page_source
+    page = visit(site, "")
+    assert "unexpected error: KeyError What to do: The terminal in which" in alert(page)
+    assert "a secret" not in page.text
     assert [type(fault) for fault in site.faults] == [KeyError]
     site.faults.clear()
 
@@ -267,10 +281,13 @@ def test_all_of_it_by_keyboard(entered: Chrome, site: Site) -> None:
     def tab_to(name: str) -> None:
         for _ in range(40):
             keys.send_keys(Keys.TAB).perform()
-            focused = entered.switch_to.active_element
-            style = entered.execute_script("return getComputedStyle(arguments[0]).outlineStyle", focused)
-            assert style != "none"
-            if focused.accessible_name == name:
+            outline, shown = entered.execute_script(
+                "const one = document.activeElement; return [getComputedStyle(one).outlineStyle,"
+                " one.ariaLabel ?? (one.labels?.[0] ?? one).innerText.trim()]"
+            )
+            assert outline != "none"
+            if shown == name:
+                assert entered.switch_to.active_element.accessible_name == name
                 return
         pytest.fail(f"no Tab leads to {name!r}")
 

@@ -1,4 +1,4 @@
-"""The page, every part real: a device is enrolled with a label that was printed from it, and revoked in it."""
+"""The page, every part real: a device is enrolled with a printed label, given another key, and revoked."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def url(operator: Operator) -> Iterator[str]:
 
 
 def test_a_things_life_in_the_page(chrome: Chrome, url: str, gateway: Device, thing: str, tmp_path: Path) -> None:
-    """Invited by a label, enrolled with what a scanner reads from it, listed, revoked, and then refused."""
+    """Invited by a label, enrolled with what a scanner reads from it, listed, its key replaced, revoked and refused."""
     chrome.get(url)
     walk.press(chrome, "New invites")
     walk.one(chrome, "#things").send_keys(thing)
@@ -36,12 +36,20 @@ def test_a_things_life_in_the_page(chrome: Chrome, url: str, gateway: Device, th
     scanned = subprocess.run(
         ["zbarimg", "--quiet", "--raw", str(tmp_path / "label.png")], capture_output=True, text=True, check=True
     )
-    assert gateway.json("init", scanned.stdout.strip())["thingName"] == thing
+    first = gateway.json("init", scanned.stdout.strip())
+    assert first["thingName"] == thing
     walk.press(chrome, "Invites")
     assert walk.row(chrome, thing)[1:3] == ["used", "1/1"]
     walk.press(chrome, "Things")
     assert walk.row(chrome, thing)[1:5] == ["issued", "-", "0 min", "ec-p256"]
     assert "fleet indexing of connectivity is not enabled" in walk.one(chrome, ".note").text
+    walk.press(chrome, thing)
+    walk.press(chrome, "Replace its key…")
+    walk.press(chrome, "Create the invite")
+    (invite,) = walk.texts(chrome, ".labels .invite")
+    second = gateway.json("init", "--new-key", invite)
+    assert second["certificate"]["id"] != first["certificate"]["id"]
+    walk.press(chrome, "Things")
     walk.one(chrome, f"input[value={thing}]").click()
     walk.press(chrome, "Revoke selected Things…")
     walk.press(chrome, f"Revoke {thing}")

@@ -18,3 +18,12 @@ for (const button of document.querySelectorAll("[data-prints]")) {
   button.hidden = false;
   button.addEventListener("click", () => window.print());
 }
+
+// A second click, while new invites are on their way, would lose them: they are shown once.
+for (const form of document.querySelectorAll("form[method=post]")) {
+  form.addEventListener("submit", (event) => {
+    if (form.ariaBusy === "true") event.preventDefault();
+    form.ariaBusy = "true";
+  });
+  window.addEventListener("pageshow", () => { form.ariaBusy = null; }); // after "back"
+}
