@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 from botocore.session import Session
 
 from hsm_enroll.backend_folder import backend_folder
-from hsm_enroll.errors import AwsError, HsmEnrollError, UsageError
-from hsm_enroll.iot_policy import Policy, PolicyUnreadableError
-from hsm_enroll.operator import device_policy, device_role, est_domain, package, policy_notes, role_policy
+from hsm_enroll.errors import AwsError, HsmEnrollError
+from hsm_enroll.operator import (
+    deployed_policy,
+    device_policy,
+    device_role,
+    est_domain,
+    package,
+    policy_notes,
+    role_policy,
+    stack_parameters,
+)
 from hsm_enroll.operator.account import Account, UploadedCode
 from hsm_enroll.operator.change_set import ChangeSet, Plan, SettingChange, setting_changes, tag_changes
 from hsm_enroll.operator.deployed import Deployed, Left, Status
-from hsm_enroll.operator.device_policy import TEMPLATES_OWN, Change, DevicePolicy
+from hsm_enroll.operator.deployed_policy import POLICY
+from hsm_enroll.operator.device_policy import DevicePolicy
 from hsm_enroll.operator.device_role import ROLE_ALIAS, ROLE_POLICY
 from hsm_enroll.operator.drift import Drift
-from hsm_enroll.operator.policy_mistakes import mistakes
 from hsm_enroll.operator.role_policy import RolePolicy
 from hsm_enroll.operator.stack import Description, Stack
-from hsm_enroll.operator.template_policy import template_policy
-from hsm_enroll.version import __version__
+from hsm_enroll.operator.stack_parameters import PROTECTION
 
 AuthMode = Literal["invite", "open"]
 Step = Callable[[str], AbstractContextManager[None]]
@@ -33,47 +40,7 @@ Approve = Callable[[Plan], None]
 
 # Outputs that name what remains after a stack was deleted.
 _RETAINED = ("PolicyName", "TableName")
-# A deployment keeps the values of these; it sets the other parameters itself.
-KEPT = (
-    "AddressLimit",
-    "AlarmEmail",
-    "AlarmTopic",
-    "AllowExistingThings",
-    "Attestation",
-    "AuthMode",
-    "CertificateRate",
-    "CredentialsEndpoint",
-    "DeleteThingOnRetirement",
-    "DevicePolicyDocument",
-    "Edge",
-    "EstCertificate",
-    "EstDomainName",
-    "EstTruststore",
-    "KmsKey",
-    "PermissionsBoundary",
-    "RenewalDays",
-    "ReservedConcurrency",
-    "RoleAlias",
-    "RoleBoundary",
-    "RolePolicyDocument",
-    "Sweep",
-    "SweepLimit",
-    "ThrottleBurst",
-    "ThrottleRate",
-)
-_PROTECTION = "LedgerProtection"
 _UNKNOWN_VERSION = "unknown"  # the template's default
-_EMPTY: Mapping[str, Any] = {"Statement": []}
-_POLICY_RESOURCE = "DevicePolicy"
-_POLICY = "DevicePolicyDocument"  # the operator's own; empty, or missing in an older stack: the template's
-_LOOSE_HINT = (
-    "Limit each resource to one Thing, as topic/device/<thing>/* does, where <thing> stands for "
-    "${iot:Connection.Thing.ThingName}; or deploy the policy as it is with --allow-loose-policy."
-)
-_MISTAKES_HINT = "Correct the file and deploy again. --allow-loose-policy does not skip this check."
-_CONCURRENCY, _BURST = "ReservedConcurrency", "ThrottleBurst"
-_WANTED_CONCURRENCY = 20  # the template's default, for ThrottleBurst too
-_UNRESERVABLE = 100  # PutFunctionConcurrency: the account's other functions must keep this much
 
 
 def deploy(
@@ -105,7 +72,7 @@ def deploy(
         policy: what devices may do; None keeps the present policy, and means the template's in a first deployment.
         role_policy: what devices may do with AWS credentials; None keeps the present policy.
         loose_allowed: whether the one may grant what is not limited to one Thing, and the other whole services.
-        settings: further parameters of the template, by name; those of `KEPT` that are missing keep their values.
+        settings: further parameters of the template, by name; those that are missing keep their values.
         tags: for the stack and its resources; the stack's other tags are kept.
 
     Raises:
@@ -120,7 +87,7 @@ def deploy(
     template = _read_template()
     with step("asking AWS for the account and its endpoint"):
         account = Account.of(session)
-        _check(policy, account, loose_allowed)
+        deployed_policy.check(policy, account, loose_allowed=loose_allowed)
         device_role.check(role_policy, loose_allowed=loose_allowed)
         endpoint = account.data_endpoint()
         stack = Stack(account.cloudformation, name, report)
@@ -135,22 +102,9 @@ def deploy(
     before = there.parameters if there and not there.in_review else {}
     tags_before = there.tags if there and before else {}
     tags = {**tags_before, **tags}
-    limits, concurrency_notes = ({}, ()) if before or _CONCURRENCY in settings else _concurrency(account)
-    parameters = {
-        **{name: before[name] for name in KEPT if name in before},
-        "MqttEndpoint": endpoint,
-        "CodeBucket": account.code_bucket,
-        "CodeKey": code.key,
-        "CodeVersion": code.version,
-        "Version": __version__,
-        _PROTECTION: "yes" if before else "no",
-        **limits,
-        **settings,
-        **_choices(auth, policy, role_policy),
-    }
-    _check_burst(parameters, settings)
-    est_domain.check(parameters)
-    parameters |= device_role.parameters(account, parameters, role_policy)
+    limits, concurrency_notes = ({}, ()) if before else stack_parameters.concurrency(account, settings)
+    asked = {**limits, **settings, **_choices(auth, policy, role_policy)}
+    parameters = stack_parameters.wanted(account, endpoint, code, before, asked, role_policy)
     with step("computing what changes"):
         change_set = stack.plan(there, template, parameters, tags)
     if change_set is None:
@@ -160,7 +114,7 @@ def deploy(
     plan = _plan(account, name, change_set, changes)
     try:
         if there and before:
-            change = _policy_change(account, there, plan, parameters, report)
+            change = deployed_policy.change(account, there, plan, parameters, report)
             plan = replace(plan, policy_change=change)
         approve(plan)
     except BaseException:
@@ -226,7 +180,7 @@ def delete(session: Session, name: str, report: Report) -> Left | None:
 def _choices(auth: AuthMode | None, policy: DevicePolicy | None, role_policy: RolePolicy | None) -> dict[str, str]:
     choices = {
         "AuthMode": auth,
-        _POLICY: policy.text if policy else None,
+        POLICY: policy.text if policy else None,
         ROLE_POLICY: role_policy.text if role_policy else None,
     }
     return {name: value for name, value in choices.items() if value is not None}
@@ -237,118 +191,21 @@ def _plan(account: Account, name: str, change_set: ChangeSet, settings: tuple[Se
     return Plan(name, account.account_id, account.region, change_set.creates, resources, settings)
 
 
-def _check(policy: DevicePolicy | None, account: Account, loose_allowed: bool) -> None:
-    """Raise UsageError if a policy has mistakes, or if it is loose and must not be."""
-    if policy is None or policy == TEMPLATES_OWN:
-        return
-    wrong = mistakes(policy.policy, account.iot_arns)
-    if wrong:
-        raise UsageError(f"{policy.file} cannot be deployed:{_lines(wrong)}", hint=_MISTAKES_HINT)
-    loose = device_policy.loose_grants(policy.policy, account.iot_arns)
-    if loose and not loose_allowed:
-        raise UsageError(f"{policy.file} lets a device reach what is not its own:{_lines(loose)}", hint=_LOOSE_HINT)
-
-
-def _lines(things: Iterable[object]) -> str:
-    return "".join(f"\n  {thing}" for thing in things)
-
-
-def _own_policy(described: Description) -> Policy | None:
-    """Return the operator's own policy, or one without statements if the template's is in force.
-
-    None if the stack's parameter is not a policy: somebody may have set it to anything.
-    """
-    try:
-        return Policy.parse(described.parameters.get(_POLICY) or _EMPTY)
-    except PolicyUnreadableError:
-        return None
-
-
 def _notes(account: Account, described: Description | None) -> tuple[str, ...]:
     if described is None:
         return ()
-    policy, given = _own_policy(described), described.parameters
+    policy, given = deployed_policy.own(described), described.parameters
     alias, permissions = given.get(ROLE_ALIAS, ""), given.get(ROLE_POLICY)
     found = policy_notes.notes(policy, account.iot_arns, alias) if policy and policy.statements else []
     shared = role_policy.shared(RolePolicy("", permissions)) if permissions else []
     return (*found, *shared, *est_domain.notes(given, described.outputs))
 
 
-def _policy_change(
-    account: Account, there: Description, plan: Plan, parameters: Mapping[str, str], report: Report
-) -> Change | None:
-    """Return what a deployment changes for devices; None if that cannot be told.
-
-    Args:
-        account: the account.
-        there: the stack as it is.
-        plan: what the deployment changes.
-        parameters: the stack's afterwards.
-        report: is told why it cannot be told.
-    """
-    allowed = _policy_in_force(account, there, report)
-    if allowed is None:
-        return None
-    changed = {change.resource for change in plan.resources} | {change.name for change in plan.settings}
-    if changed.isdisjoint({_POLICY, _POLICY_RESOURCE, ROLE_ALIAS}):  # what somebody has changed in AWS IoT stays
-        return Change((), ())
-    try:
-        own, alias = parameters.get(_POLICY), parameters.get(ROLE_ALIAS, "")
-        wanted = Policy.parse(own) if own else template_policy(account.iot_arns, alias)
-    except PolicyUnreadableError:
-        return None
-    return device_policy.compare(allowed, wanted)
-
-
-def _policy_in_force(account: Account, described: Description, report: Report) -> Policy | None:
-    """Return the device policy in force in AWS IoT; None if it cannot be read, which does not stop a deployment."""
-    name = described.outputs.get("PolicyName")
-    if name is None:
-        return None
-    try:
-        return Policy.parse(account.iot_policy(name))
-    except (HsmEnrollError, PolicyUnreadableError) as error:
-        report(f"cannot tell what changes for devices: the policy {name} cannot be read: {error}")
-        return None
-
-
-def _concurrency(account: Account) -> tuple[Mapping[str, str], tuple[str, ...]]:
-    """Return parameters for the account's concurrency, and what to tell a person about it.
-
-    In an account so small that Lambda would refuse a reservation, nothing is reserved, and the API's burst is no larger
-    than what all functions of the account have together.
-    """
-    unreserved = account.unreserved_concurrency()
-    if unreserved is None or unreserved - _WANTED_CONCURRENCY >= _UNRESERVABLE:
-        return {}, ()
-    burst = max(1, min(_WANTED_CONCURRENCY, unreserved))
-    note = (
-        f"the account has {unreserved} unreserved concurrent Lambda executions, too few to reserve "
-        f"{_WANTED_CONCURRENCY} for this function: it shares them with the account's other functions. Request a higher "
-        "quota (Lambda, concurrent executions), then deploy with --reserved-concurrency and --throttle-burst"
-    )
-    return {_CONCURRENCY: "0", _BURST: str(burst)}, (note,)
-
-
-def _check_burst(parameters: Mapping[str, str], settings: Mapping[str, str]) -> None:
-    """Raise UsageError if the API would let more requests in at once than the function reserves.
-
-    Checked only if one of the two is being set: what somebody has set in CloudFormation stops no deployment.
-    """
-    concurrency, burst = (int(parameters.get(name, _WANTED_CONCURRENCY)) for name in (_CONCURRENCY, _BURST))
-    if settings.keys().isdisjoint({_CONCURRENCY, _BURST}) or not concurrency or burst <= concurrency:
-        return
-    raise UsageError(
-        f"the burst ({burst}) would be above the concurrency ({concurrency}), and the requests in between would fail",
-        hint="Set --throttle-burst and --reserved-concurrency together.",
-    )
-
-
 def _protect_ledger(
     stack: Stack, described: Description, template: str, parameters: Mapping[str, str], tags: Mapping[str, str]
 ) -> Description:
     """Turn the deletion protection of a new ledger on."""
-    change_set = stack.plan(described, template, {**parameters, _PROTECTION: "yes"}, tags)
+    change_set = stack.plan(described, template, {**parameters, PROTECTION: "yes"}, tags)
     return described if change_set is None else stack.execute(change_set)
 
 
@@ -370,7 +227,7 @@ def _check_code(account: Account, described: Description | None, code: UploadedC
 def _status(account: Account, name: str, described: Description | None) -> Status:
     if described is None:
         return Status(name, account.region, account.account_id, None, None, None, {})
-    policy = _own_policy(described)
+    policy = deployed_policy.own(described)
     return Status(
         stack=name,
         region=account.region,
@@ -378,7 +235,7 @@ def _status(account: Account, name: str, described: Description | None) -> Statu
         state=described.status,
         auth=described.parameters.get("AuthMode"),
         attestation=described.parameters.get("Attestation"),
-        device_policy="own" if described.parameters.get(_POLICY) else "default",
+        device_policy="own" if described.parameters.get(POLICY) else "default",
         outputs=described.outputs,
         loose=None if policy is None else tuple(device_policy.loose_grants(policy, account.iot_arns)),
         version=described.outputs.get("Version", _UNKNOWN_VERSION).replace(_UNKNOWN_VERSION, "") or None,

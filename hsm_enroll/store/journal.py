@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.store import documents, files, new_key
 from hsm_enroll.store.new_key import NewKey, new_name
 
-_FORMAT = documents.Format()
 _FILE = "journal.json"
 _MEMBERS = {**new_key.MEMBERS, "new_key": bool, "is_spent": bool}
 # A journal written before a member was added lacks it.
@@ -25,36 +23,20 @@ class Attempt(NewKey):
     Attributes:
         new_key: whether it replaces the key of an existing identity, on request.
         is_spent: whether the API has said that it will never enroll this key.
-        unknown: what a newer version has added to the journal; kept when it is saved.
     """
+
+    _format: ClassVar = documents.Format()
+    _file: ClassVar = _FILE
 
     new_key: bool = field(kw_only=True)
     is_spent: bool = field(default=False, kw_only=True)
-    unknown: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False, kw_only=True)
 
     @classmethod
     def begin(cls, token: TokenName, key_type: KeyType, *, new_key: bool) -> Attempt:
         """Name a key that does not exist yet."""
         return cls(token, key_type, *new_name(), new_key=new_key)
 
-    @classmethod
-    def load(cls, folder: Path) -> Attempt | None:
-        """Read the journal, or return None if no enrollment is in progress.
-
-        Raises:
-            StateError, StateCorruptError, StateTooNewError: there is one, but it cannot be used.
-        """
-        return _FORMAT.load(folder / _FILE, cls._from_members)
-
-    def save(self, folder: Path) -> None:
-        """Write the journal; it is durable when this returns.
-
-        Raises:
-            StateError: it cannot be written; the old content is unchanged.
-        """
-        _FORMAT.save(folder / _FILE, self._to_members(), self.unknown)
-
-    def _to_members(self) -> dict[str, Any]:
+    def to_members(self) -> dict[str, Any]:
         return {
             **self.name_members,
             "new_key": self.new_key,
@@ -64,10 +46,9 @@ class Attempt(NewKey):
         }
 
     @classmethod
-    def _from_members(cls, document: dict[str, Any]) -> Attempt:
+    def from_members(cls, document: dict[str, Any]) -> Self:
         members = documents.members({**_ADDED, **document}, _MEMBERS)
-        attempt = cls(**new_key.values(members), new_key=members["new_key"], is_spent=members["is_spent"])
-        return replace(attempt, unknown=documents.unknown_members(document, attempt._to_members()))
+        return cls(**new_key.values(members), new_key=members["new_key"], is_spent=members["is_spent"])
 
 
 def close(folder: Path) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hsm_enroll.key import KEY_ID_BYTES, KeyType, TokenName, key_label
 from hsm_enroll.store import documents, token_name
+from hsm_enroll.store.in_progress import InProgress
 
 MEMBERS: Mapping[str, type] = {
     "token": dict,
@@ -23,7 +23,7 @@ MEMBERS: Mapping[str, type] = {
 
 
 @dataclass(frozen=True, slots=True)
-class NewKey:
+class NewKey(InProgress):
     """A key to be made, or made already, and the request for its certificate.
 
     Attributes:
@@ -42,14 +42,6 @@ class NewKey:
     key_id: bytes
     csr: str | None = None
     token_was_clean: bool = False
-
-    def save(self, folder: Path) -> None:
-        """Write the journal; it is durable when this returns.
-
-        Raises:
-            StateError: it cannot be written; the old content is unchanged.
-        """
-        raise NotImplementedError
 
     @property
     def name_members(self) -> dict[str, Any]:

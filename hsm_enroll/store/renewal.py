@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from hsm_enroll.store import documents, files, new_key
 from hsm_enroll.store.identity import Identity
 from hsm_enroll.store.new_key import NewKey, new_name
 
-_FORMAT = documents.Format(
-    hint="Run hsm-enroll recover: it asks the API which key is this device's, and removes the damaged file."
-)
+_HINT = "Run hsm-enroll recover: it asks the API which key is this device's, and removes the damaged file."
 _FILE = "renewal.json"
 _MEMBERS = {**new_key.MEMBERS, "old_key_label": str, "old_key_id": str, "identity": dict}
 
@@ -27,13 +24,14 @@ class Renewal(NewKey):
         old_key_id: CKA_ID of the key that it replaces.
         identity: the new identity, once the new certificate has been used for a message; from then on the API may have
             made the new key the current one. None before.
-        unknown: what a newer version has added to the journal; kept when it is saved.
     """
+
+    _format: ClassVar = documents.Format(hint=_HINT)
+    _file: ClassVar = _FILE
 
     old_key_label: str = field(kw_only=True)
     old_key_id: bytes = field(kw_only=True)
     identity: Identity | None = field(default=None, kw_only=True)
-    unknown: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False, kw_only=True)
 
     @classmethod
     def begin(cls, identity: Identity) -> Renewal:
@@ -46,24 +44,7 @@ class Renewal(NewKey):
             old_key_id=identity.key_id,
         )
 
-    @classmethod
-    def load(cls, folder: Path) -> Renewal | None:
-        """Read the journal, or return None if no renewal is in progress.
-
-        Raises:
-            StateError, StateCorruptError, StateTooNewError: there is one, but it cannot be used.
-        """
-        return _FORMAT.load(folder / _FILE, cls._from_members)
-
-    def save(self, folder: Path) -> None:
-        """Write the journal; it is durable when this returns.
-
-        Raises:
-            StateError: it cannot be written; the old content is unchanged.
-        """
-        _FORMAT.save(folder / _FILE, self._to_members(), self.unknown)
-
-    def _to_members(self) -> dict[str, Any]:
+    def to_members(self) -> dict[str, Any]:
         return {
             **self.name_members,
             "old_key_label": self.old_key_label,
@@ -74,7 +55,7 @@ class Renewal(NewKey):
         }
 
     @classmethod
-    def _from_members(cls, document: dict[str, Any]) -> Renewal:
+    def from_members(cls, document: dict[str, Any]) -> Self:
         members = documents.members(document, _MEMBERS)
         renewal = cls(
             **new_key.values(members),
@@ -85,7 +66,7 @@ class Renewal(NewKey):
         # The old key is destroyed in the end.
         if renewal.key_id == renewal.old_key_id or renewal.key_label == renewal.old_key_label:
             raise ValueError("its old key is its new one")
-        return replace(renewal, unknown=documents.unknown_members(document, renewal._to_members()))
+        return renewal
 
 
 def close(folder: Path) -> None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 from hsm_enroll.errors import StateCorruptError
 from hsm_enroll.key import KeyType, TokenName
 from hsm_enroll.store import documents, files, token_name
+from hsm_enroll.store.in_progress import InProgress
 
 _HINT = (
     "Move the file away, then run hsm-enroll retire again; or hsm-enroll recover, if the device is to stay enrolled."
 )
-_FORMAT = documents.Format(hint=_HINT)
 _FILE = "retirement.json"
 _MEMBERS = {
     "thing_name": str,
@@ -40,7 +39,7 @@ class KeyName(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Retirement:
+class Retirement(InProgress):
     """One retirement in progress: it ends when the token has lost the keys, and the state folder the identity.
 
     Attributes:
@@ -51,8 +50,10 @@ class Retirement:
         enrolled_keys: those that the API may know as this Thing's key, the identity's first.
         other_keys: those that an unfinished enrollment or renewal leaves.
         is_told: whether the API has retired the Thing.
-        unknown: what a newer version has added to the journal; kept when it is saved.
     """
+
+    _format: ClassVar = documents.Format(hint=_HINT)
+    _file: ClassVar = _FILE
 
     thing_name: str
     api: str
@@ -61,26 +62,8 @@ class Retirement:
     enrolled_keys: tuple[KeyName, ...]
     other_keys: tuple[KeyName, ...] = ()
     is_told: bool = False
-    unknown: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False, kw_only=True)
 
-    @classmethod
-    def load(cls, folder: Path) -> Retirement | None:
-        """Read the journal, or return None if no retirement is in progress.
-
-        Raises:
-            StateError, StateCorruptError, StateTooNewError: there is one, but it cannot be used.
-        """
-        return _FORMAT.load(folder / _FILE, cls._from_members)
-
-    def save(self, folder: Path) -> None:
-        """Write the journal; it is durable when this returns.
-
-        Raises:
-            StateError: it cannot be written; the old content is unchanged.
-        """
-        _FORMAT.save(folder / _FILE, self._to_members(), self.unknown)
-
-    def _to_members(self) -> dict[str, Any]:
+    def to_members(self) -> dict[str, Any]:
         return {
             "thing_name": self.thing_name,
             "api": self.api,
@@ -92,7 +75,7 @@ class Retirement:
         }
 
     @classmethod
-    def _from_members(cls, document: dict[str, Any]) -> Retirement:
+    def from_members(cls, document: dict[str, Any]) -> Self:
         members = documents.members(document, _MEMBERS)
         retirement = cls(
             thing_name=members["thing_name"],
@@ -105,7 +88,7 @@ class Retirement:
         )
         if not retirement.enrolled_keys:
             raise ValueError("it names no key")
-        return replace(retirement, unknown=documents.unknown_members(document, retirement._to_members()))
+        return retirement
 
 
 def corrupt(folder: Path, why: str) -> StateCorruptError:

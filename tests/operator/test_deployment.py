@@ -11,7 +11,7 @@ import pytest
 from moto.cloudformation.models import ChangeSet, CloudFormationBackend, Event, Stack, cloudformation_backends
 
 from hsm_enroll.errors import AwsError
-from hsm_enroll.operator import deployment
+from hsm_enroll.operator import stack_parameters
 from hsm_enroll.operator.change_set import Plan
 from tests.operator.conftest import ACCOUNT_ID, REGION, code
 from tests.operator.deploying import (
@@ -383,8 +383,8 @@ def parameters_of_the_stack() -> dict[str, str]:
 def test_every_parameter_is_set_or_kept() -> None:
     """None of the template's parameters falls back to its default when a later version is deployed."""
     computed = {"CodeBucket", "CodeKey", "CodeVersion", "LedgerProtection", "MqttEndpoint", "Version"}
-    assert computed | set(deployment.KEPT) == template()["Parameters"].keys()
-    assert computed.isdisjoint(deployment.KEPT)
+    assert computed | set(stack_parameters.KEPT) == template()["Parameters"].keys()
+    assert computed.isdisjoint(stack_parameters.KEPT)
 
 
 def test_settings_and_tags_are_kept_until_somebody_says_otherwise() -> None:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-import random
 import re
 import shutil
 import subprocess
 import sys
-import zipfile
+import sysconfig
 from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
+from generated import troubleshooting
 from hsm_enroll import backend_folder
 from hsm_enroll.errors import HsmEnrollError, PackageError
 from hsm_enroll.operator import package
+from tests.support.pages import page
 
 ROOT = Path(__file__).parents[2]
 REQUIREMENTS = "lambda/requirements.txt"
@@ -33,11 +33,6 @@ def pins(name: str) -> dict[str, str]:
     lines = (ROOT / name).read_text("utf-8").splitlines()
     matched = [_PIN.fullmatch(line) for line in lines if line and not line.startswith("#")]
     return {found[1].lower(): found[2] for found in matched if found}
-
-
-def checkout(folder: Path) -> Path:
-    """Copy the function's folder, and return the copy."""
-    return Path(shutil.copytree(ROOT / "lambda", folder, ignore=shutil.ignore_patterns("__pycache__")))
 
 
 def requirement(name: str) -> str:
@@ -54,13 +49,6 @@ def quick(folder: Path) -> Path:
     (folder / "handler.py").write_text("")
     (folder / "requirements.txt").write_text(requirement("pycparser"))
     return folder
-
-
-@pytest.fixture(scope="session")
-def from_checkout(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
-    """A copy of the function's folder, and the zip made of it."""
-    source = checkout(tmp_path_factory.mktemp("checkout") / "lambda")
-    return source, package.build(source)
 
 
 def test_the_requirements_are_those_of_the_constraints() -> None:
@@ -82,48 +70,60 @@ def test_the_requirements_are_complete() -> None:
         assert {one.name for one in needed if one.marker is None or one.marker.evaluate(there)} <= pinned.keys()
 
 
-def test_building_twice_gives_the_same_bytes(from_checkout: tuple[Path, bytes], tmp_path: Path) -> None:
-    """Neither place nor time nor mode of the files counts, nor the bytecode that lies about."""
-    source, content = from_checkout
-    other = Path(shutil.copytree(source, tmp_path / "elsewhere, with spaces"))
-    cache = other / "enrollment_backend/__pycache__"
-    cache.mkdir()
-    (cache / "http.cpython-311.pyc").write_bytes(b"stale")
-    for file in other.rglob("*"):
-        file.chmod(0o700)
-        os.utime(file, (1_000_000_000, 1_000_000_000))
-    assert package.build(other) == content
-
-
-def test_an_installed_wheel_builds_the_same_zip(from_checkout: tuple[Path, bytes], tmp_path: Path) -> None:
-    """The wheel carries all that it takes: no constraints, no scripts, no checkout."""
-    source, content = from_checkout
-    project = tmp_path / "project"
+@pytest.fixture(scope="module")
+def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where this project's wheel is installed, without what it depends on."""
+    folder = tmp_path_factory.mktemp("wheel")
+    project = folder / "project"
     project.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, project)
-    shutil.copytree(ROOT / "hsm_enroll", project / "hsm_enroll", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(source, project / "lambda")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(project)]
+    for name in ("docs", "hsm_enroll", "lambda"):
+        shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--ignore-installed"]
+    command = [*pip, "--no-warn-script-location", "--prefix", str(folder / "prefix"), str(project)]
     subprocess.run(command, check=True, timeout=_TIME_LIMIT, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(tmp_path / "site-packages")
+    return folder / "prefix"
 
+
+def _run_installed(prefix: Path, *arguments: str, **variables: str) -> tuple[int, str, str]:
+    """Run Python with the installed wheel's modules; return its exit status, its output and its errors."""
+    environment = os.environ | {"PYTHONPATH": str(_modules(prefix)), **variables}
+    run = subprocess.run(
+        [sys.executable, *arguments], cwd="/", env=environment, capture_output=True, text=True,
+        timeout=_TIME_LIMIT, check=False,
+    )  # fmt: skip
+    return run.returncode, run.stdout, run.stderr
+
+
+def _modules(prefix: Path) -> Path:
+    return Path(sysconfig.get_path("purelib", vars={"base": str(prefix)}))
+
+
+def test_an_installed_wheel_builds_the_same_zip(prefix: Path) -> None:
+    """The wheel carries all that it takes: no constraints, no scripts, no checkout."""
+    content = package.build(prefix.parent / "project/lambda")
     program = (
         "import hashlib, hsm_enroll\n"
         "from hsm_enroll.backend_folder import backend_folder\n"
         "from hsm_enroll.operator import package\n"
         "print(hsm_enroll.__file__, hashlib.sha256(package.build(backend_folder())).hexdigest())\n"
     )
-    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site-packages")}
-    run = subprocess.run(
-        [sys.executable, "-c", program], cwd="/", env=environment, capture_output=True, text=True,
-        timeout=_TIME_LIMIT, check=False,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
-    installed = tmp_path / "site-packages/hsm_enroll/__init__.py"
-    assert run.stdout.split() == [str(installed), hashlib.sha256(content).hexdigest()]
+    status, output, errors = _run_installed(prefix, "-c", program)
+    assert status == 0, errors
+    installed = _modules(prefix) / "hsm_enroll/__init__.py"
+    assert output.split() == [str(installed), hashlib.sha256(content).hexdigest()]
+
+
+def test_an_installed_wheels_errors_name_a_page_that_is_there(prefix: Path, tmp_path: Path) -> None:
+    """The wheel brings the page that explains them, and the pages that it links to."""
+    _, _, errors = _run_installed(prefix, "-m", "hsm_enroll", "status", HSM_ENROLL_HOME=str(tmp_path))
+    named, _, anchor = errors.splitlines()[-1].removeprefix("  See ").partition("#")
+    assert anchor == "not-enrolled"
+    assert Path(named).is_relative_to(prefix)
+    assert Path(named).read_bytes() == (ROOT / troubleshooting.PAGE).read_bytes()
+    targets = {target.partition("#")[0] for target in page(troubleshooting.PAGE).links}
+    assert [target for target in targets if not (Path(named).parent / target).exists()] == []
 
 
 def test_the_functions_folder_is_found_in_checkout_and_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,28 +136,6 @@ def test_the_functions_folder_is_found_in_checkout_and_wheel(tmp_path: Path, mon
         backend_folder.backend_folder()
     (installed / "_lambda" / "handler.py").touch()
     assert backend_folder.backend_folder() == installed / "_lambda"
-
-
-@pytest.mark.parametrize(("architecture", "machine"), [("arm64", b"aarch64"), ("x86_64", b"x86_64")])
-def test_the_wheels_are_those_of_the_architecture(architecture: str, machine: bytes, tmp_path: Path) -> None:
-    """Whatever machine builds, Lambda gets its own wheels."""
-    source = quick(tmp_path / "lambda")
-    (source / "requirements.txt").write_text(requirement("cffi") + requirement("pycparser"))
-    content = package.build(source, architecture=architecture)
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        (library,) = (name for name in archive.namelist() if name.endswith(".so"))
-        (tags,) = (archive.read(name) for name in archive.namelist() if re.match(r"cffi-.*/WHEEL", name))
-    assert machine in library.encode()
-    assert b"manylinux2014_" + machine in tags
-
-
-def test_a_zip_above_the_limit_is_refused(tmp_path: Path) -> None:
-    """The error says how large it is, and how large it may be."""
-    source = quick(tmp_path / "lambda")
-    noise = random.Random(1).randbytes(package.MAX_SIZE)
-    (source / "enrollment_backend" / "noise.bin").write_bytes(noise)
-    with pytest.raises(PackageError, match=r"the zip has 10,\d{3},\d{3} bytes; the limit is 10,000,000"):
-        package.build(source)
 
 
 def test_wheels_that_cannot_be_had_are_an_error_with_what_pip_says(tmp_path: Path) -> None:
