@@ -32,8 +32,9 @@ class RoleAlias(NamedTuple):
 
     @property
     def provider(self) -> str:
-        """The provider's host and port, for messages."""
-        return f"{self.endpoint}:{self.port}"
+        """The provider's host and port, as a URL has them: an IPv6 address in brackets (RFC 3986 §3.2.2)."""
+        host = f"[{self.endpoint}]" if ":" in self.endpoint else self.endpoint
+        return f"{host}:{self.port}"
 
 
 def is_name(value: object) -> bool:

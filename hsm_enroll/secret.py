@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hmac
 
+PIN_VARIABLE = "HSM_ENROLL_PIN"
+"""The variable that may have the PIN: programs that this one starts on a device do not get it."""
+
 
 class Secret:
     """A PIN, an invite code or an authorisation value on its way to the one call that needs it.

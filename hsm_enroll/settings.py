@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from hsm_enroll import regular_file
 from hsm_enroll.errors import UsageError
+from hsm_enroll.forms import is_host
 from hsm_enroll.key import DEFAULT_KEY_TYPE, KeyType
 from hsm_enroll.role_alias import is_name
 from hsm_enroll.uri import Pkcs11Uri
@@ -115,6 +116,38 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
+def _is_endpoint(text: str) -> bool:
+    # Containers are often named with an underscore, which resolvers and certificates take, and RFC 1123 does not.
+    return is_host(text.replace("_", "x"))
+
+
+def _host(text: str) -> str:
+    if _is_endpoint(text):
+        return text
+    invalid = f"invalid value {text!r}; must be a host name alone"
+    before, host, after = _around_host(text)
+    if not _is_endpoint(host):
+        raise UsageError(invalid, hint="Write the host name alone, such as broker.example, or an IP address.")
+    left_out = " and ".join(repr(part) for part in (before, after) if part)
+    port = " The port is a setting of its own." if ":" in after else ""
+    raise UsageError(invalid, hint=f"Leave {left_out} out.{port}")
+
+
+def _around_host(text: str) -> tuple[str, str, str]:
+    """Return the host in a URL, or beside a port, between what is before and after it; "" if there is none."""
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(text if "://" in text else f"//{text}")
+        found = parts.hostname or ""
+        parts.port  # noqa: B018 - reading it is the check: an IPv6 address without brackets looks like host and port
+    except ValueError:  # also a bracket without another
+        return text, "", ""
+    begin = text.lower().find(found, text.find("://") + 1)  # a host may be named as the scheme is
+    end = begin + len(found.rstrip("."))
+    return text[:begin], text[begin:end], text[end:]
+
+
 def _port(text: str) -> int:
     port = int(text)
     if not 0 < port < 65536:
@@ -189,10 +222,10 @@ _READERS = {
     "thing": str,
     "api_url": str,
     "ca_file": _path,
-    "mqtt_endpoint": str,
+    "mqtt_endpoint": _host,
     "mqtt_port": _port,
     "role_alias": _role_alias,
-    "credentials_endpoint": str,
+    "credentials_endpoint": _host,
     "credentials_port": _port,
     "mqtt_keep_alive": _keep_alive,
     "connect_timeout": _within(1, 600, "seconds", "Leave it out for 20."),

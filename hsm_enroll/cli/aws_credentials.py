@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from hsm_enroll.cli.invocation import Invocation, command
 from hsm_enroll.device import credentials
+from hsm_enroll.errors import PinMissingError
 from hsm_enroll.role_alias import RoleAlias
+from hsm_enroll.secret import Secret
 from hsm_enroll.store.aws_credentials import AwsCredentials
 from hsm_enroll.store.identity import Identity
 
@@ -20,19 +24,25 @@ def aws_credentials(invocation: Invocation) -> None:
     identity = Identity.load(settings.state)
     alias = credentials.alias_of(identity, settings)
 
-    def fetch(alias: RoleAlias) -> AwsCredentials:
-        return _fetched(invocation, identity, alias)
+    def current(typed: Secret | None = None) -> AwsCredentials:
+        fetch = partial(_fetched, invocation, identity, typed)
+        return credentials.current(identity, alias, settings.state, fetch, terminal.warn)
 
-    current = credentials.current(identity, alias, settings.state, fetch, terminal.warn)
-    terminal.data(current.to_process_output() + "\n")
+    try:
+        found = current()
+    except PinMissingError:
+        # A person is asked, if there is one, while no other process has to wait for this one.
+        found = current(invocation.pin(identity.token))
+    terminal.data(found.to_process_output() + "\n")
 
 
-def _fetched(invocation: Invocation, identity: Identity, alias: RoleAlias) -> AwsCredentials:
+def _fetched(invocation: Invocation, identity: Identity, typed: Secret | None, alias: RoleAlias) -> AwsCredentials:
     from hsm_enroll.cli.terminal import keep_stdout
     from hsm_enroll.device import wiring
 
     terminal, settings = invocation.terminal, invocation.settings
-    pin = wiring.credentials(identity, invocation.pin, invocation.at_pin_pad)
+    pin_source = wiring.unattended(settings) if typed is None else lambda _: typed
+    pin = wiring.credentials(identity, pin_source, invocation.at_pin_pad)
     keep_stdout()
     with (
         terminal.step(f"getting AWS credentials from {alias.endpoint}"),

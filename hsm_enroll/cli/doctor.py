@@ -21,8 +21,12 @@ _INDENT = 9  # columns: the longest status and a blank
 
 
 @command("doctor", example="hsm-enroll doctor --online --login")
-@click.option("--online", is_flag=True, help="Also check the network: DNS, API, broker, TLS.")
-@click.option("--login", is_flag=True, help="Also connect to the broker with this device's key; tries the PIN once.")
+@click.option("--online", is_flag=True, help="Also check the network: DNS, API, broker, TLS, credentials provider.")
+@click.option(
+    "--login",
+    is_flag=True,
+    help="Also connect with this device's key, and get AWS credentials; the PIN is asked for once.",
+)
 @token_options
 def doctor(invocation: Invocation, *, online: bool, login: bool) -> None:
     """Check this device, and say how to fix what is wrong; exit 1 if a check failed.

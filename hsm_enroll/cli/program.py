@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,8 +17,10 @@ import click
 from hsm_enroll.cli.invocation import Invocation, command
 from hsm_enroll.device.export import Exported, gathering, isolation
 from hsm_enroll.device.export import environment as run_environment
-from hsm_enroll.errors import StateError, UsageError
+from hsm_enroll.errors import UsageError
+from hsm_enroll.secret import PIN_VARIABLE
 from hsm_enroll.service import fitting
+from hsm_enroll.store import run_folder
 from hsm_enroll.store.identity import Identity
 
 _FORWARDED = {
@@ -52,8 +53,13 @@ def run(invocation: Invocation, *, program: tuple[str, ...]) -> None:
     identity = Identity.load(invocation.settings.state)
     settings = invocation.settings
     pin_file = gathering.find_pin_file(identity, settings, os.environ)
+    if pin_file is None and os.environ.get(PIN_VARIABLE):
+        terminal.warn(
+            f"the PIN in {PIN_VARIABLE} is not passed on to the program, which has to ask for it; "
+            "to name a file that has it: HSM_ENROLL_PIN_FILE=FILE"
+        )
     exported = gathering.gather(identity, settings, os.environ, fitting.executable_file(), pin_file=pin_file)
-    with _folder() as folder, _server(identity, exported, folder) as exported:
+    with run_folder.held() as folder, _server(identity, exported, folder) as exported:
         for file in run_environment.files(exported):
             path = folder / file.name
             path.write_text(file.text, encoding="utf-8")
@@ -69,19 +75,6 @@ def run(invocation: Invocation, *, program: tuple[str, ...]) -> None:
 
 # What follows PROGRAM is the program's own, also if it begins with a dash.
 run.allow_interspersed_args = False
-
-
-@contextmanager
-def _folder() -> Iterator[Path]:
-    """Make a folder for the program's life; it holds no secret, and is closed to other users (0700)."""
-    try:
-        with tempfile.TemporaryDirectory(prefix="hsm-enroll-run-") as folder:
-            yield Path(folder).absolute()
-    except OSError as error:
-        raise StateError(
-            f"{error.filename or tempfile.gettempdir()} cannot be used: {error.strerror}",
-            hint="TMPDIR names the folder for temporary files.",
-        ) from error
 
 
 @contextmanager
@@ -118,7 +111,8 @@ def _wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
         if process.poll() is not None or time.monotonic() > until:
             raise UsageError(
                 "p11-kit's server, which a token in a TPM needs for other programs, does not start",
-                hint="It is in Debian's package p11-kit, or Fedora's p11-kit-server.",
+                hint="It is in Debian's package p11-kit, or Fedora's p11-kit-server; setpriv, which starts it, is in "
+                "util-linux.",
             )
         time.sleep(_POLL_SECONDS)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hsm_enroll.errors import HsmEnrollError, PinExposedError, PinMissingError, StateCorruptError, StateError
 from hsm_enroll.key import TokenName
-from hsm_enroll.secret import Secret
+from hsm_enroll.secret import PIN_VARIABLE, Secret
 from hsm_enroll.store import files
 from hsm_enroll.store.pin_owner import PinOwner
 from hsm_enroll.token.login import Origin, Pin
@@ -87,8 +87,8 @@ def configured_pin(pin_file: Path | None, environment: Mapping[str, str]) -> Pin
         credential = _content(file, Origin(f"the PIN in the systemd credential {file}"))
         if credential is not None:
             return credential
-    if pin := Secret(environment.get("HSM_ENROLL_PIN", "")):
-        return _cleaned(pin, Origin("the PIN in HSM_ENROLL_PIN"))
+    if pin := Secret(environment.get(PIN_VARIABLE, "")):
+        return _cleaned(pin, Origin(f"the PIN in {PIN_VARIABLE}"))
     return None
 
 

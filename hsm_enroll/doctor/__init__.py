@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from hsm_enroll.doctor import checks_login, checks_online, checks_outbox, checks_state, checks_token, checks_tpm
+from hsm_enroll.doctor import (
+    checks_credentials,
+    checks_login,
+    checks_online,
+    checks_outbox,
+    checks_state,
+    checks_token,
+    checks_tpm,
+)
 from hsm_enroll.doctor.checks_login import Login
 from hsm_enroll.doctor.patient import Check, Finding, Machine, Patient, Status
+from hsm_enroll.token.login import once
 
 __all__ = ["CHECKS", "Finding", "Login", "Machine", "Patient", "Status", "examine"]
 
@@ -38,9 +47,10 @@ _ONLINE: tuple[Check, ...] = (
     checks_online.clock,
     checks_online.mqtt,
     checks_online.mqtt_tls,
+    checks_credentials.reachable,
 )
 
-CHECKS: tuple[Callable[..., Finding], ...] = (*_OFFLINE, *_ONLINE, checks_login.mqtt)
+CHECKS: tuple[Callable[..., Finding], ...] = (*_OFFLINE, *_ONLINE, checks_login.mqtt, checks_credentials.login)
 """All checks, in the order in which they are made."""
 
 
@@ -49,9 +59,13 @@ def examine(patient: Patient, *, online: bool, login: Login | None = None) -> It
 
     Args:
         patient: what to check.
-        online: also check the network: DNS, the API, the broker, and their TLS.
-        login: where the PIN for a connection with the device's own key comes from; None makes no such connection.
+        online: also check the network: DNS, the API, the broker, the credentials provider, and their TLS.
+        login: where the PIN for connections with the device's own key comes from, which is asked for once; None makes
+            no such connection.
     """
     for check in (*_OFFLINE, *(_ONLINE if online else ())):
         yield check(patient)
-    yield checks_login.mqtt(patient, login)
+    access = login._replace(pin=once(login.pin)) if login else None
+    mqtt = checks_login.mqtt(patient, access)
+    yield mqtt
+    yield checks_credentials.login(patient, access, mqtt)

@@ -14,6 +14,7 @@ from hsm_enroll.doctor.api import advice
 from hsm_enroll.doctor.patient import Finding, Patient, Status
 from hsm_enroll.doctor.tls import Distrust
 from hsm_enroll.errors import HsmEnrollError
+from hsm_enroll.iot import shared_port
 from hsm_enroll.x509 import trust_anchors
 
 _CONNECT_SECONDS = 10.0
@@ -30,7 +31,10 @@ _NO_BROKER = "no broker is known before the device is enrolled"
 
 
 def dns(patient: Patient) -> Finding:
-    """Whether the host names of API and broker can be resolved; behind a proxy, the proxy's instead of the API's."""
+    """Whether the host names can be resolved; behind a proxy, the proxy's instead of the API's.
+
+    They are those of the API, of the broker, and of the credentials provider if a role alias is known.
+    """
     name = "online.dns"
     if patient.api_url is None and patient.broker is None:
         return Finding(name, Status.SKIPPED, "no API and no broker is known")
@@ -80,7 +84,7 @@ def api_tls(patient: Patient) -> Finding:
     if answer is None or answer.tls is None:
         return Finding(name, Status.SKIPPED, _NO_API if patient.api_url is None else "see api.reachable")
     if isinstance(answer.tls, Distrust):
-        return _distrusted(name, "the API", answer.tls, patient)
+        return distrusted(name, "the API", answer.tls, patient)
     return Finding(name, Status.OK, f"the API negotiates {answer.tls.version}, {answer.tls.cipher}")
 
 
@@ -130,14 +134,15 @@ def mqtt_tls(patient: Patient) -> Finding:
         trust_anchors.pem(patient.settings.ca_file)
     except HsmEnrollError as error:
         return Finding(name, Status.FAILED, error.message, error.hint)
-    outcome = network.shake_hands(host, port, patient.settings.ca_file, tls13=patient.offers_tls13)
+    alpn = shared_port.protocols(port)
+    outcome = network.shake_hands(host, port, patient.settings.ca_file, tls13=patient.offers_tls13, alpn=alpn)
     refused = ""
     if isinstance(outcome, str) and patient.offers_tls13:
         # As a connection does under that setting.
         refused = f"; TLS 1.3 failed: {outcome}"
-        outcome = network.shake_hands(host, port, patient.settings.ca_file, tls13=False)
+        outcome = network.shake_hands(host, port, patient.settings.ca_file, tls13=False, alpn=alpn)
     if isinstance(outcome, Distrust):
-        return _distrusted(name, f"{host}:{port}", outcome, patient)
+        return distrusted(name, f"{host}:{port}", outcome, patient)
     if isinstance(outcome, str):
         hint = "Something other than the broker may answer there: check the endpoint and port."
         return Finding(name, Status.FAILED, f"cannot negotiate TLS 1.2 or later with {host}:{port}: {outcome}", hint)
@@ -145,7 +150,8 @@ def mqtt_tls(patient: Patient) -> Finding:
     return Finding(name, Status.OK, message)
 
 
-def _distrusted(name: str, who: str, distrust: Distrust, patient: Patient) -> Finding:
+def distrusted(name: str, who: str, distrust: Distrust, patient: Patient) -> Finding:
+    """Return the finding for a server that is not trusted; a wrong clock may be why."""
     answer = patient.api_answer
     error = answer.clock_error if answer is not None else None
     if distrust.is_untimely and error is not None and abs(error) > _WRONG:

@@ -1,4 +1,4 @@
-"""DNS lookups, and TLS handshakes with a broker that show what it is like. They present no certificate of ours.
+"""DNS lookups, and TLS handshakes with a server that show what it is like. They present no certificate of ours.
 
 Each takes half a minute at most, however slowly the answer comes.
 """
@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 from hsm_enroll.backend_api.deadline import within
 from hsm_enroll.doctor.tls import Distrust, Negotiated, distrust, issuer_shown, negotiated, trusting_context
-from hsm_enroll.iot import shared_port
 from hsm_enroll.x509 import trust_anchors
 
 _STEP_SECONDS = 10.0
@@ -32,17 +31,20 @@ def why_unresolved(host: str) -> str | None:
     return None
 
 
-def shake_hands(host: str, port: int, ca_file: Path | None, *, tls13: bool) -> Negotiated | Distrust | str:
-    """Begin a TLS handshake with a broker, without a certificate of our own.
+def shake_hands(
+    host: str, port: int, ca_file: Path | None, *, tls13: bool, alpn: Sequence[str] = ()
+) -> Negotiated | Distrust | str:
+    """Begin a TLS handshake with a server that wants a certificate, without one of our own.
 
-    TLS 1.2 ends when the broker requests one and gets none; by then the version and cipher suite are negotiated and the
-    broker's certificate is checked (RFC 5246 §7.3). In TLS 1.3 the handshake completes on this side (RFC 8446 §2).
+    TLS 1.2 ends when the server requests one and gets none; by then the version and cipher suite are negotiated and the
+    server's certificate is checked (RFC 5246 §7.3). In TLS 1.3 the handshake completes on this side (RFC 8446 §2).
 
     Args:
         host: the name that its certificate must contain.
         port: TCP port.
         ca_file: as for ``trust_anchors.pem``.
         tls13: whether TLS 1.3 is offered as well as 1.2.
+        alpn: the protocols that are offered (RFC 7301); none if it is empty.
 
     Returns:
         What was negotiated, or why its certificate is not trusted, or what else failed.
@@ -51,21 +53,25 @@ def shake_hands(host: str, port: int, ca_file: Path | None, *, tls13: bool) -> N
     if not tls13:
         context.maximum_version = ssl.TLSVersion.TLSv1_2
     try:
-        return _within(lambda: _agreed(host, port, context))
+        return _within(lambda: _agreed(host, port, context, alpn))
     except ssl.SSLCertVerificationError as error:
         seen: list[str] = []
         # With TLS 1.3 if the broker has it: then its certificate can be seen although it gets none from us.
         with suppress(OSError, ValueError):
-            _within(lambda: _agreed(host, port, trusting_context(), seen.append))
+            _within(lambda: _agreed(host, port, trusting_context(), alpn, seen.append))
         return distrust(error, seen[0] if seen else "")
     except (OSError, ValueError) as error:
         return str(getattr(error, "reason", None) or getattr(error, "strerror", None) or type(error).__name__)
 
 
 def _agreed(
-    host: str, port: int, context: ssl.SSLContext, show_issuer: Callable[[str], None] = lambda _: None
+    host: str,
+    port: int,
+    context: ssl.SSLContext,
+    alpn: Sequence[str],
+    show_issuer: Callable[[str], None] = lambda _: None,
 ) -> Negotiated:
-    if alpn := shared_port.protocols(port):
+    if alpn:
         context.set_alpn_protocols(alpn)
     with (
         socket.create_connection((host, port), _STEP_SECONDS) as connection,

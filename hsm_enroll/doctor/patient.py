@@ -8,11 +8,13 @@ from enum import StrEnum
 from functools import cached_property, partial
 from pathlib import Path
 
-from hsm_enroll.device import device_token, outbox, pin
+from hsm_enroll.backend_api.transport import proxy_for
+from hsm_enroll.device import credentials, device_token, outbox, pin
 from hsm_enroll.doctor import api, network
 from hsm_enroll.doctor.api import ApiAnswer
-from hsm_enroll.errors import HsmEnrollError, TokenNotFoundError
+from hsm_enroll.errors import HsmEnrollError, RoleAliasMissingError, TokenNotFoundError
 from hsm_enroll.key import KeyType, TokenName
+from hsm_enroll.role_alias import RoleAlias
 from hsm_enroll.secret import Secret
 from hsm_enroll.service import systemd, units
 from hsm_enroll.service.systemd import UnitState
@@ -227,6 +229,19 @@ class Patient:
         port = self.settings.mqtt_port or (identity.mqtt_port if identity else None)
         return None if host is None or port is None else (host, port)
 
+    @cached_property
+    def role_alias(self) -> RoleAlias | RoleAliasMissingError | None:
+        """The role alias for AWS credentials, or the error if only a part of it is known; None if nothing names one."""
+        identity, settings = self.identity, self.settings
+        if isinstance(identity, HsmEnrollError):
+            return None
+        if not (identity.role_alias or settings.role_alias or settings.credentials_endpoint):
+            return None
+        try:
+            return credentials.alias_of(identity, settings)
+        except RoleAliasMissingError as error:
+            return error
+
     @property
     def key_type(self) -> KeyType:
         """The type of the identity's key, or else of the key that init would generate."""
@@ -244,9 +259,11 @@ class Patient:
 
     @cached_property
     def unresolved(self) -> dict[str, str]:
-        """The host names of API and broker that cannot be resolved, each with the reason."""
+        """The host names of API, broker and credentials provider that cannot be resolved, each with the reason."""
         hosts = [self.first_host] if self.first_host else []
         hosts += [self.broker[0]] if self.broker else []
+        if isinstance(self.role_alias, RoleAlias) and proxy_for(f"https://{self.role_alias.provider}") is None:
+            hosts.append(self.role_alias.endpoint)
         reasons = {host: network.why_unresolved(host) for host in hosts}
         return {host: reason for host, reason in reasons.items() if reason is not None}
 

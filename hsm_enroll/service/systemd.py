@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hsm_enroll.errors import ServiceError
+from hsm_enroll.secret import PIN_VARIABLE
 
 FOLDER = Path("/etc/systemd/system")
 """The administrator's units (systemd.unit(5))."""
@@ -103,7 +104,7 @@ def control(*arguments: str) -> str:
     try:
         done = subprocess.run(
             command,
-            env={**os.environ, "LC_ALL": "C.UTF-8"},
+            env={**{name: text for name, text in os.environ.items() if name != PIN_VARIABLE}, "LC_ALL": "C.UTF-8"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             encoding="utf-8",

@@ -161,13 +161,14 @@ def turn(folder: Path) -> Iterator[None]:
 
 
 def remove(folder: Path) -> None:
-    """Remove them, and what processes wait for in turn.
+    """Remove them, and what processes wait for in turn, once no process is getting any: it would save them after that.
 
     Raises:
         StateError: they cannot be removed.
     """
-    for name in (_FILE, _LOCK_FILE):
-        files.remove(folder / name)
+    with turn(folder):
+        for name in (_FILE, _LOCK_FILE):
+            files.remove(folder / name)
 
 
 def _secret(members: Mapping[str, Any], name: str) -> Secret:

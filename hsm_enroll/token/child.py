@@ -18,9 +18,9 @@ from contextlib import suppress
 from typing import NamedTuple, NoReturn
 
 from hsm_enroll import machine
+from hsm_enroll.secret import PIN_VARIABLE
 from hsm_enroll.token import frames
 
-_PIN_VARIABLE = "HSM_ENROLL_PIN"
 # Libraries that load modules: in a fork the module would already be initialised, and share this process's connection to
 # its chip.
 _MODULE_LOADERS = {"awscrt", "pkcs11"}
@@ -119,7 +119,7 @@ def _spawn(theirs: socket.socket, job: Job) -> int:
     # What a distribution's package runs without (-I, -S), its worker runs without too.
     isolation = ["-P", "-S"] if sys.flags.no_site else ["-P"]
     command = [sys.executable, *isolation, "-m", job.program, str(_DESCRIPTOR)]
-    environment = {name: value for name, value in os.environ.items() if name != _PIN_VARIABLE}
+    environment = {name: value for name, value in os.environ.items() if name != PIN_VARIABLE}
     if sys.flags.ignore_environment:
         environment = {name: value for name, value in environment.items() if not name.startswith("PYTHON")}
     environment |= {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

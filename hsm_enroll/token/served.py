@@ -16,10 +16,9 @@ from typing import Any, ClassVar
 
 from hsm_enroll import machine
 from hsm_enroll.errors import HsmEnrollError, TokenRefusedError
-from hsm_enroll.secret import keep_out_of_core_dumps
+from hsm_enroll.secret import PIN_VARIABLE, keep_out_of_core_dumps
 from hsm_enroll.token import frames
 
-_PIN_VARIABLE = "HSM_ENROLL_PIN"
 # Added to a request's time limit, which the other process enforces unless it was killed.
 _ALARM_SECONDS = 2
 _GOODBYE_SECONDS = 5
@@ -35,7 +34,7 @@ def serve(descriptor: int, server: Callable[[socket.socket], Server]) -> None:
     _reset_signals()
     keep_out_of_core_dumps()
     # Foreign code will run here: it does not need the PIN in the environment, and its output goes nowhere.
-    os.environ.pop(_PIN_VARIABLE, None)
+    os.environ.pop(PIN_VARIABLE, None)
     null_device = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):
         os.dup2(null_device, stream)

@@ -69,7 +69,7 @@ def test_its_files_are_roots_and_nothing_is_compiled(unpacked: Unpacked) -> None
     assert "/usr/bin/hsm-enroll" in programs
     assert {(unpacked.root / file[1:]).stat().st_mode & 0o777 for file in unpacked.files()} == {0o644, 0o755}
     assert not [file for file in unpacked.files() if file.endswith((".pyc", "/RECORD", "/direct_url.json"))]
-    assert not (unpacked.library / "bin").exists()
+    assert not {"bin", "share"} & {entry.name for entry in unpacked.library.iterdir()}
     command = ["dpkg-deb", "-c"] if unpacked.package.suffix == ".deb" else ["rpm", "-qplv", "--nosignature"]
     listed = subprocess.run([*command, str(unpacked.package)], capture_output=True, text=True, check=True).stdout
     assert all(re.search(r"\sroot[ /]+root\s", line) for line in listed.splitlines())

@@ -20,6 +20,8 @@ INSTALLER = "nfpm"
 _PLATFORMS = (*(f"manylinux_2_{minor}" for minor in range(34, 16, -1)), "manylinux2014")
 # Written by pip about its own installation.
 _OF_PIP = {"INSTALLER", "RECORD", "REQUESTED", "direct_url.json"}
+# Programs and documentation, for which a package has folders of its own.
+_NOT_MODULES = {"bin", "share"}
 
 
 class ConflictError(Exception):
@@ -83,7 +85,7 @@ def _pip(wheel: Path, machine: str, constraints: Path, python: str, folder: Path
 def _merge(source: Path, folder: Path) -> None:
     for file in source.rglob("*"):
         name = file.relative_to(source)
-        if file.is_dir() or name.parts[0] == "bin" or (_is_metadata(name) and name.name in _OF_PIP):
+        if file.is_dir() or name.parts[0] in _NOT_MODULES or (_is_metadata(name) and name.name in _OF_PIP):
             continue
         target = folder / name
         if not target.exists():

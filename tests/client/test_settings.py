@@ -247,6 +247,39 @@ def test_a_wrong_word_lists_the_right_ones(home: Path, key: str, text: str, kind
     assert all(word.value in caught.value.message for word in kind)
 
 
+@pytest.mark.parametrize("key", ["mqtt_endpoint", "credentials_endpoint"])
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("https://broker.example", "Leave 'https://' out."),
+        ("Broker.example:8883", "Leave ':8883' out. The port is a setting of its own."),
+        ("mqtts://broker.example:8883/x", "Leave 'mqtts://' and ':8883/x' out. The port is a setting of its own."),
+        ("broker.example/x", "Leave '/x' out."),
+        ("mqtts://mqtt", "Leave 'mqtts://' out."),
+        ("broker.example.", "Leave '.' out."),
+        ("[2001:db8::1]", "Leave '[' and ']' out."),
+        ("https://[2001:db8::1", "Write the host name alone, such as broker.example, or an IP address."),
+        ("fe80::1%eth0", "Write the host name alone, such as broker.example, or an IP address."),
+        ("my broker", "Write the host name alone, such as broker.example, or an IP address."),
+        ("https://", "Write the host name alone, such as broker.example, or an IP address."),
+    ],
+)
+def test_what_is_around_a_host_name_is_to_be_left_out(home: Path, key: str, text: str, hint: str) -> None:
+    """A URL or a port would be looked up as a name, and the network blamed; the hint names what is too much."""
+    with pytest.raises(UsageError) as caught:
+        _load(home, {f"HSM_ENROLL_{key.upper()}": text})
+    message = f"HSM_ENROLL_{key.upper()}: invalid value {text!r}; must be a host name alone"
+    assert (caught.value.message, caught.value.hint) == (message, hint)
+
+
+@pytest.mark.parametrize(
+    "text", ["a1b2-ats.iot.eu-central-1.amazonaws.com", "localhost", "stack_mqtt", "192.0.2.1", "2001:db8::1"]
+)
+def test_a_host_name_or_an_address_is_an_endpoint(home: Path, text: str) -> None:
+    """Of either kind, without anything around it; a container's name too, which may have an underscore."""
+    assert _load(home, {"HSM_ENROLL_MQTT_ENDPOINT": text}).mqtt_endpoint == text
+
+
 def test_a_pin_in_a_token_uri_is_not_repeated(home: Path) -> None:
     """D4: HSM_ENROLL_TOKEN with a PIN in it is refused without saying the PIN, and with where PINs belong."""
     with pytest.raises(UsageError) as caught:

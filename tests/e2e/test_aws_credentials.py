@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import ssl
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from tests.support.authority import Authority
 from tests.support.devices import Cloud, Device, Operator
+from tests.support.https_server import HttpsServer, https_server, response
 from tests.support.mounts import with_own_mounts
+from tests.support.processes import is_awaited, wait_until
+from tests.support.screen import Screen
 
 # What a program on the gateway is: it knows nothing of hsm-enroll but AWS's configuration.
 PROGRAM = """
@@ -81,6 +87,35 @@ def test_several_programs_at_once_log_in_once(enrolled: Device, cloud: Cloud) ->
     assert requests_to(cloud) == before + 1
 
 
+def test_nobody_waits_for_a_person_who_is_asked_for_the_pin(enrolled: Device, cloud: Cloud) -> None:
+    """Another process gets credentials meanwhile; whoever types the PIN then has those, without another login."""
+    (enrolled.home / "pin").rename(enrolled.folder / "pin")
+    before = requests_to(cloud)
+    with Screen(enrolled, "aws-credentials") as screen:
+        screen.expect("PIN of token 'gateway': ")
+        enrolled.extra["HSM_ENROLL_PIN_FILE"] = str(enrolled.folder / "pin")
+        got = enrolled.json("aws-credentials")
+        screen.type(f"{(enrolled.folder / 'pin').read_text()}\n")
+        assert screen.end() == 0
+    assert f'"AccessKeyId": "{got["AccessKeyId"]}"' in screen.text
+    assert requests_to(cloud) == before + 1
+
+
+def test_the_pin_that_a_person_types_is_tried_once(enrolled: Device) -> None:
+    """The right one gets credentials; a wrong one is an error, and counts as one try."""
+    (enrolled.home / "pin").rename(enrolled.folder / "pin")
+    with Screen(enrolled, "aws-credentials") as screen:
+        screen.expect("PIN of token 'gateway': ")
+        screen.type("wrong\n")
+        assert screen.end() == 12
+    assert screen.text.count("PIN of token 'gateway': ") == 1
+    with Screen(enrolled, "aws-credentials") as screen:
+        screen.expect("PIN of token 'gateway': ")
+        screen.type((enrolled.folder / "pin").read_text() + "\n")
+        assert screen.end() == 0
+    assert '"AccessKeyId": "' in screen.text
+
+
 def test_a_device_that_was_enrolled_before_learns_of_the_role_alias(enrolled: Device, cloud: Cloud) -> None:
     """``recover`` asks the backend; an identity without one says so."""
     file = enrolled.home / "identity.json"
@@ -117,6 +152,37 @@ def test_retiring_removes_them(enrolled: Device) -> None:
     enrolled.json("retire", "--yes")
     assert [file.name for file in enrolled.home.iterdir() if file.name.startswith("aws-credentials")] == []
     assert enrolled.refused("aws-credentials") == (3, "not-enrolled")
+
+
+def test_what_a_process_is_getting_while_the_device_is_retired_is_not_left_behind(
+    enrolled: Device, tmp_path: Path
+) -> None:
+    """The key is destroyed meanwhile; retire waits for that process's answer, and removes what it has kept."""
+    authority, retired = Authority(tmp_path / "authority"), threading.Event()
+    bundle = tmp_path / "ca.pem"
+    bundle.write_text(Path(enrolled.cloud["HSM_ENROLL_CA_FILE"]).read_text() + authority.certificate.read_text())
+    members = {"accessKeyId": "ASIA", "secretAccessKey": "s", "sessionToken": "t", "expiration": "2049-01-01T00:00:00Z"}
+
+    def answer(stream: ssl.SSLSocket, _: HttpsServer) -> None:
+        asked.set()
+        retired.wait(60)
+        stream.sendall(response("200 OK", json.dumps({"credentials": members})))
+
+    asked = threading.Event()
+    with https_server(authority, answer, client_ca=bundle) as provider:
+        enrolled.extra["HSM_ENROLL_CA_FILE"] = str(bundle)
+        enrolled.extra["HSM_ENROLL_CREDENTIALS_PORT"] = provider.url.rpartition(":")[2]
+        getting = enrolled.start("aws-credentials")
+        assert asked.wait(60)
+        retiring = enrolled.start("retire", "--yes")
+        lock = enrolled.home / "aws-credentials.lock"
+        wait_until(lambda: not lock.exists() or is_awaited(lock), "retire's end", bundle)
+        retired.set()
+        printed, told = getting.communicate(timeout=60)
+        _, error = retiring.communicate(timeout=60)
+    assert (getting.returncode, retiring.returncode) == (0, 0), told + error
+    assert json.loads(printed)["AccessKeyId"] == "ASIA"
+    assert [file.name for file in enrolled.home.iterdir() if file.name.startswith("aws-credentials")] == []
 
 
 def test_a_state_folder_that_is_read_only_will_do(enrolled: Device) -> None:

@@ -13,7 +13,8 @@ from cryptography.x509.oid import NameOID
 
 from tests.support import documents
 from tests.support.authority import Authority
-from tests.support.devices import Device
+from tests.support.devices import Cloud, Device
+from tests.support.screen import Screen
 from tests.support.self_signed import pem, self_signed
 
 
@@ -38,12 +39,16 @@ def test_a_healthy_device_has_no_finding(enrolled: Device) -> None:
     """On an enrolled device with a cloud every check is ok, but for those of what it does not use; exit status 0."""
     status, statuses = _findings(enrolled, "--online")
     assert status == 0
-    not_tried = {"tpm.device", "tpm.resource-manager", "tpm.fapi", "key.attested", "outbox", "forward", "mqtt.login"}
+    not_tried = {
+        "tpm.device", "tpm.resource-manager", "tpm.fapi", "key.attested", "outbox", "forward", "mqtt.login",
+        "credentials.login",
+    }  # fmt: skip
     assert statuses == dict.fromkeys(not_tried, "skipped") | dict.fromkeys(
         {
             "clock", "state.folder", "token", "token.module", "token.store", "token.duplicates", "token.mqtt",
             "token.pin-tries", "pin.source", "identity", "certificate.dates", "key.matches-certificate", "key.origin",
             "online.dns", "api.reachable", "online.api-tls", "online.clock", "mqtt.reachable", "online.mqtt-tls",
+            "credentials.reachable",
         },
         "ok",
     )  # fmt: skip
@@ -114,6 +119,26 @@ def _no_name(device: Device) -> None:
     device.extra["HSM_ENROLL_MQTT_ENDPOINT"] = "no-such-host.invalid"
 
 
+def _no_provider(device: Device) -> None:
+    device.extra["HSM_ENROLL_CREDENTIALS_PORT"] = "9"
+
+
+def _no_name_of_the_provider(device: Device) -> None:
+    device.extra["HSM_ENROLL_CREDENTIALS_ENDPOINT"] = "no-such-host.invalid"
+
+
+def _without_an_alias(device: Device) -> None:
+    file = device.home / "identity.json"
+    document = json.loads(file.read_text())
+    del document["role_alias"]
+    file.write_text(json.dumps(document))
+
+
+def _half_an_alias(device: Device) -> None:
+    _without_an_alias(device)
+    device.extra["HSM_ENROLL_ROLE_ALIAS"] = "gateways"
+
+
 @pytest.mark.parametrize(
     ("fault", "check"),
     [
@@ -128,6 +153,9 @@ def _no_name(device: Device) -> None:
         (_no_backend, "api.reachable"),
         (_no_broker, "mqtt.reachable"),
         (_no_name, "online.dns"),
+        (_no_provider, "credentials.reachable"),
+        (_no_name_of_the_provider, "online.dns"),
+        (_half_an_alias, "credentials.reachable"),
     ],
 )
 def test_a_fault_fails_its_check_alone(enrolled: Device, fault: Callable[[Device], None], check: str) -> None:
@@ -166,7 +194,7 @@ def test_a_wrong_clock_is_told_and_nothing_else_is_blamed(enrolled: Device, shif
     status, statuses = _findings(enrolled, "--online")
     assert status == 1
     assert [name for name, found in statuses.items() if found == "failed"] == ["clock", "online.clock"]
-    untold = ["certificate.dates", "online.api-tls", "online.mqtt-tls"]
+    untold = ["certificate.dates", "online.api-tls", "online.mqtt-tls", "credentials.reachable"]
     assert [statuses[name] for name in untold] == ["skipped"] * len(untold)
 
 
@@ -177,7 +205,7 @@ def test_another_authority_is_told_as_interception(enrolled: Device, tmp_path: P
     status, statuses = _findings(enrolled, "--online")
     assert status == 1
     failed = [name for name, found in statuses.items() if found == "failed"]
-    assert failed == ["online.api-tls", "online.mqtt-tls"]
+    assert failed == ["online.api-tls", "online.mqtt-tls", "credentials.reachable"]
     certificate = load_pem_x509_certificate(Path(enrolled.cloud["HSM_ENROLL_CA_FILE"]).read_bytes())
     issuer = str(certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
     assert f"issued by CN={issuer}" in enrolled.run("doctor", "--online").stdout
@@ -190,3 +218,43 @@ def test_the_setting_decides_which_tls_the_broker_is_offered(enrolled: Device) -
         checks = enrolled.json("doctor", "--online")["checks"]
         [message] = [check["message"] for check in checks if check["id"] == "online.mqtt-tls"]
         assert f"negotiates {version}, " in message
+
+
+def test_without_a_role_alias_its_checks_are_skipped(enrolled: Device) -> None:
+    """Not every backend has one, and nothing is wrong with a device that knows of none."""
+    _without_an_alias(enrolled)
+    status, statuses = _findings(enrolled, "--online", "--login")
+    assert (status, statuses["mqtt.login"]) == (0, "ok")
+    assert (statuses["credentials.reachable"], statuses["credentials.login"]) == ("skipped", "skipped")
+
+
+def test_a_login_gets_aws_credentials_and_keeps_none(enrolled: Device, cloud: Cloud) -> None:
+    """The provider is asked once, as aws-credentials asks it; the PIN is asked for once, and nothing is left behind."""
+    (enrolled.home / "pin").rename(enrolled.folder / "pin")
+    before = cloud.log("credentials").count("GET /role-aliases/")
+    with Screen(enrolled, "doctor", "--login") as screen:
+        screen.expect("PIN of token 'gateway': ")
+        screen.type((enrolled.folder / "pin").read_text() + "\n")
+        assert screen.end() == 0
+    assert screen.text.count("PIN of token 'gateway': ") == 1
+    assert "credentials.login: " in screen.text
+    assert cloud.log("credentials").count("GET /role-aliases/") == before + 1
+    assert not (enrolled.home / "aws-credentials.json").exists()
+
+
+def test_a_refusal_of_aws_credentials_is_told_with_its_cause(enrolled: Device) -> None:
+    """The broker accepts the certificate, so the hint is about the role alias and the policy, and not this command."""
+    enrolled.extra["HSM_ENROLL_ROLE_ALIAS"] = "not-the-devices"
+    checks = {check["id"]: check for check in enrolled.json("doctor", "--login", status=1)["checks"]}
+    assert [name for name, check in checks.items() if check["status"] == "failed"] == ["credentials.login"]
+    assert "'not-the-devices'" in checks["credentials.login"]["message"]
+    assert "doctor" not in checks["credentials.login"]["hint"]
+
+
+def test_a_pin_that_was_refused_is_not_tried_again(enrolled: Device, cloud: Cloud) -> None:
+    """D1: mqtt.login tells of it, and the credentials provider is not asked."""
+    enrolled.extra["HSM_ENROLL_PIN"] = "wrong"
+    before = cloud.log("credentials").count("GET /role-aliases/")
+    status, statuses = _findings(enrolled, "--login")
+    assert (status, statuses["mqtt.login"], statuses["credentials.login"]) == (1, "failed", "skipped")
+    assert cloud.log("credentials").count("GET /role-aliases/") == before

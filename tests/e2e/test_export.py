@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from tests.support import tpm2
 from tests.support.broker import free_port
 from tests.support.clients import connect_packet
 from tests.support.devices import Cloud, Device, Observer
-from tests.support.processes import program, running, wait_until
+from tests.support.processes import children, program, running, wait_until
 from tests.support.self_signed import pem, self_signed
 from tests.support.tpm_device import TpmDevice
 
@@ -306,6 +307,22 @@ def short() -> Iterator[Path]:
         yield Path(folder)
 
 
+def _assert_a_killed_run_takes_its_server_with_it(device: Device) -> None:
+    """Kill run, and wait until the kernel has ended the server; its program goes on."""
+    process = device.start("run", "cat", stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("running\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "running\n"
+    (server,) = (child for child in children(process.pid) if "p11-kit" in str(Path(f"/proc/{child}/exe").readlink()))
+    ended = os.pidfd_open(server)
+    process.kill()
+    assert select.select([ended], [], [], _TIME_LIMIT)[0] == [ended]
+    os.close(ended)
+    process.communicate(timeout=_TIME_LIMIT)
+
+
 def test_a_key_in_a_tpm_is_used_through_p11_kits_server(
     in_a_tpm: TpmDevice, observe: Callable[[str], Observer], tmp_path: Path, short: Path
 ) -> None:
@@ -338,6 +355,9 @@ def test_a_key_in_a_tpm_is_used_through_p11_kits_server(
     in_a_tpm.extra["TMPDIR"] = str(blanks)
     done = in_a_tpm.run("run", "--", "curl", "-sS", "-H", f"x-amzn-iot-thingname:{thing}", url)
     assert json.loads(done.stdout)["credentials"]["sessionToken"], done.stderr
+    assert list(blanks.iterdir()) == []
+    _assert_a_killed_run_takes_its_server_with_it(in_a_tpm)
+    assert in_a_tpm.run("run", "true").returncode == 0
     assert list(blanks.iterdir()) == []
     in_a_tpm.extra["TMPDIR"] = str(blanks / ("x" * 60))
     Path(in_a_tpm.extra["TMPDIR"]).mkdir()

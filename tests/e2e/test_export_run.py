@@ -148,6 +148,43 @@ def test_the_programs_exit_status_is_that_of_run(enrolled: Device, program: str,
     assert list((enrolled.folder / "tmp").iterdir()) == []
 
 
+def test_what_a_killed_run_leaves_is_removed_once_its_program_has_ended(enrolled: Device) -> None:
+    """Its folder stays as long as its program, which goes on; then another run removes it, and none of one that lives.
+
+    A folder without a lock, as earlier versions had, is left alone: its run may be alive.
+    """
+    text = 'echo "$HSM_ENROLL_RUN_FOLDER"; read -r line; cat "$CURL_HOME/.curlrc"'
+    killed, alive = (enrolled.start("run", "sh", "-c", text, stdin=subprocess.PIPE) for _ in range(2))
+    left, kept = (process.stdout.readline().strip() for process in (killed, alive) if process.stdout is not None)
+    tmp = enrolled.folder / "tmp"
+    earlier = tmp / "hsm-enroll-run-abcd1234"
+    earlier.mkdir()
+    killed.kill()
+    killed.wait()
+    assert enrolled.run("run", "true").returncode == 0
+    assert {str(folder) for folder in tmp.iterdir()} == {left, kept, str(earlier)}
+    configuration, _ = killed.communicate("\n", timeout=_TIME_LIMIT)
+    assert "key" in configuration
+    listed = enrolled.run("run", "sh", "-c", 'ls -d "$TMPDIR"/*; echo "$HSM_ENROLL_RUN_FOLDER"').stdout.split()
+    assert set(listed) == {kept, str(earlier), listed[-1]}
+    alive.communicate("\n", timeout=_TIME_LIMIT)
+    earlier.rmdir()
+    assert (alive.returncode, list(tmp.iterdir())) == (0, [])
+
+
+def test_a_pin_in_a_variable_is_not_passed_on(enrolled: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program does not get it, as every program that it starts would; a warning says what to do instead."""
+    pin = enrolled.pin()
+    monkeypatch.setitem(enrolled.extra, "HSM_ENROLL_PIN", pin)
+    done = enrolled.run("run", "env")
+    assert "HSM_ENROLL_THING=" in done.stdout
+    assert "HSM_ENROLL_PIN=" not in done.stdout
+    assert pin not in done.stdout
+    assert done.stderr.startswith("warning: the PIN in HSM_ENROLL_PIN is not passed on to the program")
+    monkeypatch.setitem(enrolled.extra, "HSM_ENROLL_PIN_FILE", str(enrolled.home / "pin"))
+    assert enrolled.run("run", "true").stderr == ""
+
+
 def test_whoever_ignores_the_end_of_children_gets_the_status_too(enrolled: Device) -> None:
     """A parent may have passed that on, and then the kernel would keep no status."""
     command = ["env", "--ignore-signal=CHLD", sys.executable, "-m", "hsm_enroll", "run", "sh", "-c", "exit 77"]

@@ -29,7 +29,7 @@ _FILES = {
 _DROP_INS = {name for name in _FILES if name.endswith(".conf")}
 _SYSTEMCTL = """#!/bin/sh
 shift
-[ "$1" = show ] || echo "$*" >>"${0%/*}/../calls"
+[ "$1" = show ] || echo "$*${HSM_ENROLL_PIN:+, with the PIN}" >>"${0%/*}/../calls"
 [ "$1" != "$(cat "${0%/*}/../fails" 2>/dev/null)" ] || { echo "Access denied" >&2; exit 4; }
 [ "$1" != show ] || cat "${0%/*}/../shown" 2>/dev/null || true
 """
@@ -132,13 +132,16 @@ def machine(sender: Device) -> _Machine:
 @pytest.fixture
 def sender(device: Device, thing: str) -> Device:
     """An enrolled device."""
-    device.extra["PYTHONPATH"] = str(Path(__file__).parents[2])
     device.json("init", "--thing", thing)
+    device.extra["PYTHONPATH"] = str(Path(__file__).parents[2])
     return device
 
 
 def test_the_services_are_installed_for_this_device(machine: _Machine, sender: Device) -> None:
-    """The units run this hsm-enroll as the state folder's owner, with its settings and without a PIN from them."""
+    """The units run this hsm-enroll as the state folder's owner, with its settings and without a PIN from them.
+
+    Nor does systemctl get the PIN.
+    """
     sender.extra["HSM_ENROLL_PIN"] = "not for a file"
     document = machine.json("install")
     assert document["units"] == [_FORWARD, _TIMER]

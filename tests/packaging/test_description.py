@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import tomllib
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import yaml
 
 from packages import libraries
-from tests.support.pages import ROOT
+from tests.support.pages import ROOT, code, page
 
 _PACKAGING = ROOT / "packaging"
 _DESCRIPTION: dict[str, Any] = yaml.safe_load((_PACKAGING / "nfpm.yaml").read_text())
@@ -43,6 +44,15 @@ def test_the_packages_run_on_the_pythons_that_they_have_modules_for() -> None:
     assert {f"python3 >= {oldest}", f"python3 < {after}"} <= set(rpm)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["requires-python"] == f">={oldest}"
+
+
+def test_what_other_programs_need_for_the_key_is_suggested() -> None:
+    """Whoever installs the Debian package is told of what docs/integrator.md wants for export and run."""
+    _, _, section = page("docs/integrator.md").text.partition("\n## Other programs\n")
+    named = re.findall(r"Debian's\s+packages?\s+(`[^)]*?)\)", section.partition("\n## ")[0])
+    packages = {name for text in named for name in code(text)}
+    assert "stunnel4" in packages
+    assert packages <= set(_DESCRIPTION["overrides"]["deb"]["suggests"])
 
 
 def test_the_launcher_is_isolated() -> None:

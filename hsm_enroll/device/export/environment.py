@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hsm_enroll.device.export import aws, curl, mosquitto, openssl, python_ssl
 from hsm_enroll.device.export.values import MODULE_VARIABLE, Exported, File
+from hsm_enroll.secret import PIN_VARIABLE
 
 # What curl reads from the folder that CURL_HOME names (curl(1), --config).
 _CURLRC = ".curlrc"
@@ -34,8 +35,8 @@ def variables(exported: Exported, folder: Path, environment: Mapping[str, str]) 
     Args:
         exported: the identity.
         folder: where the :func:`files` are.
-        environment: normally ``os.environ``: all of it stays but for AWS's keys and another profile's
-            name, which would come before the profile.
+        environment: normally ``os.environ``: all of it stays but for the PIN, and, where there is a role alias, AWS's
+            keys and another profile's name, which would come before the profile.
     """
     python_path = os.pathsep.join(filter(None, [str(folder), environment.get("PYTHONPATH", "")]))
     given = {
@@ -53,7 +54,8 @@ def variables(exported: Exported, folder: Path, environment: Mapping[str, str]) 
         "PYTHONPATH": python_path,
         **exported.environment,
     }
+    dropped = {PIN_VARIABLE, *(_AWS_OTHERS if exported.role_alias else ())}
+    kept = {name: value for name, value in environment.items() if name not in dropped}
     if exported.role_alias is None:
-        return {**environment, **given}
-    kept = {name: value for name, value in environment.items() if name not in _AWS_OTHERS}
+        return {**kept, **given}
     return {**kept, **given, "AWS_CONFIG_FILE": str(folder / "aws-config"), "AWS_PROFILE": aws.PROFILE}

@@ -14,6 +14,7 @@ from urllib.parse import quote
 from hsm_enroll.device.export.values import Exported
 from hsm_enroll.errors import UsageError
 from hsm_enroll.key import TokenName
+from hsm_enroll.secret import PIN_VARIABLE
 from hsm_enroll.token import discovery, tpm2
 
 NEEDED_BY = frozenset({"openssl", "curl", "mosquitto"})
@@ -47,9 +48,13 @@ def connected(exported: Exported, socket: Path) -> Exported:
 
 
 def server(exported: Exported, socket: Path) -> list[str]:
-    """Return the command that runs p11-kit's server for the token, in the foreground."""
+    """Return the command that runs p11-kit's server for the token, in the foreground.
+
+    The kernel ends it with the process that started it, also if that is killed (prctl(2), PR_SET_PDEATHSIG).
+    """
     return [
-        *("env", *_environment(exported), "p11-kit", "server"),
+        *("env", f"--unset={PIN_VARIABLE}", *_environment(exported)),
+        *("setpriv", "--pdeathsig", "TERM", "p11-kit", "server"),
         *("--foreground", "--name", str(socket), *_arguments(exported)),
     ]
 

@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from hsm_enroll.secret import PIN_VARIABLE
+
 # A tool takes milliseconds, but waits for ever while another program has the TPM open.
 TIME_LIMIT_SECONDS = 5.0
 
@@ -56,7 +58,7 @@ def run(*command: str, time_limit: float = TIME_LIMIT_SECONDS) -> Output | None:
 
 def _environment(inherited: Mapping[str, str]) -> dict[str, str]:
     # TPM2TOOLS_TCTI may name another TPM than the module's; and the tool does not need our PIN.
-    kept = {name: value for name, value in inherited.items() if name not in {"TPM2TOOLS_TCTI", "HSM_ENROLL_PIN"}}
+    kept = {name: value for name, value in inherited.items() if name not in {"TPM2TOOLS_TCTI", PIN_VARIABLE}}
     if "TPM2_PKCS11_TCTI" in inherited:
         kept["TPM2TOOLS_TCTI"] = inherited["TPM2_PKCS11_TCTI"]
     return kept

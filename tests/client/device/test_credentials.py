@@ -25,8 +25,10 @@ from hsm_enroll.errors import (
 from hsm_enroll.role_alias import RoleAlias
 from hsm_enroll.secret import Secret
 from hsm_enroll.settings import Settings
+from hsm_enroll.store import aws_credentials
 from hsm_enroll.store.aws_credentials import AwsCredentials, Cached
 from tests.support.identities import identity
+from tests.support.processes import is_awaited, wait_until
 
 ALIAS = RoleAlias("gateways", "credentials.example", 443)
 IDENTITY = identity(role_alias=ALIAS)
@@ -143,6 +145,22 @@ def test_several_at_once_ask_once(provider: Provider) -> None:
     with ThreadPoolExecutor(4) as pool:
         assert set(pool.map(lambda _: provider.current(), range(4))) == {"ASIA1"}
     assert len(provider.asked) == 1
+
+
+def test_removal_waits_for_whoever_is_getting_them(provider: Provider) -> None:
+    """Else they would be written after all that a retired device had is gone, and nothing would remove them."""
+    provider.current()
+    lock = provider.folder / "aws-credentials.lock"
+    with ThreadPoolExecutor(1) as pool:
+
+        def fetch(alias: RoleAlias) -> AwsCredentials:
+            removal = pool.submit(aws_credentials.remove, provider.folder)
+            wait_until(lambda: removal.done() or is_awaited(lock), "the removal", provider.folder / FILE)
+            return provider.fetch(alias)
+
+        provider.now += timedelta(hours=2)
+        credentials.current(IDENTITY, ALIAS, provider.folder, fetch, provider.warnings.append, lambda: provider.now)
+    assert list(provider.folder.iterdir()) == []
 
 
 def test_the_file_is_for_its_owner_alone(provider: Provider) -> None:

@@ -436,7 +436,7 @@ _RUNS = st.tuples(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(_RUNS, max_size=6))
 def test_d10_whatever_happened_one_more_run_enrolls(runs: list[tuple[Request, str, tuple[int, bool] | None]]) -> None:
     """D10: after any runs, refused or cut short, one run enrolls; one key more than the identities' is never there."""

@@ -486,7 +486,7 @@ _DEATHS = st.none() | st.tuples(st.integers(1, 26), st.booleans())
 _RUNS = st.tuples(st.sampled_from(["renew", "renew", "renew", "recover", "lost", "undone", "away", "retire"]), _DEATHS)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(_RUNS, max_size=7))
 def test_d10_whatever_happened_the_device_is_whole_or_gone(runs: list[tuple[str, tuple[int, bool] | None]]) -> None:
     """D10: after any runs, cut short or refused, one more of each ends with one key and one certificate, or none."""

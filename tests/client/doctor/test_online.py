@@ -284,7 +284,7 @@ def test_the_cipher_suite_of_a_broker_is_told(authority: Authority, settings: Ca
 
 @pytest.mark.parametrize("is_shared", [True, False], ids=["443", "another port"])
 def test_on_port_443_the_broker_is_asked_for_mqtt(
-    is_shared: bool, authority: Authority, monkeypatch: pytest.MonkeyPatch
+    is_shared: bool, authority: Authority, settings: Callable[..., Patient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever looks at the broker's TLS offers the ALPN protocol that a connection offers: on port 443, and only there.
 
@@ -299,7 +299,8 @@ def test_on_port_443_the_broker_is_asked_for_mqtt(
     ) as (port):
         if is_shared:
             monkeypatch.setattr(shared_port, "PORT", port)
-        assert isinstance(network.shake_hands("localhost", port, authority.certificate, tls13=True), Negotiated)
+        finding = checks_online.mqtt_tls(settings(mqtt_endpoint="localhost", mqtt_port=port))
+        assert finding.status is Status.OK, finding.message
         assert trust.why_distrusted("localhost", port, authority.certificate, timeout=10) is None
         offered = [chosen.get(timeout=10) for _ in range(2)]
     assert offered == ["x-amzn-mqtt-ca" if is_shared else None] * 2

@@ -172,7 +172,7 @@ def test_greengrass_and_aws_get_what_is_known_of_aws() -> None:
 
 
 def test_the_environment_has_the_identity() -> None:
-    """Each variable its value; what is set already stays, but for what AWS's SDKs would prefer to the profile."""
+    """Each variable its value; what is set already stays, but for the PIN, and what AWS's SDKs prefer to a profile."""
     given = {"PATH": "/bin", "PYTHONPATH": "/lib/mine", "AWS_ACCESS_KEY_ID": "AKIA", "AWS_REGION": "eu-central-1"}
     exported, folder = _exported(), Path("/run/folder")
     ours = {
@@ -190,12 +190,13 @@ def test_the_environment_has_the_identity() -> None:
         "PYTHONPATH": "/run/folder:/lib/mine",
         "SOFTHSM2_CONF": "/etc/it's.conf",
     }
-    assert environment.variables(exported, folder, given) == given | ours
+    assert environment.variables(exported, folder, {**given, "HSM_ENROLL_PIN": "1234"}) == given | ours
     assert environment.variables(exported, folder, {})["PYTHONPATH"] == "/run/folder"
     del given["AWS_ACCESS_KEY_ID"]
     profile = {"AWS_CONFIG_FILE": "/run/folder/aws-config", "AWS_PROFILE": "hsm-enroll"}
     with_alias = exported._replace(role_alias=RoleAlias("gateways", "c.example"))
     keys = {
+        "HSM_ENROLL_PIN": "1234",
         "AWS_ACCESS_KEY_ID": "AKIA",
         "AWS_SECRET_ACCESS_KEY": "s",
         "AWS_SESSION_TOKEN": "t",
@@ -339,7 +340,8 @@ def test_a_program_can_use_p11_kits_server_instead_of_the_module() -> None:
     assert f"PKCS11_MODULE_PATH={made.module} curl " in curl.text
     assert f"MODULE_PATH = {made.module}\n" in PROGRAMS["openssl"](made)[0].text
     assert inner.partition(" --name")[0] in PROGRAMS["mosquitto"](made)[0].text
-    assert isolation.server(_exported(), Path("/s"))[:7] == [*start[:4], "--foreground", "--name", "/s"]
+    guarded = ["env", "--unset=HSM_ENROLL_PIN", start[1], "setpriv", "--pdeathsig", "TERM", "p11-kit", "server"]
+    assert isolation.server(_exported(), Path("/s"))[:11] == [*guarded, "--foreground", "--name", "/s"]
 
 
 def test_without_p11_kits_client_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
