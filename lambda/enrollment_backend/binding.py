@@ -309,7 +309,7 @@ class Binding:
 
     def _write(self, applicant: Applicant, pattern: str, transaction: Transaction) -> bool:
         """Try to carry out a transaction together with the use of the invite, and then its removals."""
-        if not self.ledger.try_write(*self._use_of_invite(applicant, pattern), *transaction.writes):
+        if not self.ledger.try_write(*_together(self._use_of_invite(applicant, pattern), transaction.writes)):
             return False
         self.remove(transaction.removals)
         return True
@@ -348,6 +348,16 @@ class Binding:
 
 def _pattern(applicant: Applicant, entries: Entries) -> str:
     return entries.invite.thing if entries.invite is not None else applicant.thing
+
+
+def _together(use: Sequence[Write], writes: Sequence[Write]) -> list[Write]:
+    """Return the use of an invite and other writes, without two for one item, which DynamoDB refuses.
+
+    What an undone renewal gives back is what the next one uses, if both came with the same invite.
+    """
+    given_back = {write.key for write in writes} & {write.key for write in use}
+    kept = [replace(write, add={"uses_left": 0}) if write.key in given_back else write for write in use]
+    return kept + [write for write in writes if write.key not in given_back]
 
 
 def _undone_because(renewal: Claim, in_the_way: Claim | None) -> UndoneBecause | None:

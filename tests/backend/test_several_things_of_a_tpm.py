@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from tests.backend.chips import ChipDevice, list_tpm, tpm, trusting
-from tests.backend.fleet import Device, item
+from tests.backend.fleet import LEASE, Device, going_wrong, item, killed
 from tests.support.csr_factory import THING
-from tests.support.deployment import Deployment, assert_problem
+from tests.support.deployment import Death, Deployment, assert_problem
 
 
 @pytest.fixture
@@ -107,3 +107,20 @@ def test_an_invite_is_not_used_by_a_key_in_another_tpm_than_its_things(backend: 
     assert_problem(liar.enroll(), 403, "ek-mismatch")
     unused = [invite for invite in backend.items("invite").values() if invite["uses_left"] == "1"]
     assert len(unused) == 1
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_an_invite_gives_back_and_takes_one_use_at_once(backend: Deployment) -> None:
+    """A disk that is wiped twice, the second time before there was a certificate: one use for both of its keys."""
+    code = backend.invite("gw-*", uses=3)
+    device = ChipDevice(backend, "gw-1", code)
+    assert device.enroll().status == 201
+    interrupted = device.wiped(code)
+    with going_wrong(interrupted, killed("before", "CreateCertificateFromCsr 1")), pytest.raises(Death):
+        interrupted.enroll()
+    backend.clock.ahead += LEASE
+    again = device.wiped(code)
+    assert again.enroll().status == 201
+    again.assert_alone()
+    (invite,) = backend.items("invite").values()
+    assert invite["uses_left"] == "1"
