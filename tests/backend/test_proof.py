@@ -15,7 +15,7 @@ from joserfc.jwk import ECKey, RSAKey
 from enrollment_backend.proof import read, use_once
 from enrollment_backend.proof_errors import ClockSkewError, ProofInvalidError, ProofMalformedError, ProofReplayedError
 from enrollment_backend.table import Table
-from tests.support.csr_factory import ec_key, rsa_key, spki_of
+from tests.support.csr_factory import KEY_TYPES, ec_key, key_of_type, spki_of
 from tests.support.deployment import REGION, TABLE, Deployment
 from tests.support.proofs import (
     NOW,
@@ -36,11 +36,10 @@ GOOD = with_header(P256)
 HEADER, PAYLOAD, SIGNATURE = GOOD.decode().split(".")
 
 
-@pytest.fixture(params=["ec-p256", "ec-p384", "rsa-2048", "rsa-3072", "rsa-4096"])
+@pytest.fixture(params=KEY_TYPES)
 def key(request: pytest.FixtureRequest) -> PrivateKey:
-    """A key of each type; RSA's are made where the tests run, since large ones take their time."""
-    family, size = request.param.split("-")
-    return rsa_key(int(size)) if family == "rsa" else {"p256": P256, "p384": P384}[size]
+    """A key of each type, made only where a test has it."""
+    return key_of_type(request.param)
 
 
 def test_a_proof_of_each_type_of_key_is_accepted(key: PrivateKey) -> None:

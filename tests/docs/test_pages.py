@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from hsm_enroll import settings
+from hsm_enroll.local.cloud import down
 from hsm_enroll.version import __version__
 from tests.docs import chip
 from tests.docs.shell import Shell
@@ -183,6 +184,7 @@ def shell(hardware: dict[str, str], tmp_path: Path) -> Iterator[Shell]:
         "NO_PROXY": "localhost,127.0.0.1",
         "PIP_CACHE_DIR": os.environ.get("PIP_CACHE_DIR") or str(Path.home() / ".cache" / "pip"),
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PIP_NO_BUILD_ISOLATION": "0",  # pip reads it as the value of build-isolation
         "PYTHONPATH": sysconfig.get_path("purelib"),
         # A page that forgot to say where shall not touch this machine's own.
         "HSM_ENROLL_HOME": str(tmp_path / "state"),
@@ -191,8 +193,8 @@ def shell(hardware: dict[str, str], tmp_path: Path) -> Iterator[Shell]:
     }
     with Shell(ROOT, environment) as opened:
         yield opened
-        for option in ("", " --home ~/lab"):
-            opened.run(f"{sys.executable} -m hsm_enroll local down{option}")
+        for cloud in (".local/state/hsm-enroll/local", "lab"):
+            down(home / cloud)
 
 
 @pytest.mark.parametrize(
@@ -254,10 +256,19 @@ def test_every_block_is_of_a_kind_that_a_test_knows(page: Page) -> None:
     assert {block.text for block in page.blocks_of("sh")} == {text for name, text in _NOT_TYPED if name == original}
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_jobs_are_named_by_their_process(page: Page) -> None:
+    """No command has a job's number: a shell forgets it when the job ends, and may count on from one that has ended."""
+    typed = [command.text for block in page.blocks_of("console") for command in commands(block)]
+    assert [text for text in typed if re.search(r"%\d", text)] == []
+
+
 def test_the_contributors_example_selects_tests() -> None:
     """The arguments of ``scripts/test`` that CONTRIBUTING shows go to pytest, which finds tests by them."""
+    collecting = [sys.executable, "-m", "pytest", "--collect-only", "-q"]
     collected = subprocess.run(
-        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "tests/client", "-k", "uri"],
+        # The folders below would only be read for nothing.
+        [*collecting, "-p", "no:cacheprovider", "--ignore-glob", "tests/client/*/*", "tests/client", "-k", "uri"],
         cwd=ROOT, capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
     assert "tests/client/test_uri.py::" in collected.stdout
@@ -324,6 +335,8 @@ def test_no_page_depends_on_where_it_was_written(page: Page) -> None:
         ("at localhost:1\n", "at example.com:1\n", False),
         ("/home/you/a\n", "/scratch/a\n", True),
         ("serial=0123456789abcdef\n", "serial=fedcba9876543210\n", True),
+        (f"{64 * 'a'}\n", f"{64 * 'b'}\n", True),
+        (f"{64 * 'a'}\n", f"{63 * 'b'}\n", False),
         ("published 4 bytes\n", "published 5 bytes\n", False),
     ],
 )

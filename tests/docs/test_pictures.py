@@ -14,6 +14,7 @@ from rich.text import Text
 from terminals.scenes import SCENES, WIDTHS, Scene, Stage, stage
 from terminals.svg import THEMES, drawn, text
 from terminals.tmux import Shown
+from tests.docs.shown import Varying, masked
 from tests.support.pages import PAGES, ROOT
 
 _PICTURES = ROOT / "docs" / "pictures"
@@ -21,17 +22,10 @@ _NARROW = min(WIDTHS)
 _COLOUR = re.compile(r"fill: (#[0-9a-f]{6})")
 _BRIGHT_WHITE, _BLACK = 15, 0  # ECMA-48's colours, as rich numbers them
 
-# What differs from run to run and from machine to machine, in lines without blanks.
-_VARYING = (
-    (re.compile(r"\d+\.\d\ds"), "<seconds>"),
-    (re.compile(r"[0-9a-f]{16,}"), "<hexadecimal>"),
-    (re.compile(r"id=(%[0-9A-F]{2})+"), "id=<id>"),
+# What differs from run to run in a picture, and from machine to machine, in lines without blanks.
+_IN_PICTURES: tuple[Varying, ...] = (
     (re.compile(r"gateway-\d+"), "<thing>"),
-    (re.compile(r"localhost:\d+"), "localhost:<port>"),
-    (re.compile(r"\d{4}-\d\d-\d\dT?\d\d:\d\d(:\d\dZ)?"), "<now>"),
     (re.compile(r"Python\S+?Linux(?:x86_64|aarch64)"), "<machine>"),
-    (re.compile(r"/usr/(?:local/)?lib/[^,]*?libsofthsm2\.so"), "<softhsm>"),
-    (re.compile(r"#(?:[0-9A-Z]{5}-){4}[0-9A-Z]{5}"), "#<code>"),
     (re.compile(r"[█▀▄]+"), "<drawing>"),
 )
 
@@ -52,10 +46,7 @@ def played(request: pytest.FixtureRequest, playing: Stage) -> tuple[Scene, Shown
 
 def _said(lines: str) -> str:
     """What lines say, however they are wrapped."""
-    plain = "".join(lines.split())
-    for varying, standing in _VARYING:
-        plain = varying.sub(standing, plain)
-    return plain
+    return masked("".join(lines.split()), _IN_PICTURES)
 
 
 def _picture(scene: Scene, kind: str) -> str:

@@ -33,10 +33,31 @@ def test_each_code_and_each_check_has_one_section(name: str) -> None:
     assert name in _PAGE.anchors
 
 
-def test_a_packages_page_is_where_the_package_has_it() -> None:
-    """The modules of a Debian or RPM package name the page in the folder of its documentation."""
-    named = reference("usage", "/usr/lib/hsm-enroll/hsm_enroll/troubleshooting.py")
-    assert named == "See /usr/share/doc/hsm-enroll/docs/troubleshooting.md#usage"
+@pytest.mark.parametrize(
+    ("module", "installed"),
+    [
+        ("venv/lib/python3.11/site-packages/hsm_enroll", "venv/share/doc/hsm-enroll/docs"),
+        ("home/.local/lib/python3.11/site-packages/hsm_enroll", "home/.local/share/doc/hsm-enroll/docs"),
+        ("target/hsm_enroll", "target/share/doc/hsm-enroll/docs"),
+        ("usr/lib/hsm-enroll/hsm_enroll", "usr/share/doc/hsm-enroll/docs"),  # a Debian or RPM package's
+    ],
+)
+def test_the_page_that_is_named_is_the_installed_one(module: str, installed: str, tmp_path: Path) -> None:
+    """It is the one below the same prefix; where the documentation was left out, it is the sources' page."""
+    module_file = str(tmp_path / module / "troubleshooting.py")
+    assert reference("usage", module_file) == "See docs/troubleshooting.md#usage"
+    (tmp_path / installed).mkdir(parents=True)
+    (tmp_path / installed / "troubleshooting.md").touch()
+    assert reference("usage", module_file) == f"See {tmp_path / installed}/troubleshooting.md#usage"
+
+
+def test_a_checkout_names_its_own_page(tmp_path: Path) -> None:
+    """Whatever is installed beside it, its page is the one in the sources, named as they name it."""
+    for folder in ("share/doc/hsm-enroll/docs", "src/docs"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "troubleshooting.md").touch()
+    module_file = str(tmp_path / "src/hsm_enroll/troubleshooting.py")
+    assert reference("usage", module_file) == "See docs/troubleshooting.md#usage"
 
 
 def test_each_error_says_something_and_what_to_do() -> None:

@@ -7,12 +7,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support import documents
+from tests.support.commands import run as run_command
 from tests.support.devices import Device
 from tests.support.fault_device import THING, FaultyDevice
 from tests.support.killed_writes import killed_at_write
@@ -61,18 +63,18 @@ def _objects(device: Device) -> set[str]:
 def test_d28_commands_at_the_same_moment_all_succeed(device: Device) -> None:
     """D28: five commands at once on one token, some of which log in and make keys, find token and key every time."""
     commands = [("csr",), ("csr", "--key-type", "ec-p384"), ("csr",), ("tokens",), ("doctor",)]
+    homes = [device.folder / f"home-{number}" for number in range(len(commands))]
+
+    def run(home: Path, command: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+        environment = device.environment | {"HSM_ENROLL_HOME": str(home)}
+        return run_command([*command, "--json"], environment, time_limit=_TIME_LIMIT)
+
     for _ in range(4):
-        running = []
-        for number, command in enumerate(commands):
-            home = device.folder / f"home-{number}"
+        for home in homes:
             shutil.copytree(device.home, home, dirs_exist_ok=True)
-            environment = device.environment | {"HSM_ENROLL_HOME": str(home)}
-            run = [sys.executable, "-m", "hsm_enroll", *command, "--json"]
-            running.append((command, subprocess.Popen(run, env=environment, stdout=subprocess.PIPE, text=True)))
-        ended = [
-            (command, process.communicate(timeout=_TIME_LIMIT)[0], process.returncode) for command, process in running
-        ]
-        assert [each for each in ended if each[-1] != 0 or "gateway" not in each[1]] == []
+        with ThreadPoolExecutor(len(commands)) as pool:
+            ended = list(pool.map(run, homes, commands))
+        assert [each for each in ended if each.returncode != 0 or "gateway" not in each.stdout] == []
 
 
 def _on_a_full_disk(device: Device, *command: str) -> subprocess.CompletedProcess[str]:

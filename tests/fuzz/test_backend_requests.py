@@ -1,4 +1,4 @@
-"""S1 to S12 by the ten thousand: whatever is sent, the answer is a 4xx with a code, and AWS hears nothing of it."""
+"""S1 to S12 by the thousand: whatever is sent, the answer is a 4xx with a code, and AWS hears nothing of it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FOREIGN = Path(make.__file__).with_name("requests")
 PATHS = st.sampled_from(["/v1/certificates", "/getCertificate"])
 CSRS = [der_of(request()), der_of(request(rsa_key()))]
 CSR = pem(CSRS[0])
-FUZZ = settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FUZZ = settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 NAMELESS = pem_of(request(None, "no such name"))
 SIGNATURE_OIDS = sorted({*algorithms.SIGNATURES, *algorithms.REFUSED_SIGNATURES})
@@ -93,6 +93,7 @@ PEM_PIECES = st.text(max_size=3) | st.sampled_from(
 POINTS = st.binary(max_size=70) | st.binary(min_size=64, max_size=64).map(lambda octets: b"\x04" + octets)
 
 SYMBOLS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ- "
+NO_CODES = st.text(SYMBOLS).filter(lambda text: invites.code_sha256(text) is None)  # 25 zeros, for one, are a code
 READ_AS = str.maketrans({"I": "1", "L": "1", "O": "0", "-": None, " ": None})
 OPERATOR_ROUTES = st.sampled_from(
     [
@@ -171,7 +172,7 @@ def test_s1_a_good_body_changed_at_any_byte_is_refused(backend: Deployment, data
     assert_refused(backend, backend.post_bytes("/v1/certificates", bytes(body)))
 
 
-@settings(FUZZ, max_examples=2000)
+@settings(FUZZ, max_examples=800)
 @given(data=st.data(), original=st.sampled_from(FORMS))
 def test_s4_s5_a_changed_csr_is_refused_or_the_same_request(
     backend: Deployment, data: st.DataObject, original: bytes
@@ -210,10 +211,10 @@ def spoilt(der: bytes, random_: random.Random) -> bytes:
     return der[:at] + replacement + der[until:]
 
 
-def test_s4_s5_twenty_thousand_spoilt_csrs_are_refused(backend: Deployment) -> None:
-    """S4, S5: the same twenty thousand each time, spoilt once to three times over."""
+def test_s4_s5_five_thousand_spoilt_csrs_are_refused(backend: Deployment) -> None:
+    """S4, S5: the same five thousand each time, spoilt once to three times over."""
     random_ = random.Random(10)
-    for _ in range(12_000):
+    for _ in range(5_000):
         der = random_.choice(CSRS)
         for _ in range(random_.randint(1, 3)):
             der = spoilt(der, random_) or b"\x00"
@@ -273,7 +274,7 @@ def assert_no_powers(extension: x509.Extension) -> None:
         assert extension["critical"].native is False
 
 
-@settings(FUZZ, max_examples=1000)
+@settings(FUZZ, max_examples=400)
 @given(data=st.data(), original=st.sampled_from(INFORMATION), any_subject=st.booleans())
 def test_s4_s9_s10_a_changed_and_signed_again_csr_says_what_it_said(
     data: st.DataObject, original: bytes, any_subject: bool
@@ -291,7 +292,7 @@ def test_s4_s9_s10_a_changed_and_signed_again_csr_says_what_it_said(
         return
 
 
-@settings(FUZZ, max_examples=1000)
+@settings(FUZZ, max_examples=400)
 @given(extensions=st.lists(EXTENSIONS, max_size=3), attributes=st.lists(OTHER_ATTRIBUTES, max_size=2))
 def test_s9_no_attributes_give_a_device_a_cas_powers(extensions: list[bytes], attributes: list[bytes]) -> None:
     """S9: of extensions and attributes that nearly are in order, whatever is taken is harmless to another reader."""
@@ -384,7 +385,7 @@ def test_s10_arbitrary_names_are_refused(backend: Deployment, name: str) -> None
     assert_refused(backend, backend.enroll(pem(make.forged(common_name=core.UTF8String(name))), THING))
 
 
-@settings(FUZZ, max_examples=1000)
+@settings(FUZZ, max_examples=400)
 @given(data=st.data(), original=st.sampled_from(TEXTS))
 def test_s4_a_changed_pem_is_refused_or_the_same_request(
     backend: Deployment, data: st.DataObject, original: str
@@ -464,7 +465,7 @@ def test_s12_ten_thousand_miswritten_codes_are_refused(backend: Deployment) -> N
 
 
 @FUZZ
-@given(path=PATHS, value=st.text() | st.text(SYMBOLS).map(lambda text: f"Bearer {text}"))
+@given(path=PATHS, value=st.text() | NO_CODES.map(lambda text: f"Bearer {text}"))
 def test_s12_arbitrary_authorization_is_refused(backend: Deployment, path: str, value: str) -> None:
     """S12: a header that is no code is refused even where none is needed."""
     made = event("POST", path, json.dumps({"csr": CSR, "thingName": THING}))

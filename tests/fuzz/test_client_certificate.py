@@ -13,7 +13,7 @@ from hsm_enroll.key import KeyType
 from hsm_enroll.x509.certificate import read_certificate
 from tests.support.self_signed import armoured, der, self_signed
 
-_RUN = settings(database=None, deadline=None, max_examples=300)
+_RUN = settings(database=None, deadline=None, max_examples=150)
 _SOUND = [der(self_signed(key_type, with_extensions=True)) for key_type in (KeyType.EC_P256, KeyType.RSA_2048)]
 _EDITS = st.lists(
     st.tuples(

@@ -13,7 +13,7 @@ from hsm_enroll.key import KeyType
 from hsm_enroll.x509 import csr
 from tests.support.software_signer import SoftwareSigner
 
-_RUN = settings(database=None, deadline=None, max_examples=200)
+_RUN = settings(database=None, deadline=None, max_examples=120)
 # ``cryptography``, the judge here, counts the 64 characters of a CN in bytes.
 _COMMON_NAMES = st.text(min_size=1, max_size=64).filter(lambda name: len(name.encode()) <= 64)
 _ADDITIONS = st.lists(

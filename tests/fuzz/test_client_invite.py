@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hsm_enroll.backend_api.invite import parse
 from hsm_enroll.errors import UsageError
 
-_RUN = settings(database=None, deadline=None, max_examples=300)
+_RUN = settings(database=None, deadline=None, max_examples=150)
 
 _API = "https://api.example/#"
 _SYMBOLS = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"

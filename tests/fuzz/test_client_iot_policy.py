@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hsm_enroll.iot_policy import CLIENT_ID, IS_ATTACHED, THING_NAME, Policy, PolicyUnreadableError, allows
 
-_RUN = settings(database=None, deadline=None, max_examples=300)
+_RUN = settings(database=None, deadline=None, max_examples=150)
 _WORDS = ["Allow", "Deny", "iot:Publish", "*", "arn:aws:iot:r:1:topic/x", "${iot:ClientId}", "true", "2012-10-17", "${"]
 _TEXTS = st.sampled_from(_WORDS) | st.text(st.characters(codec=None), max_size=6)
 _JSON = st.recursive(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from hsm_enroll.token.tpm2.lockout import FailedTries, parse
 
-_RUN = settings(database=None, deadline=None, max_examples=300)
+_RUN = settings(database=None, deadline=None, max_examples=150)
 _UINT32 = st.integers(0, 2**32 - 1)
 _COUNTING = st.integers(1, 2**32 - 1)
 _NAMES = [b"LOCKOUT_COUNTER", b"MAX_AUTH_FAIL", b"LOCKOUT_INTERVAL"]

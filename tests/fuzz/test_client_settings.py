@@ -13,13 +13,14 @@ from hsm_enroll import settings
 from hsm_enroll.errors import UsageError
 from hsm_enroll.settings import Settings
 
-_RUN = run(database=None, deadline=None, max_examples=200)
+_RUN = run(database=None, deadline=None, max_examples=120)
 _KEYS = [
     "module",
     "token",
     "thing",
     "api_url",
     "ca_file",
+    "credentials_endpoint",
     "credentials_port",
     "mqtt_endpoint",
     "mqtt_port",
@@ -35,6 +36,8 @@ _VALUES = [
     '"pkcs11:token=a"',
     '"ec-p384"',
     '"8883"',
+    '"https://[::1"',
+    '"https://broker.example:8883/x"',
     "8883",
     "0",
     "true",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hsm_enroll.errors import UsageError
 from hsm_enroll.uri import Pkcs11Uri
 
-_RUN = settings(database=None, deadline=None, max_examples=300)
+_RUN = settings(database=None, deadline=None, max_examples=150)
 
 # RFC 7512 §2.3, the grammar of a URI in our order, without vendor attributes.
 _PCHAR = r"(?:[A-Za-z0-9\-._~:\[\]@!$'()*+,=&]|%[0-9A-F]{2})*"

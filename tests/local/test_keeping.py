@@ -23,12 +23,19 @@ from tests.support.clients import TIME_LIMIT, SoftwareDevice, aws, connect, publ
 KEPT = Options(keep=True)
 
 
-@pytest.fixture
-def kept(home: Path) -> Path:
-    """A home with what a cloud has left in it."""
-    with LocalCloud(home, options=KEPT):
+@pytest.fixture(scope="module")
+def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a cloud has left in its home."""
+    folder = tmp_path_factory.mktemp("left") / "home"
+    with LocalCloud(folder, options=KEPT):
         pass
-    return home
+    return folder
+
+
+@pytest.fixture
+def kept(left: Path, home: Path) -> Path:
+    """A home with that in it."""
+    return Path(shutil.copytree(left, home))
 
 
 def test_everything_is_there_again(home: Path, tmp_path: Path) -> None:

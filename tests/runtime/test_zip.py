@@ -20,6 +20,7 @@ from tests.runtime.conftest import ARCHITECTURE, ROOT, Tree
 
 _LIMIT = 10_000_000
 _MACHINES = {"x86_64": 62, "arm64": 183}  # EM_X86_64, EM_AARCH64: e_machine of an ELF header
+_WHEELS = {"x86_64": b"x86_64", "arm64": b"aarch64"}
 _OTHER = {"x86_64": "arm64", "arm64": "x86_64"}[ARCHITECTURE]
 
 _ALLOWED = re.compile(
@@ -101,6 +102,8 @@ def test_the_zip_for_the_other_architecture_differs_in_its_machine_code_alone(
         for name, content in libraries.items():
             magic, machine = struct.unpack_from("<4s14xH", content)
             assert (magic, machine) == (b"\x7fELF", _MACHINES[architecture]), name
+        (tags,) = (content for name, content in _contents(archive).items() if re.match(r"cffi-.*/WHEEL", name))
+        assert b"manylinux2014_" + _WHEELS[architecture] in tags
 
     here, there = _contents(built).items(), _contents(other).items()
     assert {name for name, _ in here ^ there if not name.endswith(".so")} <= {

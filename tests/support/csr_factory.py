@@ -21,6 +21,9 @@ THING = "press-17"
 Sign = Callable[[bytes], bytes]
 
 
+KEY_TYPES = ("ec-p256", "ec-p384", "rsa-2048", "rsa-3072", "rsa-4096")  # the last ones take their time to make
+
+
 @cache
 def ec_key(curve: type[ec.EllipticCurve] = ec.SECP256R1) -> ec.EllipticCurvePrivateKey:
     """Return one key per curve for the whole run."""
@@ -31,6 +34,12 @@ def ec_key(curve: type[ec.EllipticCurve] = ec.SECP256R1) -> ec.EllipticCurvePriv
 def rsa_key(bits: int = 2048, exponent: int = 65537) -> rsa.RSAPrivateKey:
     """Return one key per size and exponent for the whole run."""
     return rsa.generate_private_key(exponent if exponent == 3 else 65537, bits)
+
+
+def key_of_type(key_type: str) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
+    """Return the run's key of a type that a device may have."""
+    curves = {"ec-p256": ec.SECP256R1, "ec-p384": ec.SECP384R1}
+    return ec_key(curves[key_type]) if key_type in curves else rsa_key(int(key_type.removeprefix("rsa-")))
 
 
 def rsa_key_of(p: int, q: int) -> rsa.RSAPrivateKey:

@@ -8,23 +8,20 @@ import queue
 import re
 import shutil
 import subprocess
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import boto3
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from hsm_enroll.secret import Secret
-from tests.support import documents
+from tests.support import commands, documents
 from tests.support.processes import pkcs11_tool
 from tests.support.softhsm import SoftHsm
 
-_COMMAND = (sys.executable, "-m", "hsm_enroll")
 _TIME_LIMIT = 90
 
 
@@ -42,6 +39,8 @@ class Cloud:
 
     def aws(self, service: str) -> Any:
         """AWS's own client, pointed at this cloud by the environment that it gives and nothing else."""
+        import boto3  # not by every process that has devices: it takes long to load
+
         session: Any = boto3.session.Session()
         return session.client(
             service,
@@ -100,15 +99,7 @@ class Machine:
 
     def run(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Run ``hsm-enroll`` to its end; with ``--json`` its document is checked against its schema."""
-        run = subprocess.run(
-            [*self.prefix, *_COMMAND, *arguments],
-            env=self.environment,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=_TIME_LIMIT,
-            check=False,
-        )
+        run = commands.run(arguments, self.environment, stdin=stdin, prefix=self.prefix, time_limit=_TIME_LIMIT)
         if "--json" in arguments:
             documents.read(arguments, run.stdout)
         return run
@@ -116,7 +107,7 @@ class Machine:
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         """Start ``hsm-enroll`` and return while it runs."""
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-        return subprocess.Popen([*self.prefix, *_COMMAND, *arguments], env=self.environment, text=True, **pipes)
+        return subprocess.Popen([*self.prefix, *commands.COMMAND, *arguments], env=self.environment, text=True, **pipes)
 
     def json(self, *arguments: str, status: int = 0) -> dict[str, Any]:
         """Run with ``--json``, expect an exit status, and return the one document on stdout."""

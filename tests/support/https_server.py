@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tests.support.authority import Authority
 
@@ -36,19 +37,19 @@ _NO_SUCH_PATH = response("404 Not Found", '{"message": "Not Found"}')
 
 @contextmanager
 def https_server(
-    authority: Authority, *answers: bytes | Answer, is_ready: bool = False, client_authority: Authority | None = None
+    authority: Authority, *answers: bytes | Answer, is_ready: bool = False, client_ca: Path | None = None
 ) -> Iterator[HttpsServer]:
     """Serve the answers one after the other, the last one again and again, until the block ends.
 
     With ``is_ready``, what ``init`` asks beforehand is answered as an API does that is well and does not know the
-    invite's terms; those requests are not kept, and the answers are for the others. With ``client_authority``, it
-    demands a client certificate of that authority's.
+    invite's terms; those requests are not kept, and the answers are for the others. With ``client_ca``, it
+    demands a client certificate of an authority in that file.
     """
     pair = authority.issue_pair("localhost", ["localhost", "127.0.0.1"])
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pair.certificate, pair.key)
-    if client_authority is not None:
-        context.load_verify_locations(client_authority.certificate)
+    if client_ca is not None:
+        context.load_verify_locations(client_ca)
         context.verify_mode = ssl.CERT_REQUIRED
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = HttpsServer(f"https://localhost:{listener.getsockname()[1]}")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
+from tests.support import commands
 from tests.support.devices import Cloud, Device
 
 COMMANDS = ("init", "renew", "recover", "retire")
@@ -21,7 +22,6 @@ COMMANDS = ("init", "renew", "recover", "retire")
 RANDOM = "at a random time"
 
 _KILLABLE = (sys.executable, "-m", "tests.support.kill_points")
-_PLAIN = (sys.executable, "-m", "hsm_enroll")
 _SECONDS = 120
 # The request of the killed run may still be at work when the next one is answered.
 _CLOUD_SECONDS = 10.0
@@ -89,7 +89,10 @@ class Life:
             self.prepare(command)
             trace = self._device.folder / f"trace-{command}"
             begin = time.monotonic()
-            self.run(command, _KILLABLE, KILL_TRACE=str(trace))
+            subprocess.run(
+                [*_KILLABLE, *self._arguments(command)], env=self._device.environment | {"KILL_TRACE": str(trace)},
+                stdin=subprocess.DEVNULL, capture_output=True, timeout=_SECONDS, check=False,
+            )  # fmt: skip
             seconds = time.monotonic() - begin
             wrong = self._wrong_after(command)
             if wrong:
@@ -151,19 +154,14 @@ class Life:
         options = {"init": ["--thing", self.thing], "retire": ["--yes"]}
         return [command, *options.get(command, [])]
 
-    def run(
-        self, command: str, program: tuple[str, ...] = _PLAIN, **environment: str
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, command: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
-        return subprocess.run(
-            [*program, *self._arguments(command)], env=self._device.environment | environment,
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS, check=False,
-        )  # fmt: skip
+        return commands.run(self._arguments(command), self._device.environment, time_limit=_SECONDS)
 
     def _killed(self, command: str, kill: Kill) -> int:
         is_random = kill.point == RANDOM
         running = subprocess.Popen(
-            [*(_PLAIN if is_random else _KILLABLE), *self._arguments(command)],
+            [*(commands.COMMAND if is_random else _KILLABLE), *self._arguments(command)],
             env=self._device.environment | ({} if is_random else {"KILL_AT": kill.point}),
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip

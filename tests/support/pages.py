@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +51,7 @@ class Page:
         """Where its relative links begin."""
         return (ROOT / self.name).parent
 
-    @property
+    @cached_property
     def blocks(self) -> list[Block]:
         """Its fenced blocks, in order."""
         return [
@@ -62,17 +63,17 @@ class Page:
         """Its fenced blocks of one language."""
         return [block for block in self.blocks if block.language == language]
 
-    @property
+    @cached_property
     def prose(self) -> str:
         """Everything but the fenced blocks."""
         return _FENCE.sub("", self.text)
 
-    @property
+    @cached_property
     def links(self) -> list[str]:
         """The targets of its links and pictures."""
         return [found["target"] or found["picture"] for found in _LINK.finditer(self.prose)]
 
-    @property
+    @cached_property
     def anchors(self) -> set[str]:
         """What a link may name after ``#``: marks; headings in lower case, without punctuation, blanks as dashes."""
         titles = (found["title"].lower() for found in _HEADING.finditer(self.prose))

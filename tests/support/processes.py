@@ -1,4 +1,7 @@
-"""The programs these tests need: found, or the run fails; run to their end, or kept for a while and then ended."""
+"""The programs these tests need: found, or the run fails; run to their end, or kept for a while and then ended.
+
+Programs that tests start import this too: it does without pytest, which takes longer to load than they take.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-
-import pytest
 
 from hsm_enroll.secret import Secret
 
@@ -25,7 +26,7 @@ def program(name: str, *, package: str) -> str:
     """Return the path of a program; fail the run, naming its Debian package, where it is missing."""
     path = shutil.which(name, path=_PATH)
     if path is None:
-        pytest.fail(f"the token tests need {name}, from the Debian package {package}", pytrace=False)
+        raise AssertionError(f"the token tests need {name}, from the Debian package {package}")
     return path
 
 
@@ -43,7 +44,7 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None) ->
         check=False,
     )
     if done.returncode != 0:
-        pytest.fail(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}", pytrace=False)
+        raise AssertionError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}")
     return done.stdout
 
 
@@ -65,7 +66,7 @@ def pkcs11_tool(module: Path, pin: Secret, environment: Mapping[str, str], *argu
         check=False,
     )
     if done.returncode != 0:
-        pytest.fail(f"pkcs11-tool {' '.join(arguments)} ended with {done.returncode}:\n{done.stderr.decode()}")
+        raise AssertionError(f"pkcs11-tool {' '.join(arguments)} ended with {done.returncode}:\n{done.stderr.decode()}")
     return done.stdout
 
 
@@ -103,12 +104,19 @@ def children(pid: int) -> list[int]:
     return [int(child) for task in tasks for child in task.read_text().split()]
 
 
+def is_awaited(lock: Path) -> bool:
+    """Whether somebody waits for the lock (flock) of a file that another one holds."""
+    # proc_locks(5): an arrow has who waits, and the inode is the last of the numbers with colons.
+    inode = f":{lock.stat().st_ino} "
+    return any(" -> " in line and inode in line for line in Path("/proc/locks").read_text().splitlines())
+
+
 def wait_until(condition: Callable[[], bool], what: str, log: Path, seconds: float = _PATIENCE) -> None:
     """Wait for a condition; fail the run with the program's log when it does not come true in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            pytest.fail(f"{what} did not happen within {seconds:.0f} s:\n{log.read_text(errors='replace')}")
+            raise AssertionError(f"{what} did not happen within {seconds:.0f} s:\n{log.read_text(errors='replace')}")
         time.sleep(0.01)
 
 

@@ -96,11 +96,16 @@ def run(tmp_path: Path) -> Run:
     return run_pytest
 
 
-@pytest.mark.parametrize("arguments", [(), ("-p", "hsm_enroll.testing")], ids=["found", "named"])
-def test_a_users_tests_have_cloud_token_and_device(run: Run, arguments: tuple[str, ...]) -> None:
+def test_a_users_tests_have_cloud_token_and_device(run: Run) -> None:
     """D27: each device is a new one, works in this process and in others, and leaves the environment as it was."""
-    output = run({"test_program.py": _PROGRAM}, *arguments)
+    output = run({"test_program.py": _PROGRAM})
     assert re.search(r"= 5 passed in ", output), output
+
+
+def test_the_plugin_may_be_named_as_well(run: Run) -> None:
+    """D27: who asks for it with ``-p`` has it once."""
+    output = run({"test_it.py": "def test_it(softhsm_token): pass"}, "-p", "hsm_enroll.testing")
+    assert re.search(r"= 1 passed in ", output), output
 
 
 _KILLED = """

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from hsm_enroll.key import KeyType
 from hsm_enroll.store.journal import Attempt
 from hsm_enroll.token import keypair, selection, session
 from hsm_enroll.token.tokens import Tokens
-from tests.support import documents
+from tests.support import commands, documents
 from tests.support.authority import Authority
 from tests.support.broker import free_port
 from tests.support.identities import identity
@@ -50,9 +48,9 @@ class Enrolled:
     def document(self, *arguments: str) -> tuple[int, dict[str, Any]]:
         """Run a command with ``--json``; return its exit status and what it wrote."""
         told = {"HSM_ENROLL_HOME": str(self.folder), "HSM_ENROLL_PIN": self.token.pin.reveal()}
-        command = [sys.executable, "-m", "hsm_enroll", *arguments, "--json"]
-        run = subprocess.run(command, env={**os.environ, **told}, capture_output=True, timeout=60, check=False)
-        written: dict[str, Any] = documents.read(arguments, run.stdout.decode())
+        environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), **self.token.environment, **told}
+        run = commands.run([*arguments, "--json"], environment, time_limit=60)
+        written: dict[str, Any] = documents.read(arguments, run.stdout)
         return run.returncode, written
 
     def diagnosis(self) -> tuple[str, str]:

@@ -64,7 +64,7 @@ def test_the_suite_runs_on_a_given_token_and_takes_its_keys_away(
     assert run.returncode == 0, run.stdout + run.stderr
     assert somebodys.pin.reveal() not in run.stdout + run.stderr
     ran = re.findall(r"^(\S+?)::(\S+?)\[given(\S*)\] PASSED", run.stdout, re.MULTILINE)
-    parts = ("generation", "keys", "selection", "signing", "table", "tls")
+    parts = ("generation", "keys", "selection", "signing", "table")
     assert {Path(file).stem for file, _, _ in ran} >= {f"test_{part}" for part in parts}
     assert {variant for _, name, variant in ran if name.startswith("test_a_request_of")} == {"-ec-p256", "-ec-p384"}
     assert not [name for _, name, _ in ran if "wrong_pin" in name or "imported" in name]
@@ -80,7 +80,7 @@ def test_the_suite_runs_on_a_token_with_rsa_keys_alone(softhsm: SoftHsmUnderTest
     ckm_ec_key_pair_gen, ckm_ecdsa = 0x1040, 0x1041
     without = [f"C_GetMechanismList 1+ without {mechanism:x}" for mechanism in (ckm_ec_key_pair_gen, ckm_ecdsa)]
     module = FaultModule(softhsm.module, softhsm.folder, *without)
-    files = [f"tests/tokens/test_{part}.py" for part in ("keys", "selection", "signing", "tls")]
+    files = [f"tests/tokens/test_{part}.py" for part in ("keys", "selection", "signing")]
     named = ["--module", str(module.file), "--token-label", softhsm.label]
     quick = ["-k", "not rsa-3072 and not rsa-4096"]  # long keys take long to make
     run = _pytest(*files, *named, *quick, "-v", HSM_ENROLL_PIN=softhsm.pin.reveal())

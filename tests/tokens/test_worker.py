@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from hsm_enroll.errors import BusyError, HsmEnrollError, KeyMissingError, TokenAmbiguousError, TokenNotFoundError
+from hsm_enroll.secret import PIN_VARIABLE
 from hsm_enroll.store import files
 from hsm_enroll.token import inventory, public_key, session
 from tests.support.fault_module import FaultModule
@@ -45,7 +46,6 @@ _every_way = pytest.mark.parametrize(
     ids=["forked", "prepared", "spawned", "module loaded", "children ignored", "children reaped"],
 )
 
-_PIN_VARIABLE = "HSM_ENROLL_PIN"
 _CKR_GENERAL_ERROR = 0x5
 # As the distributions' packages start: with the folders that they are given alone.
 _ISOLATED = """\
@@ -76,7 +76,7 @@ def test_only_a_process_that_may_forks(
     softhsm: SoftHsmUnderTest, situation: str, forked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker is a fork where one thread runs and nothing loads modules, else an own interpreter without a PIN."""
-    monkeypatch.setenv(_PIN_VARIABLE, softhsm.pin.reveal())
+    monkeypatch.setenv(PIN_VARIABLE, softhsm.pin.reveal())
     told_of = done(situation, tasks.who_answers, softhsm.module)
     assert told_of["parent"]
     assert (told_of["answers"] == told_of["asks"]) is forked
@@ -276,7 +276,7 @@ def test_d4_foreign_code_finds_no_pin(
     softhsm: SoftHsmUnderTest, tmp_path: Path, situation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """D4: a module that looks into its environment, by the C library, finds no PIN."""
-    monkeypatch.setenv(_PIN_VARIABLE, softhsm.pin.reveal())
+    monkeypatch.setenv(PIN_VARIABLE, softhsm.pin.reveal())
     seen = tmp_path / "seen"
     assert done(situation, tasks.reports, softhsm.faulty_module(PIN_SEEN=f'"{seen}"'))
     assert seen.read_text() == "nothing"

@@ -201,12 +201,12 @@ def test_the_doctor_tries_no_login_unasked(device: EnrolledDevice, broker: Broke
 
 
 def test_the_doctor_does_not_look_at_the_network_for_a_login(device: EnrolledDevice) -> None:
-    """``--login`` is one check more, and none of those of ``--online``."""
+    """``--login`` makes the checks that are skipped without it, and none of those of ``--online``."""
     ids, ids_without = (
         [finding["id"] for finding in device.json("doctor", *options)["checks"]] for options in (["--login"], [])
     )
     assert ids == ids_without
-    assert ids[-1] == "mqtt.login"
+    assert ids[-2:] == ["mqtt.login", "credentials.login"]
 
 
 def test_the_doctor_sees_a_revoked_certificate(

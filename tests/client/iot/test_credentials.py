@@ -53,7 +53,7 @@ def ask(device: EnrolledDevice, authority: Authority) -> Callable[..., tuple[Any
     """Runs the command with a provider that answers once; returns its document, or its error, and the provider."""
 
     def run(answer: bytes | Answer, status: int, **environment: str) -> tuple[Any, HttpsServer]:
-        with https_server(authority, answer, client_authority=authority) as server:
+        with https_server(authority, answer, client_ca=authority.certificate) as server:
             port = server.url.rpartition(":")[2]
             with_port = device.with_environment(HSM_ENROLL_CREDENTIALS_PORT=port, **environment)
             document = with_port.json("aws-credentials", status=status)
@@ -142,7 +142,7 @@ def test_a_certificate_that_the_provider_does_not_know_is_refused(
     device: EnrolledDevice, authority: Authority, other_authority: Authority
 ) -> None:
     """In the handshake; the hint names what tells it from a network that fails, which looks the same at times."""
-    with https_server(authority, given(), client_authority=other_authority) as server:
+    with https_server(authority, given(), client_ca=other_authority.certificate) as server:
         error = device.with_environment(HSM_ENROLL_CREDENTIALS_PORT=server.url.rpartition(":")[2]).error(
             "aws-credentials"
         )
@@ -150,15 +150,40 @@ def test_a_certificate_that_the_provider_does_not_know_is_refused(
     assert "doctor --login" in error["hint"]
 
 
+def test_the_doctor_knows_that_a_refused_certificate_is_not_revoked(
+    device: EnrolledDevice, broker: Broker, authority: Authority
+) -> None:
+    """The broker accepts it, so what the operator is to be asked is left; the command's own hint names the doctor."""
+    with https_server(authority, refused("403 Forbidden", "Access Denied"), client_ca=authority.certificate) as server:
+        asking = device.at(broker.port).with_environment(HSM_ENROLL_CREDENTIALS_PORT=server.url.rpartition(":")[2])
+        found = {check["id"]: check for check in asking.json("doctor", "--login", status=1)["checks"]}
+    assert (found["mqtt.login"]["status"], found["credentials.login"]["status"]) == ("ok", "failed")
+    assert "Access Denied" in found["credentials.login"]["message"]
+    assert "iot:AssumeRoleWithCertificate" in found["credentials.login"]["hint"]
+    assert "doctor" not in found["credentials.login"]["hint"]
+
+
 def test_a_proxy_of_the_environment_is_gone_through(device: EnrolledDevice, authority: Authority) -> None:
     """D25: as with the API, and with its password; the handshake is the provider's."""
-    with https_server(authority, given(), client_authority=authority) as server, tunnel_proxy(server.url) as proxy:
+    with https_server(authority, given(), client_ca=authority.certificate) as server, tunnel_proxy(server.url) as proxy:
         port, seen = proxy
         away = {"HSM_ENROLL_CREDENTIALS_ENDPOINT": "localhost", "HSM_ENROLL_CREDENTIALS_PORT": "9"}
         through = device.with_environment(https_proxy=f"http://some:one%21@localhost:{port}", **away)
         assert through.json("aws-credentials")["Version"] == 1
     assert seen[0].startswith(b"CONNECT localhost:9 ")
     assert b"proxy-authorization: basic c29tztpvbmuh" in seen[0].lower()
+
+
+def test_a_provider_may_have_an_ipv6_address(device: EnrolledDevice, authority: Authority) -> None:
+    """Also where the environment names a proxy, and hosts that it is not for: the address is not taken for a port."""
+    with https_server(authority, given(), client_ca=authority.certificate) as server, tunnel_proxy(server.url) as proxy:
+        port, seen = proxy
+        away = {"HSM_ENROLL_CREDENTIALS_ENDPOINT": "fd00::1", "HSM_ENROLL_CREDENTIALS_PORT": "9"}
+        away["HSM_ENROLL_CONNECT_TIMEOUT"] = "1"
+        through = device.with_environment(https_proxy=f"http://localhost:{port}", no_proxy="other.example", **away)
+        error = through.error("aws-credentials")
+    assert seen[0].startswith(b"CONNECT ")
+    assert "[fd00::1]:9" in error["message"]
 
 
 @pytest.mark.parametrize("proxy", ["https://localhost:1", "http://localhost:99999", "socks5://localhost:1", "http://"])
