@@ -121,16 +121,21 @@ def _is_endpoint(text: str) -> bool:
     return is_host(text.replace("_", "x"))
 
 
-def _host(text: str) -> str:
-    if _is_endpoint(text):
-        return text
-    invalid = f"invalid value {text!r}; must be a host name alone"
-    before, host, after = _around_host(text)
-    if not _is_endpoint(host):
-        raise UsageError(invalid, hint="Write the host name alone, such as broker.example, or an IP address.")
-    left_out = " and ".join(repr(part) for part in (before, after) if part)
-    port = " The port is a setting of its own." if ":" in after else ""
-    raise UsageError(invalid, hint=f"Leave {left_out} out.{port}")
+def _host_beside(port_setting: str) -> Callable[[str], str]:
+    """Return a reader of host names whose port is a setting of its own."""
+
+    def read(text: str) -> str:
+        if _is_endpoint(text):
+            return text
+        invalid = f"invalid value {text!r}; must be a host name alone"
+        before, host, after = _around_host(text)
+        if not _is_endpoint(host):
+            raise UsageError(invalid, hint="Write the host name alone, such as broker.example, or an IP address.")
+        left_out = " and ".join(repr(part) for part in (before, after) if part)
+        port = f" The port is set by {port_setting}." if ":" in after else ""
+        raise UsageError(invalid, hint=f"Leave {left_out} out.{port}")
+
+    return read
 
 
 def _around_host(text: str) -> tuple[str, str, str]:
@@ -222,10 +227,10 @@ _READERS = {
     "thing": str,
     "api_url": str,
     "ca_file": _path,
-    "mqtt_endpoint": _host,
+    "mqtt_endpoint": _host_beside("mqtt_port"),
     "mqtt_port": _port,
     "role_alias": _role_alias,
-    "credentials_endpoint": _host,
+    "credentials_endpoint": _host_beside("credentials_port"),
     "credentials_port": _port,
     "mqtt_keep_alive": _keep_alive,
     "connect_timeout": _within(1, 600, "seconds", "Leave it out for 20."),

@@ -137,9 +137,16 @@ def refusal(answer: Answer, hint: Hint) -> HsmEnrollError:
     )
 
 
+def in_words(seconds: float) -> str:
+    """Return a time in seconds as a person reads it: ``40 s``, ``60 min``, ``3 h``."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.0f} h"
+
+
 def _throttled(answer: Answer, hint: Hint) -> ThrottledError:
     """Return the error for 429: everybody has to wait, or this device alone, for a reason that it is told."""
-    asked = f"; it asks to wait {answer.wait:.0f} s" if answer.wait else ""
+    asked = f"; it asks to wait {in_words(answer.wait)}" if answer.wait else ""
     problem = _problem(answer)
     if problem is None or problem.code != RENEWALS_LIMITED:
         return ThrottledError(f"{answer.url} is busy{asked}", hint=hint(429, None))

@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Callable
 
-from hsm_enroll.backend_api.answer import Answer
+from hsm_enroll.backend_api.answer import Answer, in_words
 from hsm_enroll.backend_api.patience import Outcome, Pause, Policy, Tries
 from hsm_enroll.errors import BackendUnreachableError
 
@@ -64,7 +64,7 @@ def _why(outcome: Outcome) -> str:
 
 
 def _when(seconds: float) -> str:
-    return f" in {_shown(seconds)}" if seconds >= 1 else ""
+    return f" in {in_words(seconds)}" if seconds >= 1 else ""
 
 
 def _until(pause: Pause) -> str:
@@ -72,10 +72,4 @@ def _until(pause: Pause) -> str:
         return f", up to {pause.more} more times" if pause.more > 1 else ", for the last time"
     if pause.left is None:
         return ""
-    return ", until it succeeds" if math.isinf(pause.left) else f", for up to {_shown(pause.left)}"
-
-
-def _shown(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.0f} h"
+    return ", until it succeeds" if math.isinf(pause.left) else f", for up to {in_words(pause.left)}"

@@ -89,7 +89,7 @@ def _renewal(one: ThingRecord) -> str:
 
 _UNDONE_BECAUSE = {
     "not-committed": "its device did not commit it within an hour",
-    "old-key-used": "its old key was used again: from a restored disk, for want of the new one, or by a copy",
+    "old-key-used": "its old key was used again (disk restored, new certificate not received, or key copied)",
 }
 
 
@@ -119,10 +119,10 @@ def show(invocation: Invocation, *, thing_name: str, target: Target) -> None:
         "Renewed": minute(one.renewed),
         "Age": _age(datetime.now(UTC), one),
         "Renewal": _renewal(one),
-        "Revoked": minute(one.revoked),
     }
     if one.renewal_undone is not None:
-        rows["Not renewed"] = _undone(one)
+        rows["Renewal undone"] = _undone(one)
+    rows["Revoked"] = minute(one.revoked)
     if one.attested:
         rows["TPM"] = f"{one.tpm_manufacturer or 'manufacturer unknown'}, firmware {one.tpm_firmware or 'unknown'}"
         rows["EK"] = one.ek_sha256 or "-"

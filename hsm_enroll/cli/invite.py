@@ -265,7 +265,7 @@ def list_(invocation: Invocation, *, selection: Selection, target: Target) -> No
 
 def _line(one: InviteRecord) -> str:
     uses = f"{one.uses - one.uses_left}/{one.uses}"
-    notes = ["replaces its key"] if one.replaces_key else []
+    notes = ["replacement"] if one.replaces_key else []
     notes += ["one TPM"] if one.ek_sha256 else ["needs a TPM"] if one.require_tpm else []
     note = f"  ({', '.join(notes)})" if notes else ""
     return f"{one.id}  {one.status:<7}  {uses:<5}  {minute(one.expires)}  {one.thing}{note}"

@@ -40,7 +40,7 @@ _LONGEST_SOCKET = 106  # bytes; p11-kit's server takes one less than unix(7), su
 def run(invocation: Invocation, *, program: tuple[str, ...]) -> None:
     """Run a program with this device's identity in its environment, and exit with its status.
 
-    It finds the key's URI, the certificate, the broker and more in variables, which docs/integrator.md lists. curl,
+    It finds the key's URI, the certificate, the broker and more in variables, which hsm-enroll run env shows. curl,
     OpenSSL's programs and Python's ssl use the identity by them. Signals are passed on to it. With --json, what it
     writes to stdout goes to stderr, and the document has its exit status.
     """

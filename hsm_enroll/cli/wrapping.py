@@ -21,8 +21,8 @@ _KEPT_BLANK = "\0"  # in no text: a blank where a line does not break
 def wrapped(text: str, width: int) -> str:
     """Return text with its long lines wrapped; a word that is longer than a line stays whole, so that it can be copied.
 
-    So does a command, unless it is longer than a line. The lines that follow hang: below the last column of a row, or a
-    bit to the right of where a sentence begins. No indent takes more than half of the width.
+    So does a command, unless it is longer than a line. The lines that follow hang: below the last column of a row that
+    begins in the first half of the width, or a bit to the right of where a sentence begins.
 
     Args:
         text: lines, without escape sequences.
@@ -40,10 +40,10 @@ def _wrapped_line(line: str, width: int) -> str:
     start = len(line) - len(text)
     if start > width // 2:
         start = _SHALLOW
-    columns = [start + found.end() for found in _COLUMN.finditer(text)]
-    if columns and columns[-1] > width // 2:
-        # There is no room for columns.
-        text, columns = _PADDING.sub("  ", text), []
+    columns = [column for found in _COLUMN.finditer(text) if (column := start + found.end()) <= width // 2]
+    if not columns:
+        # There is no room for columns, if there are any.
+        text = _PADDING.sub("  ", text)
     # A hint is indented already; a sentence that begins at the margin is not.
     hanging = columns[-1] if columns else start or 2
     lines = textwrap.wrap(

@@ -252,8 +252,8 @@ def test_a_wrong_word_lists_the_right_ones(home: Path, key: str, text: str, kind
     ("text", "hint"),
     [
         ("https://broker.example", "Leave 'https://' out."),
-        ("Broker.example:8883", "Leave ':8883' out. The port is a setting of its own."),
-        ("mqtts://broker.example:8883/x", "Leave 'mqtts://' and ':8883/x' out. The port is a setting of its own."),
+        ("Broker.example:8883", "Leave ':8883' out. The port is set by {port}."),
+        ("mqtts://broker.example:8883/x", "Leave 'mqtts://' and ':8883/x' out. The port is set by {port}."),
         ("broker.example/x", "Leave '/x' out."),
         ("mqtts://mqtt", "Leave 'mqtts://' out."),
         ("broker.example.", "Leave '.' out."),
@@ -269,7 +269,8 @@ def test_what_is_around_a_host_name_is_to_be_left_out(home: Path, key: str, text
     with pytest.raises(UsageError) as caught:
         _load(home, {f"HSM_ENROLL_{key.upper()}": text})
     message = f"HSM_ENROLL_{key.upper()}: invalid value {text!r}; must be a host name alone"
-    assert (caught.value.message, caught.value.hint) == (message, hint)
+    port = key.replace("endpoint", "port")
+    assert (caught.value.message, caught.value.hint) == (message, hint.replace("{port}", port))
 
 
 @pytest.mark.parametrize(

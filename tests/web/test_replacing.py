@@ -64,12 +64,14 @@ def test_a_revoked_thing_has_no_key_to_retire(site: Site) -> None:
     assert "the present key is retired" not in said
 
 
-def test_an_invite_for_an_enrolled_thing_leads_here(site: Site) -> None:
+@pytest.mark.parametrize("status", ["claimed", "issued"])
+def test_an_invite_for_an_enrolled_thing_leads_here(site: Site, status: str) -> None:
     """It is created, with a warning: it cannot be used while the Thing has its key, which a link offers to replace.
 
     The link opens a new tab: without this page, the invites would be lost before they are printed.
     """
     site.backend.add_thing("gateway-34")
+    site.backend.things["gateway-34"]["status"] = status
     form = {"things": "gateway-34\ngateway-35", "ttl": "24h", "uses": "1"}
     place = urlsplit(site.base).path
     labels = visit(site, "invites/new", form).headers["Location"].removeprefix(place)

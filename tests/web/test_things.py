@@ -144,7 +144,7 @@ def test_one_thing(browser: Chrome, site: Site) -> None:
     ("because", "said"),
     [
         ("not-committed", "its device did not commit the renewal within an hour"),
-        ("old-key-used", "its old key was used again: "),
+        ("old-key-used", "its old key was used again ("),
         ("of-a-later-backend", "of-a-later-backend"),
     ],
 )
@@ -152,8 +152,8 @@ def test_why_a_thing_was_not_renewed(site: Site, because: str, said: str) -> Non
     """When its renewal was undone, and why; a Thing of which none was undone has no such row."""
     site.backend.things["line0-00005"] |= {"renewalUndone": "2026-11-23T12:34:56Z", "renewalUndoneBecause": because}
     page = visit(site, "things/line0-00005").text
-    assert f'<dt>Not renewed</dt><dd><time datetime="2026-11-23T12:34:56Z">2026-11-23 12:34</time>: {said}' in page
-    assert "Not renewed" not in visit(site, "things/line0-00006").text
+    assert f'<dt>Renewal undone</dt><dd><time datetime="2026-11-23T12:34:56Z">2026-11-23 12:34</time>: {said}' in page
+    assert "Renewal undone" not in visit(site, "things/line0-00006").text
 
 
 def test_revoking_names_the_things_first(browser: Chrome, site: Site) -> None:

@@ -15,7 +15,8 @@ def files(exported: Exported) -> list[File]:
     about = header(
         exported,
         "aws",
-        "For AWS's SDKs and the AWS CLI, in ~/.aws/config or named in AWS_CONFIG_FILE. To use it:",
+        "For AWS's SDKs and the AWS CLI, in ~/.aws/config or named in AWS_CONFIG_FILE.",
+        "To use it:",
         f"AWS_CONFIG_FILE=aws-config AWS_PROFILE={PROFILE} aws s3 ls",
         "Credentials in AWS_ACCESS_KEY_ID, if it is set, come first.",
     )

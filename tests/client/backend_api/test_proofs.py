@@ -159,7 +159,7 @@ def test_s24_a_device_that_was_renewed_too_often_says_so(authority: Authority) -
         assert len(server.requests) == 1
     assert raised.value.message == (
         f"{server.url} refused: This Thing was renewed too often; it keeps the certificate that it has, and may be "
-        "renewed again later (renewals-limited); it asks to wait 3589 s"
+        "renewed again later (renewals-limited); it asks to wait 60 min"
     )
     assert "Run hsm-enroll renew again after that time" in raised.value.hint
 

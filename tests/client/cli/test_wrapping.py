@@ -39,6 +39,12 @@ def test_the_lines_that_follow_hang(text: str, expected: str) -> None:
     assert wrapped(text, 20) == expected
 
 
+def test_a_row_of_a_table_stays_in_its_columns() -> None:
+    """A row that is too long goes on below its last column in the first half; what fits stays below the header."""
+    assert wrapped("ab    open     gateway-17 of line 3", 30) == "ab    open     gateway-17 of\n               line 3"
+    assert wrapped("ab    open     1/1    gateway-17", 30) == "ab    open     1/1\n               gateway-17"
+
+
 def test_what_has_no_place_to_break_stays_whole() -> None:
     """A URI can be copied, since it is not broken."""
     uri = "pkcs11:token=gateway;serial=0123456789abcdef;object=hsm-enroll-0123456789abcdef"

@@ -382,7 +382,7 @@ def test_a_renewal_that_is_due_or_pending_is_seen(
     ("because", "shown"),
     [
         ("not-committed", "its device did not commit it within an hour"),
-        ("old-key-used", "its old key was used again: from a restored disk, for want of the new one, or by a copy"),
+        ("old-key-used", "its old key was used again (disk restored, new certificate not received, or key copied)"),
         ("of-a-later-backend", "of-a-later-backend"),
         (None, "-"),
     ],
@@ -390,9 +390,9 @@ def test_a_renewal_that_is_due_or_pending_is_seen(
 def test_a_renewal_that_was_undone_is_seen(run: Run, backend: Backend, because: str | None, shown: str) -> None:
     """When, and why; a Thing with none has no line about it."""
     backend.add_thing("gateway-17")
-    assert "Not renewed" not in run("fleet", "show", "gateway-17").out
+    assert "Renewal undone" not in run("fleet", "show", "gateway-17").out
     backend.things["gateway-17"] |= {"renewalUndone": "2026-11-26T11:20:14Z", "renewalUndoneBecause": because}
-    assert f"Not renewed   2026-11-26 11:20, {shown}" in run("fleet", "show", "gateway-17").out.splitlines()
+    assert f"Renewal undone  2026-11-26 11:20, {shown}" in run("fleet", "show", "gateway-17").out.splitlines()
     thing = run("fleet", "show", "gateway-17", "--json").document["thing"]
     assert (thing["renewalUndone"], thing["renewalUndoneBecause"]) == ("2026-11-26T11:20:14Z", because)
 

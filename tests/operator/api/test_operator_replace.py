@@ -43,7 +43,7 @@ def test_the_list_tells_it_from_an_invite_for_a_new_thing(run: Run, backend: Bac
     run("fleet", "replace", "gateway-17")
     run("invite", "create", "--thing", "gateway-18")
     _, replacement, other = run("invite", "list").out.splitlines()
-    assert replacement.endswith("  gateway-17  (replaces its key)")
+    assert replacement.endswith("  gateway-17  (replacement)")
     assert other.endswith("  gateway-18")
     listed = run("invite", "list", "--json").document["invites"]
     assert [one["replacesKey"] for one in listed] == [True, False]
