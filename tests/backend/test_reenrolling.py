@@ -156,6 +156,14 @@ def test_what_no_device_can_have_is_undone_without_a_word(client: EstClient, sam
     assert (events(client.backend, "renewal-undone"), undone(client.backend)) == ([], (None, None))
 
 
+def test_the_same_next_key_once_more_is_no_renewal_that_failed(client: EstClient) -> None:
+    """The response was lost, and the device asks again only after the time in which a renewal has to be committed."""
+    successor = renewed(client)
+    client.backend.clock.ahead += SETTLING_SECONDS + HOUR
+    successor.take(client.reenroll(successor.key))
+    assert (events(client.backend, "renewal-undone"), undone(client.backend)) == ([], (None, None))
+
+
 def test_s19_an_old_key_that_comes_too_late_to_undo_gets_no_certificate_of_the_past(client: EstClient) -> None:
     """S19: the new certificate commits the renewal in that very moment; both are told, and nothing was undone."""
     successor = renewed(client)

@@ -169,5 +169,6 @@ def test_the_count_is_of_the_last_hours_only() -> None:
         assert seconds_to_next_renewal(until, now) == 0
         until = count_renewal(until, now)
     assert seconds_to_next_renewal(until, now) == SECONDS_PER_RENEWAL
+    assert seconds_to_next_renewal(until, now + SECONDS_PER_RENEWAL - 0.5) == 1
     now += RENEWALS_AT_ONCE * SECONDS_PER_RENEWAL
     assert count_renewal(until, now) == count_renewal(0, now)

@@ -126,6 +126,26 @@ def test_s23_a_device_that_had_committed_goes_on_with_its_new_key(
     assert device.certificates() == []
 
 
+def test_s23_a_restored_renewal_that_the_old_key_undoes_in_that_moment_is_over(
+    backend: Deployment, device: Device
+) -> None:
+    """S23: whoever asks with the new key is told that it is not the Thing's."""
+    successor, again, begun = pending(device), device.successor(), list[int]()
+    forget()
+    assert left(rebuild(backend)) == []
+
+    def hook(now: str, at: str) -> None:
+        if (now, at) == ("before", "TransactWriteItems 1") and not begun:
+            begun.append(0)
+            begun.append(device.renew(again).status)
+
+    with going_wrong(device, hook):
+        assert_problem(successor.recover(), 409, "key-not-current")
+    assert begun == [0, 201]
+    assert again.commit().status == 204
+    again.assert_alone()
+
+
 @pytest.mark.parametrize("replacing", [False, True])
 def test_s23_a_renewal_that_had_just_begun_is_completed(
     backend: Deployment, device: Device, table: RestorableTable, replacing: bool

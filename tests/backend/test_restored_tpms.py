@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.backend.chips import ChipDevice, trust_the_vendor, trusting
-from tests.backend.fleet import Device, item
+from tests.backend.fleet import Device, going_wrong, item, throttled
 from tests.backend.test_restored_ledger import forget, left, rebuild, restored
 from tests.backend.test_restored_renewals import backdate, restore
 from tests.support.csr_factory import THING
@@ -124,6 +124,26 @@ def test_a_ledger_of_before_an_attested_renewal_gets_its_tpm(backend: Deployment
         device.ek_sha256,
     )
     assert item("tpm", device.ek_sha256)["thing"] == THING
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_a_device_that_had_committed_begins_its_next_renewal_with_evidence(backend: Deployment) -> None:
+    """AWS IoT still had the old certificate when the ledger was lost: the session it asks for commits once more."""
+    device = attested(backend)
+    successor = device.wiped()
+    assert device.renew(successor).status == 201
+    with going_wrong(successor, throttled("UpdateCertificate 1")):
+        assert successor.commit().status == 204
+    for certificate in device.certificates():
+        certificate.creation_date = certificate.creation_date.replace(year=2020)
+    forget()
+    assert left(rebuild(backend)) == []
+    trust_the_vendor(backend)
+    again = successor.wiped()
+    assert successor.renew(again).status == 201
+    assert device.certificates() == []
+    assert again.commit().status == 204
+    again.assert_alone()
 
 
 def test_a_pending_renewal_of_a_thing_from_elsewhere_can_be_committed(backend: Deployment) -> None:

@@ -138,6 +138,12 @@ def test_the_tables_have_no_circle(rooms: dict[str, tuple[str, ...]]) -> None:
     TopologicalSorter(rooms).prepare()
 
 
+def test_no_module_needs_one_that_needs_it() -> None:
+    """So each can be the first that a process loads: a command has loaded less than the fork in which tests run it."""
+    graph = _graph()
+    TopologicalSorter({module: graph.find_modules_directly_imported_by(module) for module in graph.modules}).prepare()
+
+
 def _used(side: str, room: str) -> set[str]:
     """The rooms of its side that a room imports, for its types' sake too."""
     graph = _typed_graph()

@@ -285,6 +285,16 @@ def test_all_requests_together_have_the_time(authority: Authority) -> None:
     assert len(waits) == 1
 
 
+@pytest.mark.parametrize("sample", ["problem-throttled.json", "problem-enrollment-queued.json"])
+def test_whoever_has_to_wait_with_all_others_is_told_that_the_api_is_busy(authority: Authority, sample: str) -> None:
+    """D16: whatever the backend calls it."""
+    problem = (_SAMPLES / sample).read_text(encoding="utf-8")
+    busy = response("429 Too Many Requests", problem, "Retry-After: 40", content_type="application/problem+json")
+    with https_server(authority, busy) as server, pytest.raises(ThrottledError) as raised:
+        _enroll(server, authority, wait=0)
+    assert raised.value.message == f"{server.url} is busy; it asks to wait 40 s"
+
+
 @pytest.mark.parametrize("status", ["500 Internal Server Error", "502 Bad Gateway"])
 def test_a_fault_that_the_backend_reports_is_final(authority: Authority, status: str) -> None:
     """D16: its own problem document says with Retry-After if a retry helps; here, an operator needs the id."""

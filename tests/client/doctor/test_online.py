@@ -15,11 +15,12 @@ import pytest
 import urllib3.connection
 
 from hsm_enroll.backend_api.client import EnrollmentClient
-from hsm_enroll.doctor import Finding, Patient, Status, api, checks_online, network
+from hsm_enroll.doctor import Finding, Patient, Status, api, checks_credentials, checks_online, network
 from hsm_enroll.doctor.tls import Negotiated
 from hsm_enroll.errors import UsageError
 from hsm_enroll.iot import shared_port, trust
 from hsm_enroll.key import KeyType
+from hsm_enroll.role_alias import RoleAlias
 from hsm_enroll.secret import Secret
 from hsm_enroll.settings import Settings, Tls
 from hsm_enroll.token.tokens import Tokens
@@ -27,6 +28,7 @@ from tests.support import broker as mosquitto
 from tests.support import scripted
 from tests.support.authority import Authority
 from tests.support.https_server import HttpsServer, https_server, response
+from tests.support.identities import identity
 from tests.support.relay import Intolerance, relaying
 from tests.support.tunnel_proxy import tunnel_proxy
 
@@ -288,22 +290,27 @@ def test_on_port_443_the_broker_is_asked_for_mqtt(
 ) -> None:
     """Whoever looks at the broker's TLS offers the ALPN protocol that a connection offers: on port 443, and only there.
 
-    Both the doctor and the second look that MQTT takes after a failed handshake.
+    Both the doctor, also where it has to do without TLS 1.3, and the second look that MQTT takes after a failed
+    handshake.
     """
     context = scripted.tls(authority.issue_pair("server", ["localhost"]), authority.certificate)
     context.verify_mode = ssl.CERT_NONE
     context.set_alpn_protocols(["http/1.1", "x-amzn-mqtt-ca"])
     chosen: SimpleQueue[str | None] = SimpleQueue()
-    with scripted.serving(
-        lambda _: None, context, on_handshake=lambda tls: chosen.put(tls.selected_alpn_protocol())
-    ) as (port):
-        if is_shared:
-            monkeypatch.setattr(shared_port, "PORT", port)
-        finding = checks_online.mqtt_tls(settings(mqtt_endpoint="localhost", mqtt_port=port))
-        assert finding.status is Status.OK, finding.message
-        assert trust.why_distrusted("localhost", port, authority.certificate, timeout=10) is None
-        offered = [chosen.get(timeout=10) for _ in range(2)]
-    assert offered == ["x-amzn-mqtt-ca" if is_shared else None] * 2
+    with (
+        scripted.serving(
+            lambda _: None, context, on_handshake=lambda tls: chosen.put(tls.selected_alpn_protocol())
+        ) as direct,
+        relaying(direct, Intolerance.ALERT) as relay,
+    ):
+        for port in (relay.port, direct):
+            if is_shared:
+                monkeypatch.setattr(shared_port, "PORT", port)
+            finding = checks_online.mqtt_tls(settings(mqtt_endpoint="localhost", mqtt_port=port, tls=Tls.AUTO))
+            assert finding.status is Status.OK, finding.message
+        assert trust.why_distrusted("localhost", direct, authority.certificate, timeout=10) is None
+        offered = [chosen.get(timeout=10) for _ in range(3)]
+    assert offered == ["x-amzn-mqtt-ca" if is_shared else None] * 3
 
 
 @pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
@@ -430,6 +437,32 @@ def test_a_proxy_that_is_not_needed_may_be_invalid(
         patient = settings(api_url=server.url.replace("localhost", "127.0.0.1"))
         checks = (checks_online.dns, checks_online.api, checks_online.api_tls)
         assert [check(patient).status for check in checks] == [Status.OK] * 3
+
+
+def test_a_credentials_provider_behind_a_proxy_is_left_to_the_login(
+    settings: Callable[..., Patient], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This network need not know its name, nor let a connection out to it."""
+    identity(mqtt_endpoint="localhost", role_alias=RoleAlias("gateways", "credentials.invalid")).save(tmp_path)
+    seen = []
+    for proxy in ("", "http://localhost:9"):
+        monkeypatch.setenv("https_proxy", proxy)
+        patient = settings(state=tmp_path)
+        seen.append(("credentials.invalid" in patient.unresolved, checks_credentials.reachable(patient).message))
+    assert seen == [
+        (True, "see online.dns"),
+        (False, "the credentials provider is behind a proxy: see credentials.login"),
+    ]
+
+
+@pytest.mark.parametrize("known", [{"role_alias": "gateways"}, {"credentials_endpoint": "localhost"}], ids="".join)
+def test_half_of_what_gets_aws_credentials_is_not_enough(
+    known: dict[str, str], settings: Callable[..., Patient], tmp_path: Path
+) -> None:
+    """Whoever has set one of the two wants credentials, and is told that the other one is missing."""
+    identity(mqtt_endpoint="localhost").save(tmp_path)
+    finding = checks_credentials.reachable(settings(state=tmp_path, **known))
+    assert _found(finding) == ("credentials.reachable", Status.FAILED)
 
 
 def test_an_api_behind_a_proxy_is_asked_through_it(

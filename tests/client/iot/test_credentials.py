@@ -150,16 +150,23 @@ def test_a_certificate_that_the_provider_does_not_know_is_refused(
     assert "doctor --login" in error["hint"]
 
 
+@pytest.mark.parametrize(
+    ("status", "message", "hint"),
+    [
+        ("403 Forbidden", "Access Denied", "iot:AssumeRoleWithCertificate"),
+        ("404 Not Found", "Role alias does not exist", "run hsm-enroll recover"),
+    ],
+)
 def test_the_doctor_knows_that_a_refused_certificate_is_not_revoked(
-    device: EnrolledDevice, broker: Broker, authority: Authority
+    device: EnrolledDevice, broker: Broker, authority: Authority, status: str, message: str, hint: str
 ) -> None:
-    """The broker accepts it, so what the operator is to be asked is left; the command's own hint names the doctor."""
-    with https_server(authority, refused("403 Forbidden", "Access Denied"), client_ca=authority.certificate) as server:
+    """The broker accepts it, so what the operator is to be asked is left, if the command's own hint is the doctor."""
+    with https_server(authority, refused(status, message), client_ca=authority.certificate) as server:
         asking = device.at(broker.port).with_environment(HSM_ENROLL_CREDENTIALS_PORT=server.url.rpartition(":")[2])
         found = {check["id"]: check for check in asking.json("doctor", "--login", status=1)["checks"]}
     assert (found["mqtt.login"]["status"], found["credentials.login"]["status"]) == ("ok", "failed")
-    assert "Access Denied" in found["credentials.login"]["message"]
-    assert "iot:AssumeRoleWithCertificate" in found["credentials.login"]["hint"]
+    assert message in found["credentials.login"]["message"]
+    assert hint in found["credentials.login"]["hint"]
     assert "doctor" not in found["credentials.login"]["hint"]
 
 
