@@ -18,8 +18,9 @@ from hsm_enroll.secret import Secret
 # Debian keeps daemons where a plain user's PATH does not look.
 _PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
-# A fixture's program that takes longer than this, in seconds, is taken to hang.
-_PATIENCE = 30.0
+# A fixture's program that takes longer than this, in seconds, is taken to hang. On a busy machine, programs that take
+# turns may need most of it.
+_PATIENCE = 90.0
 
 
 def program(name: str, *, package: str) -> str:
